@@ -1,0 +1,189 @@
+"""What may be asked of a control plane, and what it answers.
+
+Every message that carries a ``reply`` is told, not asked: the control plane completes the
+future when it knows (a coderd may take seconds), and never blocks its inbox for it.  The
+answers "no" (:class:`Denied`) and "ask later" (:class:`Unavailable`) are values, not
+exceptions: both are ordinary outcomes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import pykka
+from attrs import field, frozen
+
+from aigateway.actors.actor import Reply
+from aigateway.actors.providers.config import ProviderConfig
+from aigateway.actors.recorder.records import Interception, InterceptionEnded, UsageRecord
+
+__all__ = [
+    "Accepted",
+    "Authorization",
+    "Authorize",
+    "Caller",
+    "Denied",
+    "GetStatus",
+    "McpConfiguration",
+    "McpServer",
+    "GetMcpConfiguration",
+    "ProvidersChanged",
+    "Spooled",
+    "Status",
+    "StoreInterception",
+    "StoreRecords",
+    "Stored",
+    "SubscribeProviders",
+    "Unavailable",
+]
+
+
+@frozen
+class Caller:
+    """Who is calling, as the control plane knows the key."""
+
+    user_id: str
+    username: str
+    api_key_id: str
+    email: str = ""
+    workspace_id: str = ""
+
+
+@frozen
+class Denied:
+    """No: answer the client with ``status`` (403) and this text."""
+
+    message: str
+    status: int = 403
+
+
+@frozen
+class Unavailable:
+    """Ask later: answer 503 with Retry-After, and let nobody in."""
+
+    message: str
+    retry_after: float = 1.0
+    status: int = 503
+
+
+Authorization: TypeAlias = Caller | Denied | Unavailable
+
+
+@frozen
+class Authorize:
+    """May the holder of ``token`` call?  Replies with an :data:`Authorization`.
+
+    ``provider_name`` and ``model`` are for control planes that authorise models (coderd 1.4);
+    both are empty or both are set.
+    """
+
+    token: str = field(repr=False)
+    reply: Reply[Authorization] = field(repr=False, eq=False)
+    provider_name: str = ""
+    model: str = ""
+
+
+@frozen
+class Accepted:
+    """The interception is recorded; the upstream may be called."""
+
+
+@frozen
+class StoreInterception:
+    """Record the start of an interception.  Replies Accepted, Denied or Unavailable."""
+
+    record: Interception
+    reply: Reply[Accepted | Denied | Unavailable] = field(repr=False, eq=False)
+
+
+@frozen
+class Spooled:
+    """A record with its place in the recorder's spool; ``seq`` grows and is never reused."""
+
+    seq: int
+    record: UsageRecord | InterceptionEnded
+
+
+@frozen
+class StoreRecords:
+    """Store these, in this order per interception; tell ``reply_to`` what became of each.
+
+    The control plane tells one or more :class:`Stored`; together they name every ``seq``.
+    After a record that could not be stored, later ones of the same interception must not be
+    tried: they are reported as ``retry`` too.
+    """
+
+    batch: tuple[Spooled, ...]
+    reply_to: pykka.ActorRef[Any] = field(repr=False, eq=False)
+
+
+@frozen
+class Stored:
+    """What became of some records of a :class:`StoreRecords`."""
+
+    done: tuple[int, ...] = ()
+    """Stored for good, never to be sent again."""
+    retry: Mapping[int, str] = field(factory=dict)
+    """Not stored, for a reason that may pass; send again later."""
+    rejected: Mapping[int, str] = field(factory=dict)
+    """The record itself is wrong; sending it again will not help."""
+    away: bool = False
+    """The control plane was out of reach: the ``retry`` entries do not count as attempts."""
+
+
+@frozen
+class SubscribeProviders:
+    """From now on tell ``subscriber`` a :class:`ProvidersChanged`: at once when the set is
+    known, and again on each change.  A later subscription replaces an earlier one."""
+
+    subscriber: pykka.ActorRef[Any] = field(repr=False, eq=False)
+
+
+@frozen
+class ProvidersChanged:
+    """The complete new set of providers."""
+
+    providers: tuple[ProviderConfig, ...]
+
+
+@frozen
+class McpServer:
+    """A remote MCP server that the gateway may use in a user's name."""
+
+    id: str
+    url: str
+    token: str = field(default="", repr=False)
+    tool_allow_regex: str = ""
+    tool_deny_regex: str = ""
+
+
+@frozen
+class McpConfiguration:
+    """The MCP servers of one user, with the user's tokens."""
+
+    servers: tuple[McpServer, ...] = ()
+
+
+@frozen
+class GetMcpConfiguration:
+    """Which MCP servers may be used for this user?  Replies McpConfiguration or Unavailable."""
+
+    user_id: str
+    session_token: str = field(repr=False)
+    reply: Reply[McpConfiguration | Unavailable] = field(repr=False, eq=False)
+
+
+@frozen
+class Status:
+    """State of the control plane, for readiness and for ``aigateway actors``."""
+
+    connected: bool
+    detail: str = ""
+    fatal: str | None = None
+    """A reason why it will never be connected (a refused gateway key, for example)."""
+
+
+@frozen
+class GetStatus:
+    """Asked (not told): answers :class:`Status` at once."""

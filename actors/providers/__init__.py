@@ -1,0 +1,1 @@
+"""One actor per configured provider, and the workers that own its upstream connections."""

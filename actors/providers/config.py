@@ -1,0 +1,90 @@
+"""What a provider actor must know: no environment, no files, only values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attrs import field, frozen
+
+__all__ = [
+    "OPENAI_TYPES",
+    "PROVIDER_TYPES",
+    "BedrockConfig",
+    "BreakerConfig",
+    "ProviderConfig",
+]
+
+OPENAI_TYPES = frozenset({"openai", "azure", "google", "openai-compat", "openrouter", "vercel"})
+"""Types that speak OpenAI's API (spec: one runtime class)."""
+
+PROVIDER_TYPES = (
+    "openai",
+    "anthropic",
+    "azure",
+    "bedrock",
+    "google",
+    "openai-compat",
+    "openrouter",
+    "vercel",
+    "copilot",
+)
+
+
+@frozen(kw_only=True)
+class BedrockConfig:
+    """How to reach Anthropic's models on AWS Bedrock."""
+
+    region: str = ""
+    access_key: str = field(default="", repr=False)
+    access_key_secret: str = field(default="", repr=False)
+    model: str = ""
+    small_fast_model: str = ""
+    role_arn: str = ""
+    external_id: str = ""
+    protocol: str = "invoke-model"
+
+
+@frozen(kw_only=True)
+class BreakerConfig:
+    """Circuit breaker thresholds; times in seconds."""
+
+    failure_threshold: int = 5
+    interval: float = 10.0
+    timeout: float = 30.0
+    max_requests: int = 3
+
+
+@frozen(kw_only=True)
+class ProviderConfig:
+    """One provider as its actor needs it.  Times in seconds."""
+
+    name: str
+    type: str
+    base_url: str
+    """With scheme; for OpenAI types the path contains ``/v1``."""
+    keys: tuple[str, ...] = field(default=(), repr=False)
+    enabled: bool = True
+    error: str | None = None
+    """Why this provider cannot serve; it is listed, and answers 503."""
+    bedrock: BedrockConfig | None = None
+    breaker: BreakerConfig | None = None
+    allow_byok: bool = True
+    actor_headers: Mapping[str, str] = field(factory=dict)
+    """Header name for each attribute to send upstream: keys ``id``, ``username``, ``email``."""
+    dump_dir: str = ""
+    fallback: str = ""
+    """Name of another provider of the same API, used when this one cannot answer."""
+    max_retries: int = 0
+    max_connections: int = 4096
+    """Upstream connections per gateway worker, at most."""
+    connect_timeout: float = 10.0
+    first_byte_timeout: float = 600.0
+    idle_timeout: float = 300.0
+    """Longest silence of an upstream inside an answer."""
+    ca_file: str = ""
+    proxy: str = ""
+    """Address of an HTTP proxy for this provider; empty: none."""
+
+    @property
+    def speaks_openai(self) -> bool:
+        return self.type in OPENAI_TYPES

@@ -1,0 +1,1 @@
+"""Interception of provider APIs, sans-IO: bytes in, bytes and records out."""

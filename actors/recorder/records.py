@@ -1,0 +1,125 @@
+"""The six record types of one interception, as they travel between actors.
+
+Times are Unix seconds (float, UTC).  A record never changes once it is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from attrs import field, frozen
+
+__all__ = [
+    "Interception",
+    "InterceptionEnded",
+    "ModelThought",
+    "PromptUsage",
+    "Record",
+    "TokenUsage",
+    "ToolUsage",
+    "UsageRecord",
+]
+
+Json: TypeAlias = Any
+Metadata: TypeAlias = Mapping[str, Json]
+
+
+@frozen(kw_only=True)
+class Interception:
+    """One intercepted request, recorded before the upstream is called."""
+
+    id: str
+    initiator_id: str
+    username: str
+    api_key_id: str
+    provider: str
+    """The provider's type, for example ``anthropic``."""
+    provider_name: str
+    """The provider instance's name, for example ``anthropic-eu``."""
+    model: str
+    client: str
+    user_agent: str
+    started_at: float
+    client_session_id: str | None = None
+    correlating_tool_call_id: str | None = None
+    credential_kind: str = "centralized"
+    credential_hint: str = ""
+    metadata: Metadata = field(factory=dict)
+    agent_firewall_session_id: str | None = None
+    agent_firewall_sequence_number: int | None = None
+    workspace_id: str = ""
+
+
+@frozen(kw_only=True)
+class InterceptionEnded:
+    """The end of an interception, after all its other records."""
+
+    id: str
+    ended_at: float
+    credential_hint: str = ""
+    error_type: str | None = None
+    """One of bad_request, unauthorized, rate_limited, overloaded, server_error, timeout, unknown;
+    ``None`` when the interception succeeded."""
+    error_message: str | None = None
+    provider_name: str | None = None
+    """Set when another provider than the one asked (a fallback) gave the answer."""
+
+
+@frozen(kw_only=True)
+class TokenUsage:
+    """Tokens of one upstream answer, or of a part of it: add them all up."""
+
+    interception_id: str
+    msg_id: str
+    input_tokens: int
+    output_tokens: int
+    created_at: float
+    cache_read_input_tokens: int = 0
+    cache_write_input_tokens: int = 0
+    extra_token_types: Mapping[str, int] = field(factory=dict)
+    """Merged into the metadata where the record is stored."""
+    metadata: Metadata = field(factory=dict)
+
+
+@frozen(kw_only=True)
+class PromptUsage:
+    """The last prompt of the user in the request."""
+
+    interception_id: str
+    msg_id: str
+    prompt: str
+    created_at: float
+    metadata: Metadata = field(factory=dict)
+
+
+@frozen(kw_only=True)
+class ToolUsage:
+    """A tool call that the model asked for."""
+
+    interception_id: str
+    msg_id: str
+    tool: str
+    input: str
+    """The arguments as JSON text."""
+    created_at: float
+    tool_call_id: str = ""
+    item_id: str = ""
+    server_url: str | None = None
+    injected: bool = False
+    invocation_error: str | None = None
+    metadata: Metadata = field(factory=dict)
+
+
+@frozen(kw_only=True)
+class ModelThought:
+    """Something the model thought aloud; ``metadata["source"]`` says where."""
+
+    interception_id: str
+    content: str
+    created_at: float
+    metadata: Metadata = field(factory=dict)
+
+
+UsageRecord: TypeAlias = TokenUsage | PromptUsage | ToolUsage | ModelThought
+Record: TypeAlias = Interception | InterceptionEnded | UsageRecord
