@@ -1,0 +1,203 @@
+"""Which paths below ``/<provider>`` are served, and where they lead.
+
+A provider's routes are an allow list: a configured key may be an administrator's, so what
+no client of a model needs is not passed on.  Three answers are possible: the request is
+intercepted (read, recorded, perhaps edited), passed through as it is, or unknown.
+
+Paths are compared **as they came on the wire**, percent-encoded.  A path that a later hop
+could read differently (dot segments, empty segments, encoded slashes, dots, backslashes or
+percent signs) is unknown here, whatever it would resolve to.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal, TypeAlias
+from urllib.parse import urlsplit
+
+from attrs import frozen
+
+__all__ = [
+    "ANTHROPIC_TYPES",
+    "CHAT_COMPLETIONS",
+    "DEFAULT_BASE_URLS",
+    "MESSAGES",
+    "RESPONSES",
+    "Api",
+    "Intercept",
+    "InvalidBaseURL",
+    "Passthrough",
+    "resolve",
+    "speaks_openai",
+    "upstream_url",
+]
+
+Api: TypeAlias = Literal["messages", "chat-completions", "responses"]
+
+MESSAGES: Api = "messages"
+CHAT_COMPLETIONS: Api = "chat-completions"
+RESPONSES: Api = "responses"
+
+ANTHROPIC_TYPES = frozenset({"anthropic", "bedrock"})
+"""Provider types that speak Anthropic's API."""
+
+_OPENAI_TYPES = frozenset({"openai", "azure", "google", "openai-compat", "openrouter", "vercel"})
+
+DEFAULT_BASE_URLS: Mapping[str, str] = MappingProxyType(
+    {
+        "anthropic": "https://api.anthropic.com/",
+        "bedrock": "https://api.anthropic.com/",
+        "openai": "https://api.openai.com/v1/",
+        "google": "https://generativelanguage.googleapis.com/v1beta/openai/",
+        "openrouter": "https://openrouter.ai/api/v1/",
+        "vercel": "https://ai-gateway.vercel.sh/v1/",
+        "copilot": "https://api.individual.githubcopilot.com",
+    }
+)
+"""Where a provider without a configured address is reached, by type.
+
+``azure`` and ``openai-compat`` have none: their address is the operator's own, and a guess
+would send the key to a stranger.  Bedrock's is for passed-through requests only; its model
+calls go to the region's endpoint.
+"""
+
+
+class InvalidBaseURL(ValueError):
+    """A provider's base URL is not an absolute http(s) URL."""
+
+
+@frozen
+class Intercept:
+    """The request is read and recorded as a call of ``api``."""
+
+    api: Api
+    route: str
+    """The path below the provider's name; labels metrics and keys the circuit breaker."""
+
+
+@frozen
+class Passthrough:
+    """The request is relayed without being read."""
+
+    route: str
+    """The table's entry that matched, without the provider's route prefix; an entry that ends
+    in ``/`` stands for its subtree, so this is safe as a metric label."""
+
+
+@frozen
+class _Table:
+    """Routes of one kind of provider, all below ``prefix``."""
+
+    prefix: str
+    intercepted: Mapping[str, Api]
+    exact: frozenset[str]
+    subtrees: tuple[str, ...]
+
+
+_ANTHROPIC = _Table(
+    prefix="",
+    intercepted={"/v1/messages": MESSAGES},
+    exact=frozenset({"/v1/models", "/v1/messages/count_tokens"}),
+    subtrees=("/v1/models/", "/api/event_logging/"),
+)
+_OPENAI = _Table(
+    prefix="/v1",
+    intercepted={"/chat/completions": CHAT_COMPLETIONS, "/responses": RESPONSES},
+    exact=frozenset({"/conversations", "/models"}),
+    subtrees=("/conversations/", "/models/", "/responses/"),
+)
+_COPILOT = _Table(
+    prefix="",
+    intercepted={
+        "/chat/completions": CHAT_COMPLETIONS,
+        "/responses": RESPONSES,
+        "/v1/messages": MESSAGES,
+    },
+    exact=frozenset({"/models", "/_ping", "/auto"}),
+    subtrees=("/models/", "/agents/", "/mcp/", "/.well-known/"),
+)
+_TABLES: Mapping[str, _Table] = {
+    **dict.fromkeys(ANTHROPIC_TYPES, _ANTHROPIC),
+    **dict.fromkeys(_OPENAI_TYPES, _OPENAI),
+    "copilot": _COPILOT,
+}
+
+# CONNECT is no path, and TRACE and TRACK make an upstream echo the request, key included.
+_REFUSED_METHODS = frozenset({"CONNECT", "TRACE", "TRACK"})
+
+# RFC 3986, section 3.3: the characters of a path, and of one percent-encoded byte.
+_PATH = re.compile(r"/(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*", re.ASCII)
+# Slash, backslash, dot, percent and the control characters: each changes what a path means
+# once it is decoded, or decoded twice.
+_TREACHEROUS = re.compile(r"%(?:2[ef5]|5c|7f|[01][0-9a-f])", re.ASCII | re.IGNORECASE)
+_UNSAFE_IN_QUERY = re.compile(r"[\x00-\x20\x7f#]")
+
+
+def speaks_openai(provider_type: str) -> bool:
+    """Whether the type belongs to OpenAI's class, whose routes begin with ``/v1``."""
+    return provider_type in _OPENAI_TYPES
+
+
+def resolve(provider_type: str, method: str, rest: str) -> Intercept | Passthrough | None:
+    """Say what happens to a request for ``/<provider><rest>``; ``None`` means 404.
+
+    ``rest`` is the percent-encoded path below the provider's name, beginning with ``/`` and
+    without the query.  Any method is accepted except those that are refused for every path
+    (CONNECT, TRACE, TRACK).
+    """
+    table = _TABLES.get(provider_type)
+    if table is None or method.upper() in _REFUSED_METHODS or not _is_plain(rest):
+        return None
+    if not rest.startswith(table.prefix + "/"):
+        return None
+    path = rest.removeprefix(table.prefix)
+    api = table.intercepted.get(path)
+    if api is not None:
+        return Intercept(api, rest)
+    if path in table.exact:
+        return Passthrough(path)
+    for subtree in table.subtrees:
+        root = subtree.removesuffix("/")
+        if path == subtree and root in table.intercepted:
+            # Many servers take `/responses/` for `/responses`: passing it on would be a way
+            # round the records.
+            return None
+        if path == root or path.startswith(subtree):
+            return Passthrough(subtree)
+    return None
+
+
+def upstream_url(provider_type: str, base_url: str, rest: str, query: str = "") -> str:
+    """Join a provider's base URL with the path below the provider's name.
+
+    The route prefix (``/v1`` for OpenAI's class) is dropped from ``rest``: the base URL of
+    such a provider contains it.  ``query`` (without ``?``) is kept as it is, after the base
+    URL's own query if that has one.  Raises :class:`InvalidBaseURL`, and ``ValueError`` for a
+    path or query that cannot stand in a request line.
+    """
+    if not _PATH.fullmatch(rest) or _UNSAFE_IN_QUERY.search(query):
+        raise ValueError("the request path or query contains characters that no URL may have")
+    try:
+        base = urlsplit(base_url)
+        port = base.port
+    except ValueError as ex:
+        raise InvalidBaseURL("invalid provider base URL") from ex
+    if base.scheme not in ("http", "https") or not base.hostname or port == 0:
+        raise InvalidBaseURL("invalid provider base URL")
+    table = _TABLES.get(provider_type, _ANTHROPIC)
+    path = rest
+    if rest.startswith(table.prefix + "/"):
+        path = rest.removeprefix(table.prefix)
+    url = f"{base.scheme}://{base.netloc}{base.path.rstrip('/')}{path}"
+    queries = "&".join(part for part in (base.query, query) if part)
+    return f"{url}?{queries}" if queries else url
+
+
+def _is_plain(path: str) -> bool:
+    """Whether every hop reads this path the same way."""
+    if not _PATH.fullmatch(path) or "//" in path or _TREACHEROUS.search(path):
+        return False
+    # Some servers drop `;parameters` before they look for dot segments.
+    return all(segment.partition(";")[0] not in (".", "..") for segment in path.split("/"))
