@@ -1,6 +1,9 @@
 """The six record types of one interception, as they travel between actors.
 
 Times are Unix seconds (float, UTC).  A record never changes once it is made.
+
+Records are sent again after a crash, so a store must recognise one that it has.  An
+interception and its end are known by their ``id``; a usage record by its ``record_id``.
 """
 
 from __future__ import annotations
@@ -80,6 +83,9 @@ class TokenUsage:
     extra_token_types: Mapping[str, int] = field(factory=dict)
     """Merged into the metadata where the record is stored."""
     metadata: Metadata = field(factory=dict)
+    record_id: str = ""
+    """Unique among the records of this type and interception, and the same each time the record
+    is sent: a number will do.  Empty: stored as often as it is sent."""
 
 
 @frozen(kw_only=True)
@@ -91,6 +97,7 @@ class PromptUsage:
     prompt: str
     created_at: float
     metadata: Metadata = field(factory=dict)
+    record_id: str = ""
 
 
 @frozen(kw_only=True)
@@ -109,6 +116,7 @@ class ToolUsage:
     injected: bool = False
     invocation_error: str | None = None
     metadata: Metadata = field(factory=dict)
+    record_id: str = ""
 
 
 @frozen(kw_only=True)
@@ -119,6 +127,7 @@ class ModelThought:
     content: str
     created_at: float
     metadata: Metadata = field(factory=dict)
+    record_id: str = ""
 
 
 UsageRecord: TypeAlias = TokenUsage | PromptUsage | ToolUsage | ModelThought

@@ -1,0 +1,172 @@
+"""How each record type becomes a row of the embedded database."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import msgspec
+
+from aigateway.actors.coderd.schema import timestamp
+from aigateway.actors.recorder.records import (
+    Interception,
+    InterceptionEnded,
+    ModelThought,
+    PromptUsage,
+    TokenUsage,
+    ToolUsage,
+)
+
+__all__ = ["END_SQL", "INSERTS", "START_SQL", "Row", "end_row", "start_row", "without_surrogates"]
+
+Row: TypeAlias = tuple[Any, ...]
+
+# A record that was stored before is left as it is.
+START_SQL = f"INSERT INTO interceptions VALUES ({','.join('?' * 18)}) ON CONFLICT (id) DO NOTHING"
+
+END_SQL = """
+    UPDATE interceptions
+    SET ended_at = ?, error_type = ?, error_message = ?,
+        credential_hint = coalesce(nullif(?, ''), credential_hint),
+        provider_name = coalesce(?, provider_name)
+    WHERE id = ?
+"""
+
+
+def _insert(table: str, columns: int) -> str:
+    marks = ",".join("?" * columns)
+    return (
+        f"INSERT INTO {table} VALUES ({marks}) ON CONFLICT (interception_id, record_id) DO NOTHING"
+    )
+
+
+def _json(metadata: Mapping[str, Any]) -> str:
+    if not metadata:
+        return "{}"
+    try:
+        return msgspec.json.encode(metadata).decode()
+    except UnicodeEncodeError:
+        # Escapes what UTF-8 cannot hold, which msgspec never does.
+        return json.dumps(metadata)
+
+
+def start_row(record: Interception) -> Row:
+    metadata = record.metadata
+    extra = {
+        name: value
+        for name, value in (
+            ("workspace_id", record.workspace_id),
+            ("agent_firewall_session_id", record.agent_firewall_session_id),
+            ("agent_firewall_sequence_number", record.agent_firewall_sequence_number),
+        )
+        if value is not None and value != ""
+    }
+    if extra:
+        metadata = {**extra, **metadata}
+    return (
+        record.id,
+        record.initiator_id,
+        record.username,
+        record.api_key_id,
+        record.provider,
+        record.provider_name or record.provider,
+        record.model,
+        record.client,
+        record.client_session_id,
+        record.user_agent,
+        record.correlating_tool_call_id,
+        record.credential_kind,
+        record.credential_hint,
+        _json(metadata),
+        timestamp(record.started_at),
+        None,
+        None,
+        None,
+    )
+
+
+def end_row(record: InterceptionEnded) -> Row:
+    return (
+        timestamp(record.ended_at),
+        record.error_type,
+        record.error_message,
+        record.credential_hint,
+        record.provider_name,
+        record.id,
+    )
+
+
+def _token_row(record: TokenUsage) -> Row:
+    metadata = record.metadata
+    if record.extra_token_types:
+        metadata = {**metadata, **record.extra_token_types}
+    return (
+        record.interception_id,
+        record.msg_id,
+        record.input_tokens,
+        record.output_tokens,
+        record.cache_read_input_tokens,
+        record.cache_write_input_tokens,
+        _json(metadata),
+        timestamp(record.created_at),
+        record.record_id or None,
+    )
+
+
+def _prompt_row(record: PromptUsage) -> Row:
+    return (
+        record.interception_id,
+        record.msg_id,
+        record.prompt,
+        _json(record.metadata),
+        timestamp(record.created_at),
+        record.record_id or None,
+    )
+
+
+def _tool_row(record: ToolUsage) -> Row:
+    return (
+        record.interception_id,
+        record.msg_id,
+        record.tool_call_id,
+        record.item_id,
+        record.server_url,
+        record.tool,
+        record.input,
+        record.injected,
+        record.invocation_error,
+        _json(record.metadata),
+        timestamp(record.created_at),
+        record.record_id or None,
+    )
+
+
+def _thought_row(record: ModelThought) -> Row:
+    return (
+        record.interception_id,
+        record.content,
+        _json(record.metadata),
+        timestamp(record.created_at),
+        record.record_id or None,
+    )
+
+
+INSERTS: Mapping[type, tuple[str, Callable[[Any], Row]]] = {
+    TokenUsage: (_insert("token_usages", 9), _token_row),
+    PromptUsage: (_insert("user_prompts", 6), _prompt_row),
+    ToolUsage: (_insert("tool_usages", 12), _tool_row),
+    ModelThought: (_insert("model_thoughts", 5), _thought_row),
+}
+"""For each usage record type, the statement that stores it and what makes its row."""
+
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def without_surrogates(row: Row) -> Row:
+    """The row with lone surrogates (legal in JSON, not in UTF-8) as U+FFFD."""
+    return tuple(
+        _SURROGATES.sub("\ufffd", value) if isinstance(value, str) else value for value in row
+    )

@@ -1,0 +1,271 @@
+"""The embedded control plane: answers for itself, from a SQLite database.
+
+Writes are committed in groups: what is in the inbox when the actor turns to its database
+goes into one transaction, and is answered after the commit.  A request that comes alone
+does not wait for company.
+
+Several worker processes write to the same file.  When another one holds the lock the actor
+rests for a moment and tells itself to try again, so keys are looked up meanwhile (readers
+do not need the lock), and after :data:`LOCK_PATIENCE` it answers "ask later".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pykka
+from attrs import frozen
+
+from aigateway.actors.actor import ActorDied, GatewayActor, complete, fail
+from aigateway.actors.coderd.messages import (
+    Accepted,
+    Authorize,
+    Denied,
+    GetMcpConfiguration,
+    GetStatus,
+    McpConfiguration,
+    ProvidersChanged,
+    Status,
+    Stored,
+    StoreInterception,
+    StoreRecords,
+    SubscribeProviders,
+    Unavailable,
+)
+from aigateway.actors.coderd.store import DatabaseBusy, DatabaseTrouble, Store, Written
+from aigateway.actors.providers.config import ProviderConfig
+
+__all__ = ["LOCK_PATIENCE", "LocalControlPlane"]
+
+LOCK_PATIENCE = 5.0
+"""Seconds that the database may be locked before writers are told to ask later."""
+
+_OPENING_PATIENCE = 1.0
+"""Seconds to wait for a lock at the start; other greenlets wait too."""
+
+_FIRST_REST, _LONGEST_REST = 0.001, 0.02
+"""Seconds between two tries for the lock.  Another worker's transaction takes about 0.3 ms."""
+
+_STARTS_AT_ONCE, _RECORDS_AT_ONCE = 256, 1024
+"""How much goes into one transaction, so that it holds up nobody for more than some ms."""
+
+
+@frozen
+class _Flush:
+    """To itself: write what has been collected."""
+
+
+_FLUSH = _Flush()
+
+
+class LocalControlPlane(GatewayActor):
+    """Answers the messages of :mod:`~aigateway.actors.coderd.messages` from ``database``.
+
+    ``providers`` are fixed for its life, and so are the MCP servers, which all users share.
+    Its start fails with :class:`~aigateway.actors.coderd.schema.LocalDatabaseError` when the
+    file cannot be used; a database that fails later is reported and tried again.
+    """
+
+    def __init__(
+        self,
+        role: str,
+        watcher: Any,
+        database: str | os.PathLike[str],
+        providers: tuple[ProviderConfig, ...] = (),
+        mcp: McpConfiguration | None = None,
+        *,
+        lock_patience: float = LOCK_PATIENCE,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(role, watcher)
+        self._database = database
+        self._providers = providers
+        self._mcp = mcp or McpConfiguration()
+        self._lock_patience = lock_patience
+        self._clock = clock
+        self._store: Store
+        self._lookups: list[Authorize] = []
+        self._starts: list[StoreInterception] = []
+        self._batches: list[StoreRecords] = []
+        self._flush_told = False
+        self._locked_since: float | None = None
+        self._rest = _FIRST_REST
+        self._trouble: str | None = None
+
+    def started(self) -> None:
+        self._store = Store(self._database, _OPENING_PATIENCE)
+
+    def receive(self, message: Any) -> Any:
+        return self._handlers[type(message)](self, message)
+
+    def release(self) -> None:
+        died = ActorDied(f"{self.role} stopped")
+        for lookup in self._lookups:
+            fail(lookup.reply, died)
+        for start in self._starts:
+            fail(start.reply, died)
+        self._send_back(self._batches, str(died))
+        if hasattr(self, "_store"):
+            self._store.close()
+
+    # -- messages
+
+    def _authorize(self, message: Authorize) -> None:
+        try:
+            answer = self._store.find_caller(message.token, self._clock())
+        except DatabaseBusy as ex:
+            if self._patient():
+                self._lookups.append(message)
+                self._flush_soon()
+            else:
+                complete(message.reply, Unavailable(f"local database: {ex}"))
+        except DatabaseTrouble as ex:
+            complete(message.reply, Unavailable(f"local database: {ex}"))
+        else:
+            complete(message.reply, answer)
+
+    def _store_interception(self, message: StoreInterception) -> None:
+        self._starts.append(message)
+        self._flush_soon()
+
+    def _store_records(self, message: StoreRecords) -> None:
+        self._batches.append(message)
+        self._flush_soon()
+
+    def _subscribe(self, message: SubscribeProviders) -> None:
+        _tell(message.subscriber, ProvidersChanged(self._providers))
+
+    def _get_mcp(self, message: GetMcpConfiguration) -> None:
+        complete(message.reply, self._mcp)
+
+    def _get_status(self, _message: GetStatus) -> Status:
+        if self._trouble is not None:
+            # Whoever waits for readiness sends no writes that would find out.
+            try:
+                self._store.probe()
+            except (DatabaseBusy, DatabaseTrouble) as ex:
+                self._trouble = str(ex)
+            else:
+                self._recovered()
+        if self._trouble is not None:
+            return Status(connected=False, detail=f"local database: {self._trouble}")
+        return Status(connected=True, detail=f"local database {os.fspath(self._database)}")
+
+    # -- writing
+
+    def _flush_soon(self) -> None:
+        if not self._flush_told:
+            self._flush_told = True
+            self.actor_ref.tell(_FLUSH)
+
+    def _flush(self, _message: _Flush) -> None:
+        self._flush_told = False
+        lookups, self._lookups = self._lookups, []
+        for lookup in lookups:
+            self._authorize(lookup)
+        written = self._write()
+        if self._lookups or not written:
+            # Jitter, or two workers would go on meeting each other.
+            time.sleep(self._rest * random.uniform(0.5, 1.0))
+            self._rest = min(self._rest * 2, _LONGEST_REST)
+        elif self._trouble is None:
+            self._recovered()
+        if self._lookups or self._starts or self._batches:
+            self._flush_soon()
+
+    def _write(self) -> bool:
+        """Write what has been collected; False when it must be tried again."""
+        starts, batches = self._take()
+        if not starts and not batches:
+            return True
+        records = [spooled.record for message in batches for spooled in message.batch]
+        try:
+            written = self._store.write([message.record for message in starts], records)
+        except DatabaseBusy as ex:
+            if self._patient():
+                self._starts[:0] = starts
+                self._batches[:0] = batches
+                return False
+            self._refuse(starts, batches, str(ex))
+        except DatabaseTrouble as ex:
+            self._refuse(starts, batches, str(ex))
+        else:
+            self._recovered()
+            self._answer(starts, batches, written)
+        return True
+
+    def _patient(self) -> bool:
+        """Whether to go on waiting for the lock."""
+        now = time.monotonic()
+        if self._locked_since is None:
+            self._locked_since = now
+        return now - self._locked_since <= self._lock_patience
+
+    def _take(self) -> tuple[list[StoreInterception], list[StoreRecords]]:
+        starts, self._starts = self._starts[:_STARTS_AT_ONCE], self._starts[_STARTS_AT_ONCE:]
+        records = count = 0
+        for message in self._batches:
+            if count and records + len(message.batch) > _RECORDS_AT_ONCE:
+                break
+            records += len(message.batch)
+            count += 1
+        batches, self._batches = self._batches[:count], self._batches[count:]
+        return starts, batches
+
+    def _answer(
+        self, starts: list[StoreInterception], batches: list[StoreRecords], written: Written
+    ) -> None:
+        accepted = Accepted()
+        for position, start in enumerate(starts):
+            reason = written.starts.get(position)
+            complete(start.reply, accepted if reason is None else Denied(reason, status=400))
+        first = 0
+        for message in batches:
+            done, rejected = [], {}
+            for position, spooled in enumerate(message.batch, first):
+                reason = written.records.get(position)
+                if reason is None:
+                    done.append(spooled.seq)
+                else:
+                    rejected[spooled.seq] = reason
+            first += len(message.batch)
+            _tell(message.reply_to, Stored(done=tuple(done), rejected=rejected))
+
+    def _refuse(
+        self, starts: list[StoreInterception], batches: list[StoreRecords], reason: str
+    ) -> None:
+        self._trouble = reason
+        text = f"local database: {reason}"
+        for message in starts:
+            complete(message.reply, Unavailable(text))
+        self._send_back(batches, text)
+
+    def _send_back(self, batches: list[StoreRecords], reason: str) -> None:
+        for message in batches:
+            retry = {spooled.seq: reason for spooled in message.batch}
+            _tell(message.reply_to, Stored(retry=retry, away=True))
+
+    def _recovered(self) -> None:
+        self._trouble = self._locked_since = None
+        self._rest = _FIRST_REST
+
+    _handlers: ClassVar[dict[type, Callable[[LocalControlPlane, Any], Any]]] = {
+        Authorize: _authorize,
+        StoreInterception: _store_interception,
+        StoreRecords: _store_records,
+        SubscribeProviders: _subscribe,
+        GetMcpConfiguration: _get_mcp,
+        GetStatus: _get_status,
+        _Flush: _flush,
+    }
+
+
+def _tell(receiver: pykka.ActorRef[Any], message: Any) -> None:
+    """Tell; a receiver that died meanwhile asks again under its new name."""
+    with contextlib.suppress(pykka.ActorDeadError):
+        receiver.tell(message)

@@ -1,0 +1,307 @@
+"""The embedded control plane's database: its tables, and how it is opened.
+
+The table and column names are public: users query them.  ``record_id`` is ours, it lets a
+record that is sent twice be stored once.
+
+Several worker processes share the file.  It is in WAL mode, where readers never wait for
+a writer, and it is synced at checkpoints only: a killed process loses nothing that was
+committed, a power cut may lose the last commits but never damages the file.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+__all__ = [
+    "APPLICATION_ID",
+    "VERSION",
+    "LocalDatabaseError",
+    "is_busy",
+    "open_database",
+    "read_database",
+    "timestamp",
+    "transaction",
+]
+
+VERSION = 1
+"""``PRAGMA user_version`` of the newest schema."""
+
+APPLICATION_ID = int.from_bytes(b"aigw", "big")
+"""``PRAGMA application_id``: tells our files from any other SQLite database."""
+
+OPENING_PATIENCE = 5.0
+"""Seconds to wait for a lock while a database is opened or managed (not while it serves)."""
+
+CACHE_KIB = 8192
+"""SQLite's page cache per connection.  Its default of 2 MiB is too small for the index pages
+of a database with millions of records."""
+
+WAL_BYTES_KEPT = 64 * 1024 * 1024
+"""What the WAL file is cut back to after a long reader made it grow."""
+
+_VERSION_1 = """
+CREATE TABLE interceptions (
+    id TEXT NOT NULL PRIMARY KEY,
+    initiator_id TEXT NOT NULL,
+    username TEXT NOT NULL,
+    api_key_id TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    provider_name TEXT NOT NULL,
+    model TEXT NOT NULL,
+    client TEXT NOT NULL,
+    client_session_id TEXT,
+    user_agent TEXT NOT NULL,
+    correlating_tool_call_id TEXT,
+    credential_kind TEXT NOT NULL,
+    credential_hint TEXT NOT NULL,
+    metadata TEXT NOT NULL,
+    started_at TEXT NOT NULL,
+    ended_at TEXT,
+    error_type TEXT,
+    error_message TEXT
+);
+CREATE INDEX interceptions_started_at ON interceptions (started_at);
+
+CREATE TABLE token_usages (
+    interception_id TEXT NOT NULL,
+    msg_id TEXT NOT NULL,
+    input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    cache_read_input_tokens INTEGER NOT NULL,
+    cache_write_input_tokens INTEGER NOT NULL,
+    metadata TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    record_id TEXT
+);
+CREATE UNIQUE INDEX token_usages_once ON token_usages (interception_id, record_id);
+
+CREATE TABLE user_prompts (
+    interception_id TEXT NOT NULL,
+    msg_id TEXT NOT NULL,
+    prompt TEXT NOT NULL,
+    metadata TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    record_id TEXT
+);
+CREATE UNIQUE INDEX user_prompts_once ON user_prompts (interception_id, record_id);
+
+CREATE TABLE tool_usages (
+    interception_id TEXT NOT NULL,
+    msg_id TEXT NOT NULL,
+    tool_call_id TEXT NOT NULL,
+    item_id TEXT NOT NULL,
+    server_url TEXT,
+    tool TEXT NOT NULL,
+    input TEXT NOT NULL,
+    injected INTEGER NOT NULL,
+    invocation_error TEXT,
+    metadata TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    record_id TEXT
+);
+CREATE UNIQUE INDEX tool_usages_once ON tool_usages (interception_id, record_id);
+
+CREATE TABLE model_thoughts (
+    interception_id TEXT NOT NULL,
+    content TEXT NOT NULL,
+    metadata TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    record_id TEXT
+);
+CREATE UNIQUE INDEX model_thoughts_once ON model_thoughts (interception_id, record_id);
+
+CREATE TABLE api_keys (
+    id TEXT NOT NULL PRIMARY KEY,
+    secret_sha256 TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    username TEXT NOT NULL,
+    expires_at TEXT,
+    revoked_at TEXT,
+    created_at TEXT NOT NULL
+);
+"""
+
+_MIGRATIONS = (_VERSION_1,)
+"""``_MIGRATIONS[n]`` leads from version n to n + 1."""
+
+
+class LocalDatabaseError(Exception):
+    """The file given as ``--local-db`` cannot be used; the text says why and what to do."""
+
+
+@functools.lru_cache(maxsize=8)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def timestamp(seconds: float) -> str:
+    """Unix seconds as RFC 3339 text in UTC with microseconds.
+
+    All such texts have the same length (until the year 9999), so they sort by time.
+    Raises OverflowError, ValueError or OSError for a time outside of the calendar.
+    """
+    whole, micros = divmod(round(seconds * 1_000_000), 1_000_000)
+    return f"{_second(whole)}.{micros:06d}Z"
+
+
+def open_database(
+    path: str | os.PathLike[str], *, create: bool = True, patience: float = OPENING_PATIENCE
+) -> sqlite3.Connection:
+    """Open the database for reading and writing, with its schema brought up to date.
+
+    A new file is readable by its owner only: it holds prompts.  Waits up to ``patience``
+    seconds for other processes that bring it up to date.  The connection is in autocommit
+    mode.  Raises :class:`LocalDatabaseError`.
+    """
+    file = Path(path)
+    with _named_errors(file):
+        if create:
+            _create_private(file)
+        elif not file.exists():
+            raise LocalDatabaseError(f"--local-db {file}: there is no such file")
+        connection = _connect(file, "rw", patience)
+        try:
+            _settle(connection, file, patience)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def read_database(path: str | os.PathLike[str]) -> sqlite3.Connection:
+    """Open an existing database for reading only.  Raises :class:`LocalDatabaseError`."""
+    file = Path(path)
+    with _named_errors(file):
+        if not file.exists():
+            raise LocalDatabaseError(f"--local-db {file}: there is no such file")
+        connection = _connect(file, "ro", OPENING_PATIENCE)
+        try:
+            version = _version(connection, file)
+        except BaseException:
+            connection.close()
+            raise
+        if version == 0:
+            connection.close()
+            raise LocalDatabaseError(
+                f"--local-db {file}: the file is empty; `aigateway keys create` prepares it"
+            )
+    return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Run a block as one writing transaction; an exception undoes it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # Disk full and the like have rolled back already, and say so if asked again.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _connect(file: Path, mode: str, patience: float) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"{file.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        isolation_level=None,
+        timeout=patience,
+    )
+
+
+def _create_private(file: Path) -> None:
+    # Before SQLite does: it would create the file readable by all, and WAL follows suit.
+    os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+
+
+@contextmanager
+def _named_errors(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as ex:
+        raise LocalDatabaseError(
+            f"--local-db {file}: {_reason(ex)}; give a file in a folder that the gateway may write"
+        ) from ex
+    except sqlite3.Error as ex:
+        raise LocalDatabaseError(f"--local-db {file}: {ex}") from ex
+
+
+def _reason(ex: OSError) -> str:
+    return (ex.strerror or str(ex)).lower()
+
+
+def _settle(connection: sqlite3.Connection, file: Path, patience: float) -> None:
+    version = _version(connection, file)
+    _enter_wal(connection, patience)
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT}")
+    if version < VERSION:
+        _migrate(connection, file)
+    else:
+        _check_writable(connection)
+
+
+def _migrate(connection: sqlite3.Connection, file: Path) -> None:
+    with transaction(connection):
+        # Another process may have done it while this one waited for the lock.
+        for step in _MIGRATIONS[_version(connection, file) :]:
+            for statement in step.split(";"):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _check_writable(connection: sqlite3.Connection) -> None:
+    try:
+        with transaction(connection):
+            pass
+    except sqlite3.OperationalError as ex:
+        if not is_busy(ex):
+            raise
+
+
+def _enter_wal(connection: sqlite3.Connection, patience: float) -> None:
+    """Switch to WAL, which SQLite refuses without waiting while another process does it."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            return
+        except sqlite3.OperationalError as ex:
+            if not is_busy(ex) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
+
+
+def is_busy(ex: sqlite3.Error) -> bool:
+    """Whether another connection's lock was in the way, and nothing else."""
+    # The low byte of an extended code is the plain code.
+    code = getattr(ex, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _version(connection: sqlite3.Connection, file: Path) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    application: int = connection.execute("PRAGMA application_id").fetchone()[0]
+    if application != APPLICATION_ID:
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if tables or version or application:
+            raise LocalDatabaseError(
+                f"--local-db {file}: this is another program's database; name another file"
+            )
+    if version > VERSION:
+        raise LocalDatabaseError(
+            f"--local-db {file}: the database has version {version}, this aigateway knows"
+            f" versions up to {VERSION}; use a newer aigateway or another file"
+        )
+    return version

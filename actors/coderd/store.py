@@ -1,0 +1,228 @@
+"""The embedded control plane's database in use: look a key up, write records.
+
+Never waits for a lock: SQLite's own waiting would hold up every greenlet of the process.
+What is locked raises :class:`DatabaseBusy`, and the caller tries again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from attrs import field, frozen
+
+from aigateway.actors.coderd._rows import (
+    END_SQL,
+    INSERTS,
+    START_SQL,
+    Row,
+    end_row,
+    start_row,
+    without_surrogates,
+)
+from aigateway.actors.coderd.messages import Caller, Denied
+from aigateway.actors.coderd.schema import (
+    VERSION,
+    LocalDatabaseError,
+    is_busy,
+    open_database,
+    timestamp,
+    transaction,
+)
+from aigateway.actors.recorder.records import Interception, InterceptionEnded, UsageRecord
+
+__all__ = ["DatabaseBusy", "DatabaseTrouble", "Store", "Written"]
+
+_KEY_SQL = """
+    SELECT secret_sha256, user_id, username, expires_at, revoked_at FROM api_keys WHERE id = ?
+"""
+
+_BAD_VALUES = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    OSError,
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+)
+"""What a value raises that cannot be stored: in time and JSON conversion, or in SQLite."""
+
+_UNAUTHORIZED = Denied("unauthorized")
+
+
+class DatabaseBusy(Exception):
+    """Another process holds the lock; nothing was changed."""
+
+
+class DatabaseTrouble(Exception):
+    """The database cannot be read or written now (disk full, file gone, …); nothing was changed."""
+
+
+@frozen
+class Written:
+    """What a write refused, by position, with the reason; all the rest is stored."""
+
+    starts: Mapping[int, str] = field(factory=dict)
+    records: Mapping[int, str] = field(factory=dict)
+
+
+_ALL = Written()
+
+
+class Store:
+    """One connection.  Opened again after trouble, since the file may have been replaced.
+
+    Raises :class:`~aigateway.actors.coderd.schema.LocalDatabaseError` when it cannot be opened
+    at first; ``patience`` is how many seconds that may take.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], patience: float) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = open_database(path, patience=patience)
+        self._connection.execute("PRAGMA busy_timeout = 0")
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def find_caller(self, token: str, now: float) -> Caller | Denied:
+        """Whose key is this?  ``now`` in Unix seconds.
+
+        Raises :class:`DatabaseBusy` and :class:`DatabaseTrouble`.
+        """
+        key_id, dash, secret = token.partition("-")
+        if not dash or not secret:
+            return _UNAUTHORIZED
+        with self._in_use() as connection:
+            row = connection.execute(_KEY_SQL, (_storable(key_id),)).fetchone()
+        if row is None:
+            return _UNAUTHORIZED
+        digest, user_id, username, expires_at, revoked_at = row
+        given = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+        if not hmac.compare_digest(given, digest) or revoked_at is not None:
+            return _UNAUTHORIZED
+        if expires_at is not None and expires_at <= timestamp(now):
+            return _UNAUTHORIZED
+        return Caller(user_id, username, key_id)
+
+    def write(
+        self,
+        starts: Sequence[Interception],
+        records: Sequence[UsageRecord | InterceptionEnded],
+    ) -> Written:
+        """Store all in one transaction, ``starts`` first.
+
+        Raises :class:`DatabaseBusy` and :class:`DatabaseTrouble`: then nothing was stored.
+        """
+        with self._in_use() as connection:
+            try:
+                return _write_together(connection, starts, records)
+            except _BAD_VALUES:
+                return _write_singly(connection, starts, records)
+
+    def probe(self) -> None:
+        """Write without changing anything.
+
+        Raises :class:`DatabaseBusy` and :class:`DatabaseTrouble`.
+        """
+        with self._in_use() as connection, transaction(connection):
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+
+    @contextmanager
+    def _in_use(self) -> Iterator[sqlite3.Connection]:
+        try:
+            if self._connection is None:
+                # Not created anew: an empty database would refuse every key for good.
+                self._connection = open_database(self._path, create=False, patience=0)
+            yield self._connection
+        except sqlite3.Error as ex:
+            if is_busy(ex):
+                raise DatabaseBusy(str(ex)) from ex
+            self.close()
+            raise DatabaseTrouble(str(ex)) from ex
+        except LocalDatabaseError as ex:
+            raise DatabaseTrouble(str(ex)) from ex
+
+
+def _storable(text: str) -> str:
+    return text if text.isascii() else ""
+
+
+def _write_together(
+    connection: sqlite3.Connection,
+    starts: Sequence[Interception],
+    records: Sequence[UsageRecord | InterceptionEnded],
+) -> Written:
+    # The lock is taken late: rows are made before.
+    start_rows = [start_row(record) for record in starts]
+    ends: list[Row] = []
+    tables: defaultdict[str, list[Row]] = defaultdict(list)
+    for record in records:
+        if isinstance(record, InterceptionEnded):
+            ends.append(end_row(record))
+        else:
+            statement, row = INSERTS[type(record)]
+            tables[statement].append(row(record))
+    written = _ALL
+    with transaction(connection):
+        if start_rows:
+            connection.executemany(START_SQL, start_rows)
+        for statement, rows in tables.items():
+            connection.executemany(statement, rows)
+        if ends and connection.executemany(END_SQL, ends).rowcount != len(ends):
+            written = Written(records=_ends_of_nothing(connection, records))
+    return written
+
+
+def _write_singly(
+    connection: sqlite3.Connection,
+    starts: Sequence[Interception],
+    records: Sequence[UsageRecord | InterceptionEnded],
+) -> Written:
+    """Like :func:`_write_together`, but finds out which records are at fault."""
+    bad_starts: dict[int, str] = {}
+    bad_records: dict[int, str] = {}
+    with transaction(connection):
+        for position, start in enumerate(starts):
+            try:
+                _execute(connection, START_SQL, start_row(start))
+            except _BAD_VALUES as ex:
+                bad_starts[position] = f"invalid record: {ex}"
+        for position, record in enumerate(records):
+            try:
+                if isinstance(record, InterceptionEnded):
+                    _execute(connection, END_SQL, end_row(record))
+                else:
+                    statement, row = INSERTS[type(record)]
+                    _execute(connection, statement, row(record))
+            except _BAD_VALUES as ex:
+                bad_records[position] = f"invalid record: {ex}"
+        bad_records = _ends_of_nothing(connection, records) | bad_records
+    return Written(bad_starts, bad_records)
+
+
+def _execute(connection: sqlite3.Connection, statement: str, row: Row) -> None:
+    try:
+        connection.execute(statement, row)
+    except UnicodeEncodeError:
+        connection.execute(statement, without_surrogates(row))
+
+
+def _ends_of_nothing(
+    connection: sqlite3.Connection, records: Sequence[UsageRecord | InterceptionEnded]
+) -> dict[int, str]:
+    unknown: dict[int, str] = {}
+    for position, record in enumerate(records):
+        if isinstance(record, InterceptionEnded):
+            found = connection.execute("SELECT 1 FROM interceptions WHERE id = ?", (record.id,))
+            if found.fetchone() is None:
+                unknown[position] = f'unknown interception "{record.id}"'
+    return unknown
