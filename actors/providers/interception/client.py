@@ -7,13 +7,12 @@ Most name their session in a header; older Claude Code versions hide it in the r
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import msgspec
 from attrs import frozen
 
-from aigateway.actors.providers.interception.headers import values_of
 from aigateway.actors.providers.interception.interface import Headers
 
 __all__ = ["UNKNOWN", "ClientInfo", "identify"]
@@ -101,6 +100,9 @@ class _Body(msgspec.Struct):
     metadata: _Metadata | None = None
 
 
+# Broken JSON, bottomless nesting, and text that is no UTF-8.
+_UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeError)
+
 _body_decoder = msgspec.json.Decoder(_Body)
 _user_id_decoder = msgspec.json.Decoder(dict[str, Any])
 
@@ -112,49 +114,43 @@ def identify(headers: Headers, body_reader: BodyReader) -> ClientInfo:
     there and nowhere else.  A body that cannot be read as JSON names no session; what
     ``body_reader`` itself raises is passed on.
     """
-    user_agent = _first(headers, "user-agent").lower()
-    originator = _first(headers, "originator")
+    values: dict[str, str] = {}
+    for name, value in headers:
+        if stripped := value.strip():
+            values.setdefault(name.lower(), stripped)
+    user_agent = values.get("user-agent", "").lower()
+    originator = values.get("originator", "")
     for program in _PROGRAMS:
-        if _matches(program, user_agent, originator, headers):
-            return ClientInfo(program.name, _session(program, headers, body_reader))
+        if (
+            user_agent.startswith(program.user_agents)
+            or (program.originator and program.originator == originator)
+            or (program.marker and program.marker in values)
+        ):
+            return ClientInfo(program.name, _session(program, values, body_reader))
     return ClientInfo(UNKNOWN)
 
 
-def _matches(program: _Program, user_agent: str, originator: str, headers: Headers) -> bool:
-    if program.user_agents and user_agent.startswith(program.user_agents):
-        return True
-    if program.originator and originator == program.originator:
-        return True
-    return bool(program.marker and _first(headers, program.marker))
-
-
-def _session(program: _Program, headers: Headers, body_reader: BodyReader) -> str | None:
+def _session(program: _Program, values: Mapping[str, str], body_reader: BodyReader) -> str | None:
     for name in program.session_headers:
-        if session := _first(headers, name):
-            return session
-    if program.session_in_body:
-        return _session_in_body(body_reader())
-    return None
+        if name in values:
+            return values[name]
+    return _session_in_body(body_reader()) if program.session_in_body else None
 
 
 def _session_in_body(body: bytes) -> str | None:
     """The session that Claude Code put into ``metadata.user_id``."""
     try:
         metadata = _body_decoder.decode(body).metadata
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+    except _UNREADABLE:
         return None
     if metadata is None or not isinstance(metadata.user_id, str):
         return None
     try:
         parts = _user_id_decoder.decode(metadata.user_id)
-    except (msgspec.MsgspecError, RecursionError):
+    except _UNREADABLE:
         parts = {}
     if "session_id" in parts:
         session = parts["session_id"]
         return (session.strip() or None) if isinstance(session, str) else None
     found = _SESSION_IN_USER_ID.search(metadata.user_id)
     return (found[1].strip() or None) if found else None
-
-
-def _first(headers: Headers, name: str) -> str:
-    return next((value for value in values_of(headers, name) if value), "")

@@ -12,7 +12,11 @@ from typing import Literal, TypeAlias
 
 from attrs import field, frozen
 
-from aigateway.actors.providers.interception.headers import values_of
+from aigateway.actors.providers.interception.headers import (
+    CREDENTIAL_HEADERS,
+    first_of,
+    values_of,
+)
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.interception.routes import ANTHROPIC_TYPES
 
@@ -71,18 +75,25 @@ def extract(headers: Headers) -> Presented | None:
     """Take the Coder token out of a request's headers; ``None`` when there is none.
 
     The token is searched in :data:`BYOK_HEADER`, then ``Authorization: Bearer``, then
-    ``X-Api-Key``.  In the first case only that header is removed, in the others all three.
+    ``X-Api-Key``.  In the first case the other two stay, since they hold the client's own key,
+    unless they too hold the Coder token.
     """
-    request_id = _first(headers, REQUEST_ID_HEADER)
-    own = _first(headers, BYOK_HEADER)
-    if own:
-        remaining = _without(headers, BYOK_HEADER, REQUEST_ID_HEADER)
-        return Presented(own, True, remaining, request_id)
-    token = _bearer(headers) or _first(headers, "x-api-key")
+    request_id = first_of(headers, REQUEST_ID_HEADER)
+    removed = {BYOK_HEADER.lower(), REQUEST_ID_HEADER.lower()}
+    token = first_of(headers, BYOK_HEADER)
+    byok = bool(token)
+    if not byok:
+        token = _bearer(headers) or first_of(headers, "x-api-key")
+        removed |= {"authorization", "x-api-key"}
     if not token:
         return None
-    remaining = _without(headers, "authorization", "x-api-key", BYOK_HEADER, REQUEST_ID_HEADER)
-    return Presented(token, False, remaining, request_id)
+    remaining = tuple(
+        (name, value)
+        for name, value in headers
+        if (key := name.lower()) not in removed
+        and not (key in CREDENTIAL_HEADERS and _carries(value, token))
+    )
+    return Presented(token, byok, remaining, request_id)
 
 
 def byok_credential(provider_type: str, headers: Headers) -> Credential | None:
@@ -91,7 +102,7 @@ def byok_credential(provider_type: str, headers: Headers) -> Credential | None:
     Anthropic's types take ``X-Api-Key`` before ``Authorization: Bearer``, all others only the
     latter.  ``headers`` are those that :func:`extract` left.
     """
-    if provider_type in ANTHROPIC_TYPES and (key := _first(headers, "x-api-key")):
+    if provider_type in ANTHROPIC_TYPES and (key := first_of(headers, "x-api-key")):
         return Credential((("X-Api-Key", key),), BYOK, key, mask(key))
     token = _bearer(headers)
     if not token:
@@ -130,11 +141,6 @@ def same_secret(one: str, other: str) -> bool:
     return hmac.compare_digest(one.encode(), other.encode())
 
 
-def _first(headers: Headers, name: str) -> str:
-    """The first value of a header that is not blank, or nothing."""
-    return next((value for value in values_of(headers, name) if value), "")
-
-
 def _bearer(headers: Headers) -> str:
     """The token of the first ``Authorization`` header of the form ``Bearer <token>``."""
     for value in values_of(headers, "authorization"):
@@ -144,6 +150,6 @@ def _bearer(headers: Headers) -> str:
     return ""
 
 
-def _without(headers: Headers, *names: str) -> tuple[tuple[str, str], ...]:
-    removed = {name.lower() for name in names}
-    return tuple((name, value) for name, value in headers if name.lower() not in removed)
+def _carries(value: str, token: str) -> bool:
+    """Whether a credential header's value is this token, with or without a scheme."""
+    return any(same_secret(part, token) for part in value.split())

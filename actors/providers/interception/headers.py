@@ -14,8 +14,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
-
-from attrs import frozen
+from typing import NamedTuple
 
 from aigateway.actors.providers.interception.interface import Headers
 
@@ -31,6 +30,7 @@ __all__ = [
     "BadAgentFirewall",
     "UnsafeHeader",
     "agent_firewall",
+    "first_of",
     "for_client",
     "for_upstream",
     "values_of",
@@ -111,8 +111,7 @@ class BadAgentFirewall(ValueError):
         super().__init__("invalid agent firewall headers")
 
 
-@frozen
-class AgentFirewall:
+class AgentFirewall(NamedTuple):
     """Where in an agent firewall's session this request stands."""
 
     session_id: str
@@ -125,6 +124,11 @@ def values_of(headers: Headers, name: str) -> list[str]:
     """All values of a header, in order, without surrounding white space."""
     wanted = name.lower()
     return [value.strip() for key, value in headers if key.lower() == wanted]
+
+
+def first_of(headers: Headers, name: str) -> str:
+    """The first value of a header that is not blank, or nothing."""
+    return next((value for value in values_of(headers, name) if value), "")
 
 
 def for_upstream(
@@ -168,7 +172,7 @@ def for_upstream(
     ]
     if passthrough:
         sent.extend(_proxy_headers(headers, client_ip, scheme, host))
-        if not values_of(sent, "user-agent"):
+        if not first_of(sent, "user-agent"):
             sent.append(("User-Agent", DEFAULT_USER_AGENT))
     sent.extend(auth)
     if not passthrough:

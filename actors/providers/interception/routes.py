@@ -133,6 +133,7 @@ _PATH = re.compile(r"/(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*", re.AS
 # once it is decoded, or decoded twice.
 _TREACHEROUS = re.compile(r"%(?:2[ef5]|5c|7f|[01][0-9a-f])", re.ASCII | re.IGNORECASE)
 _UNSAFE_IN_QUERY = re.compile(r"[\x00-\x20\x7f#]")
+_UNSAFE_IN_BASE = re.compile(r"[\x00-\x20\x7f]")
 
 
 def speaks_openai(provider_type: str) -> bool:
@@ -184,7 +185,12 @@ def upstream_url(provider_type: str, base_url: str, rest: str, query: str = "") 
         port = base.port
     except ValueError as ex:
         raise InvalidBaseURL("invalid provider base URL") from ex
-    if base.scheme not in ("http", "https") or not base.hostname or port == 0:
+    if (
+        base.scheme not in ("http", "https")
+        or not base.hostname
+        or port == 0
+        or _UNSAFE_IN_BASE.search(base_url)
+    ):
         raise InvalidBaseURL("invalid provider base URL")
     table = _TABLES.get(provider_type, _ANTHROPIC)
     path = rest

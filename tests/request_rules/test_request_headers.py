@@ -1,0 +1,288 @@
+"""What each header becomes on its way to the provider and back."""
+
+from __future__ import annotations
+
+import pytest
+
+from aigateway.actors.providers.interception.headers import (
+    CREDENTIAL_HEADERS,
+    HOP_BY_HOP,
+    BadAgentFirewall,
+    UnsafeHeader,
+    agent_firewall,
+    first_of,
+    for_client,
+    for_upstream,
+    values_of,
+)
+
+AUTH = [("X-Api-Key", "sk-provider")]
+SESSION = "F47AC10B-58cc-4372-a567-0e02b2c3d479"
+
+KEPT = [
+    "User-Agent",
+    "Content-Type",
+    "Content-Encoding",
+    "Accept",
+    "Anthropic-Version",
+    "Anthropic-Beta",
+    "OpenAI-Organization",
+    "Cookie",
+    "Editor-Version",
+    "Copilot-Integration-Id",
+    "X-Stainless-Lang",
+    "X-Custom",
+]
+ALWAYS_REMOVED = [
+    *sorted(HOP_BY_HOP),
+    "Host",
+    "Content-Length",
+    "Expect",
+    "Forwarded",
+    "X-Forwarded-Port",
+    "X-Forwarded-Prefix",
+    "X-Coder-AI-Governance-Token",
+    "X-Coder-AI-Governance-Request-Id",
+    "X-Coder-AI-Governance-Anything",
+    "X-AI-Bridge-Actor-ID",
+    "x-ai-bridge-actor-metadata-username",
+    "X-Ai-Bridge-Actor",
+    "X-Coder-Agent-Firewall-Session-Id",
+    "X-Coder-Agent-Firewall-Sequence-Number",
+]
+REMOVED_WHEN_INTERCEPTED = [
+    *sorted(CREDENTIAL_HEADERS),
+    "Accept-Encoding",
+    "Anthropic-Workspace-Id",
+    "X-Forwarded-For",
+    "X-Forwarded-Host",
+    "X-Forwarded-Proto",
+]
+
+
+def spellings(name: str) -> list[str]:
+    return [name, name.lower(), name.upper()]
+
+
+@pytest.mark.parametrize("name", [s for name in KEPT for s in spellings(name)])
+@pytest.mark.parametrize("passthrough", [False, True])
+def test_a_clients_own_header_goes_upstream(name: str, passthrough: bool) -> None:
+    sent = for_upstream([(name, "value")], auth=AUTH, actor=[], passthrough=passthrough)
+    assert (name, "value") in sent
+
+
+@pytest.mark.parametrize("name", [s for name in ALWAYS_REMOVED for s in spellings(name)])
+@pytest.mark.parametrize("passthrough", [False, True])
+def test_a_header_of_this_hop_or_this_gateway_stays_here(name: str, passthrough: bool) -> None:
+    sent = for_upstream([(name, "value")], auth=[], actor=[], passthrough=passthrough)
+    assert values_of(sent, name) == []
+
+
+@pytest.mark.parametrize("name", [s for name in REMOVED_WHEN_INTERCEPTED for s in spellings(name)])
+def test_an_intercepted_request_loses_credentials_encodings_and_forwarding(name: str) -> None:
+    assert for_upstream([(name, "value")], auth=[], actor=[]) == []
+
+
+@pytest.mark.parametrize("name", ["Accept-Encoding", "Anthropic-Workspace-Id", "Range"])
+def test_a_passed_through_request_keeps_what_only_reading_forbids(name: str) -> None:
+    sent = for_upstream([(name, "value")], auth=AUTH, actor=[], passthrough=True)
+    assert (name, "value") in sent
+
+
+@pytest.mark.parametrize("passthrough", [False, True])
+def test_what_connection_names_belongs_to_this_hop(passthrough: bool) -> None:
+    headers = [
+        ("Connection", "close, X-Hop"),
+        ("connection", "x-other"),
+        ("x-hop", "1"),
+        ("X-Other", "2"),
+        ("X-Kept", "3"),
+    ]
+    sent = for_upstream(headers, auth=[], actor=[], passthrough=passthrough)
+    assert ("X-Kept", "3") in sent
+    assert not values_of(sent, "x-hop")
+    assert not values_of(sent, "x-other")
+
+
+def test_order_and_repetition_survive_and_ours_come_last() -> None:
+    headers = [("B", "1"), ("Host", "gateway"), ("A", "2"), ("b", "3"), ("Cookie", "c=d")]
+    sent = for_upstream(headers, auth=AUTH, actor=[("X-AI-Bridge-Actor-ID", "u1")])
+    assert sent == [
+        ("B", "1"),
+        ("A", "2"),
+        ("b", "3"),
+        ("Cookie", "c=d"),
+        ("X-Api-Key", "sk-provider"),
+        ("X-AI-Bridge-Actor-ID", "u1"),
+    ]
+
+
+@pytest.mark.parametrize("passthrough", [False, True])
+def test_the_providers_key_replaces_every_credential_of_the_client(passthrough: bool) -> None:
+    headers = [(name, "mine") for name in sorted(CREDENTIAL_HEADERS)]
+    sent = for_upstream(headers, auth=AUTH, actor=[], passthrough=passthrough)
+    assert "mine" not in [value for _, value in sent]
+    assert values_of(sent, "x-api-key") == ["sk-provider"]
+
+
+def test_a_passed_through_request_without_our_key_keeps_the_clients() -> None:
+    headers = [("Authorization", "Bearer mine"), ("X-Api-Key", "also-mine")]
+    sent = for_upstream(headers, auth=[], actor=[], passthrough=True)
+    assert sent[:2] == headers
+
+
+def test_a_client_cannot_name_the_actor_itself() -> None:
+    actor = [("X-User", "real"), ("X-Mail", "")]
+    forged = [("x-user", "forged"), ("X-MAIL", "forged"), ("X-AI-Bridge-Actor-ID", "forged")]
+    assert for_upstream(forged, auth=[], actor=actor) == [("X-User", "real")]
+
+
+def test_a_passed_through_request_names_no_actor() -> None:
+    actor = [("X-User", "real")]
+    sent = for_upstream([("x-user", "forged")], auth=[], actor=actor, passthrough=True)
+    assert values_of(sent, "x-user") == []
+
+
+def test_an_actors_name_is_sent_as_utf8() -> None:
+    [(_, value)] = for_upstream([], auth=[], actor=[("X-User", "Zoë")])
+    assert value.encode("latin-1") == "Zoë".encode()
+
+
+FORWARDED_FOR = [
+    ([], "203.0.113.9", ["203.0.113.9"]),
+    ([], "2001:db8::1", ["2001:db8::1"]),
+    ([("X-Forwarded-For", "10.0.0.1")], "203.0.113.9", ["10.0.0.1, 203.0.113.9"]),
+    (
+        [("X-Forwarded-For", "10.0.0.1, 10.0.0.2"), ("x-forwarded-for", "10.0.0.3")],
+        "203.0.113.9",
+        ["10.0.0.1, 10.0.0.2, 10.0.0.3, 203.0.113.9"],
+    ),
+    ([("X-Forwarded-For", " ")], "203.0.113.9", ["203.0.113.9"]),
+    ([("X-Forwarded-For", "10.0.0.1")], "unix:", []),
+    ([("X-Forwarded-For", "10.0.0.1")], "", []),
+]
+
+
+@pytest.mark.parametrize(("headers", "client_ip", "expected"), FORWARDED_FOR)
+def test_forwarded_for_grows_by_the_client(
+    headers: list[tuple[str, str]], client_ip: str, expected: list[str]
+) -> None:
+    sent = for_upstream(headers, auth=[], actor=[], passthrough=True, client_ip=client_ip)
+    assert values_of(sent, "X-Forwarded-For") == expected
+
+
+def test_a_passed_through_request_says_where_it_came_in() -> None:
+    headers = [("X-Forwarded-Host", "forged"), ("X-Forwarded-Proto", "forged")]
+    sent = for_upstream(
+        headers, auth=[], actor=[], passthrough=True, scheme="https", host="gateway.example"
+    )
+    assert values_of(sent, "x-forwarded-host") == ["gateway.example"]
+    assert values_of(sent, "x-forwarded-proto") == ["https"]
+
+
+def test_without_host_and_with_any_other_scheme_it_says_less() -> None:
+    sent = for_upstream([], auth=[], actor=[], passthrough=True, scheme="wss")
+    assert sent == [("X-Forwarded-Proto", "http"), ("User-Agent", "aibridge")]
+
+
+def test_an_intercepted_request_gains_nothing_of_a_proxys() -> None:
+    sent = for_upstream([], auth=AUTH, actor=[], client_ip="203.0.113.9", host="gateway.example")
+    assert sent == AUTH
+
+
+def test_a_passed_through_request_keeps_its_user_agent() -> None:
+    sent = for_upstream([("user-agent", "codex/1")], auth=[], actor=[], passthrough=True)
+    assert values_of(sent, "User-Agent") == ["codex/1"]
+
+
+def test_an_answer_is_relayed_but_for_its_hop() -> None:
+    headers = [
+        ("Content-Type", "application/json"),
+        ("Set-Cookie", "a=1"),
+        ("set-cookie", "b=2"),
+        ("Content-Length", "12"),
+        ("Content-Encoding", "gzip"),
+        ("Retry-After", "3"),
+        ("request-id", "req_1"),
+    ]
+    hop = [(name, "x") for name in sorted(HOP_BY_HOP - {"connection"})]
+    hop += [("CONNECTION", "keep-alive, X-Hop"), ("x-hop", "1")]
+    assert for_client([*hop, *headers, *hop]) == headers
+
+
+@pytest.mark.parametrize("value", ["a\rb", "a\nb", "a\r\nSet-Cookie: x=y", "a\x00b", "\n"])
+def test_a_value_that_would_become_two_headers_is_refused(value: str) -> None:
+    calls = [
+        lambda: for_client([("X-A", value)]),
+        lambda: for_upstream([("X-A", value)], auth=[], actor=[]),
+        lambda: for_upstream([], auth=[("X-A", value)], actor=[]),
+        lambda: for_upstream([], auth=[], actor=[("X-A", value)]),
+        lambda: for_upstream([], auth=[], actor=[], passthrough=True, host=value),
+    ]
+    for call in calls:
+        with pytest.raises(UnsafeHeader, match="a line break or a NUL") as caught:
+            call()
+        assert value not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a:", "a\r\nb", "a\n", "é", "a\x00"])
+def test_a_name_that_is_no_token_is_refused(name: str) -> None:
+    for call in (for_client, lambda headers: for_upstream(headers, auth=[], actor=[])):
+        with pytest.raises(UnsafeHeader, match=r"^a header name contains"):
+            call([(name, "x")])
+
+
+def firewall(session: str | None, sequence: str | None) -> list[tuple[str, str]]:
+    named = [
+        ("x-coder-agent-firewall-session-id", session),
+        ("X-CODER-AGENT-FIREWALL-SEQUENCE-NUMBER", sequence),
+    ]
+    return [(name, value) for name, value in named if value is not None]
+
+
+@pytest.mark.parametrize(
+    ("session", "sequence", "expected"),
+    [
+        (None, None, None),
+        (" ", "", None),
+        (SESSION, "0", (SESSION.lower(), 0)),
+        (f" {SESSION} ", " 7 ", (SESSION.lower(), 7)),
+        (SESSION, "2147483647", (SESSION.lower(), 2147483647)),
+    ],
+)
+def test_the_agent_firewalls_place_is_read(
+    session: str | None, sequence: str | None, expected: tuple[str, int] | None
+) -> None:
+    assert agent_firewall(firewall(session, sequence)) == expected
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        firewall(SESSION, None),
+        firewall(None, "1"),
+        firewall(SESSION, " "),
+        firewall("", "1"),
+        firewall("not-a-uuid", "1"),
+        firewall(SESSION.replace("-", ""), "1"),
+        firewall(SESSION + "0", "1"),
+        firewall(SESSION, "-1"),
+        firewall(SESSION, "1.5"),
+        firewall(SESSION, "one"),
+        firewall(SESSION, "2147483648"),
+        firewall(SESSION, "99999999999999999999"),
+        firewall(SESSION, "١"),
+        firewall(SESSION, "1") + firewall(SESSION, None),
+        firewall(SESSION, "1") + firewall(None, "2"),
+    ],
+)
+def test_half_or_broken_agent_firewall_headers_are_refused(headers: list[tuple[str, str]]) -> None:
+    with pytest.raises(BadAgentFirewall, match=r"^invalid agent firewall headers$"):
+        agent_firewall(headers)
+
+
+def test_values_are_found_whatever_their_case() -> None:
+    headers = [("A", " 1 "), ("b", "x"), ("a", ""), ("a", "2")]
+    assert values_of(headers, "a") == ["1", "", "2"]
+    assert first_of([("a", " "), *headers], "A") == "1"
+    assert first_of(headers, "c") == ""
