@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import pykka
 
-__all__ = ["ActorDied", "Future", "GatewayActor", "Reply", "complete", "fail", "new_reply"]
+__all__ = ["ActorDied", "Crash", "Future", "GatewayActor", "Reply", "complete", "fail", "new_reply"]
 
 T = TypeVar("T")
 
@@ -25,6 +25,14 @@ Reply = pykka.ThreadingFuture
 
 class ActorDied(Exception):
     """The actor that held a message died before it was answered."""
+
+
+class CrashedOnRequest(RuntimeError):
+    """An operator asked for this death."""
+
+
+class Crash:
+    """Told to any actor: die as an error in its code would let it die."""
 
 
 class _Watcher(Protocol):
@@ -99,6 +107,8 @@ class GatewayActor(pykka.ThreadingActor):
 
     def on_receive(self, message: Any) -> Any:
         try:
+            if isinstance(message, Crash):
+                raise CrashedOnRequest(self.role)
             return self.receive(message)
         except Exception as ex:
             # An exception in a `tell` stops a pykka actor for good; one in an `ask` goes to

@@ -1,0 +1,28 @@
+"""What the supervisor is told to build: values only, made by the edge from its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pykka
+from attrs import field, frozen
+
+from aigateway.actors.providers.provider import ProviderLimits
+
+__all__ = ["GatewayPlan", "StartControlPlane"]
+
+StartControlPlane = Callable[[str, Any], pykka.ActorRef[Any]]
+"""Starts the control plane actor for a role and a watcher."""
+
+
+@frozen(kw_only=True)
+class GatewayPlan:
+    """One gateway worker's actors.  Sizes in bytes."""
+
+    start_control_plane: StartControlPlane
+    state_dir: Path
+    """Where the spools are."""
+    spool_max_size: int = 1 << 30
+    limits: ProviderLimits = field(factory=ProviderLimits)

@@ -1,0 +1,62 @@
+"""What can go wrong between a worker and its upstream, by cause and phase."""
+
+from __future__ import annotations
+
+__all__ = [
+    "AnswerTimeout",
+    "ConnectFailed",
+    "ConnectTimeout",
+    "HeadCut",
+    "Quiet",
+    "SendFailed",
+    "UpstreamCut",
+    "UpstreamError",
+]
+
+
+class UpstreamError(Exception):
+    """The upstream did not do its part.
+
+    ``sent`` says whether any byte of the request may have reached it.
+    """
+
+    sent = True
+    status = 502
+    """The status for the client when its answer has not begun."""
+    error_type = "server_error"
+
+
+class ConnectFailed(UpstreamError):
+    """No connection to the upstream (refused, unknown host, TLS)."""
+
+    sent = False
+
+
+class ConnectTimeout(ConnectFailed):
+    """No connection to the upstream within the connect timeout."""
+
+    status = 504
+    error_type = "timeout"
+
+
+class SendFailed(UpstreamError):
+    """The connection broke while the request was sent."""
+
+
+class AnswerTimeout(UpstreamError):
+    """The upstream did not begin its answer in time."""
+
+    status = 504
+    error_type = "timeout"
+
+
+class HeadCut(UpstreamError):
+    """The connection broke, or what came was no HTTP, before the answer's head was complete."""
+
+
+class UpstreamCut(UpstreamError):
+    """The connection broke inside the answer's body."""
+
+
+class Quiet(Exception):
+    """Nothing has arrived for a while; reading may go on."""

@@ -1,0 +1,74 @@
+"""An interception together with its ledger: what is held while its answer is read."""
+
+from __future__ import annotations
+
+import time
+
+from aigateway.actors.providers.interception.interface import Interception
+from aigateway.actors.recorder.ledger import Ledger
+from aigateway.actors.recorder.records import InterceptionEnded
+
+__all__ = ["Recording"]
+
+
+class Recording:
+    """Feeds what arrives to the interception and its records to the ledger.
+
+    Belongs to whoever holds the exchange.
+    """
+
+    def __init__(self, interception: Interception, ledger: Ledger) -> None:
+        self.interception = interception
+        self.ledger = ledger
+        self.credential_hint = ""
+        self.provider_name: str | None = None
+
+    def data(self, arrived: bytes) -> bytes:
+        """Feed bytes of the answer; returns what goes to the client."""
+        interception = self.interception
+        out = interception.receive_data(arrived, time.time())
+        self._collect()
+        return out
+
+    def end(self, *, framed: bool) -> bytes:
+        """The answer has ended; returns the last bytes for the client."""
+        out = self.interception.receive_end(time.time(), framed=framed)
+        self._collect()
+        return out
+
+    def cut(self, reason: str, error_type: str) -> bytes:
+        """The upstream broke off; returns an error event for the client."""
+        out = self.interception.receive_cut(reason, time.time(), error_type=error_type)
+        self._collect()
+        return out
+
+    def lost_client(self) -> None:
+        """The client has gone and the rest of the answer will not be read."""
+        self.interception.receive_lost_client(time.time())
+        self._collect()
+
+    def refused(self, error_type: str, message: str) -> None:
+        """There was no answer at all: record the end with this error."""
+        self._end(error_type, message)
+
+    def close(self) -> None:
+        """Record the end as the interception knows it; returns when all is on disk."""
+        outcome = self.interception.outcome()
+        self._end(outcome.error_type, outcome.error_message)
+
+    def _end(self, error_type: str | None, message: str | None) -> None:
+        self.ledger.end(
+            InterceptionEnded(
+                id=self.interception.id,
+                ended_at=time.time(),
+                credential_hint=self.credential_hint,
+                error_type=error_type,
+                error_message=message,
+                provider_name=self.provider_name,
+            )
+        )
+
+    def _collect(self) -> None:
+        records = self.interception.take_records()
+        if records:
+            self.ledger.add(records)

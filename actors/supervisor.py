@@ -1,0 +1,344 @@
+"""The supervisor: starts the actors of one gateway worker, and restarts those that die.
+
+Each role has a history of deaths.  The first restart is immediate, further ones wait
+longer; too many within a window mean that restarting does not help, and the supervisor
+gives up loudly: the process ends and gunicorn starts a new worker.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from threading import Timer
+from typing import Any
+
+import pykka
+import structlog
+from attrs import Factory, define, frozen
+
+from aigateway.actors.actor import Crash, GatewayActor
+from aigateway.actors.coderd.messages import ProvidersChanged, SubscribeProviders
+from aigateway.actors.plan import GatewayPlan
+from aigateway.actors.providers.config import ProviderConfig
+from aigateway.actors.providers.messages import GetProviderState, ProviderState, Retire
+from aigateway.actors.providers.provider import Provider
+from aigateway.actors.recorder.recorder import ControlPlaneChanged, GetSpoolStats, Recorder
+from aigateway.actors.tree import ActorTree, provider_role
+
+__all__ = ["ActorInfo", "ListActors", "RestartActor", "StopAll", "Supervisor"]
+
+BACKOFF_FLOOR, BACKOFF_CEILING = 0.05, 5.0
+"""Seconds before a restart, from the second death in a window on."""
+WINDOW = 60.0
+MAX_DEATHS = 12
+"""Deaths of one role within ``WINDOW`` seconds after which the worker gives up."""
+SWEEP_EVERY = 1.0
+"""Seconds between looks for actors that died without a word."""
+
+log = structlog.get_logger("ai-gateway.supervisor")
+
+
+@frozen
+class ActorInfo:
+    """One line of ``aigateway actors``."""
+
+    role: str
+    state: str
+    restarts: int
+    inbox: int
+    last_error: str = ""
+    detail: str = ""
+
+
+@frozen
+class ListActors:
+    """Asked: answers a tuple of :class:`ActorInfo`."""
+
+
+@frozen
+class RestartActor:
+    """Asked: restart one actor; answers True, or False for an unknown role.
+
+    ``crash`` ends it as an error in its code would, for rehearsals.
+    """
+
+    role: str
+    crash: bool = False
+
+
+@frozen
+class StopAll:
+    """Asked: stop all actors, the control plane last; answers None when they are gone."""
+
+
+@frozen
+class _Ended:
+    role: str
+    urn: str
+    error: BaseException | None
+
+
+@frozen
+class _Start:
+    role: str
+
+
+@frozen
+class _Sweep:
+    pass
+
+
+@define(eq=False)
+class _Child:
+    role: str
+    start: Callable[[], pykka.ActorRef[Any]]
+    ref: pykka.ActorRef[Any] | None = None
+    restarts: int = 0
+    deaths: deque[float] = Factory(deque)
+    last_error: str = ""
+    starting: bool = False
+
+
+class Supervisor(GatewayActor):
+    """Root of the actor tree of one gateway worker process."""
+
+    def __init__(
+        self,
+        plan: GatewayPlan,
+        tree: ActorTree,
+        give_up: Callable[[str], None],
+        watcher: Any = None,
+    ) -> None:
+        super().__init__("supervisor", watcher)
+        self._plan = plan
+        self._tree = tree
+        self._give_up = give_up
+        self._children: dict[str, _Child] = {}
+        self._configs: dict[str, ProviderConfig] = {}
+        self._sweeper: Timer | None = None
+        self._stopping = False
+
+    def started(self) -> None:
+        self._add("control-plane", self._start_control_plane)
+        self._add("recorder", self._start_recorder)
+        self._schedule_sweep()
+
+    def release(self) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._stop_children()
+
+    def receive(self, message: Any) -> Any:
+        match message:
+            case ProvidersChanged():
+                self._providers_changed(message.providers)
+            case _Ended():
+                self._ended(message)
+            case _Start():
+                child = self._children.get(message.role)
+                if child is not None and child.starting:
+                    child.starting = False
+                    self._start(child)
+            case _Sweep():
+                self._sweep()
+            case ListActors():
+                return self._list()
+            case RestartActor():
+                return self._restart(message)
+            case StopAll():
+                self._stop_children()
+            case _:
+                raise TypeError(f"supervisor: unknown message {type(message).__name__}")
+        return None
+
+    # -- children
+
+    def _add(self, role: str, start: Callable[[], pykka.ActorRef[Any]]) -> _Child:
+        child = self._children[role] = _Child(role, start)
+        self._start(child)
+        return child
+
+    def _start(self, child: _Child) -> None:
+        try:
+            child.ref = child.start()
+        except Exception as ex:
+            child.ref = None
+            self._after_death(child, ex)
+            return
+        self._tree.put(child.role, child.ref)
+        if child.role == "control-plane":
+            child.ref.tell(SubscribeProviders(self.actor_ref))
+            recorder = self._tree.find("recorder")
+            if recorder is not None and recorder.is_alive():
+                recorder.tell(ControlPlaneChanged(replaced=True))
+
+    def _start_control_plane(self) -> pykka.ActorRef[Any]:
+        return self._plan.start_control_plane("control-plane", self._watch)
+
+    def _start_recorder(self) -> pykka.ActorRef[Any]:
+        return Recorder.start(
+            "recorder",
+            self._watch,
+            tree=self._tree,
+            folder=self._plan.state_dir,
+            max_size=self._plan.spool_max_size,
+        )
+
+    def _watch(self, actor: GatewayActor, error: BaseException | None) -> None:
+        # In the dying actor's own thread.
+        if self.actor_ref.is_alive():
+            self.actor_ref.tell(_Ended(actor.role, actor.actor_urn, error))
+
+    def _ended(self, message: _Ended) -> None:
+        child = self._children.get(message.role)
+        if child is None or child.ref is None or child.ref.actor_urn != message.urn:
+            return
+        self._tree.remove(child.role, child.ref)
+        child.ref = None
+        if not self._stopping:
+            self._after_death(child, message.error)
+
+    def _after_death(self, child: _Child, error: BaseException | None) -> None:
+        now = time.monotonic()
+        child.restarts += 1
+        if error is not None:
+            child.last_error = f"{type(error).__name__}: {error}"
+            child.deaths.append(now)
+        while child.deaths and now - child.deaths[0] > WINDOW:
+            child.deaths.popleft()
+        deaths = len(child.deaths)
+        if deaths > MAX_DEATHS:
+            text = f"{child.role} died {deaths} times within {WINDOW:g} s: {child.last_error}"
+            log.critical("giving up", reason=text)
+            self._give_up(text)
+            return
+        delay = 0.0
+        if deaths > 1:
+            delay = min(BACKOFF_CEILING, BACKOFF_FLOOR * 2.0 ** (deaths - 2))
+        log.log(
+            40 if error is not None else 20,
+            "actor ended, restarting it",
+            role=child.role,
+            error=child.last_error if error is not None else None,
+            restarts=child.restarts,
+            delay=delay,
+        )
+        child.starting = True
+        self._later(delay, _Start(child.role))
+
+    def _sweep(self) -> None:
+        for child in list(self._children.values()):
+            if child.ref is not None and not child.ref.is_alive():
+                error = RuntimeError("ended without a word")
+                self._ended(_Ended(child.role, child.ref.actor_urn, error))
+        self._schedule_sweep()
+
+    def _stop_children(self) -> None:
+        self._stopping = True
+        order = sorted(self._children, key=lambda role: _STOP_ORDER.get(role, 0))
+        for role in order:
+            ref = self._children[role].ref
+            if ref is not None and ref.is_alive():
+                ref.stop(timeout=5)
+            self._tree.remove(role)
+        self._children.clear()
+
+    # -- providers
+
+    def _providers_changed(self, configs: tuple[ProviderConfig, ...]) -> None:
+        new = {config.name: config for config in configs}
+        for name in self._configs.keys() - new.keys():
+            self._retire(name)
+        changed = {name for name, config in new.items() if self._configs.get(name) != config}
+        self._configs = new
+        for name in sorted(changed):
+            config = new[name]
+            self._retire(name)
+            if config.enabled and config.error is None:
+                self._add(provider_role(name), self._provider_starter(config))
+        self._tree.replace_providers(configs)
+        log.info("providers in use", providers=sorted(new), changed=sorted(changed))
+
+    def _provider_starter(self, config: ProviderConfig) -> Callable[[], pykka.ActorRef[Any]]:
+        def start() -> pykka.ActorRef[Any]:
+            return Provider.start(
+                provider_role(config.name), self._watch, config=config, limits=self._plan.limits
+            )
+
+        return start
+
+    def _retire(self, name: str) -> None:
+        child = self._children.pop(provider_role(name), None)
+        if child is not None and child.ref is not None:
+            self._tree.remove(child.role, child.ref)
+            if child.ref.is_alive():
+                child.ref.tell(Retire())
+
+    # -- for operators
+
+    def _restart(self, message: RestartActor) -> bool:
+        child = self._children.get(message.role)
+        if child is None or child.ref is None or not child.ref.is_alive():
+            return False
+        if message.crash:
+            child.ref.tell(Crash())
+        else:
+            child.ref.stop(block=False)
+        return True
+
+    def _list(self) -> tuple[ActorInfo, ...]:
+        infos = [ActorInfo("supervisor", "running", 0, self.actor_inbox.qsize())]  # type: ignore[attr-defined]
+        for child in self._children.values():
+            infos.extend(_describe(child))
+        return tuple(infos)
+
+    def _schedule_sweep(self) -> None:
+        self._sweeper = self._later(SWEEP_EVERY, _Sweep())
+
+    def _later(self, delay: float, message: Any) -> Timer:
+        timer = Timer(delay, _tell_quietly, (self.actor_ref, message))
+        timer.daemon = True
+        timer.start()
+        return timer
+
+
+_STOP_ORDER = {"recorder": 1, "control-plane": 2}
+
+
+def _describe(child: _Child) -> list[ActorInfo]:
+    ref = child.ref
+    state = "running" if ref is not None and ref.is_alive() else "restarting"
+    inbox = ref.actor_inbox.qsize() if ref is not None else 0  # type: ignore[attr-defined]
+    detail = ""
+    workers: list[ActorInfo] = []
+    if ref is not None and state == "running":
+        question = {"recorder": GetSpoolStats()}.get(child.role)
+        if child.role.startswith("provider/"):
+            question = GetProviderState()  # type: ignore[assignment]
+        answer = _ask_quietly(ref, question) if question is not None else None
+        if isinstance(answer, ProviderState):
+            detail = (
+                f"busy={answer.busy} idle={answer.idle} draining={answer.draining}"
+                f" waiting={answer.waiting}"
+            )
+            workers = [
+                ActorInfo(w.role, w.state, 0, 0, detail=f"exchanges={w.exchanges}")
+                for w in answer.workers
+            ]
+        elif answer is not None:
+            detail = f"spooled={answer.depth} dead_letters={answer.dead_letters}"
+    first = ActorInfo(child.role, state, child.restarts, inbox, child.last_error, detail)
+    return [first, *workers]
+
+
+def _ask_quietly(ref: pykka.ActorRef[Any], message: Any) -> Any:
+    try:
+        return ref.ask(message, timeout=1)
+    except (pykka.ActorDeadError, pykka.Timeout):
+        return None
+
+
+def _tell_quietly(ref: pykka.ActorRef[Any], message: Any) -> None:
+    if ref.is_alive():
+        ref.tell(message)

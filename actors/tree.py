@@ -1,0 +1,73 @@
+"""Where actors are found: by role, never by a reference that was kept.
+
+One tree per gateway worker process.  The Supervisor alone writes to it.  Roles are
+``control-plane``, ``recorder``, ``mcp`` and ``provider/<name>``.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pykka
+
+from aigateway.actors.providers.config import ProviderConfig
+
+__all__ = ["ActorTree", "provider_role"]
+
+
+def provider_role(name: str) -> str:
+    """The role of the provider actor with this name."""
+    return f"provider/{name}"
+
+
+class ActorTree:
+    """Roles and who fills them now."""
+
+    def __init__(self) -> None:
+        self._refs: dict[str, pykka.ActorRef[Any]] = {}
+        self._changed = threading.Condition()
+        self._providers: dict[str, ProviderConfig] = {}
+        self.providers_loaded = False
+
+    def find(self, role: str) -> pykka.ActorRef[Any] | None:
+        """Who fills this role now, or None while nobody does."""
+        return self._refs.get(role)
+
+    def wait_for(
+        self, role: str, timeout: float, *, other_than: pykka.ActorRef[Any] | None = None
+    ) -> pykka.ActorRef[Any] | None:
+        """Like :meth:`find`, but wait up to ``timeout`` seconds for a (new) one."""
+
+        def there() -> bool:
+            ref = self._refs.get(role)
+            return ref is not None and ref is not other_than and ref.is_alive()
+
+        with self._changed:
+            self._changed.wait_for(there, timeout)
+        ref = self._refs.get(role)
+        return None if ref is other_than else ref
+
+    def provider_config(self, name: str) -> ProviderConfig | None:
+        """The configuration of the provider with this name, running or not."""
+        return self._providers.get(name)
+
+    def provider_configs(self) -> tuple[ProviderConfig, ...]:
+        return tuple(self._providers.values())
+
+    # -- for the Supervisor
+
+    def put(self, role: str, ref: pykka.ActorRef[Any]) -> None:
+        with self._changed:
+            self._refs[role] = ref
+            self._changed.notify_all()
+
+    def remove(self, role: str, ref: pykka.ActorRef[Any] | None = None) -> None:
+        """Take out a role, if ``ref`` is given only while this one fills it."""
+        if ref is None or self._refs.get(role) is ref:
+            self._refs.pop(role, None)
+
+    def replace_providers(self, configs: tuple[ProviderConfig, ...]) -> None:
+        """Swap the set of known providers in one step."""
+        self._providers = {config.name: config for config in configs}
+        self.providers_loaded = True
