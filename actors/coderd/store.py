@@ -11,8 +11,7 @@ import hmac
 import os
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 from attrs import field, frozen
 
@@ -87,6 +86,7 @@ class Store:
         self._path = path
         self._connection: sqlite3.Connection | None = open_database(path, patience=patience)
         self._connection.execute("PRAGMA busy_timeout = 0")
+        self._file = _identity(path)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -101,8 +101,10 @@ class Store:
         key_id, dash, secret = token.partition("-")
         if not dash or not secret:
             return _UNAUTHORIZED
-        with self._in_use() as connection:
-            row = connection.execute(_KEY_SQL, (_storable(key_id),)).fetchone()
+        try:
+            row = self._opened().execute(_KEY_SQL, (_storable(key_id),)).fetchone()
+        except (sqlite3.Error, LocalDatabaseError, OSError) as ex:
+            raise self._failed(ex) from ex
         if row is None:
             return _UNAUTHORIZED
         digest, user_id, username, expires_at, revoked_at = row
@@ -122,34 +124,54 @@ class Store:
 
         Raises :class:`DatabaseBusy` and :class:`DatabaseTrouble`: then nothing was stored.
         """
-        with self._in_use() as connection:
+        try:
+            connection = self._opened_for_writing()
             try:
                 return _write_together(connection, starts, records)
             except _BAD_VALUES:
                 return _write_singly(connection, starts, records)
+        except (sqlite3.Error, LocalDatabaseError, OSError) as ex:
+            raise self._failed(ex) from ex
 
     def probe(self) -> None:
         """Write without changing anything.
 
         Raises :class:`DatabaseBusy` and :class:`DatabaseTrouble`.
         """
-        with self._in_use() as connection, transaction(connection):
-            connection.execute(f"PRAGMA user_version = {VERSION}")
-
-    @contextmanager
-    def _in_use(self) -> Iterator[sqlite3.Connection]:
         try:
-            if self._connection is None:
-                # Not created anew: an empty database would refuse every key for good.
-                self._connection = open_database(self._path, create=False, patience=0)
-            yield self._connection
-        except sqlite3.Error as ex:
-            if is_busy(ex):
-                raise DatabaseBusy(str(ex)) from ex
+            connection = self._opened_for_writing()
+            with transaction(connection):
+                connection.execute(f"PRAGMA user_version = {VERSION}")
+        except (sqlite3.Error, LocalDatabaseError, OSError) as ex:
+            raise self._failed(ex) from ex
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None:
+            # Not created anew: an empty database would refuse every key for good.
+            self._connection = open_database(self._path, create=False, patience=0)
+            self._file = _identity(self._path)
+        return self._connection
+
+    def _opened_for_writing(self) -> sqlite3.Connection:
+        # SQLite goes on writing to a file that was deleted or replaced, where nobody reads it.
+        if self._connection is not None and _identity(self._path) != self._file:
             self.close()
-            raise DatabaseTrouble(str(ex)) from ex
-        except LocalDatabaseError as ex:
-            raise DatabaseTrouble(str(ex)) from ex
+        return self._opened()
+
+    def _failed(self, ex: Exception) -> DatabaseBusy | DatabaseTrouble:
+        cause = ex.__cause__ if isinstance(ex, LocalDatabaseError) else ex
+        if isinstance(cause, sqlite3.Error) and is_busy(cause):
+            return DatabaseBusy(str(ex))
+        self.close()
+        return DatabaseTrouble(str(ex))
+
+
+def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _storable(text: str) -> str:
