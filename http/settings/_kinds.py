@@ -1,0 +1,377 @@
+"""How the text of a setting becomes a value, one object per kind of value.
+
+Flags and environment variables are always text; YAML may hold the value itself.  Every
+failure is a :class:`ValueError` that says what the value must be, so that the caller only
+has to put the name of the setting in front.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from attrs import frozen
+
+__all__ = [
+    "ADDRESS",
+    "BOOL",
+    "DURATION",
+    "HEADER",
+    "PATH",
+    "REGEXES",
+    "SIZE",
+    "STORAGE",
+    "STRING",
+    "URL",
+    "Kind",
+    "choice",
+    "number",
+    "split_address",
+    "whole_number",
+]
+
+
+@frozen
+class Kind:
+    """A kind of value: how it is read from text or YAML, and how it is shown."""
+
+    name: str
+    metavar: str
+    must_be: str
+    """Completes "must be …" in an error."""
+    from_text: Callable[[str], Any]
+    from_yaml: Callable[[Any], Any]
+    show: Callable[[Any], str] = str
+    is_list: bool = False
+    may_hold_secret: bool = False
+    empty: Any = None
+    """What empty text means; None: it is as wrong as any other bad text."""
+
+    def read(self, raw: Any) -> Any:
+        """Convert ``raw``, text or a YAML value.  Raises ValueError with the reason."""
+        if isinstance(raw, str):
+            if not raw and self.empty is not None:
+                return self.empty
+            convert = self.from_text
+        else:
+            convert = self.from_yaml
+        try:
+            return convert(raw)
+        except (ValueError, TypeError, OverflowError, AttributeError) as ex:
+            detail = f" ({ex})" if type(ex) is _DetailError else ""
+            raise ValueError(f"must be {self.must_be}{detail}") from None
+
+
+class _DetailError(ValueError):
+    """A reason worth showing beside the general one."""
+
+
+# -- yes or no
+
+_TRUE = frozenset({"1", "t", "true", "yes", "on"})
+_FALSE = frozenset({"0", "f", "false", "no", "off"})
+
+
+def _bool_text(text: str) -> bool:
+    word = text.strip().lower()
+    if word in _TRUE:
+        return True
+    if word in _FALSE:
+        return False
+    raise ValueError
+
+
+def _bool_yaml(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise ValueError
+
+
+BOOL = Kind(
+    "bool", "[true|false]", "true or false", _bool_text, _bool_yaml, lambda v: str(v).lower()
+)
+
+
+# -- numbers
+
+
+def whole_number(least: int = 0) -> Kind:
+    """A whole number of at least ``least``."""
+
+    def checked(value: int) -> int:
+        if value < least:
+            raise ValueError
+        return value
+
+    def from_text(text: str) -> int:
+        if not re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", text):
+            raise ValueError
+        return checked(int(text))
+
+    def from_yaml(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError
+        return checked(value)
+
+    return Kind("int", "N", f"a whole number of at least {least}", from_text, from_yaml)
+
+
+def number(least: float = 0.0) -> Kind:
+    """A number of at least ``least``, with or without a fraction."""
+
+    def checked(value: float) -> float:
+        if not math.isfinite(value) or value < least:
+            raise ValueError
+        return value
+
+    def from_yaml(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError
+        return checked(float(value))
+
+    return Kind(
+        "float", "N", f"a number of at least {least:g}", lambda t: checked(float(t)), from_yaml
+    )
+
+
+# -- durations: 10s, 5m, 1h30m, 1.5s, 250ms; seconds inside
+
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ms|us|µs|ns|h|m|s)")
+
+
+def _duration_text(text: str) -> float:
+    text = text.strip()
+    if text == "0":
+        return 0.0
+    total, at = 0.0, 0
+    while at < len(text):
+        part = _PART.match(text, at)
+        if part is None:
+            raise ValueError
+        total += float(part[1]) * _UNITS[part[2]]
+        at = part.end()
+    if not text or not math.isfinite(total):
+        raise ValueError
+    return total
+
+
+def _duration_yaml(value: Any) -> float:
+    if value == 0 and not isinstance(value, bool):
+        return 0.0
+    raise ValueError
+
+
+def _duration_show(seconds: float) -> str:
+    if seconds <= 0:
+        return "0"
+    if seconds < 1:
+        return f"{seconds * 1000:g}ms"
+    hours, rest = divmod(seconds, 3600)
+    minutes, rest = divmod(rest, 60)
+    parts = [(hours, "h"), (minutes, "m"), (rest, "s")]
+    return "".join(f"{amount:g}{unit}" for amount, unit in parts if amount)
+
+
+DURATION = Kind(
+    "duration",
+    "DURATION",
+    "a duration with its unit, such as 10s, 5m or 1h30m",
+    _duration_text,
+    _duration_yaml,
+    _duration_show,
+)
+
+
+# -- sizes: bytes inside
+
+_SIZES = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
+
+
+def _size_text(text: str) -> int:
+    match = re.fullmatch(r"\s*([0-9]{1,18})\s*([A-Za-z]*)\s*", text)
+    if match is None or match[2].lower() not in _SIZES:
+        raise ValueError
+    return int(match[1]) * _SIZES[match[2].lower()]
+
+
+def _size_yaml(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError
+    return value
+
+
+def _size_show(size: int) -> str:
+    for unit in ("TiB", "GiB", "MiB", "KiB"):
+        if size and size % _SIZES[unit.lower()] == 0:
+            return f"{size // _SIZES[unit.lower()]}{unit}"
+    return str(size)
+
+
+SIZE = Kind(
+    "size",
+    "SIZE",
+    "a size in bytes or with a unit, such as 32MiB",
+    _size_text,
+    _size_yaml,
+    _size_show,
+)
+
+
+# -- text
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    if "\0" in value:
+        raise _DetailError("it contains a NUL character")
+    return value
+
+
+STRING = Kind("str", "TEXT", "text", _text, _text, empty="")
+
+
+def _path(value: Any) -> str:
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    return os.path.expanduser(_text(value))
+
+
+PATH = Kind("path", "PATH", "a path", _path, _path, empty="")
+
+
+def choice(*names: str) -> Kind:
+    """One of ``names``."""
+
+    def one_of(value: Any) -> str:
+        if value not in names:
+            raise ValueError
+        return str(value)
+
+    return Kind("choice", "|".join(names), "one of " + ", ".join(names), one_of, one_of)
+
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def _header(value: Any) -> str:
+    if not _TOKEN.fullmatch(_text(value)):
+        raise ValueError
+    return str(value)
+
+
+HEADER = Kind("header", "NAME", "a header name (RFC 9110 token)", _header, _header, empty="")
+
+
+# -- addresses
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Split ``host:port`` or ``[ipv6]:port``.  Raises ValueError; an empty host is allowed."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise ValueError(address)
+    if host.startswith("[") and host.endswith("]"):
+        return host[1:-1], int(port)
+    if ":" in host or "/" in host or host != host.strip():
+        raise ValueError(address)
+    return host, int(port)
+
+
+def _address(value: Any) -> str:
+    split_address(_text(value))
+    return str(value)
+
+
+ADDRESS = Kind("address", "HOST:PORT", "host:port, such as 127.0.0.1:4001", _address, _address)
+
+
+def _url(value: Any) -> str:
+    text = _text(value).strip()
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError
+    _ = parts.port
+    return text
+
+
+def _show_url(text: str) -> str:
+    """Hide the user and password that an address may hold."""
+    return re.sub(r"(?<=://)[^/@]*@", "****@", text)
+
+
+URL = Kind(
+    "url", "URL", "an address that starts with http:// or https://", _url, _url, _show_url, empty=""
+)
+
+
+_STORAGES = ("memory", "redis", "rediss", "redis+unix", "redis+sentinel", "redis+cluster")
+
+
+def _storage(value: Any) -> str:
+    scheme, separator, _rest = _text(value).strip().partition("://")
+    if not separator or scheme not in _STORAGES:
+        raise ValueError
+    return str(value).strip()
+
+
+STORAGE = Kind(
+    "storage",
+    "ADDRESS",
+    "memory:// or an address redis://host:port/db",
+    _storage,
+    _storage,
+    _show_url,
+    may_hold_secret=True,
+)
+
+
+# -- regular expressions
+
+
+def _regex(value: Any) -> str:
+    try:
+        re.compile(_text(value))
+    except re.error as ex:
+        raise _DetailError(f"{value!r}: {ex}") from None
+    return str(value)
+
+
+def _regexes_text(text: str) -> tuple[str, ...]:
+    """Split at commas; an expression that holds a comma goes between double quotes."""
+    return tuple(_regex(part) for row in csv.reader([text]) for part in row if part)
+
+
+def _regexes_yaml(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise TypeError
+    return tuple(_regex(part) for part in value if part)
+
+
+REGEXES = Kind(
+    "regex list",
+    "REGEX,...",
+    "a list of regular expressions",
+    _regexes_text,
+    _regexes_yaml,
+    ",".join,
+    is_list=True,
+    empty=(),
+)

@@ -1,0 +1,81 @@
+"""Read the YAML file: dotted paths and raw values, nothing unknown let through."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from aigateway.http.settings.errors import SettingsError
+
+__all__ = ["read_yaml"]
+
+
+def read_yaml(path: str, known: Collection[str]) -> dict[str, Any]:
+    """Return the values in the file at ``path`` by dotted path; null counts as not there.
+
+    Raises SettingsError when the file cannot be read, is no mapping, or holds an option
+    that is not in ``known``.
+    """
+    # Not at the top: most commands never read YAML, and the import costs as much as click's.
+    import yaml
+
+    try:
+        with open(path, "rb") as file:
+            document = yaml.safe_load(file)
+    except OSError as ex:
+        raise SettingsError(f'read config file "{path}": {ex.strerror}') from ex
+    except yaml.YAMLError as ex:
+        raise SettingsError(f'config file "{path}" is not valid YAML: {_where(ex)}') from ex
+    except (UnicodeDecodeError, ValueError, RecursionError) as ex:
+        raise SettingsError(f'config file "{path}" is not valid YAML: {type(ex).__name__}') from ex
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise SettingsError(
+            f'config file "{path}" must be a mapping of options, such as "ai_gateway:"; '
+            f"it is a {_kind(document)}"
+        )
+    return dict(_options(document, "", known, path))
+
+
+def _options(
+    mapping: Mapping[Any, Any], prefix: str, known: Collection[str], path: str
+) -> Iterator[tuple[str, Any]]:
+    for key, value in mapping.items():
+        dotted = f"{prefix}{key}"
+        if dotted in known:
+            if value is not None:
+                yield dotted, value
+        elif isinstance(value, dict) and value:
+            yield from _options(value, f"{dotted}.", known, path)
+        elif _is_group(dotted, known):
+            if value is not None and value != {}:
+                raise SettingsError(
+                    f'config file "{path}": {dotted} must be a mapping, it is a {_kind(value)}'
+                )
+        else:
+            raise SettingsError(_unknown(dotted, known, path))
+
+
+def _is_group(dotted: str, known: Collection[str]) -> bool:
+    return any(name.startswith(f"{dotted}.") for name in known)
+
+
+def _unknown(dotted: str, known: Collection[str], path: str) -> str:
+    near = difflib.get_close_matches(dotted, list(known), n=1, cutoff=0.8)
+    hint = f', did you mean "{near[0]}"?' if near else ""
+    return f'config file "{path}": unknown option "{dotted}"{hint}'
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, list):
+        return "list"
+    return "mapping" if isinstance(value, dict) else "single value"
+
+
+def _where(ex: Any) -> str:
+    """The parser's reason on one line, with its place."""
+    reason = getattr(ex, "problem", None) or str(ex).splitlines()[0]
+    mark = getattr(ex, "problem_mark", None)
+    return f"line {mark.line + 1}, column {mark.column + 1}: {reason}" if mark else reason

@@ -1,0 +1,289 @@
+"""From configured providers to what their actors need, each judged by itself.
+
+:func:`build_providers` starts from the environment's list.  :func:`finish_providers` does the
+same for providers that another source (coderd) made, so that the gateway's own settings
+(bring your own key, breaker, timeouts, proxies …) apply to them too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from urllib.parse import urlsplit
+
+from attrs import evolve, frozen
+
+from aigateway.actors.providers.config import (
+    OPENAI_TYPES,
+    BedrockConfig,
+    BreakerConfig,
+    ProviderConfig,
+)
+from aigateway.http.settings._indexed_env import MAX_KEYS
+from aigateway.http.settings._proxies import proxy_for
+from aigateway.http.settings.provider_env import ProviderEntry
+from aigateway.http.settings.table import Settings
+
+__all__ = [
+    "DEFAULT_BASE_URLS",
+    "ProviderOutcome",
+    "all_failed",
+    "build_providers",
+    "finish_providers",
+    "provider_outcomes",
+]
+
+DEFAULT_BASE_URLS = {
+    "openai": "https://api.openai.com/v1/",
+    "anthropic": "https://api.anthropic.com/",
+    "copilot": "https://api.individual.githubcopilot.com",
+}
+"""The other types have no address of their own."""
+
+
+@frozen
+class ProviderOutcome:
+    """What became of one provider: ``status`` is enabled, disabled or error."""
+
+    name: str
+    type: str
+    status: str
+    error: str = ""
+
+
+def provider_outcomes(providers: Iterable[ProviderConfig]) -> list[ProviderOutcome]:
+    """Say for each provider whether it serves, in the order given."""
+    outcomes = []
+    for p in providers:
+        status = "disabled" if not p.enabled else "error" if p.error else "enabled"
+        outcomes.append(ProviderOutcome(p.name, p.type, status, p.error or ""))
+    return outcomes
+
+
+def all_failed(providers: Sequence[ProviderConfig]) -> bool:
+    """Whether some provider should serve and none can."""
+    wanted = [p for p in providers if p.enabled]
+    return bool(wanted) and all(p.error for p in wanted)
+
+
+@frozen
+class _Names:
+    """How error texts call the settings of one provider."""
+
+    base_url: str = "its base URL"
+    region: str = "its region"
+    fallback: str = "its fallback"
+
+
+def build_providers(
+    entries: Iterable[ProviderEntry], settings: Settings
+) -> tuple[ProviderConfig, ...]:
+    """Make each provider's configuration; one that cannot serve has ``error`` set."""
+    built = []
+    for entry in entries:
+        timeouts = {
+            name: getattr(settings, name)
+            for name in ("connect_timeout", "first_byte_timeout", "idle_timeout", "max_retries")
+        }
+        config = ProviderConfig(
+            name=entry.name,
+            type=entry.type,
+            base_url=entry.base_url,
+            keys=entry.keys,
+            enabled=entry.enabled,
+            error=entry.error,
+            bedrock=entry.bedrock,
+            fallback=entry.fallback,
+            **{**timeouts, **entry.extras},
+        )
+        field = "BEDROCK_BASE_URL" if entry.bedrock else "BASE_URL"
+        names = _Names(
+            f"{entry.prefix}{field}", f"{entry.prefix}BEDROCK_REGION", f"{entry.prefix}FALLBACK"
+        )
+        built.append(_finish(config, settings, names))
+    return _with_fallbacks(built)
+
+
+def finish_providers(
+    providers: Iterable[ProviderConfig], settings: Settings
+) -> tuple[ProviderConfig, ...]:
+    """Apply the gateway's settings to providers that only know their own fields."""
+    return _with_fallbacks(
+        [
+            _finish(
+                evolve(
+                    p,
+                    connect_timeout=settings.connect_timeout,
+                    first_byte_timeout=settings.first_byte_timeout,
+                    idle_timeout=settings.idle_timeout,
+                    max_retries=settings.max_retries,
+                ),
+                settings,
+                _Names(),
+            )
+            for p in providers
+        ]
+    )
+
+
+class _CannotServeError(ValueError):
+    """Why a provider cannot serve."""
+
+
+def _finish(config: ProviderConfig, settings: Settings, names: _Names) -> ProviderConfig:
+    config = evolve(
+        config,
+        allow_byok=settings.allow_byok,
+        breaker=_breaker(settings),
+        actor_headers=_actor_headers(config, settings),
+        dump_dir=settings.dump_dir,
+        ca_file=config.ca_file or settings.upstream_ca_file,
+    )
+    if config.error is not None or not config.enabled:
+        return config
+    try:
+        if config.type in OPENAI_TYPES:
+            config = _openai(config, names)
+        elif config.type in ("anthropic", "bedrock"):
+            config = _anthropic(config, names)
+        elif config.type == "copilot":
+            config = evolve(config, base_url=_base_url(config, names), keys=(), allow_byok=True)
+        else:
+            raise _CannotServeError(f'unsupported provider type: "{config.type}"')
+    except _CannotServeError as ex:
+        return evolve(config, error=str(ex))
+    proxy = config.proxy or proxy_for(config.base_url, settings.provider_environ)
+    return evolve(config, proxy=proxy)
+
+
+def _breaker(settings: Settings) -> BreakerConfig | None:
+    if not settings.circuit_breaker_enabled:
+        return None
+    return BreakerConfig(
+        failure_threshold=settings.circuit_breaker_failure_threshold,
+        interval=settings.circuit_breaker_interval,
+        timeout=settings.circuit_breaker_timeout,
+        max_requests=settings.circuit_breaker_max_requests,
+    )
+
+
+def _actor_headers(config: ProviderConfig, settings: Settings) -> dict[str, str]:
+    if not settings.send_actor_headers or config.type == "copilot":
+        return {}
+    headers = {
+        "id": settings.actor_header_id,
+        "username": settings.actor_header_username,
+        "email": settings.actor_header_email,
+    }
+    return {attribute: header for attribute, header in headers.items() if header}
+
+
+# -- by type
+
+
+def _openai(config: ProviderConfig, names: _Names) -> ProviderConfig:
+    if not config.keys and not config.allow_byok:
+        raise _CannotServeError(
+            f"{config.type} provider has no api keys configured and BYOK is not enabled"
+        )
+    _check_pool(config, config.type)
+    return evolve(config, base_url=_base_url(config, names))
+
+
+def _anthropic(config: ProviderConfig, names: _Names) -> ProviderConfig:
+    if _effective(config.bedrock):
+        return _bedrock(config, names)
+    if config.type == "bedrock":
+        raise _CannotServeError("bedrock provider has no bedrock credentials configured")
+    if not config.keys and not config.allow_byok:
+        raise _CannotServeError(
+            "anthropic provider has no api keys, no bedrock credentials, and BYOK is not enabled"
+        )
+    _check_pool(config, "anthropic")
+    return evolve(config, base_url=_base_url(config, names), bedrock=None)
+
+
+def _effective(bedrock: BedrockConfig | None) -> bool:
+    """Whether there is enough to call Bedrock; an address alone is not."""
+    return bedrock is not None and bool(
+        bedrock.region or bedrock.role_arn or bedrock.access_key or bedrock.access_key_secret
+    )
+
+
+def _bedrock(config: ProviderConfig, names: _Names) -> ProviderConfig:
+    bedrock = config.bedrock
+    assert bedrock is not None
+    if bool(bedrock.access_key) != bool(bedrock.access_key_secret):
+        raise _CannotServeError(
+            "bedrock: both access key and access key secret must be provided together"
+        )
+    if config.base_url:
+        return evolve(config, base_url=_base_url(config, names), keys=())
+    if not bedrock.region:
+        raise _CannotServeError(
+            f"bedrock: region or base url required, set {names.region} or {names.base_url}"
+        )
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", bedrock.region):
+        raise _CannotServeError(f'bedrock: {names.region}: "{bedrock.region}" is no AWS region')
+    suffix = ".cn" if bedrock.region.startswith("cn-") else ""
+    url = f"https://bedrock-runtime.{bedrock.region}.amazonaws.com{suffix}"
+    return evolve(config, base_url=url, keys=())
+
+
+def _check_pool(config: ProviderConfig, family: str) -> None:
+    if len(config.keys) > MAX_KEYS:
+        raise _CannotServeError(
+            f"{family} key pool: too many keys ({len(config.keys)}), maximum is {MAX_KEYS}"
+        )
+    for at, key in enumerate(config.keys):
+        if not key.strip():
+            raise _CannotServeError(f"{family} key pool: key at index {at} is empty")
+        if key in config.keys[:at]:
+            raise _CannotServeError(f"{family} key pool: duplicate key")
+
+
+def _base_url(config: ProviderConfig, names: _Names) -> str:
+    """The address with the type's default filled in."""
+    url = config.base_url.strip() or DEFAULT_BASE_URLS.get(config.type, "")
+    if not url:
+        raise _CannotServeError(
+            f'type "{config.type}" has no default address, set {names.base_url}'
+        )
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname)
+        _ = parts.port
+    except ValueError:
+        sound = False
+    if not sound or re.search(r"[\s\x00-\x1f]", url):
+        raise _CannotServeError(
+            f"{names.base_url}: must be an address that starts with http:// or https:// "
+            "and has a host"
+        )
+    return url
+
+
+# -- fallbacks
+
+
+def _with_fallbacks(providers: Sequence[ProviderConfig]) -> tuple[ProviderConfig, ...]:
+    by_name = {p.name: p for p in providers}
+    return tuple(_checked_fallback(p, by_name.get(p.fallback)) for p in providers)
+
+
+def _checked_fallback(p: ProviderConfig, fallback: ProviderConfig | None) -> ProviderConfig:
+    if not p.fallback or p.error is not None:
+        return p
+    if fallback is None:
+        return evolve(p, error=f'FALLBACK "{p.fallback}" is not the name of a provider')
+    if fallback is p:
+        return evolve(p, error=f'FALLBACK "{p.fallback}" is the provider itself')
+    if _api(fallback) != _api(p):
+        return evolve(p, error=f'FALLBACK "{p.fallback}" speaks another API than "{p.name}"')
+    return p
+
+
+def _api(p: ProviderConfig) -> str:
+    if p.speaks_openai:
+        return "openai"
+    return "anthropic" if p.type in ("anthropic", "bedrock") else p.type

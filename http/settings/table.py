@@ -1,0 +1,255 @@
+"""The table of all options: flags, environment, YAML, defaults and docs are made from it.
+
+Each annotated attribute of :class:`Settings` (and of its base class, the first half of the
+table) that calls ``option`` is one row.  To add an option is to add a row, and to write the
+docs again: ``python -m aigateway.http.settings > docs/configuration.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from attrs import field, frozen
+
+from aigateway.http.settings._kinds import (
+    BOOL,
+    DURATION,
+    HEADER,
+    PATH,
+    SIZE,
+    STORAGE,
+    STRING,
+    whole_number,
+)
+from aigateway.http.settings._option import Option, OptionWarning, Source, option, options_of
+from aigateway.http.settings._process_table import ProcessSettings
+
+__all__ = ["GROUPS", "OPTIONS", "Settings"]
+
+GROUPS = (
+    "Gateway",
+    "TLS",
+    "Coder deployment",
+    "Embedded control plane",
+    "Limits",
+    "Requests",
+    "Providers",
+    "Circuit breaker",
+    "Single provider",
+    "Records",
+    "Process",
+    "Logging",
+    "Tracing",
+    "Prometheus",
+)
+"""The order in which help and docs show the options."""
+
+_limit = partial(option, group="Limits", reloadable=True)
+_request = partial(option, group="Requests", reloadable=True)
+_provider = partial(option, group="Providers", inherited=True, reloadable=True)
+_breaker = partial(option, group="Circuit breaker", inherited=True, reloadable=True)
+_single = partial(option, group="Single provider", inherited=True, reloadable=True)
+
+
+@frozen(kw_only=True)
+class Settings(ProcessSettings):
+    """The effective settings.  Durations are seconds, sizes are bytes.
+
+    Made by ``load`` or ``load_from_argv``, or directly in tests: every attribute has its
+    default, and nothing is checked then.
+    """
+
+    # -- Limits
+    max_concurrency: int = _limit(
+        whole_number(),
+        "0",
+        inherited=True,
+        help="Requests at once per worker process; 0: no cap.",
+    )
+    queue_depth: int = _limit(
+        whole_number(),
+        "100",
+        help="Requests per worker that may wait for a place under --ai-gateway-max-concurrency.",
+    )
+    queue_wait: float = _limit(DURATION, "1s", help="How long a request may wait for such a place.")
+    rate_limit: int = _limit(
+        whole_number(),
+        "0",
+        inherited=True,
+        help="Requests per second and token (or client address); 0: no limit.",
+    )
+    rate_limit_storage: str = _limit(
+        STORAGE,
+        "memory://",
+        reloadable=False,
+        help="Where requests are counted for the rate limit: memory:// counts per worker "
+        "process, redis://host:port/db for all gateways together.",
+    )
+    max_body_size: int = _limit(
+        SIZE, "32MiB", help="Largest request body; larger ones are answered 413."
+    )
+    max_waiting: int = _limit(
+        whole_number(),
+        "1000",
+        help="Requests per worker that may wait while the Coder deployment is away.",
+    )
+    max_wait: float = _limit(
+        DURATION,
+        "60s",
+        help="How long a request may wait for the Coder deployment before it is answered 503.",
+    )
+
+    # -- Requests
+    connect_timeout: float = _request(DURATION, "10s", help="Limit on connecting to a provider.")
+    first_byte_timeout: float = _request(
+        DURATION, "10m", help="Limit on waiting for a provider's answer to begin."
+    )
+    idle_timeout: float = _request(
+        DURATION, "5m", help="Longest silence of a provider inside an answer."
+    )
+    keepalive_ping: float = _request(
+        DURATION,
+        "10s",
+        help="Silence after which a waiting Anthropic stream gets a ping event; 0: never.",
+    )
+    max_retries: int = _request(
+        whole_number(),
+        "0",
+        help="How often a request that failed before its first byte is sent to a provider again.",
+    )
+    mcp_max_iterations: int = _request(
+        whole_number(1),
+        "25",
+        help="How many rounds of injected tool calls one request may take.",
+    )
+    drain_max: int = _request(
+        whole_number(),
+        "64",
+        help="Streams per worker that are read to their end for the usage after the client left.",
+    )
+    drain_timeout: float = _request(DURATION, "60s", help="Limit on each such read.")
+
+    # -- Providers
+    allow_byok: bool = _provider(BOOL, "true", help="Let users bring their own provider keys.")
+    send_actor_headers: bool = _provider(
+        BOOL, "false", help="Tell providers in headers which user is calling."
+    )
+    actor_header_id: str = _provider(
+        HEADER,
+        "X-AI-Bridge-Actor-ID",
+        help="Header for the user's id; empty (flag or YAML): not sent.",
+    )
+    actor_header_username: str = _provider(
+        HEADER,
+        "X-AI-Bridge-Actor-Metadata-Username",
+        help="Header for the user's name; empty (flag or YAML): not sent.",
+    )
+    actor_header_email: str = _provider(
+        HEADER,
+        "X-AI-Bridge-Actor-Metadata-Email",
+        help="Header for the user's e-mail address, where it is known; empty: not sent.",
+    )
+    dump_dir: str = _provider(
+        PATH,
+        yaml="ai_gateway.api_dump_dir",
+        help="Folder to write requests and answers to, for debugging. Holds prompts.",
+    )
+    upstream_ca_file: str = option(
+        PATH,
+        group="Providers",
+        help="PEM file with the authorities that may sign providers' certificates.",
+    )
+
+    # -- Circuit breaker
+    circuit_breaker_enabled: bool = _breaker(
+        BOOL, "false", help="Stop calling a provider for a while after failures."
+    )
+    circuit_breaker_failure_threshold: int = _breaker(
+        whole_number(1),
+        "5",
+        hidden=True,
+        help="Consecutive failures that open the breaker.",
+    )
+    circuit_breaker_interval: float = _breaker(
+        DURATION,
+        "10s",
+        hidden=True,
+        help="How long failures count while the breaker is closed.",
+    )
+    circuit_breaker_timeout: float = _breaker(
+        DURATION,
+        "30s",
+        hidden=True,
+        help="How long the breaker stays open before it tries again.",
+    )
+    circuit_breaker_max_requests: int = _breaker(
+        whole_number(1),
+        "3",
+        hidden=True,
+        help="Trial requests after that time, all of which must succeed.",
+    )
+
+    # -- Single provider: the names from before indexed providers
+    openai_base_url: str = _single(
+        STRING,
+        "https://api.openai.com/v1/",
+        help="Base URL of the provider named openai.",
+    )
+    openai_key: str = _single(
+        STRING, yaml="", secret=True, help="Key of the provider named openai."
+    )
+    anthropic_base_url: str = _single(
+        STRING,
+        "https://api.anthropic.com/",
+        help="Base URL of the provider named anthropic.",
+    )
+    anthropic_key: str = _single(
+        STRING, yaml="", secret=True, help="Key of the provider named anthropic."
+    )
+    bedrock_base_url: str = _single(
+        STRING, help="Base URL of AWS Bedrock; beats the region's own address."
+    )
+    bedrock_region: str = _single(STRING, help="AWS region of Bedrock.")
+    bedrock_access_key: str = _single(
+        STRING, yaml="", secret=True, help="AWS access key for Bedrock."
+    )
+    bedrock_access_key_secret: str = _single(
+        STRING, yaml="", secret=True, help="Secret of the AWS access key."
+    )
+    bedrock_model: str = _single(
+        STRING,
+        "global.anthropic.claude-sonnet-4-5-20250929-v1:0",
+        help="Model that Bedrock is asked for.",
+    )
+    bedrock_small_fast_model: str = _single(
+        STRING,
+        "global.anthropic.claude-haiku-4-5-20251001-v1:0",
+        flag="--ai-gateway-bedrock-small-fastmodel",
+        help="Model that Bedrock is asked for when the client asks for a haiku model.",
+    )
+
+    # -- what follows from the options
+    gateway_key: str = field(default="", repr=False)
+    """The gateway key, from --key or from the file."""
+    provider_environ: Mapping[str, str] = field(factory=dict, repr=False)
+    """Everything that configures providers, under the names of environment variables."""
+    sources: Mapping[str, Source] = field(factory=dict, repr=False)
+    """Where the value of each option came from, by option name."""
+    warnings: tuple[OptionWarning, ...] = field(default=(), repr=False)
+
+    def needing_restart(self, newer: Settings) -> list[str]:
+        """Name the options that differ in ``newer`` and only take effect after a restart."""
+        return [
+            row.flags[0]
+            for row in OPTIONS
+            if not row.reloadable and getattr(self, row.name) != getattr(newer, row.name)
+        ]
+
+    @property
+    def uses_tls(self) -> bool:
+        return bool(self.tls_cert_file)
+
+
+OPTIONS: tuple[Option, ...] = options_of(Settings)
+"""The table itself."""
