@@ -5,11 +5,13 @@ A fault test says exactly what its upstream does::
     gate = threading.Event()
     provider.play(stream([event({"a": 1}), WaitFor(gate), event({"a": 2})], end=False) + [Reset()])
 
-and then asserts on ``provider.requests``, ``provider.connections`` and so on.
+and then asserts on ``provider.requests``, ``provider.connections`` and so on.  A test whose
+upstream only has to work says ``ScriptedProvider(otherwise=imitate())``.
 """
 
 from __future__ import annotations
 
+from ._imitate import imitate
 from ._server import ReceivedRequest, Script, ScriptedProvider
 from ._steps import (
     LAST_CHUNK,
@@ -54,6 +56,7 @@ __all__ = [
     "error",
     "event",
     "head",
+    "imitate",
     "pieces",
     "stream",
 ]

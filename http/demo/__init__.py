@@ -1,0 +1,1 @@
+"""The demonstration: an imitation provider, and a gateway in front of it."""

@@ -1,0 +1,282 @@
+"""What a request to the imitation provider asks for, the same for its three APIs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from attrs import frozen
+
+__all__ = [
+    "BadQuestion",
+    "Question",
+    "Tool",
+    "count_tokens",
+    "read_chat",
+    "read_messages",
+    "read_responses",
+    "words",
+]
+
+Json: TypeAlias = Any
+
+_WORD = re.compile(r"\s*\S+")
+
+
+class BadQuestion(Exception):
+    """The request is not one that the API would accept; ``param`` names the field."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+@frozen(kw_only=True)
+class Tool:
+    """A tool on offer; ``custom`` ones take free text instead of JSON arguments."""
+
+    name: str
+    schema: Mapping[str, Json]
+    custom: bool = False
+
+
+@frozen(kw_only=True)
+class Question:
+    """One request, read.  Tokens are words."""
+
+    api: str
+    model: str
+    prompt: str
+    """The user's last words."""
+    tool_result: str | None
+    """What a tool said, when that is what the request ends with."""
+    stream: bool
+    tools: tuple[Tool, ...]
+    tool_choice: str | None
+    """Name of the tool that must be called; empty: any of them; None: as the prompt says."""
+    parallel_tools: bool
+    thinks: bool
+    """Whether the model is to think before it answers, and to show it."""
+    limit: int | None
+    """Most output tokens."""
+    input_tokens: int
+    """All of them, including the two below."""
+    cached_tokens: int
+    cache_written_tokens: int = 0
+    include_usage: bool = False
+    choices: int = 1
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, each with the space before it."""
+    return _WORD.findall(text)
+
+
+def count_tokens(value: Json) -> int:
+    """How many words there are in all the texts of a JSON value."""
+    return sum(len(words(text)) for text in _texts(value))
+
+
+def _texts(value: Json) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, Sequence):
+        for item in value:
+            yield from _texts(item)
+
+
+def _object(body: bytes) -> Mapping[str, Json]:
+    try:
+        value = json.loads(body)
+    except ValueError as ex:
+        raise BadQuestion(f"the request body is not valid JSON: {ex}") from ex
+    if not isinstance(value, dict):
+        raise BadQuestion("the request body must be a JSON object")
+    return value
+
+
+def _required(request: Mapping[str, Json], name: str, kind: type | tuple[type, ...]) -> Json:
+    value = request.get(name)
+    if value is None or value == "":
+        raise BadQuestion(f"{name}: this field is required", name)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise BadQuestion(f"{name}: this field has the wrong type", name)
+    return value
+
+
+def _objects(value: Json) -> list[Mapping[str, Json]]:
+    """The objects of a list, or none when it is no list."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _dict(value: Json) -> Mapping[str, Json]:
+    return value if isinstance(value, dict) else {}
+
+
+def _limit(*values: Json) -> int | None:
+    numbers = [value for value in values if isinstance(value, int) and value > 0]
+    return min(numbers, default=None)
+
+
+def _last_text(content: Json, kind: str) -> str:
+    """A message's text, or the last of its text blocks."""
+    if isinstance(content, str):
+        return content
+    blocks = [block.get("text") for block in _objects(content) if block.get("type") == kind]
+    return next((text for text in reversed(blocks) if isinstance(text, str)), "")
+
+
+def _last_prompt(messages: Sequence[Mapping[str, Json]], kind: str) -> str:
+    prompts = (_last_text(m.get("content"), kind) for m in messages if m.get("role") == "user")
+    return next(filter(None, reversed(list(prompts))), "")
+
+
+def _before_last_answer(turns: Sequence[Mapping[str, Json]]) -> Sequence[Mapping[str, Json]]:
+    """The turns that were sent once before: those up to the model's last answer."""
+    answers = [place for place, turn in enumerate(turns) if turn.get("role") == "assistant"]
+    return turns[: answers[-1]] if answers else []
+
+
+def read_messages(body: bytes, *, needs_limit: bool = True) -> Question:
+    """Read a request of Anthropic's Messages API.  Raises :class:`BadQuestion`.
+
+    ``max_tokens`` must be there unless ``needs_limit`` is false: only counting goes without.
+    """
+    request = _object(body)
+    model = _required(request, "model", str)
+    messages = _objects(_required(request, "messages", list))
+    limit = _required(request, "max_tokens", int) if needs_limit else None
+    fixed = count_tokens(request.get("system")) + count_tokens(request.get("tools"))
+    total = fixed + count_tokens([message.get("content") for message in messages])
+    cached = written = 0
+    if _has_breakpoint(request):
+        before = _before_last_answer(messages)
+        seen = count_tokens([message.get("content") for message in before])
+        cached = fixed + seen if before else 0
+        written = total - cached - 1 if total > cached else 0
+    choice = _dict(request.get("tool_choice"))
+    return Question(
+        api="messages",
+        model=model,
+        prompt=_last_prompt(messages, "text"),
+        tool_result=_tool_result(messages[-1]) if messages else None,
+        stream=request.get("stream") is True,
+        tools=() if choice.get("type") == "none" else tuple(_messages_tools(request)),
+        tool_choice="" if choice.get("type") == "any" else choice.get("name"),
+        parallel_tools=choice.get("disable_parallel_tool_use") is not True,
+        thinks=_dict(request.get("thinking")).get("type") in ("enabled", "adaptive"),
+        limit=_limit(limit),
+        input_tokens=max(total, 1),
+        cached_tokens=cached,
+        cache_written_tokens=written,
+    )
+
+
+def _has_breakpoint(value: Json) -> bool:
+    """Whether anything in the request is marked with ``cache_control``."""
+    if isinstance(value, dict):
+        return "cache_control" in value or any(map(_has_breakpoint, value.values()))
+    return isinstance(value, list) and any(map(_has_breakpoint, value))
+
+
+def _messages_tools(request: Mapping[str, Json]) -> Iterator[Tool]:
+    for tool in _objects(request.get("tools")):
+        # Anthropic's own tools have a type and no schema, and run on its side.
+        if isinstance(tool.get("name"), str) and "input_schema" in tool:
+            yield Tool(name=tool["name"], schema=_dict(tool["input_schema"]))
+
+
+def _tool_result(message: Mapping[str, Json]) -> str | None:
+    blocks = _objects(message.get("content"))
+    if not blocks or blocks[-1].get("type") != "tool_result":
+        return None
+    return _said(blocks[-1].get("content"))
+
+
+def _said(content: Json) -> str:
+    """The text of a tool's result, which may be in blocks."""
+    if isinstance(content, str):
+        return content
+    return " ".join(_texts([block.get("text") for block in _objects(content)]))
+
+
+def read_chat(body: bytes) -> Question:
+    """Read a request of OpenAI's Chat Completions API.  Raises :class:`BadQuestion`."""
+    request = _object(body)
+    model = _required(request, "model", str)
+    messages = _objects(_required(request, "messages", list))
+    choice = request.get("tool_choice")
+    tools = [
+        Tool(name=function["name"], schema=_dict(function.get("parameters")))
+        for tool in _objects(request.get("tools"))
+        if isinstance((function := _dict(tool.get("function"))).get("name"), str)
+    ]
+    chosen = _dict(_dict(choice).get("function"))
+    last = messages[-1] if messages else {}
+    said = [[message.get("content"), message.get("tool_calls")] for message in messages]
+    count = request.get("n")
+    before = _before_last_answer(messages)
+    return Question(
+        api="chat",
+        model=model,
+        prompt=_last_prompt(messages, "text"),
+        tool_result=_said(last.get("content")) if last.get("role") == "tool" else None,
+        stream=request.get("stream") is True,
+        tools=() if choice == "none" else tuple(tools),
+        tool_choice="" if choice == "required" else chosen.get("name"),
+        parallel_tools=request.get("parallel_tool_calls") is not False,
+        thinks=request.get("reasoning_effort") not in (None, "none"),
+        limit=_limit(request.get("max_tokens"), request.get("max_completion_tokens")),
+        input_tokens=max(count_tokens(said) + count_tokens(request.get("tools")), 1),
+        cached_tokens=count_tokens(said[: len(before)]),
+        include_usage=_dict(request.get("stream_options")).get("include_usage") is True,
+        choices=count if isinstance(count, int) and 1 <= count <= 128 else 1,
+    )
+
+
+def read_responses(body: bytes) -> Question:
+    """Read a request of OpenAI's Responses API.  Raises :class:`BadQuestion`."""
+    request = _object(body)
+    model = _required(request, "model", str)
+    given = _required(request, "input", (str, list))
+    items = [{"role": "user", "content": given}] if isinstance(given, str) else _objects(given)
+    choice = request.get("tool_choice")
+    tools = [
+        Tool(
+            name=tool["name"],
+            schema=_dict(tool.get("parameters")),
+            custom=tool.get("type") == "custom",
+        )
+        for tool in _objects(request.get("tools"))
+        if tool.get("type") in ("function", "custom") and isinstance(tool.get("name"), str)
+    ]
+    last = items[-1] if items else {}
+    is_result = last.get("type") in ("function_call_output", "custom_tool_call_output")
+    reasoning = _dict(request.get("reasoning"))
+    fixed = count_tokens(request.get("instructions")) + count_tokens(request.get("tools"))
+    before = _before_last_answer(items)
+    return Question(
+        api="responses",
+        model=model,
+        prompt=_last_prompt(items, "input_text") or _last_prompt(items, "text"),
+        tool_result=_said(last.get("output")) if is_result else None,
+        stream=request.get("stream") is True,
+        tools=() if choice == "none" else tuple(tools),
+        tool_choice="" if choice == "required" else _dict(choice).get("name"),
+        parallel_tools=request.get("parallel_tool_calls") is not False,
+        thinks=any(reasoning.get(name) not in (None, "none") for name in ("effort", "summary")),
+        limit=_limit(request.get("max_output_tokens")),
+        input_tokens=max(fixed + count_tokens([_content(item) for item in items]), 1),
+        cached_tokens=(fixed if before else 0) + count_tokens(list(map(_content, before))),
+    )
+
+
+def _content(item: Mapping[str, Json]) -> Json:
+    fields = ("content", "output", "arguments", "input", "summary")
+    return list(itertools.chain(item.get(name) for name in fields))
