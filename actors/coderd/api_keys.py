@@ -75,11 +75,15 @@ def create_key(
 ) -> NewApiKey:
     """Make a key that is good for ``expires_in`` seconds, or until it is revoked.
 
-    Raises ValueError for an empty name, a ``user_id`` that is no UUID and an expiry that is
-    not in the future or beyond the year 9999, and sqlite3.Error.
+    Raises ValueError for an empty or unprintable name, a ``user_id`` that is no UUID and an
+    expiry that is not in the future or beyond the year 9999, and sqlite3.Error.
     """
-    if not username.strip():
+    username = username.strip()
+    if not username:
         raise ValueError("the user name is empty")
+    if not username.isprintable():
+        # It may travel in a header.
+        raise ValueError("the user name has control characters")
     user_id = user_id_for(username) if user_id is None else _uuid(user_id)
     created = time.time() if now is None else now
     expires_at = None if expires_in is None else _expiry(created, expires_in)

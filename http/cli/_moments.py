@@ -1,0 +1,56 @@
+"""Points in time and spans of time as a user writes them: callbacks of click options."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime, timedelta
+
+import click
+
+__all__ = ["moment", "span"]
+
+_UNITS = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_SPAN = re.compile(r"([0-9]{1,12})([wdhms])")
+
+
+def span(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
+    """Read a duration; returns seconds.  Raises click.BadParameter."""
+    if text is None:
+        return None
+    seconds = _seconds(text)
+    if seconds is None:
+        raise click.BadParameter(f'"{text}" is no duration: write for example 90d, 12h or 1w2d')
+    return seconds
+
+
+def moment(_context: click.Context, _option: click.Parameter, text: str | None) -> float | None:
+    """Read a date, a time, or how long ago; returns Unix seconds.  Raises click.BadParameter.
+
+    What names no time zone is UTC.
+    """
+    if text is None:
+        return None
+    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    if text in ("today", "yesterday"):
+        return (midnight - timedelta(days=text == "yesterday")).timestamp()
+    ago = _seconds(text)
+    if ago is not None:
+        return time.time() - ago
+    try:
+        point = datetime.fromisoformat(text)
+        if point.tzinfo is None:
+            point = point.replace(tzinfo=UTC)
+        return point.timestamp()
+    except (ValueError, OverflowError) as ex:
+        raise click.BadParameter(
+            f'"{text}" is no time: write for example 2026-03-01, 2026-03-01T12:00:00Z,'
+            " today, yesterday, or 7d for seven days ago"
+        ) from ex
+
+
+def _seconds(text: str) -> int | None:
+    parts = _SPAN.findall(text)
+    if not parts or "".join(amount + unit for amount, unit in parts) != text:
+        return None
+    return sum(int(amount) * _UNITS[unit] for amount, unit in parts)
