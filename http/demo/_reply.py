@@ -201,8 +201,9 @@ class _Arguments:
 
     def _number(self, schema: Mapping[str, Any]) -> float:
         least = schema.get("minimum")
-        usable = isinstance(least, int | float) and math.isfinite(least)
-        return float(next(self._numbers, least if usable else 1))
+        if not isinstance(least, int | float) or not math.isfinite(least):
+            least = 1
+        return float(next(self._numbers, least))
 
     def _object(self, schema: Mapping[str, Any], depth: int) -> dict[str, Any]:
         properties = schema.get("properties")
