@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from aigateway.http.settings._option import Option, OptionWarning, Source
 from aigateway.http.settings.errors import SettingsError
-from aigateway.http.settings.loading import load, load_from_argv
+from aigateway.http.settings.loading import examine, load, load_from_argv
 from aigateway.http.settings.provider_build import (
     ProviderOutcome,
     all_failed,
@@ -31,6 +31,7 @@ __all__ = [
     "Source",
     "all_failed",
     "build_providers",
+    "examine",
     "finish_providers",
     "load",
     "load_from_argv",

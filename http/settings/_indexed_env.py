@@ -14,7 +14,7 @@ from typing import Any
 from attrs import define, evolve, field, frozen
 
 from aigateway.actors.providers.config import PROVIDER_TYPES
-from aigateway.http.settings._kinds import DURATION, PATH, URL, Kind, whole_number
+from aigateway.http.settings._kinds import PATH, TIMEOUT, URL, Kind, whole_number
 from aigateway.http.settings._option import ENV_PREFIX, OLD_ENV_PREFIX, OptionWarning
 from aigateway.http.settings.errors import SettingsError
 
@@ -86,9 +86,9 @@ _LISTS = {
 _EXTRAS: dict[str, tuple[str, Kind]] = {
     "MAX_RETRIES": ("max_retries", whole_number()),
     "MAX_CONNECTIONS": ("max_connections", whole_number(1)),
-    "CONNECT_TIMEOUT": ("connect_timeout", DURATION),
-    "FIRST_BYTE_TIMEOUT": ("first_byte_timeout", DURATION),
-    "IDLE_TIMEOUT": ("idle_timeout", DURATION),
+    "CONNECT_TIMEOUT": ("connect_timeout", TIMEOUT),
+    "FIRST_BYTE_TIMEOUT": ("first_byte_timeout", TIMEOUT),
+    "IDLE_TIMEOUT": ("idle_timeout", TIMEOUT),
     "PROXY": ("proxy", URL),
     "CA_FILE": ("ca_file", PATH),
 }

@@ -27,6 +27,7 @@ __all__ = [
     "SIZE",
     "STORAGE",
     "STRING",
+    "TIMEOUT",
     "URL",
     "Kind",
     "choice",
@@ -178,12 +179,32 @@ def _duration_show(seconds: float) -> str:
     return "".join(f"{amount:g}{unit}" for amount, unit in parts if amount)
 
 
+def _more_than_zero(convert: Callable[[Any], float]) -> Callable[[Any], float]:
+    def checked(value: Any) -> float:
+        seconds = convert(value)
+        if seconds <= 0:
+            raise ValueError
+        return seconds
+
+    return checked
+
+
 DURATION = Kind(
     "duration",
     "DURATION",
     "a duration with its unit, such as 10s, 5m or 1h30m",
     _duration_text,
     _duration_yaml,
+    _duration_show,
+)
+
+
+TIMEOUT = Kind(
+    "duration",
+    "DURATION",
+    "a duration above zero with its unit, such as 10s, 5m or 1h30m",
+    _more_than_zero(_duration_text),
+    _more_than_zero(_duration_yaml),
     _duration_show,
 )
 

@@ -1,7 +1,8 @@
 """Which HTTP proxy leads to an address.
 
-``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` are read.  The rules are curl's: lower-case names first, a host in ``NO_PROXY`` covers its sub-domains,
-``*`` covers everything, networks may be given as ``10.0.0.0/8``.
+``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` are read by curl's rules:
+lower-case names first, a host in ``NO_PROXY`` covers its sub-domains, ``*`` covers everything,
+networks may be given as ``10.0.0.0/8``.
 """
 
 from __future__ import annotations

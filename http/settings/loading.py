@@ -7,10 +7,12 @@ the libraries that serve requests: the launcher, each worker and a reload all ca
 from __future__ import annotations
 
 import difflib
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from aigateway.http.settings._checks import check_settings
 from aigateway.http.settings._option import (
     ENV_PREFIX,
     OLD_ENV_PREFIX,
@@ -24,7 +26,7 @@ from aigateway.http.settings._yaml import read_yaml
 from aigateway.http.settings.errors import SettingsError
 from aigateway.http.settings.table import OPTIONS, Settings
 
-__all__ = ["PROVIDER_PREFIXES", "load", "load_from_argv"]
+__all__ = ["PROVIDER_PREFIXES", "examine", "load", "load_from_argv"]
 
 PROVIDER_PREFIXES = (f"{ENV_PREFIX}PROVIDER_", f"{OLD_ENV_PREFIX}PROVIDER_")
 
@@ -56,36 +58,80 @@ def load(
 ) -> Settings:
     """Combine ``flags`` (by option name; None: not given), ``environ`` and the YAML file.
 
-    ``yaml_path`` None means what --config or CODER_CONFIG_PATH says.  Unless
-    ``require_coderd`` is false or ``--local`` is set, a gateway key and the deployment's
-    address must be there.  Raises SettingsError.
+    ``yaml_path`` None means what --config or CODER_CONFIG_PATH says.  A gateway key and the
+    deployment's address must be there, unless ``--local`` is set.  ``require_coderd`` false
+    is for commands that serve nothing: each option is checked by itself only.  Raises
+    SettingsError.
     """
+
+    def stop(error: SettingsError) -> None:
+        raise error
+
+    return _load(flags, environ, yaml_path, stop, serving=require_coderd)
+
+
+def examine(
+    flags: Mapping[str, Any], environ: Mapping[str, str]
+) -> tuple[Settings, list[SettingsError]]:
+    """Load for serving, but go on after errors: a wrong value is replaced by the default."""
+    errors: list[SettingsError] = []
+    return _load(flags, environ, None, errors.append, serving=True), errors
+
+
+def _load(
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str],
+    yaml_path: str | None,
+    report: Callable[[SettingsError], None],
+    *,
+    serving: bool,
+) -> Settings:
     if yaml_path is None:
         yaml_path = str(flags.get("config") or environ.get("CODER_CONFIG_PATH") or "")
-    known = {name for row in OPTIONS for name in (row.yaml, row.old_yaml) if name}
-    document = read_yaml(yaml_path, known) if yaml_path else {}
+    document = _document(yaml_path, report)
     values: dict[str, Any] = {}
     sources: dict[str, Source] = {}
     warnings: list[OptionWarning] = []
     for row in OPTIONS:
         source, raw = _find(row, flags, environ, document, yaml_path)
+        values[row.name] = row.default_value(environ)
         sources[row.name] = source
-        values[row.name] = (
-            row.default_value(environ) if source.kind == "default" else _read(row, source, raw)
-        )
+        if source.kind != "default":
+            try:
+                values[row.name] = _read(row, source, raw)
+            except SettingsError as ex:
+                report(ex)
         warnings += _deprecated(row, source)
     warnings += _odd_variables(environ)
     if values["trace_datadog"]:
         warnings.append(OptionWarning("has no effect", sources["trace_datadog"].name))
+    key = ""
+    try:
+        key = _gateway_key(values) if serving and not values["local"] else values["key"]
+    except SettingsError as ex:
+        report(ex)
     settings = Settings(
         **values,
-        gateway_key=_gateway_key(values, required=require_coderd and not values["local"]),
+        gateway_key=key,
         provider_environ=_provider_environ(values, sources, environ),
         sources=sources,
         warnings=tuple(warnings),
     )
-    _check(settings, require_coderd=require_coderd)
+    if serving:
+        for error in check_settings(settings):
+            report(error)
     return settings
+
+
+def _document(yaml_path: str, report: Callable[[SettingsError], None]) -> dict[str, Any]:
+    if not yaml_path:
+        return {}
+    known = {name for row in OPTIONS for name in (row.yaml, row.old_yaml) if name}
+    try:
+        return read_yaml(os.path.expanduser(yaml_path), known)
+    except SettingsError as ex:
+        report(ex)
+        return {}
 
 
 # -- one option
@@ -117,7 +163,8 @@ def _read(row: Option, source: Source, raw: Any) -> Any:
             return tuple(part for text in raw for part in row.kind.read(text))
         return row.kind.read(raw)
     except ValueError as ex:
-        shown = "its value" if row.secret or not isinstance(raw, str) else f'"{raw}"'
+        hide = row.secret or row.kind.may_hold_secret or not isinstance(raw, str)
+        shown = "its value" if hide else f'"{raw}"'
         raise SettingsError(f"{source.name}: {shown} {ex}") from None
 
 
@@ -148,10 +195,8 @@ def _odd_variables(environ: Mapping[str, str]) -> Iterator[OptionWarning]:
 # -- what follows from several options
 
 
-def _gateway_key(values: Mapping[str, Any], *, required: bool) -> str:
+def _gateway_key(values: Mapping[str, Any]) -> str:
     key, path = values["key"], values["key_file"]
-    if not required:
-        return str(key)
     if key and path:
         raise SettingsError("--key and --key-file options are mutually exclusive")
     if key:
@@ -187,76 +232,3 @@ def _provider_environ(
                 found.pop(name, None)
             found[row.envs[0]] = values[row.name]
     return found
-
-
-def _check(settings: Settings, *, require_coderd: bool) -> None:
-    """Check what concerns more than one option, in the reference's order."""
-    if bool(settings.tls_cert_file) != bool(settings.tls_key_file):
-        raise SettingsError("--tls-cert-file and --tls-key-file options must be provided together")
-    if require_coderd and not settings.local:
-        if not settings.url:
-            raise SettingsError(
-                "AI Gateway requires --url or CODER_URL to point at the Coder deployment"
-            )
-        if bool(settings.client_tls_cert_file) != bool(settings.client_tls_key_file):
-            raise SettingsError(
-                "configure Coder deployment connection: --client-tls-cert-file and "
-                "--client-tls-key-file must be provided together"
-            )
-    _check_actor_headers(settings)
-
-
-_RESERVED_HEADERS = frozenset(
-    {
-        # credentials and cookies
-        "authorization",
-        "x-api-key",
-        "api-key",
-        "x-goog-api-key",
-        "cookie",
-        "set-cookie",
-        # hop by hop and framing (RFC 9110 section 7.6.1)
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "host",
-        "content-length",
-        "content-type",
-        "content-encoding",
-        "accept-encoding",
-        "expect",
-        # forwarding
-        "forwarded",
-        "via",
-        "x-forwarded-for",
-        "x-forwarded-host",
-        "x-forwarded-port",
-        "x-forwarded-proto",
-        "x-real-ip",
-    }
-)
-_RESERVED_PREFIXES = ("x-coder-", "coder-", "x-ai-bridge-actor", "x-ai-gateway-")
-
-
-def _check_actor_headers(settings: Settings) -> None:
-    seen: dict[str, str] = {}
-    for row in OPTIONS:
-        if not row.name.startswith("actor_header_"):
-            continue
-        header = getattr(settings, row.name)
-        lower = header.lower()
-        if not header:
-            continue
-        if lower != row.default.lower() and (
-            lower in _RESERVED_HEADERS or lower.startswith(_RESERVED_PREFIXES)
-        ):
-            raise SettingsError(f'{row.flags[0]}: "{header}" is a reserved header name')
-        if lower in seen:
-            raise SettingsError(f'{row.flags[0]}: "{header}" is already used by {seen[lower]}')
-        seen[lower] = row.flags[0]

@@ -20,6 +20,7 @@ from aigateway.http.settings._kinds import (
     SIZE,
     STORAGE,
     STRING,
+    TIMEOUT,
     whole_number,
 )
 from aigateway.http.settings._option import Option, OptionWarning, Source, option, options_of
@@ -101,12 +102,12 @@ class Settings(ProcessSettings):
     )
 
     # -- Requests
-    connect_timeout: float = _request(DURATION, "10s", help="Limit on connecting to a provider.")
+    connect_timeout: float = _request(TIMEOUT, "10s", help="Limit on connecting to a provider.")
     first_byte_timeout: float = _request(
-        DURATION, "10m", help="Limit on waiting for a provider's answer to begin."
+        TIMEOUT, "10m", help="Limit on waiting for a provider's answer to begin."
     )
     idle_timeout: float = _request(
-        DURATION, "5m", help="Longest silence of a provider inside an answer."
+        TIMEOUT, "5m", help="Longest silence of a provider inside an answer."
     )
     keepalive_ping: float = _request(
         DURATION,
@@ -178,7 +179,7 @@ class Settings(ProcessSettings):
         help="How long failures count while the breaker is closed.",
     )
     circuit_breaker_timeout: float = _breaker(
-        DURATION,
+        TIMEOUT,
         "30s",
         hidden=True,
         help="How long the breaker stays open before it tries again.",
@@ -240,11 +241,14 @@ class Settings(ProcessSettings):
 
     def needing_restart(self, newer: Settings) -> list[str]:
         """Name the options that differ in ``newer`` and only take effect after a restart."""
-        return [
+        changed = [
             row.flags[0]
             for row in OPTIONS
             if not row.reloadable and getattr(self, row.name) != getattr(newer, row.name)
         ]
+        if self.gateway_key != newer.gateway_key and "--key" not in changed:
+            changed.append("--key-file")
+        return changed
 
     @property
     def uses_tls(self) -> bool:
