@@ -91,4 +91,3 @@ def run(argv: Sequence[str]) -> int:
             raise
         click.echo(f"aigateway: error: {ex}", err=True)
         return 2
-    return 0
