@@ -165,7 +165,7 @@ def read_messages(body: bytes, *, needs_limit: bool = True) -> Question:
         api="messages",
         model=model,
         prompt=_last_prompt(messages, "text"),
-        tool_result=_tool_result(messages[-1]) if messages else None,
+        tool_result=_tool_result(messages),
         stream=request.get("stream") is True,
         tools=() if choice.get("type") == "none" else tuple(_messages_tools(request)),
         tool_choice="" if choice.get("type") == "any" else choice.get("name"),
@@ -192,8 +192,10 @@ def _messages_tools(request: Mapping[str, Json]) -> Iterator[Tool]:
             yield Tool(name=tool["name"], schema=_dict(tool["input_schema"]))
 
 
-def _tool_result(message: Mapping[str, Json]) -> str | None:
-    blocks = _objects(message.get("content"))
+def _tool_result(messages: Sequence[Mapping[str, Json]]) -> str | None:
+    # Claude Code ends its requests with a system message of its own.
+    last = next((m for m in reversed(messages) if m.get("role") != "system"), {})
+    blocks = _objects(last.get("content"))
     if not blocks or blocks[-1].get("type") != "tool_result":
         return None
     return _said(blocks[-1].get("content"))
