@@ -24,7 +24,14 @@ Reply = pykka.ThreadingFuture
 
 
 class ActorDied(Exception):
-    """The actor that held a message died before it was answered."""
+    """The actor that held a message died before it was answered.
+
+    ``sent`` says whether the work may have been begun: then trying again may do it twice.
+    """
+
+    def __init__(self, message: str, *, sent: bool = False) -> None:
+        super().__init__(message)
+        self.sent = sent
 
 
 class CrashedOnRequest(RuntimeError):
@@ -114,7 +121,7 @@ class GatewayActor(pykka.ThreadingActor):
             # An exception in a `tell` stops a pykka actor for good; one in an `ask` goes to
             # the asker, who is not helped by an actor in an unknown state.
             self._died_of = ex
-            fail(getattr(message, "reply", None), ActorDied(f"{self.role} died: {ex!r}"))
+            _fail_reply(message, f"{self.role} died: {ex!r}")
             raise
 
     def on_failure(self, *_exc_info: Any) -> None:
@@ -144,6 +151,12 @@ class GatewayActor(pykka.ThreadingActor):
             envelope = self.actor_inbox.get()
             if envelope.reply_to is not None:
                 asks.append(envelope)
-            fail(getattr(envelope.message, "reply", None), ActorDied(f"{self.role} stopped"))
+            _fail_reply(envelope.message, f"{self.role} stopped")
         for envelope in asks:
             self.actor_inbox.put(envelope)
+
+
+def _fail_reply(message: Any, text: str) -> None:
+    """Tell who waits for an answer to ``message``, which may know whether work was begun."""
+    sent = bool(getattr(message, "sent", False))
+    fail(getattr(message, "reply", None), ActorDied(text, sent=sent))

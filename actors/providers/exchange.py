@@ -158,8 +158,7 @@ class Exchange:
         self.last_data_at = time.monotonic()
         self._parser = httptools.HttpResponseParser(_Head(self))
 
-    @property
-    def has_head(self) -> bool:
+    def _has_head(self) -> bool:
         return self.status != 0
 
     def read_head(self, timeout: float) -> None:
@@ -167,7 +166,7 @@ class Exchange:
         sock = self._connection.sock
         deadline = time.monotonic() + timeout
         size = 0
-        while not self.has_head:
+        while not self._has_head():
             left = deadline - time.monotonic()
             try:
                 if left <= 0:
@@ -187,12 +186,12 @@ class Exchange:
             try:
                 self._parser.feed_data(data)
             except httptools.HttpParserError as ex:
-                if not self.has_head:
+                if not self._has_head():
                     self.close()
                     raise HeadCut(f"the upstream's answer is no HTTP: {ex}") from ex
                 self.broken = True
                 break
-            if size > MAX_HEAD and not self.has_head:
+            if size > MAX_HEAD and not self._has_head():
                 self.close()
                 raise HeadCut(f"the head of the upstream's answer is over {MAX_HEAD} bytes")
         self.head_at = self.last_data_at = time.monotonic()

@@ -51,6 +51,10 @@ class Run:
     def reply(self) -> Reply[Opened | Refused]:
         return self.job.perform.reply
 
+    @property
+    def sent(self) -> bool:
+        return self.job.sent
+
 
 @frozen
 class Answered:
@@ -59,6 +63,7 @@ class Answered:
     worker: pykka.ActorRef[Any] = field(repr=False)
     job: Job = field(repr=False)
     exchange: Exchange = field(repr=False)
+    sent = True
 
     @property
     def reply(self) -> Reply[Opened | Refused]:
@@ -76,6 +81,10 @@ class Failed:
     @property
     def reply(self) -> Reply[Opened | Refused]:
         return self.job.perform.reply
+
+    @property
+    def sent(self) -> bool:
+        return self.job.sent
 
 
 @frozen
@@ -134,15 +143,15 @@ class UpstreamWorker(GatewayActor):
         if perform.body or perform.method in ("POST", "PUT", "PATCH"):
             headers.append(("Content-Length", str(len(perform.body))))
         request = prepare(perform.method, perform.url, headers, perform.body)
+        sent_before, job.sent = job.sent, True
         try:
             exchange = self._adapter.exchange(request, self._head_timeout)
         except UpstreamError as ex:
-            job.sent = job.sent or self._adapter.sending
+            job.sent = sent_before or self._adapter.sending
             self._adapter.close()
             self._provider.tell(Failed(self.actor_ref, job, ex))
             return
         self._lent = exchange
-        job.sent = True
         if exchange.status in job.ask_back:
             self._provider.tell(Answered(self.actor_ref, job, exchange))
         else:
