@@ -1,0 +1,36 @@
+"""gunicorn's own messages, in the gateway's stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gunicorn.glogging import Logger
+
+from aigateway.http.logs import reopen_logs
+
+__all__ = ["GunicornLogger"]
+
+
+class GunicornLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
+    """Passes what gunicorn logs on to the root logger; set it as ``logger_class``.
+
+    There is no access log: the gateway writes its own line for each request.
+    """
+
+    def setup(self, cfg: Any) -> None:
+        self.cfg = cfg
+        self._access_log_enabled = False
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
+        # Level and filter are the root logger's business.
+        self.error_log.setLevel("NOTSET")
+
+    def access(self, *_args: Any, **_kwargs: Any) -> None:
+        """Nothing."""
+
+    def reopen_files(self) -> None:
+        """What SIGUSR1 asks for: open the gateway's files anew."""
+        reopen_logs()
+
+    def close_on_exec(self) -> None:
+        """Nothing: the gateway's files are opened that way."""
