@@ -55,6 +55,17 @@ class Interception(Protocol):
     streaming: bool
     """Whether the client asked for a stream."""
     correlating_tool_call_id: str | None
+    refusal: tuple[int, bytes] | None
+    """Status and body (application/json) to answer with instead.
+
+    Set from the start: do not call the upstream.  Set by ``begin_answer``: what the upstream
+    answers cannot be relayed; close it and call ``receive_cut``.  :meth:`outcome` knows of it.
+    """
+    event_stream: bool
+    """Known from ``begin_answer`` on: the answer goes out as an event stream.
+
+    Bytes may be added to it or taken from it, so leave out its Content-Length.
+    """
 
     def upstream_body(self) -> bytes:
         """The body to send: the client's own bytes unless a splice was needed."""

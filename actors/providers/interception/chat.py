@@ -1,0 +1,304 @@
+"""OpenAI's Chat Completions API (``/v1/chat/completions``)."""
+
+from __future__ import annotations
+
+import io
+from typing import ClassVar
+
+import msgspec
+from attrs import define, field
+
+from aigateway.actors.providers.interception.decoding import encode
+from aigateway.actors.providers.interception.outcomes import error_outcome
+from aigateway.actors.providers.interception.reading import (
+    Object,
+    boolean,
+    count,
+    is_json,
+    items,
+    json_text,
+    members,
+    source,
+    text,
+)
+from aigateway.actors.providers.interception.relay import (
+    HOLD_LIMIT,
+    INCOMPLETE,
+    End,
+    Mode,
+    Relay,
+    Request,
+)
+from aigateway.actors.providers.interception.routes import CHAT_COMPLETIONS, Api
+from aigateway.actors.providers.interception.splice import set_member
+from aigateway.actors.providers.interception.sse import parse_event
+
+__all__ = ["ChatInterception", "read_chat_request"]
+
+_NULL = b"null"
+_USAGE_WANTED = b'{"include_usage":true}'
+
+
+def read_chat_request(
+    id: str, readable: bytes, body: bytes, content_encoding: str
+) -> tuple[Request, bool, int]:
+    """Read a request; ``readable`` is ``body`` without its content coding.
+
+    Also tells whether usage had to be asked for on behalf of the client, and how many
+    choices were ordered.
+    """
+    fields = members(readable)
+    messages = items(fields.get("messages", _NULL))
+    last = members(messages[-1]) if messages else {}
+    streaming = boolean(fields.get("stream"), loose=True)
+    asked = None
+    if streaming:
+        asked = _with_usage(readable, fields)
+    request = Request(
+        id=id,
+        body=body if asked is None else encode(asked, content_encoding),
+        model=text(fields.get("model")) or "",
+        streaming=streaming,
+        prompt=_prompt(last),
+        correlating_tool_call_id=_answered_call(last),
+    )
+    return request, asked is not None, max(count(fields.get("n")), 1)
+
+
+def _with_usage(body: bytes, fields: Object) -> bytes | None:
+    """Make the body ask for usage; ``None`` when it does, or cannot be made to.
+
+    Options of a wrong type are left for the provider to complain about.
+    """
+    if not fields:
+        return None
+    options = source(fields.get("stream_options", _NULL))
+    if options == "null":
+        return set_member(body, _USAGE_WANTED, "stream_options")
+    if not options.startswith("{"):
+        return None
+    wanted = members(fields["stream_options"]).get("include_usage", _NULL)
+    if source(wanted) not in {"false", "null"}:
+        return None
+    return set_member(body, b"true", "stream_options", "include_usage")
+
+
+def _prompt(message: Object) -> str | None:
+    """The last text of the last message, if the user said it."""
+    if text(message.get("role")) != "user":
+        return None
+    content = message.get("content", _NULL)
+    whole = text(content)
+    if whole is not None:
+        return whole or None
+    for item in reversed(items(content)):
+        part = members(item)
+        if text(part.get("type")) == "text":
+            return text(part.get("text"))
+    return None
+
+
+def _answered_call(message: Object) -> str | None:
+    if text(message.get("role")) != "tool":
+        return None
+    return text(message.get("tool_call_id")) or ""
+
+
+@define
+class _Call:
+    """A tool call that is still arriving."""
+
+    id: str = ""
+    name: str = ""
+    custom: bool = False
+    arguments: io.StringIO = field(factory=io.StringIO)
+
+
+class ChatInterception(Relay):
+    """One request to the Chat Completions API and its answer.
+
+    ``withholds`` says that the client did not ask for the usage chunk of a stream.
+    """
+
+    api: ClassVar[Api] = CHAT_COMPLETIONS
+
+    def __init__(self, request: Request, withholds: bool = False, choices: int = 1) -> None:
+        super().__init__(request)
+        self._withholds = withholds
+        self._ordered = choices
+        self._msg_id = ""
+        self._usage: Object = {}
+        self._calls: dict[tuple[int, int], _Call] = {}
+        self._open: set[int] = set()
+        self._finished: set[int] = set()
+
+    # -- streams
+
+    def _read_event(self, piece: bytes, now: float) -> None:
+        # PERF: most chunks carry a bit of text.  These spellings cannot stand inside a
+        # string, whose quotes would be escaped, so a chunk that shows none of the wanted
+        # members has none.  What is spelled with blanks is read in full.
+        if (
+            self._msg_id
+            and self._ordered == 1
+            and b'"finish_reason":null' in piece
+            and b'"tool_calls"' not in piece
+            and (b'"usage"' not in piece or b'"usage":null' in piece)
+            and b'"function_call"' not in piece
+            and b'"error"' not in piece
+        ):
+            return
+        _name, data = parse_event(piece)
+        if not data:
+            return
+        if data.strip() == b"[DONE]":
+            self._complete = True
+            return
+        chunk = members(data)
+        if source(chunk.get("error", _NULL)) != "null":
+            outcome = error_outcome(chunk["error"])
+            self._fail(outcome.error_type or "unknown", outcome.error_message or "")
+            return
+        self._read_chunk(chunk, piece, now)
+
+    def _read_chunk(self, chunk: Object, piece: bytes, now: float) -> None:
+        if not self._msg_id:
+            self._msg_id = text(chunk.get("id")) or ""
+        if self._msg_id:
+            self._record_prompt(self._msg_id, now)
+        choices = items(chunk.get("choices", _NULL))
+        usage = members(chunk.get("usage", _NULL))
+        if usage:
+            # Some send running totals with every chunk: the last one counts.
+            self._usage = usage
+            if self._withholds and not choices and len(piece) <= HOLD_LIMIT:
+                self._withheld.append(piece)
+        for choice in choices:
+            self._read_choice(members(choice), now)
+
+    def _read_choice(self, choice: Object, now: float) -> None:
+        index = count(choice.get("index"))
+        self._open.add(index)
+        delta = members(choice.get("delta", _NULL))
+        for item in items(delta.get("tool_calls", _NULL)):
+            self._read_call_part(index, members(item), now)
+        if text(choice.get("finish_reason")) is not None:
+            self._finished.add(index)
+            self._finish_calls(index, now)
+
+    def _read_call_part(self, choice: int, part: Object, now: float) -> None:
+        key = (choice, count(part.get("index")))
+        call = self._calls.get(key)
+        if call is None:
+            self._finish_calls(choice, now)
+            call = self._calls[key] = _Call()
+        call.id = text(part.get("id")) or call.id
+        custom = members(part.get("custom", _NULL))
+        function = custom or members(part.get("function", _NULL))
+        call.custom = call.custom or bool(custom)
+        call.name = text(function.get("name")) or call.name
+        call.arguments.write(text(function.get("input" if custom else "arguments")) or "")
+
+    def _finish_calls(self, choice: int, now: float) -> None:
+        """Record what calls of a choice there are: one ends where the next begins."""
+        for key in [key for key in self._calls if key[0] == choice]:
+            call = self._calls.pop(key)
+            self._record_call(call.id, call.name, call.arguments.getvalue(), call.custom, now)
+
+    def _may_end(self) -> bool:
+        return bool(self._finished) and self._open <= self._finished
+
+    # -- blocking answers
+
+    def _read_body(self, data: bytearray, now: float) -> None:
+        answer = members(data)
+        if source(answer.get("error", _NULL)) != "null" and "choices" not in answer:
+            outcome = error_outcome(answer["error"])
+            self._fail(outcome.error_type or "unknown", outcome.error_message or "")
+            return
+        self._msg_id = text(answer.get("id")) or ""
+        self._record_prompt(self._msg_id, now)
+        self._record_usage(members(answer.get("usage", _NULL)), now, End.WHOLE)
+        for choice in items(answer.get("choices", _NULL)):
+            message = members(members(choice).get("message", _NULL))
+            for item in items(message.get("tool_calls", _NULL)):
+                self._read_call(members(item), now)
+
+    def _read_call(self, call: Object, now: float) -> None:
+        custom = members(call.get("custom", _NULL))
+        function = custom or members(call.get("function", _NULL))
+        self._record_call(
+            text(call.get("id")) or "",
+            text(function.get("name")) or "",
+            text(function.get("input" if custom else "arguments")) or "",
+            bool(custom),
+            now,
+        )
+
+    # -- both
+
+    def _finish(self, end: End, now: float) -> None:
+        unseen = end is End.CUT and self._answered
+        if self.streaming or self._mode is Mode.STREAM or unseen:
+            self._record_prompt(self._msg_id, now)
+        if end is End.WHOLE:
+            for choice in {key[0] for key in self._calls}:
+                self._finish_calls(choice, now)
+        if self._mode is Mode.STREAM or unseen:
+            known = any(count(value) for value in self._usage.values())
+            if known or unseen:
+                self._record_usage(self._usage, now, end)
+
+    def _record_usage(self, usage: Object, now: float, end: End) -> None:
+        prompt = members(usage.get("prompt_tokens_details", _NULL))
+        completion = members(usage.get("completion_tokens_details", _NULL))
+        cached = count(prompt.get("cached_tokens"))
+        self._record_tokens(
+            self._msg_id,
+            now,
+            input_tokens=max(count(usage.get("prompt_tokens")) - cached, 0),
+            output_tokens=count(usage.get("completion_tokens")),
+            cache_read_input_tokens=cached,
+            extra_token_types={
+                "prompt_audio": count(prompt.get("audio_tokens")),
+                "completion_accepted_prediction": count(
+                    completion.get("accepted_prediction_tokens")
+                ),
+                "completion_rejected_prediction": count(
+                    completion.get("rejected_prediction_tokens")
+                ),
+                "completion_audio": count(completion.get("audio_tokens")),
+                "completion_reasoning": count(completion.get("reasoning_tokens")),
+            },
+            metadata={} if end is End.WHOLE else INCOMPLETE,
+        )
+
+    def _record_call(self, call: str, name: str, arguments: str, custom: bool, now: float) -> None:
+        metadata = {}
+        if custom:
+            arguments = json_text(arguments)
+        elif not arguments.strip():
+            arguments = "null"
+        elif not is_json(arguments.encode()):
+            metadata["invalid_arguments"] = arguments
+            arguments = "null"
+        self._record_tool(
+            self._msg_id,
+            now,
+            tool=name,
+            tool_call_id=call,
+            input=arguments.strip(),
+            metadata=metadata,
+        )
+
+    def _error_event(self, error_type: str, message: str) -> bytes:
+        error = {
+            "message": message,
+            "type": _EVENT_TYPES.get(error_type, "server_error"),
+            "param": None,
+            "code": None,
+        }
+        return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
+
+
+_EVENT_TYPES = {"rate_limited": "rate_limit_error", "timeout": "timeout_error"}

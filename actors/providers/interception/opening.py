@@ -1,0 +1,43 @@
+"""From a client's request to the interception that carries it."""
+
+from __future__ import annotations
+
+from aigateway.actors.providers.interception.chat import ChatInterception, read_chat_request
+from aigateway.actors.providers.interception.decoding import DecodingError, decode
+from aigateway.actors.providers.interception.error_bodies import error_body
+from aigateway.actors.providers.interception.interface import Interception, InvalidRequest
+from aigateway.actors.providers.interception.messages import (
+    MessagesInterception,
+    read_messages_request,
+)
+from aigateway.actors.providers.interception.reading import is_json
+from aigateway.actors.providers.interception.routes import CHAT_COMPLETIONS, MESSAGES
+
+__all__ = ["open_interception"]
+
+
+def open_interception(
+    api: str, *, id: str, body: bytes, content_encoding: str = ""
+) -> Interception:
+    """Open the interception of one request to ``api``.
+
+    An encoded body is read decoded and sent as it came.  Raises :class:`InvalidRequest` for
+    a body that is empty, no JSON, or does not decode.
+    """
+    try:
+        readable = decode(body, content_encoding)
+    except DecodingError as ex:
+        raise _invalid(api, f"request body does not decode as {content_encoding}: {ex}") from ex
+    if not readable.strip():
+        raise _invalid(api, "request body is empty")
+    if not is_json(readable):
+        raise _invalid(api, "request body is not valid JSON")
+    if api == MESSAGES:
+        return MessagesInterception(read_messages_request(id, readable, body))
+    if api == CHAT_COMPLETIONS:
+        return ChatInterception(*read_chat_request(id, readable, body, content_encoding))
+    raise ValueError(f"unknown API {api!r}")
+
+
+def _invalid(api: str, message: str) -> InvalidRequest:
+    return InvalidRequest(message, error_body(api, 400, message))

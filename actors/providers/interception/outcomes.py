@@ -1,0 +1,95 @@
+"""What kind of error an upstream's answer was, in the words of the record."""
+
+from __future__ import annotations
+
+from aigateway.actors.providers.interception.interface import Outcome
+from aigateway.actors.providers.interception.reading import Buffer, members, text
+
+__all__ = ["MESSAGE_LIMIT", "error_outcome", "kind_of_name", "kind_of_status", "message_of"]
+
+MESSAGE_LIMIT = 2000
+"""Characters of an upstream's message that are kept."""
+
+_STATUS_KINDS = {
+    400: "bad_request",
+    401: "unauthorized",
+    403: "unauthorized",
+    404: "bad_request",
+    408: "timeout",
+    413: "bad_request",
+    422: "bad_request",
+    429: "rate_limited",
+    529: "overloaded",
+}
+
+# The error types of Anthropic's API and the types and codes of OpenAI's.
+_NAME_KINDS = {
+    "api_error": "server_error",
+    "authentication_error": "unauthorized",
+    "billing_error": "bad_request",
+    "context_length_exceeded": "bad_request",
+    "insufficient_quota": "rate_limited",
+    "internal_error": "server_error",
+    "invalid_api_key": "unauthorized",
+    "invalid_prompt": "bad_request",
+    "invalid_request_error": "bad_request",
+    "not_found_error": "bad_request",
+    "overloaded_error": "overloaded",
+    "permission_error": "unauthorized",
+    "rate_limit_error": "rate_limited",
+    "rate_limit_exceeded": "rate_limited",
+    "request_too_large": "bad_request",
+    "requests": "rate_limited",
+    "server_error": "server_error",
+    "server_is_overloaded": "overloaded",
+    "service_unavailable": "overloaded",
+    "slow_down": "overloaded",
+    "timeout": "timeout",
+    "timeout_error": "timeout",
+    "tokens": "rate_limited",
+    "vector_store_timeout": "timeout",
+}
+
+
+def kind_of_status(status: int, *, openai: bool) -> str:
+    """Name the kind of error of an HTTP status.
+
+    OpenAI says "overloaded" with 503, Anthropic with a status of its own, 529.
+    """
+    if openai and status == 503:
+        return "overloaded"
+    if status in _STATUS_KINDS:
+        return _STATUS_KINDS[status]
+    return "server_error" if 500 <= status < 600 else "unknown"
+
+
+def kind_of_name(*names: str | None) -> str:
+    """Name the kind of error of the first of these types or codes that is known."""
+    for name in names:
+        if name in _NAME_KINDS:
+            return _NAME_KINDS[name]
+    return "unknown"
+
+
+def error_outcome(error: Buffer) -> Outcome:
+    """Read the outcome from an error, an object (or only a string) within an answer."""
+    fields = members(error)
+    code = text(fields.get("code"))
+    kind = kind_of_name(code, text(fields.get("type")))
+    message = text(fields.get("message")) or text(error) or code
+    return Outcome(kind, (message or "The provider reported an error")[:MESSAGE_LIMIT])
+
+
+def message_of(status: int, body: Buffer) -> str:
+    """Find the message in the body of an error answer of any shape."""
+    fields = members(body)
+    error = fields.get("error", b"null")
+    message = (
+        text(members(error).get("message"))
+        or text(error)
+        or text(fields.get("message"))
+        or text(fields.get("detail"))
+    )
+    if not message and not fields:
+        message = bytes(body[: 4 * MESSAGE_LIMIT]).decode("utf-8", "replace").strip()
+    return (message or f"The provider answered with HTTP status {status}")[:MESSAGE_LIMIT]

@@ -1,0 +1,160 @@
+"""Reading JSON that others wrote: fast, one level at a time, and never raising.
+
+Values stay bytes (:class:`msgspec.Raw`) until somebody wants them, so reading one member of a
+document of many megabytes costs a scan of it and no objects.  What is missing, broken or of an
+unexpected type reads as empty: records are made of what can be read.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TypeAlias
+
+import msgspec
+from msgspec import Raw
+
+__all__ = [
+    "Buffer",
+    "Object",
+    "boolean",
+    "count",
+    "is_json",
+    "items",
+    "json_text",
+    "members",
+    "source",
+    "text",
+]
+
+Buffer: TypeAlias = bytes | bytearray | memoryview | Raw
+Object: TypeAlias = dict[str, Raw]
+
+_object = msgspec.json.Decoder(dict[str, Raw])
+_array = msgspec.json.Decoder(list[Raw])
+_any = msgspec.json.Decoder(Raw)
+_scalar = msgspec.json.Decoder(str | int | float | bool | None)
+_string = msgspec.json.Decoder(str)
+
+_MAX_COUNT = 2**63 - 1
+"""Records travel as signed 64 bit integers."""
+
+_SURROGATE = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
+    rb"|\\."
+)
+
+
+def members(data: Buffer) -> Object:
+    """Split an object into its members; of equal names the last one counts."""
+    try:
+        return _object.decode(data)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return _object.decode(_repaired(data))
+    except (ValueError, RecursionError):
+        return {}
+
+
+def items(data: Buffer) -> list[Raw]:
+    """Split an array into its elements."""
+    try:
+        return _array.decode(data)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return _array.decode(_repaired(data))
+    except (ValueError, RecursionError):
+        return []
+
+
+def text(data: Buffer | None) -> str | None:
+    """Read a string; ``None`` when it is something else.
+
+    Unpaired surrogates and bytes that are no UTF-8 become U+FFFD.
+    """
+    if data is None:
+        return None
+    try:
+        return _string.decode(data)
+    except ValueError:
+        pass
+    try:
+        return _string.decode(_repaired(data))
+    except ValueError:
+        return None
+
+
+def count(data: Buffer | None) -> int:
+    """Read a number of tokens: not negative, at most 2^63 - 1, 0 when it is no number."""
+    if data is None:
+        return 0
+    try:
+        value = _scalar.decode(data)
+    except ValueError:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return 0
+    return min(max(int(value), 0), _MAX_COUNT)
+
+
+def boolean(data: Buffer | None, *, loose: bool = False) -> bool:
+    """Read a boolean; anything but ``true`` is false.
+
+    ``loose`` reads as OpenAI gateways written in Go do: "true", "t" and "1" in any case and
+    numbers other than zero are true as well.
+    """
+    if data is None:
+        return False
+    try:
+        value = _scalar.decode(data)
+    except ValueError:
+        return False
+    if loose:
+        if isinstance(value, str):
+            return value.lower() in {"true", "t", "1"}
+        return bool(value)
+    return value is True
+
+
+def is_json(data: Buffer) -> bool:
+    """Whether this is one whole JSON document (of any type)."""
+    try:
+        _any.decode(data)
+        return True
+    except (ValueError, RecursionError):
+        pass
+    try:
+        _any.decode(_repaired(data))
+        return True
+    except (ValueError, RecursionError):
+        return False
+
+
+def source(data: Buffer) -> str:
+    """Give the JSON text itself, as it was written."""
+    return bytes(data).decode("utf-8", "replace").strip(" \t\r\n")
+
+
+def json_text(value: str) -> str:
+    """Write a string as JSON."""
+    return msgspec.json.encode(value).decode()
+
+
+def _repaired(data: Buffer) -> bytes:
+    """Make a copy whose strings the decoder accepts.
+
+    Unpaired surrogate escapes are JSON by its grammar, and clients in JavaScript send them
+    when they cut a string in the middle of a character.
+    """
+    valid = bytes(data).decode("utf-8", "replace").encode()
+    return _SURROGATE.sub(_pair_or_replacement, valid)
+
+
+def _pair_or_replacement(match: re.Match[bytes]) -> bytes:
+    escape = match[0]
+    if len(escape) == 6:
+        return b"\\ufffd"
+    return escape

@@ -1,0 +1,135 @@
+"""Edit JSON at byte offsets: what is not edited keeps its bytes.
+
+Re-serialised JSON breaks prompt caches and signatures, so an edit finds where a member of an
+object stands in the text and replaces just that.  Names that are written twice count as
+parsers read them: the last one wins.
+
+Nothing here checks a document, callers know that it is valid JSON.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+from attrs import frozen
+
+from aigateway.actors.providers.interception.reading import text
+
+__all__ = ["Member", "delete_member", "find_member", "object_members", "set_member"]
+
+# PERF: possessive quantifiers keep the scan linear and free of a backtracking stack.
+_SPACE = re.compile(rb"[ \t\r\n]*+")
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_ATOM = re.compile(rb"[^,\]} \t\r\n]++")
+_TO_BRACKET = re.compile(rb'(?:[^"{}\[\]]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+', re.DOTALL)
+
+
+@frozen
+class Member:
+    """Where a member of an object stands in the text."""
+
+    name: str
+    start: int
+    """Of its name's opening quote."""
+    value_start: int
+    value_end: int
+
+
+def object_members(document: bytes, at: int = 0) -> list[Member]:
+    """Find the members of the object at ``at`` (or after blanks there) in their order.
+
+    Anything but an object has none.
+    """
+    position = _after_space(document, at)
+    if document[position : position + 1] != b"{":
+        return []
+    found = []
+    position = _after_space(document, position + 1)
+    while document[position : position + 1] == b'"':
+        start = position
+        position = _after_value(document, start)
+        name = text(document[start:position]) or ""
+        value_start = _after_space(document, _after_space(document, position) + 1)
+        position = _after_value(document, value_start)
+        found.append(Member(name, start, value_start, position))
+        position = _after_space(document, _after_space(document, position) + 1)
+    return found
+
+
+def find_member(document: bytes, *path: str) -> Member | None:
+    """Find a member by its path of names from the top."""
+    at = 0
+    member = None
+    for name in path:
+        named = [each for each in object_members(document, at) if each.name == name]
+        if not named:
+            return None
+        member = named[-1]
+        at = member.value_start
+    return member
+
+
+def set_member(document: bytes, value: bytes, *path: str) -> bytes:
+    """Give the member at ``path`` the value ``value`` (JSON).
+
+    A member that is not there yet becomes the first of its object.  Raises
+    :class:`ValueError` when that object is none or missing.
+    """
+    member = find_member(document, *path)
+    if member is not None:
+        return document[: member.value_start] + value + document[member.value_end :]
+    at = 0
+    if len(path) > 1:
+        parent = find_member(document, *path[:-1])
+        at = len(document) if parent is None else parent.value_start
+    at = _after_space(document, at)
+    if document[at : at + 1] != b"{":
+        raise ValueError(f"no object to set {'.'.join(path)} in")
+    at += 1
+    after = _after_space(document, at)
+    empty = document[after : after + 1] == b"}"
+    inserted = msgspec.json.encode(path[-1]) + b":" + value + (b"" if empty else b",")
+    return document[:at] + inserted + document[at:]
+
+
+def delete_member(document: bytes, *path: str) -> bytes:
+    """Remove the member at ``path``, however often its name is written there."""
+    while (member := find_member(document, *path)) is not None:
+        parent = find_member(document, *path[:-1])
+        siblings = object_members(document, 0 if parent is None else parent.value_start)
+        place = siblings.index(member)
+        if place + 1 < len(siblings):
+            start, end = member.start, siblings[place + 1].start
+        elif place > 0:
+            start, end = siblings[place - 1].value_end, member.value_end
+        else:
+            start, end = member.start, member.value_end
+        document = document[:start] + document[end:]
+    return document
+
+
+def _after_space(document: bytes, position: int) -> int:
+    match = _SPACE.match(document, position)
+    return position if match is None else match.end()
+
+
+def _after_value(document: bytes, position: int) -> int:
+    """Where the value that begins at ``position`` ends."""
+    first = document[position : position + 1]
+    if first in (b"{", b"["):
+        return _after_container(document, position)
+    match = (_STRING if first == b'"' else _ATOM).match(document, position)
+    return len(document) if match is None else match.end()
+
+
+def _after_container(document: bytes, position: int) -> int:
+    depth = 0
+    while position < len(document):
+        depth += 1 if document[position] in b"{[" else -1
+        position += 1
+        if depth == 0:
+            return position
+        match = _TO_BRACKET.match(document, position)
+        position = len(document) if match is None else match.end()
+    return position
