@@ -248,7 +248,7 @@ def _settle(connection: sqlite3.Connection, file: Path, patience: float) -> None
     if version < VERSION:
         _migrate(connection, file)
     else:
-        _check_writable(connection)
+        _check_writable(connection, patience)
 
 
 def _migrate(connection: sqlite3.Connection, file: Path) -> None:
@@ -261,13 +261,16 @@ def _migrate(connection: sqlite3.Connection, file: Path) -> None:
         connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
-def _check_writable(connection: sqlite3.Connection) -> None:
+def _check_writable(connection: sqlite3.Connection, patience: float) -> None:
+    # Whoever holds the lock proves that the file can be written: no need to wait.
+    connection.execute("PRAGMA busy_timeout = 0")
     try:
         with transaction(connection):
             pass
     except sqlite3.OperationalError as ex:
         if not is_busy(ex):
             raise
+    connection.execute(f"PRAGMA busy_timeout = {round(patience * 1000)}")
 
 
 def _enter_wal(connection: sqlite3.Connection, patience: float) -> None:

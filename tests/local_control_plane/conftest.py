@@ -1,0 +1,199 @@
+"""A database with a key in it, records to store, and someone who hears what became of them."""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aigateway.actors.actor import new_reply
+from aigateway.actors.coderd.api_keys import NewApiKey, create_key
+from aigateway.actors.coderd.local import LocalControlPlane
+from aigateway.actors.coderd.messages import (
+    Authorize,
+    Spooled,
+    Stored,
+    StoreInterception,
+    StoreRecords,
+)
+from aigateway.actors.coderd.schema import open_database
+from aigateway.actors.recorder.ids import new_interception_id
+from aigateway.actors.recorder.records import (
+    Interception,
+    InterceptionEnded,
+    ModelThought,
+    PromptUsage,
+    TokenUsage,
+    ToolUsage,
+)
+
+NOON = 1_772_280_000.0
+"""2026-02-28T12:00:00Z"""
+
+
+class Records:
+    """Makes records that are plain except for what a test names."""
+
+    def start(self, **changes: Any) -> Interception:
+        values = {
+            "id": new_interception_id(),
+            "initiator_id": "11111111-1111-4111-8111-111111111111",
+            "username": "ada",
+            "api_key_id": "keykeykeyk",
+            "provider": "anthropic",
+            "provider_name": "anthropic-eu",
+            "model": "claude-x",
+            "client": "Claude Code",
+            "user_agent": "claude-cli/2.0",
+            "started_at": NOON,
+        }
+        return Interception(**(values | changes))
+
+    def tokens(self, interception: str, **changes: Any) -> TokenUsage:
+        values = {
+            "interception_id": interception,
+            "msg_id": "msg_1",
+            "input_tokens": 10,
+            "output_tokens": 5,
+            "created_at": NOON + 1,
+        }
+        return TokenUsage(**(values | changes))
+
+    def prompt(self, interception: str, **changes: Any) -> PromptUsage:
+        values = {
+            "interception_id": interception,
+            "msg_id": "msg_1",
+            "prompt": "why?",
+            "created_at": NOON + 1,
+        }
+        return PromptUsage(**(values | changes))
+
+    def tool(self, interception: str, **changes: Any) -> ToolUsage:
+        values = {
+            "interception_id": interception,
+            "msg_id": "msg_1",
+            "tool": "Bash",
+            "input": '{"command":"ls"}',
+            "created_at": NOON + 1,
+        }
+        return ToolUsage(**(values | changes))
+
+    def thought(self, interception: str, **changes: Any) -> ModelThought:
+        values = {
+            "interception_id": interception,
+            "content": "because",
+            "created_at": NOON + 1,
+        }
+        return ModelThought(**(values | changes))
+
+    def end(self, interception: str, **changes: Any) -> InterceptionEnded:
+        return InterceptionEnded(**({"id": interception, "ended_at": NOON + 2} | changes))
+
+
+class Listener:
+    """Stands in for the recorder: keeps what it is told."""
+
+    def __init__(self) -> None:
+        self._inbox: queue.Queue[Any] = queue.Queue()
+
+    def tell(self, message: Any) -> None:
+        self._inbox.put(message)
+
+    def next(self) -> Any:
+        return self._inbox.get(timeout=10)
+
+
+class Driver:
+    """A running LocalControlPlane and what tests do with it."""
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        self.deaths: list[BaseException | None] = []
+        self.ref = LocalControlPlane.start(
+            "control-plane", lambda _actor, error: self.deaths.append(error), path, **options
+        )
+        self.listener = Listener()
+
+    def authorize(self, token: str) -> Any:
+        return self.authorize_later(token).get(timeout=10)
+
+    def authorize_later(self, token: str) -> Any:
+        reply = new_reply()
+        self.ref.tell(Authorize(token, reply))
+        return reply
+
+    def store(self, record: Interception) -> Any:
+        return self.store_later(record).get(timeout=10)
+
+    def store_later(self, record: Interception) -> Any:
+        reply = new_reply()
+        self.ref.tell(StoreInterception(record, reply))
+        return reply
+
+    def send(self, *records: Any, first: int = 1) -> None:
+        batch = tuple(Spooled(first + n, record) for n, record in enumerate(records))
+        self.ref.tell(StoreRecords(batch, self.listener))
+
+    def store_records(self, *records: Any, first: int = 1) -> Stored:
+        self.send(*records, first=first)
+        answer = self.listener.next()
+        assert isinstance(answer, Stored)
+        return answer
+
+
+@pytest.fixture
+def records() -> Records:
+    return Records()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "gateway.db"
+
+
+@pytest.fixture
+def database(path: Path) -> Iterator[sqlite3.Connection]:
+    """The database, open beside whatever else uses it."""
+    connection = open_database(path)
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def key(database: sqlite3.Connection) -> NewApiKey:
+    return create_key(database, "ada")
+
+
+@pytest.fixture
+def start(path: Path) -> Iterator[Callable[..., Driver]]:
+    drivers: list[Driver] = []
+
+    def start_one(**options: Any) -> Driver:
+        drivers.append(Driver(path, **options))
+        return drivers[-1]
+
+    yield start_one
+    for driver in drivers:
+        driver.ref.stop()
+
+
+@pytest.fixture
+def plane(start: Callable[..., Driver], database: sqlite3.Connection) -> Driver:
+    return start()
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], bool]], None]:
+    """Wait until a condition holds, which is expected to come true."""
+
+    def wait(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < deadline, "it never came true"
+            time.sleep(0.005)
+
+    return wait
