@@ -1,0 +1,108 @@
+"""The Falcon application: probes, and the gateway as a sink for everything else."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import falcon
+import structlog
+
+from aigateway.actors.plan import GatewayPlan
+from aigateway.actors.providers.provider import ProviderLimits
+from aigateway.http.control_planes import control_plane_starter
+from aigateway.http.gateway import EXACT_HEAD, Gateway
+from aigateway.http.runtime import Runtime
+from aigateway.http.settings import Settings, load
+
+__all__ = ["GatewayApp", "create_app", "make_plan"]
+
+log = structlog.get_logger("ai-gateway")
+
+StartResponse = Callable[..., Any]
+
+
+class _Healthz:
+    """The process is alive: 200 with an empty body, for any method."""
+
+    def __call__(self, req: falcon.Request, resp: falcon.Response, **_: Any) -> None:
+        del req
+        resp.status = falcon.HTTP_200
+
+
+class _Readyz:
+    """200 while requests can be served, 503 otherwise."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def __call__(self, req: falcon.Request, resp: falcon.Response, **_: Any) -> None:
+        del req
+        self._runtime.start()
+        resp.status = falcon.HTTP_200 if self._runtime.ready() else falcon.HTTP_503
+
+
+class GatewayApp(falcon.App[falcon.Request, falcon.Response]):
+    """Falcon, with one addition: a sink may set a status line and headers exactly.
+
+    Falcon folds header names to lower case and repeated headers into one; an answer that is
+    relayed keeps them as the provider sent them.
+    """
+
+    def __init__(self, runtime: Runtime, settings: Settings) -> None:
+        super().__init__(media_type="text/plain; charset=utf-8")
+        self.runtime = runtime
+        self.gateway = Gateway(runtime, settings)
+        self.req_options.strip_url_path_trailing_slash = False
+        self.add_error_handler(Exception, _unexpected)
+        self.add_sink(self.gateway, prefix="/")
+        self.add_sink(_Healthz(), prefix=r"/healthz\Z")
+        self.add_sink(_Readyz(runtime), prefix=r"/readyz\Z")
+
+    def __call__(self, env: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            exact = env.pop(EXACT_HEAD, None)
+            if exact is not None:
+                status, headers = exact
+            return start_response(status, headers, *rest)
+
+        return super().__call__(env, start)
+
+
+def _unexpected(
+    req: falcon.Request, resp: falcon.Response, ex: Exception, _params: dict[str, Any]
+) -> None:
+    """A fault of ours: the traceback goes to the log, never to the client."""
+    log.error("unexpected error", method=req.method, path=req.path, exc_info=ex)
+    resp.status = falcon.HTTP_500
+    resp.content_type = "text/plain; charset=utf-8"
+    resp.text = "internal error\n"
+
+
+def create_app(settings: Settings | None = None) -> GatewayApp:
+    """Make the WSGI application from ``settings``, by default from the environment.
+
+    Actors are not started here but in the process that serves the first request, or by
+    gunicorn's hooks after the fork.  Raises SettingsError.
+    """
+    settings = settings or load({}, os.environ)
+    return GatewayApp(Runtime(make_plan(settings), give_up=_end_process), settings)
+
+
+def make_plan(settings: Settings) -> GatewayPlan:
+    """What the supervisor is to build.  Raises SettingsError for wrong provider variables."""
+    return GatewayPlan(
+        start_control_plane=control_plane_starter(settings),
+        state_dir=Path(settings.state_dir),
+        spool_max_size=settings.spool_max_size,
+        limits=ProviderLimits(settings.drain_max, settings.drain_timeout),
+    )
+
+
+def _end_process(reason: str) -> None:
+    """End this worker process at once; gunicorn starts another."""
+    log.critical("this worker process gives up", reason=reason)
+    os.kill(os.getpid(), signal.SIGABRT)

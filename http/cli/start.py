@@ -1,0 +1,81 @@
+"""``aigateway start``: check everything that can be checked, then hand over to gunicorn."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from aigateway.http.settings import Settings, SettingsError, load
+from aigateway.http.settings.flags import SettingsCommand, settings_options
+
+__all__ = ["command"]
+
+
+@click.command("start", cls=SettingsCommand)
+@settings_options()
+def command(**flags: Any) -> None:
+    """Start the gateway.
+
+    With --local it runs on its embedded control plane; without, it connects to the Coder
+    deployment at --url with the gateway key from --key or --key-file.
+    """
+    settings = load(flags, os.environ)
+    serve(settings)
+
+
+def serve(settings: Settings) -> None:
+    """Check the surroundings and run gunicorn until it ends.  Raises SettingsError."""
+    from aigateway.http.logs import configure_logging
+    from aigateway.http.server.application import GatewayApplication, check_address
+
+    configure_logging(settings)
+    _check_providers(settings)
+    _check_folder(settings.state_dir, "--state-dir")
+    if settings.local:
+        _check_database(settings)
+    check_address(settings.http_address)
+    GatewayApplication(settings).run()
+
+
+def _check_providers(settings: Settings) -> None:
+    """Wrong variables stop the start; a provider that cannot serve only is reported."""
+    import structlog
+
+    from aigateway.http.settings.provider_build import build_providers
+    from aigateway.http.settings.provider_env import read_providers
+
+    log = structlog.get_logger("ai-gateway.providers")
+    found = read_providers(settings.provider_environ)
+    for warning in (*settings.warnings, *found.warnings):
+        log.warning(warning.message, env=warning.setting)
+    for provider in build_providers(found.entries, settings):
+        if provider.error is not None:
+            log.error(
+                "skipping misconfigured ai provider",
+                provider_name=provider.name,
+                provider_type=provider.type,
+                error=provider.error,
+            )
+
+
+def _check_folder(folder: str, flag: str) -> None:
+    path = Path(folder).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        probe = path / f".write-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as ex:
+        raise SettingsError(f"cannot write to {path}: {ex.strerror}; set {flag}") from ex
+
+
+def _check_database(settings: Settings) -> None:
+    from aigateway.actors.coderd.schema import LocalDatabaseError, open_database
+
+    try:
+        open_database(settings.local_db).close()
+    except LocalDatabaseError as ex:
+        raise SettingsError(str(ex)) from ex

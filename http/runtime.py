@@ -1,0 +1,156 @@
+"""The actors of this process, for the edge: start, stop, ask."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pykka
+import structlog
+
+from aigateway.actors.actor import ActorDied, Reply, fail, new_reply
+from aigateway.actors.coderd.messages import GetStatus, Status
+from aigateway.actors.plan import GatewayPlan
+from aigateway.actors.recorder.recorder import Flushed
+from aigateway.actors.supervisor import StopAll, Supervisor
+from aigateway.actors.tree import ActorTree
+
+__all__ = ["NoAnswer", "Runtime"]
+
+SUCCESSOR_WAIT = 5.0
+"""Seconds to wait for an actor that is being restarted."""
+
+log = structlog.get_logger("ai-gateway")
+
+T = TypeVar("T")
+
+
+class NoAnswer(Exception):
+    """An actor died or kept silent; ``sent`` says whether the work may have been begun."""
+
+    def __init__(self, message: str, *, sent: bool) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+class Runtime:
+    """Owns the supervisor of this gateway worker process."""
+
+    def __init__(self, plan: GatewayPlan, *, give_up: Callable[[str], None]) -> None:
+        self.plan = plan
+        self.tree = ActorTree()
+        self.draining = False
+        """Set when the process is about to stop: new requests are refused."""
+        self._give_up = give_up
+        self._supervisor: pykka.ActorRef[Supervisor] | None = None
+        self._pid = 0
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Start the actors, in the process that will serve; calling again does nothing.
+
+        Actors must not cross a fork: their threads would not.
+        """
+        if self._pid == os.getpid():
+            return
+        with self._lock:
+            if self._pid != os.getpid():
+                self._supervisor = Supervisor.start(
+                    self.plan, self.tree, self._give_up, self._supervisor_ended
+                )
+                self._pid = os.getpid()
+
+    def stop(self, flush_timeout: float) -> None:
+        """Flush the spool (``flush_timeout`` seconds at most), then stop all actors."""
+        if self._pid != os.getpid() or self._supervisor is None:
+            return
+        supervisor, self._supervisor = self._supervisor, None
+        try:
+            self.ask("recorder", lambda reply: Flushed(reply), flush_timeout, tries=1)
+        except NoAnswer as ex:
+            log.warning("records stay in the spool for the next start", reason=str(ex))
+        try:
+            supervisor.ask(StopAll(), timeout=20)
+            supervisor.stop(timeout=5)
+        except (pykka.ActorDeadError, pykka.Timeout) as ex:
+            log.warning("actors did not stop in time", error=str(ex))
+
+    @property
+    def supervisor(self) -> pykka.ActorRef[Supervisor] | None:
+        return self._supervisor
+
+    def ask(
+        self,
+        role: str,
+        message: Callable[[Reply[Any]], object],
+        timeout: float,
+        *,
+        tries: int = 2,
+    ) -> Any:
+        """Tell the actor in ``role`` a message with a reply and wait for the reply.
+
+        A request that meets a dying actor is tried once more with its successor, if nothing
+        was begun.  Raises NoAnswer; never waits longer than ``timeout`` seconds and the time
+        of a restart.
+        """
+        last: pykka.ActorRef[Any] | None = None
+        for _ in range(tries):
+            ref = self.tree.find(role)
+            if ref is None or ref is last:
+                ref = self.tree.wait_for(role, SUCCESSOR_WAIT, other_than=last)
+            if ref is None:
+                break
+            reply = new_reply()
+            try:
+                ref.tell(message(reply))
+                return reply.get(timeout=timeout)
+            except pykka.ActorDeadError:
+                last = ref
+            except ActorDied as ex:
+                if ex.sent:
+                    raise NoAnswer(f"{role} died with the request in hand", sent=True) from ex
+                last = ref
+            except pykka.Timeout as ex:
+                # Whoever answers now finds the reply taken, and lets go of what it holds.
+                fail(reply, NoAnswer("nobody waits any more", sent=True))
+                raise NoAnswer(f"{role} did not answer within {timeout:g} s", sent=True) from ex
+        raise NoAnswer(f"{role} is being restarted", sent=False)
+
+    def status(self) -> Status:
+        """State of the control plane; never raises, waits a second at most."""
+        control = self.tree.find("control-plane")
+        if control is None:
+            return Status(False, "the control plane is being restarted")
+        try:
+            status = control.ask(GetStatus(), timeout=1)
+        except (pykka.ActorDeadError, pykka.Timeout):
+            return Status(False, "the control plane does not answer")
+        assert isinstance(status, Status)
+        return status
+
+    def ready(self) -> bool:
+        """Connected, and the providers have been loaded once."""
+        return not self.draining and self.tree.providers_loaded and self.status().connected
+
+    def wait_ready(self, timeout: float) -> bool:
+        """Wait until :meth:`ready`, for tests and the demo."""
+        deadline = time.monotonic() + timeout
+        pause = threading.Event()
+        while not self.ready():
+            if time.monotonic() >= deadline:
+                return False
+            pause.wait(0.02)
+        return True
+
+    def _supervisor_ended(self, _actor: object, error: BaseException | None) -> None:
+        if error is not None:
+            self._give_up(f"the supervisor died: {error!r}")
+
+
+def retry_after(seconds: float) -> int:
+    """Whole seconds for a Retry-After header, at least 1."""
+    return max(1, math.ceil(seconds))

@@ -1,0 +1,1 @@
+"""gunicorn: the application, the worker classes, the hooks, the actors' control socket."""

@@ -1,0 +1,116 @@
+"""gunicorn as a library: ``aigateway start`` without a configuration file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import structlog
+from gunicorn.app.base import BaseApplication
+
+from aigateway.http.gunicorn_logs import GunicornLogger
+from aigateway.http.server import hooks
+from aigateway.http.settings import Settings, SettingsError
+
+__all__ = ["GatewayApplication", "check_address", "gunicorn_options"]
+
+HEARTBEAT = 60
+"""Seconds without a sign of life after which the master kills a gevent worker."""
+WORKER_CLASSES = {
+    "gevent": "aigateway.http.server.workers.GatewayWorker",
+    "gthread": "gthread",
+}
+
+log = structlog.get_logger("ai-gateway")
+
+
+def gunicorn_options(settings: Settings) -> dict[str, Any]:
+    """gunicorn's settings for ours."""
+    gevent = settings.worker_class == "gevent"
+    options: dict[str, Any] = {
+        "bind": settings.http_address,
+        "workers": settings.workers,
+        "worker_class": WORKER_CLASSES[settings.worker_class],
+        "worker_connections": settings.worker_connections,
+        "threads": settings.threads,
+        "keepalive": max(1, int(settings.keepalive)),
+        "graceful_timeout": max(1, int(settings.shutdown_timeout)),
+        # A gthread worker that drains does not send signs of life.
+        "timeout": HEARTBEAT if gevent else HEARTBEAT + int(settings.shutdown_timeout),
+        "logger_class": GunicornLogger,
+        # Names with underscores (Codex sends `session_id`) arrive in the header list as they
+        # are; nothing reads the ambiguous WSGI variables.
+        "header_map": "dangerous",
+        "forwarder_headers": "",
+        "limit_request_line": 8190,
+        "limit_request_fields": 200,
+        "limit_request_field_size": 65536,
+        "control_socket_disable": True,
+        "pre_request": hooks.pre_request,
+        "post_worker_init": hooks.post_worker_init,
+        "worker_exit": hooks.worker_exit,
+        "child_exit": hooks.child_exit,
+    }
+    if os.path.isdir("/dev/shm"):  # noqa: S108 - heartbeats on a disk can stall a worker
+        options["worker_tmp_dir"] = "/dev/shm"  # noqa: S108
+    if settings.uses_tls:
+        options["certfile"] = settings.tls_cert_file
+        options["keyfile"] = settings.tls_key_file
+    return options
+
+
+class GatewayApplication(BaseApplication):  # type: ignore[misc]
+    """The gateway under gunicorn."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in gunicorn_options(self.settings).items():
+            if name in self.cfg.settings:
+                self.cfg.set(name, value)
+        self.cfg.set("when_ready", self._when_ready)
+        self.cfg.set("on_exit", self._on_exit)
+
+    def load(self) -> Any:
+        # Imported in the worker, after gevent has patched: not before the fork.
+        from aigateway.http.app import create_app
+
+        return create_app(self.settings)
+
+    def _when_ready(self, server: Any) -> None:
+        for listener in server.LISTENERS:
+            host, port = listener.sock.getsockname()[:2]
+            log.info(
+                "standalone AI Gateway listening",
+                address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+                coder_url=self.settings.url or None,
+                tls=self.settings.uses_tls,
+                workers=self.settings.workers,
+                pid=os.getpid(),
+            )
+
+    def _on_exit(self, _server: Any) -> None:
+        log.info("standalone AI Gateway stopped")
+        with contextlib.suppress(OSError):
+            Path(self.settings.runtime_dir).rmdir()
+
+
+def check_address(address: str) -> None:
+    """Find out before any process is started whether ``address`` can be listened on.
+
+    Raises SettingsError with the reference's text.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, int(port)))
+    except (OSError, ValueError, OverflowError) as ex:
+        raise SettingsError(f'listen on "{address}": {ex}; choose another --http-address') from ex

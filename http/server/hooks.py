@@ -1,0 +1,59 @@
+"""What gunicorn calls around a worker's life and each request.
+
+A module of plain functions, so that a configuration file can take them by name:
+``gunicorn -c python:aigateway.http.server.conf "aigateway.http.app:create_app()"``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+
+from aigateway.http.inbound import keep_headers
+
+__all__ = ["child_exit", "post_worker_init", "pre_request", "worker_exit"]
+
+FLUSH_TIMEOUT = 10.0
+"""Seconds for the spool to empty when a worker ends; what is left waits for the next start."""
+
+log = structlog.get_logger("ai-gateway")
+
+
+def pre_request(_worker: Any, req: Any) -> None:
+    """Keep the parsed headers: a WSGI environment cannot hold them as they came."""
+    keep_headers(req.headers)
+
+
+def post_worker_init(worker: Any) -> None:
+    """Start the actors: after the fork, in the process that will serve."""
+    from aigateway.http.server.control import ControlSocket
+
+    app = worker.app.callable
+    runtime = getattr(app, "runtime", None)
+    if runtime is None:
+        return
+    runtime.start()
+    folder = app.gateway.pipeline.settings.runtime_dir
+    if folder:
+        worker.control_socket = ControlSocket(folder, runtime)
+        worker.control_socket.start()
+
+
+def worker_exit(_server: Any, worker: Any) -> None:
+    """Flush the spool and stop the actors, or their own clean-up never runs."""
+    control = getattr(worker, "control_socket", None)
+    if control is not None:
+        control.close()
+    runtime = getattr(getattr(worker.app, "callable", None), "runtime", None)
+    if runtime is not None:
+        runtime.stop(FLUSH_TIMEOUT)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """In the master: a worker is gone; its socket must not stay behind."""
+    from aigateway.http.server.control import remove_socket
+
+    settings = getattr(server.app, "settings", None)
+    if settings is not None:
+        remove_socket(settings.runtime_dir, worker.pid)

@@ -1,0 +1,57 @@
+"""The gateway's gunicorn worker: gevent, with a drain that does not wait for idle clients."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import gevent
+from gunicorn.workers.ggevent import GeventWorker
+
+__all__ = ["GatewayWorker"]
+
+
+class _Idle:
+    """Waiting for the next request of a kept-alive connection, for so many seconds."""
+
+    def __init__(self, worker: GatewayWorker, seconds: float) -> None:
+        self._worker = worker
+        self._timeout = gevent.Timeout(seconds, False)
+
+    def __enter__(self) -> _Idle:
+        self._timeout.start()
+        self._worker.idle[gevent.getcurrent()] = self._timeout
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        ex: BaseException | None,
+        _: TracebackType | None,
+    ) -> bool:
+        self._worker.idle.pop(gevent.getcurrent(), None)
+        self._timeout.close()
+        return ex is self._timeout
+
+
+class GatewayWorker(GeventWorker):  # type: ignore[misc]
+    """gunicorn's gevent worker, for long streams and quick stops."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.idle: dict[Any, gevent.Timeout] = {}
+
+    def timeout_ctx(self) -> _Idle:
+        return _Idle(self, self.cfg.keepalive)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """SIGTERM: no more requests; connections between two requests are closed at once."""
+        super().handle_exit(sig, frame)
+        gevent.spawn(self._close_idle)
+
+    def _close_idle(self) -> None:
+        while self.idle:
+            for greenlet, timeout in list(self.idle.items()):
+                self.idle.pop(greenlet, None)
+                gevent.kill(greenlet, timeout, block=False)
+            gevent.sleep(0)
