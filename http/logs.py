@@ -32,7 +32,7 @@ from aigateway.http._log_secrets import SecretMask
 from aigateway.http.settings import OPTIONS, Settings, SettingsError
 
 __all__ = [
-    "configure_logging",
+    "configure",
     "register_secret",
     "register_secrets_of",
     "reopen_logs",
@@ -67,7 +67,7 @@ class _State:
     bridge: _Bridge | None = None
 
 
-def configure_logging(settings: Settings) -> None:
+def configure(settings: Settings) -> None:
     """Log from now on as ``settings`` say; may be called again (a reload, after a rotation).
 
     Raises SettingsError when an output cannot be opened; then nothing has changed.
@@ -111,7 +111,7 @@ def reopen_logs() -> None:
 
 
 def stop_logging() -> None:
-    """Undo :func:`configure_logging`, for tests: files closed, secrets forgotten."""
+    """Undo :func:`configure`, for tests: files closed, secrets forgotten."""
     structlog.reset_defaults()
     if _STATE.bridge is not None:
         logging.getLogger().removeHandler(_STATE.bridge)

@@ -18,7 +18,7 @@ from aigateway.http.settings._kinds import PATH, TIMEOUT, URL, Kind, whole_numbe
 from aigateway.http.settings._option import ENV_PREFIX, OLD_ENV_PREFIX, OptionWarning
 from aigateway.http.settings.errors import SettingsError
 
-__all__ = ["MAX_KEYS", "IndexedProvider", "read_indexed"]
+__all__ = ["FIELDS", "MAX_KEYS", "IndexedProvider", "read_indexed"]
 
 MAX_KEYS = 5
 """Keys per provider, at most (as in the reference)."""
@@ -92,6 +92,10 @@ _EXTRAS: dict[str, tuple[str, Kind]] = {
     "PROXY": ("proxy", URL),
     "CA_FILE": ("ca_file", PATH),
 }
+
+
+FIELDS = frozenset(_TEXTS | {f"{name}{s}" for name in _LISTS for s in ("", "S")} | _EXTRAS.keys())
+"""The names of all fields."""
 
 
 def read_indexed(

@@ -101,6 +101,7 @@ def _load(
                 values[row.name] = _read(row, source, raw)
             except SettingsError as ex:
                 report(ex)
+                sources[row.name] = Source("default")
         warnings += _deprecated(row, source)
     warnings += _odd_variables(environ)
     if values["trace_datadog"]:

@@ -159,6 +159,7 @@ class Settings(ProcessSettings):
     upstream_ca_file: str = option(
         PATH,
         group="Providers",
+        reloadable=True,
         help="PEM file with the authorities that may sign providers' certificates.",
     )
 

@@ -1,0 +1,102 @@
+"""Look at the files and folders that the settings name, without changing anything."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Iterable, Iterator
+
+from aigateway.actors.providers.config import ProviderConfig
+from aigateway.http.settings import Settings
+
+__all__ = ["check_files"]
+
+
+def check_files(settings: Settings, providers: Iterable[ProviderConfig]) -> Iterator[str]:
+    """Yield one line for each file or folder that the gateway could not use."""
+    if settings.tls_cert_file and settings.tls_key_file:
+        yield from _pair(
+            ("--tls-cert-file", settings.tls_cert_file), ("--tls-key-file", settings.tls_key_file)
+        )
+    if settings.client_tls_cert_file and settings.client_tls_key_file:
+        yield from _pair(
+            ("--client-tls-cert-file", settings.client_tls_cert_file),
+            ("--client-tls-key-file", settings.client_tls_key_file),
+        )
+    if settings.client_tls_ca_file:
+        yield from _authorities("--client-tls-ca-file", settings.client_tls_ca_file)
+    if settings.upstream_ca_file:
+        yield from _authorities("--upstream-ca-file", settings.upstream_ca_file)
+    for provider in providers:
+        if provider.ca_file and provider.ca_file != settings.upstream_ca_file:
+            yield from _authorities(f"CA_FILE of provider {provider.name}", provider.ca_file)
+    yield from _folder("--state-dir", settings.state_dir)
+    yield from _folder("--runtime-dir", settings.runtime_dir)
+    if settings.dump_dir:
+        yield from _folder("--ai-gateway-dump-dir", settings.dump_dir)
+    if settings.local:
+        yield from _writable("--local-db", settings.local_db)
+    for flag in ("log_human", "log_json", "log_stackdriver"):
+        path = getattr(settings, flag)
+        if path and not path.startswith("/dev/") and path != "-":
+            yield from _writable(f"--{flag.replace('_', '-')}", path)
+
+
+def _pair(cert: tuple[str, str], key: tuple[str, str]) -> Iterator[str]:
+    for flag, path in (cert, key):
+        problem = _unreadable(path)
+        if problem:
+            yield f'{flag}: "{path}": {problem}'
+            return
+    try:
+        # A password prompt would wait for ever: an encrypted key is an error.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(cert[1], key[1], password=_no_password)
+    except (ssl.SSLError, ValueError, OSError) as ex:
+        reason = getattr(ex, "reason", None) or str(ex)
+        yield f'{cert[0]} "{cert[1]}" and {key[0]} "{key[1]}" are no usable pair: {reason}'
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted, which is not supported")
+
+
+def _authorities(flag: str, path: str) -> Iterator[str]:
+    problem = _unreadable(path)
+    if not problem:
+        try:
+            ssl.create_default_context(cafile=path)
+        except (ssl.SSLError, OSError) as ex:
+            problem = f"no certificates in PEM form ({getattr(ex, 'reason', None) or ex})"
+    if problem:
+        yield f'{flag}: "{path}": {problem}'
+
+
+def _unreadable(path: str) -> str:
+    try:
+        with open(path, "rb"):
+            return ""
+    except OSError as ex:
+        return str(ex.strerror)
+
+
+def _folder(flag: str, path: str) -> Iterator[str]:
+    """The folder need not be there yet, but it must be possible to make it."""
+    present = os.path.abspath(path)
+    while not os.path.lexists(present):
+        present = os.path.dirname(present)
+    if not os.path.isdir(present):
+        yield f'{flag}: "{path}": "{present}" is no folder'
+    elif not os.access(present, os.W_OK | os.X_OK):
+        yield f'{flag}: "{path}": no permission to write in "{present}"'
+
+
+def _writable(flag: str, path: str) -> Iterator[str]:
+    """The file need not be there yet, but its folder must."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path):
+        yield f'{flag}: "{path}" is a folder'
+    elif not os.path.isdir(folder):
+        yield f'{flag}: "{path}": there is no folder "{folder}"'
+    elif not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        yield f'{flag}: "{path}": no permission to write'

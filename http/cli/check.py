@@ -1,0 +1,210 @@
+"""``aigateway check``: the effective configuration, where each value is from, what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import click
+from attrs import define, field
+
+from aigateway.actors.providers.config import ProviderConfig
+from aigateway.actors.providers.interception.credentials import mask
+from aigateway.http.cli._file_checks import check_files
+from aigateway.http.settings import (
+    OPTIONS,
+    Option,
+    OptionWarning,
+    Settings,
+    SettingsError,
+    all_failed,
+    build_providers,
+    examine,
+    provider_outcomes,
+    read_providers,
+)
+from aigateway.http.settings.flags import SettingsCommand, settings_options
+from aigateway.http.settings.table import GROUPS
+
+__all__ = ["Report", "command", "examine_all"]
+
+
+@define
+class Report:
+    """Everything that can be said without dialling anybody."""
+
+    settings: Settings
+    providers: tuple[ProviderConfig, ...] = ()
+    errors: list[str] = field(factory=list)
+    warnings: list[OptionWarning] = field(factory=list)
+
+
+@click.command(cls=SettingsCommand)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--changed", is_flag=True, help="Leave out options that have their default.")
+@settings_options()
+def command(as_json: bool, changed: bool, **flags: Any) -> None:
+    """Show the effective configuration and what is wrong with it.
+
+    Takes the options and the environment of `aigateway start`. Secrets are masked. Exits with
+    1 when something is wrong.
+    """
+    report = examine_all(flags)
+    if as_json:
+        click.echo(json.dumps(_as_json(report, changed=changed), indent=2))
+    else:
+        for line in _as_text(report, changed=changed):
+            click.echo(line)
+    if report.errors:
+        raise SystemExit(1)
+
+
+def examine_all(flags: dict[str, Any]) -> Report:
+    """Load everything from ``flags`` and the environment, collecting what is wrong."""
+    settings, errors = examine(flags, os.environ)
+    report = Report(settings, errors=[str(error) for error in errors])
+    report.warnings += settings.warnings
+    try:
+        listed = read_providers(settings.provider_environ)
+    except SettingsError as ex:
+        report.errors.append(str(ex))
+    else:
+        report.providers = build_providers(listed.entries, settings)
+        report.warnings += listed.warnings
+    report.errors += [f'provider "{p.name}": {p.error}' for p in report.providers if p.error]
+    if all_failed(report.providers):
+        report.errors.append(
+            "all enabled ai providers failed to build; only disabled providers remain"
+        )
+    if settings.local and not report.providers:
+        text = "no provider is configured: set this and KEY, or CODER_AI_GATEWAY_OPENAI_KEY and the like"
+        report.warnings.append(OptionWarning(text, "CODER_AI_GATEWAY_PROVIDER_0_TYPE"))
+    report.errors += check_files(settings, report.providers)
+    return report
+
+
+# -- as text
+
+
+def _as_text(report: Report, *, changed: bool) -> Iterator[str]:
+    for group in GROUPS:
+        rows = [row for row in _rows(report.settings, changed) if row.group == group]
+        if rows:
+            yield group
+            yield from _columns([_option_cells(row, report.settings) for row in rows])
+            yield ""
+    yield "Configured providers"
+    yield from _provider_lines(report)
+    yield ""
+    if report.warnings:
+        yield "Warnings"
+        yield from (f"  {w.setting}: {w.message}" for w in report.warnings)
+        yield ""
+    if report.errors:
+        yield "Wrong"
+        yield from (f"  {error}" for error in report.errors)
+    else:
+        yield "Nothing is wrong."
+
+
+def _rows(settings: Settings, changed: bool) -> Iterator[Option]:
+    for row in OPTIONS:
+        is_default = settings.sources[row.name].kind == "default"
+        if not is_default or not (changed or row.hidden):
+            yield row
+
+
+def _option_cells(row: Option, settings: Settings) -> tuple[str, str, str]:
+    shown = row.show(getattr(settings, row.name))
+    return row.flags[0], _printable(shown) or "-", str(settings.sources[row.name])
+
+
+def _provider_lines(report: Report) -> Iterator[str]:
+    if not report.providers:
+        where = "none" if report.settings.local else "none here: the Coder deployment has them"
+        yield f"  {where}"
+        return
+    cells = []
+    for provider, outcome in zip(
+        report.providers, provider_outcomes(report.providers), strict=True
+    ):
+        cells.append(
+            (
+                _printable(provider.name),
+                _printable(provider.type) or "-",
+                outcome.status,
+                _address(provider.base_url) or "-",
+                _credentials(provider),
+                f"fallback {provider.fallback}" if provider.fallback else "",
+            )
+        )
+    yield from _columns(cells)
+
+
+def _credentials(provider: ProviderConfig) -> str:
+    if provider.bedrock is not None:
+        access_key = mask(provider.bedrock.access_key)
+        return f"aws key {access_key}" if access_key else "aws credential chain"
+    if provider.keys:
+        return "keys " + ", ".join(map(mask, provider.keys))
+    return "the user's own key"
+
+
+def _address(url: str) -> str:
+    """Without a password that somebody has put into it."""
+    scheme, separator, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return _printable(f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}")
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        yield ("  " + "  ".join(cells)).rstrip()
+
+
+# -- as JSON
+
+
+def _as_json(report: Report, *, changed: bool) -> dict[str, Any]:
+    settings = report.settings
+    return {
+        "ok": not report.errors,
+        "errors": report.errors,
+        "warnings": [{"setting": w.setting, "message": w.message} for w in report.warnings],
+        "settings": {
+            row.name: {
+                "value": _json_value(row, getattr(settings, row.name)),
+                "source": settings.sources[row.name].kind,
+                "from": settings.sources[row.name].name,
+            }
+            for row in _rows(settings, changed)
+        },
+        "providers": [
+            {
+                "name": outcome.name,
+                "type": outcome.type,
+                "status": outcome.status,
+                "error": outcome.error or None,
+                "base_url": _address(provider.base_url),
+                "credentials": _credentials(provider),
+                "fallback": provider.fallback or None,
+            }
+            for provider, outcome in zip(
+                report.providers, provider_outcomes(report.providers), strict=True
+            )
+        ],
+    }
+
+
+def _json_value(row: Option, value: Any) -> Any:
+    if row.secret or row.kind.may_hold_secret or isinstance(value, str):
+        return row.show(value)
+    return list(value) if isinstance(value, tuple) else value

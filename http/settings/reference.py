@@ -1,0 +1,164 @@
+"""Write ``docs/configuration.md`` from the table of options."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from aigateway.actors.providers.config import PROVIDER_TYPES
+from aigateway.http.settings._indexed_env import MAX_KEYS
+from aigateway.http.settings._option import Option
+from aigateway.http.settings.provider_build import DEFAULT_BASE_URLS
+from aigateway.http.settings.provider_env import NAME_PATTERN
+from aigateway.http.settings.table import GROUPS, OPTIONS
+
+__all__ = ["FIELDS", "reference"]
+
+_HEAD = """\
+# Configuration
+
+<!-- Written by `python -m aigateway.http.settings`; change the table there, not this file. -->
+
+Every option is a flag of `aigateway start`, an environment variable and a key in a YAML file.
+The first of these that sets it wins:
+
+1. the flag,
+2. the environment variable; an empty one counts as not set,
+3. the YAML file that `--config` or `CODER_CONFIG_PATH` names; `null` counts as not set,
+4. the default.
+
+`aigateway check` takes the same options, shows each effective value with its source (secrets
+masked), and lists everything that is wrong without starting anything. A wrong configuration
+stops the start with one line that names the setting, and exit code 2.
+
+How values are written:
+
+- yes or no: `true` or `false` (also `1`, `0`, `yes`, `no`, `on`, `off`); a flag alone means
+  `true`, `--flag=false` turns it off;
+- durations with their unit: `250ms`, `10s`, `5m`, `1h30m`;
+- sizes in bytes or with a unit: `1048576`, `32MiB`, `1GB`;
+- lists: the flag may be repeated; flag and variable are split at commas, and an entry that holds
+  a comma goes between double quotes; in YAML a list.
+
+The YAML file is a mapping of mappings along the dotted keys below. A key that is not
+listed is refused: `unknown option "ai_gateway.typo"`.
+
+```yaml
+ai_gateway:
+  http_address: 0.0.0.0:4001
+  rate_limit: 20
+introspection:
+  prometheus:
+    enable: true
+    address: 0.0.0.0:2112
+```
+
+Options marked "reload" follow a SIGHUP; the others need a restart. Names that begin with
+`CODER_AIBRIDGE_`, `--aibridge-` and `aibridge.` are older names of the options whose flag begins
+with `--ai-gateway-`. They still work, with a warning; where both are set the newer wins.
+"""
+
+_PROVIDERS = """\
+## Numbered providers
+
+Providers come from the variables below, or from the options under
+[single provider](#single-provider), when any of them is set; else from the Coder deployment.
+
+`CODER_AI_GATEWAY_PROVIDER_<N>_<FIELD>` configures provider number N. Numbers start at 0 and
+leave no gap. (`CODER_AIBRIDGE_PROVIDER_<N>_<FIELD>` works too, but not both at once.)
+
+```sh
+CODER_AI_GATEWAY_PROVIDER_0_TYPE=anthropic
+CODER_AI_GATEWAY_PROVIDER_0_KEYS=sk-ant-first,sk-ant-second
+CODER_AI_GATEWAY_PROVIDER_1_TYPE=openai-compat
+CODER_AI_GATEWAY_PROVIDER_1_NAME=vllm
+CODER_AI_GATEWAY_PROVIDER_1_BASE_URL=http://vllm.internal:8000/v1
+CODER_AI_GATEWAY_PROVIDER_1_KEY=secret
+```
+
+{fields}
+
+A field that is not listed is ignored with a warning. What makes it unclear which providers are
+meant (a gap, a number that is none, one name for two providers, mixed prefixes) stops the start.
+A mistake inside one provider does not: that provider is listed with its error, its path answers
+503, and the others run.
+"""
+
+
+FIELDS = {
+    "TYPE": "Required: {types}.",
+    "NAME": "First part of the path that clients use, `/<name>/…`. Default: the type. Lower-case "
+    "letters, digits and single hyphens (`{pattern}`); each name once.",
+    "BASE_URL": "Address of the API. For all but `anthropic`, `bedrock` and `copilot` it holds the "
+    "version, as in `https://host/v1`. Defaults: {bases}; the other types need one.",
+    "KEY, KEYS": "One key, or up to {keys} separated by commas, tried in their order when one "
+    "fails. Not for `bedrock` and `copilot`. Without keys only users who bring their own "
+    "are served.",
+    "FALLBACK": "Name of another provider of the same API that takes over when this one cannot "
+    "answer.",
+    "MAX_RETRIES, CONNECT_TIMEOUT, FIRST_BYTE_TIMEOUT, IDLE_TIMEOUT": "For this provider, instead "
+    "of the options of that name.",
+    "MAX_CONNECTIONS": "Connections to this provider per worker process, at most. Default: 4096.",
+    "PROXY": "HTTP proxy for this provider. Default: what `HTTPS_PROXY`, `HTTP_PROXY`, "
+    "`ALL_PROXY` and `NO_PROXY` say.",
+    "CA_FILE": "PEM file with the authorities that may sign its certificate. Default: "
+    "`--upstream-ca-file`.",
+    "BEDROCK_REGION": "AWS region, for types `anthropic` and `bedrock`.",
+    "BEDROCK_BASE_URL": "Address of Bedrock instead of the region's. `BASE_URL` does not count "
+    "once a Bedrock field is set.",
+    "BEDROCK_ACCESS_KEY, BEDROCK_ACCESS_KEY_SECRET": "AWS credentials; without, the AWS credential "
+    "chain is used.",
+    "BEDROCK_ACCESS_KEYS, BEDROCK_ACCESS_KEY_SECRETS": "The same as lists; the first pair is used.",
+    "BEDROCK_ROLE_ARN, BEDROCK_EXTERNAL_ID": "Role to assume, with its external id.",
+    "BEDROCK_MODEL, BEDROCK_SMALL_FAST_MODEL": "Models to ask for, the second one when the client "
+    "asks for a haiku model. Defaults as under single provider.",
+}
+"""What the docs say of each field of a numbered provider."""
+
+
+def reference() -> str:
+    """The page as Markdown."""
+    return "\n".join([_HEAD, *_groups(), _providers()])
+
+
+def _groups() -> Iterator[str]:
+    for group in GROUPS:
+        yield f"## {group}\n"
+        yield "| flag | variable | YAML | default | |"
+        yield "|---|---|---|---|---|"
+        for row in OPTIONS:
+            if row.group == group:
+                yield f"| {' | '.join(_cells(row))} |"
+        yield ""
+
+
+def _cells(row: Option) -> tuple[str, ...]:
+    default = row.default_note.replace("|", "\\|") or (f"`{row.default}`" if row.default else "")
+    note = "".join(
+        (
+            row.help.replace("|", "\\|"),
+            " Secret." if row.secret else "",
+            " Hidden in the help." if row.hidden else "",
+            " (reload)" if row.reloadable else "",
+        )
+    )
+    return (
+        " ".join(f"`{flag}`" for flag in row.flags),
+        " ".join(f"`{name}`" for name in row.envs),
+        f"`{row.yaml}`" if row.yaml else "none",
+        default,
+        note,
+    )
+
+
+def _providers() -> str:
+    facts = {
+        "types": ", ".join(f"`{name}`" for name in PROVIDER_TYPES),
+        "bases": ", ".join(f"{name} `{url}`" for name, url in DEFAULT_BASE_URLS.items()),
+        "pattern": NAME_PATTERN,
+        "keys": MAX_KEYS,
+    }
+    rows = ["| field | meaning |", "|---|---|"]
+    for names, text in FIELDS.items():
+        shown = ", ".join(f"`{name}`" for name in names.split(", "))
+        rows.append(f"| {shown} | {text.format(**facts)} |")
+    return _PROVIDERS.format(fields="\n".join(rows))
