@@ -82,7 +82,7 @@ class ProviderConfig:
     idle_timeout: float = 300.0
     """Longest silence of an upstream inside an answer."""
     ca_file: str = ""
-    proxy: str = ""
+    proxy: str = field(default="", repr=False)
     """Address of an HTTP proxy for this provider; empty: none."""
 
     @property
