@@ -27,6 +27,7 @@ __all__ = [
     "open_database",
     "read_database",
     "timestamp",
+    "touch",
     "transaction",
 ]
 
@@ -209,6 +210,14 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+def touch(connection: sqlite3.Connection) -> None:
+    """Write without changing anything.  Raises sqlite3.Error when that does not work."""
+    # An empty transaction would not do: SQLite begins it on a read-only file too.
+    with transaction(connection):
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        connection.execute(f"PRAGMA user_version = {version}")
+
+
 def _connect(file: Path, mode: str, patience: float) -> sqlite3.Connection:
     return sqlite3.connect(
         f"{file.absolute().as_uri()}?mode={mode}",
@@ -265,8 +274,7 @@ def _check_writable(connection: sqlite3.Connection, patience: float) -> None:
     # Whoever holds the lock proves that the file can be written: no need to wait.
     connection.execute("PRAGMA busy_timeout = 0")
     try:
-        with transaction(connection):
-            pass
+        touch(connection)
     except sqlite3.OperationalError as ex:
         if not is_busy(ex):
             raise

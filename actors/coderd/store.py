@@ -26,11 +26,11 @@ from aigateway.actors.coderd._rows import (
 )
 from aigateway.actors.coderd.messages import Caller, Denied
 from aigateway.actors.coderd.schema import (
-    VERSION,
     LocalDatabaseError,
     is_busy,
     open_database,
     timestamp,
+    touch,
     transaction,
 )
 from aigateway.actors.recorder.records import Interception, InterceptionEnded, UsageRecord
@@ -139,9 +139,7 @@ class Store:
         Raises :class:`DatabaseBusy` and :class:`DatabaseTrouble`.
         """
         try:
-            connection = self._opened_for_writing()
-            with transaction(connection):
-                connection.execute(f"PRAGMA user_version = {VERSION}")
+            touch(self._opened_for_writing())
         except (sqlite3.Error, LocalDatabaseError, OSError) as ex:
             raise self._failed(ex) from ex
 

@@ -355,3 +355,18 @@ def test_its_death_leaves_nobody_waiting(
     eventually(lambda: len(plane.deaths) == 1)
     database.execute("COMMIT")
     assert count(database) == 0
+
+
+def test_its_death_leaves_no_look_up_waiting(
+    start: Any, key: NewApiKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(self: Any, token: str, now: float) -> Any:
+        raise store_module.DatabaseBusy("database is locked")
+
+    monkeypatch.setattr(store_module.Store, "find_caller", locked)
+    plane = start(lock_patience=60)
+    reply = plane.authorize_later(key.token)
+    plane.ref.ask(GetStatus(), timeout=10)
+    plane.ref.tell(Crash())
+    with pytest.raises(ActorDied):
+        reply.get(timeout=10)

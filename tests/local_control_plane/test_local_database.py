@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -122,20 +123,42 @@ def test_names_with_characters_of_addresses_are_plain_files(tmp_path: Path) -> N
     read_database(file).close()
 
 
-@pytest.fixture
-def nobody() -> Iterator[None]:
-    """Permissions do not stop root: become somebody else for a while."""
+@contextmanager
+def somebody_else() -> Iterator[None]:
+    """Permissions do not stop root: become another user for a while."""
     if os.geteuid() != 0:
         yield
         return
     os.seteuid(65534)
-    yield
-    os.seteuid(0)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
-def test_a_read_only_file_is_refused(public_folder: Path, nobody: None) -> None:
-    with pytest.raises(LocalDatabaseError, match=r"--local-db .*: permission denied; give"):
+def test_a_read_only_file_is_refused(public_folder: Path) -> None:
+    reason = r"--local-db .*: permission denied; give"
+    with somebody_else(), pytest.raises(LocalDatabaseError, match=reason):
         open_database(public_folder / "gateway.db")
+
+
+def test_a_file_that_became_read_only_is_refused(public_folder: Path) -> None:
+    file = public_folder / "gateway.db"
+    reader = read_database(file)
+    reader.execute("SELECT count(*) FROM api_keys").fetchone()
+    for companion in public_folder.glob("gateway.db-*"):
+        companion.chmod(0o666)
+    with somebody_else(), pytest.raises(LocalDatabaseError, match=r"--local-db .*readonly"):
+        open_database(file, create=False)
+    reader.close()
+
+
+def test_a_locked_file_is_waited_for_no_longer_than_told(path: Path) -> None:
+    locker = sqlite3.connect(path, isolation_level=None)
+    locker.execute("BEGIN IMMEDIATE")
+    with pytest.raises(LocalDatabaseError, match=r"--local-db .*locked"):
+        open_database(path, patience=0.02)
+    locker.close()
 
 
 @pytest.fixture
@@ -145,9 +168,8 @@ def public_folder() -> Iterator[Path]:
         folder = Path(name)
         open_database(folder / "gateway.db").close()
         (folder / "gateway.db").chmod(0o444)
-        folder.chmod(0o555)
-        yield folder
         folder.chmod(0o755)
+        yield folder
 
 
 @pytest.mark.parametrize(
