@@ -1,0 +1,254 @@
+"""DRPC frames and packets: encoding, reassembly, and what the payloads hold.
+
+A frame is ``control (1 byte) | stream id | message id | length | data``, the three numbers
+as LEB128 varints.  Of the control byte, bit 0 says that the frame is the last of its packet,
+bits 1 to 6 are the kind and bit 7 marks kinds that a receiver may ignore.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from ._errors import LocalProtocolError, RemoteProtocolError
+
+__all__ = [
+    "CANCEL",
+    "CLOSE",
+    "CLOSE_SEND",
+    "ERROR",
+    "INVOKE",
+    "INVOKE_METADATA",
+    "MAX_PACKET",
+    "MESSAGE",
+    "Packet",
+    "PacketReader",
+    "decode_error",
+    "decode_metadata",
+    "encode_error",
+    "encode_frame",
+    "encode_message",
+    "encode_metadata",
+]
+
+INVOKE: Final = 1
+MESSAGE: Final = 2
+ERROR: Final = 3
+CANCEL: Final = 4
+CLOSE: Final = 5
+CLOSE_SEND: Final = 6
+INVOKE_METADATA: Final = 7
+
+MAX_PACKET: Final = 4 * 1024 * 1024
+"""Largest reassembled packet, in bytes; coderd sets its reader to the same."""
+
+_SPLIT: Final = 64 * 1024
+_DONE: Final = 0x01
+_CONTROL: Final = 0x80
+_MAX_UINT64: Final = 0xFFFFFFFFFFFFFFFF
+
+
+class Packet(NamedTuple):
+    """One reassembled packet.  ``control`` says that an unknown kind may be ignored."""
+
+    kind: int
+    stream: int
+    message: int
+    data: bytes
+    control: bool
+
+
+def _encode_varint(number: int) -> bytes:
+    if number < 0x80:
+        return bytes((number,))
+    groups = bytearray()
+    while number >= 0x80:
+        groups.append(number & 0x7F | 0x80)
+        number >>= 7
+    groups.append(number)
+    return bytes(groups)
+
+
+def _decode_varint(data: bytes | bytearray, at: int) -> tuple[int, int] | None:
+    """Return a number and the offset behind it, or nothing when it is cut off."""
+    number = 0
+    for shift in range(0, 70, 7):
+        if at >= len(data):
+            return None
+        byte = data[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            # Ten groups hold 70 bits; the surplus is dropped, as the Go reader does.
+            return number & _MAX_UINT64, at
+    raise RemoteProtocolError("DRPC number longer than ten bytes")
+
+
+def encode_frame(
+    kind: int, stream: int, message: int, data: bytes, *, done: bool = True, control: bool = False
+) -> bytes:
+    """Encode one frame."""
+    first = kind << 1 | (_DONE if done else 0) | (_CONTROL if control else 0)
+    return b"".join(
+        (
+            bytes((first,)),
+            _encode_varint(stream),
+            _encode_varint(message),
+            _encode_varint(len(data)),
+            data,
+        )
+    )
+
+
+def encode_message(stream: int, message: int, data: bytes) -> bytes:
+    """Encode a Message packet in frames of 64 KiB.
+
+    Raises LocalProtocolError above 4 MiB: the peer would close the transport.
+    """
+    if len(data) > MAX_PACKET:
+        raise LocalProtocolError(
+            f"a message of {len(data)} bytes is over the limit of {MAX_PACKET}"
+        )
+    if len(data) <= _SPLIT:
+        return encode_frame(MESSAGE, stream, message, data)
+    return b"".join(
+        encode_frame(
+            MESSAGE, stream, message, data[at : at + _SPLIT], done=at + _SPLIT >= len(data)
+        )
+        for at in range(0, len(data), _SPLIT)
+    )
+
+
+class PacketReader:
+    """Turns the peer's bytes into packets.
+
+    Ids never go back: a frame with a lower id than the last one is an error, one with a
+    higher id throws away an unfinished packet before it.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._stream = 1
+        self._message = 1
+        self._kind: int | None = None
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._control = False
+
+    def receive_data(self, data: bytes) -> None:
+        self._buffer += data
+
+    def next_packet(self) -> Packet | None:
+        """Return the next packet, or nothing until more is received.
+
+        Raises RemoteProtocolError.
+        """
+        while True:
+            frame = self._next_frame()
+            if frame is None:
+                return None
+            first, stream, message, data = frame
+            self._join(first, stream, message, data)
+            if first & _DONE:
+                packet = Packet(
+                    first >> 1 & 0x3F, stream, message, b"".join(self._parts), self._control
+                )
+                self._kind = None
+                # Nothing may be added to a finished packet.
+                self._message = message + 1
+                return packet
+
+    def _next_frame(self) -> tuple[int, int, int, bytes] | None:
+        buffer = self._buffer
+        if len(buffer) < 4:
+            return None
+        at = 1
+        numbers = []
+        for _ in range(3):
+            decoded = _decode_varint(buffer, at)
+            if decoded is None:
+                return None
+            number, at = decoded
+            numbers.append(number)
+        stream, message, length = numbers
+        if length > MAX_PACKET:
+            raise RemoteProtocolError(f"DRPC frame of {length} bytes, at most {MAX_PACKET} allowed")
+        if len(buffer) < at + length:
+            return None
+        first = buffer[0]
+        data = bytes(buffer[at : at + length])
+        del buffer[: at + length]
+        return first, stream, message, data
+
+    def _join(self, first: int, stream: int, message: int, data: bytes) -> None:
+        kind = first >> 1 & 0x3F
+        if (stream, message) < (self._stream, self._message):
+            raise RemoteProtocolError(
+                f"DRPC id {stream}.{message} after {self._stream}.{self._message}: ids must grow"
+            )
+        if self._kind is None or (stream, message) != (self._stream, self._message):
+            self._stream, self._message, self._kind = stream, message, kind
+            self._parts = []
+            self._size = 0
+            self._control = False
+        elif kind != self._kind:
+            raise RemoteProtocolError(
+                f"DRPC packet {stream}.{message} changes its kind from {self._kind} to {kind}"
+            )
+        self._control = self._control or bool(first & _CONTROL)
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > MAX_PACKET:
+            raise RemoteProtocolError(f"DRPC packet of more than {MAX_PACKET} bytes")
+
+
+def encode_error(code: int, text: str) -> bytes:
+    """Encode the payload of an Error packet; code 0 means that there is no code."""
+    return code.to_bytes(8, "big") + text.encode()
+
+
+def decode_error(data: bytes) -> tuple[int, str]:
+    """Return the code and text of an Error packet, whatever it holds."""
+    if len(data) < 8:
+        return 0, data.decode(errors="replace") + " (the error had no code)"
+    return int.from_bytes(data[:8], "big"), data[8:].decode(errors="replace")
+
+
+def encode_metadata(metadata: Mapping[str, str]) -> bytes:
+    """Encode the payload of an InvokeMetadata packet, a protobuf ``map<string, string>``."""
+    return b"".join(
+        _encode_field(1, _encode_field(1, key.encode()) + _encode_field(2, value.encode()))
+        for key, value in metadata.items()
+    )
+
+
+def _encode_field(number: int, data: bytes) -> bytes:
+    return bytes((number << 3 | 2,)) + _encode_varint(len(data)) + data
+
+
+def decode_metadata(data: bytes) -> dict[str, str]:
+    """Decode the payload of an InvokeMetadata packet.  Raises RemoteProtocolError."""
+    metadata = {}
+    for number, entry in _decode_fields(data):
+        if number != 1:
+            continue
+        pair = dict(_decode_fields(entry))
+        try:
+            metadata[pair.get(1, b"").decode()] = pair.get(2, b"").decode()
+        except UnicodeDecodeError as ex:
+            raise RemoteProtocolError(f"DRPC metadata is not UTF-8: {ex}") from ex
+    return metadata
+
+
+def _decode_fields(data: bytes) -> list[tuple[int, bytes]]:
+    fields = []
+    at = 0
+    while at < len(data):
+        tag = data[at]
+        decoded = _decode_varint(data, at + 1)
+        if tag & 7 != 2 or decoded is None or decoded[1] + decoded[0] > len(data):
+            raise RemoteProtocolError("DRPC metadata is not a map of strings")
+        length, start = decoded
+        fields.append((tag >> 3, data[start : start + length]))
+        at = start + length
+    return fields
