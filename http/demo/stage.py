@@ -1,0 +1,80 @@
+"""The whole demonstration: imitation provider, gateway, database and a user's key."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+from aigateway.actors.coderd.api_keys import create_key
+from aigateway.actors.coderd.schema import open_database
+from aigateway.http.demo.gateway import GatewayProcess
+from aigateway.http.demo.imitation import Request
+from aigateway.http.demo.records import RecordReader
+from aigateway.http.demo.server import ImitationServer
+
+__all__ = ["USERNAME", "Stage"]
+
+USERNAME = "demo"
+
+
+class Stage:
+    """Builds everything in a temporary folder and takes it down again.
+
+    ``delay`` is the pause before each event of the imitation's streams in seconds, ``keep``
+    leaves the folder.  Enter it, then :meth:`open`.
+    """
+
+    def __init__(
+        self, *, port: int = 0, workers: int = 1, delay: float = 0.0, keep: bool = False
+    ) -> None:
+        self._options = (port, workers, delay)
+        self._keep = keep
+        self._exits = contextlib.ExitStack()
+        self.folder = Path(tempfile.mkdtemp(prefix="aigateway-demo-"))
+        self.provider_key = f"provider-{secrets.token_hex(12)}"
+        """The key that the gateway has for the imitation; no client ever sees it."""
+        self.own_key = f"direct-{secrets.token_hex(12)}"
+        """A key to call the imitation directly."""
+        self.user_key = ""
+        self.heard: list[Request] = []
+        """What the imitation was asked."""
+
+    def open(self, given_up: Callable[[], bool] = lambda: False) -> None:
+        """Start everything; returns early when ``given_up`` says so.
+
+        Raises DemoFailed, LocalDatabaseError, OSError.
+        """
+        port, workers, delay = self._options
+        database = self.folder / "records.db"
+        with contextlib.closing(open_database(database)) as connection:
+            self.user_key = create_key(connection, USERNAME).token
+        keys = {self.provider_key, self.own_key}
+        self.imitation = self._exits.enter_context(
+            ImitationServer(keys=keys, delay=delay, heard=self.heard.append)
+        )
+        self.gateway = self._exits.enter_context(
+            GatewayProcess(
+                self.folder,
+                imitation=self.imitation.url,
+                provider_key=self.provider_key,
+                port=port,
+                workers=workers,
+            )
+        )
+        self.records = self._exits.enter_context(RecordReader(database))
+        self.gateway.wait_until_ready(given_up)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        try:
+            self._exits.close()
+        finally:
+            if not self._keep:
+                shutil.rmtree(self.folder, ignore_errors=True)
