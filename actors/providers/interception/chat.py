@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Mapping
 from typing import ClassVar
 
 import msgspec
 from attrs import define, field
 
+from aigateway.actors.providers.interception._holding import HOLD_LIMIT
+from aigateway.actors.providers.interception._recording import (
+    INCOMPLETE,
+    NOTHING,
+    TRUNCATED,
+    Request,
+)
+from aigateway.actors.providers.interception._states import End, Mode
+from aigateway.actors.providers.interception._text import Text
 from aigateway.actors.providers.interception.decoding import encode
 from aigateway.actors.providers.interception.outcomes import error_outcome
 from aigateway.actors.providers.interception.reading import (
@@ -15,20 +24,14 @@ from aigateway.actors.providers.interception.reading import (
     boolean,
     count,
     is_json,
+    is_null,
     items,
     json_text,
     members,
     source,
     text,
 )
-from aigateway.actors.providers.interception.relay import (
-    HOLD_LIMIT,
-    INCOMPLETE,
-    End,
-    Mode,
-    Relay,
-    Request,
-)
+from aigateway.actors.providers.interception.relay import Relay
 from aigateway.actors.providers.interception.routes import CHAT_COMPLETIONS, Api
 from aigateway.actors.providers.interception.splice import set_member
 from aigateway.actors.providers.interception.sse import parse_event
@@ -111,7 +114,7 @@ class _Call:
     id: str = ""
     name: str = ""
     custom: bool = False
-    arguments: io.StringIO = field(factory=io.StringIO)
+    arguments: Text = field(factory=Text)
 
 
 class ChatInterception(Relay):
@@ -135,27 +138,27 @@ class ChatInterception(Relay):
     # -- streams
 
     def _read_event(self, piece: bytes, now: float) -> None:
-        # PERF: most chunks carry a bit of text.  These spellings cannot stand inside a
-        # string, whose quotes would be escaped, so a chunk that shows none of the wanted
-        # members has none.  What is spelled with blanks is read in full.
+        # PERF: most chunks carry a bit of text.  A name in quotes cannot stand inside a
+        # string, where quotes are escaped, so a chunk that shows none of these has none.
         if (
             self._msg_id
             and self._ordered == 1
-            and b'"finish_reason":null' in piece
             and b'"tool_calls"' not in piece
-            and (b'"usage"' not in piece or b'"usage":null' in piece)
-            and b'"function_call"' not in piece
             and b'"error"' not in piece
+            and b'"function_call"' not in piece
+            and _is_unset(piece, b'"usage"')
+            and _is_unset(piece, b'"finish_reason"')
+            and b"[DONE]" not in piece
         ):
             return
         _name, data = parse_event(piece)
         if not data:
             return
-        if data.strip() == b"[DONE]":
+        if data.startswith(b"[DONE]"):
             self._complete = True
             return
         chunk = members(data)
-        if source(chunk.get("error", _NULL)) != "null":
+        if not is_null(chunk.get("error")):
             outcome = error_outcome(chunk["error"])
             self._fail(outcome.error_type or "unknown", outcome.error_message or "")
             return
@@ -172,7 +175,7 @@ class ChatInterception(Relay):
             # Some send running totals with every chunk: the last one counts.
             self._usage = usage
             if self._withholds and not choices and len(piece) <= HOLD_LIMIT:
-                self._withheld.append(piece)
+                self._outlet.withheld.append(piece)
         for choice in choices:
             self._read_choice(members(choice), now)
 
@@ -182,6 +185,9 @@ class ChatInterception(Relay):
         delta = members(choice.get("delta", _NULL))
         for item in items(delta.get("tool_calls", _NULL)):
             self._read_call_part(index, members(item), now)
+        if not is_null(delta.get("function_call")):
+            # The only call of a choice, before there were tools.
+            self._read_call_part(index, {"function": delta["function_call"]}, now)
         if text(choice.get("finish_reason")) is not None:
             self._finished.add(index)
             self._finish_calls(index, now)
@@ -203,7 +209,10 @@ class ChatInterception(Relay):
         """Record what calls of a choice there are: one ends where the next begins."""
         for key in [key for key in self._calls if key[0] == choice]:
             call = self._calls.pop(key)
-            self._record_call(call.id, call.name, call.arguments.getvalue(), call.custom, now)
+            metadata = TRUNCATED if call.arguments.truncated else NOTHING
+            self._record_call(
+                call.id, call.name, call.arguments.value(), call.custom, now, metadata
+            )
 
     def _may_end(self) -> bool:
         return bool(self._finished) and self._open <= self._finished
@@ -212,7 +221,7 @@ class ChatInterception(Relay):
 
     def _read_body(self, data: bytearray, now: float) -> None:
         answer = members(data)
-        if source(answer.get("error", _NULL)) != "null" and "choices" not in answer:
+        if not is_null(answer.get("error")) and "choices" not in answer:
             outcome = error_outcome(answer["error"])
             self._fail(outcome.error_type or "unknown", outcome.error_message or "")
             return
@@ -223,6 +232,8 @@ class ChatInterception(Relay):
             message = members(members(choice).get("message", _NULL))
             for item in items(message.get("tool_calls", _NULL)):
                 self._read_call(members(item), now)
+            if not is_null(message.get("function_call")):
+                self._read_call({"function": message["function_call"]}, now)
 
     def _read_call(self, call: Object, now: float) -> None:
         custom = members(call.get("custom", _NULL))
@@ -270,24 +281,32 @@ class ChatInterception(Relay):
                 "completion_audio": count(completion.get("audio_tokens")),
                 "completion_reasoning": count(completion.get("reasoning_tokens")),
             },
-            metadata={} if end is End.WHOLE else INCOMPLETE,
+            metadata=NOTHING if end is End.WHOLE else INCOMPLETE,
         )
 
-    def _record_call(self, call: str, name: str, arguments: str, custom: bool, now: float) -> None:
-        metadata = {}
+    def _record_call(
+        self,
+        call: str,
+        name: str,
+        arguments: str,
+        custom: bool,
+        now: float,
+        metadata: Mapping[str, object] = NOTHING,
+    ) -> None:
+        arguments = arguments if custom else arguments.strip()
         if custom:
             arguments = json_text(arguments)
-        elif not arguments.strip():
+        elif not arguments:
             arguments = "null"
         elif not is_json(arguments.encode()):
-            metadata["invalid_arguments"] = arguments
+            metadata = {**metadata, "invalid_arguments": arguments}
             arguments = "null"
         self._record_tool(
             self._msg_id,
             now,
             tool=name,
             tool_call_id=call,
-            input=arguments.strip(),
+            input=arguments,
             metadata=metadata,
         )
 
@@ -302,3 +321,12 @@ class ChatInterception(Relay):
 
 
 _EVENT_TYPES = {"rate_limited": "rate_limit_error", "timeout": "timeout_error"}
+
+
+def _is_unset(piece: bytes, name: bytes) -> bool:
+    """Whether a member (its name in quotes) is missing, or written once and null."""
+    at = piece.find(name)
+    if at < 0:
+        return True
+    at += len(name)
+    return piece.startswith((b":null", b": null"), at) and piece.find(name, at) < 0

@@ -68,7 +68,10 @@ class Interception(Protocol):
     """
 
     def upstream_body(self) -> bytes:
-        """The body to send: the client's own bytes unless a splice was needed."""
+        """The body to send: the client's own bytes unless a splice was needed.
+
+        It is let go of when the answer begins, so decide about retries before that.
+        """
 
     def begin_answer(self, status: int, headers: Headers) -> None:
         """The head of the upstream's answer has arrived."""

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import msgspec
 from attrs import define, field
 
+from aigateway.actors.providers.interception._recording import (
+    INCOMPLETE,
+    NOTHING,
+    TRUNCATED,
+    Request,
+)
+from aigateway.actors.providers.interception._states import End, Mode
+from aigateway.actors.providers.interception._text import Text
 from aigateway.actors.providers.interception.outcomes import error_outcome
 from aigateway.actors.providers.interception.reading import (
     Object,
@@ -21,7 +28,7 @@ from aigateway.actors.providers.interception.reading import (
     source,
     text,
 )
-from aigateway.actors.providers.interception.relay import INCOMPLETE, End, Mode, Relay, Request
+from aigateway.actors.providers.interception.relay import Relay
 from aigateway.actors.providers.interception.routes import MESSAGES, Api
 from aigateway.actors.providers.interception.sse import parse_event
 
@@ -80,7 +87,7 @@ class _Block:
     type: str
     id: str = ""
     name: str = ""
-    content: io.StringIO = field(factory=io.StringIO)
+    content: Text = field(factory=Text)
     whole_input: str = "{}"
     """What the block's start said, for tools that take no input."""
 
@@ -137,8 +144,7 @@ class MessagesInterception(Relay):
         kind = text(block.get("type"))
         index = count(event.get("index"))
         if kind == "thinking":
-            started = _Block(kind)
-            started.content.write(text(block.get("thinking")) or "")
+            started = _Block(kind, content=Text(text(block.get("thinking")) or ""))
         elif kind == "tool_use":
             started = _Block(kind, text(block.get("id")) or "", text(block.get("name")) or "")
             if "input" in block:
@@ -174,7 +180,7 @@ class MessagesInterception(Relay):
         # A call cut short by max_tokens may end without an end of its block.
         for index in list(self._blocks):
             self._finish_block(index, now)
-        self._flush_usages({})
+        self._flush_usages(NOTHING)
         self._complete = True
 
     def _on_error(self, event: Object, now: float) -> None:
@@ -185,12 +191,13 @@ class MessagesInterception(Relay):
         block = self._blocks.pop(index, None)
         if block is None:
             return
-        content = block.content.getvalue()
+        content = block.content.value()
+        metadata = TRUNCATED if block.content.truncated else NOTHING
         if block.type == "thinking":
-            self._record_thought(content, "thinking", now)
+            self._record_thought(content, "thinking", now, metadata)
         elif block.id:
             arguments = content if content.strip() else block.whole_input
-            self._record_call(block.id, block.name, arguments, now)
+            self._record_call(block.id, block.name, arguments, now, metadata)
 
     # -- blocking answers
 
@@ -202,7 +209,7 @@ class MessagesInterception(Relay):
         self._msg_id = text(answer.get("id")) or ""
         self._record_prompt(self._msg_id, now)
         self._usages.append(_whole_usage(members(answer.get("usage", _NULL)), now))
-        self._flush_usages({})
+        self._flush_usages(NOTHING)
         for item in items(answer.get("content", _NULL)):
             block = members(item)
             kind = text(block.get("type"))
@@ -221,7 +228,7 @@ class MessagesInterception(Relay):
         incomplete = end is not End.WHOLE and not self._usage_final
         if unseen and incomplete and not self._usages:
             self._usages.append(_Usage(now, {}))
-        self._flush_usages(INCOMPLETE if incomplete else {})
+        self._flush_usages(INCOMPLETE if incomplete else NOTHING)
 
     def _flush_usages(self, metadata: Mapping[str, object]) -> None:
         for usage in self._usages:
@@ -237,11 +244,25 @@ class MessagesInterception(Relay):
             )
         self._usages.clear()
 
-    def _record_call(self, call: str, name: str, arguments: str, now: float) -> None:
+    def _record_call(
+        self,
+        call: str,
+        name: str,
+        arguments: str,
+        now: float,
+        metadata: Mapping[str, object] = NOTHING,
+    ) -> None:
         if not is_json(arguments.encode()):
             # Cut short by max_tokens: kept for the reader, as a string.
             arguments = json_text(arguments)
-        self._record_tool(self._msg_id, now, tool=name, tool_call_id=call, input=arguments)
+        self._record_tool(
+            self._msg_id,
+            now,
+            tool=name,
+            tool_call_id=call,
+            input=arguments,
+            metadata=metadata,
+        )
 
     def _error_event(self, error_type: str, message: str) -> bytes:
         error = {"type": _EVENT_TYPES.get(error_type, "api_error"), "message": message}

@@ -11,7 +11,11 @@ from aigateway.actors.providers.interception.messages import (
     read_messages_request,
 )
 from aigateway.actors.providers.interception.reading import is_json
-from aigateway.actors.providers.interception.routes import CHAT_COMPLETIONS, MESSAGES
+from aigateway.actors.providers.interception.responses import (
+    ResponsesInterception,
+    read_responses_request,
+)
+from aigateway.actors.providers.interception.routes import CHAT_COMPLETIONS, MESSAGES, RESPONSES
 
 __all__ = ["open_interception"]
 
@@ -36,6 +40,8 @@ def open_interception(
         return MessagesInterception(read_messages_request(id, readable, body))
     if api == CHAT_COMPLETIONS:
         return ChatInterception(*read_chat_request(id, readable, body, content_encoding))
+    if api == RESPONSES:
+        return ResponsesInterception(read_responses_request(id, readable, body))
     raise ValueError(f"unknown API {api!r}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aigateway.actors.providers.interception.interface import Outcome
-from aigateway.actors.providers.interception.reading import Buffer, members, text
+from aigateway.actors.providers.interception.reading import Buffer, Object, count, members, text
 
 __all__ = ["MESSAGE_LIMIT", "error_outcome", "kind_of_name", "kind_of_status", "message_of"]
 
@@ -71,13 +71,20 @@ def kind_of_name(*names: str | None) -> str:
     return "unknown"
 
 
-def error_outcome(error: Buffer) -> Outcome:
-    """Read the outcome from an error, an object (or only a string) within an answer."""
-    fields = members(error)
+def error_outcome(error: Buffer | Object) -> Outcome:
+    """Read the outcome from an error within an answer: an object, or only a string."""
+    fields = error if isinstance(error, dict) else members(error)
+    message = text(fields.get("message"))
+    if not message and not isinstance(error, dict):
+        message = text(error)
     code = text(fields.get("code"))
     kind = kind_of_name(code, text(fields.get("type")))
-    message = text(fields.get("message")) or text(error) or code
-    return Outcome(kind, (message or "The provider reported an error")[:MESSAGE_LIMIT])
+    status = count(fields.get("code"))
+    if kind == "unknown" and status:
+        # Some routers report the status of the provider behind them.
+        kind = kind_of_status(status, openai=True)
+    message = message or code or "The AI provider reported an error"
+    return Outcome(kind, message[:MESSAGE_LIMIT])
 
 
 def message_of(status: int, body: Buffer) -> str:
@@ -92,4 +99,4 @@ def message_of(status: int, body: Buffer) -> str:
     )
     if not message and not fields:
         message = bytes(body[: 4 * MESSAGE_LIMIT]).decode("utf-8", "replace").strip()
-    return (message or f"The provider answered with HTTP status {status}")[:MESSAGE_LIMIT]
+    return (message or f"The AI provider answered with HTTP status {status}")[:MESSAGE_LIMIT]

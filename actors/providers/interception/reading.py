@@ -20,6 +20,7 @@ __all__ = [
     "boolean",
     "count",
     "is_json",
+    "is_null",
     "items",
     "json_text",
     "members",
@@ -131,6 +132,11 @@ def is_json(data: Buffer) -> bool:
         return True
     except (ValueError, RecursionError):
         return False
+
+
+def is_null(data: Buffer | None) -> bool:
+    """Whether a value is missing or null."""
+    return data is None or (memoryview(data).nbytes == 4 and bytes(data) == b"null")
 
 
 def source(data: Buffer) -> str:

@@ -14,7 +14,7 @@ import re
 import msgspec
 from attrs import frozen
 
-from aigateway.actors.providers.interception.reading import text
+from aigateway.actors.providers.interception.reading import members, text
 
 __all__ = ["Member", "delete_member", "find_member", "object_members", "set_member"]
 
@@ -76,13 +76,17 @@ def set_member(document: bytes, value: bytes, *path: str) -> bytes:
     A member that is not there yet becomes the first of its object.  Raises
     :class:`ValueError` when that object is none or missing.
     """
-    member = find_member(document, *path)
-    if member is not None:
+    parent = members(document)
+    for name in path[:-1]:
+        parent = members(parent.get(name, b"null"))
+    if path[-1] in parent:
+        member = find_member(document, *path)
+        assert member is not None
         return document[: member.value_start] + value + document[member.value_end :]
     at = 0
     if len(path) > 1:
-        parent = find_member(document, *path[:-1])
-        at = len(document) if parent is None else parent.value_start
+        owner = find_member(document, *path[:-1])
+        at = len(document) if owner is None else owner.value_start
     at = _after_space(document, at)
     if document[at : at + 1] != b"{":
         raise ValueError(f"no object to set {'.'.join(path)} in")

@@ -1,0 +1,109 @@
+"""Making records: what every API's interception does the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from attrs import frozen
+
+from aigateway.actors.recorder.records import (
+    ModelThought,
+    PromptUsage,
+    TokenUsage,
+    ToolUsage,
+    UsageRecord,
+)
+
+__all__ = ["INCOMPLETE", "NOTHING", "TRUNCATED", "Recording", "Request"]
+
+NOTHING: Mapping[str, object] = MappingProxyType({})
+INCOMPLETE: Mapping[str, object] = MappingProxyType({"usage_complete": False})
+"""Metadata of usage that was not seen to its end."""
+TRUNCATED: Mapping[str, object] = MappingProxyType({"truncated": True})
+"""Metadata of a text that was too long to be kept whole."""
+
+
+@frozen(kw_only=True)
+class Request:
+    """What was read from a client's request."""
+
+    id: str
+    body: bytes
+    """What goes upstream."""
+    model: str
+    streaming: bool
+    prompt: str | None = None
+    correlating_tool_call_id: str | None = None
+    refusal: tuple[int, bytes] | None = None
+
+
+class Recording:
+    """The records of one interception, until somebody takes them."""
+
+    def __init__(self, request: Request) -> None:
+        self.id = request.id
+        self._prompt = request.prompt
+        self._records: list[UsageRecord] = []
+
+    def take_records(self) -> list[UsageRecord]:
+        """Records that have become known since the last call."""
+        records, self._records = self._records, []
+        return records
+
+    def _record_prompt(self, msg_id: str, now: float) -> None:
+        """Record the prompt unless there is none or it has been."""
+        if self._prompt is None:
+            return
+        self._records.append(
+            PromptUsage(interception_id=self.id, msg_id=msg_id, prompt=self._prompt, created_at=now)
+        )
+        self._prompt = None
+
+    def _record_thought(
+        self,
+        content: str | None,
+        source: str,
+        now: float,
+        metadata: Mapping[str, object] = NOTHING,
+    ) -> None:
+        if content:
+            self._records.append(
+                ModelThought(
+                    interception_id=self.id,
+                    content=content,
+                    created_at=now,
+                    metadata={"source": source, **metadata},
+                )
+            )
+
+    def _record_tokens(
+        self, msg_id: str, now: float, metadata: Mapping[str, object], **values: Any
+    ) -> None:
+        self._records.append(
+            TokenUsage(
+                interception_id=self.id,
+                msg_id=msg_id,
+                created_at=now,
+                metadata=dict(metadata),
+                **values,
+            )
+        )
+
+    def _record_tool(
+        self,
+        msg_id: str,
+        now: float,
+        metadata: Mapping[str, object] = NOTHING,
+        **values: Any,
+    ) -> None:
+        self._records.append(
+            ToolUsage(
+                interception_id=self.id,
+                msg_id=msg_id,
+                created_at=now,
+                metadata=dict(metadata),
+                **values,
+            )
+        )
