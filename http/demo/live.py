@@ -67,6 +67,7 @@ def show_live(stage: Stage, interrupts: Interrupts) -> bool:
         _keep_table(stage, interrupts, console)
     else:
         _print_lines(stage, interrupts, console)
+    console.print("\nStopping.")
     return True
 
 

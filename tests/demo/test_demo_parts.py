@@ -182,11 +182,11 @@ def test_right_records_make_no_difference_and_wrong_ones_are_named():
         assert difference.startswith(f"{name}: ")
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.status == 200], ids=lambda case: case.title
+)
 def test_expectations_are_what_the_imitation_says(case):
     """Worked out a second way: from the blocking answer's own JSON."""
-    if case.status != 200:
-        pytest.skip("an error is not expected to have records")
     body = json.dumps({**case.body, "stream": False}).encode()
     reply = answer(Request("POST", case.upstream_path, {"x-api-key": "k"}, body))
     told = json.loads(reply.body)
