@@ -14,8 +14,9 @@ import structlog
 from aigateway.actors.plan import GatewayPlan
 from aigateway.actors.providers.provider import ProviderLimits
 from aigateway.http.control_planes import control_plane_starter
-from aigateway.http.gateway import EXACT_HEAD, Gateway
+from aigateway.http.gateway import CLOSE_BEHIND, EXACT_HEAD, Gateway
 from aigateway.http.runtime import Runtime
+from aigateway.http.server.response import close_behind, keep_own_headers
 from aigateway.http.settings import Settings, load
 
 __all__ = ["GatewayApp", "create_app", "make_plan"]
@@ -67,6 +68,9 @@ class GatewayApp(falcon.App[falcon.Request, falcon.Response]):
             exact = env.pop(EXACT_HEAD, None)
             if exact is not None:
                 status, headers = exact
+                keep_own_headers(start_response, headers)
+            elif env.pop(CLOSE_BEHIND, False):
+                close_behind(start_response)
             return start_response(status, headers, *rest)
 
         return super().__call__(env, start)

@@ -19,10 +19,12 @@ from aigateway.http.relay import Finished, InterceptedBody, PassthroughBody, Pat
 from aigateway.http.runtime import Runtime
 from aigateway.http.settings import Settings
 
-__all__ = ["EXACT_HEAD", "Gateway"]
+__all__ = ["CLOSE_BEHIND", "EXACT_HEAD", "Gateway"]
 
 EXACT_HEAD = "aigateway.head"
 """WSGI environment key for a status line and headers to send exactly as they are."""
+CLOSE_BEHIND = "aigateway.close"
+"""WSGI environment key: close the connection behind the answer."""
 CAPACITY = "AI Gateway is currently at capacity. Please try again later."
 
 log = structlog.get_logger("ai-gateway")
@@ -43,24 +45,24 @@ class Gateway:
         """Falcon's sink: answers ``req``."""
         self._runtime.start()
         if self._runtime.draining:
-            self._answer(resp, plain(503, "AI Gateway is shutting down", close=True))
+            self._answer(req, resp, plain(503, "AI Gateway is shutting down", close=True))
             return
         if not self.admission.enter():
-            self._answer(resp, json_message(503, CAPACITY))
+            self._answer(req, resp, json_message(503, CAPACITY))
             return
         call = Call(Inbound.of(req.env), time.monotonic())
         try:
             opened, recording = self.pipeline.run(call)
         except Answer as answer:
             self.admission.leave()
-            self._answer(resp, answer)
+            self._answer(req, resp, answer)
             if call.interception_id:
                 resp.append_header(INTERCEPTION_HEADER, call.interception_id)
             self._log(call, answer.status, Finished("refused", len(answer.body), 0.0))
         except ClientVanished:
             self.admission.leave()
             log.info("the client vanished inside its request", path=call.inbound.path)
-            self._answer(resp, plain(400, "incomplete request body", close=True))
+            self._answer(req, resp, plain(400, "incomplete request body", close=True))
         except BaseException:
             self.admission.leave()
             raise
@@ -97,14 +99,14 @@ class Gateway:
         reason = exchange.reason or "Unknown"
         req.env[EXACT_HEAD] = (f"{status} {reason}", headers)
 
-    def _answer(self, resp: falcon.Response, answer: Answer) -> None:
+    def _answer(self, req: falcon.Request, resp: falcon.Response, answer: Answer) -> None:
         resp.status = answer.status
         resp.data = answer.body
         resp.content_type = answer.content_type
         for name, value in answer.headers:
             resp.append_header(name, value)
         if answer.close:
-            resp.append_header("Connection", "close")
+            req.env[CLOSE_BEHIND] = True
 
     def _log(self, call: Call, status: int, how: Finished) -> None:
         inbound = call.inbound

@@ -28,10 +28,10 @@ def command(**flags: Any) -> None:
 
 def serve(settings: Settings) -> None:
     """Check the surroundings and run gunicorn until it ends.  Raises SettingsError."""
-    from aigateway.http.logs import configure_logging
+    from aigateway.http.logs import configure
     from aigateway.http.server.application import GatewayApplication, check_address
 
-    configure_logging(settings)
+    configure(settings)
     _check_providers(settings)
     _check_folder(settings.state_dir, "--state-dir")
     if settings.local:

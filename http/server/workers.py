@@ -11,6 +11,10 @@ from gunicorn.workers.ggevent import GeventWorker
 __all__ = ["GatewayWorker"]
 
 
+LAST_WAIT = 1.0
+"""Seconds that a connection accepted in the moment of a stop has for its request."""
+
+
 class _Idle:
     """Waiting for the next request of a kept-alive connection, for so many seconds."""
 
@@ -42,7 +46,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         self.idle: dict[Any, gevent.Timeout] = {}
 
     def timeout_ctx(self) -> _Idle:
-        return _Idle(self, self.cfg.keepalive)
+        return _Idle(self, self.cfg.keepalive if self.alive else LAST_WAIT)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: no more requests; connections between two requests are closed at once."""
@@ -50,8 +54,5 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         gevent.spawn(self._close_idle)
 
     def _close_idle(self) -> None:
-        while self.idle:
-            for greenlet, timeout in list(self.idle.items()):
-                self.idle.pop(greenlet, None)
-                gevent.kill(greenlet, timeout, block=False)
-            gevent.sleep(0)
+        for greenlet, timeout in list(self.idle.items()):
+            greenlet.kill(timeout, block=False)

@@ -1,0 +1,120 @@
+"""The real SDKs through a real gateway, against the same calls without one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+import requests
+from gateway_process import GatewayProcess
+from imitation_provider import ScriptedProvider
+
+PROMPT = "tell me about angels on pins"
+
+
+@pytest.fixture
+def claude(any_gateway: GatewayProcess) -> anthropic.Anthropic:
+    return anthropic.Anthropic(
+        base_url=f"{any_gateway.url}/anthropic", api_key=any_gateway.key(), max_retries=0
+    )
+
+
+@pytest.fixture
+def gpt(any_gateway: GatewayProcess) -> openai.OpenAI:
+    return openai.OpenAI(
+        base_url=f"{any_gateway.url}/openai/v1", api_key=any_gateway.key(), max_retries=0
+    )
+
+
+def _ask(**more: Any) -> dict[str, Any]:
+    return {
+        "model": "claude-sonnet-5",
+        "max_tokens": 2000,
+        "messages": [{"role": "user", "content": PROMPT}],
+        **more,
+    }
+
+
+def test_a_message_is_the_same_as_without_the_gateway(
+    claude: anthropic.Anthropic, provider: ScriptedProvider
+) -> None:
+    direct = anthropic.Anthropic(base_url=provider.url, api_key="any", max_retries=0)
+    assert claude.messages.create(**_ask()) == direct.messages.create(**_ask())
+
+
+def test_a_streamed_message_with_thinking_is_the_same_as_without_the_gateway(
+    claude: anthropic.Anthropic, provider: ScriptedProvider
+) -> None:
+    direct = anthropic.Anthropic(base_url=provider.url, api_key="any", max_retries=0)
+    ask = _ask(thinking={"type": "enabled", "budget_tokens": 1024})
+    events = []
+    for client in (claude, direct):
+        with client.messages.stream(**ask) as stream:
+            events.append([event.model_dump() for event in stream])
+    assert events[0] == events[1]
+    assert len(events[0]) > 10
+
+
+def test_a_streamed_chat_is_the_same_as_without_the_gateway(
+    gpt: openai.OpenAI, provider: ScriptedProvider
+) -> None:
+    direct = openai.OpenAI(base_url=f"{provider.url}/v1", api_key="any", max_retries=0)
+    ask = {"model": "gpt-4.1", "messages": [{"role": "user", "content": PROMPT}], "stream": True}
+    through, without = (
+        [chunk.model_dump() for chunk in client.chat.completions.create(**ask)]
+        for client in (gpt, direct)
+    )
+    for chunk in (*through, *without):
+        # The gateway asks for usage, so the provider says in each chunk that there is none yet.
+        chunk.pop("usage", None)
+    assert through == without
+
+
+def test_a_message_leaves_its_records(
+    claude: anthropic.Anthropic, any_gateway: GatewayProcess
+) -> None:
+    answer = claude.messages.with_raw_response.create(
+        **_ask(thinking={"type": "enabled", "budget_tokens": 1024})
+    )
+    message = answer.parse()
+    found = any_gateway.records(answer.headers["x-ai-gateway-interception-id"])
+    assert (found["username"], found["provider"], found["model"]) == (
+        "alice",
+        "anthropic",
+        "claude-sonnet-5",
+    )
+    assert found["error_type"] is None
+    assert [row["prompt"] for row in found["user_prompts"]] == [PROMPT]
+    (tokens,) = found["token_usages"]
+    assert tokens["msg_id"] == message.id
+    assert tokens["input_tokens"] == message.usage.input_tokens
+    assert tokens["output_tokens"] == message.usage.output_tokens
+    thinking = [block.thinking for block in message.content if block.type == "thinking"]
+    assert [row["content"] for row in found["model_thoughts"]] == thinking
+
+
+def test_the_provider_never_sees_the_users_key(
+    gpt: openai.OpenAI, any_gateway: GatewayProcess, provider: ScriptedProvider
+) -> None:
+    gpt.chat.completions.create(model="gpt-4.1", messages=[{"role": "user", "content": PROMPT}])
+    seen = provider.requests[-1]
+    text = repr(seen.headers) + repr(seen.body)
+    assert any_gateway.key() not in text
+    assert ("Authorization", "Bearer sk-upstream-secret-key") in seen.headers
+
+
+def test_models_are_passed_through(gpt: openai.OpenAI, claude: anthropic.Anthropic) -> None:
+    assert [model.id for model in gpt.models.list()]
+    assert [model.id for model in claude.models.list()]
+
+
+@pytest.mark.parametrize("prefix", ["", "/api/v2/aibridge", "/api/v2/ai-gateway"])
+def test_the_routes_have_aliases(any_gateway: GatewayProcess, prefix: str) -> None:
+    answer = requests.get(
+        f"{any_gateway.url}{prefix}/anthropic/v1/models",
+        headers={"X-Api-Key": any_gateway.key()},
+        timeout=10,
+    )
+    assert answer.status_code == 200

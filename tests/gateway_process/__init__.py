@@ -1,0 +1,17 @@
+"""A real gateway in a process of its own, for tests.
+
+::
+
+    with GatewayProcess(folder, [Upstream("anthropic", provider.url)]) as gateway:
+        answer = requests.post(f"{gateway.url}/anthropic/v1/messages", …)
+        gateway.records()
+
+The process runs with warnings as errors; :meth:`stop` fails the test when it logged a
+traceback or ended with an unexpected status.
+"""
+
+from __future__ import annotations
+
+from ._process import GatewayProcess, Upstream, free_port, wait_until
+
+__all__ = ["GatewayProcess", "Upstream", "free_port", "wait_until"]

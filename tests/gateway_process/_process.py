@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Self
+
+import requests
+from attrs import frozen
+
+from aigateway.actors.coderd.api_keys import create_key
+from aigateway.actors.coderd.schema import open_database
+
+__all__ = ["GatewayProcess", "Upstream", "free_port", "wait_until"]
+
+PATIENCE = 30.0
+"""Seconds that anything may take on a slow machine before a test gives up."""
+
+_pause = threading.Event()
+
+
+def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
+    """Wait for ``condition`` to hold and return its value; fail with ``what`` in the text."""
+    deadline = time.monotonic() + patience
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {patience:g} s: {what}")
+        _pause.wait(0.01)
+    return value
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@frozen
+class Upstream:
+    """One provider in the gateway's environment; ``url`` is the root, without ``/v1``."""
+
+    type: str
+    url: str
+    name: str = ""
+    key: str = "sk-upstream-secret-key"
+    extra: Mapping[str, str] = {}
+
+    def environ(self, index: int) -> dict[str, str]:
+        base = self.url if self.type in ("anthropic", "copilot") else f"{self.url}/v1"
+        fields = {"TYPE": self.type, "BASE_URL": base, **self.extra}
+        if self.name:
+            fields["NAME"] = self.name
+        if self.key:
+            fields["KEY"] = self.key
+        return {f"CODER_AI_GATEWAY_PROVIDER_{index}_{k}": v for k, v in fields.items()}
+
+
+class GatewayProcess:
+    """Starts ``aigateway start --local`` in ``folder`` and knows where everything is."""
+
+    def __init__(
+        self,
+        folder: Path,
+        upstreams: Sequence[Upstream] = (),
+        options: Sequence[str] = (),
+        *,
+        workers: int = 1,
+        local: bool = True,
+        address: str = "127.0.0.1:0",
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.database = folder / "gateway.db"
+        self.runtime_dir = Path(os.path.relpath(folder / "run"))
+        if len(str(folder)) > 80:
+            # A unix socket's address has room for about a hundred bytes.
+            self.runtime_dir = Path(f"/tmp/aigw-{os.getpid()}-{id(self):x}")
+        self.log_file = folder / "gateway.log.json"
+        self._options = [
+            *(["--local", "--local-db", str(self.database)] if local else []),
+            "--http-address", address,
+            "--state-dir", str(folder / "state"),
+            "--runtime-dir", str(self.runtime_dir),
+            "--workers", str(workers),
+            "--log-json", str(self.log_file),
+            *options,
+        ]  # fmt: skip
+        self._environ = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("CODER_")},
+            "PYTHONWARNINGS": "error",
+            **(environ or {}),
+        }
+        for index, upstream in enumerate(upstreams):
+            self._environ.update(upstream.environ(index))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._keys: dict[str, str] = {}
+        self.url = ""
+        self.allowed_errors: list[str] = []
+        """Texts of error lines that the test provokes."""
+
+    # -- life
+
+    def start(self, *, ready: bool = True) -> Self:
+        """Start it and wait until it listens, and by default until it can serve."""
+        self.log_file.unlink(missing_ok=True)
+        with open(self.folder / "stderr.txt", "ab") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "aigateway.http", "start", *self._options],
+                env=self._environ,
+                cwd=self.folder,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                start_new_session=True,
+            )
+        try:
+            line = wait_until(self._listening, "the gateway listens")
+            self.url = f"http://{line['fields']['address']}"
+            if ready:
+                wait_until(self.is_ready, "the gateway is ready")
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def kill(self) -> None:
+        """End it at once, workers and all."""
+        process, self._process = self._process, None
+        if process is not None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def _listening(self) -> dict[str, Any] | None:
+        if self.process.poll() is not None:
+            raise AssertionError(
+                f"the gateway ended with {self.process.returncode}: {self.stderr()}"
+            )
+        return next(
+            (line for line in self.logs() if "AI Gateway listening" in message_of(line)), None
+        )
+
+    def is_ready(self) -> bool:
+        try:
+            return requests.get(f"{self.url}/readyz", timeout=5).status_code == 200
+        except requests.RequestException:
+            return False
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "the gateway was not started"
+        return self._process
+
+    def stop(self, sig: signal.Signals = signal.SIGTERM, *, status: int | None = 0) -> None:
+        """Stop it and check that it ended as it should and logged nothing unexpected."""
+        process = self.process
+        if process.poll() is None:
+            process.send_signal(sig)
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired as ex:
+            self.kill()
+            raise AssertionError(f"the gateway did not stop: {self.stderr()[-3000:]}") from ex
+        self._process = None
+        if status is not None:
+            assert process.returncode == status, self.stderr()[-3000:]
+        self.check_logs()
+
+    def check_logs(self) -> None:
+        """Fail on tracebacks and on errors that the test did not allow."""
+        bad = [
+            line
+            for line in self.logs()
+            if str(line.get("level", "")).lower() in ("error", "critical")
+            and not any(text in json.dumps(line) for text in self.allowed_errors)
+        ]
+        assert not bad, f"unexpected error lines: {bad}"
+        assert "Traceback" not in self.stderr() or self.allowed_errors, self.stderr()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._process is None:
+            return
+        if kind is None:
+            self.stop()
+        else:
+            self.kill()
+
+    # -- what a user has
+
+    def key(self, user: str = "alice") -> str:
+        """A key of the embedded control plane for ``user``, the same for each call."""
+        if user not in self._keys:
+            with closing(open_database(self.database)) as database:
+                self._keys[user] = create_key(database, user).token
+        return self._keys[user]
+
+    def command(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """Run an ``aigateway`` command against this gateway."""
+        return subprocess.run(
+            [sys.executable, "-m", "aigateway.http", *argv],
+            env=self._environ,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+
+    def worker_pids(self) -> list[int]:
+        return sorted(int(p.stem.removeprefix("worker-")) for p in self.runtime_dir.glob("*.sock"))
+
+    # -- what it left behind
+
+    def logs(self) -> list[dict[str, Any]]:
+        try:
+            text = self.log_file.read_text()
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+    def stderr(self) -> str:
+        path = self.folder / "stderr.txt"
+        return path.read_text() if path.exists() else ""
+
+    def rows(self, sql: str, *params: Any) -> list[dict[str, Any]]:
+        """Query the database of the embedded control plane."""
+        with sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10) as db:
+            db.row_factory = sqlite3.Row
+            rows = [dict(row) for row in db.execute(sql, params)]
+        db.close()
+        return rows
+
+    def records(self, interception_id: str) -> dict[str, Any]:
+        """All that was recorded of one interception, once it has ended."""
+
+        def ended() -> list[dict[str, Any]]:
+            return self.rows(
+                "SELECT * FROM interceptions WHERE id = ? AND ended_at IS NOT NULL",
+                interception_id,
+            )
+
+        found: dict[str, Any] = wait_until(ended, f"interception {interception_id} ends")[0]
+        for table in ("token_usages", "user_prompts", "tool_usages", "model_thoughts"):
+            found[table] = self.rows(
+                f"SELECT * FROM {table} WHERE interception_id = ? ORDER BY created_at, rowid",
+                interception_id,
+            )
+        return found
+
+
+def message_of(line: Mapping[str, Any]) -> str:
+    """The message of a JSON log line."""
+    for name in ("message", "msg", "event"):
+        if name in line:
+            return str(line[name])
+    return ""
