@@ -2,7 +2,7 @@
 
 ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` are read by curl's rules:
 lower-case names first, a host in ``NO_PROXY`` covers its sub-domains, ``*`` covers everything,
-networks may be given as ``10.0.0.0/8``.
+networks may be given as ``10.0.0.0/8``.  The machine itself is never reached by a proxy.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ PROXY_VARIABLES = frozenset(
 def proxy_for(url: str, environ: Mapping[str, str]) -> str:
     """Return the address of the proxy to reach ``url``, or an empty text for none."""
     parts = urlsplit(url)
-    host, port = (parts.hostname or "").lower(), parts.port
+    host = (parts.hostname or "").lower()
+    port = parts.port or (443 if parts.scheme == "https" else 80)
     names = (f"{parts.scheme}_proxy", "all_proxy")
-    if _excepted(host, port, _value("no_proxy", environ)):
+    if _is_loopback(host) or _excepted(host, port, _value("no_proxy", environ)):
         return ""
     proxy = next((value for name in names if (value := _value(name, environ))), "")
     return f"http://{proxy}" if proxy and "://" not in proxy else proxy
@@ -36,14 +37,18 @@ def _value(name: str, environ: Mapping[str, str]) -> str:
     return (environ.get(name) or environ.get(name.upper()) or "").strip()
 
 
-def _excepted(host: str, port: int | None, exceptions: str) -> bool:
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or _in_network(host, "127.0.0.0/8") or host == "::1"
+
+
+def _excepted(host: str, port: int, exceptions: str) -> bool:
     for item in exceptions.replace(",", " ").split():
         pattern = item.lower().removeprefix("*.").lstrip(".")
         if item == "*" or _in_network(host, pattern):
             return True
         name, colon, wanted = pattern.rpartition(":")
         if colon and wanted.isdigit() and "]" not in wanted:
-            if port is None or int(wanted) != port:
+            if int(wanted) != port:
                 continue
             pattern = name
         pattern = pattern.strip("[]")

@@ -150,10 +150,20 @@ def _finish(config: ProviderConfig, settings: Settings, names: _Names) -> Provid
             config = evolve(config, base_url=_base_url(config, names), keys=(), allow_byok=True)
         else:
             raise _CannotServeError(f'unsupported provider type: "{config.type}"')
+        return evolve(config, proxy=_proxy(config, settings))
     except _CannotServeError as ex:
         return evolve(config, error=str(ex))
+
+
+def _proxy(config: ProviderConfig, settings: Settings) -> str:
     proxy = config.proxy or proxy_for(config.base_url, settings.provider_environ)
-    return evolve(config, proxy=proxy)
+    scheme, separator, _rest = proxy.partition("://")
+    if separator and scheme.lower() not in ("http", "https"):
+        raise _CannotServeError(
+            f"a {scheme} proxy is not supported: set HTTPS_PROXY to an http proxy, "
+            "or NO_PROXY to the provider's host"
+        )
+    return proxy
 
 
 def _breaker(settings: Settings) -> BreakerConfig | None:

@@ -1,0 +1,223 @@
+"""One provider of each kind by its own variables, and both ways together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from aigateway.http.settings import ProviderEntry, SettingsError, load_from_argv, read_providers
+from aigateway.http.settings._indexed_env import IndexedProvider
+from aigateway.http.settings.provider_env import normalise
+
+SINGLE = {
+    "openai_base_url": "https://api.openai.com/v1/",
+    "openai_key": "",
+    "anthropic_base_url": "https://api.anthropic.com/",
+    "anthropic_key": "",
+    "bedrock_base_url": "",
+    "bedrock_region": "",
+    "bedrock_access_key": "",
+    "bedrock_access_key_secret": "",
+    "bedrock_model": "m",
+    "bedrock_small_fast_model": "n",
+}
+
+
+def single(text: str, prefix: str = "CODER_AI_GATEWAY_") -> tuple[ProviderEntry, ...]:
+    pairs = (pair.partition("=") for pair in text.split())
+    return read_providers({prefix + name: value for name, _, value in pairs}).entries
+
+
+@pytest.mark.parametrize("prefix", ["CODER_AI_GATEWAY_", "CODER_AIBRIDGE_"])
+def test_an_openai_key_gives_openai(prefix: str) -> None:
+    (entry,) = single("OPENAI_KEY=k", prefix)
+    assert (entry.name, entry.type, entry.keys) == ("openai", "openai", ("k",))
+    assert entry.base_url == "https://api.openai.com/v1/"
+    (entry,) = single("OPENAI_KEY=k OPENAI_BASE_URL=http://o/v1", prefix)
+    assert entry.base_url == "http://o/v1"
+
+
+@pytest.mark.parametrize("prefix", ["CODER_AI_GATEWAY_", "CODER_AIBRIDGE_"])
+def test_an_anthropic_key_gives_anthropic(prefix: str) -> None:
+    (entry,) = single("ANTHROPIC_KEY=k", prefix)
+    assert (entry.name, entry.type, entry.keys) == ("anthropic", "anthropic", ("k",))
+    assert entry.base_url == "https://api.anthropic.com/"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "BEDROCK_REGION=r",
+        "BEDROCK_BASE_URL=http://b",
+        "BEDROCK_ACCESS_KEY=a",
+        "BEDROCK_ACCESS_KEY_SECRET=s",
+    ],
+)
+def test_any_bedrock_variable_but_a_model_gives_bedrock_named_anthropic(text: str) -> None:
+    (entry,) = single(text)
+    assert (entry.name, entry.type, entry.keys) == ("anthropic", "bedrock", ())
+    assert entry.bedrock is not None
+    assert entry.bedrock.model == "global.anthropic.claude-sonnet-4-5-20250929-v1:0"
+    assert entry.bedrock.small_fast_model == "global.anthropic.claude-haiku-4-5-20251001-v1:0"
+    assert entry.base_url == ("http://b" if "BASE_URL" in text else "")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "BEDROCK_MODEL=m", "OPENAI_BASE_URL=http://o", "OPENAI_KEY= ANTHROPIC_KEY="]
+)
+def test_models_addresses_and_empty_values_give_nothing(text: str) -> None:
+    assert single(text) == ()
+
+
+def test_the_newer_name_wins() -> None:
+    environ = {"CODER_AI_GATEWAY_OPENAI_KEY": "new", "CODER_AIBRIDGE_OPENAI_KEY": "old"}
+    assert read_providers(environ).entries[0].keys == ("new",)
+
+
+def test_an_anthropic_key_beside_bedrock_stops_the_start() -> None:
+    with pytest.raises(SettingsError) as caught:
+        single("ANTHROPIC_KEY=k BEDROCK_REGION=r")
+    assert str(caught.value) == (
+        "CODER_AIBRIDGE_ANTHROPIC_KEY and CODER_AIBRIDGE_BEDROCK_* are mutually exclusive"
+    )
+
+
+def test_flags_and_yaml_reach_the_list_under_the_variables_names(tmp_path: Any) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("aibridge: {openai_base_url: 'http://yaml/v1'}")
+    settings = load_from_argv(
+        ["--local", "--ai-gateway-openai-key", "flag", "-c", str(file)],
+        {"CODER_AIBRIDGE_OPENAI_KEY": "old", "HTTPS_PROXY": "http://p", "PATH": "/bin"},
+    )
+    assert settings.provider_environ == {
+        "CODER_AI_GATEWAY_OPENAI_KEY": "flag",
+        "CODER_AI_GATEWAY_OPENAI_BASE_URL": "http://yaml/v1",
+        "HTTPS_PROXY": "http://p",
+    }
+    (entry,) = read_providers(settings.provider_environ).entries
+    assert (entry.keys, entry.base_url) == (("flag",), "http://yaml/v1")
+
+
+# -- both ways together
+
+
+def test_both_ways_make_one_list_by_name() -> None:
+    found = single("OPENAI_KEY=k PROVIDER_0_TYPE=anthropic PROVIDER_1_TYPE=vercel")
+    assert [e.name for e in found] == ["anthropic", "openai", "vercel"]
+
+
+def test_a_name_of_both_ways_stops_the_start_even_if_equal() -> None:
+    with pytest.raises(SettingsError) as caught:
+        single("OPENAI_KEY=k PROVIDER_0_TYPE=openai PROVIDER_0_KEY=k")
+    assert str(caught.value) == (
+        'indexed AI provider "openai" conflicts with the legacy env var of the same name; '
+        "remove one or the other"
+    )
+
+
+# -- the neutral list by itself
+
+
+def indexed(**values: Any) -> IndexedProvider:
+    return IndexedProvider(**{"index": 0, "prefix": "P_0_", **values})
+
+
+def test_bedrock_beats_an_anthropic_key_with_a_warning() -> None:
+    listed = normalise({**SINGLE, "anthropic_key": "k", "bedrock_region": "r"}, [])
+    (entry,) = listed.entries
+    assert (entry.type, entry.keys) == ("bedrock", ())
+    assert [(w.message, w.setting) for w in listed.warnings] == [
+        (
+            "ignoring legacy Anthropic API key because Bedrock credentials are configured; "
+            "Bedrock authenticates via access keys or credential chain",
+            "CODER_AI_GATEWAY_ANTHROPIC_KEY",
+        )
+    ]
+
+
+def test_keys_of_a_bedrock_provider_are_ignored_with_a_warning() -> None:
+    provider = indexed(type="anthropic", keys=("k",), bedrock_region="r")
+    listed = normalise(SINGLE, [provider])
+    assert listed.entries[0].keys == ()
+    assert [(w.message, w.setting) for w in listed.warnings] == [
+        (
+            "ignoring bearer keys configured on Bedrock AI provider; "
+            "Bedrock authenticates via access keys or credential chain",
+            "P_0_KEY",
+        )
+    ]
+
+
+def test_keys_of_a_copilot_provider_are_ignored_with_a_warning() -> None:
+    listed = normalise(SINGLE, [indexed(type="copilot", keys=("k",))])
+    assert listed.entries[0].keys == ()
+    assert [(w.message, w.setting) for w in listed.warnings] == [
+        (
+            "ignoring bearer keys configured on Copilot AI provider; "
+            "Copilot authenticates via request-time GitHub OAuth tokens",
+            "P_0_KEY",
+        )
+    ]
+
+
+def test_an_unsupported_type_is_skipped_with_a_warning() -> None:
+    listed = normalise(SINGLE, [indexed(type="other", name="mine")])
+    assert listed.entries == ()
+    assert [(w.message, w.setting) for w in listed.warnings] == [
+        ("skipping indexed AI provider with unsupported type", "P_0_TYPE")
+    ]
+
+
+def test_a_provider_without_name_and_type_is_an_error() -> None:
+    (entry,) = normalise(SINGLE, [indexed()]).entries
+    assert entry.error == "indexed AI provider must have a name or type"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"keys": ("b", "a")}, {"bedrock_model": "other"}, {"index": 7}],
+)
+def test_an_equal_provider_of_the_same_name_collapses(change: dict[str, Any]) -> None:
+    one = indexed(type="anthropic", keys=("a", "b"))
+    assert len(normalise(SINGLE, [one, evolve(one, **change)]).entries) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"keys": ("a",)},
+        {"base_url": "http://x"},
+        {"type": "openai"},
+        {"keys": (), "bedrock_region": "r"},
+    ],
+)
+def test_a_different_provider_of_the_same_name_stops_the_start(change: dict[str, Any]) -> None:
+    one = indexed(type="anthropic", name="mine", keys=("a", "b"))
+    with pytest.raises(SettingsError) as caught:
+        normalise(SINGLE, [one, evolve(one, **change)])
+    assert str(caught.value) == 'duplicate AI provider name "mine" with conflicting fields'
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "differs"),
+    [
+        ("bedrock_region", "other", True),
+        ("bedrock_access_keys", ("other",), True),
+        ("bedrock_access_key_secrets", ("other",), True),
+        ("bedrock_model", "other", False),
+    ],
+)
+def test_the_hash_covers_region_and_credentials_but_not_models(
+    field: str, value: Any, differs: bool
+) -> None:
+    one = indexed(
+        type="bedrock",
+        bedrock_region="r",
+        bedrock_access_keys=("a",),
+        bedrock_access_key_secrets=("s",),
+    )
+    first = normalise(SINGLE, [one]).entries[0]
+    second = normalise(SINGLE, [evolve(one, **{field: value})]).entries[0]
+    assert (first.canonical_hash() != second.canonical_hash()) is differs
