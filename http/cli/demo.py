@@ -50,7 +50,7 @@ def command(port: int, workers: int, once: bool, keep: bool) -> None:
     delay = 0.0 if once else 0.03
     with (
         Interrupts() as interrupts,
-        Stage(port=port, workers=workers, delay=delay, keep=keep) as stage,
+        Stage(port=port, workers=workers, delay=delay, listen=once, keep=keep) as stage,
     ):
         try:
             stage.open(interrupts.given_up)

@@ -96,7 +96,7 @@ _OVERLOADED = evolve(
 def _chat(title: str, prompt: str, **fields: Any) -> Case:
     messages = [{"role": "user", "content": prompt}]
     return Case(
-        title=f"Chat Completions, {title}",
+        title=f"Chat, {title}",
         path="/openai/v1/chat/completions",
         body={"model": "gpt-imitation-large", "messages": messages, **fields},
     )
@@ -132,7 +132,7 @@ CASES = (
     _messages("streaming, tool", _CALL, tools=[_CLAUDE_TOOL], stream=True),
     _messages("blocking, thinking", "Why is the sea salt?", thinking=_THINKING),
     _messages(
-        "streaming, thinking and tools",
+        "streaming, thinking, tools",
         f"{_CALL}, twice",
         thinking=_THINKING,
         tools=[_CLAUDE_TOOL],
@@ -147,7 +147,7 @@ CASES = (
     _responses("blocking", "Tell me a story in 60 words"),
     _responses("streaming", "Tell me a story in 600 words", stream=True),
     _responses(
-        "streaming, thinking and tool",
+        "streaming, thinking, tool",
         _CALL,
         tools=[_RESPONSES_TOOL],
         reasoning={"effort": "low", "summary": "auto"},

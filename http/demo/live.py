@@ -6,7 +6,6 @@ import sys
 import time
 from datetime import datetime
 
-from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -20,6 +19,22 @@ from aigateway.http.demo.stage import Stage
 __all__ = ["instructions", "show_live", "show_once"]
 
 _POLL = 0.2  # seconds between two looks into the database
+_ROOMY = 110  # columns of a terminal that has room for all cells
+_CELLS = (
+    "time",
+    "user",
+    "client",
+    "provider",
+    "model",
+    "prompt",
+    "in",
+    "out",
+    "tools",
+    "status",
+)
+_NUMBERS = ("in", "out", "tools", "thoughts")
+_LEAST_WIDE = {"time": 8, "prompt": 12, "status": 7}
+_MOST_WIDE = {"model": 24, "tools": 20, "status": 24}
 _MOST = 200  # lines that are looked at in one go when nothing limits them
 
 
@@ -75,9 +90,11 @@ def show_once(stage: Stage, interrupts: Interrupts) -> bool:
     """Run the smoke test and show how it went; say whether all of it is right."""
     console = _console()
     began = time.monotonic()
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("request", "status", "client", "model", "in", "out", "tools", "thoughts", ""):
-        table.add_column(name, no_wrap=True, justify="right" if name in ("in", "out") else "left")
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
+    table.add_column("request")
+    for name in ("status", "client", "in", "out", "tools", "thoughts", "verdict"):
+        # On a narrow terminal the first column is wrapped and all others stay whole.
+        table.add_column(name, no_wrap=True, justify="right" if name in _NUMBERS else "left")
     results = list(run_cases(stage, interrupts.given_up))
     for result in results:
         table.add_row(*_result_cells(result))
@@ -106,15 +123,14 @@ def _result_cells(result: Result) -> list[str]:
     verdict = "wrong" if result.problems else "ok"
     recorded = result.recorded
     if recorded is None:
-        return [result.title, str(result.status or ""), "", "", "", "", "", "", verdict]
+        return [result.title, str(result.status or ""), "", "", "", "", "", verdict]
     return [
         result.title,
         str(result.status),
         recorded.client,
-        recorded.model,
         str(_input(recorded)),
         str(recorded.usage.output),
-        ", ".join(call.tool for call in recorded.tools),
+        str(len(recorded.tools) or ""),
         str(len(recorded.thoughts) or ""),
         verdict,
     ]
@@ -129,7 +145,7 @@ def _keep_table(stage: Stage, interrupts: Interrupts, console: Console) -> None:
     def table() -> Table:
         # Room for the head of the table and the prompt below it.
         fitting = max(console.height - 6, 3)
-        return _table(_oldest_first(stage.records, fitting))
+        return _table(_oldest_first(stage.records, fitting), console.width)
 
     with Live(table(), console=console, auto_refresh=False, transient=False) as live:
         while not interrupts.wait(_POLL):
@@ -152,41 +168,47 @@ def _print_lines(stage: Stage, interrupts: Interrupts, console: Console) -> None
         for record in _oldest_first(stage.records, _MOST):
             if record.ended_at is not None and record.id not in shown:
                 shown.add(record.id)
-                console.print("  ".join(_cells(record)), soft_wrap=True)
+                console.print("  ".join(_cells(record).values()), soft_wrap=True)
 
 
-def _table(records: list[Recorded]) -> Table:
+def _table(records: list[Recorded], width: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
-    for name in ("time", "user", "client", "provider"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("model", no_wrap=True, overflow="ellipsis", max_width=24)
-    table.add_column("prompt", no_wrap=True, overflow="ellipsis", ratio=1)
-    table.add_column("in", justify="right", no_wrap=True)
-    table.add_column("out", justify="right", no_wrap=True)
-    table.add_column("tools", no_wrap=True, overflow="ellipsis", max_width=20)
-    table.add_column("status", no_wrap=True, overflow="ellipsis", max_width=24)
+    roomy = width >= _ROOMY
+    cells = [cell for cell in _CELLS if roomy or cell not in ("user", "provider")]
+    for name in cells:
+        table.add_column(
+            name,
+            no_wrap=True,
+            overflow="ellipsis",
+            justify="right" if name in _NUMBERS else "left",
+            min_width=_LEAST_WIDE.get(name, 4),
+            max_width=_MOST_WIDE.get(name, width) // (1 if roomy else 2),
+            ratio=1 if name == "prompt" else None,
+        )
     for record in records:
-        *cells, status = map(Text, _cells(record))
-        status.stylize("yellow" if record.ended_at is None else "red" if record.error else "green")
-        table.add_row(*cells, status)
+        texts = {name: Text(text) for name, text in _cells(record).items()}
+        colour = "yellow" if record.ended_at is None else "red" if record.error else "green"
+        texts["status"].stylize(colour)
+        table.add_row(*(texts[name] for name in cells))
     return table
 
 
-def _cells(record: Recorded) -> list[str]:
+def _cells(record: Recorded) -> dict[str, str]:
     moment = datetime.fromisoformat(record.started_at).astimezone()
     status = "running" if record.ended_at is None else record.error or "done"
-    return [
+    texts = (
         f"{moment:%H:%M:%S}",
-        _one_line(record.username),
-        _one_line(record.client),
+        record.username,
+        record.client,
         record.provider,
-        _one_line(record.model),
-        _one_line(record.prompts[-1] if record.prompts else ""),
+        record.model,
+        record.prompts[-1] if record.prompts else "",
         str(_input(record)),
         str(record.usage.output),
-        _one_line(", ".join(call.tool for call in record.tools)),
-        _one_line(status),
-    ]
+        ", ".join(call.tool for call in record.tools),
+        status,
+    )
+    return dict(zip(_CELLS, map(_one_line, texts), strict=True))
 
 
 def _one_line(text: str) -> str:

@@ -25,14 +25,21 @@ USERNAME = "demo"
 class Stage:
     """Builds everything in a temporary folder and takes it down again.
 
-    ``delay`` is the pause before each event of the imitation's streams in seconds, ``keep``
-    leaves the folder.  Enter it, then :meth:`open`.
+    ``delay`` is the pause before each event of the imitation's streams in seconds, ``listen``
+    keeps what the imitation is asked, ``keep`` leaves the folder.  Enter it, then :meth:`open`.
     """
 
     def __init__(
-        self, *, port: int = 0, workers: int = 1, delay: float = 0.0, keep: bool = False
+        self,
+        *,
+        port: int = 0,
+        workers: int = 1,
+        delay: float = 0.0,
+        listen: bool = False,
+        keep: bool = False,
     ) -> None:
         self._options = (port, workers, delay)
+        self._listen = listen
         self._keep = keep
         self._exits = contextlib.ExitStack()
         self.folder = Path(tempfile.mkdtemp(prefix="aigateway-demo-"))
@@ -42,7 +49,7 @@ class Stage:
         """A key to call the imitation directly."""
         self.user_key = ""
         self.heard: list[Request] = []
-        """What the imitation was asked."""
+        """What the imitation was asked, when that is kept."""
 
     def open(self, given_up: Callable[[], bool] = lambda: False) -> None:
         """Start everything; returns early when ``given_up`` says so.
@@ -55,7 +62,9 @@ class Stage:
             self.user_key = create_key(connection, USERNAME).token
         keys = {self.provider_key, self.own_key}
         self.imitation = self._exits.enter_context(
-            ImitationServer(keys=keys, delay=delay, heard=self.heard.append)
+            ImitationServer(
+                keys=keys, delay=delay, heard=self.heard.append if self._listen else None
+            )
         )
         self.gateway = self._exits.enter_context(
             GatewayProcess(

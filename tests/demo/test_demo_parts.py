@@ -159,7 +159,7 @@ def recorded_as_expected(expectation):
     )
 
 
-RICHEST = next(case for case in CASES if "thinking and tools" in case.title)
+RICHEST = next(case for case in CASES if "thinking, tools" in case.title)
 
 
 def test_right_records_make_no_difference_and_wrong_ones_are_named():

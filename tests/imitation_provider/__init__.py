@@ -11,8 +11,9 @@ upstream only has to work says ``ScriptedProvider(otherwise=imitate())``.
 
 from __future__ import annotations
 
+from ._connection import ReceivedRequest
 from ._imitate import imitate
-from ._server import ReceivedRequest, Script, ScriptedProvider
+from ._server import Script, ScriptedProvider
 from ._steps import (
     LAST_CHUNK,
     Close,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 
 from aigateway.http.demo import imitation
 
-from ._server import ReceivedRequest
+from ._connection import ReceivedRequest
 from ._steps import Close, Step, Steps, answer, stream
 
 __all__ = ["imitate"]
