@@ -39,7 +39,11 @@ class SecretMask:
         secrets = {value.strip() for value in values}
         secrets = {value for value in secrets if len(value) >= SHORTEST}
         # A secret may stand in a line as it is, or escaped as JSON does it.
-        escaped = {json.dumps(value)[1:-1] for value in secrets}
+        escaped = {
+            json.dumps(value, ensure_ascii=ascii_only)[1:-1]
+            for value in secrets
+            for ascii_only in (False, True)
+        }
         # The longest first: one secret may begin with another.
         self._known = tuple(sorted({*self._known, *secrets, *escaped}, key=len, reverse=True))
 
