@@ -79,7 +79,7 @@ def examine_all(flags: dict[str, Any]) -> Report:
             "all enabled ai providers failed to build; only disabled providers remain"
         )
     if settings.local and not report.providers:
-        text = "no provider is configured: set this and KEY, or CODER_AI_GATEWAY_OPENAI_KEY and the like"
+        text = "no provider is configured: set this and its KEY, or CODER_AI_GATEWAY_OPENAI_KEY"
         report.warnings.append(OptionWarning(text, "CODER_AI_GATEWAY_PROVIDER_0_TYPE"))
     report.errors += check_files(settings, report.providers)
     return report
