@@ -1,0 +1,185 @@
+"""Dialling coderd: address, key, TLS, proxies, both paths, the version both sides know."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
+
+from attrs import Attribute, field, frozen
+
+from aigateway.actors.coderd._channel import Channel, open_channel
+from aigateway.actors.coderd._upgrade import DialError, UpgradeRefused, Validation
+from aigateway.actors.coderd.versions import NEWEST, ApiVersion
+
+__all__ = ["DialError", "DialSettings", "Dialer", "UpgradeRefused", "Validation"]
+
+PATHS = ("/api/v2/ai-gateway/serve", "/api/v2/aibridge/serve")
+"""Where coderd serves gateways, and where it did before; the first that exists is used."""
+
+_MAX_REDIRECTS = 3
+_KEY_HEADER = "X-Coder-AI-Governance-Gateway-Key"
+_BUILD_HEADER = "X-Coder-Build-Version"
+
+
+_NAMES = {"key": "the AI Gateway key (--key, --key-file)"}
+
+
+def _one_line(_instance: Any, attribute: Attribute[str], value: str) -> None:
+    if re.search(r"[\x00-\x1f\x7f]", value) or not value.isascii():
+        name = _NAMES.get(attribute.name, attribute.name)
+        raise DialError(f"{name} must be one line of ASCII text", fatal=True)
+
+
+def _one_line_each(instance: Any, attribute: Attribute[Any], value: Mapping[str, str]) -> None:
+    for name, text in value.items():
+        _one_line(instance, attribute, f"{name}{text}")
+
+
+def _web_address(_instance: Any, _attribute: Attribute[str], value: str) -> None:
+    try:
+        parts = urlsplit(value)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname)
+        _ = parts.port
+    except ValueError:
+        sound = False
+    if not sound:
+        raise DialError(
+            "the address of the Coder deployment (--url, CODER_URL) must begin with http:// or "
+            "https:// and have a host",
+            fatal=True,
+        )
+
+
+@frozen(kw_only=True)
+class DialSettings:
+    """Where coderd is and how to get there.  Raises DialError for values that cannot work."""
+
+    url: str = field(validator=_web_address)
+    """Of the deployment, http or https; a path in it has no meaning."""
+    key: str = field(repr=False, validator=_one_line)
+    build_version: str = field(default="v0.0.0", validator=_one_line)
+    headers: Mapping[str, str] = field(factory=dict, repr=False, validator=_one_line_each)
+    """Sent along, for whatever stands before coderd."""
+    ca_file: str = ""
+    """CODER_CLIENT_TLS_CA_FILE; empty: the system's authorities."""
+    cert_file: str = ""
+    key_file: str = ""
+    """CODER_CLIENT_TLS_CERT_FILE and _KEY_FILE, both or none."""
+    proxy: str | None = field(default=None, repr=False)
+    """Address of an HTTP proxy, empty for none, None for what the environment says."""
+    timeout: float = 15.0
+    """Seconds for a whole attempt: connecting, TLS and the upgrade."""
+
+    def tls_context(self) -> ssl.SSLContext:
+        """Read the files; certificates that were renewed are used from the next dial on.
+
+        Raises DialError that names the setting.
+        """
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file or None)
+        except (OSError, ValueError) as ex:
+            raise DialError(
+                f"CODER_CLIENT_TLS_CA_FILE: cannot read authorities from {self.ca_file}: {ex}",
+                fatal=True,
+            ) from ex
+        if self.cert_file:
+            try:
+                context.load_cert_chain(self.cert_file, self.key_file or None)
+            except (OSError, ValueError) as ex:
+                raise DialError(
+                    "CODER_CLIENT_TLS_CERT_FILE, CODER_CLIENT_TLS_KEY_FILE: cannot use "
+                    f"{self.cert_file} with {self.key_file}: {ex}",
+                    fatal=True,
+                ) from ex
+        return context
+
+
+class Dialer:
+    """Makes connections to one coderd, from any thread.
+
+    Each dial starts from the newest version and path: coderd may have been upgraded since
+    the last one.
+    """
+
+    def __init__(self, settings: DialSettings) -> None:
+        self._settings = settings
+
+    def dial(self) -> tuple[Channel, ApiVersion]:
+        """Connect and agree on a version.  Blocks.
+
+        Raises UpgradeRefused when coderd says no, DialError when it is not reached; both
+        say whether it is ``fatal``.
+        """
+        try:
+            return self._dial_path(PATHS[0])
+        except UpgradeRefused as ex:
+            if ex.status != 404:
+                raise
+            missing = ex
+        try:
+            return self._dial_path(PATHS[1])
+        except UpgradeRefused as ex:
+            # Neither path exists: name the one that should.
+            raise missing if ex.status == 404 else ex from None
+
+    def _dial_path(self, path: str) -> tuple[Channel, ApiVersion]:
+        try:
+            return self._connect(path, NEWEST), NEWEST
+        except UpgradeRefused as ex:
+            version = ex.older_version()
+            if version is None:
+                raise
+        return self._connect(path, version), version
+
+    def _connect(self, path: str, version: ApiVersion) -> Channel:
+        settings = self._settings
+        url = serve_url(settings.url, path, version)
+        headers = {
+            **settings.headers,
+            _KEY_HEADER: settings.key,
+            _BUILD_HEADER: settings.build_version,
+            "User-Agent": f"aigateway/{settings.build_version}",
+        }
+        for _ in range(_MAX_REDIRECTS):
+            try:
+                return self._open(url, headers)
+            except UpgradeRefused as ex:
+                target = _followable(url, ex)
+                if target is None:
+                    raise
+                url = target
+        return self._open(url, headers)
+
+    def _open(self, url: str, headers: Mapping[str, str]) -> Channel:
+        context = self._settings.tls_context() if url.startswith("https:") else None
+        return open_channel(
+            url,
+            headers,
+            context=context,
+            timeout=self._settings.timeout,
+            proxy=self._settings.proxy,
+        )
+
+
+def serve_url(base: str, path: str, version: ApiVersion) -> str:
+    """The address to dial: scheme, host and port of ``base``, without its path and user."""
+    parts = urlsplit(base)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, path, urlencode({"version": version}), ""))
+
+
+def _followable(url: str, refusal: UpgradeRefused) -> str | None:
+    """Where a redirect leads, if the gateway key may go there: same host, no TLS lost."""
+    if refusal.status not in (301, 302, 303, 307, 308) or not refusal.location:
+        return None
+    try:
+        target = urljoin(url, refusal.location)
+        here, there = urlsplit(url), urlsplit(target)
+    except ValueError:
+        return None
+    same_host = here.hostname == there.hostname
+    schemes = ("https",) if here.scheme == "https" else ("http", "https")
+    return target if same_host and there.scheme in schemes else None
