@@ -11,7 +11,6 @@ import json
 import os
 import socket
 import threading
-from pathlib import Path
 from typing import Any, cast
 
 import attrs
@@ -21,8 +20,9 @@ import structlog
 from aigateway.actors.recorder.recorder import Redeliver
 from aigateway.actors.supervisor import ActorInfo, ListActors, RestartActor
 from aigateway.http.runtime import Runtime
+from aigateway.http.server.sockets import socket_path
 
-__all__ = ["ControlSocket", "remove_socket", "socket_path"]
+__all__ = ["ControlSocket"]
 
 MAX_LINE = 65536
 IDLE = 5.0
@@ -31,21 +31,10 @@ IDLE = 5.0
 log = structlog.get_logger("ai-gateway")
 
 
-def socket_path(folder: str | Path, pid: int) -> Path:
-    """Where the worker process ``pid`` listens."""
-    return Path(folder) / f"worker-{pid}.sock"
-
-
-def remove_socket(folder: str | Path, pid: int) -> None:
-    """Remove the socket that a dead worker left behind."""
-    with contextlib.suppress(OSError):
-        socket_path(folder, pid).unlink(missing_ok=True)
-
-
 class ControlSocket:
     """Serves one worker's actors to operators on this machine."""
 
-    def __init__(self, folder: str | Path, runtime: Runtime) -> None:
+    def __init__(self, folder: str, runtime: Runtime) -> None:
         self._path = socket_path(folder, os.getpid())
         self._runtime = runtime
         self._listener: socket.socket | None = None

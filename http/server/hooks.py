@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 from aigateway.http.inbound import keep_headers
+from aigateway.http.server.sockets import remove_socket
 
 __all__ = ["child_exit", "post_worker_init", "pre_request", "worker_exit"]
 
@@ -52,8 +53,6 @@ def worker_exit(_server: Any, worker: Any) -> None:
 
 def child_exit(server: Any, worker: Any) -> None:
     """In the master: a worker is gone; its socket must not stay behind."""
-    from aigateway.http.server.control import remove_socket
-
     settings = getattr(server.app, "settings", None)
     if settings is not None:
         remove_socket(settings.runtime_dir, worker.pid)

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -83,10 +85,8 @@ class GatewayProcess:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.database = folder / "gateway.db"
-        self.runtime_dir = Path(os.path.relpath(folder / "run"))
-        if len(str(folder)) > 80:
-            # A unix socket's address has room for about a hundred bytes.
-            self.runtime_dir = Path(f"/tmp/aigw-{os.getpid()}-{id(self):x}")
+        # Not below `folder`: a unix socket's address has room for about a hundred bytes.
+        self.runtime_dir = Path(tempfile.mkdtemp(prefix="aigw-"))
         self.log_file = folder / "gateway.log.json"
         self._options = [
             *(["--local", "--local-db", str(self.database)] if local else []),
@@ -140,6 +140,7 @@ class GatewayProcess:
         if process is not None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        shutil.rmtree(self.runtime_dir, ignore_errors=True)
 
     def _listening(self) -> dict[str, Any] | None:
         if self.process.poll() is not None:
@@ -175,6 +176,7 @@ class GatewayProcess:
         if status is not None:
             assert process.returncode == status, self.stderr()[-3000:]
         self.check_logs()
+        assert not self.runtime_dir.exists(), "the runtime folder was left behind"
 
     def check_logs(self) -> None:
         """Fail on tracebacks and on errors that the test did not allow."""
