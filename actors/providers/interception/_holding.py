@@ -35,11 +35,10 @@ class Outlet:
         ``data`` is what has just arrived, ``pieces`` what it completed, and ``tail`` how many
         bytes of an unfinished event are there now.
         """
-        if self._swallow_lf:
+        if self._swallow_lf and pieces:
             self._swallow_lf = False
-            if pieces and pieces[0].startswith(b"\n"):
-                data = data[1:]
-                pieces = [pieces[0][1:], *pieces[1:]]
+            if pieces[0] == b"\n":
+                data, pieces = data[1:], pieces[1:]
         waiting = self.held
         waiting += data
         boundary = len(waiting) - tail

@@ -73,8 +73,6 @@ def _with_usage(body: bytes, fields: Object) -> bytes | None:
 
     Options of a wrong type are left for the provider to complain about.
     """
-    if not fields:
-        return None
     options = source(fields.get("stream_options", _NULL))
     if options == "null":
         return set_member(body, _USAGE_WANTED, "stream_options")
@@ -255,10 +253,9 @@ class ChatInterception(Relay):
         if end is End.WHOLE:
             for choice in {key[0] for key in self._calls}:
                 self._finish_calls(choice, now)
-        if self._mode is Mode.STREAM or unseen:
-            known = any(count(value) for value in self._usage.values())
-            if known or unseen:
-                self._record_usage(self._usage, now, end)
+        known = any(count(value) for value in self._usage.values())
+        if known or unseen:
+            self._record_usage(self._usage, now, end)
 
     def _record_usage(self, usage: Object, now: float, end: End) -> None:
         prompt = members(usage.get("prompt_tokens_details", _NULL))
@@ -311,16 +308,16 @@ class ChatInterception(Relay):
         )
 
     def _error_event(self, error_type: str, message: str) -> bytes:
-        error = {
-            "message": message,
-            "type": _EVENT_TYPES.get(error_type, "server_error"),
-            "param": None,
-            "code": None,
-        }
+        kind, code = _EVENT_TYPES.get(error_type, ("server_error", None))
+        error = {"message": message, "type": kind, "param": None, "code": code}
         return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
 
 
-_EVENT_TYPES = {"rate_limited": "rate_limit_error", "timeout": "timeout_error"}
+_EVENT_TYPES = {
+    "overloaded": ("server_error", "service_unavailable"),
+    "rate_limited": ("rate_limit_error", "rate_limit_exceeded"),
+    "timeout": ("server_error", "timeout"),
+}
 
 
 def _is_unset(piece: bytes, name: bytes) -> bool:

@@ -152,9 +152,10 @@ class _Brotli:
     def feed(self, data: bytes) -> bytes:
         unpacked = _Unpacked(self._limit)
         try:
-            unpacked.write(self._decompressor.process(data, output_buffer_limit=_STEP))
-            while not self._decompressor.can_accept_more_data():
-                unpacked.write(self._decompressor.process(b"", output_buffer_limit=_STEP))
+            part = self._decompressor.process(data, output_buffer_limit=_STEP)
+            # A full buffer may be followed by more, even if all input has been consumed.
+            while unpacked.write(part) >= _STEP or not self._decompressor.can_accept_more_data():
+                part = self._decompressor.process(b"", output_buffer_limit=_STEP)
         except brotli.error as ex:
             raise DecodingError(str(ex)) from ex
         return unpacked.take()

@@ -21,6 +21,7 @@ Reading never disturbs relaying.  What cannot be read is not recorded.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from aigateway.actors.providers.interception._holding import HOLD_LIMIT, Outlet
@@ -57,7 +58,7 @@ _ERROR_LIMIT = 1024 * 1024
 _FOREIGN_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/xml", "text/xml"})
 
 
-class Relay(Recording):
+class Relay(Recording, ABC):
     """The base of every API's interception: bytes, modes and ends; no fields.
 
     Subclasses read events and bodies and make records of them.
@@ -83,7 +84,8 @@ class Relay(Recording):
         self._outlet = Outlet()
         self._last_piece = b""
         self._kept = bytearray()
-        self._overflowed = False
+        # Too long or badly encoded: `_kept` is not all of it.
+        self._unreadable = False
         self._outcome = Outcome()
         self._ended = False
         self._complete = False
@@ -95,21 +97,21 @@ class Relay(Recording):
 
     # -- what subclasses provide
 
+    @abstractmethod
     def _read_event(self, piece: bytes, now: float) -> None:
         """Read one piece of the stream."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _read_body(self, data: bytearray, now: float) -> None:
         """Read a whole blocking answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _finish(self, end: End, now: float) -> None:
         """Make the records that are still due; runs once, when no more bytes come."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _error_event(self, error_type: str, message: str) -> bytes:
         """Make an error event in the API's own shape."""
-        raise NotImplementedError
 
     def _may_end(self) -> bool:
         """Whether a framed end is a good one although the API's last event is missing."""
@@ -172,7 +174,7 @@ class Relay(Recording):
 
     def _give_up_reading(self) -> None:
         self._decoder = None
-        self._overflowed = True
+        self._unreadable = True
         self._kept.clear()
         if self._mode is not Mode.ERROR:
             self._mode = Mode.UNREADABLE
@@ -196,11 +198,11 @@ class Relay(Recording):
         return leaves
 
     def _keep(self, data: bytes, limit: int) -> None:
-        if self._overflowed:
+        if self._unreadable:
             return
         self._kept += data
         if len(self._kept) > limit:
-            self._overflowed = True
+            self._unreadable = True
             del self._kept[MESSAGE_LIMIT:]
 
     def _relay_stream(self, data: bytes, now: float) -> bytes:
@@ -237,12 +239,10 @@ class Relay(Recording):
                 kept = self._kept
                 self._cut = not framed and kept.startswith(b"{") and not is_json(kept)
                 self._end(End.FAILED, now)
-            case Mode.UNREADABLE:
-                self._end_body(now, framed, readable=False)
             case Mode.UNDECIDED if self.event_stream:
                 return self.receive_cut(NO_ANSWER, now)
             case _:
-                self._end_body(now, framed, readable=not self._overflowed)
+                self._end_body(now, framed)
         return self._outlet.take()
 
     def _end_stream(self, now: float, framed: bool) -> bytes:
@@ -266,10 +266,10 @@ class Relay(Recording):
             return self.receive_cut(ENDED_EARLY, now)
         return self._outlet.take()
 
-    def _end_body(self, now: float, framed: bool, *, readable: bool) -> None:
-        if self._complete or (readable and self._read_whole_body(now)):
+    def _end_body(self, now: float, framed: bool) -> None:
+        if self._complete or self._read_whole_body(now):
             self._end(End.WHOLE, now)
-        elif framed and readable:
+        elif framed and not self._unreadable:
             self._fail("server_error", INVALID_ANSWER if self._kept else NO_ANSWER)
             self._end(End.FAILED, now)
         elif framed:
@@ -280,7 +280,7 @@ class Relay(Recording):
 
     def _read_whole_body(self, now: float) -> bool:
         """Read the body if all of it is there."""
-        if not is_json(self._kept):
+        if self._unreadable or not is_json(self._kept):
             return False
         self._complete = True
         try:

@@ -259,7 +259,11 @@ def _arguments(arguments: str | None) -> str:
     return stripped if is_json(stripped.encode()) else json_text(stripped)
 
 
-_EVENT_CODES = {"rate_limited": "rate_limit_exceeded"}
+_EVENT_CODES = {
+    "overloaded": "service_unavailable",
+    "rate_limited": "rate_limit_exceeded",
+    "timeout": "timeout",
+}
 
 _HANDLERS: Mapping[bytes, Callable[[ResponsesInterception, Object, float], None]] = {
     b"response.output_item.done": ResponsesInterception._on_item,

@@ -39,7 +39,7 @@ class EventReader:
     ``overflowed`` turns true when an event went over ``limit`` bytes: no piece came of it.
     """
 
-    __slots__ = ("_has_cr", "_limit", "_pending", "_skipped", "_started", "overflowed")
+    __slots__ = ("_after_cr", "_has_cr", "_limit", "_pending", "_skipped", "_started", "overflowed")
 
     def __init__(self, limit: int = EVENT_LIMIT) -> None:
         self._limit = limit
@@ -47,6 +47,7 @@ class EventReader:
         self._skipped = 0
         self._started = False
         self._has_cr = False
+        self._after_cr = False
         self.overflowed = False
 
     @property
@@ -58,12 +59,19 @@ class EventReader:
         """Take bytes, return the pieces they completed."""
         if not self._started:
             return self._start(data)
-        if b"\r" in data:
+        if self._has_cr or b"\r" in data:
             self._has_cr = True
+            if self._after_cr and data:
+                self._after_cr = False
+                if data.startswith(b"\n"):
+                    return [b"\n", *self.feed(data[1:])]
+            pieces = self._continue(data) if self._pending else self._cut(data)
+            self._after_cr = data.endswith(b"\r") and not self._pending
+            return pieces
         if self._pending:
             return self._continue(data)
         # PERF: nearly every read is exactly one event.
-        if not self._has_cr and data.find(b"\n\n") == len(data) - 2 and len(data) > 2:
+        if data.find(b"\n\n") == len(data) - 2 and len(data) > 2:
             return [data]
         return self._cut(data)
 

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import gzip
+import random
+import zlib
+
+import brotli
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+from interception_driver import in_pieces
+
+from aigateway.actors.providers.interception.decoding import (
+    DecodingError,
+    decode,
+    decoder_for,
+    encode,
+)
+
+CODINGS = ("gzip", "deflate", "br", "zstd")
+
+
+@pytest.mark.parametrize("coding", [*CODINGS, "identity", "", "gzip, br", "zstd,deflate", "X-GZIP"])
+@given(data=st.binary(max_size=300), cuts=st.lists(st.integers(1, 30), max_size=30))
+def test_what_was_encoded_is_read_however_it_arrives(
+    coding: str, data: bytes, cuts: list[int]
+) -> None:
+    encoded = encode(data, coding)
+    assert decode(encoded, coding) == data
+    decoder = decoder_for(coding)
+    reads = in_pieces(encoded, cuts)
+    if decoder is not None:
+        reads = [decoder.feed(read) for read in reads]
+    assert b"".join(reads) == data
+
+
+def test_nothing_encoded_needs_no_decoder() -> None:
+    assert decoder_for("") is None
+    assert decoder_for(" identity ") is None
+
+
+@pytest.mark.parametrize(
+    ("coding", "encoded"),
+    [
+        ("gzip", gzip.compress(b"one") + gzip.compress(b" two")),
+        ("deflate", zlib.compress(b"one two")),
+        ("deflate", zlib.compress(b"one two", wbits=-15)),
+        ("deflate", zlib.compress(b"one two") + b"junk"),
+        ("zstd", zstandard.compress(b"one") + zstandard.compress(b" two")),
+        ("br", brotli.compress(b"one two")),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 1000])
+def test_the_ways_to_write_a_coding(coding: str, encoded: bytes, step: int) -> None:
+    decoder = decoder_for(coding)
+    assert decoder is not None
+    reads = [encoded[at : at + step] for at in range(0, len(encoded), step)]
+    assert b"".join(decoder.feed(read) for read in reads) == b"one two"
+    assert decoder.feed(b"") == b""
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_each_flushed_event_can_be_read_when_it_arrives(coding: str) -> None:
+    event = b"data: 1\n\n"
+    match coding:
+        case "gzip" | "deflate":
+            deflate = zlib.compressobj(wbits=31 if coding == "gzip" else 15)
+            reads = [deflate.compress(event) + deflate.flush(zlib.Z_SYNC_FLUSH) for _ in range(3)]
+        case "br":
+            compressor = brotli.Compressor()
+            reads = [compressor.process(event) + compressor.flush() for _ in range(3)]
+        case _:
+            zstd = zstandard.ZstdCompressor().compressobj()
+            block = zstandard.COMPRESSOBJ_FLUSH_BLOCK
+            reads = [zstd.compress(event) + zstd.flush(block) for _ in range(3)]
+    decoder = decoder_for(coding)
+    assert decoder is not None
+    assert [decoder.feed(read) for read in reads] == [event] * 3
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_junk_is_refused(coding: str) -> None:
+    with pytest.raises(DecodingError):
+        decode(b"\x08junk that is no such thing" * 3, coding)
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_a_bomb_is_refused_before_it_is_unpacked(coding: str) -> None:
+    bomb = encode(b"\0" * 20_000_000, coding)
+    assert len(bomb) < 100_000
+    with pytest.raises(DecodingError, match="more than 1000000 bytes"):
+        decode(bomb, coding, limit=1_000_000)
+    assert len(decode(bomb, coding)) == 20_000_000
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_large_bodies_are_read_whole(coding: str) -> None:
+    data = random.Random(7).randbytes(3_000_000) + b"\0" * 3_000_000
+    assert decode(encode(data, coding), coding) == data
+
+
+def test_unknown_codings_are_named() -> None:
+    with pytest.raises(DecodingError, match="unknown content coding 'lzma'"):
+        decoder_for("gzip, lzma")
+    with pytest.raises(DecodingError, match="unknown content coding 'lzma'"):
+        encode(b"", "lzma")

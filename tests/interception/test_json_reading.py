@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aigateway.actors.providers.interception.reading import (
+    boolean,
+    count,
+    is_json,
+    is_null,
+    items,
+    json_text,
+    members,
+    source,
+    text,
+)
+
+_documents: st.SearchStrategy[Any] = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.text(),
+    ),
+    lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(), inner)),
+    max_leaves=20,
+)
+
+
+@given(_documents)
+def test_values_are_split_as_a_parser_would(document: Any) -> None:
+    encoded = json.dumps(document).encode()
+    assert is_json(encoded)
+    assert text(encoded) == (document if isinstance(document, str) else None)
+    values = items(encoded)
+    if isinstance(document, list):
+        assert [json.loads(bytes(value)) for value in values] == document
+    else:
+        assert values == []
+    fields = members(encoded)
+    if isinstance(document, dict):
+        assert {name: json.loads(bytes(value)) for name, value in fields.items()} == document
+    else:
+        assert fields == {}
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_can_be_read(data: bytes) -> None:
+    members(data)
+    items(data)
+    text(data)
+    count(data)
+    boolean(data)
+    boolean(data, loose=True)
+    is_null(data)
+    source(data)
+    assert not is_json(b"[" + data)
+
+
+def test_of_equal_names_the_last_counts() -> None:
+    assert text(members(rb'{"a":1,"\u0061":"b"}')["a"]) == "b"
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (rb'"\ud83d"', "\ufffd"),
+        (rb'"a\uD83Db"', "a\ufffdb"),
+        (rb'"\ude00\ud83d\ude00"', "\ufffd\N{GRINNING FACE}"),
+        (rb'"\ud83d\\ude00"', "\ufffd\\ude00"),
+        (rb'"\\ud83d\ud83d"', "\\ud83d\ufffd"),
+        (b'"\xff"', "\ufffd"),
+        (rb'"\u0000"', "\0"),
+    ],
+)
+def test_characters_that_are_none_are_replaced(written: bytes, read: str) -> None:
+    assert text(written) == read
+    assert is_json(written)
+    assert text(members(b'{"a":' + written + b"}")["a"]) == read
+    assert text(items(b"[" + written + b"]")[0]) == read
+
+
+@pytest.mark.parametrize(
+    "number", [b"1e400", b"-0", b"123456789012345678901234567890", b"1.0E+2", b"9" * 5000]
+)
+def test_odd_numbers_are_json(number: bytes) -> None:
+    assert is_json(number)
+    assert source(members(b'{"n": ' + number + b" }")["n"]) == number.decode()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"",
+        b" ",
+        b"{",
+        b"nul",
+        b"01",
+        b"+1",
+        b"NaN",
+        b"[1,]",
+        b'{"a":1}x',
+        b'"\x01"',
+        b"'a'",
+        b"[" * 100_000 + b"]" * 100_000,
+    ],
+)
+def test_what_is_no_json_reads_as_nothing(broken: bytes) -> None:
+    assert not is_json(broken)
+    assert members(broken) == {}
+    assert items(broken) == []
+    assert text(broken) is None
+    assert count(broken) == 0
+    assert boolean(broken) is False
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (b"0", 0),
+        (b"17", 17),
+        (b"-3", 0),
+        (b"12.9", 12),
+        (b"1e3", 1000),
+        (b"1e400", 0),
+        (b"9223372036854775808", 2**63 - 1),
+        (b"1" + b"0" * 30, 2**63 - 1),
+        (b"true", 0),
+        (b"null", 0),
+        (b'"12"', 0),
+        (b"[1]", 0),
+        (None, 0),
+    ],
+)
+def test_counts_are_what_a_record_can_hold(written: bytes | None, read: int) -> None:
+    assert count(written) == read
+
+
+@pytest.mark.parametrize(
+    ("written", "strict", "loose"),
+    [
+        (b"true", True, True),
+        (b"false", False, False),
+        (b"null", False, False),
+        (b'"true"', False, True),
+        (b'"T"', False, True),
+        (b'"1"', False, True),
+        (b'"yes"', False, False),
+        (b'""', False, False),
+        (b"1", False, True),
+        (b"-0.5", False, True),
+        (b"0", False, False),
+        (b"[true]", False, False),
+        (None, False, False),
+    ],
+)
+def test_booleans_are_read_strictly_or_loosely(
+    written: bytes | None, strict: bool, loose: bool
+) -> None:
+    assert boolean(written) is strict
+    assert boolean(written, loose=True) is loose
+
+
+def test_null_and_missing_are_the_same() -> None:
+    assert is_null(None)
+    assert is_null(members(b'{"a" : null }')["a"])
+    assert not is_null(b"none")
+    assert not is_null(b'""')
+
+
+def test_text_becomes_json() -> None:
+    assert json_text('say "hi"\n') == '"say \\"hi\\"\\n"'
