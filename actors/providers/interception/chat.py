@@ -8,7 +8,6 @@ from typing import ClassVar
 import msgspec
 from attrs import define, field
 
-from aigateway.actors.providers.interception._holding import HOLD_LIMIT
 from aigateway.actors.providers.interception._recording import (
     INCOMPLETE,
     NOTHING,
@@ -172,8 +171,8 @@ class ChatInterception(Relay):
         if usage:
             # Some send running totals with every chunk: the last one counts.
             self._usage = usage
-            if self._withholds and not choices and len(piece) <= HOLD_LIMIT:
-                self._outlet.withheld.append(piece)
+            if self._withholds and not choices:
+                self._withhold(piece)
         for choice in choices:
             self._read_choice(members(choice), now)
 

@@ -148,14 +148,20 @@ class Relay(Recording, ABC):
 
     def receive_data(self, data: bytes, now: float) -> bytes:
         """Take what arrived; return what goes to the client now."""
-        if self._editable and self._mode is Mode.STREAM:
-            return self._relay_stream(data, now)
         if not self._editable:
             self._read(data, now)
             return data
-        return self._read(data, now)
+        if self._mode is Mode.UNDECIDED:
+            return self._decide(data, now)
+        pieces = self._read_stream(data, now)
+        outlet = self._outlet
+        # PERF: nearly always everything leaves as it came.
+        if pieces and not self._reader.tail and outlet.idle:
+            return data
+        return outlet.release(data, pieces, self._reader.tail)
 
-    def _read(self, data: bytes, now: float) -> bytes:
+    def _read(self, data: bytes, now: float) -> None:
+        """Read what is relayed as it comes."""
         if self._decoder is not None:
             try:
                 data = self._decoder.feed(data)
@@ -163,14 +169,28 @@ class Relay(Recording, ABC):
                 self._give_up_reading()
         match self._mode:
             case Mode.STREAM:
-                return self._relay_stream(data, now)
+                self._read_stream(data, now)
             case Mode.BODY:
                 self._keep(data, BODY_LIMIT)
             case Mode.ERROR:
                 self._keep(data, _ERROR_LIMIT)
             case Mode.UNDECIDED:
-                return self._decide(data, now)
-        return data
+                self._decide(data, now)
+
+    def _read_stream(self, data: bytes, now: float) -> list[bytes]:
+        pieces = self._reader.feed(data)
+        for piece in pieces:
+            self._read_piece(piece, now)
+        if pieces:
+            self._last_piece = pieces[-1]
+        return pieces
+
+    def _read_piece(self, piece: bytes, now: float) -> None:
+        try:
+            self._read_event(piece, now)
+        except Exception:
+            # Whatever an upstream may send that nobody thought of, relaying goes on.
+            self.faults += 1
 
     def _give_up_reading(self) -> None:
         self._decoder = None
@@ -180,7 +200,10 @@ class Relay(Recording, ABC):
             self._mode = Mode.UNREADABLE
 
     def _decide(self, data: bytes, now: float) -> bytes:
-        """Find out by the first bytes what the answer is, then read them."""
+        """Find out by the first bytes what the answer is, then take them as that.
+
+        Until then they are kept, and from an editable answer's client held back.
+        """
         kept = self._kept
         kept += data
         stream = sniff(bytes(memoryview(kept)[:SNIFFED]), labelled=self.event_stream)
@@ -189,13 +212,14 @@ class Relay(Recording, ABC):
         if stream:
             self._mode = Mode.STREAM
             self._kept = bytearray()
-            return self._relay_stream(bytes(kept), now)
+            if self._editable:
+                return self.receive_data(bytes(kept), now)
+            self._read_stream(bytes(kept), now)
+            return b""
         self._mode = Mode.BODY
         self._keep(b"", BODY_LIMIT)
-        # Only an editable answer's bytes were held back until now.
-        leaves = bytes(kept) if self._editable else data
-        self._editable = False
-        return leaves
+        held_back, self._editable = self._editable, False
+        return bytes(kept) if held_back else b""
 
     def _keep(self, data: bytes, limit: int) -> None:
         if self._unreadable:
@@ -205,24 +229,10 @@ class Relay(Recording, ABC):
             self._unreadable = True
             del self._kept[MESSAGE_LIMIT:]
 
-    def _relay_stream(self, data: bytes, now: float) -> bytes:
-        pieces = self._reader.feed(data)
-        for piece in pieces:
-            self._read_piece(piece, now)
-        outlet = self._outlet
-        if pieces:
-            self._last_piece = pieces[-1]
-            # PERF: nearly always everything leaves as it came.
-            if not self._reader.tail and outlet.idle:
-                return data
-        return outlet.release(data, pieces, self._reader.tail)
-
-    def _read_piece(self, piece: bytes, now: float) -> None:
-        try:
-            self._read_event(piece, now)
-        except Exception:
-            # Whatever an upstream may send that nobody thought of, relaying goes on.
-            self.faults += 1
+    def _withhold(self, piece: bytes) -> None:
+        """Keep the piece at hand from the client, where that can be done."""
+        if self._editable and len(piece) <= HOLD_LIMIT:
+            self._outlet.withheld.append(piece)
 
     # -- how it ends
 
