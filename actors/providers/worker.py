@@ -181,13 +181,11 @@ class UpstreamWorker(GatewayActor):
             while time.monotonic() < deadline:
                 exchange.set_quiet(max(0.01, min(self._idle_timeout, deadline - time.monotonic())))
                 data = exchange.read()
-                if not data:
+                if data:
+                    recording.data(data)
+                if not data or recording.interception.complete:
                     to_the_end = True
                     recording.end(framed=exchange.complete)
-                    break
-                recording.data(data)
-                if recording.interception.complete:
-                    to_the_end = True
                     break
         except (Quiet, UpstreamCut):
             pass
