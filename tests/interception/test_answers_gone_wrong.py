@@ -402,6 +402,18 @@ def test_an_encoded_error_answer_is_read(api: str) -> None:
     assert str(broken.outcome.error_message).startswith("The AI provider answered")
 
 
+@pytest.mark.parametrize("content_type", [EVENT_STREAM, JSON])
+def test_an_encoded_stream_whose_last_event_is_not_ended_stays_as_it_came(
+    api: str, content_type: str
+) -> None:
+    answer = gzip.compress(STREAMS[api] + b": bye")
+    for step in (1, 100_000):
+        reads = [answer[at : at + step] for at in range(0, len(answer), step)]
+        result = exchange(api, request(api), reads, content_type=content_type, encoding="gzip")
+        assert result.client == answer
+        assert result.records == whole_records(api, streaming=True)
+
+
 def test_a_cut_in_an_encoded_stream_has_no_words(api: str) -> None:
     half = gzip.compress(STREAMS[api])[:-20]
     result = exchange(api, request(api), half, encoding="gzip", end="cut")
