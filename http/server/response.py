@@ -6,28 +6,32 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 __all__ = ["close_behind", "keep_own_headers"]
+
+OWNED = frozenset({"server", "date"})
+"""Headers that gunicorn writes itself and takes from no application."""
 
 
 def close_behind(start_response: Any) -> None:
     """Close the connection behind this answer: WSGI servers own the Connection header."""
     response = getattr(start_response, "__self__", None)
-    if hasattr(response, "force_close"):
-        response.force_close()
+    force_close = getattr(response, "force_close", None)
+    if force_close is not None:
+        force_close()
 
 
 def keep_own_headers(start_response: Any, headers: Sequence[tuple[str, str]]) -> None:
-    """Send a relayed Server or Date instead of gunicorn's, not beside it."""
+    """Send a relayed Server or Date in the place of gunicorn's, which drops them otherwise."""
     response = getattr(start_response, "__self__", None)
-    own = {name.lower() for name, _ in headers} & {"server", "date"}
-    if not own or not hasattr(response, "default_headers"):
-        return
-    usual = response.default_headers
-    response.default_headers = lambda: _without(usual(), own)
+    own = {name.lower(): (name, value) for name, value in headers if name.lower() in OWNED}
+    usual = getattr(response, "default_headers", None)
+    if own and usual is not None:
+        setattr(response, "default_headers", lambda: [_line(line, own) for line in usual()])  # noqa: B010
 
 
-def _without(lines: Sequence[str], names: Collection[str]) -> list[str]:
-    return [line for line in lines if line.split(":", 1)[0].lower() not in names]
+def _line(line: str, own: Mapping[str, tuple[str, str]]) -> str:
+    relayed = own.get(line.split(":", 1)[0].lower())
+    return line if relayed is None else f"{relayed[0]}: {relayed[1]}\r\n"

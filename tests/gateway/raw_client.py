@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import zstandard
@@ -90,6 +90,14 @@ class RawClient:
         else:
             body, ended = self._rest(), True
         return RawAnswer(int(first.split(" ")[1]), headers, body, ended)
+
+    def pieces(self) -> Iterator[bytes]:
+        """The rest of the connection as it comes, framing and all, up to a final chunk."""
+        yield self._buffer
+        while data := self._socket.recv(1 << 20):
+            yield data
+            if data.endswith(LAST_CHUNK):
+                return
 
     def _more(self) -> bool:
         try:

@@ -345,9 +345,7 @@ def test_a_page_instead_of_an_answer_is_an_error(
 
 
 @APIS
-@pytest.mark.parametrize(
-    ("status", "kind"), [(529, "overloaded"), (500, "server_error")]
-)
+@pytest.mark.parametrize(("status", "kind"), [(529, "overloaded"), (500, "server_error")])
 def test_an_error_answer_is_relayed_with_its_headers(
     each_gateway: GatewayProcess, provider: ScriptedProvider, api: Api, status: int, kind: str
 ) -> None:
