@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import anthropic
@@ -70,6 +71,88 @@ def test_a_streamed_chat_is_the_same_as_without_the_gateway(
         # The gateway asks for usage, so the provider says in each chunk that there is none yet.
         chunk.pop("usage", None)
     assert through == without
+
+
+TOOL = {
+    "name": "add",
+    "description": "Add two numbers",
+    "parameters": {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+        "required": ["a", "b"],
+    },
+}
+
+
+def test_a_streamed_tool_call_is_the_same_as_without_the_gateway(
+    claude: anthropic.Anthropic, any_gateway: GatewayProcess, provider: ScriptedProvider
+) -> None:
+    direct = anthropic.Anthropic(base_url=provider.url, api_key="any", max_retries=0)
+    tool = {"name": "add", "input_schema": TOOL["parameters"]}
+    ask = _ask(
+        tools=[tool], messages=[{"role": "user", "content": "use the tool add with 3 and 5"}]
+    )
+    seen = []
+    for client in (claude, direct):
+        with client.messages.stream(**ask) as stream:
+            seen.append(([event.model_dump() for event in stream], stream.get_final_message()))
+            answer = stream.response
+        if client is claude:
+            interception = answer.headers["x-ai-gateway-interception-id"]
+    assert seen[0] == seen[1]
+    (call,) = [block for block in seen[0][1].content if block.type == "tool_use"]
+    (found,) = any_gateway.records(interception)["tool_usages"]
+    assert (found["tool"], found["tool_call_id"]) == ("add", call.id)
+    assert json.loads(found["input"]) == call.input
+
+
+def test_a_streamed_chat_tool_call_is_the_same_as_without_the_gateway(
+    gpt: openai.OpenAI, provider: ScriptedProvider
+) -> None:
+    direct = openai.OpenAI(base_url=f"{provider.url}/v1", api_key="any", max_retries=0)
+    ask: Any = {
+        "model": "gpt-4.1",
+        "messages": [{"role": "user", "content": "use the tool add twice, with 3 and 5"}],
+        "tools": [{"type": "function", "function": TOOL}],
+        "stream_options": {"include_usage": True},
+    }
+    finals = []
+    for client in (gpt, direct):
+        with client.chat.completions.stream(**ask) as stream:
+            stream.until_done()
+            finals.append(stream.get_final_completion().model_dump())
+    assert finals[0] == finals[1]
+    assert finals[0]["choices"][0]["message"]["tool_calls"]
+    assert finals[0]["usage"]["total_tokens"]
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, "use the tool add with 3 and 5"])
+def test_a_response_is_the_same_as_without_the_gateway(
+    gpt: openai.OpenAI, any_gateway: GatewayProcess, provider: ScriptedProvider, prompt: str
+) -> None:
+    direct = openai.OpenAI(base_url=f"{provider.url}/v1", api_key="any", max_retries=0)
+    ask: Any = {
+        "model": "gpt-5",
+        "input": prompt,
+        "tools": [{"type": "function", "strict": False, **TOOL}],
+        "reasoning": {"effort": "low", "summary": "auto"},
+    }
+    assert gpt.responses.create(**ask) == direct.responses.create(**ask)
+    seen = []
+    for client in (gpt, direct):
+        with client.responses.stream(**ask) as stream:
+            seen.append(list(stream))
+    assert seen[0] == seen[1]
+    raw = gpt.responses.with_raw_response.create(**ask)
+    response = raw.parse()
+    found = any_gateway.records(raw.headers["x-ai-gateway-interception-id"])
+    assert [row["prompt"] for row in found["user_prompts"]] == [prompt]
+    assert response.usage is not None
+    assert (
+        sum(row["output_tokens"] for row in found["token_usages"]) == response.usage.output_tokens
+    )
+    calls = [item for item in response.output if item.type == "function_call"]
+    assert [row["tool_call_id"] for row in found["tool_usages"]] == [item.call_id for item in calls]
 
 
 def test_a_message_leaves_its_records(
