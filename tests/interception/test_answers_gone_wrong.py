@@ -76,8 +76,9 @@ def test_a_request_that_does_not_decode_is_refused(api: str, coding: str) -> Non
 
 def test_a_bomb_of_a_request_is_refused(api: str) -> None:
     bomb = gzip.compress(b" " * 70_000_000)
-    with pytest.raises(InvalidRequest, match="unpacks to more than"):
+    with pytest.raises(InvalidRequest, match="unpacks to more than") as caught:
         open_interception(api, id="1", body=bomb, content_encoding="gzip")
+    assert caught.value.status == 413
 
 
 def test_a_request_with_half_characters_is_taken_as_it_is(api: str) -> None:

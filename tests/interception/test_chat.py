@@ -262,9 +262,9 @@ def test_every_call_of_every_choice_is_recorded() -> None:
         n=2,
     )
     assert [(t.tool_call_id, t.tool, t.input) for t in result.tools] == [
+        ("d", "other", "null"),
         ("a", "first", '{"x":1}'),
         ("b", "second", "{}"),
-        ("d", "other", "null"),
         ("c", "third", "{}"),
     ]
 
@@ -385,13 +385,47 @@ def test_a_done_marker_without_a_blank_line_is_enough() -> None:
     assert result.client == CHAT_TEXT + b"data: [DONE]"
 
 
-def test_calls_that_had_ended_before_a_cut_are_recorded() -> None:
+@pytest.mark.parametrize("end", ["cut", "left", "unframed"])
+def test_calls_that_had_ended_before_a_cut_are_recorded(end: str) -> None:
+    custom = {"index": 2, "id": "c", "type": "custom", "custom": {"name": "third", "input": "x"}}
     result = stream(
         chat_chunk(call_delta(0, "a", "first", "{}")),
-        chat_chunk(call_delta(1, "b", "second", "{}")),
-        end="cut",
+        chat_chunk(call_delta(1, "b", "second", "{")),
+        chat_chunk({"tool_calls": [custom]}),
+        chat_chunk(call_delta(3, "d", "fourth", "{}")),
+        end=end,
     )
-    assert [t.tool for t in result.tools] == ["first"]
+    assert [t.tool for t in result.tools] == ["first", "third"]
+
+
+def test_calls_may_arrive_in_turns() -> None:
+    result = stream(
+        chat_chunk(call_delta(0, "a", "first", '{"x":')),
+        chat_chunk(call_delta(1, "b", "second", '{"y":')),
+        chat_chunk(call_delta(0, None, None, "1}")),
+        chat_chunk(call_delta(1, None, None, "2}")),
+        chat_chunk(finish="tool_calls"),
+        DONE,
+    )
+    assert [(t.tool, t.input) for t in result.tools] == [
+        ("first", '{"x":1}'),
+        ("second", '{"y":2}'),
+    ]
+
+
+def test_calls_with_the_same_number_are_told_apart_by_id_and_name() -> None:
+    result = stream(
+        chat_chunk(call_delta(0, "a", "first", "{}")),
+        chat_chunk(call_delta(0, "b", "second", '{"x":')),
+        chat_chunk(call_delta(0, "c", None, "1")),
+        chat_chunk(call_delta(0, "b", "second", "}")),
+        chat_chunk(finish="tool_calls"),
+        DONE,
+    )
+    assert [(t.tool_call_id, t.tool, t.input) for t in result.tools] == [
+        ("a", "first", "{}"),
+        ("b", "second", '{"x":1}'),
+    ]
 
 
 def test_a_call_without_a_finish_reason_ends_with_the_stream() -> None:

@@ -37,7 +37,6 @@ from aigateway.actors.providers.interception.sse import parse_event
 
 __all__ = ["ChatInterception", "read_chat_request"]
 
-_NULL = b"null"
 _USAGE_WANTED = b'{"include_usage":true}'
 
 
@@ -50,7 +49,7 @@ def read_chat_request(
     choices were ordered.
     """
     fields = members(readable)
-    messages = items(fields.get("messages", _NULL))
+    messages = items(fields.get("messages"))
     last = members(messages[-1]) if messages else {}
     streaming = boolean(fields.get("stream"), loose=True)
     asked = None
@@ -72,12 +71,12 @@ def _with_usage(body: bytes, fields: Object) -> bytes | None:
 
     Options of a wrong type are left for the provider to complain about.
     """
-    options = source(fields.get("stream_options", _NULL))
+    options = source(fields.get("stream_options"))
     if options == "null":
         return set_member(body, _USAGE_WANTED, "stream_options")
     if not options.startswith("{"):
         return None
-    wanted = members(fields["stream_options"]).get("include_usage", _NULL)
+    wanted = members(fields["stream_options"]).get("include_usage")
     if source(wanted) not in {"false", "null"}:
         return None
     return set_member(body, b"true", "stream_options", "include_usage")
@@ -87,7 +86,7 @@ def _prompt(message: Object) -> str | None:
     """The last text of the last message, if the user said it."""
     if text(message.get("role")) != "user":
         return None
-    content = message.get("content", _NULL)
+    content = message.get("content")
     whole = text(content)
     if whole is not None:
         return whole or None
@@ -128,7 +127,9 @@ class ChatInterception(Relay):
         self._ordered = choices
         self._msg_id = ""
         self._usage: Object = {}
+        # By the numbers of the choice and of the call in it.
         self._calls: dict[tuple[int, int], _Call] = {}
+        self._latest: dict[int, tuple[int, int]] = {}
         self._open: set[int] = set()
         self._finished: set[int] = set()
 
@@ -166,8 +167,8 @@ class ChatInterception(Relay):
             self._msg_id = text(chunk.get("id")) or ""
         if self._msg_id:
             self._record_prompt(self._msg_id, now)
-        choices = items(chunk.get("choices", _NULL))
-        usage = members(chunk.get("usage", _NULL))
+        choices = items(chunk.get("choices"))
+        usage = members(chunk.get("usage"))
         if usage:
             # Some send running totals with every chunk: the last one counts.
             self._usage = usage
@@ -179,8 +180,8 @@ class ChatInterception(Relay):
     def _read_choice(self, choice: Object, now: float) -> None:
         index = count(choice.get("index"))
         self._open.add(index)
-        delta = members(choice.get("delta", _NULL))
-        for item in items(delta.get("tool_calls", _NULL)):
+        delta = members(choice.get("delta"))
+        for item in items(delta.get("tool_calls")):
             self._read_call_part(index, members(item), now)
         if not is_null(delta.get("function_call")):
             # The only call of a choice, before there were tools.
@@ -191,25 +192,37 @@ class ChatInterception(Relay):
 
     def _read_call_part(self, choice: int, part: Object, now: float) -> None:
         key = (choice, count(part.get("index")))
+        given_id = text(part.get("id")) or ""
+        custom = members(part.get("custom"))
+        function = custom or members(part.get("function"))
+        name = text(function.get("name")) or ""
         call = self._calls.get(key)
+        if call is not None and name and call.name and given_id not in {"", call.id}:
+            # Some number all their calls 0; others give each part of a call an id of its own.
+            self._finish_call(key, now)
+            call = None
         if call is None:
-            self._finish_calls(choice, now)
             call = self._calls[key] = _Call()
-        call.id = text(part.get("id")) or call.id
-        custom = members(part.get("custom", _NULL))
-        function = custom or members(part.get("function", _NULL))
+        self._latest[choice] = key
+        call.id = call.id or given_id
+        call.name = call.name or name
         call.custom = call.custom or bool(custom)
-        call.name = text(function.get("name")) or call.name
         call.arguments.write(text(function.get("input" if custom else "arguments")) or "")
 
     def _finish_calls(self, choice: int, now: float) -> None:
-        """Record what calls of a choice there are: one ends where the next begins."""
         for key in [key for key in self._calls if key[0] == choice]:
-            call = self._calls.pop(key)
-            metadata = TRUNCATED if call.arguments.truncated else NOTHING
-            self._record_call(
-                call.id, call.name, call.arguments.value(), call.custom, now, metadata
-            )
+            self._finish_call(key, now)
+
+    def _finish_call(self, key: tuple[int, int], now: float) -> None:
+        call = self._calls.pop(key)
+        metadata = TRUNCATED if call.arguments.truncated else NOTHING
+        self._record_call(call.id, call.name, call.arguments.value(), call.custom, now, metadata)
+
+    def _had_ended(self, key: tuple[int, int]) -> bool:
+        """Whether a call had come whole when the stream broke off, as far as can be seen."""
+        call = self._calls[key]
+        whole = call.custom or is_json(call.arguments.value().encode())
+        return whole and self._latest[key[0]] != key
 
     def _may_end(self) -> bool:
         return bool(self._finished) and self._open <= self._finished
@@ -224,17 +237,17 @@ class ChatInterception(Relay):
             return
         self._msg_id = text(answer.get("id")) or ""
         self._record_prompt(self._msg_id, now)
-        self._record_usage(members(answer.get("usage", _NULL)), now, End.WHOLE)
-        for choice in items(answer.get("choices", _NULL)):
-            message = members(members(choice).get("message", _NULL))
-            for item in items(message.get("tool_calls", _NULL)):
+        self._record_usage(members(answer.get("usage")), now, End.WHOLE)
+        for choice in items(answer.get("choices")):
+            message = members(members(choice).get("message"))
+            for item in items(message.get("tool_calls")):
                 self._read_call(members(item), now)
             if not is_null(message.get("function_call")):
                 self._read_call({"function": message["function_call"]}, now)
 
     def _read_call(self, call: Object, now: float) -> None:
-        custom = members(call.get("custom", _NULL))
-        function = custom or members(call.get("function", _NULL))
+        custom = members(call.get("custom"))
+        function = custom or members(call.get("function"))
         self._record_call(
             text(call.get("id")) or "",
             text(function.get("name")) or "",
@@ -249,16 +262,16 @@ class ChatInterception(Relay):
         unseen = end is End.CUT and self._answered
         if self.streaming or self._mode is Mode.STREAM or unseen:
             self._record_prompt(self._msg_id, now)
-        if end is End.WHOLE:
-            for choice in {key[0] for key in self._calls}:
-                self._finish_calls(choice, now)
+        for key in list(self._calls):
+            if end is End.WHOLE or self._had_ended(key):
+                self._finish_call(key, now)
         known = any(count(value) for value in self._usage.values())
         if known or unseen:
             self._record_usage(self._usage, now, end)
 
     def _record_usage(self, usage: Object, now: float, end: End) -> None:
-        prompt = members(usage.get("prompt_tokens_details", _NULL))
-        completion = members(usage.get("completion_tokens_details", _NULL))
+        prompt = members(usage.get("prompt_tokens_details"))
+        completion = members(usage.get("completion_tokens_details"))
         cached = count(prompt.get("cached_tokens"))
         self._record_tokens(
             self._msg_id,

@@ -17,7 +17,15 @@ import zstandard
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-__all__ = ["DECODED_LIMIT", "Decoder", "DecodingError", "decode", "decoder_for", "encode"]
+__all__ = [
+    "DECODED_LIMIT",
+    "Decoder",
+    "DecodingError",
+    "TooLarge",
+    "decode",
+    "decoder_for",
+    "encode",
+]
 
 DECODED_LIMIT = 64 * 1024 * 1024
 """Bytes that one read may unpack to: a few bytes can hold very many."""
@@ -27,7 +35,11 @@ _GZIP = 16 + zlib.MAX_WBITS
 
 
 class DecodingError(Exception):
-    """The bytes are not what their coding says, or unpack to too much, or it is unknown."""
+    """The bytes are not what their coding says, or it is unknown."""
+
+
+class TooLarge(DecodingError):
+    """The bytes unpack to more than the limit."""
 
 
 class Decoder(Protocol):
@@ -50,7 +62,10 @@ def decoder_for(content_encoding: str, limit: int = DECODED_LIMIT) -> Decoder | 
 
 
 def decode(data: bytes, content_encoding: str, limit: int = DECODED_LIMIT) -> bytes:
-    """Decode a whole body.  Raises :class:`DecodingError`, also when it is over ``limit``."""
+    """Decode a whole body.
+
+    Raises :class:`DecodingError`, and its kind :class:`TooLarge` over ``limit`` bytes.
+    """
     decoder = decoder_for(content_encoding, limit)
     return data if decoder is None else decoder.feed(data)
 
@@ -105,7 +120,7 @@ class _Unpacked(io.BytesIO):
     def write(self, data: ReadableBuffer) -> int:
         written = super().write(data)
         if self.tell() > self._limit:
-            raise DecodingError(f"it unpacks to more than {self._limit} bytes")
+            raise TooLarge(f"it unpacks to more than {self._limit} bytes")
         return written
 
     def take(self) -> bytes:

@@ -34,13 +34,11 @@ from aigateway.actors.providers.interception.sse import parse_event
 
 __all__ = ["MessagesInterception", "read_messages_request"]
 
-_NULL = b"null"
-
 
 def read_messages_request(id: str, readable: bytes, body: bytes) -> Request:
     """Read a request; ``readable`` is ``body`` without its content coding."""
     fields = members(readable)
-    messages = items(fields.get("messages", _NULL))
+    messages = items(fields.get("messages"))
     last = members(messages[-1]) if messages else {}
     return Request(
         id=id,
@@ -56,7 +54,7 @@ def _prompt(message: Object) -> str | None:
     """The last text of the last message, if the user said it."""
     if text(message.get("role")) != "user":
         return None
-    content = message.get("content", _NULL)
+    content = message.get("content")
     whole = text(content)
     if whole is not None:
         return whole
@@ -71,7 +69,7 @@ def _prompt(message: Object) -> str | None:
 
 def _answered_call(message: Object) -> str | None:
     """The tool call whose result ends the last message, whoever said it."""
-    for item in reversed(items(message.get("content", _NULL))):
+    for item in reversed(items(message.get("content"))):
         block = members(item)
         if text(block.get("type")) == "tool_result":
             call = text(block.get("tool_use_id"))
@@ -132,7 +130,7 @@ class MessagesInterception(Relay):
 
     def _on_start(self, event: Object, now: float) -> None:
         self._flush_usages(INCOMPLETE)
-        message = members(event.get("message", _NULL))
+        message = members(event.get("message"))
         self._msg_id = text(message.get("id")) or ""
         self._record_prompt(self._msg_id, now)
         self._usage_final = False
@@ -140,7 +138,7 @@ class MessagesInterception(Relay):
             self._usages.append(_whole_usage(members(message["usage"]), now))
 
     def _on_block_start(self, event: Object, now: float) -> None:
-        block = members(event.get("content_block", _NULL))
+        block = members(event.get("content_block"))
         kind = text(block.get("type"))
         index = count(event.get("index"))
         if kind == "thinking":
@@ -158,7 +156,7 @@ class MessagesInterception(Relay):
         block = self._blocks.get(count(event.get("index")))
         if block is None:
             return
-        delta = members(event.get("delta", _NULL))
+        delta = members(event.get("delta"))
         part = delta.get("thinking" if block.type == "thinking" else "partial_json")
         block.content.write(text(part) or "")
 
@@ -166,7 +164,7 @@ class MessagesInterception(Relay):
         self._finish_block(count(event.get("index")), now)
 
     def _on_delta(self, event: Object, now: float) -> None:
-        if text(members(event.get("delta", _NULL)).get("stop_reason")) is not None:
+        if text(members(event.get("delta")).get("stop_reason")) is not None:
             self._usage_final = True
         if "usage" in event:
             usage = members(event["usage"])
@@ -184,7 +182,7 @@ class MessagesInterception(Relay):
         self._complete = True
 
     def _on_error(self, event: Object, now: float) -> None:
-        outcome = error_outcome(event.get("error", _NULL))
+        outcome = error_outcome(event.get("error"))
         self._fail(outcome.error_type or "unknown", outcome.error_message or "")
 
     def _finish_block(self, index: int, now: float) -> None:
@@ -208,9 +206,9 @@ class MessagesInterception(Relay):
             return
         self._msg_id = text(answer.get("id")) or ""
         self._record_prompt(self._msg_id, now)
-        self._usages.append(_whole_usage(members(answer.get("usage", _NULL)), now))
+        self._usages.append(_whole_usage(members(answer.get("usage")), now))
         self._flush_usages(NOTHING)
-        for item in items(answer.get("content", _NULL)):
+        for item in items(answer.get("content")):
             block = members(item)
             kind = text(block.get("type"))
             if kind == "thinking":
@@ -272,7 +270,7 @@ class MessagesInterception(Relay):
 
 def _whole_usage(usage: Object, now: float) -> _Usage:
     """Read the usage of a message: all counts and the extra ones, zero or not."""
-    written = members(usage.get("cache_creation", _NULL))
+    written = members(usage.get("cache_creation"))
     tier = text(usage.get("service_tier"))
     return _Usage(
         now,
@@ -287,7 +285,7 @@ def _whole_usage(usage: Object, now: float) -> _Usage:
 
 
 def _searches(usage: Object) -> int:
-    return count(members(usage.get("server_tool_use", _NULL)).get("web_search_requests"))
+    return count(members(usage.get("server_tool_use")).get("web_search_requests"))
 
 
 _COUNTS = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aigateway.actors.providers.interception.chat import ChatInterception, read_chat_request
-from aigateway.actors.providers.interception.decoding import DecodingError, decode
+from aigateway.actors.providers.interception.decoding import DecodingError, TooLarge, decode
 from aigateway.actors.providers.interception.error_bodies import error_body
 from aigateway.actors.providers.interception.interface import Interception, InvalidRequest
 from aigateway.actors.providers.interception.messages import (
@@ -26,12 +26,15 @@ def open_interception(
     """Open the interception of one request to ``api``.
 
     An encoded body is read decoded and sent as it came.  Raises :class:`InvalidRequest` for
-    a body that is empty, no JSON, or does not decode.
+    a body that is empty, no JSON, does not decode, or unpacks to more than 64 MiB.
     """
     try:
         readable = decode(body, content_encoding)
     except DecodingError as ex:
-        raise _invalid(api, f"request body does not decode as {content_encoding}: {ex}") from ex
+        status = 413 if isinstance(ex, TooLarge) else 400
+        raise _invalid(
+            api, f"request body does not decode as {content_encoding}: {ex}", status
+        ) from ex
     if not readable.strip():
         raise _invalid(api, "request body is empty")
     if not is_json(readable):
@@ -45,5 +48,5 @@ def open_interception(
     raise ValueError(f"unknown API {api!r}")
 
 
-def _invalid(api: str, message: str) -> InvalidRequest:
-    return InvalidRequest(message, error_body(api, 400, message))
+def _invalid(api: str, message: str, status: int = 400) -> InvalidRequest:
+    return InvalidRequest(message, error_body(api, status, message), status)

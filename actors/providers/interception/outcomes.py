@@ -71,7 +71,7 @@ def kind_of_name(*names: str | None) -> str:
     return "unknown"
 
 
-def error_outcome(error: Buffer | Object) -> Outcome:
+def error_outcome(error: Buffer | Object | None) -> Outcome:
     """Read the outcome from an error within an answer: an object, or only a string."""
     fields = error if isinstance(error, dict) else members(error)
     message = text(fields.get("message"))
@@ -90,7 +90,7 @@ def error_outcome(error: Buffer | Object) -> Outcome:
 def message_of(status: int, body: Buffer) -> str:
     """Find the message in the body of an error answer of any shape."""
     fields = members(body)
-    error = fields.get("error", b"null")
+    error = fields.get("error")
     message = (
         text(members(error).get("message"))
         or text(error)

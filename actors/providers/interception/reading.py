@@ -47,10 +47,14 @@ _SURROGATE = re.compile(
 )
 
 
-def members(data: Buffer) -> Object:
+def members(data: Buffer | None) -> Object:
     """Split an object into its members; of equal names the last one counts."""
+    if data is None:
+        return {}
     try:
         return _object.decode(data)
+    except msgspec.ValidationError:
+        return {}
     except (ValueError, RecursionError):
         pass
     try:
@@ -59,10 +63,14 @@ def members(data: Buffer) -> Object:
         return {}
 
 
-def items(data: Buffer) -> list[Raw]:
+def items(data: Buffer | None) -> list[Raw]:
     """Split an array into its elements."""
+    if data is None:
+        return []
     try:
         return _array.decode(data)
+    except msgspec.ValidationError:
+        return []
     except (ValueError, RecursionError):
         pass
     try:
@@ -80,6 +88,8 @@ def text(data: Buffer | None) -> str | None:
         return None
     try:
         return _string.decode(data)
+    except msgspec.ValidationError:
+        return None
     except ValueError:
         pass
     try:
@@ -139,8 +149,10 @@ def is_null(data: Buffer | None) -> bool:
     return data is None or (memoryview(data).nbytes == 4 and bytes(data) == b"null")
 
 
-def source(data: Buffer) -> str:
-    """Give the JSON text itself, as it was written."""
+def source(data: Buffer | None) -> str:
+    """Give the JSON text itself, as it was written; what is missing reads as null."""
+    if data is None:
+        return "null"
     return bytes(data).decode("utf-8", "replace").strip(" \t\r\n")
 
 

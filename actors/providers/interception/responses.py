@@ -30,7 +30,6 @@ from aigateway.actors.recorder.records import UsageRecord
 
 __all__ = ["ResponsesInterception", "read_responses_request"]
 
-_NULL = b"null"
 
 _BACKGROUND = (
     501,
@@ -55,10 +54,10 @@ _HOSTED_CALLS = frozenset(
 def read_responses_request(id: str, readable: bytes, body: bytes) -> Request:
     """Read a request; ``readable`` is ``body`` without its content coding."""
     fields = members(readable)
-    given = fields.get("input", _NULL)
+    given = fields.get("input")
     entries = items(given)
     last = members(entries[-1]) if entries else {}
-    model = fields.get("model", _NULL)
+    model = fields.get("model")
     return Request(
         id=id,
         body=body,
@@ -70,7 +69,7 @@ def read_responses_request(id: str, readable: bytes, body: bytes) -> Request:
     )
 
 
-def _number(value: Buffer) -> str:
+def _number(value: Buffer | None) -> str:
     spelled = source(value)
     return spelled if spelled[:1] in set("-0123456789") else ""
 
@@ -79,7 +78,7 @@ def _prompt(entry: Object) -> str | None:
     """What the last entry of the input says, if it is the user's."""
     if text(entry.get("role")) != "user":
         return None
-    content = entry.get("content", _NULL)
+    content = entry.get("content")
     whole = text(content)
     if whole is not None:
         return whole
@@ -128,17 +127,17 @@ class ResponsesInterception(Relay):
 
     def _on_item(self, event: Object, now: float) -> None:
         before = len(self._records)
-        self._read_item(members(event.get("item", _NULL)), now)
+        self._read_item(members(event.get("item")), now)
         self._done += self._records[before:]
         del self._records[before:]
 
     def _on_final(self, event: Object, now: float) -> None:
         self._complete = True
-        self._read_response(members(event.get("response", _NULL)), now)
+        self._read_response(members(event.get("response")), now)
 
     def _on_error(self, event: Object, now: float) -> None:
         # Documented with its fields in the event itself, seen with them in `error`.
-        nested = event.get("error", _NULL)
+        nested = event.get("error")
         outcome = error_outcome(event if is_null(nested) else nested)
         self._fail(outcome.error_type or "unknown", outcome.error_message or "")
 
@@ -163,10 +162,10 @@ class ResponsesInterception(Relay):
         failed = text(response.get("status")) == "failed"
         if failed:
             self._on_error(response, now)
-        usage = members(response.get("usage", _NULL))
+        usage = members(response.get("usage"))
         if usage or not failed:
             self._record_usage(usage, now, NOTHING)
-        output = items(response.get("output", _NULL))
+        output = items(response.get("output"))
         for item in output:
             self._read_item(members(item), now)
         if not output:
@@ -177,7 +176,7 @@ class ResponsesInterception(Relay):
     def _read_item(self, item: Object, now: float) -> None:
         kind = text(item.get("type")) or ""
         if kind == "reasoning":
-            for part in items(item.get("summary", _NULL)):
+            for part in items(item.get("summary")):
                 content = text(members(part).get("text"))
                 self._record_thought(content, "reasoning_summary", now)
         elif kind == "message":
@@ -199,7 +198,7 @@ class ResponsesInterception(Relay):
     def _read_message(self, message: Object, now: float) -> None:
         if text(message.get("role")) != "assistant" or text(message.get("phase")) != "commentary":
             return
-        for item in items(message.get("content", _NULL)):
+        for item in items(message.get("content")):
             part = members(item)
             if text(part.get("type")) == "output_text":
                 self._record_thought(text(part.get("text")), "commentary", now)
@@ -214,8 +213,8 @@ class ResponsesInterception(Relay):
         )
 
     def _record_usage(self, usage: Object, now: float, metadata: Mapping[str, object]) -> None:
-        given = members(usage.get("input_tokens_details", _NULL))
-        made = members(usage.get("output_tokens_details", _NULL))
+        given = members(usage.get("input_tokens_details"))
+        made = members(usage.get("output_tokens_details"))
         cached = count(given.get("cached_tokens"))
         written = count(given.get("cache_write_tokens"))
         self._record_tokens(

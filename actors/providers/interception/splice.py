@@ -78,7 +78,7 @@ def set_member(document: bytes, value: bytes, *path: str) -> bytes:
     """
     parent = members(document)
     for name in path[:-1]:
-        parent = members(parent.get(name, b"null"))
+        parent = members(parent.get(name))
     if path[-1] in parent:
         member = find_member(document, *path)
         assert member is not None
