@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -74,6 +75,10 @@ def test_of_equal_names_the_last_counts() -> None:
         (rb'"\ude00\ud83d\ude00"', "\ufffd\N{GRINNING FACE}"),
         (rb'"\ud83d\\ude00"', "\ufffd\\ude00"),
         (rb'"\\ud83d\ud83d"', "\\ud83d\ufffd"),
+        (rb'"\\ud83d\ude00"', "\\ud83d\ufffd"),
+        (rb'"\\\ud83d"', "\\\ufffd"),
+        (rb'"\ude00\ude00"', "\ufffd\ufffd"),
+        (rb'"\ud83d\ud83d\ude00"', "\ufffd\N{GRINNING FACE}"),
         (b'"\xff"', "\ufffd"),
         (rb'"\u0000"', "\0"),
     ],
@@ -83,6 +88,20 @@ def test_characters_that_are_none_are_replaced(written: bytes, read: str) -> Non
     assert is_json(written)
     assert text(members(b'{"a":' + written + b"}")["a"]) == read
     assert text(items(b"[" + written + b"]")[0]) == read
+
+
+def test_repairs_take_linear_time() -> None:
+    runs = b"\\" * 2_000_000
+    assert text(b'"\\ud800' + runs + b'"') == "\ufffd" + "\\" * 1_000_000
+    escapes = b"\\n\\u00e9" * 200_000
+    assert text(b'"\\ud800' + escapes + b'"') == "\ufffd" + "\n\xe9" * 200_000
+
+
+@given(st.lists(st.sampled_from(["\\\\", "\\n", "\\ud83d", "\\ude00", "\\u0041", "a", "u", "d8"])))
+def test_repaired_strings_read_as_a_lenient_parser_reads_them(parts: list[str]) -> None:
+    written = '"' + "".join(parts) + '"'
+    expected = re.sub("[\ud800-\udfff]", "\ufffd", json.loads(written))
+    assert text(written.encode()) == expected
 
 
 @pytest.mark.parametrize(

@@ -40,11 +40,11 @@ _string = msgspec.json.Decoder(str)
 _MAX_COUNT = 2**63 - 1
 """Records travel as signed 64 bit integers."""
 
+_REPLACEMENT = rb"\ufffd"
 _SURROGATE = re.compile(
-    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-    rb"|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
-    rb"|\\."
+    rb"(?<!\\)(\\++)u[dD]([89abAB]|[c-fC-F])[0-9a-fA-F]{2}(\\u[dD][c-fC-F][0-9a-fA-F]{2})?"
 )
+"""Half a character, perhaps behind escaped backslashes, perhaps with its other half."""
 
 
 def members(data: Buffer | None) -> Object:
@@ -172,7 +172,11 @@ def _repaired(data: Buffer) -> bytes:
 
 
 def _pair_or_replacement(match: re.Match[bytes]) -> bytes:
-    escape = match[0]
-    if len(escape) == 6:
-        return b"\\ufffd"
-    return escape
+    backslashes, half, low = match.groups()
+    is_escape = len(backslashes) % 2 == 1
+    if is_escape and low and half in b"89abAB":
+        return match[0]
+    first = match[0].removesuffix(low or b"")
+    if is_escape:
+        first = backslashes[1:] + _REPLACEMENT
+    return first + (_REPLACEMENT if low else b"")
