@@ -1,0 +1,92 @@
+"""The metrics listener: ``python -m aigateway.http.metrics.listener``, started by the master.
+
+A process of its own that ends when its standard input does, that is with the master,
+however that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from aigateway.http.metrics.folder import VARIABLE, locked
+
+__all__ = ["main", "start_listener"]
+
+
+def start_listener(address: str, folder: Path) -> tuple[subprocess.Popen[bytes], str]:
+    """Start the process; returns it and the address that it really has (port 0).
+
+    Raises OSError when it cannot listen; the text says why.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aigateway.http.metrics.listener", address],
+        env={**os.environ, VARIABLE: str(folder)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline().decode().strip()
+    process.stdout.close()
+    if line.startswith("error: ") or not line:
+        process.wait()
+        raise OSError(line.removeprefix("error: ") or "the metrics process ended at once")
+    return process, line
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        """Any path answers the metrics, as in the reference."""
+        folder = Path(os.environ[VARIABLE])
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
+        try:
+            with locked(folder):
+                body = generate_latest(registry)
+        except OSError:
+            self.send_error(503, "the gateway is stopping")
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", CONTENT_TYPE_LATEST)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Scrapes are no news."""
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+
+def main(argv: list[str]) -> None:
+    """Serve ``host:port`` until standard input ends."""
+    host, _, port = argv[0].rpartition(":")
+    try:
+        server = _Server((host.strip("[]"), int(port)), _Handler)
+    except (OSError, OverflowError, ValueError) as ex:
+        print(f"error: {ex}", flush=True)  # noqa: T201 - read by start_listener
+        return
+    bound = server.server_address
+    print(f"{host}:{bound[1]}", flush=True)  # noqa: T201 - read by start_listener
+    sys.stdout.close()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.stdin.buffer.read()
+
+
+if __name__ == "__main__":
+    # Ctrl-C reaches the whole process group; the master decides when this ends.
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    main(sys.argv[1:])
