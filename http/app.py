@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterable
@@ -9,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import falcon
+import pykka
 import structlog
+from gunicorn.arbiter import Arbiter
 
 from aigateway.actors.plan import GatewayPlan
 from aigateway.actors.providers.provider import ProviderLimits
+from aigateway.actors.recorder.recorder import ControlPlaneChanged
+from aigateway.actors.tree import ActorTree
 from aigateway.http.control_planes import control_plane_starter
 from aigateway.http.gateway import CLOSE_BEHIND, EXACT_HEAD, Gateway
 from aigateway.http.runtime import Runtime
@@ -93,17 +98,33 @@ def create_app(settings: Settings | None = None) -> GatewayApp:
     gunicorn's hooks after the fork.  Raises SettingsError.
     """
     settings = settings or load({}, os.environ)
-    return GatewayApp(Runtime(make_plan(settings), give_up=_end_process), settings)
+    tree = ActorTree()
+    return GatewayApp(Runtime(make_plan(settings, tree), tree, give_up=_end_process), settings)
 
 
-def make_plan(settings: Settings) -> GatewayPlan:
+def make_plan(settings: Settings, tree: ActorTree) -> GatewayPlan:
     """What the supervisor is to build.  Raises SettingsError for wrong provider variables."""
+
+    def connected() -> None:
+        recorder = tree.find("recorder")
+        if recorder is not None:
+            with contextlib.suppress(pykka.ActorDeadError):
+                recorder.tell(ControlPlaneChanged())
+
     return GatewayPlan(
-        start_control_plane=control_plane_starter(settings),
+        start_control_plane=control_plane_starter(
+            settings, on_fatal=_end_gateway, on_connected=connected
+        ),
         state_dir=Path(settings.state_dir),
         spool_max_size=settings.spool_max_size,
         limits=ProviderLimits(settings.drain_max, settings.drain_timeout),
     )
+
+
+def _end_gateway(reason: str) -> None:
+    """End the whole gateway: no worker process would fare better."""
+    log.critical("AI Gateway daemon exited", reason=reason)
+    os._exit(Arbiter.WORKER_BOOT_ERROR)
 
 
 def _end_process(reason: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,26 +10,78 @@ import pykka
 
 from aigateway.actors.coderd.local import LocalControlPlane
 from aigateway.actors.plan import StartControlPlane
+from aigateway.actors.providers.config import ProviderConfig
+from aigateway.http.cli.version import own_version
 from aigateway.http.settings import Settings, SettingsError
-from aigateway.http.settings.provider_build import build_providers
+from aigateway.http.settings.provider_build import build_providers, finish_providers
 from aigateway.http.settings.provider_env import read_providers
 
 __all__ = ["control_plane_starter"]
 
 
-def control_plane_starter(settings: Settings) -> StartControlPlane:
-    """A function that starts the control plane actor.  Raises SettingsError."""
-    if settings.local:
-        return _local(settings)
-    raise SettingsError("the connection to a Coder deployment is not available yet, use --local")
+def control_plane_starter(
+    settings: Settings,
+    *,
+    on_fatal: Callable[[str], None],
+    on_connected: Callable[[], None],
+) -> StartControlPlane:
+    """A function that starts the control plane actor.  Raises SettingsError.
 
-
-def _local(settings: Settings) -> StartControlPlane:
+    ``on_fatal`` is told why there will never be a connection, ``on_connected`` that there is
+    one again.
+    """
     providers = build_providers(read_providers(settings.provider_environ).entries, settings)
+    if settings.local:
+        return _local(settings, providers)
+    return _coderd(settings, providers, on_fatal, on_connected)
 
+
+def _local(settings: Settings, providers: tuple[ProviderConfig, ...]) -> StartControlPlane:
     def start(role: str, watcher: Any) -> pykka.ActorRef[Any]:
         return LocalControlPlane.start(
             role, watcher, database=Path(settings.local_db), providers=providers
+        )
+
+    return start
+
+
+def _coderd(
+    settings: Settings,
+    providers: tuple[ProviderConfig, ...],
+    on_fatal: Callable[[str], None],
+    on_connected: Callable[[], None],
+) -> StartControlPlane:
+    # Only where it is needed: protobuf and the wire cost memory.
+    from aigateway.actors.coderd.connection import CoderdConnection, ConnectionSettings
+    from aigateway.actors.coderd.dial import DialError, DialSettings
+
+    try:
+        connection = ConnectionSettings(
+            dial=DialSettings(
+                url=settings.url,
+                key=settings.gateway_key,
+                build_version=f"v{own_version()}",
+                ca_file=settings.client_tls_ca_file,
+                cert_file=settings.client_tls_cert_file,
+                key_file=settings.client_tls_key_file,
+            ),
+            stream_reuse=settings.coderd_stream_reuse,
+            max_waiting=settings.max_waiting,
+            max_wait=settings.max_wait,
+        )
+    except DialError as ex:
+        raise SettingsError(f"configure Coder deployment connection: {ex}") from ex
+
+    def start(role: str, watcher: Any) -> pykka.ActorRef[Any]:
+        return CoderdConnection.start(
+            role,
+            watcher,
+            connection,
+            # Providers of the environment replace coderd's; both obey the same settings.
+            providers=providers or None,
+            finish_providers=lambda found: finish_providers(found, settings),
+            on_fatal=on_fatal,
+            on_connected=on_connected,
         )
 
     return start

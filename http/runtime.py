@@ -40,9 +40,11 @@ class NoAnswer(Exception):
 class Runtime:
     """Owns the supervisor of this gateway worker process."""
 
-    def __init__(self, plan: GatewayPlan, *, give_up: Callable[[str], None]) -> None:
+    def __init__(
+        self, plan: GatewayPlan, tree: ActorTree, *, give_up: Callable[[str], None]
+    ) -> None:
         self.plan = plan
-        self.tree = ActorTree()
+        self.tree = tree
         self.draining = False
         """Set when the process is about to stop: new requests are refused."""
         self._give_up = give_up
