@@ -368,6 +368,14 @@ def test_finish_reasons_alone_do_not_make_a_broken_end_good(end: str) -> None:
     assert [t.metadata for t in result.tokens] == [{"usage_complete": False}]
 
 
+@pytest.mark.parametrize("end", ["cut", "left"])
+def test_usage_is_complete_once_its_own_chunk_has_come(end: str) -> None:
+    running = chat_chunk({"content": "a"}, usage=CHAT_USAGE)
+    for usage, metadata in ((USAGE_CHUNK, {}), (running, {"usage_complete": False})):
+        result = stream(CHAT_TEXT, usage, end=end)
+        assert [(t.output_tokens, t.metadata) for t in result.tokens] == [(12, metadata)]
+
+
 def test_one_unfinished_choice_of_two_is_a_cut() -> None:
     result = stream(
         chat_chunk({"content": "a"}),

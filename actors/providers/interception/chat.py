@@ -127,6 +127,7 @@ class ChatInterception(Relay):
         self._ordered = choices
         self._msg_id = ""
         self._usage: Object = {}
+        self._usage_final = False
         # By the numbers of the choice and of the call in it.
         self._calls: dict[tuple[int, int], _Call] = {}
         self._latest: dict[int, tuple[int, int]] = {}
@@ -172,6 +173,7 @@ class ChatInterception(Relay):
         if usage:
             # Some send running totals with every chunk: the last one counts.
             self._usage = usage
+            self._usage_final = not choices
             if self._withholds and not choices:
                 self._withhold(piece)
         for choice in choices:
@@ -237,7 +239,7 @@ class ChatInterception(Relay):
             return
         self._msg_id = text(answer.get("id")) or ""
         self._record_prompt(self._msg_id, now)
-        self._record_usage(members(answer.get("usage")), now, End.WHOLE)
+        self._record_usage(members(answer.get("usage")), now, NOTHING)
         for choice in items(answer.get("choices")):
             message = members(members(choice).get("message"))
             for item in items(message.get("tool_calls")):
@@ -267,9 +269,10 @@ class ChatInterception(Relay):
                 self._finish_call(key, now)
         known = any(count(value) for value in self._usage.values())
         if known or unseen:
-            self._record_usage(self._usage, now, end)
+            seen = end is End.WHOLE or self._usage_final
+            self._record_usage(self._usage, now, NOTHING if seen else INCOMPLETE)
 
-    def _record_usage(self, usage: Object, now: float, end: End) -> None:
+    def _record_usage(self, usage: Object, now: float, metadata: Mapping[str, object]) -> None:
         prompt = members(usage.get("prompt_tokens_details"))
         completion = members(usage.get("completion_tokens_details"))
         cached = count(prompt.get("cached_tokens"))
@@ -290,7 +293,7 @@ class ChatInterception(Relay):
                 "completion_audio": count(completion.get("audio_tokens")),
                 "completion_reasoning": count(completion.get("reasoning_tokens")),
             },
-            metadata=NOTHING if end is End.WHOLE else INCOMPLETE,
+            metadata=metadata,
         )
 
     def _record_call(
