@@ -1,0 +1,182 @@
+"""Read what servers say of their tools and what tools return, sans-IO.
+
+A definition goes into requests to providers, and a provider that dislikes one tool refuses
+the whole request.  So a schema is cut down to the keywords that every provider's API takes
+at its root; the server checks the arguments against the whole one anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from attrs import frozen
+
+from aigateway.actors.mcp.errors import BadAnswer, quoted
+from aigateway.actors.mcp.param_headers import BadAnnotation, ParamHeader, find_param_headers
+
+__all__ = ["CallOutcome", "ToolDefinition", "ToolsPage", "read_call_result", "read_tools_page"]
+
+NAME_LIMIT = 256
+"""Characters of a tool's name.  The standard says up to 128 (2026-07-28, "Tool Names")."""
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+_ROOT_KEYWORDS: dict[str, Callable[[Any], bool]] = {
+    "properties": _is_object,
+    "required": _is_names,
+    "additionalProperties": lambda value: isinstance(value, dict | bool),
+    "$defs": _is_object,
+    "definitions": _is_object,
+}
+"""Root keywords of an input schema that are kept beside ``type``, in this order.
+
+Anthropic and OpenAI refuse a root with ``oneOf``, ``anyOf``, ``allOf``, ``enum`` or ``not``."""
+
+
+@frozen
+class ToolDefinition:
+    """A tool as its server describes it."""
+
+    name: str
+    description: str
+    input_schema: bytes
+    """A JSON object with the keywords that providers take; always an object type with
+    ``properties``."""
+    param_headers: tuple[ParamHeader, ...] = ()
+    """Arguments that the server wants to see in headers too (since 2026-07-28)."""
+
+
+@frozen
+class ToolsPage:
+    """One page of tools/list."""
+
+    tools: tuple[ToolDefinition, ...]
+    next_cursor: str | None
+    problems: tuple[str, ...]
+    """Why some tools of the page were left out."""
+
+
+@frozen
+class CallOutcome:
+    """The result of tools/call: ``content`` and ``structured_content`` are raw JSON."""
+
+    content: bytes = b"[]"
+    """An array of content blocks."""
+    structured_content: bytes | None = None
+    is_error: bool = False
+
+
+class _Execution(msgspec.Struct, rename="camel"):
+    task_support: str | None = None
+
+
+class _Tool(msgspec.Struct, rename="camel"):
+    name: str
+    description: str | None = None
+    input_schema: dict[str, msgspec.Raw] = msgspec.field(default_factory=dict)
+    execution: _Execution | None = None
+
+
+class _Page(msgspec.Struct, rename="camel"):
+    tools: list[msgspec.Raw]
+    next_cursor: str | None = None
+    result_type: str = "complete"
+
+
+class _CallResult(msgspec.Struct, rename="camel"):
+    content: msgspec.Raw = msgspec.Raw(b"")
+    structured_content: msgspec.Raw = msgspec.Raw(b"")
+    is_error: bool = False
+    result_type: str = "complete"
+
+
+_FAULTS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def read_tools_page(result: bytes, *, mirror_params: bool) -> ToolsPage:
+    """Read the result of tools/list.  Raises BadAnswer.
+
+    ``mirror_params``: the session's revision knows ``x-mcp-header`` annotations.  A tool that
+    cannot be used is left out and named in ``problems``.
+    """
+    try:
+        page = msgspec.json.decode(result, type=_Page)
+    except _FAULTS as ex:
+        raise BadAnswer(f"the server's list of tools cannot be read: {ex}") from ex
+    _check_complete(page.result_type)
+    tools, problems = [], []
+    for raw in page.tools:
+        try:
+            tools.append(_definition(raw, mirror_params))
+        except _Unusable as ex:
+            problems.append(str(ex))
+    return ToolsPage(tuple(tools), page.next_cursor or None, tuple(problems))
+
+
+def read_call_result(result: bytes) -> CallOutcome:
+    """Read the result of tools/call.  Raises BadAnswer."""
+    try:
+        # The whole of it once: what is passed on raw must be valid down to its last string.
+        msgspec.json.decode(result)
+        read = msgspec.json.decode(result, type=_CallResult)
+        content = bytes(read.content) or b"[]"
+        blocks = msgspec.json.decode(content, type=list[dict[str, Any]] | None)
+    except _FAULTS as ex:
+        raise BadAnswer(f"the tool's result cannot be read: {ex}") from ex
+    _check_complete(read.result_type)
+    structured = bytes(read.structured_content)
+    return CallOutcome(
+        content=content if blocks is not None else b"[]",
+        structured_content=structured if structured not in (b"", b"null") else None,
+        is_error=read.is_error,
+    )
+
+
+class _Unusable(Exception):
+    pass
+
+
+def _check_complete(result_type: str) -> None:
+    if result_type == "input_required":
+        raise BadAnswer("the tool asks for more input, which the gateway cannot give")
+    if result_type != "complete":
+        raise BadAnswer(f"the server gave a result of the unknown type {quoted(result_type)!r}")
+
+
+def _definition(raw: msgspec.Raw, mirror_params: bool) -> ToolDefinition:
+    try:
+        tool = msgspec.json.decode(raw, type=_Tool)
+        schema: dict[str, Any] = msgspec.json.decode(raw).get("inputSchema", {})
+    except _FAULTS as ex:
+        raise _Unusable(f"a tool's definition cannot be read: {ex}") from ex
+    name = tool.name
+    if not name or len(name) > NAME_LIMIT or not name.isprintable():
+        raise _Unusable(f"tool {quoted(name)[:NAME_LIMIT]!r}: not a usable name")
+    if tool.execution is not None and tool.execution.task_support == "required":
+        raise _Unusable(f"tool {name!r} can only be run as a task, which the gateway cannot")
+    if schema.get("type", "object") != "object":
+        raise _Unusable(f"tool {name!r}: the type of its input schema is not object")
+    try:
+        headers = find_param_headers(schema) if mirror_params else ()
+    except BadAnnotation as ex:
+        raise _Unusable(f"tool {name!r}: {ex}") from ex
+    kept = _kept(tool.input_schema, schema)
+    return ToolDefinition(name, tool.description or "", kept, headers)
+
+
+def _kept(raw: dict[str, msgspec.Raw], schema: dict[str, Any]) -> bytes:
+    """The root keywords that providers take, as the server wrote their values."""
+    kept: dict[str, Any] = {"type": "object", "properties": {}}
+    for keyword, fits in _ROOT_KEYWORDS.items():
+        if keyword in schema and fits(schema[keyword]):
+            kept[keyword] = raw[keyword]
+    return msgspec.json.encode(kept)
