@@ -73,6 +73,11 @@ class DialSettings:
     timeout: float = 15.0
     """Seconds for a whole attempt: connecting, TLS and the upgrade."""
 
+    @property
+    def address(self) -> str:
+        """Scheme, host and port of the deployment."""
+        return serve_url(self.url, "", None)
+
     def tls_context(self) -> ssl.SSLContext:
         """Read the files; certificates that were renewed are used from the next dial on.
 
@@ -164,11 +169,12 @@ class Dialer:
         )
 
 
-def serve_url(base: str, path: str, version: ApiVersion) -> str:
+def serve_url(base: str, path: str, version: ApiVersion | None) -> str:
     """The address to dial: scheme, host and port of ``base``, without its path and user."""
     parts = urlsplit(base)
     host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, path, urlencode({"version": version}), ""))
+    query = urlencode({"version": version}) if version else ""
+    return urlunsplit((parts.scheme, host, path, query, ""))
 
 
 def _followable(url: str, refusal: UpgradeRefused) -> str | None:

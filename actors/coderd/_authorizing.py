@@ -1,0 +1,193 @@
+"""May this key call?  IsAuthorized, then the budget, one look-up for all who ask at once."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+from attrs import define, field
+from google.protobuf.message import DecodeError
+
+from aigateway.actors.coderd._calls import Call, Calls
+from aigateway.actors.coderd._session import Answer, Outcome, Refusal, Session
+from aigateway.actors.coderd.messages import Authorization, Authorize, Caller, Denied, Unavailable
+from aigateway.actors.coderd.versions import ApiVersion
+from aigateway.actors.coderd.wire import coderd_pb2 as pb
+
+__all__ = ["Authorizing", "is_no"]
+
+log = structlog.get_logger("ai-gateway.coderd")
+
+_NO_CODES: Final = frozenset({1001, 1002})
+"""coderd's codes for "not this user" and "not by this policy" (API 1.4)."""
+_NO_TEXTS: Final = frozenset(
+    {
+        "both key and key_id set; exactly one required",
+        "deleted user",
+        "expired",
+        "inactive user",
+        "invalid key",
+        "system user",
+        "unknown key",
+        "unknown user",
+    }
+)
+"""How coderd says no before it had codes."""
+_UNAUTHORIZED: Final = Denied("unauthorized")
+_BUDGET: Final = (
+    "AI budget of US${:.2f} exceeded. Please contact an administrator for more details."
+)
+
+Answerer = Callable[[Authorize, Authorization], None]
+
+
+def is_no(refusal: Refusal) -> bool:
+    """Whether coderd means no, and not that it could not tell."""
+    last = refusal.text.rpartition(": ")[2]
+    return refusal.code in _NO_CODES or refusal.text in _NO_TEXTS or last in _NO_TEXTS
+
+
+@define(eq=False)
+class _Lookup:
+    """One question to coderd and everybody who waits for its answer."""
+
+    token: str = field(repr=False)
+    provider_name: str
+    model: str
+    askers: list[Authorize] = field(factory=list)
+
+    def request(self, version: ApiVersion) -> bytes:
+        message = pb.IsAuthorizedRequest(key=self.token)
+        if version.has_model_authorization and self.provider_name and self.model:
+            message.provider_name = self.provider_name
+            message.model = self.model
+        return message.SerializeToString()
+
+
+class Authorizing:
+    """Answers :class:`Authorize`; used in the actor's thread only."""
+
+    def __init__(self, calls: Calls, answer: Answerer, timeout: float) -> None:
+        self._calls = calls
+        self._answer = answer
+        self._timeout = timeout
+        self._lookups: dict[tuple[str, str, str], _Lookup] = {}
+        self._without_budgets: Session | None = None
+        """A session whose coderd has no budgets."""
+
+    def authorize(self, message: Authorize) -> None:
+        key = (message.token, message.provider_name, message.model)
+        lookup = self._lookups.get(key)
+        if lookup is not None:
+            lookup.askers.append(message)
+            return
+        try:
+            message.token.encode()
+        except UnicodeEncodeError:
+            self._answer(message, _UNAUTHORIZED)
+            return
+        lookup = self._lookups[key] = _Lookup(*key, [message])
+        self._calls.ask(
+            Call(
+                rpc="/proto.Authorizer/IsAuthorized",
+                request=lookup.request,
+                done=lambda outcome: self._authorized(lookup, outcome),
+                timeout=self._timeout,
+            )
+        )
+
+    def _conclude(self, lookup: _Lookup, answer: Authorization) -> None:
+        del self._lookups[lookup.token, lookup.provider_name, lookup.model]
+        for message in lookup.askers:
+            self._answer(message, answer)
+
+    def _authorized(self, lookup: _Lookup, outcome: Outcome) -> None:
+        if not isinstance(outcome, Answer):
+            no = isinstance(outcome, Refusal) and is_no(outcome)
+            self._conclude(lookup, _UNAUTHORIZED if no else Unavailable(outcome.text))
+            return
+        try:
+            found = pb.IsAuthorizedResponse.FromString(outcome.data)
+        except DecodeError as ex:
+            self._conclude(lookup, Unavailable(f"IsAuthorized: {ex}"))
+            return
+        caller = _caller(found)
+        if caller is None:
+            self._conclude(lookup, _UNAUTHORIZED)
+        else:
+            self._check_budget(lookup, caller)
+
+    def _check_budget(self, lookup: _Lookup, caller: Caller) -> None:
+        session = self._calls.session
+        if session is not None and (
+            session is self._without_budgets or not session.version.may_have_budgets
+        ):
+            self._conclude(lookup, caller)
+            return
+        self._calls.ask(
+            Call(
+                rpc="/proto.Authorizer/IsBudgetExceeded",
+                request=lambda _version: _budget_request(caller.user_id),
+                done=lambda outcome: self._budget_known(lookup, caller, outcome),
+                timeout=self._timeout,
+            )
+        )
+
+    def _budget_known(self, lookup: _Lookup, caller: Caller, outcome: Outcome) -> None:
+        answer: Denied | Unavailable | None = None
+        if isinstance(outcome, Answer):
+            try:
+                answer = _judge_budget(pb.IsBudgetExceededResponse.FromString(outcome.data))
+            except DecodeError as ex:
+                answer = Unavailable(f"IsBudgetExceeded: {ex}")
+        elif isinstance(outcome, Refusal) and "unknown rpc" in outcome.text:
+            # This coderd is older than budgets.
+            self._without_budgets = self._calls.session
+        else:
+            answer = Unavailable(f"the user's AI budget is not known: {outcome.text}")
+        if isinstance(answer, Unavailable):
+            log.warning("user AI budget check failed", user_id=caller.user_id, error=answer.message)
+        self._conclude(lookup, answer or caller)
+
+
+def _caller(found: pb.IsAuthorizedResponse) -> Caller | None:
+    """Nothing if coderd names a user in a way that records could not be stored under."""
+    if not _is_uuid(found.owner_id):
+        log.warning("failed to parse user ID", user_id=found.owner_id)
+        return None
+    if found.workspace_id and not _is_uuid(found.workspace_id):
+        log.warning("invalid authorization attribution", workspace_id=found.workspace_id)
+        return None
+    return Caller(
+        user_id=found.owner_id,
+        username=found.username,
+        api_key_id=found.api_key_id,
+        email=found.email,
+        workspace_id=found.workspace_id,
+    )
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        uuid.UUID(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _budget_request(user_id: str) -> bytes:
+    now = datetime.datetime.now(datetime.UTC)
+    month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    message = pb.IsBudgetExceededRequest(user_id=user_id)
+    # The first servers with this call refuse it without the field, later ones ignore it.
+    message.period_start.FromDatetime(month)
+    return message.SerializeToString()
+
+
+def _judge_budget(budget: pb.IsBudgetExceededResponse) -> Denied | None:
+    if not budget.exceeded:
+        return None
+    return Denied(_BUDGET.format(budget.spend_limit_micros / 1e6))

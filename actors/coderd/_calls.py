@@ -1,0 +1,137 @@
+"""What is asked of coderd: at once while it is there, else when it is back, within bounds."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from attrs import define
+
+from aigateway.actors.coderd._alarms import Alarm, Alarms
+from aigateway.actors.coderd._session import Failure, Outcome, Session
+from aigateway.actors.coderd.versions import ApiVersion
+
+__all__ = ["Call", "Calls"]
+
+Run = Callable[[Callable[[], None]], None]
+"""Has something done in the actor's own thread, later."""
+
+
+@define(eq=False, kw_only=True)
+class Call:
+    """One call; ``done`` runs in the actor's thread."""
+
+    rpc: str
+    request: Callable[[ApiVersion], bytes]
+    """Made when the version that coderd speaks is known."""
+    done: Callable[[Outcome], None]
+    timeout: float
+    """Seconds for coderd to answer."""
+    patient: bool = True
+    """Wait for a coderd that is away, and start again when it goes away in the middle."""
+    sent: int = 0
+    """How often it was sent; more than once means that coderd may have acted on it before."""
+    expires: float = 0.0
+    _alarm: Alarm | None = None
+
+
+class Calls:
+    """The calls of one actor, used in the actor's thread only."""
+
+    def __init__(self, run: Run, alarms: Alarms, *, max_wait: float) -> None:
+        self._run = run
+        self._alarms = alarms
+        self._max_wait = max_wait
+        self._session: Session | None = None
+        self._why_away = "coderd has not been reached yet"
+        self._final: str | None = None
+        self._waiting: dict[int, Call] = {}
+
+    @property
+    def session(self) -> Session | None:
+        """The session that takes calls now."""
+        return self._session
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for coderd to come back."""
+        return len(self._waiting)
+
+    def ask(self, call: Call) -> None:
+        """Make a call; its ``done`` runs exactly once, never before this returns."""
+        call.expires = time.monotonic() + self._max_wait
+        self._place(call)
+
+    def connected(self, session: Session) -> None:
+        """Send what has waited, in the order in which it came."""
+        self._session = session
+        waiting, self._waiting = deque(self._waiting.values()), {}
+        while waiting:
+            self._place(waiting.popleft())
+
+    def disconnected(self, session: Session, reason: str) -> None:
+        if self._session is session:
+            self._session = None
+        self._why_away = reason
+
+    def unreachable(self, reason: str) -> None:
+        """Another attempt to reach coderd has failed."""
+        self._why_away = reason
+
+    def give_up(self, reason: str) -> None:
+        """coderd will never be reached: fail what waits and whatever comes."""
+        self._final = reason
+        self._session = None
+        waiting, self._waiting = self._waiting, {}
+        for call in waiting.values():
+            self._conclude(call, Failure(reason))
+
+    def _place(self, call: Call) -> None:
+        session = self._session
+        if session is not None:
+            if call._alarm is not None:
+                call._alarm.cancel()
+                call._alarm = None
+            call.sent += 1
+            session.call(
+                call.rpc,
+                call.request(session.version),
+                call.timeout,
+                lambda outcome: self._run(lambda: self._answered(call, session, outcome)),
+            )
+        elif self._final is not None:
+            self._conclude(call, Failure(self._final))
+        elif not call.patient:
+            self._conclude(call, Failure(f"coderd is away: {self._why_away}"))
+        else:
+            self._wait(call)
+
+    def _wait(self, call: Call) -> None:
+        self._waiting[id(call)] = call
+        if call._alarm is None:
+            call._alarm = self._alarms.at(
+                call.expires, lambda: self._run(lambda: self._expire(call))
+            )
+
+    def _expire(self, call: Call) -> None:
+        if self._waiting.pop(id(call), None) is not None:
+            self._conclude(
+                call,
+                Failure(f"coderd was away for {self._max_wait:g} s: {self._why_away}"),
+            )
+
+    def _answered(self, call: Call, session: Session, outcome: Outcome) -> None:
+        if isinstance(outcome, Failure) and outcome.away and call.patient:
+            # Lost with its session, or coderd is silent altogether.
+            lost = self._session is not session or session.ended
+            if lost and time.monotonic() < call.expires:
+                self.disconnected(session, outcome.text)
+                self._place(call)
+                return
+        call.done(outcome)
+
+    def _conclude(self, call: Call, outcome: Outcome) -> None:
+        if call._alarm is not None:
+            call._alarm.cancel()
+        self._run(lambda: call.done(outcome))

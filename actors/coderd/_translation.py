@@ -1,0 +1,242 @@
+"""Records, providers and MCP servers in coderd's messages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from google.protobuf.any_pb2 import Any as PbAny
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Value
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from aigateway.actors.coderd.wire import coderd_pb2 as pb
+from aigateway.actors.providers.config import BedrockConfig, ProviderConfig
+from aigateway.actors.recorder.records import (
+    Interception,
+    InterceptionEnded,
+    ModelThought,
+    PromptUsage,
+    Record,
+    TokenUsage,
+    ToolUsage,
+)
+
+__all__ = ["RecordError", "encode_record", "provider_configs"]
+
+_NAME: Final = "^[a-z0-9]+(-[a-z0-9]+)*$"
+_MICRO: Final = 1_000_000
+_UNFIT: Final = (AttributeError, OverflowError, RecursionError, TypeError, ValueError)
+"""What converting raises for values that a message cannot hold."""
+
+
+class RecordError(ValueError):
+    """A record holds what coderd's message cannot."""
+
+
+def encode_record(record: Record) -> tuple[str, bytes]:
+    """Return the RPC that stores a record, and its request.  Raises RecordError."""
+    name, convert = _CONVERTERS[type(record)]
+    try:
+        message: Message = convert(record)
+        return f"/proto.Recorder/{name}", message.SerializeToString()
+    except _UNFIT as ex:
+        raise RecordError(f"invalid record: {ex}") from ex
+
+
+# -- records
+
+
+def _interception(record: Interception) -> Message:
+    return pb.RecordInterceptionRequest(
+        id=_text(record.id),
+        initiator_id=_text(record.initiator_id),
+        provider=_text(record.provider),
+        provider_name=_text(record.provider_name),
+        model=_text(record.model),
+        metadata=_metadata(record.metadata),
+        started_at=_timestamp(record.started_at),
+        api_key_id=_text(record.api_key_id),
+        client=_text(record.client),
+        user_agent=_text(record.user_agent),
+        correlating_tool_call_id=_optional(record.correlating_tool_call_id),
+        client_session_id=_optional(record.client_session_id),
+        credential_kind=_text(record.credential_kind),
+        credential_hint=_text(record.credential_hint),
+        agent_firewall_session_id=_optional(record.agent_firewall_session_id),
+        agent_firewall_sequence_number=record.agent_firewall_sequence_number,
+        workspace_id=_text(record.workspace_id),
+    )
+
+
+def _interception_ended(record: InterceptionEnded) -> Message:
+    return pb.RecordInterceptionEndedRequest(
+        id=_text(record.id),
+        ended_at=_timestamp(record.ended_at),
+        credential_hint=_text(record.credential_hint),
+        error_type=_optional(record.error_type or None),
+        error_message=_optional(record.error_message or None),
+    )
+
+
+def _token_usage(record: TokenUsage) -> Message:
+    return pb.RecordTokenUsageRequest(
+        interception_id=_text(record.interception_id),
+        msg_id=_text(record.msg_id),
+        input_tokens=record.input_tokens,
+        output_tokens=record.output_tokens,
+        cache_read_input_tokens=record.cache_read_input_tokens,
+        cache_write_input_tokens=record.cache_write_input_tokens,
+        metadata=_metadata({**record.metadata, **record.extra_token_types}),
+        created_at=_timestamp(record.created_at),
+    )
+
+
+def _prompt_usage(record: PromptUsage) -> Message:
+    return pb.RecordPromptUsageRequest(
+        interception_id=_text(record.interception_id),
+        msg_id=_text(record.msg_id),
+        prompt=_text(record.prompt),
+        metadata=_metadata(record.metadata),
+        created_at=_timestamp(record.created_at),
+    )
+
+
+def _tool_usage(record: ToolUsage) -> Message:
+    return pb.RecordToolUsageRequest(
+        interception_id=_text(record.interception_id),
+        msg_id=_text(record.msg_id),
+        server_url=_optional(record.server_url),
+        tool=_text(record.tool),
+        input=_text(record.input),
+        injected=record.injected,
+        invocation_error=_optional(record.invocation_error),
+        metadata=_metadata(record.metadata),
+        created_at=_timestamp(record.created_at),
+        tool_call_id=_text(record.tool_call_id),
+        item_id=_text(record.item_id),
+    )
+
+
+def _model_thought(record: ModelThought) -> Message:
+    return pb.RecordModelThoughtRequest(
+        interception_id=_text(record.interception_id),
+        content=_text(record.content),
+        metadata=_metadata(record.metadata),
+        created_at=_timestamp(record.created_at),
+    )
+
+
+_CONVERTERS: Final[dict[type[Any], tuple[str, Any]]] = {
+    Interception: ("RecordInterception", _interception),
+    InterceptionEnded: ("RecordInterceptionEnded", _interception_ended),
+    TokenUsage: ("RecordTokenUsage", _token_usage),
+    PromptUsage: ("RecordPromptUsage", _prompt_usage),
+    ToolUsage: ("RecordToolUsage", _tool_usage),
+    ModelThought: ("RecordModelThought", _model_thought),
+}
+
+
+def _text(text: str) -> str:
+    """Half of a surrogate pair, which JSON may hold, is nothing that UTF-8 can say."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _optional(text: str | None) -> str | None:
+    return None if text is None else _text(text)
+
+
+def _timestamp(seconds: float) -> Timestamp:
+    # To the microsecond: a float holds no more of today's time.
+    whole, micros = divmod(round(seconds * _MICRO), _MICRO)
+    return Timestamp(seconds=whole, nanos=micros * 1000)
+
+
+def _metadata(metadata: Mapping[str, Any]) -> dict[str, PbAny]:
+    """Wrap each value as coderd wants it.
+
+    A map with a value that cannot be wrapped is replaced by what went wrong and its text.
+    """
+    try:
+        return {_text(key): _wrapped(_value(value)) for key, value in metadata.items()}
+    except _UNFIT as ex:
+        shown = {"error": str(ex), "metadata": str(dict(metadata))}
+        return {key: _wrapped(Value(string_value=_text(text))) for key, text in shown.items()}
+
+
+def _wrapped(value: Value) -> PbAny:
+    wrapped = PbAny()
+    wrapped.Pack(value)
+    return wrapped
+
+
+def _value(value: Any) -> Value:
+    match value:
+        case None:
+            return Value(null_value=0)  # type: ignore[arg-type]
+        case bool():
+            return Value(bool_value=value)
+        case int() | float():
+            return Value(number_value=float(value))
+        case str():
+            return Value(string_value=_text(value))
+        case list() | tuple():
+            wrapped = Value()
+            wrapped.list_value.values.extend(_value(item) for item in value)
+            # An empty list is a list too.
+            wrapped.list_value.SetInParent()
+            return wrapped
+        case Mapping():
+            wrapped = Value()
+            wrapped.struct_value.SetInParent()
+            for key, item in value.items():
+                if not isinstance(key, str):
+                    raise TypeError(f"invalid type of a key: {type(key).__name__}")
+                wrapped.struct_value.fields[_text(key)].CopyFrom(_value(item))
+            return wrapped
+        case _:
+            raise TypeError(f"invalid type: {type(value).__name__}")
+
+
+# -- providers
+
+
+def provider_configs(response: pb.GetAIProvidersResponse) -> tuple[ProviderConfig, ...]:
+    """What coderd says of its providers; a wrong one has ``error`` set."""
+    found: dict[str, ProviderConfig] = {}
+    for provider in response.providers:
+        config = _provider_config(provider)
+        if config.name in found:
+            # The first wins, as in a list that is searched.
+            continue
+        found[config.name] = config
+    return tuple(found.values())
+
+
+def _provider_config(provider: pb.AIProvider) -> ProviderConfig:
+    error = None
+    if not re.fullmatch(_NAME, provider.name):
+        error = f'invalid AI provider name "{provider.name}": must match {_NAME}'
+    return ProviderConfig(
+        name=provider.name,
+        type=provider.type,
+        base_url=provider.base_url,
+        keys=tuple(provider.keys),
+        enabled=provider.enabled,
+        error=error,
+        bedrock=_bedrock(provider.bedrock) if provider.HasField("bedrock") else None,
+    )
+
+
+def _bedrock(bedrock: pb.AIProviderBedrock) -> BedrockConfig:
+    return BedrockConfig(
+        region=bedrock.region,
+        access_key=bedrock.access_key,
+        access_key_secret=bedrock.access_key_secret,
+        model=bedrock.resolved_model or bedrock.model,
+        small_fast_model=bedrock.resolved_small_fast_model or bedrock.small_fast_model,
+        role_arn=bedrock.role_arn,
+        external_id=bedrock.external_id,
+        protocol=bedrock.protocol or "invoke-model",
+    )

@@ -1,0 +1,260 @@
+"""The control plane of a real Coder deployment.
+
+Theory of operation
+===================
+
+:class:`CoderdConnection` answers every message of
+:mod:`~aigateway.actors.coderd.messages` by calling coderd, and waits for nothing itself.
+A thread of its own dials, and dials again when the session has ended; the session has its
+threads for reading and writing; one more rings alarms.  Whatever they find out comes to the
+actor as a message, so its state is touched by its own thread only.
+
+What a request asks while coderd is away waits for it, within bounds in time and number; what
+was on its way when the connection broke is asked again.  Records do not wait here: they go
+back to the recorder, which has them on disk.
+
+coderd's "no" and "coderd is away" are kept apart: the first is :class:`Denied`, all else is
+:class:`Unavailable`, and nothing but coderd's own "yes" lets anybody in.
+
+A refused gateway key (and whatever else will not change by asking again) is fatal: it is
+told to ``on_fatal`` in the dialling thread, shows in :class:`Status`, and everything that
+waits is answered with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import pykka
+from attrs import field, frozen
+
+from aigateway.actors.actor import ActorDied, GatewayActor, Reply, complete, fail
+from aigateway.actors.coderd._alarms import Alarms
+from aigateway.actors.coderd._authorizing import Authorizing
+from aigateway.actors.coderd._calls import Calls
+from aigateway.actors.coderd._dialling import (
+    Connected,
+    Dialling,
+    Disconnected,
+    Fatal,
+    News,
+    Unreachable,
+)
+from aigateway.actors.coderd._mcp_servers import McpServers
+from aigateway.actors.coderd._provider_feed import Finish, ProviderFeed
+from aigateway.actors.coderd._recording import Recording
+from aigateway.actors.coderd._session import Session
+from aigateway.actors.coderd.dial import Dialer, DialSettings
+from aigateway.actors.coderd.messages import (
+    Authorize,
+    GetMcpConfiguration,
+    GetStatus,
+    Status,
+    StoreInterception,
+    StoreRecords,
+    SubscribeProviders,
+    Unavailable,
+)
+from aigateway.actors.coderd.wire import yamux
+from aigateway.actors.coderd.wire.rpc_client import RpcClient
+from aigateway.actors.providers.config import ProviderConfig
+
+__all__ = ["CoderdConnection", "ConnectionSettings"]
+
+_RELEASE_ALARMS_AFTER = 3.0
+"""Seconds; longer than a session waits for its goodbye to get through."""
+
+
+@frozen(kw_only=True)
+class ConnectionSettings:
+    """How to talk to coderd.  Times in seconds."""
+
+    dial: DialSettings
+    stream_reuse: bool = True
+    """Use a stream for many calls, one after the other, instead of one per call."""
+    pipeline_depth: int = 1
+    """Unfinished calls per stream once all streams are busy.  coderd cancels all but the last,
+    so leave it at 1 unless the other side is known to be none."""
+    max_streams: int = 256
+    max_waiting: int = 1000
+    """Requests that may wait while coderd is away."""
+    max_wait: float = 60.0
+    call_timeout: float = 10.0
+    record_timeout: float = 5.0
+    parallel_records: int = 32
+    """Interceptions whose records are on their way at once."""
+    limits: yamux.Limits = field(factory=yamux.Limits)
+
+
+@frozen
+class _Run:
+    """To itself: something that another thread wants done."""
+
+    action: Callable[[], None]
+
+
+_Request: TypeAlias = Authorize | StoreInterception | GetMcpConfiguration
+
+
+def _as_they_are(providers: tuple[ProviderConfig, ...]) -> tuple[ProviderConfig, ...]:
+    return providers
+
+
+class CoderdConnection(GatewayActor):
+    """A connection to coderd, kept up for as long as the actor lives.
+
+    ``providers`` replaces coderd's providers; ``finish_providers`` applies the gateway's
+    settings to those that coderd has.  ``on_fatal`` and ``on_connected`` are called in the
+    dialling thread.
+    """
+
+    def __init__(
+        self,
+        role: str,
+        watcher: Any,
+        settings: ConnectionSettings,
+        *,
+        providers: tuple[ProviderConfig, ...] | None = None,
+        finish_providers: Finish = _as_they_are,
+        on_fatal: Callable[[str], None] | None = None,
+        on_connected: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(role, watcher)
+        self._settings = settings
+        self._fixed_providers = providers
+        self._finish_providers = finish_providers
+        self._on_fatal = on_fatal
+        self._on_connected = on_connected
+        self._open: dict[int, _Request] = {}
+        self._session: Session | None = None
+        self._detail = "dialling"
+        self._fatal: str | None = None
+
+    # -- life
+
+    def started(self) -> None:
+        settings = self._settings
+        self._alarms = Alarms(f"{self.role}-alarms")
+        self._calls = Calls(self._run, self._alarms, max_wait=settings.max_wait)
+        self._authorizing = Authorizing(self._calls, self._answer, settings.call_timeout)
+        self._mcp_servers = McpServers(self._calls, self._answer, settings.call_timeout)
+        self._recording = Recording(
+            self._calls,
+            self._answer,
+            timeout=settings.record_timeout,
+            start_timeout=settings.call_timeout,
+            parallel=settings.parallel_records,
+        )
+        self._feed = ProviderFeed(
+            self._run,
+            self._alarms,
+            fixed=self._fixed_providers,
+            finish=self._finish_providers,
+            timeout=settings.call_timeout,
+        )
+        self._dialling = Dialling(
+            Dialer(settings.dial),
+            self._new_client,
+            self._alarms,
+            self._report,
+            name=self.role,
+        )
+        self._dialling.start()
+
+    def release(self) -> None:
+        reason = f"{self.role} stopped"
+        if hasattr(self, "_dialling"):
+            self._dialling.stop()
+            self._recording.release(reason)
+            self._alarms.at(time.monotonic() + _RELEASE_ALARMS_AFTER, self._alarms.stop)
+        for message in self._open.values():
+            fail(message.reply, ActorDied(reason))
+        self._open.clear()
+
+    # -- messages
+
+    def receive(self, message: Any) -> Any:
+        match message:
+            case _Run():
+                message.action()
+            case Authorize():
+                if self._admit(message):
+                    self._authorizing.authorize(message)
+            case StoreInterception():
+                if self._admit(message):
+                    self._recording.start(message)
+            case StoreRecords():
+                self._recording.store(message)
+            case GetMcpConfiguration():
+                if self._admit(message):
+                    self._mcp_servers.look_up(message)
+            case SubscribeProviders():
+                self._feed.subscribe(message.subscriber)
+            case GetStatus():
+                connected = self._session is not None
+                return Status(connected=connected, detail=self._detail, fatal=self._fatal)
+            case _:
+                raise TypeError(f"{self.role}: unknown message {type(message).__name__}")
+        return None
+
+    def _admit(self, message: _Request) -> bool:
+        """Whether a request may begin; one too many is answered."""
+        if self._session is None and len(self._open) >= self._settings.max_waiting:
+            text = f"{self._settings.max_waiting} requests wait for coderd: {self._detail}"
+            self._answer(message, Unavailable(text))
+            return False
+        self._open[id(message.reply)] = message
+        return True
+
+    def _answer(self, message: _Request, answer: Any) -> None:
+        self._open.pop(id(message.reply), None)
+        reply: Reply[Any] = message.reply
+        complete(reply, answer)
+
+    def _run(self, action: Callable[[], None]) -> None:
+        """Have something done in the actor's thread; from any thread, even after its end."""
+        with contextlib.suppress(pykka.ActorDeadError):
+            self.actor_ref.tell(_Run(action))
+
+    # -- what the dialling thread reports, in that thread
+
+    def _report(self, news: News) -> None:
+        self._run(lambda: self._heard(news))
+        if isinstance(news, Connected) and self._on_connected is not None:
+            self._on_connected()
+        if isinstance(news, Fatal) and self._on_fatal is not None:
+            self._on_fatal(news.reason)
+
+    # -- and in the actor's
+
+    def _heard(self, news: News) -> None:
+        match news:
+            case Connected(session):
+                self._session = session
+                address = self._settings.dial.address
+                self._detail = f"connected to {address}, API {session.version}"
+                self._calls.connected(session)
+                self._feed.connected(session)
+            case Disconnected(session, reason):
+                self._session = None
+                self._detail = f"connection lost: {reason}"
+                self._calls.disconnected(session, reason)
+            case Unreachable(reason):
+                self._detail = reason
+                self._calls.unreachable(reason)
+            case Fatal(reason):
+                self._fatal = self._detail = reason
+                self._calls.give_up(reason)
+
+    def _new_client(self, now: float) -> RpcClient:
+        settings = self._settings
+        return RpcClient(
+            now,
+            reuse=settings.stream_reuse,
+            depth=settings.pipeline_depth,
+            max_streams=settings.max_streams,
+            limits=settings.limits,
+        )
