@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import falcon
 import structlog
@@ -18,6 +18,9 @@ from aigateway.http.pipeline import INTERCEPTION_HEADER, Call, Pipeline
 from aigateway.http.relay import Finished, InterceptedBody, PassthroughBody, Patience
 from aigateway.http.runtime import Runtime
 from aigateway.http.settings import Settings
+
+if TYPE_CHECKING:
+    from aigateway.http.metrics.observer import RequestMetrics
 
 __all__ = ["CLOSE_BEHIND", "EXACT_HEAD", "Gateway"]
 
@@ -35,7 +38,8 @@ class Gateway:
 
     def __init__(self, runtime: Runtime, settings: Settings) -> None:
         self._runtime = runtime
-        self.pipeline = Pipeline(runtime, settings)
+        self.metrics = _metrics(settings)
+        self.pipeline = Pipeline(runtime, settings, self.metrics)
         self.admission = Admission(
             settings.max_concurrency, settings.queue_depth, settings.queue_wait
         )
@@ -58,7 +62,9 @@ class Gateway:
             self._answer(req, resp, answer)
             if call.interception_id:
                 resp.append_header(INTERCEPTION_HEADER, call.interception_id)
-            self._log(call, answer.status, Finished("refused", len(answer.body), 0.0))
+            how = Finished("refused", len(answer.body), 0.0)
+            self._log(call, answer.status, how)
+            self._count(call, how, None)
         except ClientVanished:
             self.admission.leave()
             log.info("the client vanished inside its request", path=call.inbound.path)
@@ -83,6 +89,7 @@ class Gateway:
         def finished(how: Finished) -> None:
             self.admission.leave()
             self._log(call, status, how)
+            self._count(call, how, recording)
 
         try:
             headers = for_client(exchange.headers)
@@ -108,6 +115,32 @@ class Gateway:
         if answer.close:
             req.env[CLOSE_BEHIND] = True
 
+    def _count(self, call: Call, how: Finished, recording: Recording | None) -> None:
+        metrics = self.metrics
+        if metrics is None:
+            return
+        seconds = time.monotonic() - call.began
+        if call.recorded:
+            failed = how.outcome in ("refused", "cut") or (
+                recording is not None and recording.interception.outcome().error_type is not None
+            )
+            metrics.ended(
+                provider=call.provider_name,
+                model=call.model,
+                route=call.route,
+                method=call.inbound.method,
+                initiator=call.user_id,
+                client=call.client,
+                failed=failed,
+                seconds=seconds,
+            )
+        elif call.provider is not None and how.outcome != "refused":
+            metrics.passed_through(call.provider_name, call.route, call.inbound.method)
+        if call.provider is not None:
+            call.stages["relay"] = max(0.0, seconds - sum(call.stages.values()))
+            overhead = max(0.0, seconds - _waited(call, how))
+            metrics.stages(call.provider_name, call.stages, overhead)
+
     def _log(self, call: Call, status: int, how: Finished) -> None:
         inbound = call.inbound
         duration = time.monotonic() - call.began
@@ -118,10 +151,25 @@ class Gateway:
             status=status,
             outcome=how.outcome,
             interception_id=call.interception_id or None,
-            user_id=call.caller.user_id if call.caller else None,
-            provider=call.provider.name if call.provider else None,
+            user_id=call.user_id or None,
+            provider=call.provider_name or None,
             model=call.model or None,
             duration_ms=round(duration * 1000, 1),
+            overhead_ms=round((duration - _waited(call, how)) * 1000, 1),
             bytes=how.sent,
             aibridgeproxy_id=call.request_id or None,
         )
+
+
+def _waited(call: Call, how: Finished) -> float:
+    """Seconds of a request that were the upstream's."""
+    return call.stages.get("first_byte", 0.0) + how.upstream_seconds
+
+
+def _metrics(settings: Settings) -> RequestMetrics | None:
+    if not settings.prometheus_enable:
+        return None
+    from aigateway.http.metrics.observer import RequestMetrics
+    from aigateway.http.metrics.series import Series
+
+    return RequestMetrics(Series(), initiators=settings.metrics_initiator_label)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import pykka
 import structlog
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from aigateway.actors.coderd.messages import Accepted, Authorize, Caller, Denied, Unavailable
 from aigateway.actors.providers.config import ProviderConfig
@@ -54,6 +55,10 @@ from aigateway.http.inbound import BodyTooLarge, Inbound
 from aigateway.http.runtime import NoAnswer, Runtime, retry_after
 from aigateway.http.settings import Settings
 
+if TYPE_CHECKING:
+    # Metrics are imported only where they are switched on.
+    from aigateway.http.metrics.observer import RequestMetrics
+
 __all__ = ["INTERCEPTION_HEADER", "Call", "Pipeline"]
 
 PREFIXES = ("/api/v2/aibridge/", "/api/v2/ai-gateway/")
@@ -80,7 +85,25 @@ class Call:
     interception_id: str = ""
     model: str = ""
     client: str = ""
-    upstream_seconds: float = 0.0
+    recorded: bool = False
+    """The interception's start was accepted by the control plane."""
+    stages: dict[str, float] = field(factory=dict)
+    """Seconds spent in each stage so far."""
+    _marked: float = 0.0
+
+    def mark(self, stage: str) -> None:
+        """The stage that ends now has this name."""
+        now = time.monotonic()
+        self.stages[stage] = now - (self._marked or self.began)
+        self._marked = now
+
+    @property
+    def provider_name(self) -> str:
+        return self.provider.name if self.provider is not None else ""
+
+    @property
+    def user_id(self) -> str:
+        return self.caller.user_id if self.caller is not None else ""
 
 
 @frozen
@@ -92,16 +115,21 @@ class _Target:
 class Pipeline:
     """Takes a request to an open exchange, or raises the :class:`Answer` that ends it."""
 
-    def __init__(self, runtime: Runtime, settings: Settings) -> None:
+    def __init__(
+        self, runtime: Runtime, settings: Settings, metrics: RequestMetrics | None = None
+    ) -> None:
         self._runtime = runtime
         self.settings = settings
+        self._metrics = metrics
 
     # -- in order
 
     def run(self, call: Call) -> tuple[Opened, Recording | None]:
         """Returns the exchange, and what records it when it is intercepted."""
         presented = self._present(call)
+        call.mark("edge")
         caller = self._authorize(call, presented)
+        call.mark("authorize")
         target, route = self._route(call)
         if isinstance(route, Passthrough):
             return self._pass_through(call, presented, target), None
@@ -206,6 +234,7 @@ class Pipeline:
             body=self._read_body(inbound),
             add_credential=own is None and config.type != "copilot",
         )
+        call.mark("first_byte")
         if isinstance(result, Refused):
             log.warning("passthrough failed", provider=config.name, error=result.message)
             if result.body is not None or result.retry_after is not None:
@@ -237,8 +266,11 @@ class Pipeline:
             raise Answer(ex.status, ex.body, "application/json") from ex
         call.model = interception.model
         credential = self._credential(config, presented, route)
-        recording = Recording(interception, Ledger(self._runtime.tree, interception.id))
+        ledger = Ledger(self._runtime.tree, interception.id)
+        recording = Recording(interception, ledger, self._observer(call, caller))
+        call.mark("read")
         self._record_start(call, caller, config, interception, credential, firewall)
+        call.mark("record")
         if (refusal := _refusal(interception)) is not None:
             recording.close()
             raise refusal
@@ -255,6 +287,7 @@ class Pipeline:
             model=interception.model,
             credential=credential if credential.kind == "byok" else None,
         )
+        call.mark("first_byte")
         if isinstance(result, Refused):
             recording.credential_hint = result.credential_hint
             recording.refused(result.error_type, result.message)
@@ -332,6 +365,9 @@ class Pipeline:
         except NoAnswer as ex:
             answer = Unavailable(str(ex))
         if isinstance(answer, Accepted):
+            call.recorded = True
+            if self._metrics is not None:
+                self._metrics.began(config.name, record.model, call.route)
             return
         log.warning(
             "failed to record interception", interception_id=record.id, error=answer.message
@@ -343,6 +379,20 @@ class Pipeline:
                 headers=(("Retry-After", str(retry_after(answer.retry_after))),),
             )
         raise plain(500, "failed to record interception")
+
+    def _observer(
+        self, call: Call, caller: Caller
+    ) -> Callable[[list[records.UsageRecord]], None] | None:
+        metrics = self._metrics
+        if metrics is None:
+            return None
+        return lambda found: metrics.records(
+            found,
+            provider=call.provider_name,
+            model=call.model,
+            initiator=caller.user_id,
+            client=call.client,
+        )
 
     # -- common steps
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from aigateway.actors.providers.interception.interface import Interception
 from aigateway.actors.recorder.ledger import Ledger
-from aigateway.actors.recorder.records import InterceptionEnded
+from aigateway.actors.recorder.records import InterceptionEnded, UsageRecord
 
 __all__ = ["Recording"]
 
@@ -17,9 +18,16 @@ class Recording:
     Belongs to whoever holds the exchange.
     """
 
-    def __init__(self, interception: Interception, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        interception: Interception,
+        ledger: Ledger,
+        observe: Callable[[list[UsageRecord]], None] | None = None,
+    ) -> None:
+        """``observe`` is shown all records as they become known, whatever becomes of them."""
         self.interception = interception
         self.ledger = ledger
+        self._observe = observe
         self.credential_hint = ""
         self.provider_name: str | None = None
 
@@ -72,3 +80,5 @@ class Recording:
         records = self.interception.take_records()
         if records:
             self.ledger.add(records)
+            if self._observe is not None:
+                self._observe(records)
