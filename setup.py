@@ -6,6 +6,8 @@ a regular package, so the standard library's ``http`` wins wherever the checkout
 is on ``sys.path``.
 """
 
+import warnings
+
 from setuptools import find_namespace_packages, setup
 
 ROOMS = {"aigateway.actors": "actors", "aigateway.http": "http"}
@@ -16,6 +18,9 @@ packages = [
     for name in [room, *(f"{room}.{sub}" for sub in find_namespace_packages(folder))]
     if "__pycache__" not in name
 ]
+
+# An editable installation warns of a folder named like the package, which this checkout has not.
+warnings.filterwarnings("ignore", message="Editable installation")
 
 setup(
     package_dir=dict(ROOMS),
