@@ -290,7 +290,8 @@ class Pipeline:
         call.mark("first_byte")
         if isinstance(result, Refused):
             recording.credential_hint = result.credential_hint
-            recording.refused(result.error_type, result.message)
+            recording.cut(result.message, result.error_type)
+            recording.close()
             raise self._refusal_answer(route.api, result)
         recording.credential_hint = result.credential_hint
         if result.provider_name != config.name:

@@ -222,6 +222,10 @@ class InterceptedBody(_Body):
         out = self._recording.cut(str(ex), ex.error_type)
         self._give_back()
         self._recording.close()
+        if not self._recording.interception.cut:
+            # All of the answer had come before the connection broke.
+            self._finish("complete", out)
+            return out
         self._sent += len(out)
         self._cut_next = True
         self._over = False

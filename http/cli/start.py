@@ -37,7 +37,16 @@ def serve(settings: Settings) -> None:
     if settings.local:
         _check_database(settings)
     check_address(settings.http_address)
-    GatewayApplication(settings).run()
+    metrics = None
+    if settings.prometheus_enable:
+        from aigateway.http.metrics.service import MetricsService
+
+        metrics = MetricsService(settings.prometheus_address)
+    try:
+        GatewayApplication(settings, metrics).run()
+    finally:
+        if metrics is not None:
+            metrics.stop()
 
 
 def _check_providers(settings: Settings) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,27 +18,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from aigateway.http.metrics.folder import VARIABLE, locked
 
-__all__ = ["main", "start_listener"]
-
-
-def start_listener(address: str, folder: Path) -> tuple[subprocess.Popen[bytes], str]:
-    """Start the process; returns it and the address that it really has (port 0).
-
-    Raises OSError when it cannot listen; the text says why.
-    """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "aigateway.http.metrics.listener", address],
-        env={**os.environ, VARIABLE: str(folder)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    line = process.stdout.readline().decode().strip()
-    process.stdout.close()
-    if line.startswith("error: ") or not line:
-        process.wait()
-        raise OSError(line.removeprefix("error: ") or "the metrics process ended at once")
-    return process, line
+__all__ = ["main"]
 
 
 class _Handler(BaseHTTPRequestHandler):

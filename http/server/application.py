@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from gunicorn.app.base import BaseApplication
@@ -14,6 +14,9 @@ from gunicorn.app.base import BaseApplication
 from aigateway.http.gunicorn_logs import GunicornLogger
 from aigateway.http.server import hooks
 from aigateway.http.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from aigateway.http.metrics.service import MetricsService
 
 __all__ = ["GatewayApplication", "check_address", "gunicorn_options"]
 
@@ -65,8 +68,9 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
 class GatewayApplication(BaseApplication):  # type: ignore[misc]
     """The gateway under gunicorn."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: MetricsService | None = None) -> None:
         self.settings = settings
+        self.metrics = metrics
         super().__init__()
 
     def load_config(self) -> None:

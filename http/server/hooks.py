@@ -30,11 +30,19 @@ def post_worker_init(worker: Any) -> None:
     """Start the actors: after the fork, in the process that will serve."""
     from aigateway.http.server.control import ControlSocket
 
+    metrics = getattr(worker.app, "metrics", None)
+    if metrics is not None:
+        metrics.in_worker()
     app = worker.app.callable
     runtime = getattr(app, "runtime", None)
     if runtime is None:
         return
     runtime.start()
+    if app.gateway.metrics is not None:
+        from aigateway.http.metrics.sampler import Sampler
+
+        worker.sampler = Sampler(app.gateway.metrics.series, runtime, app.gateway.admission)
+        worker.sampler.start()
     folder = app.gateway.pipeline.settings.runtime_dir
     if folder:
         worker.control_socket = ControlSocket(folder, runtime)
@@ -46,13 +54,19 @@ def worker_exit(_server: Any, worker: Any) -> None:
     control = getattr(worker, "control_socket", None)
     if control is not None:
         control.close()
+    sampler = getattr(worker, "sampler", None)
+    if sampler is not None:
+        sampler.stop()
     runtime = getattr(getattr(worker.app, "callable", None), "runtime", None)
     if runtime is not None:
         runtime.stop(FLUSH_TIMEOUT)
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """In the master: a worker is gone; its socket must not stay behind."""
+    """In the master: a worker is gone; its socket and its metrics files must not stay behind."""
     settings = getattr(server.app, "settings", None)
     if settings is not None:
         remove_socket(settings.runtime_dir, worker.pid)
+    metrics = getattr(server.app, "metrics", None)
+    if metrics is not None:
+        metrics.worker_gone(worker.pid)

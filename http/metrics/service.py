@@ -1,0 +1,66 @@
+"""Metrics in the master process: the folder, the listener, the end of worker processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import structlog
+
+from aigateway.http.metrics.folder import forget_process, make_folder, remove_folder
+from aigateway.http.settings import SettingsError
+
+__all__ = ["MetricsService"]
+
+log = structlog.get_logger("ai-gateway")
+
+
+class MetricsService:
+    """Owned by the master; make it before the first fork."""
+
+    def __init__(self, address: str) -> None:
+        """Start the listener on ``address``.  Raises SettingsError when that cannot be."""
+        # The listener's process imports what gevent must patch; the master must not.
+        from aigateway.http.metrics._listener_process import start_listener
+
+        self._pid = os.getpid()
+        self._folder: Path = make_folder()
+        log.info("starting Prometheus endpoint", address=address)
+        try:
+            self._process: subprocess.Popen[bytes]
+            self._process, self.address = start_listener(address, self._folder)
+        except OSError as ex:
+            remove_folder(self._folder)
+            raise SettingsError(
+                f'listen on "{address}": {ex}; choose another --prometheus-address'
+            ) from ex
+        log.info("http server listening", addr=self.address, name="prometheus")
+
+    def in_worker(self) -> None:
+        """In a worker process: let go of what the fork has copied, or the listener would not
+        see the end of its standard input while any worker lives."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.returncode = 0
+
+    def worker_gone(self, pid: int) -> None:
+        """A worker process has ended: keep its counters, drop its gauges."""
+        forget_process(self._folder, pid)
+
+    def stop(self) -> None:
+        """End the listener, remove the folder.
+
+        Does nothing in a worker process: it comes by here too when it exits, out of the
+        master's stack that it was forked with.
+        """
+        if os.getpid() != self._pid:
+            return
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        remove_folder(self._folder)
