@@ -55,23 +55,16 @@ class Recording:
         self.interception.receive_lost_client(time.time())
         self._collect()
 
-    def refused(self, error_type: str, message: str) -> None:
-        """There was no answer at all: record the end with this error."""
-        self._end(error_type, message)
-
     def close(self) -> None:
         """Record the end as the interception knows it; returns when all is on disk."""
         outcome = self.interception.outcome()
-        self._end(outcome.error_type, outcome.error_message)
-
-    def _end(self, error_type: str | None, message: str | None) -> None:
         self.ledger.end(
             InterceptionEnded(
                 id=self.interception.id,
                 ended_at=time.time(),
                 credential_hint=self.credential_hint,
-                error_type=error_type,
-                error_message=message,
+                error_type=outcome.error_type,
+                error_message=outcome.error_message,
                 provider_name=self.provider_name,
             )
         )
