@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 from aigateway.http.settings.errors import SettingsError
 from aigateway.http.settings.table import OPTIONS, Settings
@@ -25,6 +26,12 @@ def check_settings(settings: Settings) -> Iterator[SettingsError]:
                 "--client-tls-key-file must be provided together"
             )
     yield from _check_actor_headers(settings)
+    shared = not settings.rate_limit_storage.startswith("memory:")
+    if settings.rate_limit and shared and find_spec("redis") is None:
+        yield SettingsError(
+            "--rate-limit-storage: the Redis client is not installed, "
+            "run: pip install 'aigateway[redis]'"
+        )
 
 
 _RESERVED_HEADERS = frozenset(

@@ -1,0 +1,154 @@
+"""The rate limit at the edge: so many requests per second and client, in fixed windows.
+
+A client is who it says it is by its token, before anybody has looked whether that is true:
+the limit has to be cheap.  Only a hash of the token is kept or sent to the storage.
+
+Where requests are counted (``--rate-limit-storage``): in this process, or in a Redis that
+gateways share.  A Redis that is away, or slower than a quarter of a second, refuses nobody:
+the process counts for itself until it is back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from aigateway.actors.providers.interception.credentials import BYOK_HEADER
+from aigateway.actors.providers.interception.headers import first_of, values_of
+from aigateway.http.answers import json_message
+from aigateway.http.inbound import Inbound
+from aigateway.http.settings import Settings
+
+__all__ = ["RATE_LIMITED", "Counter", "RateLimit", "client_key", "make_rate_limit"]
+
+RATE_LIMITED = "You've been rate limited. Please try again later."
+STORAGE_TIMEOUT = 0.25
+"""Seconds for one question to the shared storage: what a request may lose by it."""
+RETRY_EVERY = 5.0
+"""Seconds after a failure of the shared storage before it is asked again."""
+WARN_EVERY = 60.0
+"""Seconds between two warnings about it."""
+
+log = structlog.get_logger("ai-gateway.limits")
+
+Counter = Callable[[str], bool]
+"""Counts a request of this client; says whether it is within the limit.  May raise."""
+
+
+class RateLimit:
+    """Refuses requests over the limit.  Safe to use from many threads."""
+
+    def __init__(
+        self,
+        limit: int,
+        local: Counter,
+        connect: Callable[[], Counter] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``limit`` requests per second; ``connect`` makes the shared counter and may raise."""
+        self._limit = limit
+        self._local = local
+        self._connect = connect
+        self._clock = clock
+        self._shared: Counter | None = None
+        self._ask_again_at = 0.0
+        self._warn_again_at = 0.0
+        self._lock = threading.Lock()
+
+    def check(self, inbound: Inbound) -> None:
+        """Count the request; raise an Answer (429) when it is over the limit."""
+        if not self._count(client_key(inbound)):
+            raise json_message(
+                429,
+                RATE_LIMITED,
+                headers=(
+                    ("Retry-After", "1"),
+                    ("X-RateLimit-Limit", str(self._limit)),
+                    ("X-RateLimit-Remaining", "0"),
+                    ("X-RateLimit-Reset", str(int(time.time()) + 1)),
+                ),
+            )
+
+    def _count(self, key: str) -> bool:
+        if self._connect is None or self._clock() < self._ask_again_at:
+            return self._local(key)
+        try:
+            shared = self._shared
+            if shared is None:
+                shared = self._shared = self._connect()
+            return shared(key)
+        except Exception as ex:
+            # Whatever is wrong with the storage, it is no fault of the client's.
+            self._failed(ex)
+            return self._local(key)
+
+    def _failed(self, ex: Exception) -> None:
+        with self._lock:
+            now = self._clock()
+            self._ask_again_at = now + RETRY_EVERY
+            warn = now >= self._warn_again_at
+            if warn:
+                self._warn_again_at = now + WARN_EVERY
+        if warn:
+            log.warning(
+                "the rate limit's storage is away, counting per process meanwhile",
+                error=f"{type(ex).__name__}: {ex}",
+            )
+
+
+def client_key(inbound: Inbound) -> str:
+    """Whose requests are counted together: the hash of a token, else of the client's address.
+
+    With a key of the user's own ("BYOK") it is that key, as in the reference, not the Coder
+    token.
+    """
+    headers = inbound.headers
+    for value in values_of(headers, "authorization"):
+        fields = value.split()
+        if len(fields) == 2 and fields[0].lower() == "bearer":
+            return _hashed("token", fields[1])
+    token = first_of(headers, "x-api-key") or first_of(headers, BYOK_HEADER)
+    return _hashed("token", token) if token else _hashed("address", inbound.client_ip)
+
+
+def _hashed(kind: str, text: str) -> str:
+    digest = hashlib.sha256(f"{kind}\0{text}".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:32]
+
+
+def make_rate_limit(settings: Settings) -> RateLimit | None:
+    """The limit that the settings ask for; None when there is none."""
+    if settings.rate_limit <= 0:
+        return None
+    limit, address = settings.rate_limit, settings.rate_limit_storage
+    local = _counter(limit, "memory://")
+    if address.startswith("memory:"):
+        return RateLimit(limit, local)
+    return RateLimit(limit, local, lambda: _counter(limit, address, **_impatient()))
+
+
+def _counter(limit: int, address: str, **options: Any) -> Counter:
+    from limits import RateLimitItemPerSecond
+    from limits.storage import storage_from_string
+    from limits.strategies import FixedWindowRateLimiter
+
+    limiter = FixedWindowRateLimiter(storage_from_string(address, **options))
+    item = RateLimitItemPerSecond(limit, namespace="aigateway")
+    return lambda key: bool(limiter.hit(item, key))
+
+
+def _impatient() -> dict[str, Any]:
+    """Options for a Redis client that gives up at once: its own way is to try for seconds."""
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    return {
+        "socket_timeout": STORAGE_TIMEOUT,
+        "socket_connect_timeout": STORAGE_TIMEOUT,
+        "retry": Retry(NoBackoff(), 0),
+    }
