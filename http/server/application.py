@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 
 from aigateway.http.gunicorn_logs import GunicornLogger
 from aigateway.http.server import hooks
@@ -65,6 +67,22 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
     return options
 
 
+class GatewayArbiter(Arbiter):  # type: ignore[misc]
+    """gunicorn's master, but a worker cannot miss a signal between its fork and its handlers.
+
+    There it has a copy of the master's handlers, which only note the signal, and the master
+    would wait for such a worker until the graceful timeout.  So stop signals are held back
+    until the worker is ready for them (``post_worker_init``).
+    """
+
+    def spawn_worker(self) -> Any:
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, hooks.STOP_SIGNALS)
+        try:
+            return super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
 class GatewayApplication(BaseApplication):  # type: ignore[misc]
     """The gateway under gunicorn."""
 
@@ -79,6 +97,9 @@ class GatewayApplication(BaseApplication):  # type: ignore[misc]
                 self.cfg.set(name, value)
         self.cfg.set("when_ready", self._when_ready)
         self.cfg.set("on_exit", self._on_exit)
+
+    def run(self) -> None:
+        GatewayArbiter(self).run()
 
     def load(self) -> Any:
         # Imported in the worker, after gevent has patched: not before the fork.

@@ -6,6 +6,7 @@ A module of plain functions, so that a configuration file can take them by name:
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import structlog
@@ -15,6 +16,7 @@ from aigateway.http.server.sockets import remove_socket
 
 __all__ = ["child_exit", "post_worker_init", "pre_request", "worker_exit"]
 
+STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 FLUSH_TIMEOUT = 10.0
 """Seconds for the spool to empty when a worker ends; what is left waits for the next start."""
 
@@ -30,6 +32,7 @@ def post_worker_init(worker: Any) -> None:
     """Start the actors: after the fork, in the process that will serve."""
     from aigateway.http.server.control import ControlSocket
 
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     metrics = getattr(worker.app, "metrics", None)
     if metrics is not None:
         metrics.in_worker()
