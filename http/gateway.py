@@ -13,8 +13,9 @@ from aigateway.actors.providers.messages import Opened
 from aigateway.actors.providers.recording import Recording
 from aigateway.http.admission import Admission
 from aigateway.http.answers import Answer, json_message, plain
+from aigateway.http.call import Call
 from aigateway.http.inbound import ClientVanished, Inbound
-from aigateway.http.pipeline import INTERCEPTION_HEADER, Call, Pipeline
+from aigateway.http.pipeline import INTERCEPTION_HEADER, Pipeline
 from aigateway.http.relay import Finished, InterceptedBody, PassthroughBody, Patience
 from aigateway.http.runtime import Runtime
 from aigateway.http.settings import Settings
@@ -92,7 +93,7 @@ class Gateway:
             self._count(call, how, recording)
 
         try:
-            headers = for_client(exchange.headers)
+            headers = for_client(call.answer_headers or exchange.headers)
         except UnsafeHeader:
             headers = [("Content-Type", "application/octet-stream")]
         if recording is not None:
@@ -101,6 +102,8 @@ class Gateway:
                 headers = [(n, value) for n, value in headers if n.lower() != "content-length"]
             headers.append((INTERCEPTION_HEADER, call.interception_id))
             resp.stream = InterceptedBody(opened, recording, self._patience, finished)
+        elif call.dump is not None:
+            resp.stream = call.dump.passthrough(opened, self._patience, finished)
         else:
             resp.stream = PassthroughBody(opened, self._patience, finished)
         reason = exchange.reason or "Unknown"

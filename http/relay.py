@@ -201,6 +201,10 @@ class InterceptedBody(_Body):
             out = recording.data(data)
             if exchange.complete:
                 return self._end(out)
+            if recording.interception.cut:
+                # What came cannot be read on: its end will not either.
+                exchange.close()
+                return self._end(out)
             if out:
                 self._sent += len(out)
                 return out

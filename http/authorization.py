@@ -1,0 +1,72 @@
+"""Who is asking: the Coder token is taken out of the request and shown to the control plane."""
+
+from __future__ import annotations
+
+import structlog
+
+from aigateway.actors.coderd.messages import Authorize, Caller, Denied, Unavailable
+from aigateway.actors.providers.interception.credentials import BYOK_HEADER, Presented, extract
+from aigateway.http.answers import Answer, json_message, plain
+from aigateway.http.call import Call
+from aigateway.http.inbound import BodyTooLarge
+from aigateway.http.runtime import NoAnswer, Runtime, retry_after
+from aigateway.http.settings import Settings
+
+__all__ = ["authorize", "present", "too_large"]
+
+TOO_LARGE = "Request body too large. The maximum allowed request body size is {}."
+BYOK_OFF = "Bring Your Own Key (BYOK) mode is not enabled."
+BYOK_DETAIL = "Contact your administrator to enable it with --ai-gateway-allow-byok."
+
+log = structlog.get_logger("ai-gateway")
+
+
+def present(call: Call, settings: Settings) -> Presented:
+    """Check what can be checked without asking anybody, and take out the token."""
+    inbound = call.inbound
+    if inbound.header(BYOK_HEADER):
+        call.auth_mode = "byok"
+        if not settings.allow_byok:
+            raise json_message(403, BYOK_OFF, BYOK_DETAIL)
+    try:
+        inbound.check_length(settings.max_body_size)
+    except BodyTooLarge as ex:
+        raise too_large(settings.max_body_size) from ex
+    presented = extract(inbound.headers)
+    if presented is None:
+        if inbound.method == "HEAD":
+            log.info("unauthenticated HEAD request", path=inbound.path)
+        else:
+            log.warning("no auth key provided", method=inbound.method, path=inbound.path)
+        raise plain(400, "no authentication key provided")
+    call.request_id = presented.request_id
+    return presented
+
+
+def authorize(call: Call, presented: Presented, runtime: Runtime, max_wait: float) -> Caller:
+    """Ask the control plane; the answer is raised unless it is yes."""
+    try:
+        answer = runtime.ask(
+            "control-plane", lambda reply: Authorize(presented.token, reply), max_wait + 5.0
+        )
+    except NoAnswer as ex:
+        answer = Unavailable(str(ex))
+    if isinstance(answer, Unavailable):
+        log.warning("failed to connect to coderd", error=answer.message)
+        raise plain(
+            answer.status,
+            "could not connect to coderd",
+            headers=(("Retry-After", str(retry_after(answer.retry_after))),),
+        )
+    if isinstance(answer, Denied):
+        log.warning("key authorization check failed", path=call.inbound.path)
+        raise plain(answer.status, answer.message)
+    assert isinstance(answer, Caller)
+    call.caller = answer
+    return answer
+
+
+def too_large(limit: int) -> Answer:
+    """The answer to a body of more than ``limit`` bytes."""
+    shown = f"{limit >> 20}MiB" if limit % (1 << 20) == 0 else f"{limit} bytes"
+    return plain(413, TOO_LARGE.format(shown), close=True)

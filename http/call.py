@@ -1,0 +1,57 @@
+"""One request on its way through the edge."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+
+from aigateway.actors.coderd.messages import Caller
+from aigateway.actors.providers.config import ProviderConfig
+from aigateway.actors.providers.interception.interface import Headers
+from aigateway.http.inbound import Inbound
+
+if TYPE_CHECKING:
+    from aigateway.http.dump import Dump
+
+__all__ = ["Call"]
+
+
+@define(eq=False)
+class Call:
+    """Filled in step by step, and what the log line is made of."""
+
+    inbound: Inbound
+    began: float
+    request_id: str = ""
+    auth_mode: str = "centralized"
+    caller: Caller | None = None
+    provider: ProviderConfig | None = None
+    route: str = ""
+    interception_id: str = ""
+    model: str = ""
+    """The model that is asked for and recorded."""
+    client: str = ""
+    recorded: bool = False
+    """The interception's start was accepted by the control plane."""
+    answer_headers: Headers | None = None
+    """The answer's headers where they are not those of the upstream."""
+    dump: Dump | None = None
+    stages: dict[str, float] = field(factory=dict)
+    """Seconds spent in each stage so far."""
+    _marked: float = 0.0
+
+    def mark(self, stage: str) -> None:
+        """The stage that ends now has this name."""
+        now = time.monotonic()
+        self.stages[stage] = now - (self._marked or self.began)
+        self._marked = now
+
+    @property
+    def provider_name(self) -> str:
+        return self.provider.name if self.provider is not None else ""
+
+    @property
+    def user_id(self) -> str:
+        return self.caller.user_id if self.caller is not None else ""

@@ -1,0 +1,85 @@
+"""The first record of an interception, without which no provider is called."""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+
+from aigateway.actors.coderd.messages import Accepted, Caller, Unavailable
+from aigateway.actors.providers.config import ProviderConfig
+from aigateway.actors.providers.interception.client import identify
+from aigateway.actors.providers.interception.credentials import Credential
+from aigateway.actors.providers.interception.decoding import decode
+from aigateway.actors.providers.interception.headers import AgentFirewall
+from aigateway.actors.providers.interception.interface import Interception
+from aigateway.actors.recorder import records
+from aigateway.actors.recorder.recorder import Begin
+from aigateway.http.answers import plain
+from aigateway.http.call import Call
+from aigateway.http.inbound import Inbound
+from aigateway.http.runtime import NoAnswer, Runtime, retry_after
+from aigateway.http.settings import Settings
+
+__all__ = ["record_start"]
+
+log = structlog.get_logger("ai-gateway")
+
+
+def record_start(
+    runtime: Runtime,
+    settings: Settings,
+    call: Call,
+    caller: Caller,
+    config: ProviderConfig,
+    interception: Interception,
+    credential: Credential,
+    firewall: AgentFirewall | None,
+) -> None:
+    """Have the start recorded; raises an Answer when that fails."""
+    inbound = call.inbound
+    info = identify(inbound.headers, lambda: _readable(inbound, settings.max_body_size))
+    call.client = info.client
+    record = records.Interception(
+        id=interception.id,
+        initiator_id=caller.user_id,
+        username=caller.username,
+        api_key_id=caller.api_key_id,
+        provider="openai" if config.speaks_openai else config.type,
+        provider_name=config.name,
+        model=call.model,
+        client=info.client,
+        user_agent=inbound.header("User-Agent"),
+        started_at=time.time(),
+        client_session_id=info.session_id,
+        correlating_tool_call_id=interception.correlating_tool_call_id,
+        credential_kind=credential.kind,
+        credential_hint=credential.hint,
+        agent_firewall_session_id=firewall.session_id if firewall else None,
+        agent_firewall_sequence_number=firewall.sequence if firewall else None,
+        workspace_id=caller.workspace_id,
+    )
+    try:
+        answer = runtime.ask(
+            "recorder", lambda reply: Begin(record, reply), settings.max_wait + 5.0
+        )
+    except NoAnswer as ex:
+        answer = Unavailable(str(ex))
+    if isinstance(answer, Accepted):
+        call.recorded = True
+        return
+    log.warning("failed to record interception", interception_id=record.id, error=answer.message)
+    if isinstance(answer, Unavailable):
+        raise plain(
+            503,
+            "failed to record interception",
+            headers=(("Retry-After", str(retry_after(answer.retry_after))),),
+        )
+    raise plain(500, "failed to record interception")
+
+
+def _readable(inbound: Inbound, limit: int) -> bytes:
+    """The body without its content encoding; it was read and decoded once before."""
+    body = inbound.body(limit)
+    coding = inbound.header("Content-Encoding")
+    return decode(body, coding) if coding else body
