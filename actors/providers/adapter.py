@@ -7,7 +7,7 @@ This adapter keeps the API and replaces the path of the bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -15,6 +15,7 @@ import requests
 from requests.adapters import BaseAdapter
 
 from aigateway.actors.providers.connect import Connector
+from aigateway.actors.providers.errors import NotSent, Unsendable
 from aigateway.actors.providers.exchange import Exchange, UpstreamConnection, request_head
 
 __all__ = ["HeaderPairs", "UpstreamAdapter", "prepare"]
@@ -47,8 +48,6 @@ class UpstreamAdapter(BaseAdapter):
         super().__init__()
         self._connector = connector
         self.connection: UpstreamConnection | None = None
-        self.sending = False
-        """Whether a byte of the request in hand may have left."""
 
     def send(
         self,
@@ -59,20 +58,13 @@ class UpstreamAdapter(BaseAdapter):
         cert: str | bytes | tuple[bytes | str, bytes | str] | None = None,
         proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        """Send and wait for the head, ``timeout`` seconds at most.
+        """:meth:`exchange` as requests wants it.
 
-        Raises an :class:`~aigateway.actors.providers.errors.UpstreamError`.  ``verify``,
-        ``cert`` and ``proxies`` are the connector's business and ignored here.
+        ``verify``, ``cert`` and ``proxies`` are the connector's business and ignored here.
         """
         del stream, verify, cert, proxies
         assert isinstance(timeout, float)
-        self.sending = False
-        connection = self._ready_connection()
-        head = self._head(request)
-        self.sending = True
-        body = request.body if isinstance(request.body, bytes) else b""
-        exchange = connection.begin(head, body, bodiless_answer=request.method == "HEAD")
-        exchange.read_head(timeout)
+        exchange = self.exchange(request, timeout)
         response = requests.Response()
         response.status_code = exchange.status
         response.reason = exchange.reason
@@ -81,8 +73,24 @@ class UpstreamAdapter(BaseAdapter):
         return response
 
     def exchange(self, request: requests.PreparedRequest, timeout: float) -> Exchange:
-        """:meth:`send`, for callers that want the exchange itself."""
-        return cast(Exchange, self.send(request, timeout=timeout).raw)
+        """Send and wait for the head, ``timeout`` seconds at most.
+
+        Raises an :class:`~aigateway.actors.providers.errors.UpstreamError`.
+        """
+        head = self._head(request)
+        body = request.body if isinstance(request.body, bytes) else b""
+        bodiless = request.method == "HEAD"
+        connection = self._ready_connection()
+        try:
+            exchange = connection.begin(head, body, bodiless_answer=bodiless)
+        except NotSent:
+            if connection.exchanges == 1:
+                raise
+            # It was closed while it was idle and nothing has left: a new one may try.
+            connection = self._ready_connection()
+            exchange = connection.begin(head, body, bodiless_answer=bodiless)
+        exchange.read_head(timeout)
+        return exchange
 
     def close(self) -> None:
         if self.connection is not None:
@@ -97,12 +105,18 @@ class UpstreamAdapter(BaseAdapter):
         return self.connection
 
     def _head(self, request: requests.PreparedRequest) -> bytes:
+        connector = self._connector
+        endpoint = connector.endpoint
         parts = urlsplit(request.url or "")
         target = str(parts.path or "/")
         if parts.query:
             target = f"{target}?{parts.query}"
-        endpoint = self._connector.endpoint
-        if self._connector.absolute_form:
+        headers: Iterable[tuple[str, str]] = request.headers.items()
+        if connector.absolute_form:
             target = f"{endpoint.scheme}://{endpoint.host_header}{target}"
-        method = request.method or "GET"
-        return request_head(method, target, endpoint.host_header, request.headers.items())
+            if connector.proxy_authorization:
+                headers = [*headers, ("Proxy-Authorization", connector.proxy_authorization)]
+        try:
+            return request_head(request.method or "GET", target, endpoint.host_header, headers)
+        except ValueError as ex:
+            raise Unsendable(str(ex)) from ex

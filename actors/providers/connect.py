@@ -1,4 +1,4 @@
-"""Open a TCP connection to an upstream, through a proxy and TLS where configured."""
+"""Open a connection to an upstream, through a proxy and TLS where configured."""
 
 from __future__ import annotations
 
@@ -6,40 +6,20 @@ import socket
 import ssl
 import threading
 import time
-from typing import Any
-from urllib.parse import urlsplit
 
-from attrs import frozen
+import requests.utils
 
+from aigateway.actors.providers.addresses import Address, Addresses
+from aigateway.actors.providers.endpoint import Endpoint, Proxy
 from aigateway.actors.providers.errors import ConnectFailed, ConnectTimeout
 
 __all__ = ["Connector", "Endpoint"]
 
-ADDRESS_TTL = 30.0
-"""Seconds a resolved address is used again: short enough for DNS-based failover, long enough
-that a burst of connections asks once (gevent resolves in a small thread pool)."""
-
-
-@frozen
-class Endpoint:
-    """Where an upstream is, taken from its base URL."""
-
-    scheme: str
-    host: str
-    port: int
-
-    @classmethod
-    def of(cls, url: str) -> Endpoint:
-        """Take apart ``url`` (http or https, with a host)."""
-        parts = urlsplit(url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        return cls(parts.scheme, parts.hostname or "", port)
-
-    @property
-    def host_header(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        default = 443 if self.scheme == "https" else 80
-        return host if self.port == default else f"{host}:{self.port}"
+MIN_ATTEMPT = 2.0
+"""Seconds that one of several addresses gets at least, as far as the timeout allows."""
+MAX_PROXY_HEAD = 16 * 1024
+"""Bytes of a proxy's answer to CONNECT before it is taken for something else."""
+_SHOWN = 100
 
 
 class Connector:
@@ -48,103 +28,134 @@ class Connector:
     def __init__(
         self, endpoint: Endpoint, *, timeout: float, ca_file: str = "", proxy: str = ""
     ) -> None:
-        """``timeout`` in seconds bounds the whole of resolving, connecting and TLS per address.
+        """``timeout`` in seconds bounds all of resolving, connecting, the proxy and TLS.
 
-        Raises ConnectFailed when ``ca_file`` cannot be read.
+        ``ca_file`` replaces the system's certificate authorities.  Raises ConnectFailed when
+        it cannot be read or ``proxy`` is no address of an HTTP proxy.
         """
         self.endpoint = endpoint
+        self.opened = 0
+        """Connections opened so far."""
         self._timeout = timeout
-        self._proxy = Endpoint.of(proxy) if proxy else None
-        self._tls: ssl.SSLContext | None = None
         self._lock = threading.Lock()
-        self._resolved: tuple[float, list[tuple[Any, Any]]] = (0.0, [])
-        if endpoint.scheme == "https":
-            try:
-                self._tls = ssl.create_default_context(cafile=ca_file or None)
-            except (OSError, ssl.SSLError) as ex:
-                raise ConnectFailed(f"cannot read the CA file {ca_file}: {ex}") from ex
-            self._tls.set_alpn_protocols(["http/1.1"])
-
-    def connect(self) -> socket.socket:
-        """Connect; raises ConnectFailed or ConnectTimeout."""
-        target = self._proxy or self.endpoint
         try:
-            sock = self._connect_tcp(target)
-        except TimeoutError as ex:
-            raise ConnectTimeout(
-                f"no connection to {target.host}:{target.port} within {self._timeout:g} s"
-            ) from ex
-        except OSError as ex:
-            raise ConnectFailed(
-                f"cannot connect to {target.host}:{target.port}: {ex.strerror or ex}"
-            ) from ex
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._proxy is not None and self._tls is not None:
-                self._tunnel(sock)
-            if self._tls is not None:
-                sock = self._tls.wrap_socket(sock, server_hostname=self.endpoint.host)
-        except TimeoutError as ex:
-            sock.close()
-            raise ConnectTimeout(
-                f"{self.endpoint.host}: no TLS handshake within {self._timeout:g} s"
-            ) from ex
-        except (OSError, ValueError) as ex:
-            sock.close()
-            raise ConnectFailed(
-                f"cannot set up the connection to {self.endpoint.host}: {ex}"
-            ) from ex
-        return sock
+            self._proxy = Proxy.of(proxy) if proxy else None
+        except ValueError as ex:
+            raise ConnectFailed(str(ex)) from ex
+        self._target = self._proxy.endpoint if self._proxy is not None else endpoint
+        self._addresses = Addresses(self._target)
+        self._tls = _tls_context(ca_file) if endpoint.scheme == "https" else None
 
     @property
     def absolute_form(self) -> bool:
         """Whether requests must name the whole URL (plain HTTP through a proxy)."""
         return self._proxy is not None and self._tls is None
 
-    def _connect_tcp(self, target: Endpoint) -> socket.socket:
+    @property
+    def proxy_authorization(self) -> str:
+        """The value of Proxy-Authorization that each request must carry; empty: none."""
+        return self._proxy.authorization if self._proxy is not None and self._tls is None else ""
+
+    def connect(self) -> socket.socket:
+        """Connect; raises ConnectFailed or ConnectTimeout."""
+        deadline = time.monotonic() + self._timeout
+        target = self._target.authority
+        try:
+            sock = self._connect_tcp(deadline)
+        except TimeoutError as ex:
+            raise ConnectTimeout(f"no connection to {target} within {self._timeout:g} s") from ex
+        except socket.gaierror as ex:
+            text = ex.strerror or "unknown name"
+            raise ConnectFailed(f"cannot resolve the name {self._target.host}: {text}") from ex
+        except OSError as ex:
+            raise ConnectFailed(f"cannot connect to {target}: {ex.strerror or ex}") from ex
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._proxy is not None and self._tls is not None:
+                _tunnel(sock, self._proxy, self.endpoint.authority, deadline)
+            if self._tls is not None:
+                sock.settimeout(_left(deadline))
+                sock = self._tls.wrap_socket(sock, server_hostname=self.endpoint.host)
+        except TimeoutError as ex:
+            sock.close()
+            raise ConnectTimeout(
+                f"the connection to {self.endpoint.authority} was not ready within"
+                f" {self._timeout:g} s"
+            ) from ex
+        except (OSError, ValueError) as ex:
+            sock.close()
+            raise ConnectFailed(
+                f"cannot set up the connection to {self.endpoint.authority}: {ex}"
+            ) from ex
+        with self._lock:
+            self.opened += 1
+        return sock
+
+    def _connect_tcp(self, deadline: float) -> socket.socket:
+        addresses = self._addresses.get(_left(deadline))
         error: OSError | None = None
-        for family, address in self._addresses(target):
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            sock.settimeout(self._timeout)
+        for place, address in enumerate(addresses):
+            left = _left(deadline)
+            share = max(left / (len(addresses) - place), min(MIN_ATTEMPT, left))
             try:
-                sock.connect(address)
+                sock = _dial(address, share)
             except OSError as ex:
-                sock.close()
                 error = ex
                 continue
+            if place:
+                self._addresses.worked(address)
             return sock
-        with self._lock:
-            self._resolved = (0.0, [])
-        raise error or OSError(f"no address for {target.host}")
+        self._addresses.failed()
+        raise error or OSError("the name has no address")
 
-    def _addresses(self, target: Endpoint) -> list[tuple[Any, Any]]:
-        for family in (socket.AF_INET, socket.AF_INET6):
-            try:
-                socket.inet_pton(family, target.host)
-            except OSError:
-                continue
-            return [(family, (target.host, target.port))]
-        with self._lock:
-            expires, addresses = self._resolved
-        if time.monotonic() < expires:
-            return addresses
-        found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
-        addresses = [(info[0], info[4]) for info in found]
-        with self._lock:
-            self._resolved = (time.monotonic() + ADDRESS_TTL, addresses)
-        return addresses
 
-    def _tunnel(self, sock: socket.socket) -> None:
-        host = f"{self.endpoint.host}:{self.endpoint.port}"
-        sock.sendall(f"CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-        head = b""
-        while b"\r\n\r\n" not in head:
-            # One byte at a time: what follows the head belongs to TLS.
-            byte = sock.recv(1)
-            if not byte or len(head) > 16384:
-                raise OSError("the proxy closed the connection")
-            head += byte
-        status = head.split(b" ", 2)[1:2]
-        if status != [b"200"]:
-            line = head.split(b"\r\n", 1)[0].decode("latin-1")
-            raise OSError(f"the proxy refused: {line}")
+def _dial(address: Address, timeout: float) -> socket.socket:
+    family, where = address
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout)
+        sock.connect(where)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _left(deadline: float) -> float:
+    """Seconds until ``deadline``; raises TimeoutError when there are none."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("timed out")
+    return left
+
+
+def _tls_context(ca_file: str) -> ssl.SSLContext:
+    found = ssl.get_default_verify_paths()
+    if not (ca_file or found.cafile or found.capath):
+        # Small container images have no certificates of their own.
+        ca_file = requests.utils.DEFAULT_CA_BUNDLE_PATH
+    try:
+        context = ssl.create_default_context(cafile=ca_file or None)
+    except OSError as ex:
+        raise ConnectFailed(f"cannot read the CA file {ca_file}: {ex}") from ex
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _tunnel(sock: socket.socket, proxy: Proxy, target: str, deadline: float) -> None:
+    """Ask a proxy for a way through (RFC 9110, section 9.3.6)."""
+    lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
+    if proxy.authorization:
+        lines.append(f"Proxy-Authorization: {proxy.authorization}")
+    sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        sock.settimeout(_left(deadline))
+        # One byte at a time: what follows the head belongs to TLS.
+        byte = sock.recv(1)
+        if not byte or len(head) > MAX_PROXY_HEAD:
+            raise OSError("the proxy closed the connection")
+        head += byte
+    line = head.partition(b"\r\n")[0].decode("latin-1")
+    if not line.partition(" ")[2].startswith("2"):
+        raise OSError(f"the proxy refused: {line[:_SHOWN]}")

@@ -7,23 +7,31 @@ __all__ = [
     "ConnectFailed",
     "ConnectTimeout",
     "HeadCut",
+    "NotSent",
     "Quiet",
     "SendFailed",
+    "Unsendable",
     "UpstreamCut",
     "UpstreamError",
 ]
 
 
 class UpstreamError(Exception):
-    """The upstream did not do its part.
-
-    ``sent`` says whether any byte of the request may have reached it.
-    """
+    """The upstream did not do its part."""
 
     sent = True
+    """Whether any byte of the request may have reached the upstream."""
     status = 502
     """The status for the client when its answer has not begun."""
     error_type = "server_error"
+
+
+class Unsendable(UpstreamError):
+    """The request cannot be written as HTTP; nobody else could send it either."""
+
+    sent = False
+    status = 400
+    error_type = "bad_request"
 
 
 class ConnectFailed(UpstreamError):
@@ -41,6 +49,12 @@ class ConnectTimeout(ConnectFailed):
 
 class SendFailed(UpstreamError):
     """The connection broke while the request was sent."""
+
+
+class NotSent(SendFailed):
+    """The connection was broken before the first byte of the request could be sent."""
+
+    sent = False
 
 
 class AnswerTimeout(UpstreamError):

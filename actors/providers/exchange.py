@@ -5,15 +5,20 @@ has arrived in one piece, know whether the end of a body was proven (a length, a
 chunk) or only a closed connection, and know whether the connection is clean enough for
 another request.
 
-An exchange belongs to whoever holds it; only the holder may touch it.
+An exchange belongs to whoever holds it; only the holder may touch it.  Given back, it is
+detached: it can do nothing any more to the connection, which may carry another by then.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import math
 import socket
+import termios
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import httptools
 
@@ -24,27 +29,36 @@ from aigateway.actors.providers.errors import (
     SendFailed,
     UpstreamCut,
 )
+from aigateway.actors.providers.sending import READ_SIZE, send_request
+from aigateway.actors.providers.silence import can_watch, watch
 
-__all__ = ["Exchange", "UpstreamConnection", "request_head"]
+__all__ = ["MAX_HEAD", "Exchange", "UpstreamConnection", "request_head"]
 
-READ_SIZE = 65536
-"""Bytes read at once: what a busy stream's socket buffer holds, a small part of a worker."""
 MAX_HEAD = 256 * 1024
-"""Bytes of an answer's head before it is taken for an attack."""
-JOIN_LIMIT = 16 * 1024
-"""A body up to this size travels in the same packet as its head."""
+"""Bytes of an answer's head, interim answers included, before it is taken for an attack."""
 _ESTABLISHED = 1  # TCP_ESTABLISHED, linux/include/net/tcp_states.h
 _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)
+_NO_BYTES = bytes(4)
+
+_FAULTS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
 
 def request_head(method: str, target: str, host: str, headers: Iterable[tuple[str, str]]) -> bytes:
-    """The head of a request in wire form.  Raises ValueError on bytes that could split it."""
+    """The head of a request in wire form.
+
+    Header text holds one character for each byte.  Raises ValueError, which names no value,
+    for bytes that could split the request and for other characters.
+    """
     lines = [f"{method} {target} HTTP/1.1", f"Host: {host}"]
-    lines.extend(f"{name}: {value}" for name, value in headers)
+    lines.extend([f"{name}: {value}" for name, value in headers])
     text = "\r\n".join(lines)
-    if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1 or "\0" in text:
-        raise ValueError("a header of the request contains a line break")
-    return f"{text}\r\n\r\n".encode("latin-1")
+    breaks = len(lines) - 1
+    if text.count("\n") != breaks or text.count("\r") != breaks or "\0" in text:
+        raise ValueError("a header of the request contains a line break or a NUL")
+    try:
+        return f"{text}\r\n\r\n".encode("latin-1")
+    except UnicodeEncodeError:
+        raise ValueError("a header of the request contains characters above 255") from None
 
 
 class UpstreamConnection:
@@ -55,30 +69,38 @@ class UpstreamConnection:
         self.exchanges = 0
 
     def is_alive(self) -> bool:
-        """Whether the peer has not closed it while it was idle, as far as can be seen.
+        """Whether it can carry another request, as far as can be seen without waiting.
 
-        One system call that never blocks; where the platform does not tell, the answer is yes.
+        The peer must not have closed it, nor said anything that nobody asked for: that would
+        be taken for the next answer.  Where the platform does not tell, the answer is yes.
         """
-        if _TCP_INFO is None:
-            return True
+        sock = self.sock
         try:
-            return self.sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0] == _ESTABLISHED
-        except OSError:
+            if _TCP_INFO is not None:
+                state = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0]
+                if state != _ESTABLISHED:
+                    return False
+            return fcntl.ioctl(sock.fileno(), termios.FIONREAD, _NO_BYTES) == _NO_BYTES
+        except (OSError, ValueError):
             return False
 
     def begin(self, head: bytes, body: bytes, *, bodiless_answer: bool = False) -> Exchange:
-        """Send a request.  Raises SendFailed.  ``bodiless_answer``: the method was HEAD."""
+        """Send a request.  Raises NotSent or SendFailed.
+
+        ``bodiless_answer``: the method was HEAD.  An answer that came before all was sent is
+        in the exchange already.
+        """
         self.exchanges += 1
+        exchange = Exchange(self, bodiless_answer)
         try:
-            if len(body) <= JOIN_LIMIT:
-                self.sock.sendall(head + body)
-            else:
-                self.sock.sendall(head)
-                self.sock.sendall(body)
-        except OSError as ex:
+            if not send_request(self.sock, head, body, exchange._receive_early):
+                exchange._keep_alive = False
+                if not exchange.status:
+                    raise SendFailed("the upstream broke off while the request was sent")
+        except SendFailed:
             self.close()
-            raise SendFailed(f"the upstream broke off while the request was sent: {ex}") from ex
-        return Exchange(self, bodiless_answer)
+            raise
+        return exchange
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -90,14 +112,26 @@ class UpstreamConnection:
             self.sock.shutdown(socket.SHUT_RDWR)
 
 
+class _Misplaced(Exception):
+    """Something came where nothing may come."""
+
+
 class _Head:
     """What httptools calls while it parses one answer."""
+
+    __slots__ = ("_exchange", "_headers", "_reason", "on_body")
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
         self._reason: list[bytes] = []
         self._headers: list[tuple[str, str]] = []
-        self.on_body = exchange._parts.append
+        self.on_body = exchange._spoil if exchange._bodiless else exchange._parts.append
+
+    def on_message_begin(self) -> None:
+        if self._exchange.complete:
+            # A second answer to one request.
+            self._exchange._keep_alive = False
+            raise _Misplaced
 
     def on_status(self, reason: bytes) -> None:
         self._reason.append(reason)
@@ -109,14 +143,18 @@ class _Head:
         exchange = self._exchange
         parser = exchange._parser
         status = parser.get_status_code()
-        if 100 <= status < 200 and status != 101:
+        if status < 200:
+            if status < 100 or status == 101:
+                raise _Misplaced
             # An interim answer (100 Continue, 103 Early Hints): the real one follows.
             self._reason, self._headers = [], []
             return
-        exchange.status = status
         exchange.reason = b"".join(self._reason).decode("latin-1")
         exchange.headers = self._headers
-        exchange._keep_alive = parser.should_keep_alive()
+        # Trailers are not part of the head that was handed over.
+        self._headers = []
+        exchange._keep_alive = exchange._keep_alive and parser.should_keep_alive()
+        exchange.status = status
         if exchange._bodiless:
             exchange.complete = True
 
@@ -129,17 +167,23 @@ class Exchange:
     """An answer that is being read.  ``status`` is 0 until the head has arrived."""
 
     __slots__ = (
+        "__weakref__",
         "_bodiless",
         "_connection",
+        "_fault",
         "_keep_alive",
         "_parser",
         "_parts",
+        "_patience",
+        "_waiting_since",
         "broken",
         "complete",
+        "detached",
         "head_at",
         "headers",
         "last_data_at",
         "reason",
+        "reused",
         "status",
     )
 
@@ -147,26 +191,39 @@ class Exchange:
         self._connection = connection
         self._bodiless = bodiless
         self._parts: list[bytes] = []
-        self._keep_alive = False
+        self._keep_alive = True
+        self._fault = ""
+        self._patience = math.inf
+        self._waiting_since = math.inf
         self.status = 0
         self.reason = ""
         self.headers: list[tuple[str, str]] = []
         self.complete = False
         """The end of the body was proven by its framing."""
         self.broken = False
+        """Nothing more can be read than what was read already."""
+        self.detached = False
+        """It was given back."""
+        self.reused = connection.exchanges > 1
+        """The connection had carried another exchange before."""
         self.head_at = 0.0
         self.last_data_at = time.monotonic()
         self._parser = httptools.HttpResponseParser(_Head(self))
 
-    def _has_head(self) -> bool:
-        return self.status != 0
-
     def read_head(self, timeout: float) -> None:
         """Wait for the head.  Raises AnswerTimeout (after ``timeout`` seconds) or HeadCut."""
+        try:
+            self._read_head(timeout)
+        except (AnswerTimeout, HeadCut):
+            self.close()
+            raise
+        self.head_at = self.last_data_at = time.monotonic()
+
+    def _read_head(self, timeout: float) -> None:
         sock = self._connection.sock
         deadline = time.monotonic() + timeout
         size = 0
-        while not self._has_head():
+        while not self.status:
             left = deadline - time.monotonic()
             try:
                 if left <= 0:
@@ -174,31 +231,29 @@ class Exchange:
                 sock.settimeout(left)
                 data = sock.recv(READ_SIZE)
             except TimeoutError as ex:
-                self.close()
                 raise AnswerTimeout(f"the upstream gave no answer within {timeout:g} s") from ex
             except OSError as ex:
-                self.close()
-                raise HeadCut(f"the upstream broke off before its answer: {ex}") from ex
+                text = ex.strerror or ex
+                raise HeadCut(f"the upstream broke off before its answer: {text}") from ex
             size += len(data)
             if not data:
-                self.close()
                 raise HeadCut("the upstream closed the connection before its answer")
-            try:
-                self._parser.feed_data(data)
-            except httptools.HttpParserError as ex:
-                if not self._has_head():
-                    self.close()
-                    raise HeadCut(f"the upstream's answer is no HTTP: {ex}") from ex
-                self.broken = True
-                break
-            if size > MAX_HEAD and not self._has_head():
-                self.close()
+            self._feed(data)
+            if self.broken and not self.status:
+                raise HeadCut(f"the upstream's answer is no HTTP: {self._fault}")
+            if size > MAX_HEAD and not self.status:
                 raise HeadCut(f"the head of the upstream's answer is over {MAX_HEAD} bytes")
-        self.head_at = self.last_data_at = time.monotonic()
 
     def set_quiet(self, seconds: float) -> None:
-        """Let :meth:`read` raise Quiet after this many seconds without data."""
-        self._connection.sock.settimeout(seconds)
+        """Let :meth:`read` raise Quiet after about this many seconds without data."""
+        sock = self._connection.sock
+        if can_watch(sock, seconds):
+            self._patience = seconds
+            sock.settimeout(None)
+            watch(self)
+        else:
+            self._patience = math.inf
+            sock.settimeout(seconds)
 
     def read(self) -> bytes:
         """Whatever has arrived of the body, in one piece; empty at its end.
@@ -216,29 +271,46 @@ class Exchange:
                 return b""
             if self.broken:
                 raise UpstreamCut("the framing of the upstream's answer is broken")
+            self._waiting_since = time.monotonic()
             try:
                 arrived = self._connection.sock.recv(READ_SIZE)
             except TimeoutError as ex:
                 raise Quiet from ex
-            except OSError as ex:
+            except (OSError, ValueError) as ex:
+                # ValueError: another thread has closed a TLS socket.
                 self.broken = True
-                raise UpstreamCut(f"the upstream broke off: {ex}") from ex
+                raise UpstreamCut(f"the upstream broke off: {_text_of(ex)}") from ex
             if not arrived:
                 return self._closed()
             self.last_data_at = time.monotonic()
-            try:
-                self._parser.feed_data(arrived)
-            except httptools.HttpParserError:
-                # What was parsed before the fault is still good, or the fault is behind a
-                # complete answer: the connection is not used again.
-                self._keep_alive = False
-                self.broken = True
+            self._feed(arrived)
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except _FAULTS as ex:
+            # What was parsed before the fault is still good, or the fault is behind a
+            # complete answer: the connection is not used again.
+            self._keep_alive = False
+            self.broken = True
+            self._fault = str(ex)
+
+    def _receive_early(self, data: bytes) -> bool:
+        """Take what came while the request was sent; an error means: send no more."""
+        self._feed(data)
+        return self.status >= 300 or self.broken
+
+    def _spoil(self, _data: bytes) -> None:
+        self._keep_alive = False
 
     def _closed(self) -> bytes:
         self.broken = True
-        names = {name.lower() for name, _ in self.headers}
-        if "content-length" in names or "transfer-encoding" in names:
-            raise UpstreamCut("the upstream closed the connection inside its answer")
+        for name, value in self.headers:
+            name = name.lower()
+            if name == "content-length" or (
+                name == "transfer-encoding" and "chunked" in value.lower()
+            ):
+                raise UpstreamCut("the upstream closed the connection inside its answer")
         return b""
 
     @property
@@ -253,4 +325,25 @@ class Exchange:
     def close(self) -> None:
         """Close the connection; nobody reads the rest."""
         self.broken = True
-        self._connection.close()
+        if not self.detached:
+            self._connection.close()
+
+    def detach(self) -> None:
+        """The holder is done: from now on the connection is none of this exchange's business."""
+        self.detached = True
+        self._waiting_since = math.inf
+
+    # -- for the watch over silent answers
+
+    def silent_since(self) -> float:
+        return self._waiting_since
+
+    def patience(self) -> float:
+        return self._patience
+
+    def socket(self) -> Any:
+        return self._connection.sock
+
+
+def _text_of(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,99 @@
+"""Where an upstream or a proxy is."""
+
+from __future__ import annotations
+
+import ipaddress
+from base64 import b64encode
+from urllib.parse import unquote, urlsplit
+
+from attrs import field, frozen
+
+__all__ = ["Endpoint", "Proxy"]
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+@frozen
+class Endpoint:
+    """One host and port, and how to speak to it."""
+
+    scheme: str
+    host: str
+    """A name in its ASCII form, or a numeric address without brackets."""
+    port: int
+
+    @classmethod
+    def of(cls, url: str) -> Endpoint:
+        """Take apart ``url``.  Raises ValueError unless it is http or https with a host."""
+        parts = urlsplit(url)
+        if parts.scheme not in _DEFAULT_PORTS:
+            raise ValueError("the address must begin with http:// or https://")
+        if not parts.hostname:
+            raise ValueError("the address has no host")
+        port = parts.port if parts.port is not None else _DEFAULT_PORTS[parts.scheme]
+        if port == 0:
+            raise ValueError("the address has port 0")
+        return cls(parts.scheme, _ascii(parts.hostname), port)
+
+    @property
+    def numeric(self) -> bool:
+        """Whether the host needs no resolving."""
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            return False
+        return True
+
+    @property
+    def authority(self) -> str:
+        """Host and port, an IPv6 address in brackets."""
+        return f"{self._bracketed}:{self.port}"
+
+    @property
+    def host_header(self) -> str:
+        """The value of ``Host``: the scheme's own port is left out."""
+        if self.port == _DEFAULT_PORTS[self.scheme]:
+            return self._bracketed
+        return self.authority
+
+    @property
+    def _bracketed(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+
+@frozen
+class Proxy:
+    """An HTTP proxy and what it wants to know of us."""
+
+    endpoint: Endpoint
+    authorization: str = field(default="", repr=False)
+    """The value of ``Proxy-Authorization``; empty: none."""
+
+    @classmethod
+    def of(cls, url: str) -> Proxy:
+        """Read ``http://[user:password@]host[:port]``.
+
+        Raises ValueError, whose text has no credentials in it: for TLS to the proxy itself
+        and for SOCKS too.
+        """
+        parts = urlsplit(url)
+        if parts.scheme != "http":
+            raise ValueError("the proxy's address must begin with http://")
+        try:
+            endpoint = Endpoint.of(url)
+        except ValueError:
+            # Python's own texts quote what they could not read, credentials included.
+            raise ValueError("the proxy's address has no valid host and port") from None
+        if parts.username is None:
+            return cls(endpoint)
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        return cls(endpoint, f"Basic {b64encode(pair.encode()).decode()}")
+
+
+def _ascii(host: str) -> str:
+    if host.isascii():
+        return host
+    try:
+        return host.encode("idna").decode("ascii")
+    except UnicodeError as ex:
+        raise ValueError("the address has a host that is no domain name") from ex

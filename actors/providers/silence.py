@@ -1,0 +1,77 @@
+"""One watch over all silent answers, where sockets belong to greenlets.
+
+With gevent a receive that has a timeout makes and cancels a timer each time, which is a
+third of what relaying an event costs.  So a long wait has no timer: one loop for the whole
+process looks through the answers that are being read, once a second, and interrupts those
+that have been silent for too long.
+
+With plain threads a timeout costs nothing, and nothing here is used.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, Protocol
+from weakref import WeakSet
+
+__all__ = ["Watched", "can_watch", "watch"]
+
+TICK = 1.0
+"""Seconds between two looks."""
+SHORTEST = 5.0
+"""Seconds of silence from which on a look each ``TICK`` is exact enough."""
+
+
+class Watched(Protocol):
+    """Somebody who may be waiting on a socket."""
+
+    def silent_since(self) -> float:
+        """When the wait began (monotonic time), infinity when nobody waits for long."""
+
+    def patience(self) -> float:
+        """Seconds after which the wait is interrupted."""
+
+    def socket(self) -> Any:
+        """The socket that is waited on."""
+
+
+def can_watch(sock: Any, seconds: float) -> bool:
+    """Whether a wait of ``seconds`` on this socket can be left to :func:`watch`."""
+    return seconds >= SHORTEST and hasattr(sock, "_read_event") and hasattr(sock, "hub")
+
+
+def watch(reader: Watched) -> None:
+    """Interrupt ``reader`` with a TimeoutError whenever its patience is over.
+
+    Ends by itself when the reader is gone.
+    """
+    _READERS.add(reader)
+    if not _LOOP.is_alive():
+        _start()
+
+
+_READERS: WeakSet[Watched] = WeakSet()
+_START = threading.Lock()
+_LOOP = threading.Thread()
+
+
+def _start() -> None:
+    global _LOOP
+    with _START:
+        # Also in a child process: a fork takes no thread along.
+        if not _LOOP.is_alive():
+            _LOOP = threading.Thread(target=_look, name="silence", daemon=True)
+            _LOOP.start()
+
+
+def _look() -> None:
+    pause = threading.Event()
+    while True:
+        pause.wait(TICK)
+        now = time.monotonic()
+        for reader in list(_READERS):
+            if now - reader.silent_since() >= reader.patience():
+                sock = reader.socket()
+                # Nothing happens unless a greenlet is waiting there right now.
+                sock.hub.cancel_wait(sock._read_event, TimeoutError("timed out"))
