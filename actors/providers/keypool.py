@@ -45,6 +45,7 @@ __all__ = [
     "Marked",
     "Reason",
     "Walker",
+    "requested_delay",
 ]
 
 KeyState: TypeAlias = Literal["valid", "temporary", "permanent"]
@@ -244,12 +245,17 @@ class Walker:
         return key
 
 
-def _cooldown(headers: Headers) -> float:
-    """Seconds of rest that a 429 asks for."""
+def requested_delay(headers: Headers) -> float:
+    """Seconds that an answer asks to wait before the next try; 0 when it names none."""
     delay = _number(float, first_of(headers, "retry-after-ms")) / 1000
     if delay <= 0:
         delay = _number(int, first_of(headers, "retry-after"))
-    return min(delay, MAX_COOLDOWN) if delay > 0 else DEFAULT_COOLDOWN
+    return max(delay, 0.0)
+
+
+def _cooldown(headers: Headers) -> float:
+    """Seconds of rest that a 429 asks for."""
+    return min(requested_delay(headers) or DEFAULT_COOLDOWN, MAX_COOLDOWN)
 
 
 def _number(kind: type[int] | type[float], text: str) -> float:

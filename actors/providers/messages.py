@@ -8,9 +8,12 @@ import pykka
 from attrs import field, frozen
 
 from aigateway.actors.actor import Reply
+from aigateway.actors.providers.breaker import CircuitStatus
+from aigateway.actors.providers.counters import Counters
 from aigateway.actors.providers.exchange import Exchange
 from aigateway.actors.providers.interception.credentials import Credential
 from aigateway.actors.providers.interception.interface import Headers
+from aigateway.actors.providers.keypool import KeyStatus
 from aigateway.actors.providers.recording import Recording
 
 __all__ = [
@@ -35,6 +38,7 @@ class Opened:
     provider: pykka.ActorRef[Any] = field(repr=False)
     """To whom the exchange is given back, even when the provider was replaced meanwhile."""
     provider_name: str
+    """Who answered: the provider that was asked, or one it fell back on."""
     credential_hint: str
 
 
@@ -51,9 +55,11 @@ class Refused:
     credential_hint: str = ""
     sent: bool = False
     """Whether any byte may have reached the upstream."""
+    provider_name: str = ""
+    """Who refused: the provider that was asked, or the last one it fell back on."""
 
 
-@frozen
+@frozen(kw_only=True)
 class Perform:
     """Send this request upstream and reply with Opened or Refused.
 
@@ -62,15 +68,31 @@ class Perform:
     """
 
     method: str
-    url: str
+    url: str = ""
+    """Where to; empty: made from ``rest`` and ``query``.  With ``url`` alone no other provider
+    can step in."""
     headers: Headers
     body: bytes = field(repr=False)
     reply: Reply[Opened | Refused] = field(repr=False, eq=False)
+    rest: str = ""
+    """The path below the provider's name, percent-encoded."""
+    query: str = ""
+    """Without its question mark."""
     route: str = ""
+    """Of an intercepted request; empty: it is passed through, which neither the circuit
+    breaker nor the fallback is for."""
     model: str = ""
+    api: str = ""
+    """One of :mod:`.interception.routes`, which shapes error bodies; empty: by the provider."""
     credential: Credential | None = None
     add_credential: bool = True
     """False: the client's own credentials travel in ``headers``."""
+    visited: tuple[str, ...] = ()
+    """Names of the providers that have handed this request on."""
+    deadline: float = 0.0
+    """Monotonic time after which nobody waits for the reply; 0: the provider decides."""
+    sent: bool = False
+    """Whether a provider that handed it on may have sent any byte of it."""
 
 
 @frozen
@@ -112,8 +134,15 @@ class ProviderState:
     idle: int
     draining: int
     waiting: int
+    """Requests that wait for a connection."""
     workers: tuple[WorkerState, ...]
     detail: str = ""
+    retrying: int = 0
+    """Requests that wait before they are tried again."""
+    counters: Counters = field(factory=Counters)
+    """What has happened since the actor was started."""
+    keys: tuple[KeyStatus, ...] = ()
+    circuits: tuple[CircuitStatus, ...] = ()
 
 
 @frozen

@@ -1,27 +1,38 @@
 """The provider actor: decides, and never waits.
 
 Which key, which worker, is there room: each question is answered in microseconds.  Workers
-wait for the upstream; requests wait for their reply.
+wait for the upstream; requests wait for their reply.  What is tried for a request is decided
+in :mod:`.strategy`, who does it in :mod:`.workforce`; here the two are brought together.
 """
 
 from __future__ import annotations
 
+import random
 import time
-from collections import deque
 from collections.abc import Mapping
-from itertools import count
-from threading import Timer
 from typing import Any
 
-import pykka
 import structlog
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 
 from aigateway.actors.actor import ActorDied, GatewayActor, complete, fail
+from aigateway.actors.providers.agenda import Alarm
 from aigateway.actors.providers.config import ProviderConfig
-from aigateway.actors.providers.connect import Connector, Endpoint
+from aigateway.actors.providers.connect import Connector
+from aigateway.actors.providers.counters import Counters
+from aigateway.actors.providers.endpoint import Endpoint
 from aigateway.actors.providers.errors import ConnectFailed
-from aigateway.actors.providers.interception.credentials import Credential, centralized
+from aigateway.actors.providers.fallback import hand_on
+from aigateway.actors.providers.interception.routes import InvalidBaseURL, upstream_url
+from aigateway.actors.providers.jobs import (
+    Answered,
+    Drained,
+    Failed,
+    Job,
+    Released,
+    Reported,
+    WorkerEnded,
+)
 from aigateway.actors.providers.messages import (
     Drain,
     GetProviderState,
@@ -30,17 +41,28 @@ from aigateway.actors.providers.messages import (
     ProviderState,
     Refused,
     Retire,
-    WorkerState,
 )
-from aigateway.actors.providers.worker import Answered, Drained, Failed, Job, Run, UpstreamWorker
+from aigateway.actors.providers.roster import Roster
+from aigateway.actors.providers.strategy import (
+    FallBack,
+    Pause,
+    Refuse,
+    Relay,
+    Send,
+    Step,
+    Strategy,
+)
+from aigateway.actors.providers.worker import UpstreamWorker, hand_over
+from aigateway.actors.providers.workforce import Hiring, Workforce, pass_on_drain, tell
+from aigateway.actors.tree import ActorTree
 
 __all__ = ["Provider", "ProviderLimits"]
 
 IDLE_SECONDS = 90.0
 """An idle connection is closed after this long, as in the reference's transport."""
 REAP_EVERY = 30.0
-QUEUE = 1000
-"""Requests that may wait for a connection once all are in use."""
+MAX_DEATHS = 2
+"""Workers that may die with one request in hand before it is given up."""
 
 log = structlog.get_logger("ai-gateway.provider")
 
@@ -54,19 +76,9 @@ class ProviderLimits:
     drain_timeout: float = 60.0
 
 
-@define(eq=False)
-class _Worker:
-    ref: pykka.ActorRef[Any]
-    role: str
-    state: str = "idle"
-    since: float = 0.0
-    exchanges: int = 0
-
-
 @frozen
-class _WorkerEnded:
-    role: str
-    error: BaseException | None
+class _Tick:
+    """The first item of the agenda is due."""
 
 
 @frozen
@@ -74,30 +86,49 @@ class _Reap:
     pass
 
 
+@frozen
+class _Expire:
+    """Some request may have waited too long for a connection."""
+
+
+@define(eq=False)
+class _Resume:
+    job: Job
+
+
 class Provider(GatewayActor):
     """One configured provider and its upstream workers."""
 
     def __init__(
-        self, role: str, watcher: Any, *, config: ProviderConfig, limits: ProviderLimits
+        self,
+        role: str,
+        watcher: Any,
+        *,
+        config: ProviderConfig,
+        limits: ProviderLimits,
+        tree: ActorTree | None = None,
     ) -> None:
+        """``tree`` is where the fallback is found; without it there is none."""
         super().__init__(role, watcher)
         self._config = config
         self._limits = limits
-        self._workers: dict[str, _Worker] = {}
-        self._by_urn: dict[str, _Worker] = {}
-        self._idle: list[_Worker] = []
-        self._waiting: deque[Job] = deque()
-        self._draining = 0
-        self._numbers = count(1)
+        self._tree = tree
+        self._patience = config.connect_timeout + config.first_byte_timeout
+        self._counters = Counters()
+        self._roster = Roster(config.max_connections)
+        self._alarm: Alarm[_Reap | _Expire | _Resume] = Alarm(self._ring)
+        self._expiry_planned = False
         self._retired = False
-        self._reaper: Timer | None = None
-        self._connector: Connector | None = None
-        self._credential: Credential | None = None
+        self._connector: Connector
+        self._strategy: Strategy
+        self._workforce: Workforce
+        self._usable = False
+        """Whether the three above are there."""
 
     # -- life
 
     def started(self) -> None:
-        config = self._config
+        config, limits = self._config, self._limits
         try:
             self._connector = Connector(
                 Endpoint.of(config.base_url),
@@ -105,19 +136,47 @@ class Provider(GatewayActor):
                 ca_file=config.ca_file,
                 proxy=config.proxy,
             )
-        except ConnectFailed as ex:
+            self._strategy = Strategy(config, self._counters, random.random)
+        except (ConnectFailed, ValueError) as ex:
             log.error("provider cannot be used", provider=config.name, error=str(ex))
-        if config.keys:
-            self._credential = centralized(config.type, config.keys[0])
-        self._schedule_reaper()
+            return
+        hiring = Hiring(
+            self.role,
+            self.actor_ref,
+            config.name,
+            self._watch_worker,
+            self._connector,
+            config.first_byte_timeout,
+            config.idle_timeout,
+            limits.drain_timeout,
+            limits.drains,
+        )
+        self._workforce = Workforce(hiring, self._roster, self._counters)
+        self._usable = True
+        self._alarm.add(REAP_EVERY, _Reap())
 
     def release(self) -> None:
-        if self._reaper is not None:
-            self._reaper.cancel()
-        for job in self._waiting:
-            fail(job.perform.reply, ActorDied(f"{self.role} stopped"))
-        for worker in self._workers.values():
-            _stop(worker.ref)
+        waiting = self._roster.take_waiting()
+        paused = [item.job for item in self._alarm.clear() if isinstance(item, _Resume)]
+        for job in (*waiting, *paused):
+            fail(job.reply, ActorDied(f"{self.role} stopped", sent=job.sent))
+        self._let_go_of_inbox()
+        if self._usable:
+            self._workforce.stop_all()
+
+    def _let_go_of_inbox(self) -> None:
+        """Exchanges that are on their way back; replies are the base's business."""
+        envelopes = []
+        while not self.actor_inbox.empty():
+            envelope = self.actor_inbox.get()
+            envelopes.append(envelope)
+            match envelope.message:
+                case Drain() as message:
+                    pass_on_drain(message)
+                case Answered() | GiveBack() | Released() | Drained() as message:
+                    message.exchange.close()
+        for envelope in envelopes:
+            self.actor_inbox.put(envelope)
 
     # -- messages
 
@@ -126,207 +185,242 @@ class Provider(GatewayActor):
             case Perform():
                 self._perform(message)
             case GiveBack():
-                self._free(message.worker, message.exchange.reusable, message.exchange)
+                # Whoever has given it to be drained holds it no more.
+                if not self._workforce.is_draining(message.worker):
+                    self._take_back(message)
+            case Reported():
+                self._strategy.report(message.ticket, message.status, time.monotonic())
+            case Answered():
+                self._answered(message)
             case Failed():
                 self._failed(message)
-            case Answered():
-                UpstreamWorker.hand_over(
-                    message.worker,
-                    self.actor_ref,
-                    self._config.name,
-                    message.job,
-                    message.exchange,
-                )
+            case Released():
+                self._take_back(message)
             case Drain():
-                self._drain(message)
+                self._workforce.drain(message)
             case Drained():
-                self._draining -= 1
-                self._free(message.worker, message.exchange.reusable, message.exchange)
-            case _WorkerEnded():
+                self._counters.drains_complete += message.to_the_end
+                self._take_back(message)
+            case WorkerEnded():
                 self._worker_ended(message)
             case GetProviderState():
                 return self._state()
             case Retire():
                 self._retired = True
-                self._stop_idle(0.0)
                 self._stop_if_done()
-            case _Reap():
-                self._stop_idle(IDLE_SECONDS)
-                self._schedule_reaper()
+            case _Tick():
+                self._tick()
             case _:
                 raise TypeError(f"{self.role}: unknown message {type(message).__name__}")
         return None
 
+    # -- a request
+
     def _perform(self, perform: Perform) -> None:
-        refusal = self._refusal(perform)
-        if refusal is not None:
-            complete(perform.reply, refusal)
-            return
-        credential = perform.credential or (self._credential if perform.add_credential else None)
-        job = Job(perform, credential, frozenset())
-        self._dispatch(job)
-
-    def _refusal(self, perform: Perform) -> Refused | None:
         config = self._config
-        if self._connector is None:
-            return Refused(503, f'provider "{config.name}" is misconfigured')
-        if perform.add_credential and perform.credential is None and self._credential is None:
-            return Refused(
-                502,
-                f'provider "{config.name}" has no key configured and the request brought none',
-                "unauthorized",
-            )
-        return None
-
-    def _dispatch(self, job: Job) -> None:
-        if self._idle:
-            worker = self._idle.pop()
-        elif len(self._workers) < self._config.max_connections:
-            worker = self._start_worker()
-        elif len(self._waiting) < QUEUE:
-            self._waiting.append(job)
+        now = time.monotonic()
+        refused = self._misfit(perform)
+        if refused is not None:
+            complete(perform.reply, refused)
             return
-        else:
+        try:
+            url = perform.url or upstream_url(
+                config.type, config.base_url, perform.rest, perform.query
+            )
+        except ValueError as ex:
+            ours = isinstance(ex, InvalidBaseURL)
             complete(
-                job.perform.reply,
-                Refused(
-                    503,
-                    "all upstream connections are in use, try again later",
-                    "overloaded",
-                    retry_after=1,
+                perform.reply,
+                self._refused(
+                    502 if ours else 400, str(ex), "server_error" if ours else "bad_request"
                 ),
             )
             return
-        worker.state = "busy"
-        worker.exchanges += 1
-        worker.ref.tell(Run(job))
+        deadline = perform.deadline or now + self._patience
+        job, step = self._strategy.begin(perform, url, deadline, now)
+        self._follow(job, step, now)
+
+    def _misfit(self, perform: Perform) -> Refused | None:
+        """Why this request cannot be served here at all."""
+        name = self._config.name
+        if not self._usable:
+            return self._refused(503, f'provider "{name}" is misconfigured')
+        needs_key = perform.add_credential and perform.credential is None
+        if needs_key and not self._strategy.has_keys:
+            text = f'provider "{name}" has no key configured and the request brought none'
+            return self._refused(502, text, "unauthorized")
+        return None
+
+    def _refused(self, status: int, text: str, error_type: str = "server_error") -> Refused:
+        return Refused(status, text, error_type, provider_name=self._config.name)
+
+    def _answered(self, message: Answered) -> None:
+        now = time.monotonic()
+        job, exchange, worker = message.job, message.exchange, message.worker
+        step = self._strategy.answered(job, exchange.status, exchange.headers, now)
+        match step:
+            case Relay():
+                name = self._config.name
+                if not hand_over(worker, self.actor_ref, name, job, exchange):
+                    self._workforce.discard(worker, exchange)
+            case Send():
+                if not self._workforce.try_again(worker, job, exchange):
+                    self._follow(job, step, now)
+            case _:
+                self._workforce.discard(worker, exchange)
+                self._follow(job, step, now)
 
     def _failed(self, message: Failed) -> None:
-        error = message.error
-        self._free(message.worker, reusable=False, exchange=None)
+        now = time.monotonic()
+        job, error = message.job, message.error
+        self._counters.unsent += not error.sent
         log.warning(
             "upstream request failed",
             provider=self._config.name,
-            route=message.job.perform.route,
+            route=job.perform.route,
             error=str(error),
         )
-        hint = message.job.credential.hint if message.job.credential is not None else ""
-        complete(
-            message.job.perform.reply,
-            Refused(
-                error.status,
-                str(error),
-                error.error_type,
-                credential_hint=hint,
-                sent=message.job.sent,
-            ),
-        )
+        member = self._roster.find(message.worker)
+        step = self._strategy.failed(job, error, now)
+        if member is not None:
+            # The strategy has counted its walk, or will.
+            member.walker = None
+            self._workforce.free(member, now, connected=False)
+        self._follow(job, step, now)
+        self._next(now)
 
-    def _drain(self, message: Drain) -> None:
-        worker = self._by_urn.get(message.worker.actor_urn)
-        if worker is None or self._draining >= self._limits.drains:
-            message.exchange.close()
-            message.recording.lost_client()
-            message.recording.close()
-            self._free(message.worker, reusable=False, exchange=message.exchange)
-            return
-        self._draining += 1
-        worker.state = "draining"
-        worker.ref.tell(message)
+    def _follow(self, job: Job, step: Step, now: float) -> None:
+        """Do what was decided for a job that no worker has."""
+        match step:
+            case Send():
+                self._place(job, now)
+            case Pause(seconds):
+                self._alarm.add(seconds, _Resume(job))
+            case FallBack(refused):
+                if hand_on(job, self._config, self._tree):
+                    self._counters.fallbacks += 1
+                    log.warning("request handed on to the fallback", provider=self._config.name)
+                else:
+                    complete(job.reply, refused)
+            case Refuse(refused):
+                complete(job.reply, refused)
+            case Relay():
+                raise AssertionError("there is no answer to relay")
+
+    def _place(self, job: Job, now: float) -> None:
+        match self._workforce.place(job, now):
+            case "queued":
+                self._plan_expiry(now)
+            case "full":
+                self._drop_waiting(job, now)
+            case "died":
+                self._settle_orphan(job, now)
+
+    def _drop_waiting(self, job: Job, now: float) -> None:
+        text = "all upstream connections are in use, try again later"
+        refused = Refused(503, text, "overloaded", 1)
+        self._follow(job, self._strategy.dropped(job, refused, now), now)
 
     # -- workers
 
-    def _start_worker(self) -> _Worker:
-        assert self._connector is not None
-        role = f"{self.role}/worker-{next(self._numbers)}"
-        ref = UpstreamWorker.start(
-            role,
-            self._watch_worker,
-            provider=self.actor_ref,
-            provider_name=self._config.name,
-            connector=self._connector,
-            head_timeout=self._config.first_byte_timeout,
-            idle_timeout=self._config.idle_timeout,
-            drain_timeout=self._limits.drain_timeout,
-        )
-        worker = _Worker(ref, role)
-        self._workers[role] = worker
-        self._by_urn[ref.actor_urn] = worker
-        return worker
+    def _take_back(self, message: GiveBack | Released | Drained) -> None:
+        now = time.monotonic()
+        if self._workforce.take_back(message.worker, message.exchange, now):
+            self._next(now)
+
+    def _next(self, now: float) -> None:
+        """Somebody may be free: serve who waits longest, else see whether all is done."""
+        job = self._roster.next_waiting()
+        if job is not None:
+            self._place(job, now)
+        elif self._retired:
+            self._stop_if_done()
 
     def _watch_worker(self, actor: GatewayActor, error: BaseException | None) -> None:
         # In the dying worker's own thread.
-        if self.actor_ref.is_alive():
-            self.actor_ref.tell(_WorkerEnded(actor.role, error))
+        job = actor.job if isinstance(actor, UpstreamWorker) else None
+        ended = WorkerEnded(actor.actor_ref, actor.role, error, job)
+        if not tell(self.actor_ref, ended) and job is not None:
+            fail(job.reply, ActorDied(f"{actor.role} died", sent=job.sent))
 
-    def _worker_ended(self, message: _WorkerEnded) -> None:
-        worker = self._workers.pop(message.role, None)
-        if worker is None:
-            return
-        del self._by_urn[worker.ref.actor_urn]
-        if worker in self._idle:
-            self._idle.remove(worker)
-        if worker.state == "draining":
-            self._draining -= 1
+    def _worker_ended(self, message: WorkerEnded) -> None:
+        now = time.monotonic()
         if message.error is not None:
             log.error("upstream worker died", worker=message.role, error=repr(message.error))
-        if self._waiting:
-            self._dispatch(self._waiting.popleft())
-        self._stop_if_done()
+        member = self._roster.remove(message.worker)
+        if message.job is not None:
+            self._settle_orphan(message.job, now)
+        elif member is not None and member.walker is not None:
+            self._counters.walked(member.walker.attempts)
+        if member is not None:
+            self._next(now)
 
-    def _free(self, ref: pykka.ActorRef[Any], reusable: bool, exchange: Any) -> None:
-        if not reusable and exchange is not None:
-            exchange.close()
-        worker = self._by_urn.get(ref.actor_urn)
-        if worker is None:
+    def _settle_orphan(self, job: Job, now: float) -> None:
+        """A worker has died with this request in hand."""
+        job.deaths += 1
+        if not job.sent and job.deaths < MAX_DEATHS:
+            self._place(job, now)
             return
-        worker.state = "idle"
-        worker.since = time.monotonic()
-        self._idle.append(worker)
-        if self._waiting:
-            self._dispatch(self._waiting.popleft())
-        elif self._retired:
-            self._stop_idle(0.0)
-
-    def _stop_idle(self, longer_than: float) -> None:
-        """Stop workers that were idle for so long; the most recently used come last."""
-        now = time.monotonic()
-        keep = []
-        for worker in self._idle:
-            if now - worker.since >= longer_than:
-                _stop(worker.ref)
-            else:
-                keep.append(worker)
-        self._idle = keep
+        refused = Refused(502, "the connection to the upstream was lost")
+        self._follow(job, self._strategy.dropped(job, refused, now), now)
 
     def _stop_if_done(self) -> None:
-        if self._retired and not self._workers:
+        if not self._retired:
+            return
+        if self._usable:
+            self._workforce.stop_idle(time.monotonic())
+        paused = self._usable and self._strategy.paused
+        if not len(self._roster) and not self._roster.waiting and not paused:
             self.stop()
 
-    def _schedule_reaper(self) -> None:
-        self._reaper = Timer(REAP_EVERY, _tell_quietly, (self.actor_ref, _Reap()))
-        self._reaper.daemon = True
-        self._reaper.start()
+    # -- later
+
+    def _ring(self) -> None:
+        # In the timer's thread.
+        tell(self.actor_ref, _Tick())
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        for item in self._alarm.due(now):
+            match item:
+                case _Resume(job):
+                    self._follow(job, self._strategy.resume(job, now), now)
+                case _Expire():
+                    self._expiry_planned = False
+                    for job in self._roster.take_expired(now):
+                        self._counters.queue_full += 1
+                        self._drop_waiting(job, now)
+                    self._plan_expiry(now)
+                case _Reap():
+                    self._workforce.stop_idle(now - IDLE_SECONDS)
+                    self._alarm.add(REAP_EVERY, item)
+        self._stop_if_done()
+
+    def _plan_expiry(self, now: float) -> None:
+        """Look at those who wait again when the first of them has waited too long."""
+        until = self._roster.next_expiry()
+        if until is not None and not self._expiry_planned:
+            self._expiry_planned = True
+            self._alarm.add(until - now, _Expire())
+
+    # -- for those who look
 
     def _state(self) -> ProviderState:
-        states = tuple(
-            WorkerState(worker.role, worker.state, worker.exchanges)
-            for worker in self._workers.values()
-        )
+        workers = self._roster.states()
         tally: Mapping[str, int] = {
-            name: sum(state.state == name for state in states)
+            name: sum(worker.state == name for worker in workers)
             for name in ("busy", "idle", "draining")
         }
-        return ProviderState(
+        state = ProviderState(
             self._config.name, tally["busy"], tally["idle"], tally["draining"],
-            len(self._waiting), states,
+            self._roster.waiting, workers, counters=self._counters.copy(),
         )  # fmt: skip
-
-
-def _stop(ref: pykka.ActorRef[Any]) -> None:
-    ref.stop(block=False)
-
-
-def _tell_quietly(ref: pykka.ActorRef[Any], message: Any) -> None:
-    if ref.is_alive():
-        ref.tell(message)
+        if not self._usable:
+            return state
+        state.counters.connections_opened = self._connector.opened
+        return evolve(
+            state,
+            retrying=self._strategy.paused,
+            keys=self._strategy.keys(time.monotonic()),
+            circuits=self._strategy.circuits(),
+        )

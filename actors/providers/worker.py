@@ -11,89 +11,36 @@ from typing import Any
 
 import pykka
 import structlog
-from attrs import define, field, frozen
 
-from aigateway.actors.actor import GatewayActor, Reply, complete
+from aigateway.actors.actor import ActorDied, GatewayActor, complete, fail
 from aigateway.actors.providers.adapter import HeaderPairs, UpstreamAdapter, prepare
 from aigateway.actors.providers.connect import Connector
-from aigateway.actors.providers.errors import Quiet, UpstreamCut, UpstreamError
+from aigateway.actors.providers.errors import AnswerTimeout, Quiet, UpstreamCut, UpstreamError
 from aigateway.actors.providers.exchange import Exchange
-from aigateway.actors.providers.interception.credentials import Credential
-from aigateway.actors.providers.messages import Drain, Opened, Perform, Refused
+from aigateway.actors.providers.jobs import (
+    Abandon,
+    Answered,
+    Discard,
+    Drained,
+    Failed,
+    Job,
+    Released,
+    Reported,
+    Run,
+)
+from aigateway.actors.providers.messages import Drain, Opened, Refused
+from aigateway.actors.providers.recording import Recording
 
-__all__ = ["Answered", "Drained", "Failed", "Job", "Run", "UpstreamWorker"]
+__all__ = ["UpstreamWorker", "abandon", "hand_over", "refusal_of"]
+
+DISCARD_LIMIT = 64 * 1024
+"""Bytes of an unwanted answer that are read so that its connection can be used again."""
+DISCARD_TIME = 1.0
+"""Seconds for that."""
+
+_FRAMED_METHODS = frozenset({"POST", "PUT", "PATCH"})
 
 log = structlog.get_logger("ai-gateway.provider")
-
-
-@define(eq=False)
-class Job:
-    """A request on its way through a provider; owned by whoever holds the message."""
-
-    perform: Perform
-    credential: Credential | None
-    ask_back: frozenset[int]
-    """Statuses that the provider wants to see before the client does (another key may help)."""
-    attempt: int = 1
-    sent: bool = False
-    """Whether any byte of any attempt may have reached the upstream."""
-    state: Any = None
-    """The provider's own notes (its walk through the keys)."""
-
-
-@frozen
-class Run:
-    """Send the job's request."""
-
-    job: Job = field(repr=False)
-
-    @property
-    def reply(self) -> Reply[Opened | Refused]:
-        return self.job.perform.reply
-
-    @property
-    def sent(self) -> bool:
-        return self.job.sent
-
-
-@frozen
-class Answered:
-    """Told to the provider: this head has a status it asked to see; the exchange comes along."""
-
-    worker: pykka.ActorRef[Any] = field(repr=False)
-    job: Job = field(repr=False)
-    exchange: Exchange = field(repr=False)
-    sent = True
-
-    @property
-    def reply(self) -> Reply[Opened | Refused]:
-        return self.job.perform.reply
-
-
-@frozen
-class Failed:
-    """Told to the provider: no head came."""
-
-    worker: pykka.ActorRef[Any] = field(repr=False)
-    job: Job = field(repr=False)
-    error: UpstreamError
-
-    @property
-    def reply(self) -> Reply[Opened | Refused]:
-        return self.job.perform.reply
-
-    @property
-    def sent(self) -> bool:
-        return self.job.sent
-
-
-@frozen
-class Drained:
-    """Told to the provider: a drain is over and the worker is free again."""
-
-    worker: pykka.ActorRef[Any] = field(repr=False)
-    exchange: Exchange = field(repr=False)
-    to_the_end: bool
 
 
 class UpstreamWorker(GatewayActor):
@@ -119,80 +66,188 @@ class UpstreamWorker(GatewayActor):
         self._idle_timeout = idle_timeout
         self._drain_timeout = drain_timeout
         self._lent: Exchange | None = None
+        self.job: Job | None = None
+        """The request in hand: what to settle if the worker dies."""
 
     def receive(self, message: Any) -> Any:
+        # Whatever is told, the exchange that was out is back or comes along.
+        self._lent = None
         match message:
             case Run():
+                self.job = message.job
+                if message.before is not None:
+                    _discard(message.before)
+                    message.before.detach()
                 self._run(message.job)
+                self.job = None
+            case Discard():
+                _discard(message.exchange)
+                self._tell_provider(Released(self.actor_ref, message.exchange))
             case Drain():
                 self._drain(message)
+            case Abandon():
+                abandon(message.exchange, message.recording)
+                self._tell_provider(Released(self.actor_ref, message.exchange))
             case _:
                 raise TypeError(f"worker: unknown message {type(message).__name__}")
 
     def release(self) -> None:
         # A connection whose exchange is out belongs to its holder.
-        if self._lent is None or self._lent.complete:
+        if self._lent is None or self._lent.detached:
             self._adapter.close()
+        kept = []
+        while not self.actor_inbox.empty():
+            envelope = self.actor_inbox.get()
+            match envelope.message:
+                case Run() as message:
+                    self.job = message.job
+                case Drain() | Abandon() as message:
+                    abandon(message.exchange, message.recording)
+                case Discard() as message:
+                    message.exchange.close()
+                case _:
+                    kept.append(envelope)
+        for envelope in kept:
+            self.actor_inbox.put(envelope)
+
+    # -- one exchange
 
     def _run(self, job: Job) -> None:
-        perform = job.perform
-        self._lent = None
-        headers = HeaderPairs(perform.headers)
-        if job.credential is not None:
-            headers.extend(job.credential.headers)
-        if perform.body or perform.method in ("POST", "PUT", "PATCH"):
-            headers.append(("Content-Length", str(len(perform.body))))
-        request = prepare(perform.method, perform.url, headers, perform.body)
         sent_before, job.sent = job.sent, True
         try:
-            exchange = self._adapter.exchange(request, self._head_timeout)
+            exchange = self._send(job)
         except UpstreamError as ex:
-            job.sent = sent_before or self._adapter.sending
+            job.sent = sent_before or ex.sent
             self._adapter.close()
-            self._provider.tell(Failed(self.actor_ref, job, ex))
+            self._tell_provider(Failed(self.actor_ref, job, ex))
             return
         self._lent = exchange
         if exchange.status in job.ask_back:
-            self._provider.tell(Answered(self.actor_ref, job, exchange))
+            self._tell_provider(Answered(self.actor_ref, job, exchange))
         else:
-            self.hand_over(self.actor_ref, self._provider, self._provider_name, job, exchange)
+            self._open(job, exchange)
 
-    @staticmethod
-    def hand_over(
-        worker: pykka.ActorRef[Any],
-        provider: pykka.ActorRef[Any],
-        provider_name: str,
-        job: Job,
-        exchange: Exchange,
-    ) -> None:
-        """Give the open exchange to the request; close it if the request waits no more."""
-        hint = job.credential.hint if job.credential is not None else ""
-        opened = Opened(exchange, worker, provider, provider_name, hint)
-        if not complete(job.perform.reply, opened):
+    def _send(self, job: Job) -> Exchange:
+        perform = job.perform
+        headers = HeaderPairs(perform.headers)
+        if job.credential is not None:
+            headers.extend(job.credential.headers)
+        if perform.body or perform.method in _FRAMED_METHODS:
+            headers.append(("Content-Length", str(len(perform.body))))
+        request = prepare(perform.method, job.url, headers, perform.body)
+        timeout = min(self._head_timeout, job.deadline - time.monotonic())
+        if timeout <= 0:
+            error = AnswerTimeout("no time was left to send the request")
+            error.sent = False
+            raise error
+        return self._adapter.exchange(request, timeout)
+
+    def _open(self, job: Job, exchange: Exchange) -> None:
+        if job.ticket is not None:
+            # Before the client can ask again.
+            self._tell_provider(Reported(job.ticket, exchange.status))
+        if not hand_over(self.actor_ref, self._provider, self._provider_name, job, exchange):
             exchange.close()
-            provider.tell(Drained(worker, exchange, to_the_end=False))
+            self._tell_provider(Released(self.actor_ref, exchange))
+
+    # -- a client has gone
 
     def _drain(self, message: Drain) -> None:
-        """Read on after the client has gone, until the end or the drain timeout."""
         exchange, recording = message.exchange, message.recording
-        deadline = time.monotonic() + self._drain_timeout
         to_the_end = False
         try:
-            while time.monotonic() < deadline:
-                exchange.set_quiet(max(0.01, min(self._idle_timeout, deadline - time.monotonic())))
+            to_the_end = self._read_on(exchange, recording)
+        finally:
+            # Also when the interception fails: the end must be recorded.
+            if not to_the_end:
+                exchange.close()
+                recording.lost_client()
+            recording.close()
+        _discard(exchange)
+        self._tell_provider(Drained(self.actor_ref, exchange, to_the_end))
+
+    def _read_on(self, exchange: Exchange, recording: Recording) -> bool:
+        """Read until the last event, the end or the drain timeout; False when it was cut."""
+        deadline = time.monotonic() + self._drain_timeout
+        try:
+            while (left := deadline - time.monotonic()) > 0:
+                exchange.set_quiet(min(self._idle_timeout, left))
                 data = exchange.read()
                 if data:
                     recording.data(data)
                 if not data or recording.interception.complete:
-                    to_the_end = True
                     recording.end(framed=exchange.complete)
-                    break
+                    return True
         except (Quiet, UpstreamCut):
             pass
-        if not to_the_end:
-            recording.lost_client()
-        if not exchange.reusable:
-            exchange.close()
-        recording.close()
-        self._lent = None
-        self._provider.tell(Drained(self.actor_ref, exchange, to_the_end))
+        return False
+
+    # -- the provider may be dead
+
+    def _tell_provider(self, message: Answered | Failed | Reported | Released | Drained) -> None:
+        try:
+            self._provider.tell(message)
+        except pykka.ActorDeadError:
+            self._settle(message)
+
+    def _settle(self, message: Answered | Failed | Reported | Released | Drained) -> None:
+        """Do what is left to do when nobody decides any more."""
+        match message:
+            case Failed(job=job, error=error) if job.sent:
+                complete(job.reply, refusal_of(error, job, self._provider_name))
+            case Failed() | Answered():
+                if isinstance(message, Answered):
+                    message.exchange.close()
+                fail(message.reply, ActorDied("the provider's actor died", sent=False))
+            case Released() | Drained():
+                message.exchange.close()
+            case _:
+                pass
+
+
+def _discard(exchange: Exchange) -> None:
+    """Read a small rest; close the connection on a large or a slow one."""
+    deadline = time.monotonic() + DISCARD_TIME
+    size = 0
+    try:
+        while size <= DISCARD_LIMIT and (left := deadline - time.monotonic()) > 0:
+            exchange.set_quiet(left)
+            data = exchange.read()
+            if not data:
+                break
+            size += len(data)
+    except (Quiet, UpstreamCut):
+        pass
+    if not exchange.reusable:
+        exchange.close()
+
+
+def hand_over(
+    worker: pykka.ActorRef[Any],
+    provider: pykka.ActorRef[Any],
+    provider_name: str,
+    job: Job,
+    exchange: Exchange,
+) -> bool:
+    """Give the open exchange to the request; False when that waits no more."""
+    opened = Opened(exchange, worker, provider, provider_name, job.hint)
+    return complete(job.perform.reply, opened)
+
+
+def refusal_of(error: UpstreamError, job: Job, provider_name: str) -> Refused:
+    """What to answer when no answer came."""
+    return Refused(
+        error.status,
+        str(error),
+        error.error_type,
+        credential_hint=job.hint,
+        sent=job.sent,
+        provider_name=provider_name,
+    )
+
+
+def abandon(exchange: Exchange, recording: Recording) -> None:
+    """Give up an answer whose client has gone.  Waits until its records are on disk."""
+    exchange.close()
+    recording.lost_client()
+    recording.close()

@@ -1,0 +1,40 @@
+"""Hand a request on to another provider's actor."""
+
+from __future__ import annotations
+
+from attrs import evolve
+
+from aigateway.actors.providers.config import ProviderConfig
+from aigateway.actors.providers.jobs import Job
+from aigateway.actors.providers.workforce import tell
+from aigateway.actors.tree import ActorTree, provider_role
+
+__all__ = ["hand_on"]
+
+
+def hand_on(job: Job, own: ProviderConfig, tree: ActorTree | None) -> bool:
+    """Let the fallback of ``own`` answer the job's request, if somebody is there to do it.
+
+    The request remembers who has handed it on, so it never comes back.
+    """
+    name = own.fallback
+    perform = job.perform
+    if tree is None or name == own.name or name in perform.visited:
+        return False
+    ref = tree.find(provider_role(name))
+    other = tree.provider_config(name)
+    if ref is None or (other is not None and not _same_api(own, other)):
+        return False
+    handed_on = evolve(
+        perform,
+        url="",
+        visited=(*perform.visited, own.name),
+        deadline=job.deadline,
+        sent=job.sent,
+    )
+    return tell(ref, handed_on)
+
+
+def _same_api(one: ProviderConfig, other: ProviderConfig) -> bool:
+    """Whether a request for one of these providers can be sent to the other."""
+    return one.speaks_openai == other.speaks_openai and "copilot" not in (one.type, other.type)

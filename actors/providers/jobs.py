@@ -1,0 +1,173 @@
+"""A request on its way through a provider, and what provider and worker say about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pykka
+from attrs import define, field, frozen
+
+from aigateway.actors.actor import Reply
+from aigateway.actors.providers.breaker import Ticket
+from aigateway.actors.providers.errors import UpstreamError
+from aigateway.actors.providers.exchange import Exchange
+from aigateway.actors.providers.interception.credentials import Credential
+from aigateway.actors.providers.keypool import Key, Walker
+from aigateway.actors.providers.messages import Opened, Perform, Refused
+from aigateway.actors.providers.recording import Recording
+
+__all__ = [
+    "Abandon",
+    "Answered",
+    "Discard",
+    "Drained",
+    "Failed",
+    "Job",
+    "Released",
+    "Reported",
+    "Run",
+    "WorkerEnded",
+]
+
+
+@define(eq=False)
+class Job:
+    """A request on its way; only whoever holds it touches it."""
+
+    perform: Perform = field(repr=False)
+    url: str
+    credential: Credential | None
+    ask_back: frozenset[int]
+    """Statuses that the provider wants to see before the client does (another key may help)."""
+    deadline: float
+    """Monotonic time after which nobody waits any more."""
+    sent: bool = False
+    """Whether any byte of any attempt may have reached the upstream."""
+    walker: Walker | None = None
+    """Its walk through the keys; None: it brings its own credential."""
+    key: Key | None = None
+    ticket: Ticket | None = None
+    """From the circuit breaker, until the result is reported."""
+    retries: int = 0
+    """Pauses made so far."""
+    attempts: int = 0
+    deaths: int = 0
+    """Workers that have died of it, or by chance while they had it."""
+
+    @property
+    def reply(self) -> Reply[Opened | Refused]:
+        return self.perform.reply
+
+    @property
+    def hint(self) -> str:
+        return self.credential.hint if self.credential is not None else ""
+
+
+# -- told to a worker
+
+
+@frozen
+class Run:
+    """Send the job's request.
+
+    Has no ``reply`` of its own: when the worker dies the provider still has the job.
+    """
+
+    job: Job = field(repr=False)
+    before: Exchange | None = None
+    """An answer to discard first: the one that made the provider try again."""
+
+
+@frozen
+class Discard:
+    """Read the rest of an answer that nobody wants if it is small, else close."""
+
+    exchange: Exchange
+
+
+@frozen
+class Abandon:
+    """The client has gone and too much is being drained: record what is known and close."""
+
+    exchange: Exchange
+    recording: Recording = field(repr=False)
+
+
+# -- told to the provider
+
+
+@frozen
+class Answered:
+    """This head has a status that the provider asked to see; the exchange comes along."""
+
+    worker: pykka.ActorRef[Any] = field(repr=False)
+    job: Job = field(repr=False)
+    exchange: Exchange = field(repr=False)
+    # Such an answer refuses the request, so it may be sent again.
+    sent = False
+
+    @property
+    def reply(self) -> Reply[Opened | Refused]:
+        return self.job.perform.reply
+
+
+@frozen
+class Failed:
+    """No head came."""
+
+    worker: pykka.ActorRef[Any] = field(repr=False)
+    job: Job = field(repr=False)
+    error: UpstreamError
+
+    @property
+    def reply(self) -> Reply[Opened | Refused]:
+        return self.job.perform.reply
+
+    @property
+    def sent(self) -> bool:
+        return self.job.sent
+
+
+@frozen
+class Reported:
+    """The client gets an answer with this status."""
+
+    ticket: Ticket
+    status: int
+
+
+@frozen
+class Released:
+    """The worker is done with an exchange that it was told to discard or abandon, or whose
+    request waits no more."""
+
+    worker: pykka.ActorRef[Any] = field(repr=False)
+    exchange: Exchange
+
+
+@frozen
+class Drained:
+    """A drain is over."""
+
+    worker: pykka.ActorRef[Any] = field(repr=False)
+    exchange: Exchange = field(repr=False)
+    to_the_end: bool
+
+
+@frozen
+class WorkerEnded:
+    """Told to the provider when one of its workers is no more."""
+
+    worker: pykka.ActorRef[Any]
+    role: str
+    error: BaseException | None
+    job: Job | None = field(repr=False)
+    """The request that it had not settled."""
+
+    @property
+    def reply(self) -> Reply[Opened | Refused] | None:
+        return self.job.perform.reply if self.job is not None else None
+
+    @property
+    def sent(self) -> bool:
+        return self.job is not None and self.job.sent

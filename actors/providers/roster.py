@@ -1,0 +1,161 @@
+"""A provider's workers and the requests that wait for one.  Decides nothing but order, and
+does no I/O: the time is passed in, and whoever asks starts, stops and tells the workers.
+
+A worker is *idle*, *busy* (it runs an exchange, or its exchange is out with a request) or
+*draining* (it reads on after a client has gone).  Of the idle ones the last used comes first,
+so that surplus connections grow cold and are reaped; those whose connection is closed come
+after all others.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Literal, TypeAlias
+
+import pykka
+from attrs import define
+
+from aigateway.actors.providers.jobs import Job
+from aigateway.actors.providers.keypool import Walker
+from aigateway.actors.providers.messages import WorkerState
+
+__all__ = ["QUEUE", "QUEUE_WAIT", "Member", "Roster"]
+
+QUEUE = 1000
+"""Requests that may wait for a connection once all are in use."""
+QUEUE_WAIT = 30.0
+"""Seconds that a request may wait for one: longer than that, its client is better off
+asking again."""
+
+State: TypeAlias = Literal["idle", "busy", "draining"]
+_Ref: TypeAlias = "pykka.ActorRef[Any]"
+
+
+@define(eq=False)
+class Member:
+    """One worker as its provider sees it."""
+
+    ref: _Ref
+    role: str
+    state: State = "busy"
+    since: float = 0.0
+    """When it became idle."""
+    exchanges: int = 0
+    walker: Walker | None = None
+    """The walk of the request whose exchange is out; counted when it comes back."""
+
+
+class Roster:
+    """Who is there, who is free, who waits."""
+
+    def __init__(self, max_workers: int, *, queue: int = QUEUE, wait: float = QUEUE_WAIT) -> None:
+        self._max_workers = max_workers
+        self._queue = queue
+        self._wait = wait
+        self._members: dict[str, Member] = {}
+        self._warm: list[Member] = []
+        self._cold: list[Member] = []
+        self._waiting: deque[tuple[float, Job]] = deque()
+        self.draining = 0
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more worker may be started."""
+        return len(self._members) < self._max_workers
+
+    def find(self, ref: _Ref) -> Member | None:
+        return self._members.get(ref.actor_urn)
+
+    def refs(self) -> list[_Ref]:
+        return [member.ref for member in self._members.values()]
+
+    # -- workers
+
+    def add(self, ref: _Ref, role: str) -> Member:
+        """A worker was started; it is busy from the start."""
+        member = self._members[ref.actor_urn] = Member(ref, role)
+        return member
+
+    def take(self) -> Member | None:
+        """The best idle worker, busy from now on."""
+        free = self._warm or self._cold
+        if not free:
+            return None
+        member = free.pop()
+        member.state = "busy"
+        return member
+
+    def free(self, member: Member, now: float, *, connected: bool) -> None:
+        """Its exchange is over.  ``connected``: its connection can be used again."""
+        self._leave(member)
+        member.state = "idle"
+        member.since = now
+        (self._warm if connected else self._cold).append(member)
+
+    def drain(self, member: Member) -> None:
+        """It reads on for its usage from now on."""
+        member.state = "draining"
+        self.draining += 1
+
+    def remove(self, ref: _Ref) -> Member | None:
+        """It has ended, or is to end; None when it was gone already."""
+        member = self._members.pop(ref.actor_urn, None)
+        if member is not None:
+            self._leave(member)
+        return member
+
+    def take_idle(self, before: float) -> list[Member]:
+        """Take out those that have been idle since ``before``, to be stopped."""
+        old = [m for m in (*self._warm, *self._cold) if m.since <= before]
+        for member in old:
+            self.remove(member.ref)
+        return old
+
+    def _leave(self, member: Member) -> None:
+        """Undo what its state stands for."""
+        if member.state == "draining":
+            self.draining -= 1
+        elif member.state == "idle":
+            (self._warm if member in self._warm else self._cold).remove(member)
+
+    # -- requests that wait
+
+    def enqueue(self, job: Job, now: float) -> bool:
+        """Let a request wait; False when too many do."""
+        if len(self._waiting) >= self._queue:
+            return False
+        self._waiting.append((min(now + self._wait, job.deadline), job))
+        return True
+
+    def next_waiting(self) -> Job | None:
+        """The request that has waited longest."""
+        return self._waiting.popleft()[1] if self._waiting else None
+
+    def take_expired(self, now: float) -> list[Job]:
+        """Take out those that have waited too long."""
+        expired = [job for until, job in self._waiting if until <= now]
+        if expired:
+            self._waiting = deque(entry for entry in self._waiting if entry[0] > now)
+        return expired
+
+    def next_expiry(self) -> float | None:
+        """When the next one will have waited too long."""
+        return min((until for until, _ in self._waiting), default=None)
+
+    def take_waiting(self) -> list[Job]:
+        """Take out all of them."""
+        jobs = [job for _, job in self._waiting]
+        self._waiting.clear()
+        return jobs
+
+    # -- for those who look
+
+    def states(self) -> tuple[WorkerState, ...]:
+        return tuple(WorkerState(m.role, m.state, m.exchanges) for m in self._members.values())

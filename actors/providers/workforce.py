@@ -1,0 +1,214 @@
+"""The workers of one provider: started when needed, told what to do, stopped when idle.
+
+Belongs to the provider's actor and is used by it alone.  :mod:`.roster` says who; here it
+is done.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from itertools import count
+from typing import Any, Literal, TypeAlias
+
+import pykka
+import structlog
+from attrs import field, frozen
+
+from aigateway.actors.providers.connect import Connector
+from aigateway.actors.providers.counters import Counters
+from aigateway.actors.providers.exchange import Exchange
+from aigateway.actors.providers.jobs import Abandon, Discard, Job, Run
+from aigateway.actors.providers.messages import Drain
+from aigateway.actors.providers.recording import Recording
+from aigateway.actors.providers.roster import Member, Roster
+from aigateway.actors.providers.worker import UpstreamWorker, abandon
+
+__all__ = ["Hiring", "Placed", "Workforce", "abandon_elsewhere", "pass_on_drain", "tell"]
+
+Placed: TypeAlias = Literal["running", "queued", "full", "died"]
+
+_Ref: TypeAlias = "pykka.ActorRef[Any]"
+
+log = structlog.get_logger("ai-gateway.provider")
+
+
+@frozen
+class Hiring:
+    """What every worker of a provider is started with.  Times in seconds."""
+
+    role: str
+    """The provider's; workers are numbered below it."""
+    provider: _Ref
+    provider_name: str
+    watcher: Callable[..., None] = field(repr=False)
+    connector: Connector = field(repr=False)
+    head_timeout: float
+    idle_timeout: float
+    drain_timeout: float
+    max_drains: int
+
+
+class Workforce:
+    """Who works for a provider, and the requests that wait for somebody."""
+
+    def __init__(self, hiring: Hiring, roster: Roster, counters: Counters) -> None:
+        self._hiring = hiring
+        self._counters = counters
+        self._numbers = count(1)
+        self.roster = roster
+
+    # -- work
+
+    def place(self, job: Job, now: float) -> Placed:
+        """Give ``job`` to a worker, or let it wait for one.
+
+        ``died``: it was given to one that is dead, and is the caller's again.
+        """
+        roster = self.roster
+        member = roster.take() or self._start()
+        if member is not None:
+            return "running" if self._run(member, job, None) else "died"
+        if len(roster) and roster.enqueue(job, now):
+            return "queued"
+        self._counters.queue_full += 1
+        return "full"
+
+    def try_again(self, worker: _Ref, job: Job, before: Exchange) -> bool:
+        """Let the worker discard the answer ``before`` and send the job once more."""
+        member = self.roster.find(worker)
+        if member is None:
+            before.close()
+            return False
+        self._counters.connections_reused += before.reused
+        return self._run(member, job, before)
+
+    def discard(self, worker: _Ref, exchange: Exchange) -> None:
+        """Let the worker get rid of an answer, after which it is released."""
+        member = self.roster.find(worker)
+        if member is not None:
+            member.walker = None
+        if not tell(worker, Discard(exchange)):
+            exchange.close()
+
+    def drain(self, message: Drain) -> None:
+        """Let the worker read on, or give the answer up when too many do already."""
+        exchange = message.exchange
+        member = self.roster.find(message.worker)
+        if exchange.detached or member is None or member.state != "busy":
+            abandon_elsewhere(message)
+        elif self.roster.draining >= self._hiring.max_drains:
+            self._counters.drains_refused += 1
+            # Recording waits for the disk, so it is the worker's business.
+            if not tell(member.ref, Abandon(exchange, message.recording)):
+                abandon_elsewhere(message)
+        else:
+            self._counters.drains += 1
+            self.roster.drain(member)
+            pass_on_drain(message)
+
+    def _run(self, member: Member, job: Job, before: Exchange | None) -> bool:
+        self._counters.attempts += 1
+        job.attempts += 1
+        member.exchanges += 1
+        member.walker = job.walker
+        if tell(member.ref, Run(job, before)):
+            return True
+        self._counters.unsent += 1
+        self.roster.remove(member.ref)
+        if before is not None:
+            before.close()
+        return False
+
+    # -- back from work
+
+    def take_back(self, worker: _Ref, exchange: Exchange, now: float) -> bool:
+        """An exchange is over; returns whether a worker is free for another.
+
+        May be told twice of the same one.
+        """
+        if exchange.detached:
+            return False
+        member = self.roster.find(worker)
+        reusable = exchange.reusable and member is not None
+        if not reusable:
+            exchange.close()
+        exchange.detach()
+        if member is None:
+            return False
+        self._counters.connections_reused += exchange.reused
+        self.free(member, now, connected=reusable)
+        return True
+
+    def is_draining(self, worker: _Ref) -> bool:
+        member = self.roster.find(worker)
+        return member is not None and member.state == "draining"
+
+    def free(self, member: Member, now: float, *, connected: bool) -> None:
+        """The worker has nothing to do."""
+        if member.walker is not None:
+            self._counters.walked(member.walker.attempts)
+            member.walker = None
+        self.roster.free(member, now, connected=connected)
+
+    # -- coming and going
+
+    def stop_idle(self, before: float) -> None:
+        """Stop those who have been idle since ``before``."""
+        for member in self.roster.take_idle(before):
+            member.ref.stop(block=False)
+
+    def stop_all(self) -> None:
+        """Stop everybody as soon as they are done with what they have in hand."""
+        for ref in self.roster.refs():
+            ref.stop(block=False)
+
+    def _start(self) -> Member | None:
+        if not self.roster.has_room:
+            return None
+        hiring = self._hiring
+        role = f"{hiring.role}/worker-{next(self._numbers)}"
+        try:
+            ref = UpstreamWorker.start(
+                role,
+                hiring.watcher,
+                provider=hiring.provider,
+                provider_name=hiring.provider_name,
+                connector=hiring.connector,
+                head_timeout=hiring.head_timeout,
+                idle_timeout=hiring.idle_timeout,
+                drain_timeout=hiring.drain_timeout,
+            )
+        except RuntimeError as ex:
+            # The system gives no more threads; with those that are there work goes on.
+            log.error("cannot start an upstream worker", worker=role, error=str(ex))
+            return None
+        return self.roster.add(ref, role)
+
+
+def tell(worker: _Ref, message: Any) -> bool:
+    """Tell an actor; False when it is dead."""
+    try:
+        worker.tell(message)
+    except pykka.ActorDeadError:
+        return False
+    return True
+
+
+def pass_on_drain(message: Drain) -> None:
+    """Let the worker drain if it still can."""
+    if message.exchange.detached or not tell(message.worker, message):
+        abandon_elsewhere(message)
+
+
+def abandon_elsewhere(message: Drain) -> None:
+    """End an answer whose worker is gone; recording may wait, so it gets a thread of its own."""
+    args = (message.exchange, message.recording)
+    threading.Thread(target=_abandon, args=args, name="abandon", daemon=True).start()
+
+
+def _abandon(exchange: Exchange, recording: Recording) -> None:
+    try:
+        abandon(exchange, recording)
+    except Exception as ex:
+        log.error("the end of an interception was not recorded", error=repr(ex))
