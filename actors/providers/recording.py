@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from aigateway.actors.providers.interception.interface import Interception
+from aigateway.actors.providers.interception.interface import Interception, Outcome
 from aigateway.actors.recorder.ledger import Ledger
 from aigateway.actors.recorder.records import InterceptionEnded, UsageRecord
 
-__all__ = ["Recording"]
+__all__ = ["Recording", "RecordingTrace"]
+
+
+class RecordingTrace(Protocol):
+    """Told what becomes of an interception, by whoever holds its exchange at the time."""
+
+    def found(self, records: Sequence[UsageRecord]) -> None:
+        """Records have become known."""
+
+    def ending(self, outcome: Outcome) -> None:
+        """The answer is over; its records are being written to disk."""
+
+    def ended(self) -> None:
+        """All is on disk."""
 
 
 class Recording:
@@ -30,6 +44,7 @@ class Recording:
         self._observe = observe
         self.credential_hint = ""
         self.provider_name: str | None = None
+        self.trace: RecordingTrace | None = None
 
     def data(self, arrived: bytes) -> bytes:
         """Feed bytes of the answer; returns what goes to the client."""
@@ -58,6 +73,9 @@ class Recording:
     def close(self) -> None:
         """Record the end as the interception knows it; returns when all is on disk."""
         outcome = self.interception.outcome()
+        trace = self.trace if not self.ledger.ended else None
+        if trace is not None:
+            trace.ending(outcome)
         self.ledger.end(
             InterceptionEnded(
                 id=self.interception.id,
@@ -68,6 +86,8 @@ class Recording:
                 provider_name=self.provider_name,
             )
         )
+        if trace is not None:
+            trace.ended()
 
     def _collect(self) -> None:
         records = self.interception.take_records()
@@ -75,3 +95,5 @@ class Recording:
             self.ledger.add(records)
             if self._observe is not None:
                 self._observe(records)
+            if self.trace is not None:
+                self.trace.found(records)

@@ -32,6 +32,10 @@ def check_settings(settings: Settings) -> Iterator[SettingsError]:
             "--rate-limit-storage: the Redis client is not installed, "
             "run: pip install 'aigateway[redis]'"
         )
+    if settings.traces and find_spec("opentelemetry") is None:
+        yield SettingsError(
+            "--trace: OpenTelemetry is not installed, run: pip install 'aigateway[tracing]'"
+        )
 
 
 _RESERVED_HEADERS = frozenset(

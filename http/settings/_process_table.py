@@ -183,7 +183,13 @@ class ProcessSettings:
         "false",
         env="CODER_TRACE_ENABLE",
         yaml="introspection.tracing.enable",
-        help="Send OpenTelemetry traces (OTLP).",
+        help="Send OpenTelemetry traces (OTLP over HTTP); needs the extra `tracing`.",
+    )
+    trace_endpoint: str = _tracing(
+        URL,
+        yaml="introspection.tracing.endpoint",
+        help="Address of the collector, without /v1/traces. Empty: OTEL_EXPORTER_OTLP_ENDPOINT,"
+        " or http://localhost:4318.",
     )
     trace_honeycomb_api_key: str = _tracing(
         STRING,

@@ -255,6 +255,10 @@ class Settings(ProcessSettings):
     def uses_tls(self) -> bool:
         return bool(self.tls_cert_file)
 
+    @property
+    def traces(self) -> bool:
+        return self.trace or bool(self.trace_honeycomb_api_key)
+
 
 OPTIONS: tuple[Option, ...] = options_of(Settings)
 """The table itself."""
