@@ -45,6 +45,7 @@ class IndexedProvider:
     bedrock_small_fast_model: str = ""
     bedrock_role_arn: str = ""
     bedrock_external_id: str = ""
+    bedrock_protocol: str = ""
     fallback: str = ""
     extras: Mapping[str, Any] = field(factory=dict)
     """Values that replace a common setting for this provider: attribute of ProviderConfig
@@ -74,6 +75,7 @@ _TEXTS = frozenset(
         "BEDROCK_SMALL_FAST_MODEL",
         "BEDROCK_ROLE_ARN",
         "BEDROCK_EXTERNAL_ID",
+        "BEDROCK_PROTOCOL",
         "FALLBACK",
     }
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 from attrs import evolve, frozen
@@ -227,6 +228,11 @@ def _bedrock(config: ProviderConfig, names: _Names) -> ProviderConfig:
         raise _CannotServeError(
             "bedrock: both access key and access key secret must be provided together"
         )
+    _check_protocol(bedrock, config.base_url, names)
+    if find_spec("botocore") is None:
+        raise _CannotServeError(
+            "bedrock: botocore is not installed, run: pip install 'aigateway[bedrock]'"
+        )
     if config.base_url:
         return evolve(config, base_url=_base_url(config, names), keys=())
     if not bedrock.region:
@@ -238,6 +244,23 @@ def _bedrock(config: ProviderConfig, names: _Names) -> ProviderConfig:
     suffix = ".cn" if bedrock.region.startswith("cn-") else ""
     url = f"https://bedrock-runtime.{bedrock.region}.amazonaws.com{suffix}"
     return evolve(config, base_url=url, keys=())
+
+
+def _check_protocol(bedrock: BedrockConfig, base_url: str, names: _Names) -> None:
+    if bedrock.protocol == "mantle":
+        if not base_url:
+            raise _CannotServeError(
+                f"bedrock: base_url required for the protocol mantle, set {names.base_url}, as in "
+                "https://bedrock-mantle.<region>.api.aws/anthropic"
+            )
+    elif bedrock.protocol not in ("", "invoke-model"):
+        raise _CannotServeError(
+            f'bedrock: unknown bedrock protocol "{bedrock.protocol}", use invoke-model or mantle'
+        )
+    elif not bedrock.model:
+        raise _CannotServeError("bedrock: model required")
+    elif not bedrock.small_fast_model:
+        raise _CannotServeError("bedrock: small fast model required")
 
 
 def _check_pool(config: ProviderConfig, family: str) -> None:

@@ -222,4 +222,5 @@ def _bedrock(p: IndexedProvider) -> BedrockConfig:
         small_fast_model=p.bedrock_small_fast_model or _SINGLE["bedrock_small_fast_model"].default,
         role_arn=p.bedrock_role_arn,
         external_id=p.bedrock_external_id,
+        protocol=p.bedrock_protocol or "invoke-model",
     )

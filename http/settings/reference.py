@@ -109,6 +109,8 @@ FIELDS = {
     "chain is used.",
     "BEDROCK_ACCESS_KEYS, BEDROCK_ACCESS_KEY_SECRETS": "The same as lists; the first pair is used.",
     "BEDROCK_ROLE_ARN, BEDROCK_EXTERNAL_ID": "Role to assume, with its external id.",
+    "BEDROCK_PROTOCOL": "`invoke-model` (default), or `mantle`: Anthropic's own API with a "
+    "signature, at the address in `BEDROCK_BASE_URL`.",
     "BEDROCK_MODEL, BEDROCK_SMALL_FAST_MODEL": "Models to ask for, the second one when the client "
     "asks for a haiku model. Defaults as under single provider.",
 }

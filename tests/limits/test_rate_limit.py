@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from aigateway.http.answers import Answer
 from aigateway.http.inbound import Inbound
 from aigateway.http.rate_limit import RateLimit, client_key, make_rate_limit
-from aigateway.http.settings import Settings
+from aigateway.http.settings import Settings, SettingsError, load_from_argv
 
 
 def inbound(*headers: tuple[str, str], ip: str = "10.0.0.1") -> Inbound:
@@ -79,6 +79,16 @@ def test_a_request_over_the_limit_is_told_when_to_come_back() -> None:
     assert headers["X-RateLimit-Limit"] == "3"
     assert headers["X-RateLimit-Remaining"] == "0"
     assert abs(int(headers["X-RateLimit-Reset"]) - time.time()) < 5
+
+
+def test_without_the_redis_client_the_start_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = ["--local", "--rate-limit-storage", "redis://127.0.0.1"]
+    limited = [*argv, "--ai-gateway-rate-limit", "5"]
+    load_from_argv(limited, {})
+    monkeypatch.setattr("aigateway.http.settings._checks.find_spec", lambda name: None)
+    load_from_argv(argv, {})
+    with pytest.raises(SettingsError, match=r"pip install 'aigateway\[redis\]'"):
+        load_from_argv(limited, {})
 
 
 # -- a shared storage

@@ -107,16 +107,20 @@ def test_a_bad_key_pool_is_an_error(keys: tuple[str, ...], reason: str) -> None:
 # -- Bedrock
 
 
+def aws(**fields: str) -> BedrockConfig:
+    return BedrockConfig(**{"model": "big", "small_fast_model": "small", **fields})
+
+
 def test_bedrock_gets_its_address_from_the_region() -> None:
-    config = built(type="bedrock", bedrock=BedrockConfig(region="eu-west-1"))
+    config = built(type="bedrock", bedrock=aws(region="eu-west-1"))
     assert config.base_url == "https://bedrock-runtime.eu-west-1.amazonaws.com"
     assert config.error is None
-    config = built(type="bedrock", bedrock=BedrockConfig(region="cn-north-1"))
+    config = built(type="bedrock", bedrock=aws(region="cn-north-1"))
     assert config.base_url == "https://bedrock-runtime.cn-north-1.amazonaws.com.cn"
 
 
 def test_bedrocks_own_address_beats_the_region() -> None:
-    config = built(type="bedrock", base_url="http://b", bedrock=BedrockConfig(region="r"))
+    config = built(type="bedrock", base_url="http://b", bedrock=aws(region="r"))
     assert config.base_url == "http://b"
 
 
@@ -142,9 +146,9 @@ def test_an_address_alone_makes_a_single_bedrock_fail_and_a_numbered_anthropic_p
 @pytest.mark.parametrize(
     "bedrock",
     [
-        BedrockConfig(region="r"),
-        BedrockConfig(role_arn="arn", region="r"),
-        BedrockConfig(access_key="a", access_key_secret="s", region="r"),
+        aws(region="r"),
+        aws(role_arn="arn", region="r"),
+        aws(access_key="a", access_key_secret="s", region="r"),
     ],
 )
 def test_anthropic_with_bedrock_credentials_needs_no_keys(bedrock: BedrockConfig) -> None:
@@ -163,14 +167,45 @@ def test_half_a_pair_of_aws_keys_cannot_serve(bedrock: BedrockConfig) -> None:
 
 
 def test_bedrock_needs_a_region_or_an_address() -> None:
-    assert built(type="bedrock", bedrock=BedrockConfig(role_arn="arn")).error == (
+    assert built(type="bedrock", bedrock=aws(role_arn="arn")).error == (
         "bedrock: region or base url required, set P_0_BEDROCK_REGION or P_0_BEDROCK_BASE_URL"
     )
 
 
 def test_a_region_must_look_like_one() -> None:
-    config = built(type="bedrock", bedrock=BedrockConfig(region="evil.example/"))
+    config = built(type="bedrock", bedrock=aws(region="evil.example/"))
     assert config.error == 'bedrock: P_0_BEDROCK_REGION: "evil.example/" is no AWS region'
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"model": ""}, "model required"),
+        ({"small_fast_model": ""}, "small fast model required"),
+        ({"protocol": "soap"}, 'unknown bedrock protocol "soap", use invoke-model or mantle'),
+        (
+            {"protocol": "mantle"},
+            "base_url required for the protocol mantle, set P_0_BEDROCK_BASE_URL, as in "
+            "https://bedrock-mantle.<region>.api.aws/anthropic",
+        ),
+    ],
+)
+def test_bedrock_needs_models_or_for_mantle_an_address(fields: dict[str, str], text: str) -> None:
+    config = built(type="bedrock", bedrock=aws(region="r", **fields))
+    assert config.error == f"bedrock: {text}"
+
+
+def test_mantle_needs_no_models() -> None:
+    bedrock = BedrockConfig(region="r", protocol="mantle")
+    assert built(type="bedrock", base_url="https://m", bedrock=bedrock).error is None
+
+
+def test_bedrock_without_botocore_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aigateway.http.settings.provider_build.find_spec", lambda name: None)
+    config = built(type="bedrock", bedrock=aws(region="r"))
+    assert config.error == (
+        "bedrock: botocore is not installed, run: pip install 'aigateway[bedrock]'"
+    )
 
 
 # -- what all have in common

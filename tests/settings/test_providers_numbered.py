@@ -264,7 +264,8 @@ def test_bedrock_fields_give_bedrock_and_drop_the_generic_address() -> None:
     (entry,) = entries(
         "0_TYPE=anthropic 0_BASE_URL=http://dropped 0_BEDROCK_REGION=eu-west-1 "
         "0_BEDROCK_ACCESS_KEYS=a,b 0_BEDROCK_ACCESS_KEY_SECRETS=s,t 0_BEDROCK_MODEL=m "
-        "0_BEDROCK_SMALL_FAST_MODEL=n 0_BEDROCK_ROLE_ARN=arn 0_BEDROCK_EXTERNAL_ID=x"
+        "0_BEDROCK_SMALL_FAST_MODEL=n 0_BEDROCK_ROLE_ARN=arn 0_BEDROCK_EXTERNAL_ID=x "
+        "0_BEDROCK_PROTOCOL=mantle"
     )
     assert (entry.type, entry.base_url) == ("anthropic", "")
     bedrock = entry.bedrock
@@ -276,12 +277,14 @@ def test_bedrock_fields_give_bedrock_and_drop_the_generic_address() -> None:
     )
     assert (bedrock.model, bedrock.small_fast_model) == ("m", "n")
     assert (bedrock.role_arn, bedrock.external_id) == ("arn", "x")
+    assert bedrock.protocol == "mantle"
 
 
 def test_bedrock_models_have_defaults() -> None:
     (entry,) = entries("0_TYPE=bedrock 0_BEDROCK_BASE_URL=http://b")
     assert entry.base_url == "http://b"
     assert entry.bedrock is not None
+    assert entry.bedrock.protocol == "invoke-model"
     assert entry.bedrock.model == "global.anthropic.claude-sonnet-4-5-20250929-v1:0"
     assert entry.bedrock.small_fast_model == "global.anthropic.claude-haiku-4-5-20251001-v1:0"
 
