@@ -263,7 +263,11 @@ class Supervisor(GatewayActor):
     def _provider_starter(self, config: ProviderConfig) -> Callable[[], pykka.ActorRef[Any]]:
         def start() -> pykka.ActorRef[Any]:
             return Provider.start(
-                provider_role(config.name), self._watch, config=config, limits=self._plan.limits
+                provider_role(config.name),
+                self._watch,
+                config=config,
+                limits=self._plan.limits,
+                tree=self._tree,
             )
 
         return start
