@@ -1,0 +1,129 @@
+"""The calls that a session has in hand: those that wait, and those that run."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from attrs import define, field
+
+from aigateway.actors.actor import complete
+from aigateway.actors.coderd.messages import McpServer
+from aigateway.actors.mcp.definitions import CallOutcome
+from aigateway.actors.mcp.errors import McpError, RpcRefused, SessionLost
+from aigateway.actors.mcp.line import Cutter
+from aigateway.actors.mcp.protocol import HEADER_MISMATCH, Dialogue
+from aigateway.actors.mcp.results import ToolResult
+from aigateway.actors.mcp.session_messages import Call
+
+__all__ = ["CALLERS", "QUEUE", "Calls", "Job", "not_handled"]
+
+CALLERS = 4
+"""Calls of one user that one server gets at a time."""
+QUEUE = 64
+"""Calls that may wait for that."""
+
+
+@define(eq=False)
+class Job:
+    """A call on its way."""
+
+    call: Call
+    server: McpServer = field(repr=False)
+    cutter: Cutter = field(factory=Cutter)
+    dialogue: Dialogue | None = None
+    """With what it was sent."""
+    retried: bool = False
+
+    def succeed(self, outcome: CallOutcome) -> None:
+        """Reply what the tool returned, unless there is a reply."""
+        result = ToolResult(
+            tool=self.call.tool.name,
+            server_id=self.server.id,
+            server_url=self.server.url,
+            content=outcome.content,
+            structured_content=outcome.structured_content,
+            is_error=outcome.is_error,
+        )
+        complete(self.call.reply, result)
+
+    def fail(self, text: str) -> None:
+        """Reply that nothing came of it, unless there is a reply."""
+        result = ToolResult(
+            tool=self.call.tool.name,
+            server_id=self.server.id,
+            server_url=self.server.url,
+            is_error=True,
+            transport_error=text,
+        )
+        complete(self.call.reply, result)
+
+
+class Calls:
+    """First come, first served, ``CALLERS`` at a time."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Job] = deque()
+        self._running: list[Job] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting or self._running)
+
+    @property
+    def first(self) -> Job | None:
+        """The one to run next, if there is room for it."""
+        return self._waiting[0] if self._waiting and len(self._running) < CALLERS else None
+
+    def add(self, job: Job) -> None:
+        """Put it last in the line; it fails at once when the line is too long."""
+        if len(self._waiting) >= QUEUE:
+            job.fail("too many calls wait for the server")
+        else:
+            self._waiting.append(job)
+
+    def run(self, job: Job, dialogue: Dialogue) -> None:
+        """Take note that the first one is sent now."""
+        self._waiting.remove(job)
+        job.dialogue = dialogue
+        self._running.append(job)
+
+    def end(self, job: Job) -> None:
+        self._running.remove(job)
+
+    def again(self, job: Job) -> None:
+        """Put one that was sent in vain first in the line."""
+        job.retried = True
+        self._waiting.appendleft(job)
+
+    def give_up_waiting(self, text: str) -> None:
+        while self._waiting:
+            self._waiting.popleft().fail(text)
+
+    def give_up(self, text: str) -> None:
+        """Cut and answer everything."""
+        for job in (*self._waiting, *self._running):
+            job.fail(text)
+            job.cutter.cut()
+
+    def cut_late(self, now: float) -> None:
+        """Answer those whose deadline has passed.  A thread may take a while to notice."""
+        for job in list(self._open()):
+            if job.call.deadline <= now:
+                job.fail("the server did not answer in time")
+                job.cutter.cut()
+                if job in self._waiting:
+                    self._waiting.remove(job)
+
+    def deadlines(self) -> Iterator[float]:
+        """When each of those that have no reply yet must have one."""
+        return (job.call.deadline for job in self._open())
+
+    def _open(self) -> Iterator[Job]:
+        return (job for job in (*self._waiting, *self._running) if not job.cutter.is_cut)
+
+
+def not_handled(error: McpError) -> bool:
+    """Whether a server says that it did not even look at a call, for a reason that passes."""
+    if isinstance(error, RpcRefused):
+        return error.code == HEADER_MISMATCH
+    return isinstance(error, SessionLost)
