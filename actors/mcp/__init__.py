@@ -1,0 +1,35 @@
+"""Tools of remote MCP servers: finding them and running them.
+
+::
+
+    McpTools                       one per gateway worker process
+    └── McpSession                 one per user and server; its threads hold the conversations
+
+Sans-IO below them: ``protocol`` (what is said), ``answers`` (what is read), ``definitions``,
+``results``, ``names``, ``filters``, ``param_headers``.
+"""
+
+from aigateway.actors.mcp.messages import (
+    CallTool,
+    GetMcpState,
+    GetTools,
+    McpLimits,
+    McpState,
+    ServerProblem,
+    Tool,
+    ToolSet,
+)
+from aigateway.actors.mcp.results import ResultTexts, ToolResult
+
+__all__ = [
+    "CallTool",
+    "GetMcpState",
+    "GetTools",
+    "McpLimits",
+    "McpState",
+    "ResultTexts",
+    "ServerProblem",
+    "Tool",
+    "ToolResult",
+    "ToolSet",
+]

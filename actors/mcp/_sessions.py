@@ -1,0 +1,193 @@
+"""The sessions that McpTools has started, and whose they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from importlib import metadata
+from typing import Any
+
+import pykka
+import structlog
+
+from aigateway.actors.actor import tell_quietly
+from aigateway.actors.coderd.messages import McpConfiguration, McpServer
+from aigateway.actors.mcp.errors import McpError
+from aigateway.actors.mcp.filters import BadPattern, ToolFilter
+from aigateway.actors.mcp.line import Line, checked_url
+from aigateway.actors.mcp.messages import ServerProblem
+from aigateway.actors.mcp.protocol import ClientInfo
+from aigateway.actors.mcp.session import McpSession
+from aigateway.actors.mcp.session_messages import Close, Connect, Listen
+from aigateway.actors.mcp.toolbox import KnownServer, UserTools
+from aigateway.actors.providers.connect import Connector
+from aigateway.actors.providers.endpoint import Endpoint
+from aigateway.actors.providers.errors import UpstreamError
+
+__all__ = ["Sessions"]
+
+MAX_CONNECTORS = 1000
+"""Servers whose connectors are kept; more than a deployment has."""
+
+log = structlog.get_logger("ai-gateway.mcp")
+
+
+class Sessions:
+    """Starts and ends session actors; part of the McpTools actor's state."""
+
+    def __init__(
+        self,
+        role: str,
+        owner: pykka.ActorRef[Any],
+        watcher: Any,
+        *,
+        connect_timeout: float,
+        listeners: int,
+        ca_file: str,
+        proxy_for: Callable[[str], str],
+    ) -> None:
+        self._role = role
+        self._owner = owner
+        self._watcher = watcher
+        self._client = ClientInfo("aigateway", _version())
+        self._connect_timeout = connect_timeout
+        self._max_listeners = listeners
+        self._ca_file = ca_file
+        self._proxy_for = proxy_for
+        self._connectors: dict[tuple[Endpoint, str], Connector] = {}
+        self._places: dict[str, tuple[UserTools, KnownServer]] = {}
+        self._closing: dict[str, pykka.ActorRef[Any]] = {}
+        self._listeners: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def listeners(self) -> int:
+        return len(self._listeners)
+
+    @property
+    def closing(self) -> Iterable[pykka.ActorRef[Any]]:
+        """Those that were closed and have not ended yet."""
+        return self._closing.values()
+
+    def find(self, urn: str) -> tuple[UserTools, KnownServer] | None:
+        """Whose session this is; None when it is not used any more."""
+        return self._places.get(urn)
+
+    def get(self, user: UserTools, server: KnownServer) -> pykka.ActorRef[Any]:
+        """The session with a server, started if there is none.  Raises McpError."""
+        if server.session is not None and server.session.is_alive():
+            return server.session
+        # Its end may not have been told yet.
+        self.drop(server)
+        config = server.config
+        line = Line(
+            config.url,
+            config.token,
+            connector=self._connector(config.url),
+            user_agent=f"{self._client.name}/{self._client.version}",
+        )
+        ref = McpSession.start(
+            f"{self._role}/{user.key[0]}/{config.id}",
+            self._watcher,
+            owner=self._owner,
+            server=config,
+            line=line,
+            client=self._client,
+        )
+        server.session = ref
+        self._places[ref.actor_urn] = (user, server)
+        return ref
+
+    def _connector(self, url: str) -> Connector:
+        """What opens connections to this server, shared by all users: it holds the
+        certificates and the resolved address.  Raises McpError."""
+        endpoint, proxy = Endpoint.of(url), self._proxy_for(url)
+        connector = self._connectors.get((endpoint, proxy))
+        if connector is None:
+            if len(self._connectors) >= MAX_CONNECTORS:
+                self._connectors.clear()
+            try:
+                connector = Connector(
+                    endpoint, timeout=self._connect_timeout, ca_file=self._ca_file, proxy=proxy
+                )
+            except UpstreamError as ex:
+                raise McpError(str(ex)) from ex
+            self._connectors[endpoint, proxy] = connector
+        return connector
+
+    def let_listen(self, server: KnownServer) -> None:
+        """Let the session hear of changes, unless too many do."""
+        session = server.session
+        if session is None or session.actor_urn in self._listeners:
+            return
+        if len(self._listeners) < self._max_listeners:
+            self._listeners.add(session.actor_urn)
+            tell_quietly(session, Listen())
+
+    def listens_no_more(self, urn: str) -> None:
+        self._listeners.discard(urn)
+
+    def ended(self, urn: str) -> tuple[UserTools, KnownServer] | None:
+        """A session has ended; says whose it was if it was still in use."""
+        self._closing.pop(urn, None)
+        place = self._places.get(urn)
+        if place is not None:
+            self.drop(place[1])
+        self._listeners.discard(urn)
+        return place
+
+    def apply(self, user: UserTools, configuration: McpConfiguration) -> None:
+        """Bring a user's sessions in line with the configuration, and have all tools listed."""
+        problems: list[ServerProblem] = []
+        wanted: dict[str, McpServer] = {}
+        for config in configuration.servers:
+            if config.id in wanted:
+                problems.append(ServerProblem(config.id, "there are two servers with this id"))
+            wanted.setdefault(config.id, config)
+        for server_id in user.servers.keys() - wanted.keys():
+            self.close(user.servers.pop(server_id))
+        for config in wanted.values():
+            try:
+                self._apply_server(user, config)
+            except (BadPattern, ValueError, McpError) as ex:
+                if config.id in user.servers:
+                    self.close(user.servers.pop(config.id))
+                problems.append(ServerProblem(config.id, str(ex)))
+                log.warning("mcp server is misconfigured", server=config.id, error=str(ex))
+        user.config_problems = tuple(problems)
+
+    def _apply_server(self, user: UserTools, config: McpServer) -> None:
+        server = user.servers.get(config.id)
+        if server is None or server.config != config:
+            checked_url(config.url)
+            tool_filter = ToolFilter(config.tool_allow_regex, config.tool_deny_regex)
+            if server is None:
+                server = user.servers[config.id] = KnownServer(config, tool_filter)
+            else:
+                self.close(server)
+                server.config, server.filter = config, tool_filter
+        server.pending = True
+        tell_quietly(self.get(user, server), Connect())
+
+    def drop(self, server: KnownServer) -> None:
+        """Do not use the session any more."""
+        session, server.session = server.session, None
+        if session is not None:
+            self._places.pop(session.actor_urn, None)
+            self._listeners.discard(session.actor_urn)
+
+    def close(self, server: KnownServer) -> None:
+        """Let the session end when its calls have ended."""
+        session = server.session
+        if session is not None:
+            self.drop(server)
+            self._closing[session.actor_urn] = session
+            tell_quietly(session, Close())
+
+
+def _version() -> str:
+    try:
+        return metadata.version("aigateway")
+    except metadata.PackageNotFoundError:
+        return "0"

@@ -1,0 +1,112 @@
+"""What is known of one user's servers, and the set of tools that follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+import pykka
+from attrs import Factory, define, field
+
+from aigateway.actors.coderd.messages import McpServer
+from aigateway.actors.mcp.definitions import ToolDefinition
+from aigateway.actors.mcp.filters import ToolFilter
+from aigateway.actors.mcp.messages import CallTool, GetTools, ServerProblem, Tool, ToolSet
+from aigateway.actors.mcp.names import tool_ids
+
+__all__ = ["KnownServer", "Shared", "UserTools", "Waiting", "assemble"]
+
+T = TypeVar("T", bound=Hashable)
+
+
+class Shared:
+    """Keeps what is equal for many users once: definitions are large, and users are many."""
+
+    def __init__(self) -> None:
+        self._kept: WeakValueDictionary[int, Any] = WeakValueDictionary()
+
+    def once(self, value: T) -> T:
+        """Return the equal value that was given before, if it is still in use."""
+        kept: T = self._kept.setdefault(hash(value), value)
+        return kept if kept == value else value
+
+
+@define(eq=False)
+class KnownServer:
+    """A server of a user's configuration, and its session."""
+
+    config: McpServer = field(repr=False)
+    filter: ToolFilter = field(repr=False)
+    session: pykka.ActorRef[Any] | None = None
+    tools: tuple[ToolDefinition, ...] = ()
+    problems: tuple[str, ...] = ()
+    pending: bool = False
+    """The load that is going on waits for it."""
+    failed: bool = False
+    """It is to be tried again soon."""
+
+
+@define(eq=False)
+class Waiting:
+    """A message that can be answered when the tools are there."""
+
+    message: GetTools | CallTool
+    since: float
+
+
+@define(eq=False)
+class UserTools:
+    """One user's tools, as one session token sees them.  Times are monotonic seconds."""
+
+    key: tuple[str, bytes]
+    servers: dict[str, KnownServer] = Factory(dict)
+    config_problems: tuple[ServerProblem, ...] = ()
+    """Why servers of the configuration are not among ``servers``, or why there is none."""
+    tool_set: ToolSet = Factory(ToolSet)
+    places: dict[str, tuple[KnownServer, ToolDefinition]] = Factory(dict)
+    """Where each tool of the set is."""
+    load: int | None = None
+    """The number of the load that is going on."""
+    configured: bool = False
+    """That load has got its configuration."""
+    waiting: list[Waiting] = Factory(list)
+    fresh_until: float = float("-inf")
+    """Until then the set is good without asking."""
+    good_until: float = float("-inf")
+    """Until then it is good while it is loaded anew."""
+    used_at: float = 0.0
+
+    def update(self, shared: Shared) -> None:
+        """Make the set anew from what the servers told; an equal one stays the same object."""
+        tool_set, self.places = assemble(self.servers.values(), self.config_problems)
+        if tool_set != self.tool_set:
+            self.tool_set = shared.once(tool_set)
+
+
+def assemble(
+    servers: Iterable[KnownServer], problems: Iterable[ServerProblem] = ()
+) -> tuple[ToolSet, dict[str, tuple[KnownServer, ToolDefinition]]]:
+    """Make the set of tools of these servers, and say where each tool is."""
+    servers = list(servers)
+    usable = {
+        (server.config.id, tool.name): (server, tool)
+        for server in servers
+        for tool in server.tools
+        if server.filter.lets_through(tool.name)
+    }
+    places = {tool_id: usable[pair] for pair, tool_id in tool_ids(usable).items()}
+    tools = tuple(
+        Tool(
+            tool_id,
+            definition.name,
+            server.config.id,
+            server.config.url,
+            definition.description,
+            definition.input_schema,
+        )
+        for tool_id, (server, definition) in sorted(places.items(), key=lambda item: item[0])
+    )
+    found = [ServerProblem(server.config.id, text) for server in servers
+             for text in server.problems]  # fmt: skip
+    return ToolSet(tools, (*problems, *found)), places

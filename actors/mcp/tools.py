@@ -1,0 +1,388 @@
+"""The McpTools actor: which tools a user has, and who runs them.
+
+A set of tools is loaded when it is asked for the first time: the control plane says which
+servers there are, each gets a session actor, and all are asked at once.  One load answers
+everybody who asked meanwhile.  Towards the end of its time a set is loaded anew in the
+background, while the old one is still given out; servers that failed are tried again much
+sooner.  Nothing here waits: sessions and the control plane tell when they know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import pykka
+import structlog
+from attrs import frozen
+
+from aigateway.actors.actor import GatewayActor, complete, fail, tell_quietly
+from aigateway.actors.coderd.messages import (
+    GetMcpConfiguration,
+    McpConfiguration,
+    Unavailable,
+)
+from aigateway.actors.mcp._replies import ResultReply, TellingReply
+from aigateway.actors.mcp._sessions import Sessions
+from aigateway.actors.mcp.errors import McpError
+from aigateway.actors.mcp.messages import (
+    CallTool,
+    GetMcpState,
+    GetTools,
+    McpLimits,
+    McpState,
+    ServerProblem,
+)
+from aigateway.actors.mcp.results import ToolResult
+from aigateway.actors.mcp.session_messages import (
+    Call,
+    ListenerEnded,
+    SessionFailed,
+    SessionTools,
+    TokenRefused,
+)
+from aigateway.actors.mcp.toolbox import KnownServer, Shared, UserTools, Waiting
+from aigateway.actors.tree import ActorTree
+
+__all__ = ["McpTools"]
+
+SWEEP_EVERY = 60.0
+"""Seconds between looks for users who have gone."""
+
+log = structlog.get_logger("ai-gateway.mcp")
+
+
+@frozen
+class _Configured:
+    key: tuple[str, bytes]
+    load: int
+    answer: McpConfiguration | Unavailable | BaseException
+
+
+@frozen
+class _LoadIsDue:
+    key: tuple[str, bytes]
+    load: int
+
+
+@frozen
+class _SessionEnded:
+    urn: str
+    error: BaseException | None
+
+
+@frozen
+class _Sweep:
+    pass
+
+
+class McpTools(GatewayActor):
+    """Finds the control plane in ``tree``.  ``proxy_for`` names the HTTP proxy to a URL."""
+
+    def __init__(
+        self,
+        role: str,
+        watcher: Any,
+        *,
+        tree: ActorTree,
+        ca_file: str = "",
+        proxy_for: Callable[[str], str] = lambda _url: "",
+        limits: McpLimits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(role, watcher)
+        self._tree = tree
+        self._limits = limits or McpLimits()
+        self._clock = clock
+        self._sessions = Sessions(
+            role,
+            self.actor_ref,
+            self._watch_session,
+            connect_timeout=self._limits.connect_timeout,
+            listeners=self._limits.listeners,
+            ca_file=ca_file,
+            proxy_for=proxy_for,
+        )
+        self._users: OrderedDict[tuple[str, bytes], UserTools] = OrderedDict()
+        self._latest: dict[str, tuple[str, bytes]] = {}
+        self._shared = Shared()
+        self._loads = itertools.count(1)
+        self._timers: dict[int, threading.Timer] = {}
+        self._sweeper: threading.Timer | None = None
+
+    def started(self) -> None:
+        self._schedule_sweep()
+
+    def receive(self, message: Any) -> Any:
+        match message:
+            case GetTools():
+                self._get_tools(message)
+            case CallTool():
+                self._call_tool(message)
+            case _Configured():
+                self._configured(message)
+            case SessionTools():
+                self._session_tools(message)
+            case SessionFailed():
+                place = self._sessions.find(message.urn)
+                if place is not None:
+                    self._server_failed(*place, message.message)
+            case TokenRefused():
+                self._token_refused(message)
+            case ListenerEnded():
+                self._sessions.listens_no_more(message.urn)
+            case _LoadIsDue():
+                self._load_is_due(message)
+            case _SessionEnded():
+                self._session_ended(message)
+            case _Sweep():
+                self._sweep()
+            case GetMcpState():
+                return McpState(len(self._users), len(self._sessions), self._sessions.listeners)
+            case _:
+                raise TypeError(f"{self.role}: unknown message {type(message).__name__}")
+        return None
+
+    def release(self) -> None:
+        for timer in (self._sweeper, *self._timers.values()):
+            if timer is not None:
+                timer.cancel()
+        for user in list(self._users.values()):
+            self._forget(user)
+        if self._died_of is None:
+            # The process is about to end; after that no session can say goodbye.
+            end = time.monotonic() + self._limits.goodbye
+            for ref in self._sessions.closing:
+                ref.actor_stopped.wait(max(0.0, end - time.monotonic()))
+
+    # -- questions
+
+    def _get_tools(self, message: GetTools) -> None:
+        user = self._user(message.user_id, message.session_token)
+        now = self._clock()
+        stale = now >= user.fresh_until
+        if now < user.good_until:
+            complete(message.reply, user.tool_set)
+        else:
+            stale = True
+            user.waiting.append(Waiting(message, time.monotonic()))
+        if stale and user.load is None:
+            self._start_load(user, message.session_token)
+
+    def _call_tool(self, message: CallTool) -> None:
+        waiting = Waiting(message, time.monotonic())
+        if message.session_token:
+            user = self._user(message.user_id, message.session_token)
+        else:
+            key = self._latest.get(message.user_id)
+            if key is None:
+                self._refuse(message, f"tool {message.tool_id} not found")
+                return
+            user = self._users[key]
+            user.used_at = self._clock()
+            self._users.move_to_end(key)
+        if user.good_until > float("-inf"):
+            self._run(user, waiting)
+            return
+        # Restarted since the tools were asked for: find them again first.
+        user.waiting.append(waiting)
+        timer = threading.Timer(
+            message.deadline_seconds, self._refuse, (message, "the tools were not found in time")
+        )
+        timer.daemon = True
+        timer.start()
+        if user.load is None:
+            self._start_load(user, message.session_token)
+
+    def _run(self, user: UserTools, waiting: Waiting) -> None:
+        message = waiting.message
+        assert isinstance(message, CallTool)
+        place = user.places.get(message.tool_id)
+        if place is None:
+            self._refuse(message, f"tool {message.tool_id} not found")
+            return
+        server, tool = place
+        reply = ResultReply(message.reply, server.config, tool.name)
+        deadline = waiting.since + message.deadline_seconds
+        if deadline <= time.monotonic():
+            self._refuse(message, "the tools were not found in time")
+            return
+        call = Call(tool, message.arguments_json, deadline, reply)
+        try:
+            self._sessions.get(user, server).tell(call)
+        except McpError as ex:
+            self._refuse(message, str(ex))
+        except pykka.ActorDeadError as ex:
+            fail(reply, ex)
+
+    @staticmethod
+    def _refuse(message: CallTool, text: str) -> None:
+        result = ToolResult(tool=message.tool_id, is_error=True, transport_error=text)
+        complete(message.reply, result)
+
+    def _user(self, user_id: str, session_token: str) -> UserTools:
+        """Who asks; remembered as the one used last."""
+        key = (user_id, hashlib.sha256(session_token.encode()).digest())
+        user = self._users.get(key)
+        if user is None:
+            if len(self._users) >= self._limits.users:
+                self._forget(next(iter(self._users.values())))
+            user = self._users[key] = UserTools(key)
+        self._users.move_to_end(key)
+        self._latest[user_id] = key
+        user.used_at = self._clock()
+        return user
+
+    # -- loading
+
+    def _start_load(self, user: UserTools, session_token: str) -> None:
+        load = user.load = next(self._loads)
+        user.configured = False
+        self._timers[load] = self.later(self._limits.tools_wait, _LoadIsDue(user.key, load))
+
+        def told(answer: Any) -> None:
+            self._tell(_Configured(user.key, load, answer))
+
+        control_plane = self._tree.find("control-plane")
+        try:
+            if control_plane is None:
+                told(Unavailable("there is no control plane"))
+            else:
+                question = GetMcpConfiguration(user.key[0], session_token, TellingReply(told))
+                control_plane.tell(question)
+        except pykka.ActorDeadError as ex:
+            told(ex)
+
+    def _configured(self, message: _Configured) -> None:
+        user = self._users.get(message.key)
+        if user is None or user.load != message.load:
+            return
+        answer = message.answer
+        if not isinstance(answer, McpConfiguration):
+            text = answer.message if isinstance(answer, Unavailable) else str(answer)
+            self._finish_load(user, f"control plane: {text}")
+            return
+        user.configured = True
+        self._sessions.apply(user, answer)
+        user.update(self._shared)
+        self._finish_when_all_told(user)
+
+    def _finish_when_all_told(self, user: UserTools) -> None:
+        if user.load is None:
+            user.update(self._shared)
+        elif user.configured and not any(server.pending for server in user.servers.values()):
+            self._finish_load(user)
+
+    def _load_is_due(self, message: _LoadIsDue) -> None:
+        user = self._users.get(message.key)
+        if user is None or user.load != message.load:
+            return
+        text = f"no answer within {self._limits.tools_wait:g} s"
+        for server in user.servers.values():
+            if server.pending:
+                server.failed, server.problems = True, (text,)
+        self._finish_load(user, None if user.configured else f"control plane: {text}")
+
+    def _finish_load(self, user: UserTools, failure: str | None = None) -> None:
+        """Answer everybody.  ``failure``: there is no configuration, so what was known stays."""
+        assert user.load is not None
+        self._timers.pop(user.load).cancel()
+        user.load = None
+        now, limits = self._clock(), self._limits
+        if failure is not None:
+            log.warning("mcp configuration is not known", user=user.key[0], error=failure)
+            user.config_problems = (ServerProblem("", failure),)
+            user.fresh_until = now + limits.retry_after
+            user.good_until = max(user.good_until, now + 2 * limits.retry_after)
+        else:
+            failed = any(server.failed for server in user.servers.values())
+            user.fresh_until = now + (limits.retry_after if failed else limits.refresh_after)
+            user.good_until = now + limits.keep
+        user.update(self._shared)
+        self._answer_waiting(user)
+
+    def _answer_waiting(self, user: UserTools) -> None:
+        waiting, user.waiting = user.waiting, []
+        for one in waiting:
+            if isinstance(one.message, GetTools):
+                complete(one.message.reply, user.tool_set)
+            else:
+                self._run(user, one)
+
+    # -- what sessions tell
+
+    def _session_tools(self, message: SessionTools) -> None:
+        place = self._sessions.find(message.urn)
+        if place is None:
+            return
+        user, server = place
+        for problem in message.problems:
+            if problem not in server.problems:
+                log.warning("mcp tool left out", server=server.config.id, reason=problem)
+        server.tools = tuple(self._shared.once(tool) for tool in message.tools)
+        server.problems = message.problems
+        server.pending = server.failed = False
+        if message.announces_changes:
+            self._sessions.let_listen(server)
+        self._finish_when_all_told(user)
+
+    def _server_failed(self, user: UserTools, server: KnownServer, text: str) -> None:
+        if text not in server.problems:
+            log.warning("mcp server cannot be used", server=server.config.id, error=text)
+        server.tools, server.problems = (), (text,)
+        server.pending, server.failed = False, True
+        user.fresh_until = min(user.fresh_until, self._clock() + self._limits.retry_after)
+        self._finish_when_all_told(user)
+
+    def _token_refused(self, message: TokenRefused) -> None:
+        place = self._sessions.find(message.urn)
+        if place is not None:
+            # The control plane may have a newer token.
+            place[0].fresh_until = self._clock()
+
+    def _watch_session(self, actor: GatewayActor, error: BaseException | None) -> None:
+        # In the dying session's own thread.
+        self._tell(_SessionEnded(actor.actor_urn, error))
+
+    def _session_ended(self, message: _SessionEnded) -> None:
+        place = self._sessions.ended(message.urn)
+        if place is None:
+            return
+        user, server = place
+        log.error("mcp session died", server=server.config.id, error=repr(message.error))
+        if server.pending:
+            self._server_failed(user, server, "the session with the server ended")
+
+    # -- forgetting
+
+    def _forget(self, user: UserTools) -> None:
+        del self._users[user.key]
+        if self._latest.get(user.key[0]) == user.key:
+            del self._latest[user.key[0]]
+        if user.load is not None:
+            self._timers.pop(user.load).cancel()
+        user.places = {}
+        self._answer_waiting(user)
+        for server in user.servers.values():
+            self._sessions.close(server)
+
+    def _sweep(self) -> None:
+        oldest = self._clock() - self._limits.keep
+        for user in list(self._users.values()):
+            if user.used_at > oldest:
+                break
+            self._forget(user)
+        self._schedule_sweep()
+
+    # -- telling
+
+    def _schedule_sweep(self) -> None:
+        self._sweeper = self.later(SWEEP_EVERY, _Sweep())
+
+    def _tell(self, message: Any) -> None:
+        tell_quietly(self.actor_ref, message)
