@@ -19,7 +19,7 @@ from aigateway.actors.providers.provider import ProviderLimits
 from aigateway.actors.recorder.recorder import ControlPlaneChanged
 from aigateway.actors.tree import ActorTree
 from aigateway.http.control_planes import control_plane_starter
-from aigateway.http.gateway import CLOSE_BEHIND, EXACT_HEAD, Gateway
+from aigateway.http.gateway import CLOSE_BEHIND, EXACT_HEAD, TRACE, Gateway
 from aigateway.http.runtime import Runtime
 from aigateway.http.server.response import close_behind, keep_own_headers
 from aigateway.http.settings import Settings, load
@@ -69,6 +69,11 @@ class GatewayApp(falcon.App[falcon.Request, falcon.Response]):
         self.add_sink(_Readyz(runtime), prefix=r"/readyz\Z")
 
     def __call__(self, env: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        tracing = self.gateway.tracing
+        trace = tracing.begin(env) if tracing is not None else None
+        if trace is not None:
+            env[TRACE] = trace
+
         def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
             exact = env.pop(EXACT_HEAD, None)
             if exact is not None:
@@ -76,9 +81,15 @@ class GatewayApp(falcon.App[falcon.Request, falcon.Response]):
                 keep_own_headers(start_response, headers)
             elif env.pop(CLOSE_BEHIND, False):
                 close_behind(start_response)
+            if trace is not None:
+                headers = trace.head(status, headers)
             return start_response(status, headers, *rest)
 
-        return super().__call__(env, start)
+        try:
+            return super().__call__(env, start)
+        finally:
+            if trace is not None:
+                trace.handled()
 
 
 def _unexpected(

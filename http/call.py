@@ -14,6 +14,7 @@ from aigateway.http.inbound import Inbound
 
 if TYPE_CHECKING:
     from aigateway.http.dump import Dump
+    from aigateway.http.tracing.request import RequestTrace
 
 __all__ = ["Call"]
 
@@ -38,6 +39,7 @@ class Call:
     answer_headers: Headers | None = None
     """The answer's headers where they are not those of the upstream."""
     dump: Dump | None = None
+    trace: RequestTrace | None = None
     stages: dict[str, float] = field(factory=dict)
     """Seconds spent in each stage so far."""
     _marked: float = 0.0
@@ -47,6 +49,10 @@ class Call:
         now = time.monotonic()
         self.stages[stage] = now - (self._marked or self.began)
         self._marked = now
+
+    def traced(self, headers: Headers) -> Headers:
+        """The client's headers as the provider gets them next: with the trace's context."""
+        return headers if self.trace is None else self.trace.calling(headers)
 
     @property
     def provider_name(self) -> str:

@@ -22,13 +22,16 @@ from aigateway.http.settings import Settings
 
 if TYPE_CHECKING:
     from aigateway.http.metrics.observer import RequestMetrics
+    from aigateway.http.tracing.service import Tracing
 
-__all__ = ["CLOSE_BEHIND", "EXACT_HEAD", "Gateway"]
+__all__ = ["CLOSE_BEHIND", "EXACT_HEAD", "TRACE", "Gateway"]
 
 EXACT_HEAD = "aigateway.head"
 """WSGI environment key for a status line and headers to send exactly as they are."""
 CLOSE_BEHIND = "aigateway.close"
 """WSGI environment key: close the connection behind the answer."""
+TRACE = "aigateway.trace"
+"""WSGI environment key for the request's :class:`RequestTrace`, if it is traced."""
 CAPACITY = "AI Gateway is currently at capacity. Please try again later."
 
 log = structlog.get_logger("ai-gateway")
@@ -40,6 +43,7 @@ class Gateway:
     def __init__(self, runtime: Runtime, settings: Settings) -> None:
         self._runtime = runtime
         self.metrics = _metrics(settings)
+        self.tracing = _tracing(settings)
         self.pipeline = Pipeline(runtime, settings, self.metrics)
         self.admission = Admission(
             settings.max_concurrency, settings.queue_depth, settings.queue_wait
@@ -56,6 +60,8 @@ class Gateway:
             self._answer(req, resp, json_message(503, CAPACITY))
             return
         call = Call(Inbound.of(req.env), time.monotonic())
+        if self.tracing is not None:
+            call.trace = req.env.get(TRACE)
         try:
             opened, recording = self.pipeline.run(call)
         except Answer as answer:
@@ -63,13 +69,18 @@ class Gateway:
             self._answer(req, resp, answer)
             if call.interception_id:
                 resp.append_header(INTERCEPTION_HEADER, call.interception_id)
+            if call.trace is not None:
+                call.trace.refused(answer.status, answer.body)
             how = Finished("refused", len(answer.body), 0.0)
             self._log(call, answer.status, how)
             self._count(call, how, None)
         except ClientVanished:
             self.admission.leave()
             log.info("the client vanished inside its request", path=call.inbound.path)
-            self._answer(req, resp, plain(400, "incomplete request body", close=True))
+            vanished = plain(400, "incomplete request body", close=True)
+            if call.trace is not None:
+                call.trace.refused(vanished.status, vanished.body)
+            self._answer(req, resp, vanished)
         except BaseException:
             self.admission.leave()
             raise
@@ -89,6 +100,8 @@ class Gateway:
 
         def finished(how: Finished) -> None:
             self.admission.leave()
+            if call.trace is not None:
+                call.trace.finished(how.outcome)
             self._log(call, status, how)
             self._count(call, how, recording)
 
@@ -106,6 +119,8 @@ class Gateway:
             resp.stream = call.dump.passthrough(opened, self._patience, finished)
         else:
             resp.stream = PassthroughBody(opened, self._patience, finished)
+        if call.trace is not None:
+            call.trace.relaying()
         reason = exchange.reason or "Unknown"
         req.env[EXACT_HEAD] = (f"{status} {reason}", headers)
 
@@ -176,3 +191,11 @@ def _metrics(settings: Settings) -> RequestMetrics | None:
     from aigateway.http.metrics.series import Series
 
     return RequestMetrics(Series(), initiators=settings.metrics_initiator_label)
+
+
+def _tracing(settings: Settings) -> Tracing | None:
+    if not settings.traces:
+        return None
+    from aigateway.http.tracing.service import Tracing
+
+    return Tracing(settings)

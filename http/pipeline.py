@@ -28,7 +28,12 @@ from aigateway.actors.providers.interception.credentials import (
 from aigateway.actors.providers.interception.headers import BadAgentFirewall, agent_firewall
 from aigateway.actors.providers.interception.interface import Interception, InvalidRequest
 from aigateway.actors.providers.interception.opening import open_interception
-from aigateway.actors.providers.interception.routes import Intercept, Passthrough, resolve
+from aigateway.actors.providers.interception.routes import (
+    MESSAGES,
+    Intercept,
+    Passthrough,
+    resolve,
+)
 from aigateway.actors.providers.messages import GiveBack, Opened, Refused
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.recorder import records
@@ -134,8 +139,11 @@ class Pipeline:
         own = None
         if config.bedrock is None:
             own = byok_credential(config.type, presented.remaining_headers)
+        url = url_for(config, target.rest, inbound.query)
+        if call.trace is not None:
+            call.trace.passthrough(call.route, url, inbound.method)
         headers = headers_for(
-            presented.remaining_headers,
+            call.traced(presented.remaining_headers),
             auth=own.headers if own is not None else (),
             actor=(),
             passthrough=True,
@@ -145,7 +153,7 @@ class Pipeline:
         )
         plain_call = Outgoing(
             method=inbound.method,
-            url=url_for(config, target.rest, inbound.query),
+            url=url,
             headers=headers,
             body=self._read_body(inbound),
             add_credential=own is None and config.type != "copilot",
@@ -179,10 +187,16 @@ class Pipeline:
             firewall = agent_firewall(inbound.headers)
         except BadAgentFirewall as ex:
             raise plain(400, str(ex)) from ex
+        trace = call.trace
+        if trace is not None:
+            trace.intercept(provider=config.name, user=caller.user_id)
         interception = self._open(call, route)
         call.model = model_of(config, interception.model)
         credential = self._credential(config, presented, route)
         recording = self._recording(call, caller, interception)
+        if trace is not None:
+            recording.trace = trace
+            trace.created(interception, model=call.model, bedrock=_bedrock(config, route))
         call.mark("read")
         record_start(
             self._runtime, self.settings, call, caller, config, interception, credential, firewall
@@ -190,16 +204,19 @@ class Pipeline:
         if self._metrics is not None:
             self._metrics.began(config.name, call.model, call.route)
         call.mark("record")
+        if trace is not None:
+            trace.recorded()
         if (refusal := _refusal(interception)) is not None:
             recording.close()
             raise refusal
+        client_headers = call.traced(presented.remaining_headers)
 
         def put(provider: ProviderConfig) -> Outgoing:
             plain_call = Outgoing(
                 method=inbound.method,
                 url=url_for(provider, target.rest, inbound.query),
                 headers=headers_for(
-                    presented.remaining_headers, auth=(), actor=_actor_headers(provider, caller)
+                    client_headers, auth=(), actor=_actor_headers(provider, caller)
                 ),
                 body=interception.upstream_body(),
                 credential=credential if credential.kind == BYOK else None,
@@ -217,6 +234,8 @@ class Pipeline:
             recording.close()
             raise
         call.mark("first_byte")
+        if trace is not None:
+            trace.answered()
         recording.credential_hint = result.credential_hint
         if isinstance(result, Refused):
             recording.cut(result.message, result.error_type)
@@ -329,6 +348,11 @@ def _refusal(interception: Interception) -> Answer | None:
 def _actor_headers(config: ProviderConfig, caller: Caller) -> list[tuple[str, str]]:
     values = {"id": caller.user_id, "username": caller.username, "email": caller.email}
     return [(name, values.get(key, "")) for key, name in config.actor_headers.items()]
+
+
+def _bedrock(config: ProviderConfig, route: Intercept) -> bool | None:
+    """For a trace: whether AWS is behind it, None where it cannot be."""
+    return config.bedrock is not None if route.api == MESSAGES else None
 
 
 def _disabled(config: ProviderConfig) -> Answer:

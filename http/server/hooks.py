@@ -41,6 +41,8 @@ def post_worker_init(worker: Any) -> None:
     if runtime is None:
         return
     runtime.start()
+    if app.gateway.tracing is not None:
+        app.gateway.tracing.start()
     if app.gateway.metrics is not None:
         from aigateway.http.metrics.sampler import Sampler
 
@@ -60,9 +62,14 @@ def worker_exit(_server: Any, worker: Any) -> None:
     sampler = getattr(worker, "sampler", None)
     if sampler is not None:
         sampler.stop()
-    runtime = getattr(getattr(worker.app, "callable", None), "runtime", None)
-    if runtime is not None:
-        runtime.stop(FLUSH_TIMEOUT)
+    app = getattr(worker.app, "callable", None)
+    runtime = getattr(app, "runtime", None)
+    if app is None or runtime is None:
+        return
+    runtime.stop(FLUSH_TIMEOUT)
+    if app.gateway.tracing is not None:
+        # Last: what the actors did until now is in it.
+        app.gateway.tracing.stop()
 
 
 def child_exit(server: Any, worker: Any) -> None:

@@ -1,0 +1,249 @@
+"""The spans of one request.
+
+::
+
+    POST /anthropic/v1/messages                    until the last byte for the client
+    └── Intercept                                  until the end is recorded
+        ├── Intercept.CreateInterceptor            the body is read and understood
+        ├── Intercept.RecordInterception           until the control plane has accepted it
+        ├── Intercept.ProcessRequest               until the end of the upstream's answer
+        │   ├── Intercept.ProcessRequest.Upstream  one for each call of the upstream, retries inside
+        │   └── Intercept.RecordTokenUsage ...     one for each record, until it is on disk
+        └── Intercept.RecordInterceptionEnded
+
+or ``Passthrough`` below the first.  A client that leaves ends the first span, not the others:
+they go on with the drain.  Spans that have ended ignore what comes later, so nothing here has
+to know which of two ends came first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    Span,
+    SpanKind,
+    Status,
+    StatusCode,
+    Tracer,
+    format_trace_id,
+    set_span_in_context,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from aigateway.actors.providers.interception.interface import Interception, Outcome
+from aigateway.actors.recorder.records import (
+    ModelThought,
+    PromptUsage,
+    TokenUsage,
+    ToolUsage,
+    UsageRecord,
+)
+
+__all__ = ["TRACE_HEADER", "RequestTrace"]
+
+TRACE_HEADER = "X-Trace-ID"
+MESSAGE_LIMIT = 200
+"""Characters of an error's text that go into a span."""
+
+_W3C = TraceContextTextMapPropagator()
+_CONTEXT_HEADERS = frozenset(_W3C.fields)
+_RECORD_SPANS: Mapping[type[Any], str] = {
+    TokenUsage: "Intercept.RecordTokenUsage",
+    PromptUsage: "Intercept.RecordPromptUsage",
+    ToolUsage: "Intercept.RecordToolUsage",
+    ModelThought: "Intercept.RecordModelThought",
+}
+
+Attributes = dict[str, str | bool | int]
+
+
+class RequestTrace:
+    """Belongs to its request; for an intercepted one also to whoever reads its answer."""
+
+    def __init__(self, tracer: Tracer, environ: Mapping[str, Any]) -> None:
+        carrier = {
+            name: environ[key]
+            for name in _CONTEXT_HEADERS
+            if (key := f"HTTP_{name.upper()}") in environ
+        }
+        self._tracer = tracer
+        method, path = environ["REQUEST_METHOD"], _path(environ)
+        self._http = tracer.start_span(
+            f"{method} {path}",
+            context=_W3C.extract(carrier, Context()),
+            kind=SpanKind.SERVER,
+            # Without the query: a client may have put a key into it.
+            attributes={"http.method": method, "http.target": path},
+        )
+        self._attributes: Attributes = {"request_path": path}
+        self._intercept: Span | None = None
+        self._step: Span | None = None
+        """CreateInterceptor, then RecordInterception."""
+        self._process: Span | None = None
+        self._upstream: Span | None = None
+        self._passthrough: Span | None = None
+        self._records: list[Span] = []
+        self._end_record: Span | None = None
+        self._streaming = False
+        self._relaying = False
+
+    @property
+    def trace_id(self) -> str:
+        """32 hexadecimal digits."""
+        return format_trace_id(self._http.get_span_context().trace_id)
+
+    # -- the request
+
+    def head(self, status: str, headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        """The answer begins with this status line; returns its headers with the trace's id."""
+        code = int(status.split(" ", 1)[0])
+        self._http.set_attribute("http.status_code", code)
+        if code >= 500:
+            self._http.set_status(Status(StatusCode.ERROR, status[:MESSAGE_LIMIT]))
+        kept = [pair for pair in headers if pair[0].lower() != TRACE_HEADER.lower()]
+        return [*kept, (TRACE_HEADER, self.trace_id)]
+
+    def relaying(self) -> None:
+        """A body follows the head; :meth:`finished` will be called."""
+        self._relaying = True
+
+    def handled(self) -> None:
+        """The application has returned its answer."""
+        if not self._relaying:
+            self._http.end()
+
+    def finished(self, outcome: str) -> None:
+        """The body's end: "complete", "cut" or "left"."""
+        if outcome == "cut":
+            _fail(self._passthrough, "the upstream broke off")
+            _fail(self._http, "the upstream broke off")
+        if self._passthrough is not None:
+            self._passthrough.end()
+        self._http.set_attribute("outcome", outcome)
+        self._http.end()
+
+    def refused(self, status: int, body: bytes) -> None:
+        """The gateway answers by itself: whatever had begun has failed."""
+        text = f"{status}: {body[:MESSAGE_LIMIT].decode('utf-8', 'replace').strip()}"
+        for span in (self._step, self._process, self._intercept, self._passthrough):
+            if span is not None and span.is_recording():
+                _fail(span, text)
+                span.end()
+
+    # -- passed through
+
+    def passthrough(self, route: str, url: str, method: str) -> None:
+        attributes: Attributes = {
+            "passthrough_url": route,
+            "passthrough_upstream_url": _bare(url),
+            "passthrough_method": method,
+        }
+        self._passthrough = self._begin("Passthrough", self._http, attributes)
+
+    # -- intercepted
+
+    def intercept(self, *, provider: str, user: str) -> None:
+        """The request is of a kind that is intercepted."""
+        self._attributes.update(provider=provider, user_id=user)
+        self._intercept = self._begin("Intercept", self._http)
+        self._step = self._begin("Intercept.CreateInterceptor", self._intercept)
+
+    def created(self, interception: Interception, *, model: str, bedrock: bool | None) -> None:
+        """The body was understood.  ``bedrock`` is None for APIs that are never Bedrock's."""
+        assert self._intercept is not None
+        assert self._step is not None
+        self._streaming = interception.streaming
+        self._attributes.update(
+            interception_id=interception.id,
+            model=model,
+            streaming=interception.streaming,
+        )
+        if bedrock is not None:
+            self._attributes["aws_bedrock"] = bedrock
+        for span in (self._intercept, self._step):
+            span.set_attributes(self._attributes)
+        self._step.end()
+        self._step = self._begin("Intercept.RecordInterception", self._intercept)
+
+    def recorded(self) -> None:
+        """The control plane has accepted the interception."""
+        if self._step is not None:
+            self._step.end()
+        self._process = self._begin("Intercept.ProcessRequest", self._intercept)
+
+    def calling(self, headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        """The upstream is called now; returns ``headers`` with this trace's context."""
+        span = self._passthrough
+        if span is None:
+            self.answered()
+            span = self._upstream = self._begin(
+                "Intercept.ProcessRequest.Upstream", self._process, kind=SpanKind.CLIENT
+            )
+        carrier: dict[str, str] = {}
+        _W3C.inject(carrier, set_span_in_context(span))
+        kept = [pair for pair in headers if pair[0].lower() not in _CONTEXT_HEADERS]
+        return [*kept, *carrier.items()]
+
+    def answered(self) -> None:
+        """The head of the upstream's answer is there, which is all of it that a span of a
+        stream is about."""
+        if self._upstream is not None and self._streaming:
+            self._upstream.end()
+
+    # -- told by whoever reads the answer
+
+    def found(self, records: Sequence[UsageRecord]) -> None:
+        """Records have become known."""
+        for record in records:
+            self._records.append(self._begin(_RECORD_SPANS[type(record)], self._process))
+
+    def ending(self, outcome: Outcome) -> None:
+        """The answer is over; its records are being written to disk."""
+        for span in (self._upstream, self._process, self._intercept):
+            if span is not None and span.is_recording() and outcome.error_type is not None:
+                _fail(span, f"{outcome.error_type}: {outcome.error_message or ''}")
+        for span in (self._upstream, self._process):
+            if span is not None:
+                span.end()
+        self._end_record = self._begin("Intercept.RecordInterceptionEnded", self._intercept)
+
+    def ended(self) -> None:
+        """All is on disk."""
+        for span in (*self._records, self._end_record, self._intercept):
+            if span is not None:
+                span.end()
+        self._records.clear()
+
+    def _begin(
+        self,
+        name: str,
+        parent: Span | None,
+        attributes: Attributes | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+    ) -> Span:
+        return self._tracer.start_span(
+            name,
+            context=set_span_in_context(parent if parent is not None else self._http, Context()),
+            kind=kind,
+            attributes=attributes if attributes is not None else self._attributes,
+        )
+
+
+def _fail(span: Span | None, text: str) -> None:
+    if span is not None:
+        span.set_status(Status(StatusCode.ERROR, text[:MESSAGE_LIMIT]))
+
+
+def _path(environ: Mapping[str, Any]) -> str:
+    raw = environ.get("RAW_URI") or environ.get("PATH_INFO") or "/"
+    return str(raw).partition("?")[0]
+
+
+def _bare(url: str) -> str:
+    """An address without what may be secret in it: user, password, query."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

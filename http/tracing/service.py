@@ -1,0 +1,98 @@
+"""The tracer of a worker process: made after the fork, flushed when the process ends."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import structlog
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Tracer
+
+from aigateway.http.cli.version import own_version
+from aigateway.http.settings import Settings
+from aigateway.http.tracing.request import RequestTrace
+
+__all__ = ["FLUSH_TIMEOUT", "PROBES", "TRACER", "Tracing"]
+
+SERVICE = "coder-ai-gateway"
+"""The reference's service name; OTEL_SERVICE_NAME sets another."""
+TRACER = "ai-gateway"
+FLUSH_TIMEOUT = 5.0
+"""Seconds that a process that ends waits for the collector."""
+PROBES = frozenset({"/healthz", "/readyz"})
+"""Paths that are never traced."""
+TRACES_PATH = "/v1/traces"
+HONEYCOMB = f"https://api.honeycomb.io{TRACES_PATH}"
+
+log = structlog.get_logger("ai-gateway.tracing")
+
+
+class Tracing:
+    """Makes one :class:`RequestTrace` for each request that is no probe."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._pid = 0
+        self._provider: TracerProvider | None = None
+        self._tracer: Tracer | None = None
+
+    def start(self) -> None:
+        """Start the exporter's thread, in the process that serves; calling again does nothing."""
+        if self._pid == os.getpid():
+            return
+        with self._lock:
+            if self._pid == os.getpid():
+                return
+            attributes: dict[str, str | int] = {
+                "service.name": os.environ.get("OTEL_SERVICE_NAME") or SERVICE,
+                "service.version": own_version(),
+                "process.pid": os.getpid(),
+            }
+            # An exit handler would wait for the collector without a limit.
+            provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
+            for exporter in _exporters(self._settings):
+                provider.add_span_processor(BatchSpanProcessor(exporter))
+            self._provider = provider
+            self._tracer = provider.get_tracer(TRACER, own_version())
+            self._pid = os.getpid()
+
+    def begin(self, environ: dict[str, Any]) -> RequestTrace | None:
+        """A trace for the request of this WSGI environment, None for a probe."""
+        if environ.get("PATH_INFO") in PROBES:
+            return None
+        self.start()
+        assert self._tracer is not None
+        return RequestTrace(self._tracer, environ)
+
+    def stop(self) -> None:
+        """Send what has gathered; waits :data:`FLUSH_TIMEOUT` at most."""
+        provider, self._provider = self._provider, None
+        if provider is None or self._pid != os.getpid():
+            return
+        # The exporter's own waits add up to more than the limit.
+        closing = threading.Thread(target=provider.shutdown, name="trace flush", daemon=True)
+        closing.start()
+        closing.join(FLUSH_TIMEOUT)
+        if closing.is_alive():
+            log.warning("traces were not all sent in time", seconds=FLUSH_TIMEOUT)
+
+
+def _exporters(settings: Settings) -> list[OTLPSpanExporter]:
+    exporters = []
+    if settings.trace:
+        endpoint = settings.trace_endpoint.rstrip("/")
+        if endpoint:
+            exporters.append(OTLPSpanExporter(endpoint=endpoint + TRACES_PATH))
+        else:
+            # Address, headers, certificates: the standard OTEL_EXPORTER_OTLP_* variables.
+            exporters.append(OTLPSpanExporter())
+    if settings.trace_honeycomb_api_key:
+        team = {"x-honeycomb-team": settings.trace_honeycomb_api_key}
+        exporters.append(OTLPSpanExporter(endpoint=HONEYCOMB, headers=team))
+    return exporters

@@ -1,0 +1,121 @@
+"""A collector that takes traces by OTLP over HTTP and remembers them, as protobuf messages."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+from attrs import field, frozen
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as WireSpan
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
+
+__all__ = ["Collector", "Span"]
+
+
+@frozen
+class Span:
+    """One received span."""
+
+    name: str
+    trace_id: str
+    span_id: str
+    parent_id: str
+    failed: bool
+    message: str
+    attributes: dict[str, Any]
+    resource: dict[str, Any] = field(repr=False)
+    scope: str = ""
+    started: int = 0
+    ended: int = 0
+
+
+class Collector:
+    """Listens while it is entered."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+        self.paths: list[str] = []
+        self.hold = threading.Event()
+        """Cleared: requests are answered only when it is set again."""
+        self.hold.set()
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.headers.get("Content-Encoding") == "gzip":
+                    body = gzip.decompress(body)
+                collector.hold.wait(60)
+                collector._take(self.path, ExportTraceServiceRequest.FromString(body))
+                answer = ExportTraceServiceResponse().SerializeToString()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/x-protobuf")
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, ex: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.hold.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def of_trace(self, trace_id: str) -> list[Span]:
+        return [span for span in list(self.spans) if span.trace_id == trace_id]
+
+    def names(self, trace_id: str) -> Counter[str]:
+        return Counter(span.name for span in self.of_trace(trace_id))
+
+    def one(self, trace_id: str, name: str) -> Span:
+        (found,) = [span for span in self.of_trace(trace_id) if span.name == name]
+        return found
+
+    def _take(self, path: str, request: ExportTraceServiceRequest) -> None:
+        self.paths.append(path)
+        for resource_spans in request.resource_spans:
+            resource = _plain(resource_spans.resource.attributes)
+            for scope_spans in resource_spans.scope_spans:
+                for span in scope_spans.spans:
+                    self.spans.append(_span(span, resource, scope_spans.scope.name))
+
+
+def _span(span: WireSpan, resource: dict[str, Any], scope: str) -> Span:
+    return Span(
+        span.name,
+        span.trace_id.hex(),
+        span.span_id.hex(),
+        span.parent_span_id.hex(),
+        span.status.code == Status.STATUS_CODE_ERROR,
+        span.status.message,
+        _plain(span.attributes),
+        resource,
+        scope,
+        span.start_time_unix_nano,
+        span.end_time_unix_nano,
+    )
+
+
+def _plain(pairs: Any) -> dict[str, Any]:
+    return {pair.key: getattr(pair.value, pair.value.WhichOneof("value")) for pair in pairs}
