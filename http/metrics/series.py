@@ -1,8 +1,9 @@
 """Every series of the gateway, with a pessimistic estimate of its cardinality.
 
-The estimates assume 10 providers, 20 models per provider in use, 5 routes per provider,
-3 methods, 10 clients and 1,000 users (``initiator_id``), of which each uses 3 models of 2
-providers with 2 clients.  They are per gateway, not per worker process.
+The estimates are about a large gateway, all its worker processes together: ten providers,
+twenty models in use at each, five routes, ten clients, a thousand users, of which each uses
+three models of two providers with two clients.  ``docs/operate.md`` shows them; the table
+there is written by ``python -m aigateway.http.metrics.reference``.
 
 This module must not be imported before PROMETHEUS_MULTIPROC_DIR is set: prometheus-client
 decides at import where its values live.
@@ -11,10 +12,12 @@ decides at import where its values live.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
-from prometheus_client import Counter, Gauge, Histogram
+from attrs import frozen
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
-__all__ = ["DURATION_BUCKETS", "STAGE_BUCKETS", "Series"]
+__all__ = ["DURATION_BUCKETS", "PREFIX", "STAGE_BUCKETS", "Description", "Series"]
 
 PREFIX = "coder_ai_gateway"
 DURATION_BUCKETS = (0.5, 2, 5, 15, 30, 60, 120)
@@ -25,141 +28,240 @@ STAGE_BUCKETS = (
 """Seconds; the gateway's own work is a matter of tenths of milliseconds."""
 ATTEMPT_BUCKETS = (1, 2, 3, 4, 5, 10, 25)
 
+Factor = tuple[int, str]
 
-def _counter(name: str, text: str, labels: Sequence[str] = ()) -> Counter:
-    return Counter(f"{PREFIX}_{name}", text, labels)
+PROVIDERS: Factor = (10, "providers")
+MODELS: Factor = (20, "models")
+ROUTES: Factor = (5, "routes")
+USERS: Factor = (1000, "users")
+USES: Factor = (12, "models and clients of a user")
 
 
-def _gauge(name: str, text: str, labels: Sequence[str] = (), mode: str = "livesum") -> Gauge:
-    return Gauge(f"{PREFIX}_{name}", text, labels, multiprocess_mode=mode)  # type: ignore[arg-type]
+@frozen
+class Description:
+    """One series, for the documentation."""
 
+    name: str
+    """As it is scraped."""
+    kind: str
+    text: str
+    labels: tuple[str, ...]
+    factors: tuple[Factor, ...]
+    """What multiplies to the number of time series, worst case."""
 
-def _histogram(name: str, text: str, labels: Sequence[str], buckets: Sequence[float]) -> Histogram:
-    return Histogram(f"{PREFIX}_{name}", text, labels, buckets=tuple(buckets))
+    @property
+    def estimate(self) -> int:
+        return prod(count for count, _ in self.factors)
 
 
 class Series:
-    """All series of one process.  Make one instance per process."""
+    """All series of one process.  Make one instance per process and registry."""
 
-    def __init__(self) -> None:
-        # -- interceptions
-        # 10 × 20 × 2 × 5 × 3 × users: 1,000 users × 12 combinations × 2 statuses = 24,000
-        self.interceptions = _counter(
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self._registry = registry
+        self.descriptions: list[Description] = []
+        self._interception_series()
+        self._provider_series()
+        self._own_series()
+
+    def _interception_series(self) -> None:
+        self.interceptions = self._counter(
             "interceptions",
-            "Intercepted requests by how they ended",
+            "Intercepted requests by how they ended: completed or failed",
             ("provider", "model", "status", "route", "method", "initiator_id", "client"),
-        )
-        # 10 × 20 × 3 = 600
-        self.inflight = _gauge(
+            USERS, USES, (2, "statuses"),
+        )  # fmt: skip
+        self.inflight = self._gauge(
             "interceptions_inflight",
             "Intercepted requests being served",
             ("provider", "model", "route"),
-        )
-        # 10 × 20 × 10 = 2,000
-        self.duration = _histogram(
+            PROVIDERS, MODELS, (3, "intercepted routes"),
+        )  # fmt: skip
+        self.duration = self._histogram(
             "interceptions_duration_seconds",
             "Time from an intercepted request to the end of its answer",
             ("provider", "model"),
             DURATION_BUCKETS,
-        )
-        # 10 × 5 × 3 = 150
-        self.passthrough = _counter(
-            "passthrough", "Requests passed through", ("provider", "route", "method")
-        )
-        # 1,000 × 12 = 12,000
-        self.prompts = _counter(
-            "prompts", "Prompts recorded", ("provider", "model", "initiator_id", "client")
-        )
-        # 1,000 × 12 × 8 types = 96,000
-        self.tokens = _counter(
+            PROVIDERS, MODELS,
+        )  # fmt: skip
+        self.passthrough = self._counter(
+            "passthrough",
+            "Requests passed through",
+            ("provider", "route", "method"),
+            PROVIDERS, ROUTES, (3, "methods"),
+        )  # fmt: skip
+        self.prompts = self._counter(
+            "prompts",
+            "Prompts recorded",
+            ("provider", "model", "initiator_id", "client"),
+            USERS, USES,
+        )  # fmt: skip
+        self.tokens = self._counter(
             "tokens",
-            "Tokens recorded, by type",
+            "Tokens recorded by type: input, output, cache_read_input_tokens, "
+            "cache_write_input_tokens, and whatever else a provider counts",
             ("provider", "model", "type", "initiator_id", "client"),
-        )
-        # 10 × 20 × 100 tools = 20,000
-        self.tool_selections = _counter(
+            USERS, USES, (8, "types"),
+        )  # fmt: skip
+        self.tool_selections = self._counter(
             "non_injected_tool_selections",
             "Calls of the client's own tools that models asked for",
             ("provider", "model", "name"),
-        )
-        # 10 × 20 × 50 tools = 10,000
-        self.tool_invocations = _counter(
+            PROVIDERS, MODELS, (100, "tools"),
+        )  # fmt: skip
+        self.tool_invocations = self._counter(
             "injected_tool_invocations",
             "Calls of injected tools",
             ("provider", "model", "server", "name"),
-        )
-        self._provider_series()
-        self._own_series()
+            PROVIDERS, MODELS, (50, "tools"),
+        )  # fmt: skip
 
     def _provider_series(self) -> None:
-        # 10 × 5 × 20 = 1,000 each
         labels = ("provider", "endpoint", "model")
-        self.breaker_state = _gauge(
-            "circuit_breaker_state", "0 closed, 0.5 half open, 1 open", labels, "livemax"
+        circuits = (PROVIDERS, (3, "endpoints"), MODELS)
+        self.breaker_state = self._gauge(
+            "circuit_breaker_state",
+            "0 closed, 0.5 half open, 1 open; the worst of all workers",
+            labels,
+            *circuits,
+            mode="livemax",
         )
-        self.breaker_trips = _counter("circuit_breaker_trips", "Times a circuit opened", labels)
-        self.breaker_rejects = _counter(
-            "circuit_breaker_rejects", "Requests that an open circuit turned away", labels
+        self.breaker_trips = self._counter(
+            "circuit_breaker_trips", "Times a circuit opened", labels, *circuits
         )
-        # 10 × 3 = 30 each
-        self.key_transitions = _counter(
-            "key_pool_state_transitions", "Keys that were marked", ("provider", "reason")
+        self.breaker_rejects = self._counter(
+            "circuit_breaker_rejects",
+            "Requests that an open circuit turned away",
+            labels,
+            *circuits,
         )
-        self.key_exhaustions = _counter(
-            "key_pool_exhaustions", "Requests that found no usable key", ("provider", "outcome")
-        )
-        self.key_state = _gauge("key_pool_state", "Keys by state", ("provider", "state"), "livemax")
-        # 10 × 10 = 100
-        self.failover_attempts = _histogram(
+        self.key_transitions = self._counter(
+            "key_pool_state_transitions",
+            "Keys that were marked: rate_limited, unauthorized, forbidden",
+            ("provider", "reason"),
+            PROVIDERS, (3, "reasons"),
+        )  # fmt: skip
+        self.key_exhaustions = self._counter(
+            "key_pool_exhaustions",
+            "Requests that found no usable key: rate_limited, auth_failed",
+            ("provider", "outcome"),
+            PROVIDERS, (2, "outcomes"),
+        )  # fmt: skip
+        self.key_state = self._gauge(
+            "key_pool_state",
+            "Keys by state; the worst of all workers",
+            ("provider", "state"),
+            PROVIDERS, (3, "states"),
+            mode="livemax",
+        )  # fmt: skip
+        self.failover_attempts = self._histogram(
             "key_pool_failover_attempts",
             "Keys tried for one request",
             ("provider",),
             ATTEMPT_BUCKETS,
+            PROVIDERS,
         )
-        # 10 × 3 = 30
-        self.provider_info = _gauge(
+        self.provider_info = self._gauge(
             "provider_info",
-            "1 for each provider",
+            "1 for each provider; status is enabled, disabled or error",
             ("provider_name", "provider_type", "status"),
-            "livemax",
-        )
-        self.reload = _gauge(
+            PROVIDERS, (3, "statuses"),
+            mode="livemax",
+        )  # fmt: skip
+        self.reload = self._gauge(
             "providers_last_reload_timestamp_seconds",
             "When providers were last loaded, or were to be",
             mode="livemostrecent",
         )
-        self.reload_success = _gauge(
+        self.reload_success = self._gauge(
             "providers_last_reload_success_timestamp_seconds",
             "When providers were last loaded",
             mode="livemostrecent",
         )
 
     def _own_series(self) -> None:
-        # 10 × 7 stages × 15 = 1,050
-        self.stage = _histogram(
+        self.stage = self._histogram(
             "stage_seconds",
-            "Time in each stage of a request",
+            "Time in each stage of a request: edge, authorize, read, record, first_byte "
+            "(waiting for the upstream), relay",
             ("provider", "stage"),
             STAGE_BUCKETS,
-        )
-        # 10 × 15 = 150
-        self.overhead = _histogram(
+            PROVIDERS, (6, "stages"),
+        )  # fmt: skip
+        self.overhead = self._histogram(
             "overhead_seconds",
             "Time of a request not spent waiting for the upstream",
             ("provider",),
             STAGE_BUCKETS,
+            PROVIDERS,
         )
-        # 1 each, or by outcome 3, by role 20
-        self.spool_records = _gauge("spool_records", "Records that wait for the control plane")
-        self.spool_age = _gauge(
+        self.spool_records = self._gauge("spool_records", "Records that wait for the control plane")
+        self.spool_age = self._gauge(
             "spool_oldest_seconds", "Age of the oldest record that waits", mode="livemax"
         )
-        self.dead_letters = _gauge("dead_letters", "Records that were set aside")
-        self.drains = _counter("drains", "Answers read on after the client had gone", ("outcome",))
-        self.restarts = _counter("actor_restarts", "Actors that were restarted", ("role",))
-        self.inbox = _gauge("actor_inbox", "Messages that wait for an actor", ("role",), "livemax")
-        self.connected = _gauge(
-            "coderd_connected", "1 while the control plane can be asked", mode="livemin"
+        self.dead_letters = self._gauge("dead_letters", "Records that were set aside")
+        self.drains = self._counter(
+            "drains",
+            "Answers read on after the client had gone: complete, cut, refused",
+            ("outcome",),
+            (3, "outcomes"),
         )
-        self.requests_running = _gauge("requests_running", "Requests being served")
-        self.requests_waiting = _gauge("requests_waiting", "Requests that wait for a place")
+        roles = ((10 + 5, "actors"),)
+        self.restarts = self._counter(
+            "actor_restarts", "Actors that were restarted", ("role",), *roles
+        )
+        self.inbox = self._gauge(
+            "actor_inbox", "Messages that wait for an actor", ("role",), *roles, mode="livemax"
+        )
+        self.connected = self._gauge(
+            "coderd_connected",
+            "1 while every worker can ask the control plane",
+            mode="livemin",
+        )
+        self.requests_running = self._gauge("requests_running", "Requests being served")
+        self.requests_waiting = self._gauge("requests_waiting", "Requests that wait for a place")
+
+    # -- making one
+
+    def _counter(self, name: str, text: str, labels: Sequence[str], *factors: Factor) -> Counter:
+        self._describe(f"{name}_total", "counter", text, labels, factors)
+        return Counter(f"{PREFIX}_{name}", text, labels, registry=self._registry)
+
+    def _gauge(
+        self,
+        name: str,
+        text: str,
+        labels: Sequence[str] = (),
+        *factors: Factor,
+        mode: str = "livesum",
+    ) -> Gauge:
+        self._describe(name, "gauge", text, labels, factors)
+        return Gauge(
+            f"{PREFIX}_{name}",
+            text,
+            labels,
+            registry=self._registry,
+            multiprocess_mode=mode,  # type: ignore[arg-type]
+        )
+
+    def _histogram(
+        self,
+        name: str,
+        text: str,
+        labels: Sequence[str],
+        buckets: Sequence[float],
+        *factors: Factor,
+    ) -> Histogram:
+        # Each is also a bucket without end, a sum and a count.
+        lines = (len(buckets) + 3, "lines")
+        self._describe(name, "histogram", text, labels, (*factors, lines))
+        return Histogram(
+            f"{PREFIX}_{name}", text, labels, buckets=tuple(buckets), registry=self._registry
+        )
+
+    def _describe(
+        self, name: str, kind: str, text: str, labels: Sequence[str], factors: Sequence[Factor]
+    ) -> None:
+        self.descriptions.append(
+            Description(f"{PREFIX}_{name}", kind, text, tuple(labels), tuple(factors))
+        )

@@ -1,0 +1,60 @@
+"""Write the table of metrics in ``docs/operate.md`` from the series themselves.
+
+``python -m aigateway.http.metrics.reference docs/operate.md``
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from aigateway.http.metrics.series import Description, Series
+
+__all__ = ["BEGIN", "END", "main", "table", "with_table"]
+
+BEGIN = "<!-- metrics: written by `python -m aigateway.http.metrics.reference docs/operate.md` -->"
+END = "<!-- metrics end -->"
+
+
+def table() -> str:
+    """A line for each series: name, kind, labels, meaning, estimate."""
+    return "\n".join(_lines(Series(CollectorRegistry()).descriptions)) + "\n"
+
+
+def with_table(page: str) -> str:
+    """``page`` with the table between its two markers.  Raises ValueError without them."""
+    before, found, rest = page.partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if not found or not ended:
+        raise ValueError(f"the page has no line {BEGIN!r} followed by {END!r}")
+    return f"{before}{BEGIN}\n\n{table()}\n{END}{after}"
+
+
+def _lines(descriptions: list[Description]) -> Iterator[str]:
+    yield "| series | labels | | at most |"
+    yield "|---|---|---|---|"
+    for one in descriptions:
+        labels = ", ".join(f"`{label}`" for label in one.labels)
+        yield f"| `{one.name}` ({one.kind}) | {labels} | {one.text} | {_estimate(one)} |"
+    total = sum(one.estimate for one in descriptions)
+    yield f"| all together | | | {total:,} |"
+
+
+def _estimate(one: Description) -> str:
+    if not one.factors:
+        return "1"
+    factors = " × ".join(f"{count:,} {what}" for count, what in one.factors)
+    return factors if len(one.factors) == 1 else f"{factors} = {one.estimate:,}"
+
+
+def main(path: str) -> None:
+    """Bring the page at ``path`` up to date."""
+    page = Path(path)
+    page.write_text(with_table(page.read_text()))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
