@@ -334,7 +334,10 @@ class McpTools(GatewayActor):
     def _server_failed(self, user: UserTools, server: KnownServer, text: str) -> None:
         if text not in server.problems:
             log.warning("mcp server cannot be used", server=server.config.id, error=text)
-        server.tools, server.problems = (), (text,)
+        if server.pending:
+            server.tools, server.problems = (), (text,)
+        # Else it was a look of its own, at what it said had changed: a server that restarts
+        # keeps its tools until the next load finds it still away.
         server.pending, server.failed = False, True
         user.fresh_until = min(user.fresh_until, self._clock() + self._limits.retry_after)
         self._finish_when_all_told(user)

@@ -396,6 +396,24 @@ def test_a_session_that_the_stream_of_changes_finds_lost_is_opened_again():
         assert server.got("GET")[1].headers["mcp-session-id"] == "session-2"
 
 
+def test_a_server_that_restarts_keeps_its_tools_for_a_while():
+    server = ScriptedServer(sessions=True, changes=True)
+    server.on["GET"] = Exchange.cut
+    with server, Desk(McpServer("s", server.url)) as desk:
+        assert desk.ids() == [ECHO]
+        server.on["tools/list"] = lambda exchange: exchange.send(503)
+        # The stream broke, so the session looks by itself whether something has changed.
+        eventually(lambda: len(server.got("tools/list")) == 2)
+        assert desk.ids() == [ECHO]
+
+        def has_none_later() -> bool:
+            desk.now += 31
+            return desk.ids() == []
+
+        eventually(has_none_later)
+        assert desk.tools().problems == (ServerProblem("s", "the server answered 503"),)
+
+
 def test_only_so_many_streams_are_kept_open():
     def stream(exchange: Exchange) -> None:
         exchange.open_stream()
