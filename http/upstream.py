@@ -16,7 +16,7 @@ from attrs import evolve, field, frozen
 
 from aigateway.actors.providers.bedrock.credentials import NoCredentials
 from aigateway.actors.providers.config import ProviderConfig
-from aigateway.actors.providers.interception.credentials import BYOK, Credential
+from aigateway.actors.providers.interception.credentials import BYOK, Credential, centralized
 from aigateway.actors.providers.interception.headers import UnsafeHeader, for_upstream
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.interception.routes import upstream_url
@@ -88,8 +88,8 @@ class Upstream:
             log.error("cannot sign requests", provider=config.name, error=str(ex))
             return Refused(500, f"create anthropic client: {ex}", "unauthorized"), None
         if dump is not None:
-            shown = outgoing.credential.headers if outgoing.credential is not None else ()
-            dump.request(outgoing.method, outgoing.url, [*outgoing.headers, *shown], outgoing.body)
+            headers = [*outgoing.headers, *_shown_credential(config, outgoing)]
+            dump.request(outgoing.method, outgoing.url, headers, outgoing.body)
         result = self._send(config, outgoing)
         if dump is not None:
             if isinstance(result, Opened):
@@ -131,6 +131,16 @@ class Upstream:
             chain.append(other)
         if any(each.bedrock is not None for each in chain):
             yield from chain[1:]
+
+
+def _shown_credential(config: ProviderConfig, outgoing: Outgoing) -> Headers:
+    """The credential's headers for a dump.  Of the provider's keys it is the first that is
+    tried; which one served is in the record."""
+    if outgoing.credential is not None:
+        return outgoing.credential.headers
+    if outgoing.add_credential and config.keys:
+        return centralized(config.type, config.keys[0]).headers
+    return ()
 
 
 def _may_fall_back(result: Opened | Refused, credential: Credential | None) -> bool:
