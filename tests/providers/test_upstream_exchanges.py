@@ -1,0 +1,468 @@
+"""What one exchange makes of everything an upstream may answer."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from attrs import frozen
+from imitation_provider import (
+    Close,
+    Reset,
+    ScriptedProvider,
+    Stall,
+    Step,
+    Tell,
+    WaitFor,
+    answer,
+    chunk,
+    head,
+    pieces,
+    stream,
+)
+from provider_rig import OWN, PATIENCE, running, until
+
+from aigateway.actors.providers.adapter import HeaderPairs, UpstreamAdapter, prepare
+from aigateway.actors.providers.connect import Connector
+from aigateway.actors.providers.endpoint import Endpoint
+from aigateway.actors.providers.errors import (
+    AnswerTimeout,
+    HeadCut,
+    Quiet,
+    SendFailed,
+    Unsendable,
+    UpstreamCut,
+)
+from aigateway.actors.providers.exchange import MAX_HEAD, Exchange, request_head
+
+LENGTH = head(200, [("Content-Length", "5")])
+CHUNKED = head(200, [("Transfer-Encoding", "chunked")])
+EARLY = 24 << 20
+"""Bytes of a request that no socket buffer on the way can hold."""
+
+
+@pytest.fixture
+def adapters() -> Iterator[Callable[[int], UpstreamAdapter]]:
+    """Makes adapters for ports, which are closed at the end."""
+    made = []
+
+    def make(port: int) -> UpstreamAdapter:
+        made.append(UpstreamAdapter(Connector(Endpoint("http", "127.0.0.1", port), timeout=5.0)))
+        return made[-1]
+
+    yield make
+    for adapter in made:
+        adapter.close()
+
+
+@pytest.fixture
+def adapter(scripted_provider: ScriptedProvider, adapters) -> UpstreamAdapter:
+    return adapters(scripted_provider.port)
+
+
+def begin(
+    adapter: UpstreamAdapter, body: bytes = b"{}", *, method: str = "POST", timeout: float = 10.0
+) -> Exchange:
+    headers = HeaderPairs([("Content-Length", str(len(body)))])
+    return adapter.exchange(prepare(method, "http://upstream/path", headers, body), timeout)
+
+
+def rest_of(exchange: Exchange) -> bytes:
+    exchange.set_quiet(PATIENCE)
+    data = b""
+    while piece := exchange.read():
+        data += piece
+    return data
+
+
+@frozen
+class Whole:
+    """An answer that ends well."""
+
+    name: str
+    steps: list[Step]
+    body: bytes = b"hello"
+    status: int = 200
+    complete: bool = True
+    reusable: bool = True
+    method: str = "POST"
+
+
+WHOLE = [
+    Whole("with a length", [LENGTH + b"hello"]),
+    Whole("chunked", [CHUNKED + chunk(b"hel") + chunk(b"lo") + b"0\r\n\r\n"]),
+    Whole("with trailers", [CHUNKED + chunk(b"hello") + b"0\r\nX-Sum: 1\r\n\r\n"]),
+    Whole("empty", [head(200, [("Content-Length", "0")])], b""),
+    Whole("204", [head(204)], b"", 204),
+    Whole("304", [head(304, [("Content-Length", "9")])], b"", 304),
+    Whole("after 100", [b"HTTP/1.1 100 Continue\r\n\r\n", LENGTH + b"hello"]),
+    Whole(
+        "after 103",
+        [b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 3 + LENGTH + b"hello"],
+    ),
+    Whole(
+        "that offers an upgrade",
+        [head(200, [("Upgrade", "h2c"), ("Connection", "Upgrade"), ("Content-Length", "5")])
+         + b"hello"],
+    ),
+    Whole("that will close", [head(200, [("Connection", "close"), ("Content-Length", "5")])
+          + b"hello"], reusable=False),
+    Whole("of HTTP/1.0", [b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello"], reusable=False),
+    Whole("ended by closing", [head(200) + b"hel", b"lo", Close()], complete=False, reusable=False),
+    Whole(
+        "of another coding, ended by closing",
+        [head(200, [("Transfer-Encoding", "gzip")]) + b"hello", Close()],
+        complete=False,
+        reusable=False,
+    ),
+    Whole("to HEAD", [head(200, [("Content-Length", "5")])], b"", method="HEAD"),
+    Whole("to HEAD, chunked", [CHUNKED], b"", method="HEAD"),
+    Whole("to HEAD, with a body", [LENGTH + b"hello"], b"", method="HEAD", reusable=False),
+    Whole("with a second one", [(LENGTH + b"hello") * 2], reusable=False),
+    Whole("with half a second one", [LENGTH + b"helloHTTP/1.1 2"], reusable=False),
+    Whole("with bytes behind it", [LENGTH + b"hello there"], reusable=False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WHOLE, ids=lambda case: case.name)
+@pytest.mark.parametrize("size", [0, 1, 7])
+def test_an_answer_is_read_to_its_end(scripted_provider, adapter, case, size):
+    steps = []
+    for step in case.steps:
+        data = step if isinstance(step, bytes) else None
+        steps.extend([step] if data is None or not size else pieces(data, size))
+    scripted_provider.play(steps)
+    exchange = begin(adapter, method=case.method)
+    assert exchange.status == case.status
+    assert rest_of(exchange) == case.body
+    assert exchange.complete is case.complete
+    if not case.reusable and size:
+        # What is not wanted may not have arrived: then it is found before the next request.
+        connection = exchange.connection
+        until(lambda: not (exchange.reusable and connection.is_alive()))
+    else:
+        assert exchange.reusable is case.reusable
+
+
+def test_headers_are_kept_as_they_came_and_trailers_are_not_added(scripted_provider, adapter):
+    fields = [("X-Odd", "a b"), ("x-odd", ""), ("Set-Cookie", "caf\xe9"), ("Set-Cookie", "2")]
+    framing = [("Transfer-Encoding", "chunked")]
+    scripted_provider.play(
+        [head(299, [*fields, *framing], reason="Odd One"), chunk(b"x"), b"0\r\nX-Late: 1\r\n\r\n"]
+    )
+    exchange = begin(adapter)
+    assert rest_of(exchange) == b"x"
+    assert (exchange.status, exchange.reason) == (299, "Odd One")
+    assert exchange.headers == [*fields, *framing]
+
+
+@pytest.mark.parametrize(
+    ("steps", "text"),
+    [
+        ([Close()], "closed the connection before its answer"),
+        ([Reset()], "broke off before its answer: Connection reset by peer"),
+        ([LENGTH[:9], Close()], "closed the connection before its answer"),
+        ([LENGTH[:9], Reset()], "broke off before its answer"),
+        ([b"HTTP/1.1 100 Continue\r\n\r\n", Close()], "closed the connection before its answer"),
+        ([b"SSH-2.0-OpenSSH_9.9\r\n", Close()], "is no HTTP"),
+        ([b"HTTP/1.1 abc OK\r\n\r\n", Close()], "is no HTTP"),
+        ([b"HTTP/1.1 099 Odd\r\n\r\n", Close()], "is no HTTP"),
+        (
+            [
+                head(101, [("Upgrade", "websocket"), ("Connection", "Upgrade")]),
+                Close(),
+            ],
+            "is no HTTP",
+        ),
+        (
+            [
+                head(200, [("Content-Length", "1"), ("Content-Length", "2")]),
+                Close(),
+            ],
+            "is no HTTP",
+        ),
+        ([b"HTTP/1.1 200 OK\r\nX: " + b"x" * (MAX_HEAD + 70000), Stall()], "is over 262144 bytes"),
+        ([b"HTTP/1.1 100 Continue\r\n\r\n" * 15000, Stall()], "is over 262144 bytes"),
+    ],
+)
+def test_a_head_that_does_not_come_is_told(scripted_provider, adapter, steps, text):
+    scripted_provider.play(steps)
+    with pytest.raises(HeadCut, match=text) as caught:
+        begin(adapter)
+    assert caught.value.sent
+
+
+def test_a_large_head_is_read(scripted_provider, adapter):
+    value = "x" * 200_000
+    scripted_provider.play(answer("ok", headers=[("X-Large", value)]))
+    exchange = begin(adapter)
+    assert dict(exchange.headers)["X-Large"] == value
+    assert rest_of(exchange) == b"ok"
+
+
+def test_a_head_that_takes_too_long_is_told(scripted_provider, adapter):
+    stall = Stall()
+    scripted_provider.play([LENGTH[:9], stall])
+    with pytest.raises(AnswerTimeout, match=r"gave no answer within 0\.05 s"):
+        begin(adapter, timeout=0.05)
+    assert stall.hangup.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("how", [Close(), Reset()])
+@pytest.mark.parametrize("start", [LENGTH + b"hel", CHUNKED + chunk(b"hel"), CHUNKED + b"9\r\nhel"])
+def test_a_cut_body_is_told_after_what_had_come(scripted_provider, adapter, start, how):
+    arrived = threading.Event()
+    scripted_provider.play([start, WaitFor(arrived), how])
+    exchange = begin(adapter)
+    exchange.set_quiet(PATIENCE)
+    assert exchange.read() == b"hel"
+    arrived.set()
+    with pytest.raises(UpstreamCut):
+        exchange.read()
+    assert not exchange.complete
+    assert not exchange.reusable
+    with pytest.raises(UpstreamCut):
+        exchange.read()
+
+
+def test_broken_framing_is_told_after_what_was_good(scripted_provider, adapter):
+    scripted_provider.play([CHUNKED + chunk(b"good") + b"no chunk\r\n", Close()])
+    exchange = begin(adapter)
+    exchange.set_quiet(PATIENCE)
+    assert exchange.read() == b"good"
+    with pytest.raises(UpstreamCut, match="framing"):
+        exchange.read()
+
+
+def test_silence_is_told_and_reading_can_go_on(scripted_provider, adapter):
+    gate = threading.Event()
+    scripted_provider.play(stream([b"one", WaitFor(gate), b"two"]))
+    exchange = begin(adapter)
+    exchange.set_quiet(0.02)
+    assert exchange.read() == b"one"
+    for _ in range(2):
+        with pytest.raises(Quiet):
+            exchange.read()
+    gate.set()
+    exchange.set_quiet(PATIENCE)
+    assert exchange.read() == b"two"
+    assert exchange.read() == b""
+    assert exchange.reusable
+
+
+def test_a_reader_wakes_up_when_its_connection_is_shut(scripted_provider, adapter):
+    reached = threading.Event()
+    scripted_provider.play([LENGTH, Tell(reached), Stall()])
+    exchange = begin(adapter)
+    exchange.set_quiet(PATIENCE)
+    shutter = threading.Timer(0.02, exchange.connection.shut)
+    shutter.start()
+    with pytest.raises(UpstreamCut):
+        exchange.read()
+    shutter.join()
+    exchange.close()
+
+
+# -- the connection afterwards
+
+
+def test_a_clean_connection_carries_the_next_request(scripted_provider, adapter):
+    scripted_provider.otherwise = answer("ok")
+    reused = []
+    for _ in range(3):
+        exchange = begin(adapter)
+        assert rest_of(exchange) == b"ok"
+        reused.append(exchange.reused)
+    assert reused == [False, True, True]
+    assert scripted_provider.connections == 1
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        [Close()],
+        [Reset()],
+        [b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n", Stall()],
+        [b"x", Stall()],
+    ],
+)
+def test_a_connection_that_was_closed_or_spoken_on_while_idle_is_left(
+    scripted_provider, adapter, later
+):
+    gate = threading.Event()
+    scripted_provider.play([LENGTH + b"hello", WaitFor(gate), *later])
+    scripted_provider.play(answer("fresh"))
+    exchange = begin(adapter)
+    assert rest_of(exchange) == b"hello"
+    assert exchange.reusable
+    gate.set()
+    connection = exchange.connection
+    until(lambda: not connection.is_alive())
+    assert rest_of(begin(adapter)) == b"fresh"
+    assert [request.connection for request in scripted_provider.requests] == [1, 2]
+
+
+def test_a_request_of_which_nothing_left_is_sent_on_a_new_connection(
+    scripted_provider, adapter, monkeypatch
+):
+    gate = threading.Event()
+    scripted_provider.play([LENGTH + b"hello", WaitFor(gate), Reset()])
+    scripted_provider.play(answer("fresh"))
+    exchange = begin(adapter)
+    rest_of(exchange)
+    gate.set()
+    connection = exchange.connection
+    until(lambda: not connection.is_alive())
+    # As if it had been closed between the look and the sending.
+    monkeypatch.setattr(connection, "is_alive", lambda: True)
+    assert rest_of(begin(adapter)) == b"fresh"
+    assert len(scripted_provider.requests) == 2
+
+
+def test_a_given_back_exchange_cannot_hurt_its_successor(scripted_provider, adapter):
+    scripted_provider.otherwise = answer("ok")
+    first = begin(adapter)
+    rest_of(first)
+    first.detach()
+    second = begin(adapter)
+    first.close()
+    assert rest_of(second) == b"ok"
+
+
+# -- requests
+
+
+def test_a_request_is_sent_exactly_as_given(scripted_provider, adapter):
+    scripted_provider.play(answer("ok"))
+    headers = HeaderPairs([("X-b", "1"), ("x-B", "2"), ("X-Name", "J\xc3\xbc"), ("X-Empty", "")])
+    url = "http://elsewhere:1/a%2Fb/c?x=%20&y"
+    rest_of(adapter.exchange(prepare("GET", url, headers, b""), 10.0))
+    (request,) = scripted_provider.requests
+    assert request.request_line == "GET /a%2Fb/c?x=%20&y HTTP/1.1"
+    host = ("Host", f"127.0.0.1:{scripted_provider.port}")
+    expected = [host, ("X-b", "1"), ("x-B", "2"), ("X-Name", "J\xc3\xbc"), ("X-Empty", "")]
+    assert request.headers == expected
+
+
+@pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "a\rb", "a\0b", "Łukasz"])
+def test_a_header_that_no_request_may_have_is_refused_without_its_value(value):
+    with pytest.raises(ValueError, match="a header of the request") as caught:
+        request_head("GET", "/", "h", [("X-A", value)])
+    assert value not in str(caught.value)
+
+
+def test_an_unsendable_request_opens_no_connection(scripted_provider, adapter):
+    with pytest.raises(Unsendable):
+        adapter.exchange(prepare("GET", "http://h/", HeaderPairs([("A", "\n")]), b""), 1.0)
+    assert scripted_provider.connections == 0
+
+
+@pytest.mark.parametrize("size", [0, 16 * 1024, 16 * 1024 + 1, 3 << 20])
+def test_a_body_of_any_size_arrives(scripted_provider, adapter, size):
+    scripted_provider.play(answer("ok"))
+    body = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    assert rest_of(begin(adapter, body)) == b"ok"
+    assert scripted_provider.requests[0].body == body
+
+
+# -- answers before the request is sent
+
+
+def server_that(
+    answers: bytes, *, reads: int, reset: bool
+) -> tuple[socket.socket, threading.Thread]:
+    """Accepts one connection, reads some bytes, answers, and closes with a reset or not."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        sock, _ = listener.accept()
+        with sock, listener:
+            seen = 0
+            while seen < reads:
+                seen += len(sock.recv(65536))
+            sock.sendall(answers)
+            if not reset:
+                sock.shutdown(socket.SHUT_WR)
+                while sock.recv(65536):
+                    pass
+            # Closing with unread bytes resets the connection.
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    return listener, thread
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_an_answer_that_comes_before_the_request_is_sent_counts(adapters, reset):
+    too_large = head(413, [("Content-Length", "9")]) + b"too large"
+    listener, thread = server_that(too_large, reads=1, reset=reset)
+    adapter = adapters(listener.getsockname()[1])
+    exchange = begin(adapter, b"x" * EARLY)
+    assert exchange.status == 413
+    assert rest_of(exchange) == b"too large"
+    connection = exchange.connection
+    until(lambda: not (exchange.reusable and connection.is_alive()))
+    exchange.close()
+    thread.join(PATIENCE)
+
+
+def test_an_early_answer_is_seen_while_the_connection_stays_open(scripted_provider, adapter):
+    over = threading.Event()
+    scripted_provider.play([*answer("go away", 401), WaitFor(over)], early=True)
+    exchange = begin(adapter, b"x" * EARLY)
+    assert exchange.status == 401
+    assert rest_of(exchange) == b"go away"
+    assert not exchange.reusable
+    over.set()
+
+
+def test_an_interim_answer_does_not_stop_the_sending(adapters):
+    listener = socket.create_server(("127.0.0.1", 0))
+    received = bytearray()
+
+    def serve() -> None:
+        sock, _ = listener.accept()
+        with sock, listener:
+            sock.recv(1)
+            sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            # Long enough for the sender to wait and listen.
+            threading.Event().wait(0.6)
+            while len(received) < EARLY:
+                received.extend(sock.recv(1 << 20))
+            sock.sendall(LENGTH + b"hello")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    adapter = adapters(listener.getsockname()[1])
+    exchange = begin(adapter, b"x" * EARLY)
+    assert (exchange.status, rest_of(exchange)) == (200, b"hello")
+    assert exchange.reusable
+    thread.join(PATIENCE)
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_an_upstream_that_breaks_off_without_a_word_is_told(adapters, reset):
+    listener, thread = server_that(b"", reads=1, reset=reset)
+    # All was sent when the peer went on reading; both are said of the same upstream.
+    with pytest.raises((SendFailed, HeadCut), match=r"the upstream (broke off|closed)") as caught:
+        begin(adapters(listener.getsockname()[1]), b"x" * EARLY)
+    assert caught.value.sent
+    thread.join(PATIENCE)
+
+
+def test_an_upstream_that_takes_no_more_is_told(scripted_provider, adapter, monkeypatch):
+    monkeypatch.setattr("aigateway.actors.providers.sending.SEND_PATIENCE", 0.5)
+    release = threading.Event()
+    scripted_provider.play([WaitFor(release), Close()], early=True)
+    with pytest.raises(SendFailed, match=r"took no byte of the request within 0\.5 s"):
+        begin(adapter, b"x" * EARLY)
+    release.set()
+
+
+def test_the_worker_relays_an_early_answer(scripted_provider):
+    scripted_provider.play(answer("too large", 413), early=True)
+    with running(scripted_provider.url) as rig:
+        assert rig.call(body=b"x" * EARLY, credential=OWN) == (413, b"too large")
+        rig.settle()
