@@ -220,8 +220,11 @@ class Pipeline:
                 ),
                 body=interception.upstream_body(),
                 credential=credential if credential.kind == BYOK else None,
+                rest=target.rest,
+                query=inbound.query,
                 route=call.route,
                 model=interception.model,
+                api=route.api,
             )
             if provider.bedrock is None:
                 return plain_call

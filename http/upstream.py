@@ -8,7 +8,7 @@ request has to be made anew, and falling back is done here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -45,8 +45,13 @@ class Outgoing:
     """The user's own or a signature; None: one of the provider's keys, unless
     ``add_credential`` is false."""
     add_credential: bool = True
+    rest: str = ""
+    """The path below the provider's name; with ``query`` the provider's actor makes the URL of
+    whoever is to answer."""
+    query: str = ""
     route: str = ""
     model: str = ""
+    api: str = ""
 
 
 Put = Callable[[ProviderConfig], Outgoing]
@@ -61,13 +66,20 @@ class Upstream:
 
     def perform(self, config: ProviderConfig, put: Put, dump: Dump | None) -> Opened | Refused:
         """Send a request to ``config``'s provider, or to one that it falls back on."""
-        result, credential = self._try(config, put, dump)
+        others = self._fallbacks(config)
+        if not others:
+            return self._try(config, put, dump)[0]
+
+        def alone(provider: ProviderConfig) -> Outgoing:
+            return evolve(put(provider), rest="")
+
+        result, credential = self._try(config, alone, dump)
         tried = config
-        for other in self._fallbacks(config):
+        for other in others:
             if not _may_fall_back(result, credential):
                 break
             log.warning("request put anew for the fallback", provider=tried.name, next=other.name)
-            result, credential = self._try(other, put, dump)
+            result, credential = self._try(other, alone, dump)
             tried = other
         return result
 
@@ -102,9 +114,14 @@ class Upstream:
         wait = config.connect_timeout + config.first_byte_timeout + 5.0
 
         def message(reply: Any) -> Perform:
+            # What was signed for one address cannot go to another.
+            fixed = config.bedrock is not None or not outgoing.rest
             return Perform(
                 method=outgoing.method,
-                url=outgoing.url,
+                url=outgoing.url if fixed else "",
+                rest="" if fixed else outgoing.rest,
+                query="" if fixed else outgoing.query,
+                api=outgoing.api,
                 headers=outgoing.headers,
                 body=outgoing.body,
                 reply=reply,
@@ -121,16 +138,17 @@ class Upstream:
         assert isinstance(result, Opened | Refused)
         return result
 
-    def _fallbacks(self, config: ProviderConfig) -> Iterator[ProviderConfig]:
+    def _fallbacks(self, config: ProviderConfig) -> list[ProviderConfig]:
         """Who stands in for ``config``, if the request has to be made anew for any of them."""
+        if not config.fallback:
+            return []
         chain = [config]
         while name := chain[-1].fallback:
             other = self._runtime.tree.provider_config(name)
             if other is None or not other.enabled or other.error or other in chain:
                 break
             chain.append(other)
-        if any(each.bedrock is not None for each in chain):
-            yield from chain[1:]
+        return chain[1:] if any(each.bedrock is not None for each in chain) else []
 
 
 def _shown_credential(config: ProviderConfig, outgoing: Outgoing) -> Headers:
