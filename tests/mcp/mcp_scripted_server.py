@@ -150,7 +150,7 @@ class ScriptedServer:
             scheme = "https"
             self._http.socket = tls.wrap_socket(self._http.socket, server_side=True)
         self.url = f"{scheme}://127.0.0.1:{self._http.server_address[1]}/mcp"
-        threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
 
     def __enter__(self) -> ScriptedServer:
         return self
