@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pykka
 
@@ -16,7 +16,10 @@ from aigateway.http.settings import Settings, SettingsError
 from aigateway.http.settings.provider_build import build_providers, finish_providers
 from aigateway.http.settings.provider_env import read_providers
 
-__all__ = ["control_plane_starter"]
+if TYPE_CHECKING:
+    from aigateway.actors.coderd.dial import DialSettings
+
+__all__ = ["control_plane_starter", "dial_settings"]
 
 
 def control_plane_starter(
@@ -45,6 +48,20 @@ def _local(settings: Settings, providers: tuple[ProviderConfig, ...]) -> StartCo
     return start
 
 
+def dial_settings(settings: Settings) -> DialSettings:
+    """Where the Coder deployment is and how to get there.  Raises DialError."""
+    from aigateway.actors.coderd.dial import DialSettings
+
+    return DialSettings(
+        url=settings.url,
+        key=settings.gateway_key,
+        build_version=f"v{own_version()}",
+        ca_file=settings.client_tls_ca_file,
+        cert_file=settings.client_tls_cert_file,
+        key_file=settings.client_tls_key_file,
+    )
+
+
 def _coderd(
     settings: Settings,
     providers: tuple[ProviderConfig, ...],
@@ -53,18 +70,11 @@ def _coderd(
 ) -> StartControlPlane:
     # Only where it is needed: protobuf and the wire cost memory.
     from aigateway.actors.coderd.connection import CoderdConnection, ConnectionSettings
-    from aigateway.actors.coderd.dial import DialError, DialSettings
+    from aigateway.actors.coderd.dial import DialError
 
     try:
         connection = ConnectionSettings(
-            dial=DialSettings(
-                url=settings.url,
-                key=settings.gateway_key,
-                build_version=f"v{own_version()}",
-                ca_file=settings.client_tls_ca_file,
-                cert_file=settings.client_tls_cert_file,
-                key_file=settings.client_tls_key_file,
-            ),
+            dial=dial_settings(settings),
             stream_reuse=settings.coderd_stream_reuse,
             max_waiting=settings.max_waiting,
             max_wait=settings.max_wait,

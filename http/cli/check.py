@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from attrs import define, field
@@ -28,30 +28,37 @@ from aigateway.http.settings import (
 from aigateway.http.settings.flags import SettingsCommand, settings_options
 from aigateway.http.settings.table import GROUPS
 
-__all__ = ["Report", "command", "examine_all"]
+if TYPE_CHECKING:
+    from aigateway.http.cli._dial import Dialled
+
+__all__ = ["Report", "command", "dial_all", "examine_all"]
 
 
 @define
 class Report:
-    """Everything that can be said without dialling anybody."""
+    """Everything that can be said; ``dialled`` is empty unless somebody was."""
 
     settings: Settings
     providers: tuple[ProviderConfig, ...] = ()
     errors: list[str] = field(factory=list)
     warnings: list[OptionWarning] = field(factory=list)
+    dialled: list[Dialled] = field(factory=list)
 
 
 @click.command(cls=SettingsCommand)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--changed", is_flag=True, help="Leave out options that have their default.")
+@click.option("--dial", is_flag=True, help="Dial each provider with each of its keys, and coderd.")
 @settings_options()
-def command(as_json: bool, changed: bool, **flags: Any) -> None:
+def command(as_json: bool, changed: bool, dial: bool, **flags: Any) -> None:
     """Show the effective configuration and what is wrong with it.
 
     Takes the options and the environment of `aigateway start`. Secrets are masked. Exits with
     1 when something is wrong.
     """
     report = examine_all(flags)
+    if dial:
+        dial_all(report)
     if as_json:
         click.echo(json.dumps(_as_json(report, changed=changed), indent=2))
     else:
@@ -85,6 +92,24 @@ def examine_all(flags: dict[str, Any]) -> Report:
     return report
 
 
+def dial_all(report: Report) -> None:
+    """Dial every provider that could serve, and coderd if it is configured."""
+    # Only here: what calls providers is a large part of the gateway.
+    from aigateway.http.cli._dial import dial_coderd, dial_providers
+
+    report.dialled = dial_providers(report.providers)
+    settings = report.settings
+    if not settings.local and settings.url and settings.gateway_key:
+        report.dialled.append(dial_coderd(settings))
+    report.errors += [
+        f"{_target(each)}, {each.what}: {each.problem}" for each in report.dialled if each.problem
+    ]
+
+
+def _target(dialled: Dialled) -> str:
+    return dialled.target if dialled.target == "coderd" else f'provider "{dialled.target}"'
+
+
 # -- as text
 
 
@@ -98,6 +123,10 @@ def _as_text(report: Report, *, changed: bool) -> Iterator[str]:
     yield "Configured providers"
     yield from _provider_lines(report)
     yield ""
+    if report.dialled:
+        yield "Dialled"
+        yield from _columns([_dial_cells(each) for each in report.dialled])
+        yield ""
     if report.warnings:
         yield "Warnings"
         yield from (f"  {w.setting}: {w.message}" for w in report.warnings)
@@ -141,6 +170,16 @@ def _provider_lines(report: Report) -> Iterator[str]:
             )
         )
     yield from _columns(cells)
+
+
+def _dial_cells(each: Dialled) -> tuple[str, ...]:
+    return (
+        each.target,
+        _printable(each.what),
+        str(each.status or "-"),
+        f"{each.seconds * 1000:.0f} ms",
+        _printable(each.problem or each.note or "fine"),
+    )
 
 
 def _credentials(provider: ProviderConfig) -> str:
@@ -200,6 +239,17 @@ def _as_json(report: Report, *, changed: bool) -> dict[str, Any]:
             for provider, outcome in zip(
                 report.providers, provider_outcomes(report.providers), strict=True
             )
+        ],
+        "dialled": [
+            {
+                "target": each.target,
+                "credential": each.what,
+                "status": each.status,
+                "duration_ms": round(each.seconds * 1000, 1),
+                "note": each.note,
+                "problem": each.problem or None,
+            }
+            for each in report.dialled
         ],
     }
 

@@ -1,0 +1,172 @@
+"""Dial what the gateway would dial: every provider with each of its keys, and coderd.
+
+The way is the gateway's own (proxies, authorities, timeouts), the question costs nothing: a
+provider is asked for its models.  Bedrock's runtime has no such route; it is sent a call
+without content, which it refuses as such (400) once signature and model are accepted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from attrs import frozen
+
+from aigateway.actors.providers.adapter import HeaderPairs, UpstreamAdapter, prepare
+from aigateway.actors.providers.bedrock.credentials import NoCredentials
+from aigateway.actors.providers.bedrock.rewrite import invoke_path
+from aigateway.actors.providers.config import ProviderConfig
+from aigateway.actors.providers.connect import Connector
+from aigateway.actors.providers.endpoint import Endpoint
+from aigateway.actors.providers.errors import UpstreamError
+from aigateway.actors.providers.interception.credentials import Credential, centralized
+from aigateway.actors.providers.interception.routes import speaks_openai, upstream_url
+from aigateway.http.bedrock import BedrockCalls, invokes, stand_in_credential
+from aigateway.http.settings import Settings
+from aigateway.http.upstream import Outgoing
+
+__all__ = ["Dialled", "dial_coderd", "dial_providers"]
+
+ANSWER_TIMEOUT = 15.0
+"""Seconds for the head of an answer: somebody is waiting at a terminal."""
+AT_ONCE = 8
+"""Providers dialled at the same time."""
+
+_ANTHROPIC_VERSION = ("anthropic-version", "2023-06-01")
+"""Without it Anthropic refuses any request."""
+
+
+@frozen
+class Dialled:
+    """What came of one attempt."""
+
+    target: str
+    """The provider's name, or coderd."""
+    what: str
+    """The masked key, or which credential or model."""
+    seconds: float
+    status: int | None = None
+    note: str = ""
+    problem: str = ""
+    """Empty when it is as it should be."""
+
+
+@frozen
+class _Attempt:
+    config: ProviderConfig
+    what: str
+    credential: Credential | None
+    model: str = ""
+
+
+def dial_providers(configs: Iterable[ProviderConfig]) -> list[Dialled]:
+    """Dial each provider that serves, with each of its keys, in their order."""
+    attempts = [a for c in configs if c.enabled and c.error is None for a in _attempts(c)]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(_dial, attempts))
+
+
+def _attempts(config: ProviderConfig) -> Sequence[_Attempt]:
+    if config.bedrock is not None:
+        hint = stand_in_credential(config).hint
+        if not invokes(config):
+            return [_Attempt(config, hint, None)]
+        models = dict.fromkeys((config.bedrock.model, config.bedrock.small_fast_model))
+        return [_Attempt(config, f"{hint} {model}", None, model) for model in models]
+    if not config.keys:
+        return [_Attempt(config, "no key", None)]
+    credentials = [centralized(config.type, key) for key in config.keys]
+    return [_Attempt(config, f"key {each.hint}", each) for each in credentials]
+
+
+def _dial(attempt: _Attempt) -> Dialled:
+    config = attempt.config
+    began = time.monotonic()
+    try:
+        status = _status_of(attempt)
+    except (UpstreamError, NoCredentials, ValueError) as ex:
+        return Dialled(config.name, attempt.what, time.monotonic() - began, problem=str(ex))
+    note, problem = _judge(attempt, status)
+    return Dialled(config.name, attempt.what, time.monotonic() - began, status, note, problem)
+
+
+def _status_of(attempt: _Attempt) -> int:
+    config = attempt.config
+    call = _question(attempt)
+    headers = HeaderPairs(call.headers)
+    if call.credential is not None:
+        headers.extend(call.credential.headers)
+    if call.body:
+        headers.append(("Content-Length", str(len(call.body))))
+    connector = Connector(
+        Endpoint.of(config.base_url),
+        timeout=config.connect_timeout,
+        ca_file=config.ca_file,
+        proxy=config.proxy,
+    )
+    adapter = UpstreamAdapter(connector)
+    try:
+        request = prepare(call.method, call.url, headers, call.body)
+        return adapter.exchange(request, min(ANSWER_TIMEOUT, config.first_byte_timeout)).status
+    finally:
+        adapter.close()
+
+
+def _question(attempt: _Attempt) -> Outgoing:
+    config = attempt.config
+    headers = [("Accept", "application/json"), ("User-Agent", "aigateway-check")]
+    if attempt.model:
+        url = upstream_url(
+            config.type, config.base_url, invoke_path(attempt.model, streaming=False)
+        )
+        headers.append(("Content-Type", "application/json"))
+        return BedrockCalls().signed(
+            config, Outgoing(method="POST", url=url, headers=headers, body=b"{}")
+        )
+    rest = "/models" if config.type == "copilot" else "/v1/models"
+    if not speaks_openai(config.type):
+        headers.append(_ANTHROPIC_VERSION)
+    call = Outgoing(
+        method="GET",
+        url=upstream_url(config.type, config.base_url, rest),
+        headers=headers,
+        body=b"",
+        credential=attempt.credential,
+    )
+    return call if config.bedrock is None else BedrockCalls().signed(config, call)
+
+
+def _judge(attempt: _Attempt, status: int) -> tuple[str, str]:
+    """A note and a problem, either may be empty."""
+    if 200 <= status < 300:
+        return "", ""
+    if attempt.model and status == 400:
+        return "credentials and model are accepted", ""
+    if attempt.credential is None and attempt.config.bedrock is None and status in (401, 403):
+        return "reachable; users bring their own keys", ""
+    if status in (401, 403):
+        return "", "the credentials were refused"
+    if status == 429:
+        return "reachable, and rate-limited", ""
+    if attempt.model and status == 404:
+        return "", "there is no such model"
+    if status in (404, 405):
+        return "reachable; it has no list of models, so the key was not tried", ""
+    return "", f"it answered with HTTP status {status}"
+
+
+def dial_coderd(settings: Settings) -> Dialled:
+    """Open a session with the Coder deployment, and close it."""
+    from aigateway.actors.coderd.dial import Dialer, DialError
+    from aigateway.http.control_planes import dial_settings
+
+    began = time.monotonic()
+    try:
+        channel, version = Dialer(dial_settings(settings)).dial()
+    except DialError as ex:
+        return Dialled("coderd", "gateway key", time.monotonic() - began, problem=str(ex))
+    seconds = time.monotonic() - began
+    channel.close()
+    channel.release()
+    return Dialled("coderd", "gateway key", seconds, 101, f"API version {version}")
