@@ -103,8 +103,10 @@ class _Gone:
 
 
 class McpSession(GatewayActor):
-    """One user's session with one server.  Tells its ``owner`` SessionTools, SessionFailed and
-    ListenerEnded."""
+    """One user's session with one server.
+
+    Tells its ``owner`` SessionTools, SessionFailed, TokenRefused and ListenerEnded.
+    """
 
     def __init__(
         self,
