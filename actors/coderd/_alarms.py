@@ -42,6 +42,8 @@ class Alarms:
         self._changed = threading.Condition()
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
         self._thread.start()
 
     def at(self, when: float, action: Callable[[], None]) -> Alarm:

@@ -53,11 +53,6 @@ class Calls:
         """The session that takes calls now."""
         return self._session
 
-    @property
-    def waiting(self) -> int:
-        """Calls that wait for coderd to come back."""
-        return len(self._waiting)
-
     def ask(self, call: Call) -> None:
         """Make a call; its ``done`` runs exactly once, never before this returns."""
         call.expires = time.monotonic() + self._max_wait
@@ -109,10 +104,7 @@ class Calls:
 
     def _wait(self, call: Call) -> None:
         self._waiting[id(call)] = call
-        if call._alarm is None:
-            call._alarm = self._alarms.at(
-                call.expires, lambda: self._run(lambda: self._expire(call))
-            )
+        call._alarm = self._alarms.at(call.expires, lambda: self._run(lambda: self._expire(call)))
 
     def _expire(self, call: Call) -> None:
         if self._waiting.pop(id(call), None) is not None:

@@ -27,8 +27,9 @@ __all__ = ["MAX_MESSAGE", "Channel", "ChannelError", "open_channel"]
 MAX_MESSAGE: Final = 256 * 1024
 """Largest frame read, in bytes; coderd has the same limit."""
 
-_NORMAL_CLOSES = (1000, 1001)
-_GOODBYE_PATIENCE = 1.0
+_MAX_CONTROL: Final = 125
+_NORMAL_CLOSES: Final = (1000, 1001)
+_GOODBYE_PATIENCE: Final = 1.0
 
 
 class ChannelError(Exception):
@@ -91,6 +92,8 @@ class Channel:
         try:
             while True:
                 frame = self._ws.recv_frame()  # type: ignore[no-untyped-call]
+                if frame.opcode >= ABNF.OPCODE_CLOSE and len(frame.data) > _MAX_CONTROL:
+                    raise ChannelError(f"a WebSocket control frame of {len(frame.data)} bytes")
                 if frame.opcode == ABNF.OPCODE_CLOSE:
                     return self._closed(bytes(frame.data))
                 if frame.opcode == ABNF.OPCODE_PING:

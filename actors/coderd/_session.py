@@ -27,6 +27,7 @@ import heapq
 import threading
 import time
 from collections.abc import Callable
+from math import inf
 from typing import TypeAlias
 
 import structlog
@@ -140,11 +141,6 @@ class Session:
         """Whether it takes no more calls."""
         return self._leaving or self._ended is not None
 
-    @property
-    def stream_count(self) -> int:
-        """Streams that are open in at least one direction."""
-        return self._client.stream_count
-
     def call(
         self, rpc: str, request: bytes, timeout: float, done: Callable[[Outcome], None]
     ) -> None:
@@ -244,12 +240,10 @@ class Session:
         with self._lock:
             self._alarm = None
             self._client.advance(now)
-            while self._deadlines and self._deadlines[0][0] <= now:
+            while self._first_deadline() <= now:
                 _, number = heapq.heappop(self._deadlines)
-                waiting = self._waiting.pop(number, None)
-                if waiting is not None:
-                    self._client.give_up(number, now)
-                    overdue.append(waiting)
+                self._client.give_up(number, now)
+                overdue.append(self._waiting.pop(number))
         for waiting in overdue:
             away = self._last_answer < waiting.since
             waiting.done(Failure(f"no answer within {waiting.timeout:g} s", away))
@@ -337,15 +331,18 @@ class Session:
         if on_end is not None:
             on_end(reason)
 
+    def _first_deadline(self) -> float:
+        """Of the calls that wait; those of answered calls are dropped."""
+        while self._deadlines and self._deadlines[0][1] not in self._waiting:
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else inf
+
     def _set_alarm(self) -> None:
         """Have :meth:`_ring` called when something is due; the lock is held."""
         due = self._client.deadline
         if self._ended is not None or due is None:
             return
-        while self._deadlines and self._deadlines[0][1] not in self._waiting:
-            heapq.heappop(self._deadlines)
-        if self._deadlines:
-            due = min(due, self._deadlines[0][0])
+        due = min(due, self._first_deadline())
         if self._alarm is not None:
             # One that rings too early only looks and sets the next.
             if self._alarm_at <= due:

@@ -116,7 +116,10 @@ class TlsWire(Wire):
         return self._when_ready(partial(self.sock.recv, _READ), timeout)
 
     def _write(self, data: bytes, timeout: float | None) -> int:
-        return self._when_ready(partial(self.sock.send, data), timeout)
+        # gevent's TLS socket says 0 where the standard library's says SSLWantWriteError.
+        while not (sent := self._when_ready(partial(self.sock.send, data), timeout)):
+            self._wait(select.POLLOUT, timeout)
+        return sent
 
     def _when_ready(self, operation: Callable[[], T], timeout: float | None) -> T:
         while True:

@@ -124,20 +124,16 @@ class CoderdConnection(GatewayActor):
     ) -> None:
         super().__init__(role, watcher)
         self._settings = settings
-        self._fixed_providers = providers
-        self._finish_providers = finish_providers
         self._on_fatal = on_fatal
         self._on_connected = on_connected
         self._open: dict[int, _Request] = {}
         self._session: Session | None = None
         self._detail = "dialling"
         self._fatal: str | None = None
-
-    # -- life
-
-    def started(self) -> None:
-        settings = self._settings
-        self._alarms = Alarms(f"{self.role}-alarms")
+        self._alarms = Alarms(f"{role}-alarms")
+        self._dialling = Dialling(
+            Dialer(settings.dial), self._new_client, self._alarms, self._report, name=role
+        )
         self._calls = Calls(self._run, self._alarms, max_wait=settings.max_wait)
         self._authorizing = Authorizing(self._calls, self._answer, settings.call_timeout)
         self._mcp_servers = McpServers(self._calls, self._answer, settings.call_timeout)
@@ -151,28 +147,26 @@ class CoderdConnection(GatewayActor):
         self._feed = ProviderFeed(
             self._run,
             self._alarms,
-            fixed=self._fixed_providers,
-            finish=self._finish_providers,
+            fixed=providers,
+            finish=finish_providers,
             timeout=settings.call_timeout,
         )
-        self._dialling = Dialling(
-            Dialer(settings.dial),
-            self._new_client,
-            self._alarms,
-            self._report,
-            name=self.role,
-        )
+
+    # -- life
+
+    def started(self) -> None:
+        # Threads belong to the process that the actor runs in, so not before it runs.
+        self._alarms.start()
         self._dialling.start()
 
     def release(self) -> None:
         reason = f"{self.role} stopped"
-        if hasattr(self, "_dialling"):
-            self._dialling.stop()
-            self._recording.release(reason)
-            self._alarms.at(time.monotonic() + _RELEASE_ALARMS_AFTER, self._alarms.stop)
+        self._dialling.stop()
+        self._recording.release(reason)
         for message in self._open.values():
             fail(message.reply, ActorDied(reason))
         self._open.clear()
+        self._alarms.at(time.monotonic() + _RELEASE_ALARMS_AFTER, self._alarms.stop)
 
     # -- messages
 
@@ -231,23 +225,22 @@ class CoderdConnection(GatewayActor):
     # -- and in the actor's
 
     def _heard(self, news: News) -> None:
-        match news:
-            case Connected(session):
-                self._session = session
-                address = self._settings.dial.address
-                self._detail = f"connected to {address}, API {session.version}"
-                self._calls.connected(session)
-                self._feed.connected(session)
-            case Disconnected(session, reason):
-                self._session = None
-                self._detail = f"connection lost: {reason}"
-                self._calls.disconnected(session, reason)
-            case Unreachable(reason):
-                self._detail = reason
-                self._calls.unreachable(reason)
-            case Fatal(reason):
-                self._fatal = self._detail = reason
-                self._calls.give_up(reason)
+        if isinstance(news, Connected):
+            self._session = news.session
+            address = self._settings.dial.address
+            self._detail = f"connected to {address}, API {news.session.version}"
+            self._calls.connected(news.session)
+            self._feed.connected(news.session)
+        elif isinstance(news, Disconnected):
+            self._session = None
+            self._detail = f"connection lost: {news.reason}"
+            self._calls.disconnected(news.session, news.reason)
+        elif isinstance(news, Unreachable):
+            self._detail = news.reason
+            self._calls.unreachable(news.reason)
+        else:
+            self._fatal = self._detail = news.reason
+            self._calls.give_up(news.reason)
 
     def _new_client(self, now: float) -> RpcClient:
         settings = self._settings

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import trustme
@@ -18,7 +18,7 @@ import websocket
 from fake_coderd import FakeCoderd, encode_frame
 
 from aigateway.actors.coderd._channel import Channel, ChannelError
-from aigateway.actors.coderd._wire_socket import wrap
+from aigateway.actors.coderd._wire_socket import TlsWire, wrap
 from aigateway.actors.coderd.dial import Dialer, DialError, DialSettings, UpgradeRefused, serve_url
 from aigateway.actors.coderd.versions import ApiVersion
 
@@ -517,6 +517,22 @@ def test_two_threads_may_use_one_tls_connection(authority: Authority) -> None:
             channel.send(ping * 1000)
         reader.join()
         assert len(received) == total
+
+
+def test_a_tls_socket_that_says_it_sent_nothing_is_waited_for() -> None:
+    """As gevent's does when it would have to wait."""
+
+    class Shy(socket.socket):
+        answers: ClassVar = [0, 0, 3]
+
+        def send(self, data: bytes) -> int:  # type: ignore[override]
+            return int(self.answers.pop(0))
+
+    near, far = socket.socketpair()
+    shy = Shy(fileno=near.detach())
+    with shy, far:
+        assert TlsWire(shy, time.monotonic() + 10.0).send(b"abc") == 3
+        assert shy.answers == []
 
 
 # -- proxies

@@ -1,0 +1,191 @@
+"""A connection actor for tests, in front of a coderd for tests."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any
+
+import pykka
+from fake_coderd import FakeCoderd
+
+from aigateway.actors.actor import Reply, new_reply
+from aigateway.actors.coderd.connection import CoderdConnection, ConnectionSettings
+from aigateway.actors.coderd.dial import DialSettings
+from aigateway.actors.coderd.messages import (
+    Authorize,
+    GetMcpConfiguration,
+    GetStatus,
+    ProvidersChanged,
+    Spooled,
+    Status,
+    Stored,
+    StoreInterception,
+    StoreRecords,
+    SubscribeProviders,
+)
+from aigateway.actors.recorder.records import (
+    Interception,
+    InterceptionEnded,
+    PromptUsage,
+    UsageRecord,
+)
+
+__all__ = ["Mailbox", "Talk", "eventually", "interception", "prompt"]
+
+PATIENCE = 10.0
+_seqs = itertools.count(1)
+
+
+def eventually(condition: Callable[[], Any], timeout: float = PATIENCE) -> None:
+    """Wait for a condition that nothing can be waited on for."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "what the test waits for did not happen"
+        time.sleep(0.002)
+
+
+class Mailbox(pykka.ThreadingActor):
+    """Keeps what it is told."""
+
+    use_daemon_thread = True
+
+    def __init__(self, box: queue.Queue[Any]) -> None:
+        super().__init__()
+        self._box = box
+
+    def on_receive(self, message: Any) -> None:
+        self._box.put(message)
+
+
+class Talk:
+    """Starts a connection actor and asks it what a gateway asks."""
+
+    def __init__(
+        self,
+        coderd: FakeCoderd,
+        *,
+        dial: dict[str, Any] | None = None,
+        connect: bool = True,
+        actor: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        self.coderd = coderd
+        self.fatal: queue.Queue[str] = queue.Queue()
+        values = {"url": coderd.url, "key": "gateway-key", "proxy": "", **(dial or {})}
+        self.settings = ConnectionSettings(dial=DialSettings(**values), **settings)
+        # Without providers of its own the actor also loads and watches coderd's.
+        options = {"providers": (), "on_fatal": self.fatal.put, **(actor or {})}
+        self.ref = CoderdConnection.start("control-plane", None, self.settings, **options)
+        self._mailboxes: list[pykka.ActorRef[Any]] = []
+        self.box: queue.Queue[Any] = queue.Queue()
+        self.mailbox = self.new_mailbox(self.box)
+        if connect:
+            self.wait_connected()
+
+    def __enter__(self) -> Talk:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+        for mailbox in self._mailboxes:
+            mailbox.stop()
+
+    def stop(self) -> None:
+        if self.ref.is_alive():
+            self.ref.stop()
+
+    def new_mailbox(self, box: queue.Queue[Any]) -> pykka.ActorRef[Any]:
+        mailbox = Mailbox.start(box)
+        self._mailboxes.append(mailbox)
+        return mailbox
+
+    # -- asking
+
+    def status(self) -> Status:
+        status: Status = self.ref.ask(GetStatus(), timeout=PATIENCE)
+        return status
+
+    def wait_connected(self, connected: bool = True) -> None:
+        eventually(lambda: self.status().connected is connected)
+
+    def begin_authorize(self, token: str, provider: str = "", model: str = "") -> Reply[Any]:
+        reply = new_reply()
+        self.ref.tell(Authorize(token, reply, provider, model))
+        return reply
+
+    def authorize(self, token: str, provider: str = "", model: str = "") -> Any:
+        return self.begin_authorize(token, provider, model).get(timeout=PATIENCE)
+
+    def begin_interception(self, record: Interception) -> Reply[Any]:
+        reply = new_reply()
+        self.ref.tell(StoreInterception(record, reply))
+        return reply
+
+    def start_interception(self, record: Interception) -> Any:
+        return self.begin_interception(record).get(timeout=PATIENCE)
+
+    def mcp(self, user_id: str, token: str = "") -> Any:
+        reply = new_reply()
+        self.ref.tell(GetMcpConfiguration(user_id, token, reply))
+        return reply.get(timeout=PATIENCE)
+
+    def send(self, records: Iterable[UsageRecord | InterceptionEnded]) -> tuple[int, ...]:
+        batch = tuple(Spooled(next(_seqs), record) for record in records)
+        self.ref.tell(StoreRecords(batch, self.mailbox))
+        return tuple(spooled.seq for spooled in batch)
+
+    def reports(self, seqs: Iterable[int]) -> Stored:
+        """What became of these records, of however many reports."""
+        missing = set(seqs)
+        done: list[int] = []
+        retry: dict[int, str] = {}
+        rejected: dict[int, str] = {}
+        away = False
+        while missing:
+            report = self.box.get(timeout=PATIENCE)
+            assert isinstance(report, Stored)
+            done += report.done
+            retry.update(report.retry)
+            rejected.update(report.rejected)
+            away = away or report.away
+            missing -= {*report.done, *report.retry, *report.rejected}
+        return Stored(tuple(done), retry, rejected, away)
+
+    def store(self, *records: UsageRecord | InterceptionEnded) -> Stored:
+        return self.reports(self.send(records))
+
+    def subscribe(self) -> queue.Queue[ProvidersChanged]:
+        box: queue.Queue[ProvidersChanged] = queue.Queue()
+        self.ref.tell(SubscribeProviders(self.new_mailbox(box)))
+        return box
+
+
+def interception(**changes: Any) -> Interception:
+    values = {
+        "id": str(uuid.uuid4()),
+        "initiator_id": str(uuid.uuid4()),
+        "username": "alice",
+        "api_key_id": "tok",
+        "provider": "anthropic",
+        "provider_name": "anthropic-eu",
+        "model": "claude",
+        "client": "Claude Code",
+        "user_agent": "claude-cli/2.0",
+        "started_at": 1767225600.25,
+        **changes,
+    }
+    return Interception(**values)
+
+
+def prompt(owner: str, text: str = "hello") -> PromptUsage:
+    return PromptUsage(interception_id=owner, msg_id="m", prompt=text, created_at=1767225600.25)

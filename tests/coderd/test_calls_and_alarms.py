@@ -1,0 +1,226 @@
+"""The small parts of the connection, with time and threads taken away."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import cast
+
+import structlog
+from attrs import define, field
+
+from aigateway.actors.coderd._alarms import Alarm, Alarms
+from aigateway.actors.coderd._calls import Call, Calls
+from aigateway.actors.coderd._provider_feed import ProviderFeed
+from aigateway.actors.coderd._session import Answer, Failure, Outcome, Session
+from aigateway.actors.coderd.versions import ApiVersion
+
+
+@define(eq=False)
+class StubAlarms:
+    """Alarms that ring when the test says so."""
+
+    set: list[Alarm] = field(factory=list)
+
+    def at(self, _when: float, action: Callable[[], None]) -> Alarm:
+        alarm = Alarm(action)
+        self.set.append(alarm)
+        return alarm
+
+    def ring(self) -> None:
+        due, self.set = self.set, []
+        for alarm in due:
+            alarm.ring()
+
+
+@define(eq=False)
+class StubSession:
+    """A session that keeps what it was asked."""
+
+    version: ApiVersion = field(factory=lambda: ApiVersion(1, 4))
+    ended: bool = False
+    asked: list[Callable[[Outcome], None]] = field(factory=list)
+    signals: list[Callable[[], None]] = field(factory=list)
+
+    def call(
+        self, _rpc: str, _request: bytes, _timeout: float, done: Callable[[Outcome], None]
+    ) -> None:
+        self.asked.append(done)
+
+    def watch(
+        self,
+        _rpc: str,
+        _request: bytes,
+        signal: Callable[[], None],
+        done: Callable[[Outcome], None],
+    ) -> None:
+        self.signals.append(signal)
+        self.asked.append(done)
+
+    def seen(self) -> Session:
+        return cast(Session, self)
+
+
+def run_now(action: Callable[[], None]) -> None:
+    action()
+
+
+def make_calls(alarms: StubAlarms, max_wait: float = 60.0) -> Calls:
+    return Calls(run_now, cast(Alarms, alarms), max_wait=max_wait)
+
+
+def make_call(outcomes: list[Outcome]) -> Call:
+    return Call(rpc="/x", request=lambda _: b"", done=outcomes.append, timeout=1.0)
+
+
+# -- calls
+
+
+def test_a_call_has_one_outcome_though_its_alarm_rings_late() -> None:
+    alarms, session, outcomes = StubAlarms(), StubSession(), list[Outcome]()
+    calls = make_calls(alarms)
+    calls.ask(make_call(outcomes))
+    (alarm,) = alarms.set
+    action = alarm._action
+    assert action is not None
+    calls.connected(session.seen())
+    action()
+    session.asked[0](Answer(b"yes"))
+    assert outcomes == [Answer(b"yes")]
+
+
+def test_a_lost_call_moves_to_the_session_that_is_there_already() -> None:
+    first, second, outcomes = StubSession(), StubSession(), list[Outcome]()
+    calls = make_calls(StubAlarms())
+    calls.connected(first.seen())
+    calls.ask(make_call(outcomes))
+    calls.disconnected(first.seen(), "gone")
+    calls.connected(second.seen())
+    first.asked[0](Failure("lost"))
+    second.asked[0](Answer(b"yes"))
+    assert outcomes == [Answer(b"yes")]
+    # The end of a session that was replaced does not touch its successor.
+    calls.disconnected(first.seen(), "gone")
+    assert calls.session is second.seen()
+
+
+def test_a_lost_call_whose_time_is_over_is_not_repeated() -> None:
+    session, outcomes = StubSession(ended=True), list[Outcome]()
+    calls = make_calls(StubAlarms(), max_wait=0.0)
+    calls.connected(session.seen())
+    calls.ask(make_call(outcomes))
+    session.asked[0](Failure("lost"))
+    assert outcomes == [Failure("lost")]
+
+
+def test_a_silent_coderd_is_not_asked_twice() -> None:
+    session, outcomes = StubSession(), list[Outcome]()
+    calls = make_calls(StubAlarms())
+    calls.connected(session.seen())
+    calls.ask(make_call(outcomes))
+    session.asked[0](Failure("no answer within 1 s"))
+    assert outcomes == [Failure("no answer within 1 s")]
+
+
+def test_a_call_waits_once_however_often_its_session_is_lost() -> None:
+    alarms, outcomes = StubAlarms(), list[Outcome]()
+    calls = make_calls(alarms)
+    calls.ask(make_call(outcomes))
+    for _ in range(3):
+        session = StubSession()
+        calls.connected(session.seen())
+        session.ended = True
+        session.asked[0](Failure("lost"))
+    assert outcomes == []
+    alarms.ring()
+    (outcome,) = outcomes
+    assert outcome == Failure("coderd was away for 60 s: lost")
+
+
+# -- providers
+
+
+def make_feed(alarms: StubAlarms) -> ProviderFeed:
+    return ProviderFeed(
+        run_now, cast(Alarms, alarms), fixed=None, finish=lambda found: found, timeout=1.0
+    )
+
+
+def test_what_an_old_session_still_tells_is_ignored() -> None:
+    alarms = StubAlarms()
+    feed = make_feed(alarms)
+    old, new = StubSession(), StubSession()
+    feed.connected(old.seen())
+    alarms.ring()
+    old.signals[0]()
+    watch_ended, loaded = old.asked
+    feed.connected(new.seen())
+    old.signals[0]()
+    loaded(Answer(b""))
+    watch_ended(Failure("lost"))
+    assert len(old.asked) == 2
+    # Its alarms too.
+    feed.connected(StubSession().seen())
+    alarms.ring()
+    assert new.asked == []
+
+
+def test_a_load_that_was_to_be_tried_again_is_not_when_the_session_is_another() -> None:
+    alarms = StubAlarms()
+    feed = make_feed(alarms)
+    old = StubSession(version=ApiVersion(1, 1))
+    feed.connected(old.seen())
+    old.asked[0](Failure("no answer within 1 s"))
+    feed.connected(StubSession().seen())
+    alarms.ring()
+    assert len(old.asked) == 1
+
+
+# -- alarms
+
+
+def make_alarms() -> Alarms:
+    alarms = Alarms("test-alarms")
+    alarms.start()
+    return alarms
+
+
+def test_alarms_ring_in_the_order_of_their_times() -> None:
+    alarms = make_alarms()
+    rung: queue.Queue[str] = queue.Queue()
+    now = time.monotonic()
+    alarms.at(now + 0.06, lambda: rung.put("second"))
+    alarms.at(now + 0.03, lambda: rung.put("first"))
+    cancelled = alarms.at(now + 0.01, lambda: rung.put("cancelled"))
+    cancelled.cancel()
+    alarms.at(now - 5.0, lambda: rung.put("at once"))
+    assert [rung.get(timeout=10) for _ in range(3)] == ["at once", "first", "second"]
+    alarms.stop()
+    alarms.stop()
+
+
+def test_an_alarm_that_fails_does_not_silence_the_others() -> None:
+    alarms = make_alarms()
+    rung = threading.Event()
+
+    def fail() -> None:
+        raise RuntimeError("surprise")
+
+    with structlog.testing.capture_logs() as logs:
+        alarms.at(0.0, fail)
+        alarms.at(time.monotonic() + 0.01, rung.set)
+        assert rung.wait(10)
+    assert [entry["event"] for entry in logs] == ["an alarm failed"]
+    alarms.stop()
+
+
+def test_stopped_alarms_do_not_ring() -> None:
+    alarms = make_alarms()
+    rung = threading.Event()
+    alarms.at(time.monotonic() + 0.02, rung.set)
+    alarms.stop()
+    alarms._thread.join(10)
+    assert not alarms._thread.is_alive()
+    assert not rung.is_set()

@@ -1,0 +1,279 @@
+"""Records on their way to coderd: exact, in order, and what became of each."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from coderd_talk import Talk, eventually, interception, prompt
+from fake_coderd import FakeCoderd
+
+from aigateway.actors.coderd._recording import is_wrong
+from aigateway.actors.coderd.messages import Spooled, Stored, StoreRecords
+from aigateway.actors.coderd.wire import coderd_pb2 as pb
+from aigateway.actors.recorder.records import InterceptionEnded, TokenUsage
+
+
+@pytest.fixture
+def coderd() -> Iterator[FakeCoderd]:
+    with FakeCoderd() as coderd:
+        yield coderd
+
+
+@pytest.fixture
+def talk(coderd: FakeCoderd) -> Iterator[Talk]:
+    with Talk(coderd, record_timeout=5.0) as talk:
+        yield talk
+
+
+def owner() -> str:
+    return str(uuid.uuid4())
+
+
+def prompts(coderd: FakeCoderd, of: str) -> list[str]:
+    records = coderd.deployment.stored("RecordPromptUsage")
+    return [
+        record.message.prompt
+        for record in records
+        if isinstance(record.message, pb.RecordPromptUsageRequest) and record.interception_id == of
+    ]
+
+
+def test_records_of_one_interception_are_stored_in_order(talk: Talk) -> None:
+    mine = owner()
+    texts = [f"prompt {number}" for number in range(50)]
+    seqs = talk.send(prompt(mine, text) for text in texts)
+    assert talk.reports(seqs).done == seqs
+    assert prompts(talk.coderd, mine) == texts
+
+
+def test_the_order_holds_across_batches(talk: Talk) -> None:
+    mine = owner()
+    gate = threading.Event()
+    talk.coderd.faults.delay("RecordPromptUsage", gate, times=1)
+    first = talk.send([prompt(mine, "1"), prompt(mine, "2")])
+    second = talk.send([prompt(mine, "3")])
+    talk.coderd.wait_for_call("RecordPromptUsage")
+    other = owner()
+    assert talk.store(prompt(other)).done
+    gate.set()
+    assert talk.reports(first + second).done == first + second
+    assert prompts(talk.coderd, mine) == ["1", "2", "3"]
+
+
+def test_many_interceptions_are_stored_at_once(coderd: FakeCoderd) -> None:
+    with Talk(coderd, parallel_records=8) as talk:
+        gate = threading.Event()
+        coderd.faults.delay("RecordPromptUsage", gate, times=8)
+        owners = [owner() for _ in range(20)]
+        seqs = talk.send(prompt(each, str(number)) for number in range(3) for each in owners)
+        coderd.wait_for_call("RecordPromptUsage", 8)
+        connection = coderd.connections[0]
+        assert connection.streams == 8
+        gate.set()
+        assert sorted(talk.reports(seqs).done) == sorted(seqs)
+        for each in owners:
+            assert prompts(coderd, each) == ["0", "1", "2"]
+
+
+def test_a_wrong_record_is_rejected_and_those_behind_it_stored(talk: Talk) -> None:
+    mine = owner()
+    talk.coderd.faults.fail(
+        "RecordPromptUsage", 'failed to parse interception_id "x": bad', skip=1, times=1
+    )
+    seqs = talk.send(prompt(mine, text) for text in "abc")
+    report = talk.reports(seqs)
+    assert report.done == (seqs[0], seqs[2])
+    assert report.rejected == {seqs[1]: 'failed to parse interception_id "x": bad'}
+    assert prompts(talk.coderd, mine) == ["a", "c"]
+
+
+def test_a_record_that_cannot_be_sent_is_rejected(talk: Talk) -> None:
+    mine = owner()
+    usage = TokenUsage(
+        interception_id=mine,
+        msg_id="m",
+        input_tokens=1 << 70,
+        output_tokens=1,
+        created_at=0.0,
+    )
+    seqs = talk.send([usage, prompt(mine, "p" * (5 << 20)), prompt(mine, "fine")])
+    report = talk.reports(seqs)
+    assert report.done == (seqs[2],)
+    assert report.rejected[seqs[0]].startswith("invalid record: ")
+    assert "over the limit of 4194304" in report.rejected[seqs[1]]
+
+
+def test_a_record_of_nearly_4_mib_is_stored(talk: Talk) -> None:
+    mine = owner()
+    text = "p" * (4 * 1024 * 1024 - 100)
+    assert talk.store(prompt(mine, text)).done
+    assert prompts(talk.coderd, mine) == [text]
+
+
+def test_an_error_that_may_pass_sends_the_rest_back(talk: Talk) -> None:
+    mine, other = owner(), owner()
+    talk.coderd.faults.fail("RecordPromptUsage", "insert user prompt: no disk", skip=1, times=1)
+    seqs = talk.send(prompt(mine, text) for text in "abcd")
+    report = talk.reports(seqs)
+    assert report.done == (seqs[0],)
+    # Only the one that was tried has a reason.
+    assert report.retry == {seqs[1]: "insert user prompt: no disk", seqs[2]: "", seqs[3]: ""}
+    assert not report.away
+    assert talk.store(prompt(other)).done
+    assert prompts(talk.coderd, mine) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ('invalid interception ID "x": invalid UUID length: 1', True),
+        ('failed to parse interception_id "x": bad', True),
+        ("end interception: sql: no rows in result set", False),
+        ("insert token usage: invalid input", False),
+        ("", False),
+    ],
+)
+def test_a_wrong_record_is_told_by_how_the_text_begins(text: str, wrong: bool) -> None:
+    assert is_wrong(text) is wrong
+
+
+def test_records_are_sent_back_at_once_while_coderd_is_away(coderd: FakeCoderd) -> None:
+    coderd.refuse(503, {"message": "later"})
+    with Talk(coderd, connect=False) as talk:
+        coderd.wait_for(lambda: len(coderd.requests) >= 1)
+        eventually(lambda: "later" in talk.status().detail)
+        mine = owner()
+        seqs = talk.send([prompt(mine), prompt(mine), prompt(owner())])
+        report = talk.reports(seqs)
+        assert report.away
+        assert list(report.retry) == list(seqs)
+        assert "later" in report.retry[seqs[0]]
+
+
+def test_a_lost_connection_sends_records_back(talk: Talk) -> None:
+    mine = owner()
+    talk.coderd.faults.hang("RecordPromptUsage", times=1)
+    seqs = talk.send([prompt(mine, "a"), prompt(mine, "b")])
+    talk.coderd.wait_for_call("RecordPromptUsage")
+    talk.coderd.cut_connections()
+    report = talk.reports(seqs)
+    assert report.retry == {seqs[0]: "the peer closed the connection", seqs[1]: ""}
+    assert report.away
+    talk.wait_connected()
+
+
+def test_a_silent_coderd_counts_as_away(coderd: FakeCoderd) -> None:
+    with Talk(coderd, record_timeout=0.2) as talk:
+        coderd.faults.hang("RecordPromptUsage", times=1)
+        report = talk.store(prompt(owner()))
+        assert report.away
+        assert list(report.retry.values()) == ["no answer within 0.2 s"]
+
+
+def test_one_record_without_an_answer_among_others_counts_as_tried(coderd: FakeCoderd) -> None:
+    with Talk(coderd, record_timeout=0.5) as talk:
+        coderd.faults.hang("RecordPromptUsage", times=1)
+        box: queue.Queue[Stored] = queue.Queue()
+        silent = Spooled(1_000_001, prompt(owner()))
+        talk.ref.tell(StoreRecords((silent,), talk.new_mailbox(box)))
+        coderd.wait_for_call("RecordPromptUsage")
+        assert talk.store(prompt(owner())).done
+        report = box.get(timeout=10)
+        assert report == Stored(retry={silent.seq: "no answer within 0.5 s"}, away=False)
+
+
+def test_stopping_sends_records_back(talk: Talk) -> None:
+    mine = owner()
+    talk.coderd.faults.hang("RecordPromptUsage")
+    seqs = talk.send([prompt(mine), prompt(mine)])
+    talk.coderd.wait_for_call("RecordPromptUsage")
+    talk.stop()
+    report = talk.reports(seqs)
+    assert report.away
+    assert set(report.retry) == set(seqs)
+
+
+def test_a_recorder_that_is_gone_does_no_harm(talk: Talk) -> None:
+    gone = talk.new_mailbox(queue.Queue())
+    gone.stop()
+    mine = owner()
+    talk.ref.tell(StoreRecords((Spooled(1, prompt(mine)),), gone))
+    eventually(lambda: prompts(talk.coderd, mine) == ["hello"])
+    assert talk.store(prompt(mine)).done
+
+
+def test_the_end_follows_the_other_records(talk: Talk) -> None:
+    record = interception()
+    talk.start_interception(record)
+    seqs = talk.send(
+        [
+            prompt(record.id),
+            InterceptionEnded(id=record.id, ended_at=1767225601.0, error_type="timeout"),
+        ]
+    )
+    assert talk.reports(seqs).done == seqs
+    assert [stored.rpc for stored in talk.coderd.deployment.stored()] == [
+        "RecordInterception",
+        "RecordPromptUsage",
+        "RecordInterceptionEnded",
+    ]
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+def test_calls_come_over_few_streams_or_over_one_each(coderd: FakeCoderd, reuse: bool) -> None:
+    with Talk(coderd, stream_reuse=reuse) as talk:
+        mine = owner()
+        seqs = talk.send(prompt(mine, str(number)) for number in range(20))
+        assert talk.reports(seqs).done == seqs
+        connection = coderd.connections[0]
+        eventually(lambda: connection.streams == (1 if reuse else 0))
+
+
+def test_pipelined_calls_are_cancelled_by_a_coderd_that_is_slow(coderd: FakeCoderd) -> None:
+    """Why the depth is 1: a coderd cancels the call that runs when the next one is read."""
+    with Talk(coderd, pipeline_depth=2, max_streams=1, record_timeout=0.5) as talk:
+        gate = threading.Event()
+        coderd.faults.delay("RecordPromptUsage", gate, times=1)
+        first = talk.send([prompt(owner())])
+        coderd.wait_for_call("RecordPromptUsage")
+        second = talk.send([prompt(owner())])
+        assert talk.reports(second).done == second
+        gate.set()
+        assert list(talk.reports(first).retry) == list(first)
+
+
+def test_records_survive_a_coderd_that_comes_and_goes(coderd: FakeCoderd) -> None:
+    """Sent again until done, as the recorder does, each is there at least once, in order."""
+    with Talk(coderd) as talk:
+        owners = [owner() for _ in range(10)]
+        todo = {each: [prompt(each, str(number)) for number in range(20)] for each in owners}
+        left = {each: list(records) for each, records in todo.items()}
+        cuts = 0
+        while any(left.values()):
+            batch = [record for records in left.values() for record in records]
+            seqs = talk.send(batch)
+            if cuts < 3:
+                cuts += 1
+                coderd.faults.drop("RecordPromptUsage", skip=20, times=1)
+            report = talk.reports(seqs)
+            missing = {
+                id(record)
+                for seq, record in zip(seqs, batch, strict=True)
+                if seq not in report.done
+            }
+            left = {
+                each: [record for record in records if id(record) in missing]
+                for each, records in left.items()
+            }
+            talk.wait_connected()
+        for each in owners:
+            stored = prompts(coderd, each)
+            # One that was in flight when the connection broke may be there twice.
+            distinct = [text for at, text in enumerate(stored) if text not in stored[:at]]
+            assert distinct == [str(number) for number in range(20)]
+        total = len(coderd.deployment.stored())
+        assert 200 <= total <= 200 + 3 * 32
