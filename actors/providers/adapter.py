@@ -87,6 +87,7 @@ class UpstreamAdapter(BaseAdapter):
             if connection.exchanges == 1:
                 raise
             # It was closed while it was idle and nothing has left: a new one may try.
+            self.close()
             connection = self._ready_connection()
             exchange = connection.begin(head, body, bodiless_answer=bodiless)
         exchange.read_head(timeout)
