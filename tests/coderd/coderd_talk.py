@@ -8,10 +8,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import pykka
-from fake_coderd import FakeCoderd
 
 from aigateway.actors.actor import Reply, new_reply
 from aigateway.actors.coderd.connection import CoderdConnection, ConnectionSettings
@@ -62,12 +61,22 @@ class Mailbox(pykka.ThreadingActor):
         self._box.put(message)
 
 
-class Talk:
+class Deployment(Protocol):
+    """Anything that a gateway can dial."""
+
+    @property
+    def url(self) -> str: ...
+
+
+D = TypeVar("D", bound=Deployment)
+
+
+class Talk(Generic[D]):
     """Starts a connection actor and asks it what a gateway asks."""
 
     def __init__(
         self,
-        coderd: FakeCoderd,
+        coderd: D,
         *,
         dial: dict[str, Any] | None = None,
         connect: bool = True,
@@ -87,7 +96,7 @@ class Talk:
         if connect:
             self.wait_connected()
 
-    def __enter__(self) -> Talk:
+    def __enter__(self) -> Talk[D]:
         return self
 
     def __exit__(
