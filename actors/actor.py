@@ -4,18 +4,35 @@ pykka delivers messages; it does not say what happens to a message that carries 
 reply when the actor dies.  Here a message may have an attribute ``reply``, a pykka future
 that the actor (or whoever it hands the message to) completes when the answer is known,
 perhaps much later.  The actor never waits for it, the sender does.  This base promises
-that no such future is left open by a death: the message in hand and all messages still in
-the inbox get :class:`ActorDied`.
+that no such future is left open by a death: the message in hand and all messages that are
+in the inbox, or come to it too late, get :class:`ActorDied`.
+
+And each death is the actor's own.  Left to pykka, an error in an ``ask`` would leave an
+actor alive in an unknown state, ``SystemExit`` or a gevent timeout in one actor would stop
+all actors of the process, and an actor whose greenlet is killed between two messages would
+count as alive for ever.  Here each of them ends that one actor, and its watcher hears of it.
 """
 
 from __future__ import annotations
 
 import queue
+import threading
 from typing import Any, Protocol, TypeVar
 
 import pykka
 
-__all__ = ["ActorDied", "Crash", "Future", "GatewayActor", "Reply", "complete", "fail", "new_reply"]
+__all__ = [
+    "ActorDied",
+    "Crash",
+    "Future",
+    "GatewayActor",
+    "Interrupted",
+    "Reply",
+    "complete",
+    "fail",
+    "new_reply",
+    "tell_quietly",
+]
 
 T = TypeVar("T")
 
@@ -36,6 +53,10 @@ class ActorDied(Exception):
 
 class CrashedOnRequest(RuntimeError):
     """An operator asked for this death."""
+
+
+class Interrupted(RuntimeError):
+    """Something that is no error (an exit, a timeout, a kill) was raised inside an actor."""
 
 
 class Crash:
@@ -73,6 +94,52 @@ def fail(reply: Future[Any] | None, error: BaseException) -> bool:
     return True
 
 
+def tell_quietly(ref: pykka.ActorRef[Any] | None, message: Any) -> bool:
+    """Tell an actor that may be gone; say whether it was told."""
+    if ref is None:
+        return False
+    try:
+        ref.tell(message)
+    except pykka.ActorDeadError:
+        return False
+    return True
+
+
+class _Inbox:
+    """Messages in the order in which they came, until the actor's death closes it.
+
+    A sender may look whether the actor lives, and put its message only after the death; so
+    whoever puts something into a closed inbox answers it.
+    """
+
+    __slots__ = ("_closed", "_queue", "empty", "get", "qsize")
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._closed = ""
+        self.get = self._queue.get
+        self.empty = self._queue.empty
+        self.qsize = self._queue.qsize
+
+    def put(self, envelope: Any, /) -> None:
+        self._queue.put(envelope)
+        if self._closed:
+            self._refuse()
+
+    def close(self, reason: str) -> None:
+        self._closed = reason
+        self._refuse()
+
+    def _refuse(self) -> None:
+        while True:
+            try:
+                envelope = self._queue.get(block=False)
+            except queue.Empty:
+                return
+            _fail_reply(envelope.message, self._closed)
+            fail(envelope.reply_to, pykka.ActorDeadError(self._closed))
+
+
 class GatewayActor(pykka.ThreadingActor):
     """An actor with a role, whose death is told to its watcher and leaves no reply open.
 
@@ -102,33 +169,59 @@ class GatewayActor(pykka.ThreadingActor):
     def release(self) -> None:
         """Let go of files, sockets and replies held in the actor's state."""
 
+    # -- what they may use
+
+    def later(self, delay: float, message: Any) -> threading.Timer:
+        """Tell this actor ``message`` in ``delay`` seconds, unless the timer is cancelled."""
+        timer = threading.Timer(delay, tell_quietly, (self.actor_ref, message))
+        timer.daemon = True
+        timer.name = f"{self.role} timer"
+        timer.start()
+        return timer
+
     # -- pykka's hooks
+
+    @staticmethod
+    def _create_actor_inbox() -> Any:
+        return _Inbox()
 
     def on_start(self) -> None:
         try:
             self.started()
-        except Exception as ex:
-            self._died_of = ex
-            self._finish()
-            raise
+        except BaseException as ex:
+            raise self._die(ex) from ex
 
     def on_receive(self, message: Any) -> Any:
         try:
             if isinstance(message, Crash):
                 raise CrashedOnRequest(self.role)
             return self.receive(message)
-        except Exception as ex:
-            # An exception in a `tell` stops a pykka actor for good; one in an `ask` goes to
-            # the asker, who is not helped by an actor in an unknown state.
-            self._died_of = ex
+        except BaseException as ex:
             _fail_reply(message, f"{self.role} died: {ex!r}")
-            raise
-
-    def on_failure(self, *_exc_info: Any) -> None:
-        self._finish()
+            error = self._die(ex)
+            if error is ex:
+                raise
+            raise error from ex
 
     def on_stop(self) -> None:
         self._finish()
+
+    def _actor_loop(self) -> None:
+        threading.current_thread().name = self.role
+        try:
+            super()._actor_loop()
+        except BaseException as ex:
+            # Raised where pykka does not look: while it waited for a message.
+            self._die(ex)
+
+    def _die(self, cause: BaseException) -> Exception:
+        """End this actor, and no other; return what pykka is to be told."""
+        error = cause if isinstance(cause, Exception) else Interrupted(f"{self.role}: {cause!r}")
+        self._died_of = error
+        pykka.ActorRegistry.unregister(self.actor_ref)
+        self.actor_stopped.set()
+        self._finish()
+        return error
 
     def _finish(self) -> None:
         if self._released:
@@ -136,24 +229,14 @@ class GatewayActor(pykka.ThreadingActor):
         self._released = True
         try:
             self.release()
+        except Exception:
+            raise
+        except BaseException as ex:
+            raise Interrupted(f"{self.role}, letting go: {ex!r}") from ex
         finally:
-            self._drain_inbox()
+            self.actor_inbox.close(f"{self.role} stopped")  # type: ignore[attr-defined]
             if self._watcher is not None:
                 self._watcher(self, self._died_of)
-
-    def _drain_inbox(self) -> None:
-        """Answer what will not be handled any more.
-
-        Asks are pykka's business (``ActorDeadError``); their envelopes are put back.
-        """
-        asks = []
-        while not self.actor_inbox.empty():
-            envelope = self.actor_inbox.get()
-            if envelope.reply_to is not None:
-                asks.append(envelope)
-            _fail_reply(envelope.message, f"{self.role} stopped")
-        for envelope in asks:
-            self.actor_inbox.put(envelope)
 
 
 def _fail_reply(message: Any, text: str) -> None:
