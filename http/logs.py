@@ -36,6 +36,7 @@ __all__ = [
     "register_secret",
     "register_secrets_of",
     "reopen_logs",
+    "secrets_of",
     "stop_logging",
 ]
 
@@ -135,6 +136,13 @@ def register_secret(value: str) -> None:
 def register_secrets_of(settings: Settings) -> None:
     """Mask every secret that the settings and the providers' variables hold."""
     _STATE.secrets.add(_secrets_of(settings))
+
+
+def secrets_of(settings: Settings) -> SecretMask:
+    """A mask that knows these, for other texts than log lines."""
+    secrets = SecretMask()
+    secrets.add(_secrets_of(settings))
+    return secrets
 
 
 def _secrets_of(settings: Settings) -> Iterable[str]:

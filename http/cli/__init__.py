@@ -19,6 +19,7 @@ COMMANDS = {
     "keys": "Make, list and revoke keys of the embedded control plane.",
     "actors": "List and restart the actors of a running gateway.",
     "check": "Show the effective configuration and what is wrong with it.",
+    "bundle": "Write a support archive to attach to a bug report.",
     "version": "Show versions.",
 }
 """Each is a module of this package with an attribute ``command``.  The short help is here so

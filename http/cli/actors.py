@@ -17,7 +17,7 @@ from rich.table import Table
 from aigateway.http.settings import load
 from aigateway.http.settings.flags import settings_options
 
-__all__ = ["command"]
+__all__ = ["ask_all", "command"]
 
 TIMEOUT = 6.0
 """Seconds to wait for a worker's answer."""
@@ -47,7 +47,7 @@ def restart(folder: Path, role: str, worker: int | None, crash: bool) -> None:
     """Restart the actor ROLE (for example recorder or provider/anthropic) in every worker."""
     question = {"command": "restart", "role": role, "crash": crash}
     done = False
-    for pid, answer in _ask_all(folder, question, worker):
+    for pid, answer in ask_all(folder, question, worker):
         if answer.get("error"):
             click.echo(f"worker {pid}: {answer['error']}", err=True)
         elif answer["done"]:
@@ -63,7 +63,7 @@ def restart(folder: Path, role: str, worker: int | None, crash: bool) -> None:
 @click.pass_obj
 def redeliver(folder: Path) -> None:
     """Send the records that were set aside (dead letters) again."""
-    for pid, answer in _ask_all(folder, {"command": "redeliver"}, None):
+    for pid, answer in ask_all(folder, {"command": "redeliver"}, None):
         if answer.get("error"):
             click.echo(f"worker {pid}: {answer['error']}", err=True)
         else:
@@ -71,7 +71,7 @@ def redeliver(folder: Path) -> None:
 
 
 def _list(folder: Path, as_json: bool) -> None:
-    answers = list(_ask_all(folder, {"command": "list"}, None))
+    answers = list(ask_all(folder, {"command": "list"}, None))
     if as_json:
         click.echo(json.dumps([{"pid": pid, **answer} for pid, answer in answers], indent=2))
         return
@@ -87,9 +87,14 @@ def _list(folder: Path, as_json: bool) -> None:
     Console().print(table)
 
 
-def _ask_all(
+def ask_all(
     folder: Path, question: dict[str, Any], only: int | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Put a question to each worker of the gateway with this runtime folder, or to ``only`` one.
+
+    Yields its process id and its answer, which has ``error`` when there was none.  Raises
+    ClickException when no worker is there.
+    """
     sockets = sorted(folder.glob("worker-*.sock")) if folder.is_dir() else []
     answered = False
     for path in sockets:

@@ -31,7 +31,14 @@ from aigateway.http.settings.table import GROUPS
 if TYPE_CHECKING:
     from aigateway.http.cli._dial import Dialled
 
-__all__ = ["Report", "command", "dial_all", "examine_all"]
+__all__ = [
+    "Report",
+    "command",
+    "dial_all",
+    "examine_all",
+    "report_as_json",
+    "report_as_lines",
+]
 
 
 @define
@@ -60,9 +67,9 @@ def command(as_json: bool, changed: bool, dial: bool, **flags: Any) -> None:
     if dial:
         dial_all(report)
     if as_json:
-        click.echo(json.dumps(_as_json(report, changed=changed), indent=2))
+        click.echo(json.dumps(report_as_json(report, changed=changed), indent=2))
     else:
-        for line in _as_text(report, changed=changed):
+        for line in report_as_lines(report, changed=changed):
             click.echo(line)
     if report.errors:
         raise SystemExit(1)
@@ -113,7 +120,8 @@ def _target(dialled: Dialled) -> str:
 # -- as text
 
 
-def _as_text(report: Report, *, changed: bool) -> Iterator[str]:
+def report_as_lines(report: Report, *, changed: bool) -> Iterator[str]:
+    """For people; ``changed`` leaves out options that have their default."""
     for group in GROUPS:
         rows = [row for row in _rows(report.settings, changed) if row.group == group]
         if rows:
@@ -212,7 +220,8 @@ def _columns(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 # -- as JSON
 
 
-def _as_json(report: Report, *, changed: bool) -> dict[str, Any]:
+def report_as_json(report: Report, *, changed: bool) -> dict[str, Any]:
+    """The same for programs."""
     settings = report.settings
     return {
         "ok": not report.errors,
