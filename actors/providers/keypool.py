@@ -115,6 +115,8 @@ class Exhausted:
     message: str
     retry_after: int | None = None
     """Whole seconds until the first key is back, when that is known."""
+    wait: float = field(default=0.0, eq=False)
+    """The same, exactly; 0 when it is not known."""
 
 
 @define
@@ -210,15 +212,17 @@ class KeyPool:
         states = [entry.state(now) for entry in self._entries]
         if all(state == "permanent" for state in states):
             return Exhausted("auth_failed", 502, "all configured keys failed authentication")
-        retry_after = None
+        retry_after, wait = None, 0.0
         if "valid" not in states:
             back = min(entry.resting_until for entry in self._entries if not entry.permanent)
-            retry_after = math.ceil(back - now)
+            wait = back - now
+            retry_after = math.ceil(wait)
         return Exhausted(
             "rate_limited",
             429,
             f"all configured keys are rate-limited (retry after {_duration(retry_after or 0)})",
             retry_after,
+            wait,
         )
 
 

@@ -239,7 +239,7 @@ class Strategy:
     def _exhausted(self, job: Job, exhausted: Exhausted, now: float) -> Step:
         rate_limited = exhausted.outcome == "rate_limited"
         if rate_limited and not self._may_fall_back(job):
-            pause = self._pause_for(job, float(exhausted.retry_after or 0), now)
+            pause = self._pause_for(job, exhausted.wait, now)
             if pause is not None:
                 return pause
         self._counters.exhausted(exhausted.outcome)

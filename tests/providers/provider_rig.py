@@ -195,9 +195,17 @@ BREAKER = BreakerConfig(failure_threshold=2, interval=60.0, timeout=60.0, max_re
 
 @contextmanager
 def running(
-    url: str, *, limits: ProviderLimits | None = None, tree: ActorTree | None = None, **changes: Any
+    url: str,
+    *,
+    limits: ProviderLimits | None = None,
+    tree: ActorTree | None = None,
+    dies: bool = False,
+    **changes: Any,
 ) -> Iterator[Rig]:
-    """A provider actor that is stopped at the end, found in ``tree`` if there is one."""
+    """A provider actor that is stopped at the end, found in ``tree`` if there is one.
+
+    ``dies``: the test kills it.
+    """
     config = make_config(url, **changes)
     deaths: list[BaseException | None] = []
     role = provider_role(config.name)
@@ -214,4 +222,4 @@ def running(
         yield Rig(config, ref, deaths)
     finally:
         ref.stop(timeout=PATIENCE)
-    assert deaths in ([], [None]), f"the provider died: {deaths}"
+    assert dies or deaths == [None], f"the provider died: {deaths}"

@@ -1,0 +1,101 @@
+"""The watch over silent answers, which is there only where sockets belong to greenlets.
+
+Run by ``test_providers_under_gevent.py`` in a process of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from imitation_provider import Close, Stall, WaitFor, answer, event, stream
+from provider_rig import FakeRecording, running
+
+from aigateway.actors.providers import silence
+from aigateway.actors.providers.errors import Quiet, UpstreamCut
+
+TICK, SHORTEST = 0.02, 0.05
+ONE, TWO = event({"n": 1}), event({"n": 2})
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(silence, "TICK", TICK)
+    monkeypatch.setattr(silence, "SHORTEST", SHORTEST)
+
+
+def test_silence_is_told_again_and_again_and_reading_goes_on(scripted_provider):
+    gate = threading.Event()
+    scripted_provider.play(stream([ONE, WaitFor(gate), TWO]))
+    with running(scripted_provider.url) as rig:
+        opened = rig.open()
+        exchange = opened.exchange
+        exchange.set_quiet(SHORTEST)
+        assert exchange.connection.sock.gettimeout() is None
+        assert exchange.read() == ONE
+        for _ in range(3):
+            began = time.monotonic()
+            with pytest.raises(Quiet):
+                exchange.read()
+            assert time.monotonic() - began >= SHORTEST
+        gate.set()
+        assert rig.finish(opened) == TWO
+        # The next request on this connection has its own patience.
+        scripted_provider.play(answer("ok"))
+        assert rig.call() == (200, b"ok")
+        assert rig.settle().counters.connections_reused == 1
+
+
+def test_a_reader_that_hears_something_in_time_is_left_alone(scripted_provider):
+    pauses = [threading.Event() for _ in range(8)]
+    parts = [part for gate in pauses for part in (ONE, WaitFor(gate))]
+    scripted_provider.play(stream([*parts, TWO]))
+    with running(scripted_provider.url) as rig:
+        opened = rig.open()
+        opened.exchange.set_quiet(20 * SHORTEST)
+        heard = b""
+        for gate in pauses:
+            heard += opened.exchange.read()
+            threading.Timer(2 * TICK, gate.set).start()
+        assert rig.finish(opened) == heard[len(ONE) * 8 :] + TWO
+    assert heard == ONE * 8
+
+
+def test_a_holder_that_is_busy_elsewhere_is_not_interrupted(scripted_provider):
+    gate = threading.Event()
+    scripted_provider.play(stream([ONE, WaitFor(gate), TWO]))
+    with running(scripted_provider.url) as rig:
+        opened = rig.open()
+        opened.exchange.set_quiet(SHORTEST)
+        assert opened.exchange.read() == ONE
+        # As when the client takes nothing: longer than the patience, but not waiting here.
+        threading.Event().wait(4 * SHORTEST)
+        gate.set()
+        assert rig.finish(opened) == TWO
+
+
+def test_a_cut_is_still_a_cut(scripted_provider):
+    gate = threading.Event()
+    scripted_provider.play([*stream([ONE, WaitFor(gate)], end=False), Close()])
+    with running(scripted_provider.url) as rig:
+        opened = rig.open()
+        opened.exchange.set_quiet(20.0)
+        assert opened.exchange.read() == ONE
+        gate.set()
+        with pytest.raises(UpstreamCut):
+            opened.exchange.read()
+        opened.exchange.close()
+        rig.give_back(opened)
+        rig.settle()
+
+
+def test_a_silent_drain_ends(scripted_provider):
+    stall = Stall()
+    scripted_provider.play([*stream([ONE], end=False), stall])
+    with running(scripted_provider.url, idle_timeout=SHORTEST) as rig:
+        recording = FakeRecording()
+        rig.drain(rig.open(), recording)
+        assert recording.closed.wait(20)
+        assert recording.told == ["lost client", "close"]
+        assert stall.hangup.wait(20)
