@@ -11,10 +11,13 @@ from attrs import field, frozen
 
 from aigateway.actors.providers.provider import ProviderLimits
 
-__all__ = ["GatewayPlan", "StartControlPlane"]
+__all__ = ["GatewayPlan", "StartControlPlane", "StartMcp"]
 
 StartControlPlane = Callable[[str, Any], pykka.ActorRef[Any]]
 """Starts the control plane actor for a role and a watcher."""
+
+StartMcp = Callable[[str, Any], pykka.ActorRef[Any]]
+"""Starts the actor that finds and runs injected tools, likewise."""
 
 
 @frozen(kw_only=True)
@@ -26,3 +29,5 @@ class GatewayPlan:
     """Where the spools are."""
     spool_max_size: int = 1 << 30
     limits: ProviderLimits = field(factory=ProviderLimits)
+    start_mcp: StartMcp | None = None
+    """None: nobody can have MCP servers."""

@@ -122,6 +122,8 @@ class Supervisor(GatewayActor):
     def started(self) -> None:
         self._add("control-plane", self._start_control_plane)
         self._add("recorder", self._start_recorder)
+        if self._plan.start_mcp is not None:
+            self._add("mcp", self._start_mcp)
         self._schedule_sweep()
 
     def release(self) -> None:
@@ -184,6 +186,10 @@ class Supervisor(GatewayActor):
             folder=self._plan.state_dir,
             max_size=self._plan.spool_max_size,
         )
+
+    def _start_mcp(self) -> pykka.ActorRef[Any]:
+        assert self._plan.start_mcp is not None
+        return self._plan.start_mcp("mcp", self._watch)
 
     def _watch(self, actor: GatewayActor, error: BaseException | None) -> None:
         # In the dying actor's own thread.

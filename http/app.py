@@ -18,7 +18,7 @@ from aigateway.actors.plan import GatewayPlan
 from aigateway.actors.providers.provider import ProviderLimits
 from aigateway.actors.recorder.recorder import ControlPlaneChanged
 from aigateway.actors.tree import ActorTree
-from aigateway.http.control_planes import control_plane_starter
+from aigateway.http.control_planes import control_plane_starter, mcp_starter
 from aigateway.http.gateway import CLOSE_BEHIND, EXACT_HEAD, TRACE, Gateway
 from aigateway.http.runtime import Runtime
 from aigateway.http.server.response import close_behind, keep_own_headers
@@ -129,6 +129,7 @@ def make_plan(settings: Settings, tree: ActorTree) -> GatewayPlan:
         state_dir=Path(settings.state_dir),
         spool_max_size=settings.spool_max_size,
         limits=ProviderLimits(settings.drain_max, settings.drain_timeout),
+        start_mcp=mcp_starter(settings, tree),
     )
 
 

@@ -9,17 +9,22 @@ from typing import TYPE_CHECKING, Any
 import pykka
 
 from aigateway.actors.coderd.local import LocalControlPlane
-from aigateway.actors.plan import StartControlPlane
+from aigateway.actors.coderd.messages import McpConfiguration, McpServer
+from aigateway.actors.mcp.filters import BadPattern, ToolFilter
+from aigateway.actors.plan import StartControlPlane, StartMcp
 from aigateway.actors.providers.config import ProviderConfig
+from aigateway.actors.tree import ActorTree
 from aigateway.http.cli.version import own_version
 from aigateway.http.settings import Settings, SettingsError
+from aigateway.http.settings._proxies import proxy_for
+from aigateway.http.settings.mcp_servers import YAML_KEY
 from aigateway.http.settings.provider_build import build_providers, finish_providers
 from aigateway.http.settings.provider_env import read_providers
 
 if TYPE_CHECKING:
     from aigateway.actors.coderd.dial import DialSettings
 
-__all__ = ["control_plane_starter", "dial_settings"]
+__all__ = ["control_plane_starter", "dial_settings", "mcp_starter"]
 
 
 def control_plane_starter(
@@ -40,9 +45,51 @@ def control_plane_starter(
 
 
 def _local(settings: Settings, providers: tuple[ProviderConfig, ...]) -> StartControlPlane:
+    mcp = _mcp_configuration(settings)
+
     def start(role: str, watcher: Any) -> pykka.ActorRef[Any]:
         return LocalControlPlane.start(
-            role, watcher, database=Path(settings.local_db), providers=providers
+            role, watcher, database=Path(settings.local_db), providers=providers, mcp=mcp
+        )
+
+    return start
+
+
+def _mcp_configuration(settings: Settings) -> McpConfiguration:
+    """The servers of the settings, their patterns tried."""
+    for position, server in enumerate(settings.mcp_servers):
+        try:
+            ToolFilter(server.tool_allow_regex, server.tool_deny_regex)
+        except BadPattern as ex:
+            raise SettingsError(f"{YAML_KEY}[{position}] ({server.id}): {ex}") from ex
+    return McpConfiguration(
+        tuple(
+            McpServer(
+                id=server.id,
+                url=server.url,
+                token=server.token,
+                tool_allow_regex=server.tool_allow_regex,
+                tool_deny_regex=server.tool_deny_regex,
+            )
+            for server in settings.mcp_servers
+        )
+    )
+
+
+def mcp_starter(settings: Settings, tree: ActorTree) -> StartMcp | None:
+    """A function that starts the actor for injected tools; None when there can be none."""
+    if settings.local and not settings.mcp_servers:
+        return None
+
+    def start(role: str, watcher: Any) -> pykka.ActorRef[Any]:
+        # Only where it is needed: it brings an HTTP client.
+        from aigateway.actors.mcp.tools import McpTools
+
+        return McpTools.start(
+            role,
+            watcher,
+            tree=tree,
+            proxy_for=lambda url: proxy_for(url, settings.provider_environ),
         )
 
     return start

@@ -24,6 +24,7 @@ from aigateway.http.settings._option import (
 from aigateway.http.settings._proxies import PROXY_VARIABLES
 from aigateway.http.settings._yaml import read_yaml
 from aigateway.http.settings.errors import SettingsError
+from aigateway.http.settings.mcp_servers import YAML_KEY, McpServerSettings, read_mcp_servers
 from aigateway.http.settings.table import OPTIONS, Settings
 
 __all__ = ["PROVIDER_PREFIXES", "examine", "load", "load_from_argv"]
@@ -106,6 +107,11 @@ def _load(
     warnings += _odd_variables(environ)
     if values["trace_datadog"]:
         warnings.append(OptionWarning("has no effect", sources["trace_datadog"].name))
+    servers: tuple[McpServerSettings, ...] = ()
+    try:
+        servers = _mcp_servers(document, values, environ, yaml_path)
+    except SettingsError as ex:
+        report(ex)
     key = ""
     try:
         key = _gateway_key(values) if serving and not values["local"] else values["key"]
@@ -113,6 +119,7 @@ def _load(
         report(ex)
     settings = Settings(
         **values,
+        mcp_servers=servers,
         gateway_key=key,
         provider_environ=_provider_environ(values, sources, environ),
         sources=sources,
@@ -127,7 +134,7 @@ def _load(
 def _document(yaml_path: str, report: Callable[[SettingsError], None]) -> dict[str, Any]:
     if not yaml_path:
         return {}
-    known = {name for row in OPTIONS for name in (row.yaml, row.old_yaml) if name}
+    known = {name for row in OPTIONS for name in (row.yaml, row.old_yaml) if name} | {YAML_KEY}
     try:
         return read_yaml(os.path.expanduser(yaml_path), known)
     except SettingsError as ex:
@@ -194,6 +201,21 @@ def _odd_variables(environ: Mapping[str, str]) -> Iterator[OptionWarning]:
 
 
 # -- what follows from several options
+
+
+def _mcp_servers(
+    document: Mapping[str, Any],
+    values: Mapping[str, Any],
+    environ: Mapping[str, str],
+    yaml_path: str,
+) -> tuple[McpServerSettings, ...]:
+    where = f"{yaml_path}: {YAML_KEY}"
+    servers = read_mcp_servers(document.get(YAML_KEY), environ, where=where)
+    if servers and not values["local"]:
+        raise SettingsError(
+            f"{where} is for --local; a Coder deployment names its MCP servers itself"
+        )
+    return servers
 
 
 def _gateway_key(values: Mapping[str, Any]) -> str:

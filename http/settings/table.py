@@ -25,6 +25,7 @@ from aigateway.http.settings._kinds import (
 )
 from aigateway.http.settings._option import Option, OptionWarning, Source, option, options_of
 from aigateway.http.settings._process_table import ProcessSettings
+from aigateway.http.settings.mcp_servers import YAML_KEY, McpServerSettings
 
 __all__ = ["GROUPS", "OPTIONS", "Settings"]
 
@@ -232,6 +233,8 @@ class Settings(ProcessSettings):
     )
 
     # -- what follows from the options
+    mcp_servers: tuple[McpServerSettings, ...] = ()
+    """From the YAML file alone."""
     gateway_key: str = field(default="", repr=False)
     """The gateway key, from --key or from the file."""
     provider_environ: Mapping[str, str] = field(factory=dict, repr=False)
@@ -247,6 +250,8 @@ class Settings(ProcessSettings):
             for row in OPTIONS
             if not row.reloadable and getattr(self, row.name) != getattr(newer, row.name)
         ]
+        if self.mcp_servers != newer.mcp_servers:
+            changed.append(YAML_KEY)
         if self.gateway_key != newer.gateway_key and "--key" not in changed:
             changed.append("--key-file")
         return changed
