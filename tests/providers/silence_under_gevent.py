@@ -91,11 +91,10 @@ def test_a_cut_is_still_a_cut(scripted_provider):
 
 
 def test_a_silent_drain_ends(scripted_provider):
-    stall = Stall()
-    scripted_provider.play([*stream([ONE], end=False), stall])
+    scripted_provider.play([*stream([ONE], end=False), Stall()])
     with running(scripted_provider.url, idle_timeout=SHORTEST) as rig:
         recording = FakeRecording()
         rig.drain(rig.open(), recording)
         assert recording.closed.wait(20)
         assert recording.told == ["lost client", "close"]
-        assert stall.hangup.wait(20)
+        assert scripted_provider.requests[0].client_left.wait(20)

@@ -125,12 +125,11 @@ def test_an_exchange_given_back_twice_frees_its_worker_once(scripted_provider):
 
 
 def test_an_exchange_given_back_unread_closes_its_connection(scripted_provider):
-    stall = Stall()
-    scripted_provider.play([*stream(EVENTS, end=False), stall])
+    scripted_provider.play([*stream(EVENTS, end=False), Stall()])
     scripted_provider.play(answer("ok"))
     with running(scripted_provider.url, **ONE) as rig:
         rig.give_back(rig.open())
-        assert stall.hangup.wait(PATIENCE)
+        assert scripted_provider.requests[0].client_left.wait(PATIENCE)
         assert rig.call() == (200, b"ok")
         assert rig.settle().counters.connections_opened == 2
 
@@ -297,8 +296,7 @@ def test_a_worker_that_dies_while_its_exchange_is_out_leaves_it_to_its_holder(sc
 
 
 def test_a_drain_whose_worker_is_dead_ends_the_records(scripted_provider):
-    stall = Stall()
-    scripted_provider.play([*stream(EVENTS, end=False), stall])
+    scripted_provider.play([*stream(EVENTS, end=False), Stall()])
     with running(scripted_provider.url) as rig:
         opened = rig.open()
         opened.worker.tell(Crash())
@@ -307,18 +305,17 @@ def test_a_drain_whose_worker_is_dead_ends_the_records(scripted_provider):
         rig.drain(opened, recording)
         assert recording.closed.wait(PATIENCE)
         assert recording.told == ["lost client", "close"]
-        assert stall.hangup.wait(PATIENCE)
+        assert scripted_provider.requests[0].client_left.wait(PATIENCE)
 
 
 def test_a_fault_while_draining_ends_the_records_and_only_the_worker(scripted_provider):
-    stall = Stall()
-    scripted_provider.play([*stream(EVENTS, end=False), stall])
+    scripted_provider.play([*stream(EVENTS, end=False), Stall()])
     scripted_provider.play(answer("ok"))
     with running(scripted_provider.url, **ONE) as rig:
         recording = FakeRecording(fails=True)
         rig.drain(rig.open(), recording)
         assert recording.closed.wait(PATIENCE)
-        assert stall.hangup.wait(PATIENCE)
+        assert scripted_provider.requests[0].client_left.wait(PATIENCE)
         assert rig.call() == (200, b"ok")
         assert rig.settle().draining == 0
 
@@ -532,8 +529,7 @@ def test_a_cut_drain_is_recorded_as_incomplete(scripted_provider, how):
 
 @pytest.mark.parametrize("limit", ["time", "silence"])
 def test_a_drain_takes_only_so_long(scripted_provider, limit):
-    stall = Stall()
-    scripted_provider.play([*stream(EVENTS, end=False), stall])
+    scripted_provider.play([*stream(EVENTS, end=False), Stall()])
     settings = {"idle_timeout": 0.05} if limit == "silence" else {}
     limits = ProviderLimits(drain_timeout=PATIENCE if limit == "silence" else 0.05)
     with running(scripted_provider.url, limits=limits, **settings) as rig:
@@ -541,14 +537,13 @@ def test_a_drain_takes_only_so_long(scripted_provider, limit):
         rig.drain(rig.open(), recording)
         assert recording.closed.wait(PATIENCE)
         assert recording.told == ["lost client", "close"]
-        assert stall.hangup.wait(PATIENCE)
+        assert scripted_provider.requests[0].client_left.wait(PATIENCE)
         rig.settle()
 
 
 def test_only_so_many_drain_at_once_and_the_provider_waits_for_no_disk(scripted_provider):
-    stalls = [Stall() for _ in range(3)]
-    for stall in stalls:
-        scripted_provider.play([*stream(EVENTS, end=False), stall])
+    for _ in range(3):
+        scripted_provider.play([*stream(EVENTS, end=False), Stall()])
     scripted_provider.play(answer("ok"))
     disk = threading.Event()
 
@@ -563,7 +558,7 @@ def test_only_so_many_drain_at_once_and_the_provider_waits_for_no_disk(scripted_
         rig.drain(first, recordings[0])
         for opened, recording in zip(others, recordings[1:], strict=True):
             rig.drain(opened, recording)
-        assert all(stall.hangup.wait(PATIENCE) for stall in stalls[1:])
+        assert all(asked.client_left.wait(PATIENCE) for asked in scripted_provider.requests[1:3])
         # While those two wait for the disk everything else goes on.
         assert rig.call(credential=OWN) == (200, b"ok")
         state = rig.state
