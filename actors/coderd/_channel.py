@@ -1,8 +1,8 @@
 """A byte stream over the binary messages of a WebSocket.
 
 Where one message ends means nothing: what is read is one stream, as net.Conn over WebSocket
-is for coderd.  The library does the handshake, the proxy and the frames; added here are a
-limit on what a frame may announce, and keeping the answer to a refused upgrade.
+is for coderd.  The library does the proxy, the handshake and what is sent; frames are read
+here, and the answer to a refused upgrade is kept.
 """
 
 from __future__ import annotations
@@ -20,27 +20,18 @@ import websocket
 from websocket import ABNF
 
 from aigateway.actors.coderd._upgrade import DialError, UpgradeRefused, read_refusal
+from aigateway.actors.coderd._websocket_frames import FrameReader
 from aigateway.actors.coderd._wire_socket import Wire, wrap
 
-__all__ = ["MAX_MESSAGE", "Channel", "ChannelError", "open_channel"]
+__all__ = ["Channel", "ChannelError", "open_channel"]
 
-MAX_MESSAGE: Final = 256 * 1024
-"""Largest frame read, in bytes; coderd has the same limit."""
-
-_MAX_CONTROL: Final = 125
+_READ: Final = 64 * 1024
 _NORMAL_CLOSES: Final = (1000, 1001)
 _GOODBYE_PATIENCE: Final = 1.0
 
 
 class ChannelError(Exception):
     """The connection broke, or the peer sent what is no byte stream."""
-
-
-class _Frames(websocket.frame_buffer):
-    def recv_length(self) -> None:
-        super().recv_length()
-        if self.length is not None and self.length > MAX_MESSAGE:
-            raise ChannelError(f"a WebSocket frame of {self.length} bytes, at most {MAX_MESSAGE}")
 
 
 class _WebSocket(websocket.WebSocket):
@@ -50,10 +41,7 @@ class _WebSocket(websocket.WebSocket):
         self.wire: Wire | None = None
         self._open = False
         self._deadline = deadline
-        super().__init__(
-            sslopt={"context": context} if context else None, skip_utf8_validation=True
-        )
-        self.frame_buffer = _Frames(self._recv, True)
+        super().__init__(sslopt={"context": context} if context else None)
 
     @property
     def sock(self) -> Any:
@@ -72,7 +60,9 @@ class Channel:
     def __init__(self, ws: _WebSocket, wire: Wire) -> None:
         self._ws = ws
         self._wire = wire
+        self._frames = FrameReader()
         self._fragmented = False
+        self._goodbye: bytes | None = None
         self._aborted = False
         wire.established()
 
@@ -91,31 +81,37 @@ class Channel:
         """
         try:
             while True:
-                frame = self._ws.recv_frame()  # type: ignore[no-untyped-call]
-                if frame.opcode >= ABNF.OPCODE_CLOSE and len(frame.data) > _MAX_CONTROL:
-                    raise ChannelError(f"a WebSocket control frame of {len(frame.data)} bytes")
-                if frame.opcode == ABNF.OPCODE_CLOSE:
-                    return self._closed(bytes(frame.data))
-                if frame.opcode == ABNF.OPCODE_PING:
-                    self._ws.pong(frame.data)
-                elif frame.opcode != ABNF.OPCODE_PONG:
-                    self._check_data(frame)
-                    if frame.data:
-                        return bytes(frame.data)
-        except websocket.WebSocketConnectionClosedException:
-            return b""
+                data = self._read_frames()
+                if data:
+                    return data
+                if self._goodbye is not None:
+                    return self._closed(self._goodbye)
+                more = self._wire.recv(_READ)
+                if not more:
+                    return b""
+                self._frames.receive_data(more)
         except (OSError, ValueError, websocket.WebSocketException) as ex:
             if self._aborted:
                 return b""
             raise ChannelError(f"receive: {_reason(ex)}") from ex
 
-    def _check_data(self, frame: ABNF) -> None:
-        if frame.opcode == ABNF.OPCODE_TEXT:
-            self.close(1003)
-            raise ChannelError("the peer sent a text message")
-        if (frame.opcode == ABNF.OPCODE_CONT) != self._fragmented:
-            raise ChannelError("the peer mixed up the frames of two messages")
-        self._fragmented = not frame.fin
+    def _read_frames(self) -> bytes:
+        """Return the data of all frames that are there, up to a goodbye."""
+        pieces = []
+        while self._goodbye is None and (frame := self._frames.next()) is not None:
+            if frame.opcode == ABNF.OPCODE_CLOSE:
+                self._goodbye = frame.payload
+            elif frame.opcode == ABNF.OPCODE_PING:
+                self._ws.pong(frame.payload)
+            elif frame.opcode == ABNF.OPCODE_TEXT:
+                self.close(1003)
+                raise ChannelError("the peer sent a text message")
+            elif frame.opcode != ABNF.OPCODE_PONG:
+                if (frame.opcode == ABNF.OPCODE_CONT) != self._fragmented:
+                    raise ChannelError("the peer mixed up the frames of two messages")
+                self._fragmented = not frame.fin
+                pieces.append(frame.payload)
+        return b"".join(pieces)
 
     def _closed(self, payload: bytes) -> bytes:
         code = int.from_bytes(payload[:2], "big") or _NORMAL_CLOSES[0]

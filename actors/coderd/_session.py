@@ -284,6 +284,7 @@ class Session:
             self._answers += 1
         waiting = self._waiting.get(event.call)
         if waiting is None:
+            # Closed here while the answer was on its way.
             return
         if isinstance(event, Answered) and waiting.signal is not None:
             todo.append(waiting.signal)

@@ -13,6 +13,7 @@ from attrs import define, field
 
 from aigateway.actors.coderd._alarms import Alarm, Alarms
 from aigateway.actors.coderd._calls import Call, Calls
+from aigateway.actors.coderd._channel import Channel, ChannelError
 from aigateway.actors.coderd._provider_feed import ProviderFeed
 from aigateway.actors.coderd._session import Answer, Failure, Outcome, Session
 from aigateway.actors.coderd.versions import ApiVersion
@@ -178,13 +179,78 @@ def test_a_load_that_was_to_be_tried_again_is_not_when_the_session_is_another() 
     assert len(old.asked) == 1
 
 
-# -- alarms
-
-
 def make_alarms() -> Alarms:
     alarms = Alarms("test-alarms")
     alarms.start()
     return alarms
+
+
+# -- sessions
+
+
+@define(eq=False)
+class StubChannel:
+    """A channel whose other end is the test."""
+
+    sent: queue.Queue[bytes] = field(factory=queue.Queue)
+    arriving: queue.Queue[bytes] = field(factory=queue.Queue)
+    released: threading.Event = field(factory=threading.Event)
+
+    def send(self, data: bytes) -> None:
+        self.sent.put(data)
+
+    def receive(self) -> bytes:
+        return self.arriving.get(timeout=10)
+
+    def close(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        self.arriving.put(b"")
+
+    def release(self) -> None:
+        self.released.set()
+
+
+def test_an_answer_that_crosses_the_end_is_forgotten() -> None:
+    alarms, channel = make_alarms(), StubChannel()
+    ends: list[str] = []
+    outcomes: list[Outcome] = []
+    session = Session(cast(Channel, channel), ApiVersion(1, 4), alarms, ends.append)
+    session.call("/x", b"", 10.0, outcomes.append)
+    assert channel.sent.get(timeout=10)
+    session.close()
+    session.close()
+    assert outcomes == [Failure("the connection was closed here")]
+    # Accepted, answered and ended.
+    channel.arriving.put(
+        bytes.fromhex("000100020000000100000000")
+        + bytes.fromhex("000000000000000100000008 05010100 0d010200")
+    )
+    assert channel.released.wait(10)
+    assert len(outcomes) == 1
+    session.call("/x", b"", 10.0, outcomes.append)
+    assert outcomes[1:] == [Failure("the connection was closed here")]
+    assert ends == ["the connection was closed here"]
+    alarms.stop()
+
+
+def test_a_send_that_fails_ends_the_session() -> None:
+    class Broken(StubChannel):
+        def send(self, _data: bytes) -> None:
+            raise ChannelError("send: broken pipe")
+
+    alarms, channel = make_alarms(), Broken()
+    outcomes: queue.Queue[Outcome] = queue.Queue()
+    session = Session(cast(Channel, channel), ApiVersion(1, 4), alarms, lambda _: None)
+    session.call("/x", b"", 10.0, outcomes.put)
+    assert outcomes.get(timeout=10) == Failure("send: broken pipe")
+    assert session.ended
+    assert channel.released.wait(10)
+    alarms.stop()
+
+
+# -- alarms
 
 
 def test_alarms_ring_in_the_order_of_their_times() -> None:

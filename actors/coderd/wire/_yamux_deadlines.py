@@ -22,7 +22,7 @@ class Limits:
 
 
 def _first(waits: dict[int, float]) -> float:
-    return next(iter(waits.values()), inf)
+    return next(iter(waits.values())) if waits else inf
 
 
 @define
@@ -42,8 +42,7 @@ class Deadlines:
 
     def first(self) -> float:
         """The next time at which something is due."""
-        firsts = (_first(waits) for waits in (self.pings, self.opening, self.closing))
-        return min(self.ping_due, *firsts)
+        return min(self.ping_due, _first(self.pings), _first(self.opening), _first(self.closing))
 
     def dead(self, now: float) -> str | None:
         """Why the peer must be taken for dead, if it must."""
