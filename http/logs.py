@@ -14,7 +14,7 @@ import re
 import select
 import sys
 import time
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any, NoReturn
 
 import structlog
@@ -38,6 +38,7 @@ __all__ = [
     "reopen_logs",
     "secrets_of",
     "stop_logging",
+    "tap_logs",
 ]
 
 _QUIET = ("botocore", "urllib3", "websocket", "boto3", "s3transfer")
@@ -48,6 +49,10 @@ _STANDARD_STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2, "-": 2}
 
 _FULL_PIPE_WAIT = 1.0
 """Seconds to wait for a slow reader of an output before a line is dropped."""
+
+
+Tap = Callable[[str, str, dict[str, str]], None]
+"""Takes level, message and fields of an entry, secrets masked."""
 
 
 @frozen
@@ -66,6 +71,7 @@ class _State:
     to it, and must never hit a socket that got the same number."""
     secrets: SecretMask = field(factory=SecretMask)
     bridge: _Bridge | None = None
+    tap: Tap | None = None
 
 
 def configure(settings: Settings) -> None:
@@ -111,6 +117,11 @@ def reopen_logs() -> None:
             _write("error", "aigateway", str(ex), {}, None)
 
 
+def tap_logs(tap: Tap | None) -> None:
+    """Show each entry to ``tap`` too, in the thread or greenlet that logs it."""
+    _STATE.tap = tap
+
+
 def stop_logging() -> None:
     """Undo :func:`configure`, for tests: files closed, secrets forgotten."""
     structlog.reset_defaults()
@@ -119,6 +130,7 @@ def stop_logging() -> None:
         logging.captureWarnings(False)
         _STATE.bridge = None
     _STATE.outputs = ()
+    _STATE.tap = None
     _STATE.secrets.clear()
     for descriptor in _STATE.files.values():
         os.close(descriptor)
@@ -240,6 +252,10 @@ def _write(level: str, name: str, message: str, fields: Mapping[str, Any], exc_i
     for output in state.outputs:
         line = state.secrets.apply(output.render(entry))
         _append(output.descriptor, f"{line}\n".encode("utf-8", "backslashreplace"))
+    if state.tap is not None:
+        mask = state.secrets.apply
+        shown = {key: mask(str(value)) for key, value in fields.items() if value is not None}
+        state.tap(level, mask(message), {"logger": name, **shown})
 
 
 def _matches(filters: tuple[re.Pattern[str], ...], name: str, message: str) -> bool:

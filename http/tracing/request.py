@@ -107,6 +107,11 @@ class RequestTrace:
         kept = [pair for pair in headers if pair[0].lower() != TRACE_HEADER.lower()]
         return [*kept, (TRACE_HEADER, self.trace_id)]
 
+    def log(self, level: str, message: str, fields: dict[str, str]) -> None:
+        """Something was logged while this request was served."""
+        if self._http.is_recording():
+            self._http.add_event(message, {"level": level, **fields})
+
     def relaying(self) -> None:
         """A body follows the head; :meth:`finished` will be called."""
         self._relaying = True

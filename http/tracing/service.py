@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextvars import ContextVar
 from typing import Any
 
 import structlog
@@ -14,6 +15,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Tracer
 
 from aigateway.http.cli.version import own_version
+from aigateway.http.logs import tap_logs
 from aigateway.http.settings import Settings
 from aigateway.http.tracing.request import RequestTrace
 
@@ -28,6 +30,9 @@ PROBES = frozenset({"/healthz", "/readyz"})
 """Paths that are never traced."""
 TRACES_PATH = "/v1/traces"
 HONEYCOMB = f"https://api.honeycomb.io{TRACES_PATH}"
+
+_served: ContextVar[RequestTrace | None] = ContextVar("aigateway_trace", default=None)
+"""The request that this greenlet or thread serves; only log lines are found by it."""
 
 log = structlog.get_logger("ai-gateway.tracing")
 
@@ -61,14 +66,19 @@ class Tracing:
             self._provider = provider
             self._tracer = provider.get_tracer(TRACER, own_version())
             self._pid = os.getpid()
+            if self._settings.trace_logs:
+                tap_logs(_log_to_trace)
 
     def begin(self, environ: dict[str, Any]) -> RequestTrace | None:
         """A trace for the request of this WSGI environment, None for a probe."""
-        if environ.get("PATH_INFO") in PROBES:
-            return None
-        self.start()
-        assert self._tracer is not None
-        return RequestTrace(self._tracer, environ)
+        trace = None
+        if environ.get("PATH_INFO") not in PROBES:
+            self.start()
+            assert self._tracer is not None
+            trace = RequestTrace(self._tracer, environ)
+        if self._settings.trace_logs:
+            _served.set(trace)
+        return trace
 
     def stop(self) -> None:
         """Send what has gathered; waits :data:`FLUSH_TIMEOUT` at most."""
@@ -81,6 +91,12 @@ class Tracing:
         closing.join(FLUSH_TIMEOUT)
         if closing.is_alive():
             log.warning("traces were not all sent in time", seconds=FLUSH_TIMEOUT)
+
+
+def _log_to_trace(level: str, message: str, fields: dict[str, str]) -> None:
+    trace = _served.get()
+    if trace is not None:
+        trace.log(level, message, fields)
 
 
 def _exporters(settings: Settings) -> list[OTLPSpanExporter]:

@@ -35,6 +35,7 @@ class Span:
     scope: str = ""
     started: int = 0
     ended: int = 0
+    events: dict[str, dict[str, Any]] = field(factory=dict)
 
 
 class Collector:
@@ -114,6 +115,7 @@ def _span(span: WireSpan, resource: dict[str, Any], scope: str) -> Span:
         scope,
         span.start_time_unix_nano,
         span.end_time_unix_nano,
+        {event.name: _plain(event.attributes) for event in span.events},
     )
 
 

@@ -44,7 +44,14 @@ def gateway(
     gateway = GatewayProcess(
         tmp_path_factory.mktemp("gw"),
         [Upstream("anthropic", provider.url), Upstream("openai", provider.url)],
-        ["--trace", "--trace-endpoint", collector.url, "--worker-class", request.param],
+        [
+            "--trace",
+            "--trace-endpoint",
+            collector.url,
+            "--trace-logs",
+            "--worker-class",
+            request.param,
+        ],
         environ={"OTEL_BSP_SCHEDULE_DELAY": "50"},
     )
     with gateway:
@@ -127,6 +134,8 @@ def test_an_intercepted_request_has_the_spans_of_the_specification(
         "http.status_code": 200,
         "outcome": "complete",
     }
+    line = http.events["request"]
+    assert (line["level"], line["interception_id"]) == ("info", interception_id)
     _, sent_trace, sent_span, _ = _sent(provider, "traceparent").split("-")
     assert (sent_trace, sent_span) == (trace_id, spans["Intercept.ProcessRequest.Upstream"].span_id)
 
@@ -262,7 +271,8 @@ def test_probes_are_not_traced(gateway: GatewayProcess, collector: Collector) ->
 
 def test_no_span_holds_a_secret_or_a_prompt(gateway: GatewayProcess, collector: Collector) -> None:
     _whole(collector, _post(gateway))
-    text = json.dumps([[s.name, s.message, s.attributes, s.resource] for s in collector.spans])
+    spans = [[s.name, s.message, s.attributes, s.resource, s.events] for s in collector.spans]
+    text = json.dumps(spans)
     for secret in (SECRET, gateway.key(), "a private question", "in-the-query"):
         assert secret not in text
 
@@ -286,6 +296,7 @@ def test_what_has_gathered_is_sent_when_the_gateway_stops(
             trace_id = _post(gateway).headers["X-Trace-ID"]
             assert not collector.spans
         assert collector.names(trace_id)["Intercept"] == 1
+        assert not any(span.events for span in collector.spans)
         assert collector.spans[0].resource["service.name"] == "eu-gateway"
         assert set(collector.paths) == {"/v1/traces"}
 
