@@ -7,6 +7,7 @@ from typing import Any
 from gunicorn.glogging import Logger
 
 from aigateway.http.logs import reopen_logs
+from aigateway.http.server.quiet_errors import without_content
 
 __all__ = ["GunicornLogger"]
 
@@ -24,6 +25,11 @@ class GunicornLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
         self.error_log.propagate = True
         # Level and filter are the root logger's business.
         self.error_log.setLevel("NOTSET")
+
+    def debug(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        """Without the bytes of a request that broke off: they may hold a token."""
+        quiet = (without_content(a) if isinstance(a, BaseException) else a for a in args)
+        super().debug(msg, *quiet, **kwargs)
 
     def access(self, *_args: Any, **_kwargs: Any) -> None:
         """Nothing."""

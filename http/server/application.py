@@ -26,7 +26,7 @@ HEARTBEAT = 60
 """Seconds without a sign of life after which the master kills a gevent worker."""
 WORKER_CLASSES = {
     "gevent": "aigateway.http.server.workers.GatewayWorker",
-    "gthread": "gthread",
+    "gthread": "aigateway.http.server.thread_worker.GatewayThreadWorker",
 }
 
 log = structlog.get_logger("ai-gateway")

@@ -8,6 +8,8 @@ from typing import Any
 import gevent
 from gunicorn.workers.ggevent import GeventWorker
 
+from aigateway.http.server.quiet_errors import QuietErrors
+
 __all__ = ["GatewayWorker"]
 
 
@@ -38,7 +40,7 @@ class _Idle:
         return ex is self._timeout
 
 
-class GatewayWorker(GeventWorker):  # type: ignore[misc]
+class GatewayWorker(QuietErrors, GeventWorker):  # type: ignore[misc]
     """gunicorn's gevent worker, for long streams and quick stops."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -1,0 +1,37 @@
+"""Requests that are no HTTP: told apart in logs and answers, never quoted.
+
+What a broken request holds may be a token, sent with a forgotten colon; gunicorn would write
+it into its log and send it back.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, cast
+
+from gunicorn.http.errors import NoMoreData, ParseException
+
+__all__ = ["QuietErrors", "without_content"]
+
+
+class QuietErrors:
+    """Goes before a gunicorn worker class."""
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Answer and log an error of the request or of ours."""
+        if getattr(req, "uri", None):
+            # gunicorn names the target in the log, and a query may hold a key.
+            req.uri = req.uri.partition("?")[0]
+        super().handle_error(req, client, addr, without_content(exc))  # type: ignore[misc]
+
+
+def without_content(exc: BaseException) -> BaseException:
+    """The same kind of error, whose text is only the name of what is wrong."""
+    if not isinstance(exc, ParseException | NoMoreData):
+        return exc
+    kind = type(exc)
+    text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.__name__).lower()
+    wordless = type(kind.__name__, (kind,), {"__str__": lambda _self: text})
+    copy: BaseException = cast(Any, kind).__new__(wordless)
+    copy.__dict__.update(exc.__dict__)
+    return copy

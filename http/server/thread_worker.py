@@ -1,0 +1,13 @@
+"""The gateway's gunicorn worker with plain threads."""
+
+from __future__ import annotations
+
+from gunicorn.workers.gthread import ThreadWorker
+
+from aigateway.http.server.quiet_errors import QuietErrors
+
+__all__ = ["GatewayThreadWorker"]
+
+
+class GatewayThreadWorker(QuietErrors, ThreadWorker):  # type: ignore[misc]
+    """gunicorn's own, but for what it says of broken requests."""
