@@ -330,8 +330,12 @@ class Exchange:
 
     def detach(self) -> None:
         """The holder is done: from now on the connection is none of this exchange's business."""
+        if self.detached:
+            return
         self.detached = True
         self._waiting_since = math.inf
+        # The parser knows the exchange: without this only the garbage collector would end them.
+        del self._parser
 
     # -- for the watch over silent answers
 

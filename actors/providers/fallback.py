@@ -23,7 +23,7 @@ def hand_on(job: Job, own: ProviderConfig, tree: ActorTree | None) -> bool:
         return False
     ref = tree.find(provider_role(name))
     other = tree.provider_config(name)
-    if ref is None or (other is not None and not _same_api(own, other)):
+    if ref is None or (other is not None and not _can_stand_in(other, own)):
         return False
     handed_on = evolve(
         perform,
@@ -35,6 +35,16 @@ def hand_on(job: Job, own: ProviderConfig, tree: ActorTree | None) -> bool:
     return tell(ref, handed_on)
 
 
-def _same_api(one: ProviderConfig, other: ProviderConfig) -> bool:
-    """Whether a request for one of these providers can be sent to the other."""
-    return one.speaks_openai == other.speaks_openai and "copilot" not in (one.type, other.type)
+def _can_stand_in(other: ProviderConfig, own: ProviderConfig) -> bool:
+    """Whether a request that was made for ``own`` can be sent to ``other`` as it is.
+
+    Copilot is called with the user's own token only, and for Bedrock a request is made anew.
+    """
+    return (
+        bool(other.keys)
+        and other.error is None
+        and own.speaks_openai == other.speaks_openai
+        and "copilot" not in (own.type, other.type)
+        and own.bedrock is None
+        and other.bedrock is None
+    )

@@ -7,7 +7,7 @@ from typing import Any
 import pykka
 from attrs import define, field, frozen
 
-from aigateway.actors.actor import Reply
+from aigateway.actors.actor import Reply, complete, new_reply
 from aigateway.actors.providers.breaker import Ticket
 from aigateway.actors.providers.errors import UpstreamError
 from aigateway.actors.providers.exchange import Exchange
@@ -54,6 +54,20 @@ class Job:
     deaths: int = 0
     """Workers that have died of it, or by chance while they had it."""
 
+    def settle(self, result: Opened | Refused) -> bool:
+        """Reply, and let go of the request; False when nobody waits for the reply.
+
+        An actor keeps its last message until the next one comes, and a worker's may be as
+        large as a request's body.
+        """
+        reply = self.perform.reply
+        self.let_go()
+        return complete(reply, result)
+
+    def let_go(self) -> None:
+        """The request is none of this job's business any more."""
+        self.perform = _SETTLED
+
     @property
     def reply(self) -> Reply[Opened | Refused]:
         return self.perform.reply
@@ -61,6 +75,9 @@ class Job:
     @property
     def hint(self) -> str:
         return self.credential.hint if self.credential is not None else ""
+
+
+_SETTLED = Perform(method="", headers=(), body=b"", reply=new_reply())
 
 
 # -- told to a worker

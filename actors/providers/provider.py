@@ -300,10 +300,11 @@ class Provider(GatewayActor):
                 if hand_on(job, self._config, self._tree):
                     self._counters.fallbacks += 1
                     log.warning("request handed on to the fallback", provider=self._config.name)
+                    job.let_go()
                 else:
-                    complete(job.reply, refused)
+                    job.settle(refused)
             case Refuse(refused):
-                complete(job.reply, refused)
+                job.settle(refused)
             case Relay():
                 raise AssertionError("there is no answer to relay")
 

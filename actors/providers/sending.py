@@ -18,7 +18,7 @@ from aigateway.actors.providers.errors import NotSent, SendFailed
 __all__ = ["JOIN_LIMIT", "SEND_PATIENCE", "Receive", "send_request"]
 
 JOIN_LIMIT = 16 * 1024
-"""A body up to this size travels in the same packet as its head."""
+"""Head and body up to this size together travel as one piece, which is one record of TLS."""
 SEND_PATIENCE = 60.0
 """Seconds in which the peer must take at least one byte."""
 LISTEN_EVERY = 0.25
@@ -38,21 +38,20 @@ def send_request(sock: socket.socket, head: bytes, body: bytes, receive: Receive
     When it returns False, ``receive`` has got what the peer said instead, which may be
     nothing.  Raises NotSent and SendFailed.
     """
-    whole = len(body) <= JOIN_LIMIT
-    first = head + body if whole else head + body[:JOIN_LIMIT]
+    room = max(JOIN_LIMIT - len(head), 0)
+    whole = len(body) <= room
+    first = head + body if whole else head + body[:room]
     try:
         sock.settimeout(SEND_PATIENCE)
         sent = sock.send(first)
     except OSError as ex:
         raise NotSent(f"the upstream closed the connection: {ex.strerror or ex}") from ex
-    if sent < len(first):
-        rest = memoryview(first[sent:] + body[JOIN_LIMIT:])
-    elif whole:
+    if whole and sent == len(first):
         return True
-    else:
-        rest = memoryview(body)[JOIN_LIMIT:]
     try:
-        return _send_rest(sock, rest, receive)
+        return _send_rest(sock, memoryview(first)[sent:], receive) and _send_rest(
+            sock, memoryview(body)[room:], receive
+        )
     finally:
         sock.settimeout(SEND_PATIENCE)
 

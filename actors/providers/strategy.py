@@ -129,6 +129,7 @@ class Strategy:
         self.paused = 0
         """Requests that wait for a retry."""
         self._retried = RETRY_STATUSES if config.max_retries > 0 else frozenset[int]()
+        self._asked_back = self._retried | KEY_STATUSES
 
     @property
     def has_keys(self) -> bool:
@@ -142,7 +143,7 @@ class Strategy:
         if perform.add_credential and perform.credential is None:
             assert self._pool is not None
             job.walker = self._pool.walk()
-            job.ask_back = self._retried | KEY_STATUSES
+            job.ask_back = self._asked_back
         if self._breaker is not None and perform.route:
             admission = self._breaker.admit(perform.route, perform.model, now)
             if isinstance(admission, Rejected):

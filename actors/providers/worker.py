@@ -12,7 +12,7 @@ from typing import Any
 import pykka
 import structlog
 
-from aigateway.actors.actor import ActorDied, GatewayActor, complete, fail
+from aigateway.actors.actor import ActorDied, GatewayActor, fail
 from aigateway.actors.providers.adapter import HeaderPairs, UpstreamAdapter, prepare
 from aigateway.actors.providers.connect import Connector
 from aigateway.actors.providers.errors import AnswerTimeout, Quiet, UpstreamCut, UpstreamError
@@ -194,7 +194,7 @@ class UpstreamWorker(GatewayActor):
         """Do what is left to do when nobody decides any more."""
         match message:
             case Failed(job=job, error=error) if job.sent:
-                complete(job.reply, refusal_of(error, job, self._provider_name))
+                job.settle(refusal_of(error, job, self._provider_name))
             case Failed() | Answered():
                 if isinstance(message, Answered):
                     message.exchange.close()
@@ -231,7 +231,7 @@ def hand_over(
 ) -> bool:
     """Give the open exchange to the request; False when that waits no more."""
     opened = Opened(exchange, worker, provider, provider_name, job.hint)
-    return complete(job.perform.reply, opened)
+    return job.settle(opened)
 
 
 def refusal_of(error: UpstreamError, job: Job, provider_name: str) -> Refused:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from functools import partial
 from typing import Any
 
@@ -568,6 +570,40 @@ def test_only_so_many_drain_at_once_and_the_provider_waits_for_no_disk(scripted_
             assert recording.closed.wait(PATIENCE)
             assert recording.told == ["lost client", "close"]
         assert rig.settle().counters.drains == 1
+
+
+class Headers(list[tuple[str, str]]):
+    """Headers that can be watched; a body is kept as long as they are."""
+
+
+@pytest.mark.parametrize("steps", [stream(EVENTS, end=False), [Reset()]])
+def test_a_worker_forgets_a_request_when_it_is_answered(scripted_provider, steps):
+    scripted_provider.play([*steps, Stall()])
+    with running(scripted_provider.url) as rig:
+        headers = Headers()
+        watched = weakref.ref(headers)
+        result = rig.perform(headers=headers)
+        del headers
+        # Asking for the state replaces the last message of the provider, not of the worker.
+        until(lambda: rig.state.name and watched() is None)
+        if isinstance(result, Opened):
+            rig.give_back(result)
+
+
+def test_an_exchange_is_gone_when_it_was_given_back(scripted_provider):
+    scripted_provider.otherwise = answer("ok")
+    with running(scripted_provider.url) as rig:
+        gc.collect()
+        gc.disable()
+        try:
+            opened = rig.open()
+            watched = weakref.ref(opened.exchange)
+            rig.finish(opened)
+            del opened
+            # The actors keep their last messages until the next one.
+            until(lambda: rig.call() and rig.state.name and watched() is None)
+        finally:
+            gc.enable()
 
 
 def test_secrets_are_in_no_repr(scripted_provider):

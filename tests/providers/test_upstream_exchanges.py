@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+import requests
 from attrs import frozen
 from imitation_provider import (
     Close,
@@ -365,6 +366,17 @@ def test_a_body_of_any_size_arrives(scripted_provider, adapter, size):
     body = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
     assert rest_of(begin(adapter, body)) == b"ok"
     assert scripted_provider.requests[0].body == body
+
+
+def test_the_adapter_is_one_of_requests(scripted_provider, adapter):
+    scripted_provider.otherwise = answer({"ok": True}, 201)
+    with requests.Session() as session:
+        session.mount("http://", adapter)
+        request = requests.Request("POST", scripted_provider.url + "/path", json={"a": 1})
+        reply = session.send(session.prepare_request(request), timeout=5.0, stream=True)
+        assert (reply.status_code, reply.reason) == (201, "Created")
+        assert rest_of(reply.raw) == b'{"ok": true}'
+    assert scripted_provider.requests[0].json() == {"a": 1}
 
 
 # -- answers before the request is sent
