@@ -12,8 +12,8 @@
         └── Intercept.RecordInterceptionEnded
 
 or ``Passthrough`` below the first.  A client that leaves ends the first span, not the others:
-they go on with the drain.  Spans that have ended ignore what comes later, so nothing here has
-to know which of two ends came first.
+they go on with the drain.  What comes to a span that has ended is ignored, so nothing here
+has to know which of two ends came first.
 """
 
 from __future__ import annotations
@@ -119,25 +119,24 @@ class RequestTrace:
     def handled(self) -> None:
         """The application has returned its answer."""
         if not self._relaying:
-            self._http.end()
+            _end(self._http)
 
     def finished(self, outcome: str) -> None:
         """The body's end: "complete", "cut" or "left"."""
         if outcome == "cut":
             _fail(self._passthrough, "the upstream broke off")
             _fail(self._http, "the upstream broke off")
-        if self._passthrough is not None:
-            self._passthrough.end()
-        self._http.set_attribute("outcome", outcome)
-        self._http.end()
+        _end(self._passthrough)
+        if self._http.is_recording():
+            self._http.set_attribute("outcome", outcome)
+        _end(self._http)
 
     def refused(self, status: int, body: bytes) -> None:
         """The gateway answers by itself: whatever had begun has failed."""
         text = f"{status}: {body[:MESSAGE_LIMIT].decode('utf-8', 'replace').strip()}"
         for span in (self._step, self._process, self._intercept, self._passthrough):
-            if span is not None and span.is_recording():
-                _fail(span, text)
-                span.end()
+            _fail(span, text)
+            _end(span)
 
     # -- passed through
 
@@ -171,13 +170,12 @@ class RequestTrace:
             self._attributes["aws_bedrock"] = bedrock
         for span in (self._intercept, self._step):
             span.set_attributes(self._attributes)
-        self._step.end()
+        _end(self._step)
         self._step = self._begin("Intercept.RecordInterception", self._intercept)
 
     def recorded(self) -> None:
         """The control plane has accepted the interception."""
-        if self._step is not None:
-            self._step.end()
+        _end(self._step)
         self._process = self._begin("Intercept.ProcessRequest", self._intercept)
 
     def calling(self, headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -196,8 +194,8 @@ class RequestTrace:
     def answered(self) -> None:
         """The head of the upstream's answer is there, which is all of it that a span of a
         stream is about."""
-        if self._upstream is not None and self._streaming:
-            self._upstream.end()
+        if self._streaming:
+            _end(self._upstream)
 
     # -- told by whoever reads the answer
 
@@ -208,19 +206,17 @@ class RequestTrace:
 
     def ending(self, outcome: Outcome) -> None:
         """The answer is over; its records are being written to disk."""
-        for span in (self._upstream, self._process, self._intercept):
-            if span is not None and span.is_recording() and outcome.error_type is not None:
+        if outcome.error_type is not None:
+            for span in (self._upstream, self._process, self._intercept):
                 _fail(span, f"{outcome.error_type}: {outcome.error_message or ''}")
-        for span in (self._upstream, self._process):
-            if span is not None:
-                span.end()
+        _end(self._upstream)
+        _end(self._process)
         self._end_record = self._begin("Intercept.RecordInterceptionEnded", self._intercept)
 
     def ended(self) -> None:
         """All is on disk."""
         for span in (*self._records, self._end_record, self._intercept):
-            if span is not None:
-                span.end()
+            _end(span)
         self._records.clear()
 
     def _begin(
@@ -238,8 +234,14 @@ class RequestTrace:
         )
 
 
+def _end(span: Span | None) -> None:
+    # The library warns of a second end, in the log.
+    if span is not None and span.is_recording():
+        span.end()
+
+
 def _fail(span: Span | None, text: str) -> None:
-    if span is not None:
+    if span is not None and span.is_recording():
         span.set_status(Status(StatusCode.ERROR, text[:MESSAGE_LIMIT]))
 
 

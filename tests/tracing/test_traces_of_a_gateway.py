@@ -56,6 +56,7 @@ def gateway(
     )
     with gateway:
         yield gateway
+        assert not [line for line in gateway.logs() if "opentelemetry" in json.dumps(line)]
 
 
 def _post(
