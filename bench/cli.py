@@ -1,0 +1,342 @@
+"""The commands: run, smoke, soak, systems, upstream, report."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import attrs
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bench.availability import Absent
+from bench.campaign import Campaign
+from bench.machine import ProcessTable
+from bench.options import Options
+from bench.plan import Step
+from bench.processes import adopt_orphans
+from bench.report import draw_plots, report, write_docs
+from bench.results import Measurement, Results
+from bench.scenarios import Scenario, all_scenarios
+from bench.systems import System, all_systems
+from bench.upstream import LISTENERS, Upstream
+
+__all__ = ["main"]
+
+CHECKOUT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+PAGE = CHECKOUT / "docs" / "performance.md"
+INTERRUPTED = 130
+PLANES = ("local", "coderd")
+
+_SCENARIOS = [scenario.name for scenario in all_scenarios()]
+_SYSTEMS = [system.name for system in all_systems(PLANES)]
+_DEFAULTS = Options()
+
+_console = Console(stderr=True, highlight=False)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """Measure aigateway beside other gateways, with recording on.
+
+    \b
+    python -m bench smoke                        is everything in order? (a minute)
+    python -m bench systems                      who can be measured here; installs peers
+    python -m bench run                          all scenarios, all systems, 3 rounds (hours)
+    python -m bench run blocking streams         two scenarios
+    python -m bench run blocking -s aigateway -s nginx --rounds 1 --seconds 5
+    python -m bench soak --minutes 60            memory and file descriptors over time
+    python -m bench report                       tables and plots again, from the newest result
+    python -m bench report --docs                ... into docs/performance.md
+
+    Peers are installed into ~/.cache/aigateway-bench (or $AIGATEWAY_BENCH_CACHE), nothing else
+    is. Results go to bench/results/<time>-run/: result.json, report.md and plots. Plots
+    need the extra: pip install 'aigateway[bench]'.
+
+    Exit status: 0; 1 when a record was lost or aigateway could not be measured; 130 after Ctrl-C.
+    """
+
+
+def _many(kind: Any) -> Any:
+    """An option value of several numbers, separated by commas."""
+
+    def convert(_context: click.Context, parameter: click.Parameter, value: str) -> Any:
+        try:
+            return tuple(kind(part) for part in value.split(",") if part)
+        except ValueError:
+            raise click.BadParameter("numbers, separated by commas", param=parameter) from None
+
+    return convert
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    return ",".join(f"{number:g}" for number in numbers)
+
+
+_HOW = [
+    click.option("-s", "--system", "systems", multiple=True, type=click.Choice(_SYSTEMS),
+                 help="Measure this one; may be repeated. Default: all."),
+    click.option("--control-plane", "planes", multiple=True, type=click.Choice(PLANES),
+                 help="What aigateway records into; may be repeated. Default: both."),
+    click.option("--rounds", default=_DEFAULTS.rounds, show_default=True),
+    click.option("--seconds", default=_DEFAULTS.seconds, show_default=True,
+                 help="Length of each measurement."),
+    click.option("--warm-up", default=_DEFAULTS.warm_up, show_default=True,
+                 help="Seconds of load before it."),
+    click.option("--workers", default=_DEFAULTS.workers, show_default=True,
+                 help="Worker processes of each system."),
+    click.option("--api", "apis", multiple=True, type=click.Choice(_DEFAULTS.apis),
+                 help="chat: OpenAI Chat Completions, messages: Anthropic. Default: in turn."),
+    click.option("--tokens", default=_DEFAULTS.tokens, show_default=True, help="Prompt size."),
+    click.option("--answer-bytes", default=_DEFAULTS.answer_bytes, show_default=True,
+                 help="Text in a blocking answer."),
+    click.option("--events", default=_DEFAULTS.events, show_default=True,
+                 help="Content events of a stream."),
+    click.option("--interval-ms", default=_DEFAULTS.interval_ms, show_default=True,
+                 help="Between two events."),
+    click.option("--think-ms", default=_DEFAULTS.think_ms, show_default=True,
+                 help="From a request to its answer's first byte."),
+    click.option("--ramp", default=_DEFAULTS.ramp, show_default=True,
+                 help="Seconds over which streams are opened."),
+    click.option("--concurrencies", default=_listed(_DEFAULTS.concurrencies), show_default=True,
+                 callback=_many(int), help="Connections of the blocking scenario."),
+    click.option("--rates", default=_listed(_DEFAULTS.rates), show_default=True,
+                 callback=_many(float), help="Requests/s of the fixed-rate scenario."),
+    click.option("--streams", default=_listed(_DEFAULTS.streams), show_default=True,
+                 callback=_many(int), help="Open streams."),
+    click.option("--prompt-tokens", default=_listed(_DEFAULTS.prompt_tokens), show_default=True,
+                 callback=_many(int), help="Prompt sizes of the prompts scenario."),
+    click.option("--users", default=_DEFAULTS.users, show_default=True,
+                 help="Keys of the key flood."),
+    click.option("--leavers", default=_DEFAULTS.leavers, show_default=True,
+                 help="Streams whose clients hang up."),
+    click.option("--slow-calls", default=_DEFAULTS.slow_calls, show_default=True,
+                 help="Requests that the slow provider holds."),
+    click.option("--slow-ms", default=_DEFAULTS.slow_ms, show_default=True,
+                 help="How long it takes for each."),
+    click.option("--upstream-processes", default=_DEFAULTS.upstream_processes, show_default=True,
+                 help="Processes of the imitation provider."),
+    click.option("--gateway-option", "gateway_options", multiple=True, metavar="OPTION",
+                 help="Added to `aigateway start`, as in --gateway-option=--worker-class=gthread."),
+    click.option("--results", type=click.Path(path_type=Path), help="Folder for the result."),
+]  # fmt: skip
+
+
+def _how(command: Any) -> Any:
+    for option in reversed(_HOW):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("scenarios", nargs=-1, type=click.Choice(_SCENARIOS))
+@_how
+def run(scenarios: tuple[str, ...], **how: Any) -> None:
+    """Measure SCENARIOS (default: all but the soak)."""
+    wanted = [
+        scenario
+        for scenario in all_scenarios()
+        if scenario.name in (scenarios or [name for name in _SCENARIOS if name != "soak"])
+    ]
+    systems, options, folder = _settings(how)
+    _campaign(wanted, systems, options, folder)
+
+
+@main.command()
+@click.option("--minutes", default=_DEFAULTS.soak_minutes, show_default=True)
+@click.option("--rate", default=_DEFAULTS.soak_rate, show_default=True,
+              help="Blocking requests/s.")  # fmt: skip
+@click.option("--open-streams", default=_DEFAULTS.soak_streams, show_default=True)
+@_how
+def soak(minutes: float, rate: float, open_streams: int, **how: Any) -> None:
+    """Run one steady load for long; plot memory and file descriptors.
+
+    One round, and aigateway only, unless --rounds and --system say otherwise.
+    """
+    given = click.get_current_context().get_parameter_source
+    if given("rounds") is click.core.ParameterSource.DEFAULT:
+        how["rounds"] = 1
+    how["systems"] = how["systems"] or tuple(n for n in _SYSTEMS if n.startswith("aigateway"))
+    systems, options, folder = _settings(how)
+    options = attrs.evolve(options, soak_minutes=minutes, soak_rate=rate, soak_streams=open_streams)
+    _campaign([s for s in all_scenarios() if s.name == "soak"], systems, options, folder)
+
+
+@main.command()
+@click.option("--peers", is_flag=True, help="With the peers that are installed, too.")
+@click.option("--results", type=click.Path(path_type=Path), help="Folder for the result.")
+def smoke(peers: bool, results: Path | None) -> None:
+    """A minute to see that everything works; the numbers mean nothing."""
+    options = Options(
+        seconds=1.0, warm_up=0.5, rounds=1, concurrencies=(8,), rates=(50.0,), streams=(20,),
+        events=25, ramp=0.5, leavers=10, slow_calls=10, slow_ms=200.0,
+        soak_minutes=0.05, soak_streams=5, soak_rate=20.0,
+    )  # fmt: skip
+    names = ["aigateway", *(["direct", "nginx", "portkey", "litellm"] if peers else [])]
+    chosen = [scenario for scenario in all_scenarios() if scenario.name not in ("prompts", "keys")]
+    systems = [system for system in all_systems() if system.name in names]
+    _campaign(chosen, systems, options, results or _results_folder("smoke"))
+
+
+@main.command()
+def systems() -> None:
+    """Say which systems can be measured here; install the peers that are not yet."""
+    for system in all_systems(PLANES):
+        try:
+            version = system.prepare(_console.print)
+            click.echo(f"{system.title} {version}: {system.does}")
+        except Absent as ex:
+            click.echo(f"{system.title}: absent: {ex}")
+
+
+@main.command()
+@click.option("--port", default=0, help="Port of the main provider; 0: a free one.")
+@_how
+def upstream(port: int, **how: Any) -> None:
+    """Run the imitation provider by hand, until Ctrl-C."""
+    _systems, options, folder = _settings(how)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _in_order(), Upstream(folder, options.upstream_processes, port) as imitation:
+        imitation.behave(options.behaviour())
+        imitation.behave(options.behaviour(think_ms=options.slow_ms), "slow")
+        for name, url in zip(LISTENERS, imitation.urls, strict=True):
+            click.echo(f"{name}: {url}/v1/chat/completions and {url}/v1/messages")
+        with contextlib.suppress(KeyboardInterrupt):
+            while imitation.child.alive():
+                time.sleep(0.5)
+
+
+@main.command("report")
+@click.argument("result", required=False, type=click.Path(path_type=Path))
+@click.option("--docs", is_flag=True, help="Rewrite the numbers of docs/performance.md.")
+@click.option("--page", type=click.Path(path_type=Path), default=PAGE, hidden=True)
+def report_command(result: Path | None, docs: bool, page: Path) -> None:
+    """Write the report of RESULT again: a result.json or its folder; default: the newest."""
+    file = _newest() if result is None else result
+    file = file / "result.json" if file.is_dir() else file
+    try:
+        results = Results.load(file)
+    except (OSError, ValueError, KeyError, TypeError) as ex:
+        raise click.ClickException(f"{file} is no result of a run: {ex}") from ex
+    if docs:
+        try:
+            write_docs(results, page)
+        except (OSError, ValueError) as ex:
+            raise click.ClickException(str(ex)) from ex
+        click.echo(f"{page} has the numbers of {file}")
+    else:
+        click.echo(_write_report(results, file.parent))
+
+
+def _newest() -> Path:
+    found = sorted(RESULTS.glob("*/result.json"), key=lambda file: file.stat().st_mtime)
+    if not found:
+        raise click.ClickException(f"there is no result in {RESULTS}; make one: bench run")
+    return found[-1]
+
+
+def _settings(how: dict[str, Any]) -> tuple[list[System], Options, Path]:
+    planes = how.pop("planes") or PLANES
+    wanted, extra = how.pop("systems"), how.pop("gateway_options")
+    folder = how.pop("results") or _results_folder("run")
+    how["apis"] = how["apis"] or _DEFAULTS.apis
+    systems = [
+        system for system in all_systems(planes, extra) if not wanted or system.name in wanted
+    ]
+    return systems, Options(**how), folder
+
+
+def _results_folder(kind: str) -> Path:
+    return RESULTS / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{kind}"
+
+
+def _write_report(results: Results, folder: Path) -> Path:
+    file = folder / "report.md"
+    file.write_text(report(results, draw_plots(results, folder)))
+    return file
+
+
+@contextlib.contextmanager
+def _in_order() -> Iterator[None]:
+    """Let a signal end the run in good order, once, and leave no process behind."""
+
+    def stop(_number: int, _frame: object) -> NoReturn:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, stop)
+    adopt_orphans()
+    try:
+        yield
+    finally:
+        for pid in ProcessTable.read().tree(os.getpid()):
+            if pid != os.getpid():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def _campaign(
+    scenarios: Sequence[Scenario], systems: Sequence[System], options: Options, folder: Path
+) -> None:
+    campaign = Campaign(scenarios, systems, options, folder)
+    with _in_order():
+        campaign.prepare(_console.print)
+        steps = len(campaign.steps())
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=_console,
+        ) as progress:
+            task = progress.add_task("starting", total=steps)
+
+            def before(step: Step) -> None:
+                progress.update(task, description=_describe(step))
+
+            def after(step: Step, measurement: Measurement) -> None:
+                progress.advance(task)
+                progress.print(_one_line(step, measurement), soft_wrap=True)
+
+            results = campaign.run(before, after)
+    click.echo(f"report: {_write_report(results, folder)}")
+    _finish(results)
+
+
+def _describe(step: Step) -> str:
+    return f"{step.scenario.name} {step.variant.name} {step.system.name} {step.round}"
+
+
+def _one_line(step: Step, measurement: Measurement) -> str:
+    if measurement.failure:
+        return f"{_describe(step)}: FAILED: {measurement.failure.splitlines()[0]}"
+    shown = [
+        f"{column.title} {measurement.numbers[column.key]:,.{column.digits}f}"
+        for column in step.scenario.columns
+        if column.key in measurement.numbers
+    ]
+    lost = "; ".join(measurement.lost or ())
+    return f"{_describe(step)}: {', '.join(shown)}{f'; LOST: {lost}' if lost else ''}"
+
+
+def _finish(results: Results) -> None:
+    for text in results.lost:
+        click.echo(f"RECORD LOST: {text}", err=True)
+    ours = [text for text in results.failed if " on aigateway" in text]
+    for text in ours:
+        click.echo(f"FAILED: {text}", err=True)
+    if results.interrupted:
+        click.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    sys.exit(1 if results.lost or ours else 0)

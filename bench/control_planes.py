@@ -1,0 +1,187 @@
+"""The two control planes of aigateway: the embedded one, and a test coderd."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import uuid
+from pathlib import Path
+from typing import Any, Protocol
+
+import requests
+
+from aigateway.actors.coderd.api_keys import create_key
+from aigateway.actors.coderd.schema import open_database, transaction
+from bench.availability import Absent, cache_folder
+from bench.ledger import RecordCounts
+from bench.processes import Child
+
+__all__ = ["CoderdPlane", "ControlPlane", "LocalPlane", "control_plane"]
+
+_CLIENT_GONE = "the client left"
+"""How the error of an interception begins whose client went away."""
+
+_PEER = Path(__file__).parent.parent / "tests" / "interop" / "peer"
+
+
+class ControlPlane(Protocol):
+    """What aigateway is started with, and what it is checked against."""
+
+    name: str
+    options: list[str]
+    """For ``aigateway start``."""
+    keys: list[str]
+    """One key per user."""
+
+    def count(self) -> RecordCounts: ...
+    def children(self) -> list[Child]: ...
+    def stop(self) -> None: ...
+
+
+def control_plane(name: str, folder: Path, users: int) -> ControlPlane:
+    """Start the one named ``local`` or ``coderd``.  Raises Absent."""
+    return LocalPlane(folder, users) if name == "local" else CoderdPlane(folder, users)
+
+
+class LocalPlane:
+    """A database file; nothing runs but the gateway."""
+
+    name = "local"
+
+    def __init__(self, folder: Path, users: int) -> None:
+        self._file = folder / "records.db"
+        self.options = ["--local", "--local-db", str(self._file)]
+        with contextlib.closing(open_database(self._file)) as db, transaction(db):
+            self.keys = [create_key(db, f"user-{number}").token for number in range(users)]
+
+    def count(self) -> RecordCounts:
+        uri = f"{self._file.as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=30)) as db:
+            interceptions, ended, gone, failed = db.execute(
+                "SELECT count(*), count(ended_at), count(*) FILTER (WHERE error_message LIKE ?),"
+                " count(*) FILTER (WHERE error_message NOT LIKE ?) FROM interceptions",
+                (_CLIENT_GONE + "%",) * 2,
+            ).fetchone()
+            (prompts,) = db.execute(
+                "SELECT count(DISTINCT interception_id) FROM user_prompts"
+            ).fetchone()
+            usages, given, taken = db.execute(
+                "SELECT count(*), coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0)"
+                " FROM token_usages"
+                " WHERE json_extract(metadata, '$.usage_complete') IS NOT 0"
+            ).fetchone()
+        return RecordCounts(interceptions, ended, gone, failed, prompts, usages, given, taken)
+
+    def children(self) -> list[Child]:
+        return []
+
+    def stop(self) -> None:
+        """Nothing runs."""
+
+
+class CoderdPlane:
+    """The Go program that plays coderd with coderd's own libraries (tests/interop)."""
+
+    name = "coderd"
+
+    def __init__(self, folder: Path, users: int) -> None:
+        program = _build()
+        self._child = Child(
+            [str(program), "-addr", "127.0.0.1:0"], folder / "coderd.log", piped=True
+        )
+        try:
+            assert self._child.process.stdout is not None
+            ready = json.loads(self._child.process.stdout.readline())
+            self._control = ready["control"]
+            self._http = requests.Session()
+            self._http.trust_env = False
+            key_file = folder / "gateway.key"
+            key_file.write_text("gateway-key")
+            self.options = ["--url", ready["coderd"], "--key-file", str(key_file)]
+            self.keys = [f"bench{number:05d}-{uuid.uuid4().hex[:22]}" for number in range(users)]
+            self._configure()
+        except BaseException:
+            self._child.stop()
+            raise
+
+    def _configure(self) -> None:
+        owners = [
+            {"key": key, "owner_id": str(uuid.uuid4()), "username": f"user-{number}"}
+            for number, key in enumerate(self.keys)
+        ]
+        answer = self._http.patch(f"{self._control}/config", json={"users": owners}, timeout=30)
+        answer.raise_for_status()
+
+    def _records(self, rpc: str) -> list[dict[str, Any]]:
+        answer = self._http.get(
+            f"{self._control}/records", params={"rpc": rpc, "timeout": "0"}, timeout=120
+        )
+        answer.raise_for_status()
+        return [entry["record"] for entry in answer.json()["records"]]
+
+    def count(self) -> RecordCounts:
+        started = {record["id"] for record in self._records("RecordInterception")}
+        ends = {record["id"]: record for record in self._records("RecordInterceptionEnded")}
+        errors = [str(record.get("error_message") or "") for record in ends.values()]
+        gone = sum(error.startswith(_CLIENT_GONE) for error in errors)
+        prompts = {record["interception_id"] for record in self._records("RecordPromptUsage")}
+        # A record may be sent twice; its interception has one complete usage.
+        usages = {
+            record["interception_id"]: record
+            for record in self._records("RecordTokenUsage")
+            if (record.get("metadata") or {}).get("usage_complete") is not False
+        }
+        return RecordCounts(
+            interceptions=len(started),
+            ended=len(ends),
+            client_gone=gone,
+            failed=sum(bool(error) for error in errors) - gone,
+            prompts=len(prompts),
+            usages=len(usages),
+            input_tokens=sum(int(record["input_tokens"]) for record in usages.values()),
+            output_tokens=sum(int(record["output_tokens"]) for record in usages.values()),
+        )
+
+    def children(self) -> list[Child]:
+        return [self._child]
+
+    def stop(self) -> None:
+        self._http.close()
+        assert self._child.process.stdin is not None
+        self._child.process.stdin.close()
+        self._child.stop()
+
+
+def _build() -> Path:
+    """Build the test coderd unless these sources were built before.  Raises Absent."""
+    if not _PEER.is_dir():
+        raise Absent("the test coderd's sources (tests/interop/peer) are not in this checkout")
+    digest = hashlib.sha256()
+    for source in sorted(_PEER.rglob("*")):
+        if source.suffix in (".go", ".mod", ".sum"):
+            digest.update(source.read_bytes())
+    program = cache_folder() / f"coderd-{digest.hexdigest()[:16]}"
+    if program.exists():
+        return program
+    go = shutil.which("go")
+    if go is None:
+        raise Absent("the test coderd needs Go (https://go.dev/dl) on PATH to be built")
+    program.parent.mkdir(parents=True, exist_ok=True)
+    fresh = program.with_suffix(f".{os.getpid()}")
+    built = subprocess.run(
+        [go, "build", "-trimpath", "-buildvcs=false", "-o", str(fresh), "."],
+        cwd=_PEER,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if built.returncode:
+        raise Absent(f"the test coderd could not be built: {built.stdout[-500:]}")
+    fresh.replace(program)
+    return program

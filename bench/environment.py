@@ -1,0 +1,51 @@
+"""Where and with what a run was made: revision, versions, machine."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from bench.machine import describe_machine
+
+__all__ = ["describe"]
+
+_CHECKOUT = Path(__file__).parent.parent
+_PACKAGES = ("gevent", "gunicorn", "falcon", "pykka", "requests", "httptools", "msgspec")
+
+
+def describe() -> dict[str, object]:
+    """Facts for the report."""
+    return {
+        "revision": _revision(),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "machine": describe_machine(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "-"
+
+
+def _revision() -> str:
+    """The commit, with ``+changes`` when the gateway's code differs from it."""
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    if not commit:
+        return "unknown"
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", "actors", "http", "bench")
+    return f"{commit}+changes" if changed else commit
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(_CHECKOUT), *arguments], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,140 @@
+"""Child processes that do not outlive the benchmark, whatever ends it.
+
+Each child leads a session of its own: Ctrl-C reaches the benchmark only, which then stops
+the children in good order.  A child gets SIGTERM from the kernel when the benchmark is
+killed, and orphans of children become the benchmark's own, so that they are found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from bench.machine import ProcessTable
+
+__all__ = ["Child", "adopt_orphans", "free_port"]
+
+STOP_LIMIT = 15.0
+"""Seconds that a child has to stop after SIGTERM before it is killed."""
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def adopt_orphans() -> None:
+    """Become the parent of grandchildren whose parent dies, so that none can escape."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _dying_with_parent() -> list[str]:
+    """What to put before a command so that the kernel ends it when the benchmark is killed."""
+    # util-linux; it replaces itself by the command.  A preexec_fn would not do in a process
+    # with threads.
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Child:
+    """A process with all its descendants.  Its standard error goes to ``log``.
+
+    Start it from the main thread: the kernel ends it with the thread that started it.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path,
+        *,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        piped: bool = False,
+        stop_signal: signal.Signals = signal.SIGTERM,
+    ) -> None:
+        """``piped`` gives standard input and output to the caller; else both are the log's."""
+        self.command = list(command)
+        self.log = log
+        self._stop_signal = stop_signal
+        with log.open("ab") as errors:
+            self.process = subprocess.Popen(
+                [*_dying_with_parent(), *self.command],
+                cwd=cwd,
+                env=dict(env) if env is not None else None,
+                stdin=subprocess.PIPE if piped else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if piped else errors,
+                stderr=errors,
+                start_new_session=True,
+            )
+        self.pid = self.process.pid
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def last_words(self, lines: int = 15) -> str:
+        """The end of its log."""
+        with contextlib.suppress(OSError):
+            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        return ""
+
+    def members(self) -> list[int]:
+        """The process ids of its whole tree, orphans of its session included."""
+        return ProcessTable.read().tree(self.pid)
+
+    def stop(self) -> None:
+        """Stop the whole tree; kill what is left after a while."""
+        members = set(self.members())
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(self._stop_signal)
+        deadline = time.monotonic() + STOP_LIMIT
+        while time.monotonic() < deadline:
+            self.process.poll()
+            members |= set(self.members())
+            if not any(_running(pid) for pid in members):
+                break
+            time.sleep(0.02)
+        for pid in members:
+            if _running(pid):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        _reap(members)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        self.stop()
+
+
+def _running(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except OSError:
+        return False
+
+
+def _reap(pids: set[int]) -> None:
+    """Wait for adopted orphans, lest they stay as zombies."""
+    for pid in pids:
+        with contextlib.suppress(ChildProcessError, OSError):
+            os.waitpid(pid, os.WNOHANG)

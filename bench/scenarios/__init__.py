@@ -1,0 +1,25 @@
+"""What is measured."""
+
+from __future__ import annotations
+
+from bench.scenarios.base import Column, Outcome, Scenario, Variant
+from bench.scenarios.blocking import Blocking, FixedRate, KeyFlood, Prompts
+from bench.scenarios.mixed import Neighbour, Soak, StartUp
+from bench.scenarios.streaming import Disconnects, Streams
+
+__all__ = ["Column", "Outcome", "Scenario", "Variant", "all_scenarios"]
+
+
+def all_scenarios() -> list[Scenario]:
+    """Every scenario, in the order of the report."""
+    return [
+        Blocking(),
+        FixedRate(),
+        Streams(),
+        Prompts(),
+        KeyFlood(),
+        Disconnects(),
+        Neighbour(),
+        StartUp(),
+        Soak(),
+    ]

@@ -1,0 +1,120 @@
+"""This project's gateway, from this checkout, with recording on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+from bench.availability import Absent
+from bench.control_planes import ControlPlane, control_plane
+from bench.payloads import Endpoint
+from bench.processes import Child
+from bench.systems.base import START_LIMIT, Running, StartFailed, Surroundings, System
+from bench.systems.direct import PATHS, credentials
+from bench.systems.packages import clean_environ
+
+__all__ = ["AiGateway"]
+
+PROVIDER_KEY = "sk-bench-provider"
+
+
+class AiGateway(System):
+    """``plane`` is ``local`` or ``coderd``."""
+
+    users_supported = True
+
+    def __init__(self, plane: str = "local", options: tuple[str, ...] = ()) -> None:
+        """``options`` are added to ``aigateway start``."""
+        self.plane = plane
+        self.options = options
+        self.name = "aigateway" if plane == "local" else f"aigateway-{plane}"
+        self.title = "aigateway" if plane == "local" else "aigateway (coderd)"
+        where = "in its own SQLite database" if plane == "local" else "in a test coderd"
+        self.does = f"checks the user's key, replaces it, relays, records every request {where}"
+
+    def prepare(self, say: Callable[[str], None]) -> str:
+        return version("aigateway")
+
+    def launch(self, around: Surroundings) -> Running:
+        plane = control_plane(self.plane, around.folder, around.users)
+        try:
+            return self._launch(around, plane)
+        except BaseException:
+            plane.stop()
+            raise
+
+    def _launch(self, around: Surroundings, plane: ControlPlane) -> Running:
+        log = around.folder / "gateway.log.json"
+        arguments = {
+            "--http-address": "127.0.0.1:0",
+            "--state-dir": around.folder / "state",
+            "--runtime-dir": around.folder / "run",
+            "--workers": around.workers,
+            "--shutdown-timeout": "5s",
+            "--log-json": log,
+            "--log-human": "",
+        }
+        command = [sys.executable, "-m", "aigateway.http", "start", *plane.options]
+        for flag, value in arguments.items():
+            command += [flag, str(value)]
+        child = Child(
+            [*command, *self.options],
+            around.folder / "gateway.err",
+            cwd=around.folder,
+            env=clean_environ(**_providers(around)),
+        )
+        try:
+            port = _port(child, log)
+        except BaseException:
+            child.stop()
+            raise
+        key = plane.keys[0]
+        endpoints = {
+            "chat": Endpoint(port, f"/openai{PATHS['chat']}", credentials("chat", key)),
+            "messages": Endpoint(
+                port, f"/anthropic{PATHS['messages']}", credentials("messages", key)
+            ),
+        }
+        slow = Endpoint(port, f"/slow{PATHS['chat']}", credentials("chat", key))
+        return Running(
+            [child], endpoints, slow=slow, keys=plane.keys, ledger=plane, extra=plane.children()
+        )
+
+
+def _providers(around: Surroundings) -> dict[str, str]:
+    main, slow = (f"http://127.0.0.1:{port}" for port in around.upstream_ports)
+    providers = (
+        ("openai", "openai", f"{main}/v1"),
+        ("anthropic", "anthropic", main),
+        ("openai", "slow", f"{slow}/v1"),
+    )
+    environ = {}
+    for number, (kind, name, url) in enumerate(providers):
+        fields = {"TYPE": kind, "NAME": name, "KEY": PROVIDER_KEY, "BASE_URL": url}
+        for field, value in fields.items():
+            environ[f"CODER_AI_GATEWAY_PROVIDER_{number}_{field}"] = value
+    return environ
+
+
+def _port(child: Child, log: Path) -> int:
+    """Where it listens, from its log."""
+    deadline = time.monotonic() + START_LIMIT
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            for line in log.read_bytes().splitlines(keepends=True):
+                if b"AI Gateway listening" in line and line.endswith(b"\n"):
+                    entry = json.loads(line)
+                    address: str = entry.get("fields", entry)["address"]
+                    return int(address.rpartition(":")[2])
+        if not child.alive():
+            words = child.last_words()
+            if "not available yet" in words:
+                raise Absent(words.strip().splitlines()[-1])
+            raise StartFailed(f"the gateway ended:\n{words}")
+        time.sleep(0.005)
+    raise StartFailed(f"the gateway does not listen:\n{child.last_words()}")
