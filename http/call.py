@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from attrs import define, field
@@ -10,10 +11,12 @@ from attrs import define, field
 from aigateway.actors.coderd.messages import Caller
 from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.interception.interface import Headers
+from aigateway.actors.providers.messages import Opened
 from aigateway.http.inbound import Inbound
 
 if TYPE_CHECKING:
     from aigateway.http.dump import Dump
+    from aigateway.http.relay import Finished
     from aigateway.http.tracing.request import RequestTrace
 
 __all__ = ["Call"]
@@ -38,6 +41,8 @@ class Call:
     """The interception's start was accepted by the control plane."""
     answer_headers: Headers | None = None
     """The answer's headers where they are not those of the upstream."""
+    make_body: Callable[[Opened, Callable[[Finished], None]], Iterator[bytes]] | None = None
+    """Makes the answer's body where it is not relayed as it comes: tools were injected."""
     dump: Dump | None = None
     trace: RequestTrace | None = None
     stages: dict[str, float] = field(factory=dict)

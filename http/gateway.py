@@ -114,7 +114,10 @@ class Gateway:
                 # Pings or an error event may change the length that was declared.
                 headers = [(n, value) for n, value in headers if n.lower() != "content-length"]
             headers.append((INTERCEPTION_HEADER, call.interception_id))
-            resp.stream = InterceptedBody(opened, recording, self._patience, finished)
+            if call.make_body is None:
+                resp.stream = InterceptedBody(opened, recording, self._patience, finished)
+            else:
+                resp.stream = call.make_body(opened, finished)
         elif call.dump is not None:
             resp.stream = call.dump.passthrough(opened, self._patience, finished)
         else:

@@ -26,6 +26,7 @@ from aigateway.actors.providers.interception.credentials import (
     centralized,
 )
 from aigateway.actors.providers.interception.headers import BadAgentFirewall, agent_firewall
+from aigateway.actors.providers.interception.injected import InjectedInterception
 from aigateway.actors.providers.interception.interface import Interception, InvalidRequest
 from aigateway.actors.providers.interception.opening import open_interception
 from aigateway.actors.providers.interception.routes import (
@@ -44,8 +45,11 @@ from aigateway.http.authorization import authorize, present, too_large
 from aigateway.http.bedrock import BedrockCalls, invokes, model_of, stand_in_credential
 from aigateway.http.call import Call
 from aigateway.http.inbound import BodyTooLarge, Inbound
+from aigateway.http.injected_relay import follow
+from aigateway.http.injection import Injector, Rounds, without_codings
 from aigateway.http.rate_limit import make_rate_limit
 from aigateway.http.record_start import record_start
+from aigateway.http.relay import Patience
 from aigateway.http.runtime import Runtime
 from aigateway.http.settings import Settings
 from aigateway.http.upstream import Outgoing, Upstream, headers_for, refusal_answer, url_for
@@ -81,6 +85,10 @@ class Pipeline:
         self._rate_limit = make_rate_limit(settings)
         self._upstream = Upstream(runtime)
         self._bedrock = BedrockCalls()
+        self._patience = Patience(settings.keepalive_ping, settings.idle_timeout)
+        self._injector: Injector | None = None
+        if runtime.plan.start_mcp is not None:
+            self._injector = Injector(runtime, settings.mcp_max_iterations)
 
     # -- in order
 
@@ -191,6 +199,8 @@ class Pipeline:
         if trace is not None:
             trace.intercept(provider=config.name, user=caller.user_id)
         interception = self._open(call, route)
+        if self._injector is not None:
+            interception = self._injector.offer(interception, call, route.api, presented.token)
         call.model = model_of(config, interception.model)
         credential = self._credential(config, presented, route)
         recording = self._recording(call, caller, interception)
@@ -210,6 +220,8 @@ class Pipeline:
             recording.close()
             raise refusal
         client_headers = call.traced(presented.remaining_headers)
+        if isinstance(interception, InjectedInterception):
+            client_headers = without_codings(client_headers)
 
         def put(provider: ProviderConfig) -> Outgoing:
             plain_call = Outgoing(
@@ -245,6 +257,21 @@ class Pipeline:
             recording.close()
             raise refusal_answer(route.api, result)
         self._begin_answer(call, config, result, recording)
+        if self._injector is not None and isinstance(interception, InjectedInterception):
+            result = follow(
+                Rounds(
+                    injector=self._injector,
+                    upstream=self._upstream,
+                    call=call,
+                    loop=interception,
+                    recording=recording,
+                    token=presented.token,
+                    put=put,
+                    config=config,
+                ),
+                result,
+                self._patience,
+            )
         return result, recording
 
     def _open(self, call: Call, route: Intercept) -> Interception:

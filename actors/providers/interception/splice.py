@@ -16,7 +16,14 @@ from attrs import frozen
 
 from aigateway.actors.providers.interception.reading import members, text
 
-__all__ = ["Member", "delete_member", "find_member", "object_members", "set_member"]
+__all__ = [
+    "Member",
+    "add_elements",
+    "delete_member",
+    "find_member",
+    "object_members",
+    "set_member",
+]
 
 # PERF: possessive quantifiers keep the scan linear and free of a backtracking stack.
 _SPACE = re.compile(rb"[ \t\r\n]*+")
@@ -95,6 +102,26 @@ def set_member(document: bytes, value: bytes, *path: str) -> bytes:
     empty = document[after : after + 1] == b"}"
     inserted = msgspec.json.encode(path[-1]) + b":" + value + (b"" if empty else b",")
     return document[:at] + inserted + document[at:]
+
+
+def add_elements(document: bytes, elements: bytes, name: str, *, first: bool = False) -> bytes:
+    """Add ``elements`` (JSON values with commas between) to the array member ``name``.
+
+    They become its last elements, or its ``first`` ones.  A member that is missing or null is
+    made.  Raises :class:`ValueError` when it is something else.
+    """
+    member = find_member(document, name)
+    if member is None or document[member.value_start : member.value_end] == b"null":
+        return set_member(document, b"[" + elements + b"]", name)
+    if document[member.value_start : member.value_start + 1] != b"[":
+        raise ValueError(f"{name} is no array")
+    start, end = member.value_start + 1, member.value_end - 1
+    empty = _after_space(document, start) >= end
+    if first:
+        return document[:start] + elements + (b"" if empty else b",") + document[start:]
+    while document[end - 1 : end] in (b" ", b"\t", b"\r", b"\n"):
+        end -= 1
+    return document[:end] + (b"" if empty else b",") + elements + document[end:]
 
 
 def delete_member(document: bytes, *path: str) -> bytes:

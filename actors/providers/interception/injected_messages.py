@@ -1,0 +1,307 @@
+"""Anthropic's Messages API with injected tools: many upstream messages, one for the client.
+
+In a stream, the first message's start is the client's, blocks are numbered through, and the
+last message's delta carries what all of them used.  A blocking client gets the last message,
+with the usage of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import msgspec
+
+from aigateway.actors.providers.interception._event_edits import edited, replaced
+from aigateway.actors.providers.interception._recording import Request
+from aigateway.actors.providers.interception.injected import (
+    InjectedCall,
+    InjectedInterception,
+    RoundReading,
+)
+from aigateway.actors.providers.interception.messages import MessagesInterception
+from aigateway.actors.providers.interception.reading import (
+    Object,
+    count,
+    is_json,
+    items,
+    members,
+    text,
+)
+from aigateway.actors.providers.interception.relay import Relay
+from aigateway.actors.providers.interception.routes import MESSAGES, Api
+from aigateway.actors.providers.interception.splice import add_elements, set_member
+from aigateway.actors.providers.interception.sse import parse_event
+from aigateway.actors.providers.interception.tools import ToolResult
+
+__all__ = ["InjectedMessages"]
+
+_COUNTS = (
+    "input_tokens",
+    "cache_creation_input_tokens",
+    "cache_read_input_tokens",
+    "output_tokens",
+)
+_NESTED = (
+    ("cache_creation", "ephemeral_5m_input_tokens"),
+    ("cache_creation", "ephemeral_1h_input_tokens"),
+    ("server_tool_use", "web_search_requests"),
+)
+_DELTA = b"event: content_block_delta\n"
+_PING = b"event: ping\n"
+
+
+class _Round(RoundReading, MessagesInterception):
+    """Reads one of the messages."""
+
+
+class InjectedMessages(InjectedInterception):
+    """One request to the Messages API, its injected calls, and their answers."""
+
+    api: ClassVar[Api] = MESSAGES
+    _round: _Round
+
+    # Of the answer that the client gets.
+    _next_index = 0
+    _usage: dict[tuple[str, ...], int]
+
+    def _make_round(self, first: Relay | None) -> Relay:
+        request = Request(
+            id=self.id,
+            body=b"",
+            model=self.model,
+            streaming=self.streaming,
+            prompt=None if first is None else first._prompt,
+        )
+        if first is not None:
+            self._usage = {}
+        self._pieces: list[bytes] = []
+        self._kept_back: list[bytes] = []
+        self._hidden: set[int] = set()
+        self._numbers: dict[int, int] = {}
+        self._stop_reason = ""
+        self._client_tools = False
+        made = _Round(request)
+        made.offered = self.tools
+        return made
+
+    @property
+    def _calls_of_round(self) -> list[InjectedCall]:
+        return self._round.calls
+
+    def _has_client_calls(self) -> bool:
+        return self._client_tools
+
+    # -- streams
+
+    def _edit(self, piece: bytes) -> bytes:
+        self._pieces.append(piece)
+        # PERF: nearly all events of a first message are deltas and leave as they came.
+        plain = self.rounds == 1 and not self._hidden
+        if piece.startswith(_PING) or (plain and piece.startswith(_DELTA)):
+            return piece
+        name, data = parse_event(piece)
+        event = members(data)
+        match name.decode("utf-8", "replace") or text(event.get("type")):
+            case "message_start":
+                return self._on_start(piece, event)
+            case "content_block_start":
+                return self._on_block(piece, event)
+            case "content_block_delta" | "content_block_stop":
+                index = count(event.get("index"))
+                return b"" if index in self._hidden else self._numbered(piece, index)
+            case "message_delta":
+                return self._on_delta(piece, event)
+            case "message_stop" if self._hidden:
+                self._kept_back.append(piece)
+                return b""
+        return piece
+
+    def _on_start(self, piece: bytes, event: Object) -> bytes:
+        self._add_usage(members(members(event.get("message")).get("usage")))
+        return piece if self.rounds == 1 else b""
+
+    def _on_block(self, piece: bytes, event: Object) -> bytes:
+        index = count(event.get("index"))
+        block = members(event.get("content_block"))
+        if text(block.get("type")) == "tool_use":
+            if text(block.get("name")) in self.tools:
+                self._hidden.add(index)
+                return b""
+            self._client_tools = True
+        self._numbers[index] = self._next_index
+        self._next_index += 1
+        return self._numbered(piece, index)
+
+    def _numbered(self, piece: bytes, index: int) -> bytes:
+        number = self._numbers.get(index, index)
+        if number == index:
+            return piece
+        return edited(piece, lambda event: replaced(event, b"%d" % number, "index"))
+
+    def _on_delta(self, piece: bytes, event: Object) -> bytes:
+        usage = members(event.get("usage"))
+        # Its counts are totals of its message; only those of the output are new.
+        self._add_usage({name: usage[name] for name in ("output_tokens",) if name in usage})
+        reason = text(members(event.get("delta")).get("stop_reason"))
+        self._stop_reason = reason or self._stop_reason
+        if self._hidden:
+            self._kept_back.append(piece)
+            return b""
+        return self._with_whole_usage(piece)
+
+    def _with_whole_usage(self, piece: bytes) -> bytes:
+        if self.rounds == 1:
+            return piece
+
+        def edit(event: bytes) -> bytes:
+            if "usage" not in members(event):
+                return event
+            for name in _COUNTS:
+                event = set_member(event, b"%d" % self._usage.get((name,), 0), "usage", name)
+            for path in _NESTED:
+                event = replaced(event, b"%d" % self._usage.get(path, 0), "usage", *path)
+            return event
+
+        return edited(piece, edit)
+
+    def _end_stream(self) -> bytes:
+        out = b""
+        for piece in self._kept_back:
+            if b"message_delta" in piece:
+                piece = self._with_whole_usage(piece)
+                if self._ends_for_nothing():
+                    piece = edited(
+                        piece, lambda e: replaced(e, b'"end_turn"', "delta", "stop_reason")
+                    )
+            out += piece
+        self._kept_back.clear()
+        return out
+
+    def _ends_for_nothing(self) -> bool:
+        """Whether the answer ends with calls of which the client sees none."""
+        return self._stop_reason == "tool_use" and not self._client_tools
+
+    # -- blocking answers
+
+    def _end_body(self, body: bytes) -> bytes:
+        answer = members(body)
+        self._read_answer(answer)
+        if self.rounds > 1 and "usage" in answer:
+            for name in _COUNTS:
+                value = b"%d" % self._usage.get((name,), 0)
+                body = replaced(body, value, "usage", name)
+            for path in _NESTED:
+                body = replaced(body, b"%d" % self._usage.get(path, 0), "usage", *path)
+        content = items(answer.get("content"))
+        left = [block for block in content if not self._is_injected(members(block))]
+        if len(left) < len(content):
+            body = set_member(body, b"[" + b",".join(map(bytes, left)) + b"]", "content")
+            if self._ends_for_nothing():
+                body = replaced(body, b'"end_turn"', "stop_reason")
+        return body
+
+    def _read_answer(self, answer: Object) -> None:
+        """Take from a blocking answer what a stream tells by and by; once for each round."""
+        if self._stop_reason:
+            return
+        self._stop_reason = text(answer.get("stop_reason")) or "none"
+        self._add_usage(members(answer.get("usage")))
+        for item in items(answer.get("content")):
+            block = members(item)
+            if text(block.get("type")) == "tool_use" and not self._is_injected(block):
+                self._client_tools = True
+
+    def _is_injected(self, block: Object) -> bool:
+        return text(block.get("type")) == "tool_use" and text(block.get("name")) in self.tools
+
+    # -- both
+
+    def _wants_results(self) -> bool:
+        if not self.event_stream:
+            self._read_answer(members(self.answer_body))
+        return self._stop_reason == "tool_use"
+
+    def _add_usage(self, usage: Object) -> None:
+        for name in _COUNTS:
+            if name in usage:
+                self._add_count((name,), usage)
+        for group, name in _NESTED:
+            if name in members(usage.get(group)):
+                self._add_count((group, name), members(usage[group]))
+
+    def _add_count(self, path: tuple[str, ...], usage: Object) -> None:
+        self._usage[path] = self._usage.get(path, 0) + count(usage[path[-1]])
+
+    def _next_body(
+        self, answered: Sequence[tuple[InjectedCall, ToolResult]], tools_off: bool
+    ) -> bytes:
+        if self.event_stream:
+            content = _content_of(self._pieces)
+        else:
+            content = list(map(bytes, items(members(self.answer_body).get("content"))))
+        said = b'{"role":"assistant","content":[' + b",".join(content) + b"]}"
+        results = msgspec.json.encode(
+            {"role": "user", "content": [_result(call, result) for call, result in answered]}
+        )
+        body = add_elements(self.body, said + b"," + results, "messages")
+        return set_member(body, b'{"type":"none"}', "tool_choice") if tools_off else body
+
+
+def _result(call: InjectedCall, result: ToolResult) -> dict[str, object]:
+    told = result.as_texts()
+    return {
+        "type": "tool_result",
+        "tool_use_id": call.id,
+        "content": [{"type": "text", "text": each} for each in told.texts],
+        "is_error": told.is_error,
+    }
+
+
+_PARTS = {
+    "text_delta": "text",
+    "thinking_delta": "thinking",
+    "signature_delta": "signature",
+    "input_json_delta": "partial_json",
+}
+"""Which member of a delta goes on with which text of its block."""
+
+
+def _content_of(pieces: Sequence[bytes]) -> list[bytes]:
+    """The content of a message, from the events of its stream."""
+    blocks: dict[int, Object] = {}
+    parts: dict[tuple[int, str], list[str]] = {}
+    citations: dict[int, list[msgspec.Raw]] = {}
+    for piece in pieces:
+        _name, data = parse_event(piece)
+        event = members(data)
+        index = count(event.get("index"))
+        match text(event.get("type")):
+            case "content_block_start":
+                blocks[index] = members(event.get("content_block"))
+            case "content_block_delta":
+                delta = members(event.get("delta"))
+                kind = text(delta.get("type")) or ""
+                part = _PARTS.get(kind)
+                if part is not None:
+                    parts.setdefault((index, part), []).append(text(delta.get(part)) or "")
+                elif kind == "citations_delta" and "citation" in delta:
+                    citations.setdefault(index, []).append(delta["citation"])
+    for (index, part), texts in parts.items():
+        block, whole = blocks.get(index, {}), "".join(texts)
+        if part == "partial_json":
+            # What is no JSON was refused; the provider wants an object nevertheless.
+            if whole.strip():
+                good = is_json(whole.encode()) and whole.lstrip().startswith("{")
+                block["input"] = msgspec.Raw(whole.encode() if good else b"{}")
+        else:
+            whole = (text(block.get(part)) or "") + whole
+            block[part] = msgspec.Raw(msgspec.json.encode(whole))
+    for index, found in citations.items():
+        blocks.get(index, {})["citations"] = msgspec.Raw(msgspec.json.encode(found))
+    return [
+        msgspec.json.encode(block)
+        for _, block in sorted(blocks.items())
+        # An empty text is an answer that a provider gives and does not take.
+        if text(block.get("type")) != "text" or text(block.get("text"))
+    ]

@@ -1,0 +1,40 @@
+"""From an opened interception to one with tools injected."""
+
+from __future__ import annotations
+
+from aigateway.actors.providers.interception.decoding import decode
+from aigateway.actors.providers.interception.injected import InjectedInterception
+from aigateway.actors.providers.interception.injected_messages import InjectedMessages
+from aigateway.actors.providers.interception.injection import Encodings, inject
+from aigateway.actors.providers.interception.interface import Interception
+from aigateway.actors.providers.interception.relay import Relay
+from aigateway.actors.providers.interception.tools import ToolSet
+
+__all__ = ["INJECTABLE", "with_tools"]
+
+_KINDS: dict[str, type[InjectedInterception]] = {InjectedMessages.api: InjectedMessages}
+INJECTABLE = frozenset(_KINDS)
+"""The APIs into which tools are injected."""
+
+
+def with_tools(
+    interception: Interception,
+    tool_set: ToolSet,
+    encodings: Encodings,
+    *,
+    content_encoding: str = "",
+    max_rounds: int,
+) -> Interception:
+    """The interception with these tools offered; the same one when they cannot be."""
+    if not isinstance(interception, Relay) or interception.refusal is not None:
+        return interception
+    kind = _KINDS.get(interception.api)
+    if kind is None:
+        return interception
+    body = interception.upstream_body()
+    if content_encoding:
+        body = decode(body, content_encoding)
+    injected = inject(interception.api, body, tool_set, encodings)
+    if injected is None:
+        return interception
+    return kind(interception, injected, content_encoding, max_rounds)

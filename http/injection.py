@@ -1,0 +1,138 @@
+"""Tools of MCP servers in requests: offering them, and running what the model calls."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import pykka
+import structlog
+from attrs import define
+
+from aigateway.actors.actor import new_reply
+from aigateway.actors.mcp.messages import CallTool, GetTools, ToolSet
+from aigateway.actors.mcp.results import ToolResult
+from aigateway.actors.providers.bedrock.answer import BedrockInterception
+from aigateway.actors.providers.config import ProviderConfig
+from aigateway.actors.providers.interception.injected import InjectedCall, InjectedInterception
+from aigateway.actors.providers.interception.injection import Encodings
+from aigateway.actors.providers.interception.interface import Headers, Interception
+from aigateway.actors.providers.interception.opening_injected import INJECTABLE, with_tools
+from aigateway.actors.providers.messages import Opened, Refused
+from aigateway.actors.providers.recording import Recording
+from aigateway.http.bedrock import invokes
+from aigateway.http.call import Call
+from aigateway.http.runtime import NoAnswer, Runtime
+from aigateway.http.upstream import Put, Upstream
+
+__all__ = ["TOOL_DEADLINE", "Injector", "Rounds", "without_codings"]
+
+TOOL_DEADLINE = 60.0
+"""Seconds that one call of a tool may take; then the model is told that it failed."""
+_GRACE = 5.0
+"""Seconds beyond that for the actor to say so."""
+_TOOLS_WAIT = 15.0
+"""Seconds to wait for the actor; it answers within 10, with the tools it has."""
+
+log = structlog.get_logger("ai-gateway.mcp")
+
+
+class Injector:
+    """Asks the actor of this process for tools and has it run them."""
+
+    def __init__(self, runtime: Runtime, max_rounds: int) -> None:
+        self._runtime = runtime
+        self._max_rounds = max_rounds
+        self._encodings = Encodings()
+
+    def offer(self, interception: Interception, call: Call, api: str, token: str) -> Interception:
+        """The interception with the user's tools, or the same one when there are none."""
+        user_id = call.user_id
+        if api not in INJECTABLE:
+            return interception
+        try:
+            tool_set = self._runtime.ask(
+                "mcp", lambda reply: GetTools(user_id, token, reply), _TOOLS_WAIT
+            )
+        except NoAnswer as ex:
+            log.warning("request without injected tools", error=str(ex))
+            return interception
+        assert isinstance(tool_set, ToolSet)
+        if not tool_set.tools:
+            return interception
+        return with_tools(
+            interception,
+            tool_set,
+            self._encodings,
+            content_encoding=call.inbound.header("Content-Encoding"),
+            max_rounds=self._max_rounds,
+        )
+
+    def run(self, calls: Sequence[InjectedCall], user_id: str, token: str) -> list[ToolResult]:
+        """Run calls at once; each has a result at its deadline, whatever happens."""
+        actor = self._runtime.tree.find("mcp")
+        end = time.monotonic() + TOOL_DEADLINE + _GRACE
+        replies = []
+        for call in calls:
+            reply = new_reply()
+            replies.append(reply)
+            message = CallTool(
+                user_id, call.tool, call.arguments.encode(), TOOL_DEADLINE, reply, token
+            )
+            try:
+                if actor is None:
+                    raise pykka.ActorDeadError("mcp is being restarted")
+                actor.tell(message)
+            except pykka.ActorDeadError as ex:
+                reply.set(_failed(call, str(ex)))
+        results = []
+        for call, reply in zip(calls, replies, strict=True):
+            try:
+                results.append(reply.get(timeout=max(0.0, end - time.monotonic())))
+            except pykka.Timeout:
+                results.append(_failed(call, f"no result within {TOOL_DEADLINE:g} s"))
+            except Exception as ex:
+                results.append(_failed(call, str(ex)))
+        return results
+
+
+def without_codings(headers: Headers) -> Headers:
+    """The client's headers for an answer that has to be edited: it must not come encoded."""
+    return [(name, value) for name, value in headers if name.lower() != "accept-encoding"]
+
+
+def _failed(call: InjectedCall, text: str) -> ToolResult:
+    return ToolResult(tool=call.tool, is_error=True, transport_error=text)
+
+
+@define(eq=False)
+class Rounds:
+    """What it takes to go on with a request whose answer calls injected tools."""
+
+    injector: Injector
+    upstream: Upstream
+    call: Call
+    loop: InjectedInterception
+    recording: Recording
+    token: str
+    put: Put
+    config: ProviderConfig
+
+    def run(self) -> list[ToolResult]:
+        """Run the calls of the round that has ended."""
+        return self.injector.run(self.loop.calls, self.call.user_id, self.token)
+
+    def send(self, before: Opened) -> Opened | Refused:
+        """Send the next round to whoever answered the one ``before``."""
+        config = self.upstream.provider_of(before) or self.config
+        result = self.upstream.perform(config, self.put, None)
+        if isinstance(result, Opened):
+            recording, exchange = self.recording, result.exchange
+            recording.credential_hint = result.credential_hint
+            if result.provider_name != self.config.name:
+                recording.provider_name = result.provider_name
+            recording.interception = self.loop
+            if invokes(self.upstream.provider_of(result)):
+                recording.interception = BedrockInterception(self.loop, self.call.model)
+            recording.interception.begin_answer(exchange.status, exchange.headers)
+        return result

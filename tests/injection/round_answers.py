@@ -1,0 +1,79 @@
+"""What a provider says in the rounds of a request, in the shapes of each API."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+__all__ = ["Call", "message", "message_stream"]
+
+Call = tuple[str, str, dict[str, Any]]
+"""Id, tool and arguments of a call."""
+
+
+def _event(name: str, **data: Any) -> bytes:
+    payload = json.dumps({"type": name, **data}, separators=(",", ":"))
+    return f"event: {name}\ndata: {payload}\n\n".encode()
+
+
+def message_stream(
+    text: str = "", calls: list[Call] | None = None, *, number: int = 1, stop: str | None = None
+) -> list[bytes]:
+    """Anthropic: a streamed message of a text and calls; 10 tokens in, 5 out (1 at the start)."""
+    calls = calls or []
+    reason = stop or ("tool_use" if calls else "end_turn")
+    start = {
+        "id": f"msg_{number}",
+        "type": "message",
+        "role": "assistant",
+        "model": "claude-x",
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": {"input_tokens": 10, "output_tokens": 1},
+    }
+    events = [_event("message_start", message=start)]
+    index = 0
+    if text:
+        block: dict[str, Any] = {"type": "text", "text": ""}
+        events.append(_event("content_block_start", index=index, content_block=block))
+        for part in (text[:3], text[3:]):
+            delta = {"type": "text_delta", "text": part}
+            events.append(_event("content_block_delta", index=index, delta=delta))
+        events.append(_event("content_block_stop", index=index))
+        index += 1
+    for id, name, arguments in calls:
+        block = {"type": "tool_use", "id": id, "name": name, "input": {}}
+        events.append(_event("content_block_start", index=index, content_block=block))
+        written = json.dumps(arguments)
+        for part in (written[:4], written[4:]):
+            delta = {"type": "input_json_delta", "partial_json": part}
+            events.append(_event("content_block_delta", index=index, delta=delta))
+        events.append(_event("content_block_stop", index=index))
+        index += 1
+    delta = {"stop_reason": reason, "stop_sequence": None}
+    events.append(_event("message_delta", delta=delta, usage={"output_tokens": 4}))
+    events.append(_event("message_stop"))
+    return events
+
+
+def message(
+    text: str = "", calls: list[Call] | None = None, *, number: int = 1, stop: str | None = None
+) -> dict[str, Any]:
+    """Anthropic: the same as a blocking answer."""
+    calls = calls or []
+    content: list[dict[str, Any]] = [{"type": "text", "text": text}] if text else []
+    content += [
+        {"type": "tool_use", "id": id, "name": name, "input": arguments}
+        for id, name, arguments in calls
+    ]
+    return {
+        "id": f"msg_{number}",
+        "type": "message",
+        "role": "assistant",
+        "model": "claude-x",
+        "content": content,
+        "stop_reason": stop or ("tool_use" if calls else "end_turn"),
+        "stop_sequence": None,
+        "usage": {"input_tokens": 10, "output_tokens": 5},
+    }
