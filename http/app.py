@@ -18,6 +18,7 @@ from aigateway.actors.plan import GatewayPlan
 from aigateway.actors.providers.provider import ProviderLimits
 from aigateway.actors.recorder.recorder import ControlPlaneChanged
 from aigateway.actors.tree import ActorTree
+from aigateway.http.bedrock import preload
 from aigateway.http.control_planes import control_plane_starter, mcp_starter
 from aigateway.http.gateway import CLOSE_BEHIND, EXACT_HEAD, TRACE, Gateway
 from aigateway.http.runtime import Runtime
@@ -109,6 +110,7 @@ def create_app(settings: Settings | None = None) -> GatewayApp:
     gunicorn's hooks after the fork.  Raises SettingsError.
     """
     settings = settings or load({}, os.environ)
+    preload(settings)
     tree = ActorTree()
     return GatewayApp(Runtime(make_plan(settings, tree), tree, give_up=_end_process), settings)
 

@@ -208,6 +208,14 @@ def test_what_is_not_edited_keeps_its_bytes() -> None:
         (b'{"mod\\u0065l":"x","a":1}', b'{"anthropic_version":"bedrock-2023-05-31","a":1}'),
         (b'{"anthropic_version":"v"}', b'{"anthropic_version":"v"}'),
         (b'{"anthropic_version":"v","stream":true}', b'{"anthropic_version":"v"}'),
+        (b'{"a":"\\ud800","model":1}', b'{"anthropic_version":"bedrock-2023-05-31","a":"\\ud800"}'),
+        (b'{"a":"\xff","model":1}', b'{"anthropic_version":"bedrock-2023-05-31","a":"\xff"}'),
+        (b'{"a":1,"a":[2]}', b'{"anthropic_version":"bedrock-2023-05-31","a":1,"a":[2]}'),
+        (b'{"a":1,"b":2,"a":3}', b'{"anthropic_version":"bedrock-2023-05-31","a":1,"b":2,"a":3}'),
+        (
+            b'{"a":"x","a":"y", "b":1}',
+            b'{"anthropic_version":"bedrock-2023-05-31","a":"x","a":"y", "b":1}',
+        ),
         (b"[1]", b"[1]"),
         (b'"{"', b'"{"'),
         (b"null", b"null"),
@@ -215,6 +223,14 @@ def test_what_is_not_edited_keeps_its_bytes() -> None:
 )
 def test_odd_bodies(body: bytes, result: bytes) -> None:
     assert rewrite_body(body, model="m", betas=()) == result
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["1", "[]", '"}"', "{ }"]))))
+def test_names_that_are_written_twice_change_nothing_else(pairs: list[tuple[str, str]]) -> None:
+    inner = ", ".join(f'"{name}" :{value}' for name, value in pairs)
+    version = '"anthropic_version":"bedrock-2023-05-31"' + ("," if pairs else "")
+    found = rewrite_body(f"{{{inner}}}".encode(), model="m", betas=())
+    assert found.decode() == f"{{{version}{inner}}}"
 
 
 NAMES = st.sampled_from(
