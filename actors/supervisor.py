@@ -23,7 +23,8 @@ from aigateway.actors.plan import GatewayPlan
 from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.messages import GetProviderState, ProviderState, Retire
 from aigateway.actors.providers.provider import Provider
-from aigateway.actors.recorder.recorder import ControlPlaneChanged, GetSpoolStats, Recorder
+from aigateway.actors.recorder.messages import ControlPlaneChanged, GetSpoolStats
+from aigateway.actors.recorder.recorder import Recorder
 from aigateway.actors.tree import ActorTree, provider_role
 
 __all__ = ["ActorInfo", "ListActors", "RestartActor", "StopAll", "Supervisor"]

@@ -15,7 +15,7 @@ import structlog
 from aigateway.actors.actor import ActorDied, Reply, fail, new_reply
 from aigateway.actors.coderd.messages import GetStatus, Status
 from aigateway.actors.plan import GatewayPlan
-from aigateway.actors.recorder.recorder import Flushed
+from aigateway.actors.recorder.messages import Flushed
 from aigateway.actors.supervisor import StopAll, Supervisor
 from aigateway.actors.tree import ActorTree
 

@@ -13,7 +13,8 @@ import pykka
 import structlog
 
 from aigateway.actors.actor import ActorDied, Reply, new_reply
-from aigateway.actors.recorder.recorder import Append, Recorder
+from aigateway.actors.recorder.messages import Append
+from aigateway.actors.recorder.recorder import Recorder
 from aigateway.actors.recorder.records import InterceptionEnded, UsageRecord
 from aigateway.actors.tree import ActorTree
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeAlias
+
 from attrs import Factory, define
 
 from aigateway.actors.coderd.messages import Spooled
+from aigateway.actors.recorder.records import InterceptionEnded, UsageRecord
 
 __all__ = [
     "PARCEL_BITS",
@@ -13,8 +17,11 @@ __all__ = [
     "DeadRecord",
     "Parcel",
     "Refusal",
+    "number_all",
     "position",
 ]
+
+Records: TypeAlias = tuple[Spooled, ...]
 
 PARCEL_BITS = 8
 PARCEL_SIZE = 1 << PARCEL_BITS
@@ -27,6 +34,13 @@ def position(seq: int) -> int:
     return seq & (PARCEL_SIZE - 1)
 
 
+def number_all(number: int, records: Sequence[UsageRecord | InterceptionEnded]) -> Records:
+    """The records of a whole parcel with their numbers."""
+    return tuple(
+        [Spooled(seq, record) for seq, record in enumerate(records, number << PARCEL_BITS)]
+    )
+
+
 @define(eq=False)
 class Parcel:
     """Records of one interception that are delivered together."""
@@ -34,7 +48,7 @@ class Parcel:
     number: int
     owner: str
     """The interception's id."""
-    records: tuple[Spooled, ...]
+    records: Records
     """What is still to be delivered, in order."""
     size: int
     """Bytes on disk."""
@@ -54,11 +68,12 @@ class Parcel:
     wrong: dict[int, str] | None = None
     """What never will be stored, by record number, and why."""
 
-    def start(self, batch: int, records: tuple[Spooled, ...]) -> None:
+    def start(self, batch: int, records: Records) -> None:
         """Some or all of the records are on their way."""
-        mask = 0
-        for spooled in records:
-            mask |= 1 << position(spooled.seq)
+        if position(records[-1].seq) == len(records) - 1:
+            mask = (1 << len(records)) - 1
+        else:
+            mask = sum(1 << position(spooled.seq) for spooled in records)
         self.batch, self.sent, self.open = batch, mask, mask
         self.retry = self.wrong = None
 
@@ -141,4 +156,4 @@ class Changes:
     """How many records were delivered or set aside."""
 
     def __bool__(self) -> bool:
-        return bool(self.gone or self.rewritten or self.held or self.refusals)
+        return bool(self.gone or self.rewritten or self.held or self.refusals or self.dead)

@@ -17,7 +17,7 @@ import attrs
 import pykka
 import structlog
 
-from aigateway.actors.recorder.recorder import Redeliver
+from aigateway.actors.recorder.messages import Redeliver
 from aigateway.actors.supervisor import ActorInfo, ListActors, RestartActor
 from aigateway.http.runtime import Runtime
 from aigateway.http.server.sockets import socket_path

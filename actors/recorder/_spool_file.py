@@ -1,0 +1,147 @@
+"""A spool as a file: transactions, totals, size, and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from attrs import define, frozen
+
+from aigateway.actors.recorder._spool_schema import open_spool, reporting, spool_error
+
+__all__ = ["SpoolFile", "SpoolStats"]
+
+VACUUM_STEP = 256
+"""Pages given back to the file system in one step: some milliseconds."""
+
+
+@frozen
+class SpoolStats:
+    """What waits in a spool."""
+
+    depth: int
+    oldest: float | None
+    """When the oldest waiting record was made (Unix seconds)."""
+    dead_letters: int
+    size: int
+    """Bytes on disk that hold data."""
+
+
+@define
+class _Tally:
+    """What a transaction adds to the totals."""
+
+    records: int = 0
+    dead: int = 0
+
+
+class SpoolFile:
+    """One spool file, held by its lock (``lock_fd``) until :meth:`close`.
+
+    Each method raises SpoolError when the disk refuses, and SpoolCorrupt when the file is no
+    longer a database; nothing has been changed then.
+    """
+
+    def __init__(self, path: Path, lock_fd: int) -> None:
+        self.path = path
+        self._lock_fd = lock_fd
+        self._db = open_spool(path)
+        try:
+            with reporting(path):
+                self.depth: int
+                self.dead_letters: int
+                self.depth, self.dead_letters = self._db.execute(
+                    "SELECT depth, dead_letters FROM totals"
+                ).fetchone()
+                self._page_size: int = self._scalar("PRAGMA page_size")
+                highest = self._scalar(
+                    "SELECT max(coalesce((SELECT max(number) FROM parcels), 0),"
+                    " coalesce((SELECT max(number) FROM held), 0))"
+                )
+            self._file = os.stat(path).st_ino
+        except BaseException:
+            self._db.close()
+            raise
+        # Microseconds since 1970: a number is not used again, whatever was deleted.
+        self._numbers = count(max(highest + 1, time.time_ns() // 1000))
+
+    def stats(self) -> SpoolStats:
+        with reporting(self.path):
+            first = [
+                row[0]
+                for table in ("parcels", "held")
+                for row in self._db.execute(f"SELECT made_at FROM {table} ORDER BY number LIMIT 1")
+            ]
+        return SpoolStats(self.depth, min(first) if first else None, self.dead_letters, self.size())
+
+    def size(self) -> int:
+        """Bytes in use: the file without its free pages."""
+        with reporting(self.path):
+            pages = self._scalar("PRAGMA page_count") - self._scalar("PRAGMA freelist_count")
+        return int(pages * self._page_size)
+
+    def shrink(self) -> bool:
+        """Give a part of the free pages back to the file system; False when there are few."""
+        with reporting(self.path):
+            if self._scalar("PRAGMA freelist_count") < 2 * VACUUM_STEP:
+                return False
+            self._db.execute(f"PRAGMA incremental_vacuum({VACUUM_STEP})").fetchall()
+        return True
+
+    def is_there(self) -> bool:
+        """Whether the file is still where it was made: nobody deleted or replaced it."""
+        try:
+            return os.stat(self.path).st_ino == self._file
+        except OSError:
+            return False
+
+    def close(self, *, remove: bool = False) -> None:
+        """Let go of the file; with ``remove`` delete it when nothing is left in it."""
+        empty = self.depth == 0 and self.dead_letters == 0
+        lock = self.close_database()
+        try:
+            if remove and empty and self.is_there():
+                for suffix in ("-wal", "-shm", ""):
+                    Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+        finally:
+            os.close(lock)
+
+    def close_database(self) -> int:
+        """Let go of the database but not of the lock, which is returned."""
+        with contextlib.suppress(sqlite3.Error):
+            self._db.close()
+        return self._lock_fd
+
+    # -- for the subclass
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[_Tally]:
+        db, tally = self._db, _Tally()
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            yield tally
+            if tally.records or tally.dead:
+                db.execute(
+                    "UPDATE totals SET depth = depth + ?, dead_letters = dead_letters + ?",
+                    (tally.records, tally.dead),
+                )
+            db.execute("COMMIT")
+        except BaseException as ex:
+            # Some errors SQLite has rolled back by itself.
+            if db.in_transaction:
+                with contextlib.suppress(sqlite3.Error):
+                    db.execute("ROLLBACK")
+            if isinstance(ex, sqlite3.Error):
+                raise spool_error(self.path, ex) from ex
+            raise
+        self.depth += tally.records
+        self.dead_letters += tally.dead
+
+    def _scalar(self, sql: str) -> Any:
+        return self._db.execute(sql).fetchone()[0]

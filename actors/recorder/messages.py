@@ -1,0 +1,78 @@
+"""What the recorder is told and asked."""
+
+from __future__ import annotations
+
+from attrs import field, frozen
+
+from aigateway.actors.actor import Reply
+from aigateway.actors.coderd.messages import Accepted, Denied, Unavailable
+from aigateway.actors.recorder.records import Interception, InterceptionEnded, UsageRecord
+
+__all__ = [
+    "Append",
+    "Begin",
+    "ControlPlaneChanged",
+    "DiscardDeadLetters",
+    "Flushed",
+    "GetSpoolStats",
+    "ListDeadLetters",
+    "Redeliver",
+]
+
+
+@frozen
+class Begin:
+    """Record the start of an interception; replies when the control plane has accepted it."""
+
+    record: Interception
+    reply: Reply[Accepted | Denied | Unavailable] = field(repr=False, eq=False)
+
+
+@frozen
+class Append:
+    """Keep these records; replies True when they are on disk.  The reply may be left out."""
+
+    records: tuple[UsageRecord | InterceptionEnded, ...]
+    reply: Reply[bool] | None = field(default=None, repr=False, eq=False)
+
+
+@frozen
+class Flushed:
+    """Replies True as soon as nothing is waiting any more; what waits is tried at once."""
+
+    reply: Reply[bool] = field(repr=False, eq=False)
+
+
+@frozen
+class ControlPlaneChanged:
+    """The control plane actor was replaced, or is connected again: try now.
+
+    ``crashed``: the old one died of an error, which may have been a record's.
+    """
+
+    replaced: bool = False
+    crashed: bool = False
+
+
+@frozen
+class GetSpoolStats:
+    """Asked: answers :class:`~aigateway.actors.recorder.spool.SpoolStats`."""
+
+
+@frozen
+class ListDeadLetters:
+    """Asked: answers a list of :class:`~aigateway.actors.recorder.spool.DeadLetter`, those
+    behind number ``after``, the oldest first."""
+
+    after: int = 0
+    limit: int = 1000
+
+
+@frozen
+class Redeliver:
+    """Asked: puts all dead letters back into the spool, answers how many."""
+
+
+@frozen
+class DiscardDeadLetters:
+    """Asked: deletes all dead letters for good, answers how many."""
