@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,26 @@ def command(**flags: Any) -> None:
     With --local it runs on its embedded control plane; without, it connects to the Coder
     deployment at --url with the gateway key from --key or --key-file.
     """
-    settings = load(flags, os.environ)
-    serve(settings)
+    serve(lambda: load(flags, os.environ))
 
 
-def serve(settings: Settings) -> None:
-    """Check the surroundings and run gunicorn until it ends.  Raises SettingsError."""
+def serve(read: Callable[[], Settings]) -> None:
+    """Check the surroundings and run gunicorn until it ends.  Raises SettingsError.
+
+    ``read`` makes the settings, now and again for each SIGHUP.
+    """
     from aigateway.http.logs import configure
     from aigateway.http.server.application import GatewayApplication, check_address
+    from aigateway.http.server.reloading import check_tls
+
+    settings = read()
 
     configure(settings)
     _check_providers(settings)
     _check_folder(settings.state_dir, "--state-dir")
     if settings.local:
         _check_database(settings)
+    check_tls(settings)
     check_address(settings.http_address)
     metrics = None
     if settings.prometheus_enable:
@@ -43,7 +50,7 @@ def serve(settings: Settings) -> None:
 
         metrics = MetricsService(settings.prometheus_address)
     try:
-        GatewayApplication(settings, metrics).run()
+        GatewayApplication(settings, metrics, read).run()
     finally:
         if metrics is not None:
             metrics.stop()

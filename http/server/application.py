@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,9 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
 from aigateway.http.gunicorn_logs import GunicornLogger
+from aigateway.http.logs import configure
 from aigateway.http.server import hooks
+from aigateway.http.server.reloading import reloaded
 from aigateway.http.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -86,9 +89,16 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
 class GatewayApplication(BaseApplication):  # type: ignore[misc]
     """The gateway under gunicorn."""
 
-    def __init__(self, settings: Settings, metrics: MetricsService | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: MetricsService | None = None,
+        reread: Callable[[], Settings] | None = None,
+    ) -> None:
+        """``reread`` makes the settings anew for SIGHUP; it may raise SettingsError."""
         self.settings = settings
         self.metrics = metrics
+        self._reread = reread
         super().__init__()
 
     def load_config(self) -> None:
@@ -97,6 +107,17 @@ class GatewayApplication(BaseApplication):  # type: ignore[misc]
                 self.cfg.set(name, value)
         self.cfg.set("when_ready", self._when_ready)
         self.cfg.set("on_exit", self._on_exit)
+
+    def reload(self) -> None:
+        """SIGHUP: gunicorn starts new workers with what this leaves in ``settings``, and lets
+        the old ones finish what they are serving."""
+        if self._reread is not None:
+            self.settings = reloaded(self.settings, self._reread)
+            try:
+                configure(self.settings)
+            except SettingsError as ex:
+                log.error("logging goes on as before", error=str(ex))
+        super().reload()
 
     def run(self) -> None:
         GatewayArbiter(self).run()

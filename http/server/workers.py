@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from types import TracebackType
 from typing import Any
 
@@ -46,6 +47,13 @@ class GatewayWorker(QuietErrors, GeventWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.idle: dict[Any, gevent.Timeout] = {}
+
+    def run(self) -> None:
+        # A client that fails its TLS handshake, or leaves in it, is its own affair: gevent
+        # would print a traceback for each.
+        hub = gevent.get_hub()
+        hub.NOT_ERROR = (*hub.NOT_ERROR, ssl.SSLError, ConnectionError)
+        super().run()
 
     def timeout_ctx(self) -> _Idle:
         return _Idle(self, self.cfg.keepalive if self.alive else LAST_WAIT)
