@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-__all__ = ["Call", "message", "message_stream"]
+__all__ = ["Call", "completion", "completion_chunks", "message", "message_stream"]
 
 Call = tuple[str, str, dict[str, Any]]
 """Id, tool and arguments of a call."""
@@ -76,4 +76,67 @@ def message(
         "stop_reason": stop or ("tool_use" if calls else "end_turn"),
         "stop_sequence": None,
         "usage": {"input_tokens": 10, "output_tokens": 5},
+    }
+
+
+def completion_chunks(
+    text: str = "",
+    calls: list[Call] | None = None,
+    *,
+    number: int = 1,
+    stop: str | None = None,
+    usage: bool = True,
+) -> list[bytes]:
+    """OpenAI: a streamed completion; 10 tokens in, 5 out."""
+    calls = calls or []
+
+    def chunk(choices: list[dict[str, Any]], **more: Any) -> bytes:
+        document = {
+            "id": f"chatcmpl-{number}",
+            "object": "chat.completion.chunk",
+            "created": 1000 + number,
+            "model": "gpt-x",
+            "choices": choices,
+            **more,
+        }
+        return b"data: " + json.dumps(document, separators=(",", ":")).encode() + b"\n\n"
+
+    def delta(reason: str | None = None, **fields: Any) -> bytes:
+        return chunk([{"index": 0, "delta": fields, "finish_reason": reason}])
+
+    chunks = [delta(role="assistant", content="")]
+    chunks += [delta(content=part) for part in (text[:3], text[3:]) if part]
+    for index, (id, name, arguments) in enumerate(calls):
+        function = {"name": name, "arguments": ""}
+        first = {"index": index, "id": id, "type": "function", "function": function}
+        chunks.append(delta(tool_calls=[first]))
+        written = json.dumps(arguments)
+        for part in (written[:4], written[4:]):
+            rest = {"index": index, "function": {"arguments": part}}
+            chunks.append(delta(tool_calls=[rest]))
+    chunks.append(delta(stop or ("tool_calls" if calls else "stop")))
+    if usage:
+        counts = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+        chunks.append(chunk([], usage=counts))
+    return [*chunks, b"data: [DONE]\n\n"]
+
+
+def completion(
+    text: str = "", calls: list[Call] | None = None, *, number: int = 1, stop: str | None = None
+) -> dict[str, Any]:
+    """OpenAI: the same as a blocking answer."""
+    said: dict[str, Any] = {"role": "assistant", "content": text or None}
+    if calls:
+        said["tool_calls"] = [
+            {"id": id, "type": "function", "function": {"name": n, "arguments": json.dumps(a)}}
+            for id, n, a in calls
+        ]
+    reason = stop or ("tool_calls" if calls else "stop")
+    return {
+        "id": f"chatcmpl-{number}",
+        "object": "chat.completion",
+        "created": 1000 + number,
+        "model": "gpt-x",
+        "choices": [{"index": 0, "message": said, "finish_reason": reason}],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
     }

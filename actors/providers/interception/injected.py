@@ -272,7 +272,7 @@ class InjectedInterception(ABC):
             return self._end(now)
         self._records += self._round.take_records()
         self.rounds += 1
-        self.answer_body.clear()
+        self.answer_body = bytearray()
         self._round = self._make_round(None)
         self.goes_on = True
         return b""

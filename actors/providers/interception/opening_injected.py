@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aigateway.actors.providers.interception.decoding import decode
 from aigateway.actors.providers.interception.injected import InjectedInterception
+from aigateway.actors.providers.interception.injected_chat import InjectedChat
 from aigateway.actors.providers.interception.injected_messages import InjectedMessages
 from aigateway.actors.providers.interception.injection import Encodings, inject
 from aigateway.actors.providers.interception.interface import Interception
@@ -12,7 +13,9 @@ from aigateway.actors.providers.interception.tools import ToolSet
 
 __all__ = ["INJECTABLE", "with_tools"]
 
-_KINDS: dict[str, type[InjectedInterception]] = {InjectedMessages.api: InjectedMessages}
+_KINDS: dict[str, type[InjectedInterception]] = {
+    each.api: each for each in (InjectedMessages, InjectedChat)
+}
 INJECTABLE = frozenset(_KINDS)
 """The APIs into which tools are injected."""
 
