@@ -21,11 +21,15 @@ __all__ = [
     "Answered",
     "Discard",
     "Drained",
+    "Expire",
     "Failed",
     "Job",
+    "Reap",
     "Released",
     "Reported",
+    "Resume",
     "Run",
+    "Tick",
     "WorkerEnded",
 ]
 
@@ -188,3 +192,28 @@ class WorkerEnded:
     @property
     def sent(self) -> bool:
         return self.job is not None and self.job.sent
+
+
+# -- told by the provider to itself
+
+
+@frozen
+class Tick:
+    """The first item of the agenda is due."""
+
+
+@frozen
+class Reap:
+    """Look for workers that have long been idle."""
+
+
+@frozen
+class Expire:
+    """Some request may have waited too long for a connection."""
+
+
+@define(eq=False)
+class Resume:
+    """A pause is over."""
+
+    job: Job

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import structlog
-from attrs import define, evolve, frozen
+from attrs import evolve
 
 from aigateway.actors.actor import ActorDied, GatewayActor, complete, fail
 from aigateway.actors.providers.agenda import Alarm
@@ -27,10 +27,14 @@ from aigateway.actors.providers.interception.routes import InvalidBaseURL, upstr
 from aigateway.actors.providers.jobs import (
     Answered,
     Drained,
+    Expire,
     Failed,
     Job,
+    Reap,
     Released,
     Reported,
+    Resume,
+    Tick,
     WorkerEnded,
 )
 from aigateway.actors.providers.messages import (
@@ -53,7 +57,13 @@ from aigateway.actors.providers.strategy import (
     Strategy,
 )
 from aigateway.actors.providers.worker import UpstreamWorker, hand_over
-from aigateway.actors.providers.workforce import Hiring, Workforce, pass_on_drain, tell
+from aigateway.actors.providers.workforce import (
+    Hiring,
+    ProviderLimits,
+    Workforce,
+    let_go_of_exchanges,
+    tell,
+)
 from aigateway.actors.tree import ActorTree
 
 __all__ = ["Provider", "ProviderLimits"]
@@ -65,35 +75,6 @@ MAX_DEATHS = 2
 """Workers that may die with one request in hand before it is given up."""
 
 log = structlog.get_logger("ai-gateway.provider")
-
-
-@frozen
-class ProviderLimits:
-    """Bounds that hold for each provider of a gateway worker.  Times in seconds."""
-
-    drains: int = 64
-    """How many answers may be read on for their usage at once after the client has gone."""
-    drain_timeout: float = 60.0
-
-
-@frozen
-class _Tick:
-    """The first item of the agenda is due."""
-
-
-@frozen
-class _Reap:
-    pass
-
-
-@frozen
-class _Expire:
-    """Some request may have waited too long for a connection."""
-
-
-@define(eq=False)
-class _Resume:
-    job: Job
 
 
 class Provider(GatewayActor):
@@ -116,7 +97,7 @@ class Provider(GatewayActor):
         self._patience = config.connect_timeout + config.first_byte_timeout
         self._counters = Counters()
         self._roster = Roster(config.max_connections)
-        self._alarm: Alarm[_Reap | _Expire | _Resume] = Alarm(self._ring)
+        self._alarm: Alarm[Reap | Expire | Resume] = Alarm(self._ring)
         self._expiry_planned = False
         self._retired = False
         self._connector: Connector
@@ -128,7 +109,7 @@ class Provider(GatewayActor):
     # -- life
 
     def started(self) -> None:
-        config, limits = self._config, self._limits
+        config = self._config
         try:
             self._connector = Connector(
                 Endpoint.of(config.base_url),
@@ -148,35 +129,20 @@ class Provider(GatewayActor):
             self._connector,
             config.first_byte_timeout,
             config.idle_timeout,
-            limits.drain_timeout,
-            limits.drains,
+            self._limits,
         )
         self._workforce = Workforce(hiring, self._roster, self._counters)
         self._usable = True
-        self._alarm.add(REAP_EVERY, _Reap())
+        self._alarm.add(REAP_EVERY, Reap())
 
     def release(self) -> None:
         waiting = self._roster.take_waiting()
-        paused = [item.job for item in self._alarm.clear() if isinstance(item, _Resume)]
+        paused = [item.job for item in self._alarm.clear() if isinstance(item, Resume)]
         for job in (*waiting, *paused):
             fail(job.reply, ActorDied(f"{self.role} stopped", sent=job.sent))
-        self._let_go_of_inbox()
+        let_go_of_exchanges(self.actor_inbox)
         if self._usable:
             self._workforce.stop_all()
-
-    def _let_go_of_inbox(self) -> None:
-        """Exchanges that are on their way back; replies are the base's business."""
-        envelopes = []
-        while not self.actor_inbox.empty():
-            envelope = self.actor_inbox.get()
-            envelopes.append(envelope)
-            match envelope.message:
-                case Drain() as message:
-                    pass_on_drain(message)
-                case Answered() | GiveBack() | Released() | Drained() as message:
-                    message.exchange.close()
-        for envelope in envelopes:
-            self.actor_inbox.put(envelope)
 
     # -- messages
 
@@ -208,7 +174,7 @@ class Provider(GatewayActor):
             case Retire():
                 self._retired = True
                 self._stop_if_done()
-            case _Tick():
+            case Tick():
                 self._tick()
             case _:
                 raise TypeError(f"{self.role}: unknown message {type(message).__name__}")
@@ -295,7 +261,7 @@ class Provider(GatewayActor):
             case Send():
                 self._place(job, now)
             case Pause(seconds):
-                self._alarm.add(seconds, _Resume(job))
+                self._alarm.add(seconds, Resume(job))
             case FallBack(refused):
                 if hand_on(job, self._config, self._tree):
                     self._counters.fallbacks += 1
@@ -378,21 +344,21 @@ class Provider(GatewayActor):
 
     def _ring(self) -> None:
         # In the timer's thread.
-        tell(self.actor_ref, _Tick())
+        tell(self.actor_ref, Tick())
 
     def _tick(self) -> None:
         now = time.monotonic()
         for item in self._alarm.due(now):
             match item:
-                case _Resume(job):
+                case Resume(job):
                     self._follow(job, self._strategy.resume(job, now), now)
-                case _Expire():
+                case Expire():
                     self._expiry_planned = False
                     for job in self._roster.take_expired(now):
                         self._counters.queue_full += 1
                         self._drop_waiting(job, now)
                     self._plan_expiry(now)
-                case _Reap():
+                case Reap():
                     self._workforce.stop_idle(now - IDLE_SECONDS)
                     self._alarm.add(REAP_EVERY, item)
         self._stop_if_done()
@@ -402,7 +368,7 @@ class Provider(GatewayActor):
         until = self._roster.next_expiry()
         if until is not None and not self._expiry_planned:
             self._expiry_planned = True
-            self._alarm.add(until - now, _Expire())
+            self._alarm.add(until - now, Expire())
 
     # -- for those who look
 

@@ -18,19 +18,44 @@ from attrs import field, frozen
 from aigateway.actors.providers.connect import Connector
 from aigateway.actors.providers.counters import Counters
 from aigateway.actors.providers.exchange import Exchange
-from aigateway.actors.providers.jobs import Abandon, Discard, Job, Run
-from aigateway.actors.providers.messages import Drain
+from aigateway.actors.providers.jobs import (
+    Abandon,
+    Answered,
+    Discard,
+    Drained,
+    Job,
+    Released,
+    Run,
+)
+from aigateway.actors.providers.messages import Drain, GiveBack
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.roster import Member, Roster
 from aigateway.actors.providers.worker import UpstreamWorker, abandon
 
-__all__ = ["Hiring", "Placed", "Workforce", "abandon_elsewhere", "pass_on_drain", "tell"]
+__all__ = [
+    "Hiring",
+    "Placed",
+    "ProviderLimits",
+    "Workforce",
+    "abandon_elsewhere",
+    "let_go_of_exchanges",
+    "tell",
+]
 
 Placed: TypeAlias = Literal["running", "queued", "full", "died"]
 
 _Ref: TypeAlias = "pykka.ActorRef[Any]"
 
 log = structlog.get_logger("ai-gateway.provider")
+
+
+@frozen
+class ProviderLimits:
+    """Bounds that hold for each provider of a gateway worker.  Times in seconds."""
+
+    drains: int = 64
+    """How many answers may be read on for their usage at once after the client has gone."""
+    drain_timeout: float = 60.0
 
 
 @frozen
@@ -45,8 +70,7 @@ class Hiring:
     connector: Connector = field(repr=False)
     head_timeout: float
     idle_timeout: float
-    drain_timeout: float
-    max_drains: int
+    limits: ProviderLimits
 
 
 class Workforce:
@@ -97,7 +121,7 @@ class Workforce:
         member = self.roster.find(message.worker)
         if exchange.detached or member is None or member.state != "busy":
             abandon_elsewhere(message)
-        elif self.roster.draining >= self._hiring.max_drains:
+        elif self.roster.draining >= self._hiring.limits.drains:
             self._counters.drains_refused += 1
             # Recording waits for the disk, so it is the worker's business.
             if not tell(member.ref, Abandon(exchange, message.recording)):
@@ -105,7 +129,7 @@ class Workforce:
         else:
             self._counters.drains += 1
             self.roster.drain(member)
-            pass_on_drain(message)
+            _pass_on(message)
 
     def _run(self, member: Member, job: Job, before: Exchange | None) -> bool:
         self._counters.attempts += 1
@@ -177,7 +201,7 @@ class Workforce:
                 connector=hiring.connector,
                 head_timeout=hiring.head_timeout,
                 idle_timeout=hiring.idle_timeout,
-                drain_timeout=hiring.drain_timeout,
+                drain_timeout=hiring.limits.drain_timeout,
             )
         except RuntimeError as ex:
             # The system gives no more threads; with those that are there work goes on.
@@ -195,7 +219,22 @@ def tell(worker: _Ref, message: Any) -> bool:
     return True
 
 
-def pass_on_drain(message: Drain) -> None:
+def let_go_of_exchanges(inbox: Any) -> None:
+    """Of those on their way back to a provider that is dying; replies are not touched."""
+    envelopes = []
+    while not inbox.empty():
+        envelope = inbox.get()
+        envelopes.append(envelope)
+        match envelope.message:
+            case Drain() as message:
+                _pass_on(message)
+            case Answered() | GiveBack() | Released() | Drained() as message:
+                message.exchange.close()
+    for envelope in envelopes:
+        inbox.put(envelope)
+
+
+def _pass_on(message: Drain) -> None:
     """Let the worker drain if it still can."""
     if message.exchange.detached or not tell(message.worker, message):
         abandon_elsewhere(message)

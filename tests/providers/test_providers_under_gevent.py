@@ -11,9 +11,14 @@ import pytest
 HERE = Path(__file__).parent
 MODULES = [
     "test_upstream_exchanges.py",
+    "test_upstream_sending.py",
     "test_provider_keys.py",
     "test_provider_retries.py",
+    "test_provider_breaker.py",
+    "test_provider_fallback.py",
     "test_provider_workers.py",
+    "test_provider_deaths.py",
+    "test_provider_drains.py",
     "test_day_of_bad_luck.py",
     "silence_under_gevent.py",
 ]

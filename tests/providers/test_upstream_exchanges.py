@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import threading
-from collections.abc import Callable, Iterator
 
 import pytest
-import requests
 from attrs import frozen
 from imitation_provider import (
     Close,
     Reset,
-    ScriptedProvider,
     Stall,
     Step,
     Tell,
@@ -23,59 +19,21 @@ from imitation_provider import (
     pieces,
     stream,
 )
-from provider_rig import OWN, PATIENCE, running, until
+from provider_rig import PATIENCE, read_all, until
+from upstream_rig import begin
 
-from aigateway.actors.providers.adapter import HeaderPairs, UpstreamAdapter, prepare
-from aigateway.actors.providers.connect import Connector
-from aigateway.actors.providers.endpoint import Endpoint
 from aigateway.actors.providers.errors import (
     AnswerTimeout,
     HeadCut,
     Quiet,
-    SendFailed,
-    Unsendable,
     UpstreamCut,
 )
-from aigateway.actors.providers.exchange import MAX_HEAD, Exchange, request_head
+from aigateway.actors.providers.exchange import MAX_HEAD
 
 LENGTH = head(200, [("Content-Length", "5")])
 CHUNKED = head(200, [("Transfer-Encoding", "chunked")])
 EARLY = 24 << 20
 """Bytes of a request that no socket buffer on the way can hold."""
-
-
-@pytest.fixture
-def adapters() -> Iterator[Callable[[int], UpstreamAdapter]]:
-    """Makes adapters for ports, which are closed at the end."""
-    made = []
-
-    def make(port: int) -> UpstreamAdapter:
-        made.append(UpstreamAdapter(Connector(Endpoint("http", "127.0.0.1", port), timeout=5.0)))
-        return made[-1]
-
-    yield make
-    for adapter in made:
-        adapter.close()
-
-
-@pytest.fixture
-def adapter(scripted_provider: ScriptedProvider, adapters) -> UpstreamAdapter:
-    return adapters(scripted_provider.port)
-
-
-def begin(
-    adapter: UpstreamAdapter, body: bytes = b"{}", *, method: str = "POST", timeout: float = 10.0
-) -> Exchange:
-    headers = HeaderPairs([("Content-Length", str(len(body)))])
-    return adapter.exchange(prepare(method, "http://upstream/path", headers, body), timeout)
-
-
-def rest_of(exchange: Exchange) -> bytes:
-    exchange.set_quiet(PATIENCE)
-    data = b""
-    while piece := exchange.read():
-        data += piece
-    return data
 
 
 @frozen
@@ -137,7 +95,7 @@ def test_an_answer_is_read_to_its_end(scripted_provider, adapter, case, size):
     scripted_provider.play(steps)
     exchange = begin(adapter, method=case.method)
     assert exchange.status == case.status
-    assert rest_of(exchange) == case.body
+    assert read_all(exchange) == case.body
     assert exchange.complete is case.complete
     if not case.reusable and size:
         # What is not wanted may not have arrived: then it is found before the next request.
@@ -154,7 +112,7 @@ def test_headers_are_kept_as_they_came_and_trailers_are_not_added(scripted_provi
         [head(299, [*fields, *framing], reason="Odd One"), chunk(b"x"), b"0\r\nX-Late: 1\r\n\r\n"]
     )
     exchange = begin(adapter)
-    assert rest_of(exchange) == b"x"
+    assert read_all(exchange) == b"x"
     assert (exchange.status, exchange.reason) == (299, "Odd One")
     assert exchange.headers == [*fields, *framing]
 
@@ -200,7 +158,7 @@ def test_a_large_head_is_read(scripted_provider, adapter):
     scripted_provider.play(answer("ok", headers=[("X-Large", value)]))
     exchange = begin(adapter)
     assert dict(exchange.headers)["X-Large"] == value
-    assert rest_of(exchange) == b"ok"
+    assert read_all(exchange) == b"ok"
 
 
 def test_a_head_that_takes_too_long_is_told(scripted_provider, adapter):
@@ -274,7 +232,7 @@ def test_a_clean_connection_carries_the_next_request(scripted_provider, adapter)
     reused = []
     for _ in range(3):
         exchange = begin(adapter)
-        assert rest_of(exchange) == b"ok"
+        assert read_all(exchange) == b"ok"
         reused.append(exchange.reused)
     assert reused == [False, True, True]
     assert scripted_provider.connections == 1
@@ -296,12 +254,12 @@ def test_a_connection_that_was_closed_or_spoken_on_while_idle_is_left(
     scripted_provider.play([LENGTH + b"hello", WaitFor(gate), *later])
     scripted_provider.play(answer("fresh"))
     exchange = begin(adapter)
-    assert rest_of(exchange) == b"hello"
+    assert read_all(exchange) == b"hello"
     assert exchange.reusable
     gate.set()
     connection = exchange.connection
     until(lambda: not connection.is_alive())
-    assert rest_of(begin(adapter)) == b"fresh"
+    assert read_all(begin(adapter)) == b"fresh"
     assert [request.connection for request in scripted_provider.requests] == [1, 2]
 
 
@@ -312,169 +270,21 @@ def test_a_request_of_which_nothing_left_is_sent_on_a_new_connection(
     scripted_provider.play([LENGTH + b"hello", WaitFor(gate), Reset()])
     scripted_provider.play(answer("fresh"))
     exchange = begin(adapter)
-    rest_of(exchange)
+    read_all(exchange)
     gate.set()
     connection = exchange.connection
     until(lambda: not connection.is_alive())
     # As if it had been closed between the look and the sending.
     monkeypatch.setattr(connection, "is_alive", lambda: True)
-    assert rest_of(begin(adapter)) == b"fresh"
+    assert read_all(begin(adapter)) == b"fresh"
     assert len(scripted_provider.requests) == 2
 
 
 def test_a_given_back_exchange_cannot_hurt_its_successor(scripted_provider, adapter):
     scripted_provider.otherwise = answer("ok")
     first = begin(adapter)
-    rest_of(first)
+    read_all(first)
     first.detach()
     second = begin(adapter)
     first.close()
-    assert rest_of(second) == b"ok"
-
-
-# -- requests
-
-
-def test_a_request_is_sent_exactly_as_given(scripted_provider, adapter):
-    scripted_provider.play(answer("ok"))
-    headers = HeaderPairs([("X-b", "1"), ("x-B", "2"), ("X-Name", "J\xc3\xbc"), ("X-Empty", "")])
-    url = "http://elsewhere:1/a%2Fb/c?x=%20&y"
-    rest_of(adapter.exchange(prepare("GET", url, headers, b""), 10.0))
-    (request,) = scripted_provider.requests
-    assert request.request_line == "GET /a%2Fb/c?x=%20&y HTTP/1.1"
-    host = ("Host", f"127.0.0.1:{scripted_provider.port}")
-    expected = [host, ("X-b", "1"), ("x-B", "2"), ("X-Name", "J\xc3\xbc"), ("X-Empty", "")]
-    assert request.headers == expected
-
-
-@pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "a\rb", "a\0b", "Łukasz"])
-def test_a_header_that_no_request_may_have_is_refused_without_its_value(value):
-    with pytest.raises(ValueError, match="a header of the request") as caught:
-        request_head("GET", "/", "h", [("X-A", value)])
-    assert value not in str(caught.value)
-
-
-def test_an_unsendable_request_opens_no_connection(scripted_provider, adapter):
-    with pytest.raises(Unsendable):
-        adapter.exchange(prepare("GET", "http://h/", HeaderPairs([("A", "\n")]), b""), 1.0)
-    assert scripted_provider.connections == 0
-
-
-@pytest.mark.parametrize("size", [0, 16 * 1024, 16 * 1024 + 1, 3 << 20])
-def test_a_body_of_any_size_arrives(scripted_provider, adapter, size):
-    scripted_provider.play(answer("ok"))
-    body = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
-    assert rest_of(begin(adapter, body)) == b"ok"
-    assert scripted_provider.requests[0].body == body
-
-
-def test_the_adapter_is_one_of_requests(scripted_provider, adapter):
-    scripted_provider.otherwise = answer({"ok": True}, 201)
-    with requests.Session() as session:
-        session.mount("http://", adapter)
-        request = requests.Request("POST", scripted_provider.url + "/path", json={"a": 1})
-        reply = session.send(session.prepare_request(request), timeout=5.0, stream=True)
-        assert (reply.status_code, reply.reason) == (201, "Created")
-        assert rest_of(reply.raw) == b'{"ok": true}'
-    assert scripted_provider.requests[0].json() == {"a": 1}
-
-
-# -- answers before the request is sent
-
-
-def server_that(
-    answers: bytes, *, reads: int, reset: bool
-) -> tuple[socket.socket, threading.Thread]:
-    """Accepts one connection, reads some bytes, answers, and closes with a reset or not."""
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def serve() -> None:
-        sock, _ = listener.accept()
-        with sock, listener:
-            seen = 0
-            while seen < reads:
-                seen += len(sock.recv(65536))
-            sock.sendall(answers)
-            if not reset:
-                sock.shutdown(socket.SHUT_WR)
-                while sock.recv(65536):
-                    pass
-            # Closing with unread bytes resets the connection.
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    return listener, thread
-
-
-@pytest.mark.parametrize("reset", [False, True])
-def test_an_answer_that_comes_before_the_request_is_sent_counts(adapters, reset):
-    too_large = head(413, [("Content-Length", "9")]) + b"too large"
-    listener, thread = server_that(too_large, reads=1, reset=reset)
-    adapter = adapters(listener.getsockname()[1])
-    exchange = begin(adapter, b"x" * EARLY)
-    assert exchange.status == 413
-    assert rest_of(exchange) == b"too large"
-    connection = exchange.connection
-    until(lambda: not (exchange.reusable and connection.is_alive()))
-    exchange.close()
-    thread.join(PATIENCE)
-
-
-def test_an_early_answer_is_seen_while_the_connection_stays_open(scripted_provider, adapter):
-    over = threading.Event()
-    scripted_provider.play([*answer("go away", 401), WaitFor(over)], early=True)
-    exchange = begin(adapter, b"x" * EARLY)
-    assert exchange.status == 401
-    assert rest_of(exchange) == b"go away"
-    assert not exchange.reusable
-    over.set()
-
-
-def test_an_interim_answer_does_not_stop_the_sending(adapters):
-    listener = socket.create_server(("127.0.0.1", 0))
-    received = bytearray()
-
-    def serve() -> None:
-        sock, _ = listener.accept()
-        with sock, listener:
-            sock.recv(1)
-            sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-            # Long enough for the sender to wait and listen.
-            threading.Event().wait(0.6)
-            while len(received) < EARLY:
-                received.extend(sock.recv(1 << 20))
-            sock.sendall(LENGTH + b"hello")
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    adapter = adapters(listener.getsockname()[1])
-    exchange = begin(adapter, b"x" * EARLY)
-    assert (exchange.status, rest_of(exchange)) == (200, b"hello")
-    assert exchange.reusable
-    thread.join(PATIENCE)
-
-
-@pytest.mark.parametrize("reset", [False, True])
-def test_an_upstream_that_breaks_off_without_a_word_is_told(adapters, reset):
-    listener, thread = server_that(b"", reads=1, reset=reset)
-    # All was sent when the peer went on reading; both are said of the same upstream.
-    with pytest.raises((SendFailed, HeadCut), match=r"the upstream (broke off|closed)") as caught:
-        begin(adapters(listener.getsockname()[1]), b"x" * EARLY)
-    assert caught.value.sent
-    thread.join(PATIENCE)
-
-
-def test_an_upstream_that_takes_no_more_is_told(scripted_provider, adapter, monkeypatch):
-    monkeypatch.setattr("aigateway.actors.providers.sending.SEND_PATIENCE", 0.5)
-    release = threading.Event()
-    scripted_provider.play([WaitFor(release), Close()], early=True)
-    with pytest.raises(SendFailed, match=r"took no byte of the request within 0\.5 s"):
-        begin(adapter, b"x" * EARLY)
-    release.set()
-
-
-def test_the_worker_relays_an_early_answer(scripted_provider):
-    scripted_provider.play(answer("too large", 413), early=True)
-    with running(scripted_provider.url) as rig:
-        assert rig.call(body=b"x" * EARLY, credential=OWN) == (413, b"too large")
-        rig.settle()
+    assert read_all(second) == b"ok"

@@ -1,0 +1,65 @@
+"""Fixtures for the tests of providers."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterator
+
+import pytest
+import trustme
+from imitation_provider import ScriptedProvider
+
+from aigateway.actors.providers.adapter import UpstreamAdapter
+from aigateway.actors.providers.connect import Connector
+from aigateway.actors.providers.endpoint import Endpoint
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aigateway.actors.providers.strategy.FIRST_PAUSE", 0.005)
+    monkeypatch.setattr("aigateway.actors.providers.strategy.PAUSE_JITTER", 0.01)
+
+
+@pytest.fixture
+def other_provider():
+    with ScriptedProvider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def adapters() -> Iterator[Callable[[int], UpstreamAdapter]]:
+    """Makes adapters for ports, which are closed at the end."""
+    made = []
+
+    def make(port: int) -> UpstreamAdapter:
+        made.append(UpstreamAdapter(Connector(Endpoint("http", "127.0.0.1", port), timeout=5.0)))
+        return made[-1]
+
+    yield make
+    for adapter in made:
+        adapter.close()
+
+
+@pytest.fixture
+def adapter(scripted_provider: ScriptedProvider, adapters) -> UpstreamAdapter:
+    return adapters(scripted_provider.port)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("ca") / "ca.pem"
+    authority.cert_pem.write_to_path(path)
+    return str(path)
+
+
+@pytest.fixture
+def tls_provider(authority: trustme.CA) -> Iterator[ScriptedProvider]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)
+    with ScriptedProvider(tls=context) as provider:
+        yield provider
