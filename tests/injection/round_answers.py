@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 from typing import Any
 
-__all__ = ["Call", "completion", "completion_chunks", "message", "message_stream"]
+__all__ = [
+    "Call",
+    "completion",
+    "completion_chunks",
+    "message",
+    "message_stream",
+    "response",
+    "response_events",
+]
 
 Call = tuple[str, str, dict[str, Any]]
 """Id, tool and arguments of a call."""
 
 
-def _event(name: str, **data: Any) -> bytes:
+def _event(name: str, /, **data: Any) -> bytes:
     payload = json.dumps({"type": name, **data}, separators=(",", ":"))
     return f"event: {name}\ndata: {payload}\n\n".encode()
 
@@ -140,3 +148,94 @@ def completion(
         "choices": [{"index": 0, "message": said, "finish_reason": reason}],
         "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
     }
+
+
+def _items(text: str, calls: list[Call], number: int) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    if text:
+        part = {"type": "output_text", "text": text, "annotations": []}
+        found.append(
+            {
+                "id": f"item_{number}_0",
+                "type": "message",
+                "role": "assistant",
+                "status": "completed",
+                "content": [part],
+            }
+        )
+    for id, name, arguments in calls:
+        found.append(
+            {
+                "id": f"item_{number}_{len(found)}",
+                "type": "function_call",
+                "status": "completed",
+                "call_id": id,
+                "name": name,
+                "arguments": json.dumps(arguments),
+            }
+        )
+    return found
+
+
+def response(
+    text: str = "", calls: list[Call] | None = None, *, number: int = 1, stop: str | None = None
+) -> dict[str, Any]:
+    """OpenAI's Responses API: a blocking answer; 10 tokens in, 5 out."""
+    return {
+        "id": f"resp_{number}",
+        "object": "response",
+        "created_at": 1000 + number,
+        "model": "gpt-x",
+        "status": "incomplete" if stop else "completed",
+        "incomplete_details": {"reason": stop} if stop else None,
+        "parallel_tool_calls": False,
+        "tool_choice": "auto",
+        "tools": [],
+        "output": _items(text, calls or [], number),
+        "usage": {
+            "input_tokens": 10,
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": 5,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": 15,
+        },
+    }
+
+
+def response_events(
+    text: str = "", calls: list[Call] | None = None, *, number: int = 1, stop: str | None = None
+) -> list[bytes]:
+    """OpenAI's Responses API: the same as a stream."""
+    whole = response(text, calls, number=number, stop=stop)
+    begun = {**whole, "status": "in_progress", "output": [], "usage": None}
+    found: list[tuple[str, dict[str, Any]]] = [
+        ("response.created", {"response": begun}),
+        ("response.in_progress", {"response": begun}),
+    ]
+    for index, item in enumerate(whole["output"]):
+        place = {"output_index": index, "item_id": item["id"]}
+        empty = {"content": []} if item["type"] == "message" else {"arguments": ""}
+        added = {**item, **empty, "status": "in_progress"}
+        found.append(("response.output_item.added", {"output_index": index, "item": added}))
+        if item["type"] == "message":
+            part = item["content"][0]
+            place["content_index"] = 0
+            start = {"part": {**part, "text": ""}}
+            found.append(("response.content_part.added", {**place, **start}))
+            for piece in (text[:3], text[3:]):
+                delta = {"delta": piece, "logprobs": []}
+                found.append(("response.output_text.delta", {**place, **delta}))
+            done = {"text": text, "logprobs": []}
+            found.append(("response.output_text.done", {**place, **done}))
+            found.append(("response.content_part.done", {**place, "part": part}))
+        else:
+            written = item["arguments"]
+            for piece in (written[:4], written[4:]):
+                found.append(("response.function_call_arguments.delta", {**place, "delta": piece}))
+            done = {"arguments": written, "name": item["name"]}
+            found.append(("response.function_call_arguments.done", {**place, **done}))
+        found.append(("response.output_item.done", {"output_index": index, "item": item}))
+    found.append((f"response.{whole['status']}", {"response": whole}))
+    return [
+        _event(name, sequence_number=number, **data) for number, (name, data) in enumerate(found)
+    ]

@@ -114,6 +114,7 @@ class InjectedInterception(ABC):
         """The request of this round, without content coding."""
         self.answer_body = bytearray()
         """What the client gets when it gets no event stream; whole after the last round."""
+        self.edit_faults = 0
         self._coding = content_encoding
         self._max_rounds = max_rounds
         self._started = False
@@ -211,7 +212,15 @@ class InjectedInterception(ABC):
         if self.rounds > 1 and not self._round.event_stream:
             # An error in the middle of the stream; it is told as an event, at its end.
             return b""
-        return b"".join([self._edit(piece) for piece in self._reader.feed(data)])
+        return b"".join([self._shown_of(piece) for piece in self._reader.feed(data)])
+
+    def _shown_of(self, piece: bytes) -> bytes:
+        try:
+            return self._edit(piece)
+        except Exception:
+            # Whatever an upstream may send that nobody thought of, relaying goes on.
+            self.edit_faults += 1
+            return piece
 
     def receive_end(self, now: float, *, framed: bool = True) -> bytes:
         """The round's body has ended; return the last bytes for the client, so far."""
@@ -234,7 +243,7 @@ class InjectedInterception(ABC):
 
     def _end_round(self, now: float) -> bytes:
         rest = self._reader.flush()
-        out = self._edit(rest) if rest else b""
+        out = self._shown_of(rest) if rest else b""
         self._reader = EventReader()
         failed = self._round.cut or self._round.outcome().error_type is not None
         calls = self._calls_of_round
@@ -374,7 +383,7 @@ class InjectedInterception(ABC):
     @property
     def faults(self) -> int:
         """Events of this round that could not be read."""
-        return self._round.faults
+        return self._round.faults + self.edit_faults
 
 
 def _as_json(arguments: str) -> str:

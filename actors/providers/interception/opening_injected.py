@@ -6,6 +6,7 @@ from aigateway.actors.providers.interception.decoding import decode
 from aigateway.actors.providers.interception.injected import InjectedInterception
 from aigateway.actors.providers.interception.injected_chat import InjectedChat
 from aigateway.actors.providers.interception.injected_messages import InjectedMessages
+from aigateway.actors.providers.interception.injected_responses import InjectedResponses
 from aigateway.actors.providers.interception.injection import Encodings, inject
 from aigateway.actors.providers.interception.interface import Interception
 from aigateway.actors.providers.interception.relay import Relay
@@ -14,7 +15,7 @@ from aigateway.actors.providers.interception.tools import ToolSet
 __all__ = ["INJECTABLE", "with_tools"]
 
 _KINDS: dict[str, type[InjectedInterception]] = {
-    each.api: each for each in (InjectedMessages, InjectedChat)
+    each.api: each for each in (InjectedMessages, InjectedChat, InjectedResponses)
 }
 INJECTABLE = frozenset(_KINDS)
 """The APIs into which tools are injected."""
