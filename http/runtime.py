@@ -102,7 +102,7 @@ class Runtime:
         last: pykka.ActorRef[Any] | None = None
         for _ in range(tries):
             ref = self.tree.find(role)
-            if ref is None or ref is last:
+            if ref is None or (ref is last and not ref.is_alive()):
                 ref = self.tree.wait_for(role, SUCCESSOR_WAIT, other_than=last)
             if ref is None:
                 break
