@@ -21,6 +21,8 @@ from aigateway.actors.tree import ActorTree
 
 __all__ = ["NoAnswer", "Runtime"]
 
+SETTLING = 0.1
+"""Seconds in which a dying actor is surely seen as dead."""
 SUCCESSOR_WAIT = 5.0
 """Seconds to wait for an actor that is being restarted."""
 
@@ -102,8 +104,8 @@ class Runtime:
         last: pykka.ActorRef[Any] | None = None
         for _ in range(tries):
             ref = self.tree.find(role)
-            if ref is None or (ref is last and not ref.is_alive()):
-                ref = self.tree.wait_for(role, SUCCESSOR_WAIT, other_than=last)
+            if ref is None or ref is last:
+                ref = self._successor(role, last)
             if ref is None:
                 break
             reply = new_reply()
@@ -121,6 +123,16 @@ class Runtime:
                 fail(reply, NoAnswer("nobody waits any more", sent=True))
                 raise NoAnswer(f"{role} did not answer within {timeout:g} s", sent=True) from ex
         raise NoAnswer(f"{role} is being restarted", sent=False)
+
+    def _successor(self, role: str, last: pykka.ActorRef[Any] | None) -> pykka.ActorRef[Any] | None:
+        """Who fills the role after ``last``; ``last`` itself when it was another that died.
+
+        An actor tells of its death a moment before it counts as dead.
+        """
+        found = self.tree.wait_for(role, SETTLING, other_than=last)
+        if found is None and last is not None and last.is_alive():
+            return last
+        return found or self.tree.wait_for(role, SUCCESSOR_WAIT, other_than=last)
 
     def status(self) -> Status:
         """State of the control plane; never raises, waits a second at most."""
