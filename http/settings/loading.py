@@ -109,7 +109,8 @@ def _load(
         warnings.append(OptionWarning("has no effect", sources["trace_datadog"].name))
     servers: tuple[McpServerSettings, ...] = ()
     try:
-        servers = _mcp_servers(document, values, environ, yaml_path)
+        if serving:
+            servers = _mcp_servers(document, values, environ, yaml_path)
     except SettingsError as ex:
         report(ex)
     key = ""
