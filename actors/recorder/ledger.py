@@ -7,14 +7,14 @@ client has seen to its end is an answer whose records cannot be lost any more.
 from __future__ import annotations
 
 import time
+from typing import Any, TypeAlias
 
 import attrs
 import pykka
 import structlog
 
-from aigateway.actors.actor import ActorDied, Reply, new_reply
+from aigateway.actors.actor import ActorDied, Reply, new_reply, tell_quietly
 from aigateway.actors.recorder.messages import Append
-from aigateway.actors.recorder.recorder import Recorder
 from aigateway.actors.recorder.records import InterceptionEnded, UsageRecord
 from aigateway.actors.tree import ActorTree
 
@@ -29,8 +29,38 @@ KEEP = 32
 
 log = structlog.get_logger("ai-gateway.recorder")
 
+_Records: TypeAlias = tuple[UsageRecord | InterceptionEnded, ...]
 
-_Records = tuple[UsageRecord | InterceptionEnded, ...]
+
+@attrs.define(eq=False)
+class _HandOver:
+    """Records that were, or are to be, told to a recorder."""
+
+    records: _Records
+    reply: Reply[bool] | None = None
+    """None: nobody was there to be told."""
+
+    def open(self) -> bool:
+        """Whether nobody has them: nobody was told, or who was told died."""
+        if self.reply is None:
+            return True
+        try:
+            self.reply.get(timeout=0)
+        except pykka.Timeout:
+            return False
+        except ActorDied:
+            return True
+        return False
+
+    def done(self) -> bool:
+        """Whether they are on disk."""
+        if self.reply is None:
+            return False
+        try:
+            self.reply.get(timeout=0)
+        except (pykka.Timeout, ActorDied):
+            return False
+        return True
 
 
 class Ledger:
@@ -41,7 +71,7 @@ class Ledger:
         self._id = interception_id
         self._count = 0
         self._kept: list[UsageRecord | InterceptionEnded] = []
-        self._unconfirmed: list[tuple[_Records, Reply[bool] | None]] = []
+        self._under_way: list[_HandOver] = []
         self.ended = False
 
     def add(self, records: list[UsageRecord]) -> None:
@@ -62,42 +92,48 @@ class Ledger:
         self.ended = True
         self._kept.append(record)
         self._hand_over()
-        for records, reply in self._unconfirmed:
-            self._confirm(records, reply)
+        self._confirm()
 
     def _hand_over(self) -> None:
         records, self._kept = tuple(self._kept), []
-        self._unconfirmed.append((records, self._tell(records, self._tree.find("recorder"))))
+        under_way = self._under_way
+        while under_way and under_way[0].done():
+            del under_way[0]
+        under_way.append(_HandOver(records))
+        self._tell(self._tree.find("recorder"))
 
-    def _tell(
-        self, records: _Records, recorder: pykka.ActorRef[Recorder] | None
-    ) -> Reply[bool] | None:
-        if recorder is None:
-            return None
-        reply = new_reply()
-        try:
-            recorder.tell(Append(records, reply))
-        except pykka.ActorDeadError:
-            return None
-        return reply
+    def _tell(self, recorder: pykka.ActorRef[Any] | None) -> None:
+        """Tell what nobody has, in order.
 
-    def _confirm(self, records: _Records, reply: Reply[bool] | None) -> None:
-        """Wait until the records are on disk; a recorder that died is replaced soon."""
-        deadline = time.monotonic() + SUCCESSOR_WAIT
-        while True:
-            if reply is not None:
-                try:
-                    reply.get(timeout=DISK_WAIT)
-                except ActorDied:
-                    pass
-                except pykka.Timeout:
-                    log.warning("records are not on disk yet", interception_id=self._id)
-                    return
-                else:
-                    return
-            left = deadline - time.monotonic()
-            recorder = self._tree.wait_for("recorder", left) if left > 0 else None
-            if recorder is None:
-                break
-            reply = self._tell(records, recorder)
-        log.error("no recorder: records are lost", interception_id=self._id, records=len(records))
+        A recorder is only found when its predecessor is dead for good, and has said so to
+        those that waited for it.
+        """
+        for hand_over in self._under_way:
+            if hand_over.open():
+                reply = new_reply()
+                told = tell_quietly(recorder, Append(hand_over.records, reply))
+                hand_over.reply = reply if told else None
+
+    def _confirm(self) -> None:
+        """Wait until all is on disk; a recorder that died is replaced soon."""
+        began = time.monotonic()
+        while self._under_way:
+            reply = self._under_way[0].reply
+            try:
+                if reply is None:
+                    raise ActorDied("nobody was told")
+                reply.get(timeout=max(0.0, began + DISK_WAIT - time.monotonic()))
+            except ActorDied:
+                left = began + SUCCESSOR_WAIT - time.monotonic()
+                recorder = self._tree.wait_for("recorder", left) if left > 0 else None
+                if recorder is None:
+                    break
+                self._tell(recorder)
+            except pykka.Timeout:
+                log.warning("records are not on disk yet", interception_id=self._id)
+                return
+            else:
+                del self._under_way[0]
+        lost = sum(len(hand_over.records) for hand_over in self._under_way)
+        if lost:
+            log.error("no recorder: records are lost", interception_id=self._id, records=lost)
