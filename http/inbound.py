@@ -7,12 +7,16 @@ parsed list (:func:`keep_headers`); under other servers the variables must do.
 
 from __future__ import annotations
 
+import socket
 from contextvars import ContextVar
 from typing import Any
 
 from attrs import define
 
 __all__ = ["BodyTooLarge", "ClientVanished", "Inbound", "keep_headers"]
+
+_ESTABLISHED = 1  # TCP_ESTABLISHED, linux/include/net/tcp_states.h
+_TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)
 
 _kept: ContextVar[list[tuple[str, str]] | None] = ContextVar("aigateway_headers", default=None)
 
@@ -83,6 +87,20 @@ class Inbound:
         declared = self.environ.get("CONTENT_LENGTH")
         if declared and declared.isdecimal() and int(declared) > limit:
             raise BodyTooLarge
+
+    def client_has_left(self) -> bool:
+        """Whether the client has closed its connection, as far as can be seen without waiting.
+
+        Where the server or the platform does not tell, the answer is no.
+        """
+        sock = self.environ.get("gunicorn.socket")
+        if sock is None or _TCP_INFO is None:
+            return False
+        try:
+            state: int = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0]
+        except (OSError, ValueError):
+            return False
+        return state != _ESTABLISHED
 
     def body(self, limit: int) -> bytes:
         """Read the whole body, once.  Raises BodyTooLarge and ClientVanished."""

@@ -117,6 +117,9 @@ class InjectedBody(InterceptedBody):
         between.out = rounds.loop.answer(results, time.time())
         if not rounds.loop.goes_on or self._left:
             return
+        if rounds.call.inbound.client_has_left():
+            rounds.loop.leave(time.time())
+            return
         result = rounds.send(self._opened)
         if isinstance(result, Refused):
             between.out += recording.cut(result.message, result.error_type)
@@ -150,6 +153,7 @@ class InjectedBody(InterceptedBody):
 
     def _client_left(self) -> None:
         between = self._between
+        self._rounds.loop.client_left = True
         if between is None:
             super()._client_left()
             return
@@ -240,6 +244,9 @@ def _read_rounds(opened: Opened, rounds: Rounds, patience: Patience) -> tuple[Op
             break
         loop.answer(rounds.run(), time.time())
         if not loop.goes_on:
+            break
+        if rounds.call.inbound.client_has_left():
+            loop.leave(time.time())
             break
         result = rounds.send(opened)
         if isinstance(result, Refused):

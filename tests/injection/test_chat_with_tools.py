@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -67,8 +68,10 @@ class Gpt:
 
 
 @pytest.fixture
-def gpt(tooled_gateway: GatewayProcess, rounds_provider: ScriptedProvider) -> Gpt:
-    return Gpt(tooled_gateway, rounds_provider)
+def gpt(tooled_gateway: GatewayProcess, rounds_provider: ScriptedProvider) -> Iterator[Gpt]:
+    made = Gpt(tooled_gateway, rounds_provider)
+    yield made
+    made.sdk.close()
 
 
 @both

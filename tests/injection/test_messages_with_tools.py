@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -58,8 +60,10 @@ class Claude:
 
 
 @pytest.fixture
-def claude(tooled_gateway: GatewayProcess, provider: ScriptedProvider) -> Claude:
-    return Claude(tooled_gateway, provider)
+def claude(tooled_gateway: GatewayProcess, provider: ScriptedProvider) -> Iterator[Claude]:
+    made = Claude(tooled_gateway, provider)
+    yield made
+    made.sdk.close()
 
 
 def _plan(provider: ScriptedProvider, streaming: bool, *rounds: dict[str, Any]) -> None:
@@ -189,8 +193,6 @@ def test_a_model_that_calls_beyond_the_limit_is_stopped(
 def test_text_streams_through_before_the_tool_is_run(
     claude: Claude, provider: ScriptedProvider
 ) -> None:
-    import threading
-
     gate = threading.Event()
     events = message_stream("Let me see.", [ADD])
     provider.play(stream([*events[:4], WaitFor(gate), *events[4:]]))
@@ -278,6 +280,57 @@ def test_a_client_that_leaves_ends_the_loop_after_the_running_call(
     records = tooled_gateway.records(interception)
     assert [each["tool"] for each in records["tool_usages"]] == ["slow"]
     assert "left" in records["error_message"]
+    assert len(provider.requests) == seen + 1
+
+
+def test_a_blocking_client_that_leaves_ends_the_loop_too(
+    tooled_gateway: GatewayProcess, provider: ScriptedProvider
+) -> None:
+    slow: Call = ("toolu_1", "bmcp_sdk_slow", {"seconds": 2})
+    seen = len(provider.requests)
+    _plan(provider, False, {"calls": [slow]})
+    with pytest.raises(requests.Timeout):
+        requests.post(
+            f"{tooled_gateway.url}/anthropic/v1/messages",
+            json=QUESTION,
+            headers={"X-Api-Key": tooled_gateway.key()},
+            timeout=1,
+        )
+    (last,) = tooled_gateway.rows(
+        "SELECT id FROM interceptions ORDER BY started_at DESC, rowid DESC LIMIT 1"
+    )
+    records = tooled_gateway.records(last["id"])
+    assert [each["tool"] for each in records["tool_usages"]] == ["slow"]
+    assert "left" in records["error_message"]
+    assert len(provider.requests) == seen + 1
+
+
+def test_calls_of_an_answer_that_nobody_waits_for_are_not_run(
+    tooled_gateway: GatewayProcess, provider: ScriptedProvider
+) -> None:
+    gate = threading.Event()
+    events = message_stream("Hold on.", [ADD])
+    provider.play(stream([*events[:4], WaitFor(gate), *events[4:]]))
+    seen = len(provider.requests)
+    with requests.post(
+        f"{tooled_gateway.url}/anthropic/v1/messages",
+        json={**QUESTION, "stream": True},
+        headers={"X-Api-Key": tooled_gateway.key()},
+        stream=True,
+        timeout=30,
+    ) as running:
+        interception = running.headers["X-AI-Gateway-Interception-Id"]
+        for line in running.iter_lines():
+            if b"ping" in line:
+                break
+    wait_until(
+        lambda: any(interception in json.dumps(line) for line in tooled_gateway.logs()),
+        "the gateway noticed",
+    )
+    gate.set()
+    records = tooled_gateway.records(interception)
+    (tool,) = records["tool_usages"]
+    assert "left" in tool["invocation_error"]
     assert len(provider.requests) == seen + 1
 
 

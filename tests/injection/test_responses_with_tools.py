@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -56,8 +57,10 @@ class Codex:
 
 
 @pytest.fixture
-def codex(tooled_gateway: GatewayProcess, rounds_provider: ScriptedProvider) -> Codex:
-    return Codex(tooled_gateway, rounds_provider)
+def codex(tooled_gateway: GatewayProcess, rounds_provider: ScriptedProvider) -> Iterator[Codex]:
+    made = Codex(tooled_gateway, rounds_provider)
+    yield made
+    made.sdk.close()
 
 
 @both

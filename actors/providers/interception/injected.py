@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 from attrs import frozen
 
 from aigateway.actors.providers.interception._recording import NOTHING, Recording
+from aigateway.actors.providers.interception._states import CLIENT_GONE
 from aigateway.actors.providers.interception.decoding import (
     Decoder,
     DecodingError,
@@ -114,6 +115,8 @@ class InjectedInterception(ABC):
         """The request of this round, without content coding."""
         self.answer_body = bytearray()
         """What the client gets when it gets no event stream; whole after the last round."""
+        self.client_left = False
+        """Nobody waits any more: what is called from now on is not run."""
         self.edit_faults = 0
         self._coding = content_encoding
         self._max_rounds = max_rounds
@@ -247,11 +250,12 @@ class InjectedInterception(ABC):
         self._reader = EventReader()
         failed = self._round.cut or self._round.outcome().error_type is not None
         calls = self._calls_of_round
-        if failed or not calls:
+        if failed or not calls or not self._wants_results():
             self._not_run(calls, CUT_SHORT)
             return out + self._end(now)
-        if not self._wants_results():
-            self._not_run(calls, CUT_SHORT)
+        if self.client_left:
+            self._not_run(calls, CLIENT_GONE)
+            self._fail("unknown", CLIENT_GONE)
             return out + self._end(now)
         if self.rounds > self._max_rounds:
             self._not_run(calls, OVER_LIMIT)
@@ -289,7 +293,8 @@ class InjectedInterception(ABC):
     def leave(self, now: float) -> None:
         """No further round will be sent: the client has gone."""
         self._over = True
-        self._fail("unknown", "the client left before the answer was complete")
+        self.goes_on = False
+        self._fail("unknown", CLIENT_GONE)
         self._cut = True
 
     def _end(self, now: float) -> bytes:
