@@ -50,6 +50,7 @@ def test_nothing_encoded_needs_no_decoder() -> None:
         ("zstd", zstandard.compress(b"one") + zstandard.compress(b" two")),
         ("br", brotli.compress(b"one two")),
     ],
+    ids=["two gzip members", "zlib", "bare deflate", "junk behind it", "two zstd frames", "br"],
 )
 @pytest.mark.parametrize("step", [1, 1000])
 def test_the_ways_to_write_a_coding(coding: str, encoded: bytes, step: int) -> None:
