@@ -229,7 +229,10 @@ def report_command(result: Path | None, docs: bool, page: Path) -> None:
         raise click.ClickException(f"{file} is no result of a run: {ex}") from ex
     if docs:
         try:
-            write_docs(results, page)
+            pictures = page.parent / page.stem
+            pictures.mkdir(exist_ok=True)
+            names = draw_plots(results, pictures)
+            write_docs(results, page, [f"{page.stem}/{name}" for name in names])
         except (OSError, ValueError) as ex:
             raise click.ClickException(str(ex)) from ex
         click.echo(f"{page} has the numbers of {file}")

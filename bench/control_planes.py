@@ -71,8 +71,8 @@ class LocalPlane:
                 "SELECT count(DISTINCT interception_id) FROM user_prompts"
             ).fetchone()
             usages, given, taken = db.execute(
-                "SELECT count(*), coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0)"
-                " FROM token_usages"
+                "SELECT count(DISTINCT interception_id), coalesce(sum(input_tokens), 0),"
+                " coalesce(sum(output_tokens), 0) FROM token_usages"
                 " WHERE json_extract(metadata, '$.usage_complete') IS NOT 0"
             ).fetchone()
         return RecordCounts(interceptions, ended, gone, failed, prompts, usages, given, taken)
@@ -130,21 +130,20 @@ class CoderdPlane:
         errors = [str(record.get("error_message") or "") for record in ends.values()]
         gone = sum(error.startswith(_CLIENT_GONE) for error in errors)
         prompts = {record["interception_id"] for record in self._records("RecordPromptUsage")}
-        # A record may be sent twice; its interception has one complete usage.
-        usages = {
-            record["interception_id"]: record
+        usages = [
+            record
             for record in self._records("RecordTokenUsage")
             if (record.get("metadata") or {}).get("usage_complete") is not False
-        }
+        ]
         return RecordCounts(
             interceptions=len(started),
             ended=len(ends),
             client_gone=gone,
             failed=sum(bool(error) for error in errors) - gone,
             prompts=len(prompts),
-            usages=len(usages),
-            input_tokens=sum(int(record["input_tokens"]) for record in usages.values()),
-            output_tokens=sum(int(record["output_tokens"]) for record in usages.values()),
+            usages=len({record["interception_id"] for record in usages}),
+            input_tokens=sum(int(record["input_tokens"]) for record in usages),
+            output_tokens=sum(int(record["output_tokens"]) for record in usages),
         )
 
     def children(self) -> list[Child]:

@@ -36,7 +36,7 @@ class RecordCounts:
     """Ended ones with another error."""
     prompts: int = 0
     usages: int = 0
-    """Token usages that are complete."""
+    """Interceptions with complete token usage; its parts may be several records."""
     input_tokens: int = 0
     output_tokens: int = 0
     """Sums over complete token usages."""
@@ -81,9 +81,7 @@ def _settled(counts: RecordCounts, seen: Counters) -> bool:
     return not seen.open and not losses(counts, seen)
 
 
-def wait_settled(
-    ledger: Ledger, witness: Callable[[], Counters], still: float = STILL
-) -> tuple[RecordCounts, Counters]:
+def wait_settled(ledger: Ledger, witness: Callable[[], Counters]) -> tuple[RecordCounts, Counters]:
     """Wait until every record is stored, or until no more come."""
     deadline = time.monotonic() + LIMIT
     before: tuple[RecordCounts, Counters] | None = None
@@ -95,6 +93,6 @@ def wait_settled(
         moment = time.monotonic()
         if now != before:
             before, changed_at = now, moment
-        if moment - changed_at > still or moment > deadline:
+        if moment - changed_at > STILL or moment > deadline:
             return now
         time.sleep(_POLL)

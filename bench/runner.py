@@ -114,7 +114,7 @@ def _disturbances(outcome: Outcome) -> list[str]:
         found.append(
             f"other processes used {numbers['foreign_percent']:.0f} % of the machine's CPU time"
         )
-    events = numbers.get("events_per_s", 0.0) and numbers.get("events", 0.0)
+    events = numbers.get("events", 0.0)
     if events and numbers.get("upstream_late", 0.0) > LATE_SHARE * events:
         share = numbers["upstream_late"] / events * 100
         found.append(f"the imitation sent {share:.0f} % of its events late")

@@ -26,6 +26,7 @@ def _stream_numbers(load: LoadResult, observed: Observed) -> dict[str, float]:
     numbers = load.numbers
     events = numbers["events"]
     return {
+        "events": events,
         "events_per_s": events / numbers["seconds"],
         "cpu_us_per_event": observed.system_cpu / events * 1e6 if events else 0.0,
         "private_mb": observed.peak_private_mb,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -105,16 +106,22 @@ def python_package(folder: str, requirement: str, say: Say) -> Path:
     return venv / "bin"
 
 
-def node_package(folder: str, package: str, say: Say) -> Path:
-    """A folder with an npm package installed; returns the package's folder.  Raises Absent."""
+def node_package(folder: str, package: str, say: Say, **pinned: str) -> Path:
+    """A folder with an npm package installed; returns the package's folder.
+
+    ``pinned`` are versions of packages below it, by name.  Raises Absent.
+    """
     prefix = cache_folder() / folder
+    project = prefix / "package.json"
+    wanted = json.dumps({"dependencies": {package: "*"}, "overrides": pinned}, indent=1)
     done = prefix / "installed"
     if not shutil.which("npm") or not shutil.which("node"):
         raise Absent("Node.js with npm is not installed")
-    if not done.exists():
+    if not done.exists() or done.read_text() != wanted:
         shutil.rmtree(prefix, ignore_errors=True)
         prefix.mkdir(parents=True)
+        project.write_text(wanted)
         say(f"installing {package} (npm, own folder)")
-        _run(["npm", "install", "--prefix", str(prefix), package], f"npm install {package}")
-        done.touch()
+        _run(["npm", "install", "--prefix", str(prefix)], f"npm install {package}")
+        done.write_text(wanted)
     return prefix / "node_modules" / package

@@ -16,6 +16,9 @@ from bench.systems.packages import clean_environ, node_package
 __all__ = ["Portkey"]
 
 PACKAGE = "@portkey-ai/gateway"
+PINNED = {"@hono/node-server": "1.13.8"}
+"""The web server below it, as its package asks for (^1.3.3).  With 1.14 and later every stream
+of 1.15.2 fails with «TypeError: immutable»."""
 
 _CLUSTER = """\
 const cluster = require("node:cluster");
@@ -44,7 +47,7 @@ class Portkey(System):
         self._folder = Path()
 
     def prepare(self, say: Callable[[str], None]) -> str:
-        self._folder = node_package("portkey", PACKAGE, say)
+        self._folder = node_package("portkey", PACKAGE, say, **PINNED)
         version: str = json.loads((self._folder / "package.json").read_text())["version"]
         return version
 

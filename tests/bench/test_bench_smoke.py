@@ -1,0 +1,96 @@
+"""The harness as a user runs it: short, with the gateway only."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+CHECKOUT = Path(__file__).parents[2]
+TINY = [
+    *("--rounds", "1", "--seconds", "1", "--warm-up", "0.2", "--workers", "1"),
+    *("--concurrencies", "2", "--streams", "4", "--events", "10", "--ramp", "0.2"),
+    *("-s", "aigateway", "--control-plane", "local"),
+]
+
+
+def _bench(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "bench", *arguments]
+
+
+def test_a_short_run_leaves_a_report_and_no_process(
+    tmp_path: Path, marked_environ: dict[str, str], left_over: Callable[[], list[str]]
+) -> None:
+    command = _bench("run", "blocking", "streams", "start", *TINY, "--results", str(tmp_path))
+    done = subprocess.run(
+        command, cwd=CHECKOUT, env=marked_environ, capture_output=True, text=True, timeout=110
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert left_over() == []
+
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["interrupted"] is False
+    about = result["about"]
+    assert about["revision"]
+    assert about["machine"]["cpus"] >= 1
+    assert about["command"].startswith("python -m bench run blocking streams start")
+    assert about["options"]["seconds"] == 1.0
+    assert result["systems"]["aigateway"]["version"]
+
+    blocking, streams, start = result["measurements"]
+    for measurement in (blocking, streams, start):
+        assert measurement["failure"] == ""
+        assert measurement["lost"] == []
+        assert measurement["errors"] == {}
+        assert measurement["commands"][0].endswith("--log-human ")
+        assert {"steal_percent", "foreign_percent"} <= measurement["numbers"].keys()
+    assert blocking["numbers"]["requests_per_s"] > 0
+    assert blocking["numbers"]["cpu_us_per_request"] > 0
+    assert blocking["numbers"]["private_mb"] > 10
+    # Each request of the load, and the first of each API.
+    assert blocking["records"]["interceptions"] > blocking["numbers"]["answered"]
+    assert blocking["histograms"]["latency"]
+    assert streams["numbers"]["events"] > 0
+    assert streams["numbers"]["events_lost"] == 0
+    assert streams["numbers"]["streams_unfinished"] == 0
+    assert streams["histograms"]["gap"]
+    assert start["numbers"]["start_s"] > 0
+
+    report = (tmp_path / "report.md").read_text()
+    assert "No record was lost" in report
+    assert "**4 streams**" in report
+    assert "| aigateway |" in report
+
+
+def test_an_interrupt_ends_the_run_and_every_process(
+    tmp_path: Path, marked_environ: dict[str, str], left_over: Callable[[], list[str]]
+) -> None:
+    arguments = [*TINY, "--seconds", "60", "--results", str(tmp_path)]
+    with subprocess.Popen(
+        _bench("run", "streams", *arguments),
+        cwd=CHECKOUT,
+        env=marked_environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as run:
+        driver = "bench.load.streams"
+        while not any(driver in command for command in left_over()):
+            assert run.poll() is None, run.communicate()[0]
+        run.send_signal(signal.SIGINT)
+        text, _ = run.communicate(timeout=60)
+    assert run.returncode == 130, text
+    assert left_over() == []
+    assert json.loads((tmp_path / "result.json").read_text())["interrupted"] is True
+    assert "Interrupted" in (tmp_path / "report.md").read_text()
+
+
+def test_the_help_names_every_command() -> None:
+    done = subprocess.run(
+        _bench("--help"), cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=True
+    )
+    for name in ("run", "smoke", "soak", "systems", "upstream", "report"):
+        assert f"\n  {name} " in done.stdout
