@@ -97,19 +97,23 @@ def _spool(path: Path) -> dict[str, Any]:
         with contextlib.closing(
             sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5)
         ) as database:
-            depth, oldest = database.execute(
-                "SELECT count(*), min(created_at) FROM records"
+            depth, dead = database.execute("SELECT depth, dead_letters FROM totals").fetchone()
+            (oldest,) = database.execute(
+                "SELECT min(made_at) FROM (SELECT made_at FROM parcels"
+                " UNION ALL SELECT made_at FROM held)"
             ).fetchone()
             found["records"] = depth
             found["oldest_seconds"] = None if oldest is None else round(time.time() - oldest)
-            for table in ("records", "dead_letters"):
-                rows = database.execute(
-                    f"SELECT kind, count(*), max(attempts) FROM {table} GROUP BY kind"
-                )
-                found[f"{table}_by_kind"] = {
-                    kind: {"count": count, "most_attempts": attempts}
-                    for kind, count, attempts in rows
-                }
+            found["refused_interceptions"] = database.execute(
+                "SELECT count(*) FROM refusals"
+            ).fetchone()[0]
+            found["dead_letters"] = dead
+            rows = database.execute(
+                "SELECT kind, count(*), max(attempts) FROM dead_letters GROUP BY kind"
+            )
+            found["dead_letters_by_kind"] = {
+                kind: {"count": count, "most_attempts": attempts} for kind, count, attempts in rows
+            }
     except sqlite3.Error as ex:
         found["error"] = str(ex)
     return found

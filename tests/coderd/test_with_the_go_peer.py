@@ -233,6 +233,8 @@ def test_a_record_stored_before_a_drop_may_be_there_twice_and_no_more(peer: GoPe
         report = talk.reports(seqs)
         assert report.done == ()
         assert report.away
+        # The report comes before the loss of the second session has been noticed.
+        peer.sessions(at_least=3)
         talk.wait_connected()
         assert len(talk.store(*batch).done) == 10
         stored = [entry["record"]["prompt"] for entry in peer.records("RecordPromptUsage")]
