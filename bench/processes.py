@@ -21,7 +21,10 @@ from typing import Self
 
 from bench.machine import ProcessTable
 
-__all__ = ["Child", "adopt_orphans", "free_port"]
+__all__ = ["CHECKOUT", "Child", "adopt_orphans", "free_port"]
+
+CHECKOUT = Path(__file__).parent.parent
+"""Where ``python -m bench`` works, and its parts as processes of their own."""
 
 STOP_LIMIT = 15.0
 """Seconds that a child has to stop after SIGTERM before it is killed."""

@@ -15,7 +15,7 @@ from attrs import frozen
 
 from bench.load.histogram import Histogram
 from bench.load.spec import CallsSpec, StreamsSpec
-from bench.processes import Child
+from bench.processes import CHECKOUT, Child
 
 __all__ = ["Driver", "DriverFailed", "LoadResult", "say"]
 
@@ -56,7 +56,10 @@ class Driver:
         file = folder / f"{name}.json"
         file.write_text(json.dumps(attrs.asdict(spec)))
         self.child = Child(
-            [sys.executable, "-m", self.name, str(file)], folder / f"{name}.log", piped=True
+            [sys.executable, "-m", self.name, str(file)],
+            folder / f"{name}.log",
+            cwd=CHECKOUT,
+            piped=True,
         )
         self._buffer = b""
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import attrs
 
-from bench.processes import Child
+from bench.processes import CHECKOUT, Child
 from bench.upstream.behaviour import LISTENERS, Behaviour, Counters
 
 __all__ = ["Upstream"]
@@ -24,6 +24,7 @@ class Upstream:
         self.child = Child(
             [sys.executable, "-m", "bench.upstream", options],
             folder / "upstream.log",
+            cwd=CHECKOUT,
             piped=True,
         )
         try:
