@@ -5,17 +5,16 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from attrs import define
 
 from aigateway.actors.coderd._alarms import Alarm, Alarms
-from aigateway.actors.coderd._session import Failure, Outcome, Session
+from aigateway.actors.coderd._outcomes import Failure, Outcome, Run
+from aigateway.actors.coderd._session import Session
 from aigateway.actors.coderd.versions import ApiVersion
 
 __all__ = ["Call", "Calls"]
-
-Run = Callable[[Callable[[], None]], None]
-"""Has something done in the actor's own thread, later."""
 
 
 @define(eq=False, kw_only=True)
@@ -93,7 +92,7 @@ class Calls:
                 call.rpc,
                 call.request(session.version),
                 call.timeout,
-                lambda outcome: self._run(lambda: self._answered(call, session, outcome)),
+                partial(self._answered, call, session),
             )
         elif self._final is not None:
             self._conclude(call, Failure(self._final))

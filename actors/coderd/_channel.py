@@ -1,31 +1,40 @@
 """A byte stream over the binary messages of a WebSocket.
 
 Where one message ends means nothing: what is read is one stream, as net.Conn over WebSocket
-is for coderd.  The library does the proxy, the handshake and what is sent; frames are read
-here, and the answer to a refused upgrade is kept.
+is for coderd.  The library does the proxy and the handshake, and keeps the answer to a refused
+upgrade; the frames are made and read here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 import websocket
-from websocket import ABNF
 
 from aigateway.actors.coderd._upgrade import DialError, UpgradeRefused, read_refusal
-from aigateway.actors.coderd._websocket_frames import FrameReader
+from aigateway.actors.coderd._websocket_frames import (
+    BINARY,
+    CLOSE,
+    PING,
+    PONG,
+    FrameReader,
+    Notice,
+    TextMessage,
+    encode_frame,
+)
 from aigateway.actors.coderd._wire_socket import Wire, wrap
 
 __all__ = ["Channel", "ChannelError", "open_channel"]
 
-_READ: Final = 64 * 1024
 _NORMAL_CLOSES: Final = (1000, 1001)
 _GOODBYE_PATIENCE: Final = 1.0
 
@@ -55,23 +64,62 @@ class _WebSocket(websocket.WebSocket):
 
 
 class Channel:
-    """A connected byte stream.  One thread may send, another receive, any may abort."""
+    """A connected byte stream.
 
-    def __init__(self, ws: _WebSocket, wire: Wire) -> None:
-        self._ws = ws
+    One thread receives and others may send, of which one at a time has a message on its way;
+    any may close or abort.
+    """
+
+    def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._frames = FrameReader()
-        self._fragmented = False
-        self._goodbye: bytes | None = None
         self._aborted = False
+        self._sending = threading.Lock()
+        """Never held while waiting."""
+        self._unsent = b""
         wire.established()
 
-    def send(self, data: bytes) -> None:
-        """Send one message; blocks while the peer does not read.  Raises ChannelError."""
+    # -- sending
+
+    def send_now(self, data: bytes) -> bool:
+        """Send one message, and say whether all of it has left.
+
+        Does not wait: a rest stays here until :meth:`flush`, and no other message should
+        come before that.  Raises ChannelError.
+        """
         try:
-            self._ws.send_binary(data)
-        except (OSError, ValueError, websocket.WebSocketException) as ex:
+            return self._send(BINARY, data)
+        except (OSError, ValueError) as ex:
             raise ChannelError(f"send: {_reason(ex)}") from ex
+
+    def flush(self) -> None:
+        """Send what has stayed here; waits while the peer does not read.  Raises ChannelError."""
+        try:
+            self._flush(None)
+        except (OSError, ValueError) as ex:
+            raise ChannelError(f"send: {_reason(ex)}") from ex
+
+    def _send(self, opcode: int, payload: bytes) -> bool:
+        with self._sending:
+            frame = encode_frame(opcode, payload, os.urandom(4))
+            self._unsent = self._unsent + frame if self._unsent else frame
+            return self._push()
+
+    def _push(self) -> bool:
+        """Send what can leave, with the lock held; say whether that is all."""
+        if self._unsent:
+            self._unsent = self._unsent[self._wire.send_now(self._unsent) :]
+        return not self._unsent
+
+    def _flush(self, deadline: float | None) -> None:
+        while True:
+            with self._sending:
+                if self._push():
+                    return
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            self._wire.wait_to_send(left)
+
+    # -- receiving
 
     def receive(self) -> bytes:
         """Wait for bytes; ``b""`` is the end.  Raises ChannelError.
@@ -80,62 +128,45 @@ class Channel:
         coderd does either.
         """
         try:
-            while True:
-                data = self._read_frames()
-                if data:
-                    return data
-                if self._goodbye is not None:
-                    return self._closed(self._goodbye)
-                more = self._wire.recv(_READ)
-                if not more:
-                    return b""
-                self._frames.receive_data(more)
-        except (OSError, ValueError, websocket.WebSocketException) as ex:
-            if self._aborted:
-                return b""
-            raise ChannelError(f"receive: {_reason(ex)}") from ex
+            while not self._aborted:
+                found = self._frames.next()
+                if isinstance(found, bytes):
+                    return found
+                if found is not None:
+                    self._read_notice(found)
+                elif more := self._wire.receive():
+                    self._frames.receive_data(more)
+                else:
+                    break
+        except TextMessage as ex:
+            self.close(1003)
+            raise ChannelError(str(ex)) from ex
+        except (OSError, ValueError) as ex:
+            if not self._aborted:
+                raise ChannelError(f"receive: {_reason(ex)}") from ex
+        return b""
 
-    def _read_frames(self) -> bytes:
-        """Return the data of all frames that are there, up to a goodbye."""
-        pieces = []
-        while self._goodbye is None and (frame := self._frames.next()) is not None:
-            if frame.opcode == ABNF.OPCODE_CLOSE:
-                self._goodbye = frame.payload
-            elif frame.opcode == ABNF.OPCODE_PING:
-                self._ws.pong(frame.payload)
-            elif frame.opcode == ABNF.OPCODE_TEXT:
-                self.close(1003)
-                raise ChannelError("the peer sent a text message")
-            elif frame.opcode != ABNF.OPCODE_PONG:
-                if (frame.opcode == ABNF.OPCODE_CONT) != self._fragmented:
-                    raise ChannelError("the peer mixed up the frames of two messages")
-                self._fragmented = not frame.fin
-                pieces.append(frame.payload)
-        return b"".join(pieces)
+    def _read_notice(self, notice: Notice) -> None:
+        if notice.opcode == PING:
+            self._send(PONG, notice.payload)
+        elif notice.opcode == CLOSE:
+            code = int.from_bytes(notice.payload[:2], "big") or _NORMAL_CLOSES[0]
+            self.close(code)
+            if code not in _NORMAL_CLOSES:
+                reason = notice.payload[2:].decode(errors="replace")
+                raise ChannelError(f"the peer closed with {code}: {reason}")
 
-    def _closed(self, payload: bytes) -> bytes:
-        code = int.from_bytes(payload[:2], "big") or _NORMAL_CLOSES[0]
-        self.close(code)
-        if code in _NORMAL_CLOSES:
-            return b""
-        reason = payload[2:].decode(errors="replace")
-        raise ChannelError(f"the peer closed with {code}: {reason}")
+    # -- the end
 
     def close(self, code: int = 1000) -> None:
         """Say goodbye if that is possible within a second, and end both directions."""
-        frame = ABNF.create_frame(struct.pack("!H", code), ABNF.OPCODE_CLOSE).format()
-        # A thread that sends holds this lock, for ever if the peer does not read.
-        if self._ws.lock.acquire(timeout=_GOODBYE_PATIENCE):
-            try:
-                self._wire.end_by(time.monotonic() + _GOODBYE_PATIENCE)
-                with contextlib.suppress(OSError):
-                    self._wire.send(frame)
-            finally:
-                self._ws.lock.release()
+        with contextlib.suppress(OSError, ValueError):
+            self._send(CLOSE, struct.pack("!H", code))
+            self._flush(time.monotonic() + _GOODBYE_PATIENCE)
         self.abort()
 
     def abort(self) -> None:
-        """End both directions at once; a blocked send or receive returns."""
+        """End both directions at once; whoever waits here returns."""
         self._aborted = True
         self._wire.abort()
 
@@ -169,7 +200,7 @@ def open_channel(
         )
         if ws.wire is None or ws.status != 101:
             raise websocket.WebSocketException("no upgrade")
-        return Channel(ws, ws.wire)
+        return Channel(ws.wire)
     except (OSError, ValueError, websocket.WebSocketException) as ex:
         error = _explain(ws.wire, url, ex)
         if ws.wire is not None:

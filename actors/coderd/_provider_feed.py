@@ -18,8 +18,8 @@ from google.protobuf.message import DecodeError
 
 from aigateway.actors.coderd._alarms import Alarms
 from aigateway.actors.coderd._backoff import Backoff
-from aigateway.actors.coderd._calls import Run
-from aigateway.actors.coderd._session import Answer, Outcome, Session
+from aigateway.actors.coderd._outcomes import Answer, Outcome, Run
+from aigateway.actors.coderd._session import Session
 from aigateway.actors.coderd._translation import provider_configs
 from aigateway.actors.coderd.messages import ProvidersChanged
 from aigateway.actors.coderd.wire import coderd_pb2 as pb
@@ -101,7 +101,7 @@ class ProviderFeed:
             "/proto.ProviderConfigurator/GetAIProviders",
             pb.GetAIProvidersRequest().SerializeToString(),
             self._timeout,
-            lambda outcome: self._run(lambda: self._loaded(session, outcome)),
+            lambda outcome: self._loaded(session, outcome),
         )
 
     def _loaded(self, session: Session, outcome: Outcome) -> None:
@@ -158,8 +158,8 @@ class ProviderFeed:
         session.watch(
             "/proto.ProviderConfigurator/WatchAIProviders",
             pb.WatchAIProvidersRequest().SerializeToString(),
-            lambda: self._run(lambda: self._changed(session)),
-            lambda outcome: self._run(lambda: self._watch_ended(session, outcome)),
+            lambda: self._changed(session),
+            lambda outcome: self._watch_ended(session, outcome),
         )
 
     def _changed(self, session: Session) -> None:

@@ -17,7 +17,7 @@ import pykka
 from attrs import define, field
 
 from aigateway.actors.coderd._calls import Call, Calls
-from aigateway.actors.coderd._session import Answer, Failure, Outcome, Refusal
+from aigateway.actors.coderd._outcomes import Answer, Failure, Outcome, Refusal
 from aigateway.actors.coderd._translation import RecordError, encode_record
 from aigateway.actors.coderd.messages import (
     Accepted,

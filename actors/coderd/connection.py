@@ -68,6 +68,10 @@ _RELEASE_ALARMS_AFTER = 3.0
 """Seconds; longer than a session waits for its goodbye to get through."""
 
 
+_FLUSH_AFTER = 32
+"""Messages after which calls are sent in any case, though more messages wait."""
+
+
 @frozen(kw_only=True)
 class ConnectionSettings:
     """How to talk to coderd.  Times in seconds."""
@@ -127,12 +131,18 @@ class CoderdConnection(GatewayActor):
         self._on_fatal = on_fatal
         self._on_connected = on_connected
         self._open: dict[int, _Request] = {}
+        self._unflushed = 0
         self._session: Session | None = None
         self._detail = "dialling"
         self._fatal: str | None = None
         self._alarms = Alarms(f"{role}-alarms")
         self._dialling = Dialling(
-            Dialer(settings.dial), self._new_client, self._alarms, self._report, name=role
+            Dialer(settings.dial),
+            self._new_client,
+            self._alarms,
+            self._run,
+            self._report,
+            name=role,
         )
         self._calls = Calls(self._run, self._alarms, max_wait=settings.max_wait)
         self._authorizing = Authorizing(self._calls, self._answer, settings.call_timeout)
@@ -171,6 +181,16 @@ class CoderdConnection(GatewayActor):
     # -- messages
 
     def receive(self, message: Any) -> Any:
+        answer = self._handle(message)
+        self._unflushed += 1
+        # PERF: what is asked of coderd leaves in one message with what those ask who wait here.
+        if self.actor_inbox.empty() or self._unflushed >= _FLUSH_AFTER:
+            self._unflushed = 0
+            if self._session is not None:
+                self._session.flush()
+        return answer
+
+    def _handle(self, message: Any) -> Any:
         match message:
             case _Run():
                 message.action()
@@ -233,6 +253,8 @@ class CoderdConnection(GatewayActor):
             self._feed.connected(news.session)
         elif isinstance(news, Disconnected):
             self._session = None
+            # It may be leaving only, and answer what it was asked in this turn.
+            news.session.flush()
             self._detail = f"connection lost: {news.reason}"
             self._calls.disconnected(news.session, news.reason)
         elif isinstance(news, Unreachable):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -88,7 +89,8 @@ def test_two_threads_may_use_one_tls_connection(authority: Authority) -> None:
         reader = threading.Thread(target=read)
         reader.start()
         for _ in range(50):
-            channel.send(ping * 1000)
+            if not channel.send_now(ping * 1000):
+                channel.flush()
         reader.join()
         assert len(received) == total
 
@@ -107,6 +109,22 @@ def test_a_tls_socket_that_says_it_sent_nothing_is_waited_for() -> None:
     with shy, far:
         assert TlsWire(shy, time.monotonic() + 10.0).send(b"abc") == 3
         assert shy.answers == []
+
+
+def test_a_tls_socket_that_must_read_before_it_sends_is_waited_for() -> None:
+    class Renegotiating(socket.socket):
+        def send(self, data: bytes) -> int:  # type: ignore[override]
+            raise ssl.SSLWantReadError
+
+    near, far = socket.socketpair()
+    sock = Renegotiating(fileno=near.detach())
+    with sock, far:
+        wire = TlsWire(sock, time.monotonic() + 10.0)
+        assert wire.send_now(b"abc") == 0
+        with pytest.raises(TimeoutError):
+            wire.wait_to_send(0.01)
+        far.send(b"handshake")
+        wire.wait_to_send(10.0)
 
 
 # -- proxies
