@@ -12,7 +12,6 @@ import os
 import socket
 import ssl
 import struct
-import threading
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -20,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 import websocket
 
+from aigateway.actors.coderd._tls_wire import TlsContext
 from aigateway.actors.coderd._upgrade import DialError, UpgradeRefused, read_refusal
 from aigateway.actors.coderd._websocket_frames import (
     BINARY,
@@ -31,7 +31,7 @@ from aigateway.actors.coderd._websocket_frames import (
     TextMessage,
     encode_frame,
 )
-from aigateway.actors.coderd._wire_socket import Wire, wrap
+from aigateway.actors.coderd._wire_socket import Wire
 
 __all__ = ["Channel", "ChannelError", "open_channel"]
 
@@ -50,33 +50,29 @@ class _WebSocket(websocket.WebSocket):
         self.wire: Wire | None = None
         self._open = False
         self._deadline = deadline
-        super().__init__(sslopt={"context": context} if context else None)
+        super().__init__(sslopt={"context": TlsContext(context, deadline)} if context else None)
 
     @property
     def sock(self) -> Any:
         return self.wire if self._open else None
 
     @sock.setter
-    def sock(self, value: socket.socket | None) -> None:
+    def sock(self, value: Wire | socket.socket | None) -> None:
         self._open = value is not None
         if value is not None:
-            self.wire = wrap(value, self._deadline)
+            self.wire = value if isinstance(value, Wire) else Wire(value, self._deadline)
 
 
 class Channel:
     """A connected byte stream.
 
-    One thread receives and others may send, of which one at a time has a message on its way;
-    any may close or abort.
+    One thread receives, any may send, close or abort.
     """
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._frames = FrameReader()
         self._aborted = False
-        self._sending = threading.Lock()
-        """Never held while waiting."""
-        self._unsent = b""
         wire.established()
 
     # -- sending
@@ -84,8 +80,8 @@ class Channel:
     def send_now(self, data: bytes) -> bool:
         """Send one message, and say whether all of it has left.
 
-        Does not wait: a rest stays here until :meth:`flush`, and no other message should
-        come before that.  Raises ChannelError.
+        Does not wait: what does not fit stays here, and should be flushed before more is
+        sent.  Raises ChannelError.
         """
         try:
             return self._send(BINARY, data)
@@ -95,29 +91,12 @@ class Channel:
     def flush(self) -> None:
         """Send what has stayed here; waits while the peer does not read.  Raises ChannelError."""
         try:
-            self._flush(None)
+            self._wire.flush(None)
         except (OSError, ValueError) as ex:
             raise ChannelError(f"send: {_reason(ex)}") from ex
 
     def _send(self, opcode: int, payload: bytes) -> bool:
-        with self._sending:
-            frame = encode_frame(opcode, payload, os.urandom(4))
-            self._unsent = self._unsent + frame if self._unsent else frame
-            return self._push()
-
-    def _push(self) -> bool:
-        """Send what can leave, with the lock held; say whether that is all."""
-        if self._unsent:
-            self._unsent = self._unsent[self._wire.send_now(self._unsent) :]
-        return not self._unsent
-
-    def _flush(self, deadline: float | None) -> None:
-        while True:
-            with self._sending:
-                if self._push():
-                    return
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            self._wire.wait_to_send(left)
+        return self._wire.send_now(encode_frame(opcode, payload, os.urandom(4)))
 
     # -- receiving
 
@@ -162,7 +141,7 @@ class Channel:
         """Say goodbye if that is possible within a second, and end both directions."""
         with contextlib.suppress(OSError, ValueError):
             self._send(CLOSE, struct.pack("!H", code))
-            self._flush(time.monotonic() + _GOODBYE_PATIENCE)
+            self._wire.flush(time.monotonic() + _GOODBYE_PATIENCE)
         self.abort()
 
     def abort(self) -> None:

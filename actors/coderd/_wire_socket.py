@@ -1,12 +1,8 @@
-"""The socket under a WebSocket: read in large pieces, used by two threads at once.
+"""The socket under a WebSocket: read in large pieces, used by several threads at once.
 
 The WebSocket library makes the handshake: it asks its socket for a few bytes at a time and
 knows no limit on the whole; :class:`Wire` stands between the two.  After that one thread
 waits in ``receive``, and others send what the socket takes without waiting.
-
-:class:`TlsWire` does the same for TLS, where one thread must not read while another writes:
-OpenSSL allows one user of a connection at a time.  So the TLS socket never blocks; whoever
-has to wait does so outside the lock, for the plain socket below to become ready.
 """
 
 from __future__ import annotations
@@ -14,28 +10,21 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
-import ssl
 import threading
 import time
-from collections.abc import Callable
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-__all__ = ["TlsWire", "Wire", "wrap"]
+__all__ = ["Wire"]
 
 _MAX_HANDSHAKE = 64 * 1024
 _READ = 64 * 1024
 
-T = TypeVar("T")
-
-
-def wrap(sock: socket.socket, deadline: float) -> Wire:
-    """Put a wire around a connected socket whose handshake must end by ``deadline``."""
-    return (TlsWire if isinstance(sock, ssl.SSLSocket) else Wire)(sock, deadline)
-
 
 class Wire:
-    """A plain socket; whatever is not defined here goes to the socket itself."""
+    """A plain socket; whatever is not defined here goes to the socket itself.
+
+    The handshake must end by ``deadline``.
+    """
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         self.sock = sock
@@ -44,6 +33,9 @@ class Wire:
         self._deadline = deadline
         self.handshake = bytearray()
         """What has been read; only while the handshake lasts."""
+        self._lock = threading.Lock()
+        """Never held while waiting."""
+        self._unsent = b""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.sock, name)
@@ -63,16 +55,15 @@ class Wire:
         return data
 
     def send(self, data: bytes) -> int:
-        """Send some of the bytes and say how many."""
-        return self._write(data, self._time_left())
+        """Send the bytes and say how many."""
+        self.send_now(data)
+        self.flush(self._deadline)
+        return len(data)
 
     def _time_left(self) -> float:
         # A limit on the whole, not on each read: a peer that drips one byte at a time must
         # not hold us.
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("timed out")
-        return left
+        return _left(self._deadline)
 
     def close(self) -> None:
         """For the library, which closes after a refusal that still has to be read: nothing."""
@@ -80,7 +71,7 @@ class Wire:
     # -- and after it
 
     def established(self) -> None:
-        """The handshake is over; from now on nothing is limited in time."""
+        """The handshake is over; from now on reading is not limited in time."""
         self.handshake.clear()
         self.sock.settimeout(None)
 
@@ -89,23 +80,26 @@ class Wire:
         data, self._buffer = self._buffer[self._at :], b""
         return data or self._read(None)
 
-    def send_now(self, data: bytes) -> int:
-        """Send as many of the bytes as can leave without waiting, and say how many."""
-        try:
-            # Not `send`, which gevent makes wait in spite of the flag.
-            return self.sock.sendmsg((data,), (), socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return 0
+    def send_now(self, data: bytes) -> bool:
+        """Send as much as can leave without waiting, and say whether that is all.
 
-    def wait_to_send(self, timeout: float | None) -> None:
-        """Wait until more may be sent.  Raises TimeoutError after ``timeout`` seconds."""
-        self._wait(select.POLLOUT, timeout)
+        The rest stays here: more is sent behind it, or it is flushed.
+        """
+        with self._lock:
+            self._unsent = self._unsent + data if self._unsent else data
+            return self._push()
+
+    def flush(self, deadline: float | None) -> None:
+        """Send what has stayed here, by ``deadline`` (TimeoutError) or however long it takes."""
+        while not self.send_now(b""):
+            poll = select.poll()
+            poll.register(self.sock.fileno(), select.POLLOUT)
+            poll.poll(None if deadline is None else _left(deadline) * 1000)
 
     def abort(self) -> None:
         """End both directions; whoever waits returns."""
         with contextlib.suppress(OSError):
-            # Not a TLS socket's own shutdown, which takes the TLS state away under a reader.
-            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+            self.sock.shutdown(socket.SHUT_RDWR)
 
     def release(self) -> None:
         """Give the descriptor back; nobody may be using the wire any more."""
@@ -118,59 +112,20 @@ class Wire:
             self.sock.settimeout(timeout)
         return self.sock.recv(_READ)
 
-    def _write(self, data: bytes, timeout: float) -> int:
-        self.sock.settimeout(timeout)
-        return self.sock.send(data)
-
-    def _wait(self, event: int, timeout: float | None) -> None:
-        poll = select.poll()
-        poll.register(self.sock.fileno(), event)
-        if not poll.poll(None if timeout is None else timeout * 1000):
-            raise TimeoutError("timed out")
-
-
-class TlsWire(Wire):
-    """A TLS socket that two threads may use."""
-
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
-        super().__init__(sock, deadline)
-        self._lock = threading.Lock()
-        self._send_waits_for = select.POLLOUT
-        sock.settimeout(0.0)
-
-    def established(self) -> None:
-        self.handshake.clear()
-
-    def send_now(self, data: bytes) -> int:
-        with self._lock:
-            self._send_waits_for = select.POLLOUT
+    def _push(self) -> bool:
+        """Send what can leave, with the lock held; say whether that is all."""
+        if self._unsent:
             try:
-                # gevent's TLS socket says 0 where the standard library's says WantWrite.
-                return self.sock.send(data)
-            except ssl.SSLWantWriteError:
-                return 0
-            except ssl.SSLWantReadError:
-                self._send_waits_for = select.POLLIN
-                return 0
+                # Not `send`, which gevent makes wait in spite of the flag.
+                sent = self.sock.sendmsg((self._unsent,), (), socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return False
+            self._unsent = self._unsent[sent:]
+        return not self._unsent
 
-    def wait_to_send(self, timeout: float | None) -> None:
-        self._wait(self._send_waits_for, timeout)
 
-    def _read(self, timeout: float | None) -> bytes:
-        return self._when_ready(partial(self.sock.recv, _READ), timeout)
-
-    def _write(self, data: bytes, timeout: float) -> int:
-        while not (sent := self.send_now(data)):
-            self.wait_to_send(timeout)
-        return sent
-
-    def _when_ready(self, operation: Callable[[], T], timeout: float | None) -> T:
-        while True:
-            with self._lock:
-                try:
-                    return operation()
-                except ssl.SSLWantReadError:
-                    event = select.POLLIN
-                except ssl.SSLWantWriteError:
-                    event = select.POLLOUT
-            self._wait(event, timeout)
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("timed out")
+    return left

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
 import threading
-import time
 from collections.abc import Iterator
-from typing import ClassVar
 
 import pytest
 from coderd_dial import Authority, dialled, echo_through, settings, unreachable
 from fake_coderd import FakeCoderd
 
-from aigateway.actors.coderd._wire_socket import TlsWire
 from aigateway.actors.coderd.dial import Dialer, DialError, DialSettings
 
 
@@ -93,38 +89,6 @@ def test_two_threads_may_use_one_tls_connection(authority: Authority) -> None:
                 channel.flush()
         reader.join()
         assert len(received) == total
-
-
-def test_a_tls_socket_that_says_it_sent_nothing_is_waited_for() -> None:
-    """As gevent's does when it would have to wait."""
-
-    class Shy(socket.socket):
-        answers: ClassVar = [0, 0, 3]
-
-        def send(self, data: bytes) -> int:  # type: ignore[override]
-            return int(self.answers.pop(0))
-
-    near, far = socket.socketpair()
-    shy = Shy(fileno=near.detach())
-    with shy, far:
-        assert TlsWire(shy, time.monotonic() + 10.0).send(b"abc") == 3
-        assert shy.answers == []
-
-
-def test_a_tls_socket_that_must_read_before_it_sends_is_waited_for() -> None:
-    class Renegotiating(socket.socket):
-        def send(self, data: bytes) -> int:  # type: ignore[override]
-            raise ssl.SSLWantReadError
-
-    near, far = socket.socketpair()
-    sock = Renegotiating(fileno=near.detach())
-    with sock, far:
-        wire = TlsWire(sock, time.monotonic() + 10.0)
-        assert wire.send_now(b"abc") == 0
-        with pytest.raises(TimeoutError):
-            wire.wait_to_send(0.01)
-        far.send(b"handshake")
-        wire.wait_to_send(10.0)
 
 
 # -- proxies
