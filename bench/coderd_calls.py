@@ -5,9 +5,9 @@ on the PATH.  A fixed number of askers each ask ``Authorize`` again and again, w
 calls: ``IsAuthorized`` and ``IsBudgetExceeded``.  What counts is CPU time, of this side (asker
 and actor included), of the peer, and of both; streams are reused and not, in turns.
 
-A gateway's worker runs under gevent, or with threads under ``--worker-class gthread``: each is
-a process of its own here.  The peer keeps a log of its calls, which a coderd does not; that
-costs it the same in both ways.
+A gateway's worker runs under gevent, or with threads under ``--worker-class gthread``: each
+kind is a process of its own here, and has a peer of its own.  The peer keeps a log of its
+calls, which a coderd does not; that costs it the same in both ways.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import logging
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import structlog
+import trustme
 
 from aigateway.actors.actor import new_reply
 from aigateway.actors.coderd.connection import CoderdConnection, ConnectionSettings
@@ -34,12 +36,10 @@ from go_peer import GoPeer  # noqa: E402 - a module of the tests
 
 __all__ = ["main", "measure"]
 
-_MEASURE: Final = "from bench.coderd_calls import measure; measure()"
-WORKERS: Final = {
-    # Patched before anything else is imported, as gunicorn's worker does.
-    "gevent": f"from gevent import monkey; monkey.patch_all(); {_MEASURE}",
-    "threads": _MEASURE,
-}
+_THREADS: Final = "from bench.coderd_calls import measure; measure()"
+# Patched before anything else is imported, as gunicorn's worker does.
+_GEVENT: Final = f"from gevent import monkey; monkey.patch_all(); {_THREADS}"
+KINDS: Final = {"gevent": _GEVENT, "gevent, TLS": _GEVENT, "threads": _THREADS}
 
 IN_FLIGHT = (1, 8, 64)
 ROUNDS = 5
@@ -47,7 +47,7 @@ ASKS = {1: 2000, 8: 4000, 64: 6000}
 CALLS_PER_ASK = 2
 
 Key: TypeAlias = tuple[str, int, bool]
-"""Worker, calls in flight, whether streams are reused."""
+"""Kind of worker, calls in flight, whether streams are reused."""
 
 
 def _token(number: int) -> str:
@@ -61,19 +61,18 @@ def _token(number: int) -> str:
 def measure() -> None:
     """Measure against the peer that the command line names; a line of JSON for each round."""
     url, peer_pid = sys.argv[1], int(sys.argv[2])
+    dial = DialSettings(url=url, key="gateway-key", proxy="", ca_file=sys.argv[3])
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     for _ in range(ROUNDS):
         for in_flight in IN_FLIGHT:
             for reuse in (True, False):
-                found = _round(url, peer_pid, in_flight, reuse=reuse)
+                found = _round(dial, peer_pid, in_flight, reuse=reuse)
                 print(json.dumps({"in_flight": in_flight, "reuse": reuse, **found}), flush=True)
 
 
-def _round(url: str, peer_pid: int, in_flight: int, *, reuse: bool) -> dict[str, float]:
+def _round(dial: DialSettings, peer_pid: int, in_flight: int, *, reuse: bool) -> dict[str, float]:
     connected = threading.Event()
-    settings = ConnectionSettings(
-        dial=DialSettings(url=url, key="gateway-key", proxy=""), stream_reuse=reuse
-    )
+    settings = ConnectionSettings(dial=dial, stream_reuse=reuse)
     ref = CoderdConnection.start(
         "control-plane", None, settings, providers=(), on_connected=connected.set
     )
@@ -125,36 +124,48 @@ def _cpu_of(pid: int) -> float:
 def main() -> None:
     """Print a Markdown table."""
     found: dict[Key, list[dict[str, float]]] = {}
-    with GoPeer() as peer:
-        for number in range(max(IN_FLIGHT)):
-            owner = f"00000000-0000-4000-8000-{number:012d}"
-            peer.add_user(_token(number), owner, f"user{number}")
-        for worker in WORKERS:
-            done = subprocess.run(
-                [sys.executable, "-c", WORKERS[worker], peer.url, str(peer.pid)],
-                stdout=subprocess.PIPE,
-                text=True,
-                check=True,
-            )
+    with tempfile.TemporaryDirectory() as name:
+        files = _certificate(Path(name))
+        for kind in KINDS:
+            with GoPeer(tls=files[1:] if kind == "gevent, TLS" else None) as peer:
+                for number in range(max(IN_FLIGHT)):
+                    owner = f"00000000-0000-4000-8000-{number:012d}"
+                    peer.add_user(_token(number), owner, f"user{number}")
+                done = subprocess.run(
+                    [sys.executable, "-c", KINDS[kind], peer.url, str(peer.pid), str(files[0])],
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    check=True,
+                )
             for line in done.stdout.splitlines():
                 one = json.loads(line)
-                found.setdefault((worker, one["in_flight"], one["reuse"]), []).append(one)
-            peer.delete_records()
+                found.setdefault((kind, one["in_flight"], one["reuse"]), []).append(one)
     sys.stdout.write("\n".join(_table(found)) + "\n")
+
+
+def _certificate(folder: Path) -> tuple[Path, Path, Path]:
+    """Files with an authority, a certificate of it and the key of that."""
+    files = folder / "ca.pem", folder / "server.pem", folder / "server.key"
+    authority = trustme.CA()
+    leaf = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(files[0])
+    leaf.cert_chain_pems[0].write_to_path(files[1])
+    leaf.private_key_pem.write_to_path(files[2])
+    return files
 
 
 def _table(found: dict[Key, list[dict[str, float]]]) -> list[str]:
     lines = [
-        "CPU per call in µs, streams reused / one per call, and how many times as many calls a "
-        "CPU second holds with reuse:",
+        "Streams reused / one per call; CPU per call in µs, and how many times as many calls a "
+        "CPU second holds with reuse.",
         "",
         "| worker | in flight | calls/s | gateway | × | peer | × | both | × |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for worker in WORKERS:
+    for kind in KINDS:
         for in_flight in IN_FLIGHT:
-            reused, single = (_medians(found[worker, in_flight, reuse]) for reuse in (True, False))
-            cells = [worker, str(in_flight), f"{reused['rate']:,.0f} / {single['rate']:,.0f}"]
+            reused, single = (_medians(found[kind, in_flight, reuse]) for reuse in (True, False))
+            cells = [kind, str(in_flight), f"{reused['rate']:,.0f} / {single['rate']:,.0f}"]
             for side in ("ours", "peer", "both"):
                 cells.append(f"{reused[side] * 1e6:.0f} / {single[side] * 1e6:.0f}")
                 cells.append(f"{single[side] / reused[side]:.2f}")
