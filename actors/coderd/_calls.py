@@ -12,6 +12,7 @@ from attrs import define
 from aigateway.actors.coderd._alarms import Alarm, Alarms
 from aigateway.actors.coderd._outcomes import Failure, Outcome, Run
 from aigateway.actors.coderd._session import Session
+from aigateway.actors.coderd.call_counters import CallCounters
 from aigateway.actors.coderd.versions import ApiVersion
 
 __all__ = ["Call", "Calls"]
@@ -31,6 +32,7 @@ class Call:
     """Wait for a coderd that is away, and start again when it goes away in the middle."""
     sent: int = 0
     """How often it was sent; more than once means that coderd may have acted on it before."""
+    asked: float = 0.0
     expires: float = 0.0
     _alarm: Alarm | None = None
 
@@ -38,8 +40,11 @@ class Call:
 class Calls:
     """The calls of one actor, used in the actor's thread only."""
 
-    def __init__(self, run: Run, alarms: Alarms, *, max_wait: float) -> None:
+    def __init__(
+        self, run: Run, alarms: Alarms, counters: CallCounters, *, max_wait: float
+    ) -> None:
         self._run = run
+        self._counters = counters
         self._alarms = alarms
         self._max_wait = max_wait
         self._session: Session | None = None
@@ -54,7 +59,8 @@ class Calls:
 
     def ask(self, call: Call) -> None:
         """Make a call; its ``done`` runs exactly once, never before this returns."""
-        call.expires = time.monotonic() + self._max_wait
+        call.asked = time.monotonic()
+        call.expires = call.asked + self._max_wait
         self._place(call)
 
     def connected(self, session: Session) -> None:
@@ -120,9 +126,13 @@ class Calls:
                 self.disconnected(session, outcome.text)
                 self._place(call)
                 return
-        call.done(outcome)
+        self._end(call, outcome)
 
     def _conclude(self, call: Call, outcome: Outcome) -> None:
         if call._alarm is not None:
             call._alarm.cancel()
-        self._run(lambda: call.done(outcome))
+        self._run(lambda: self._end(call, outcome))
+
+    def _end(self, call: Call, outcome: Outcome) -> None:
+        self._counters.add(call.rpc, outcome, time.monotonic() - call.asked)
+        call.done(outcome)

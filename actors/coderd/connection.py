@@ -47,9 +47,12 @@ from aigateway.actors.coderd._mcp_servers import McpServers
 from aigateway.actors.coderd._provider_feed import Finish, ProviderFeed
 from aigateway.actors.coderd._recording import Recording
 from aigateway.actors.coderd._session import Session
+from aigateway.actors.coderd.call_counters import CallCounters
 from aigateway.actors.coderd.dial import Dialer, DialSettings
 from aigateway.actors.coderd.messages import (
     Authorize,
+    CallStats,
+    GetCallStats,
     GetMcpConfiguration,
     GetStatus,
     Status,
@@ -144,7 +147,8 @@ class CoderdConnection(GatewayActor):
             self._report,
             name=role,
         )
-        self._calls = Calls(self._run, self._alarms, max_wait=settings.max_wait)
+        self._counters = CallCounters()
+        self._calls = Calls(self._run, self._alarms, self._counters, max_wait=settings.max_wait)
         self._authorizing = Authorizing(self._calls, self._answer, settings.call_timeout)
         self._mcp_servers = McpServers(self._calls, self._answer, settings.call_timeout)
         self._recording = Recording(
@@ -157,6 +161,7 @@ class CoderdConnection(GatewayActor):
         self._feed = ProviderFeed(
             self._run,
             self._alarms,
+            self._counters,
             fixed=providers,
             finish=finish_providers,
             timeout=settings.call_timeout,
@@ -207,6 +212,9 @@ class CoderdConnection(GatewayActor):
                     self._mcp_servers.look_up(message)
             case SubscribeProviders():
                 self._feed.subscribe(message.subscriber)
+            case GetCallStats():
+                waiting = len(self._open) if self._session is None else 0
+                return CallStats(waiting=waiting, times=self._counters.copy())
             case GetStatus():
                 connected = self._session is not None
                 return Status(connected=connected, detail=self._detail, fatal=self._fatal)

@@ -25,7 +25,9 @@ from aigateway.actors.actor import ActorDied, GatewayActor, complete, fail
 from aigateway.actors.coderd.messages import (
     Accepted,
     Authorize,
+    CallStats,
     Denied,
+    GetCallStats,
     GetMcpConfiguration,
     GetStatus,
     McpConfiguration,
@@ -156,6 +158,9 @@ class LocalControlPlane(GatewayActor):
             return Status(connected=False, detail=f"local database: {self._trouble}")
         return Status(connected=True, detail=f"local database {os.fspath(self._database)}")
 
+    def _get_call_stats(self, _message: GetCallStats) -> CallStats:
+        return CallStats()
+
     # -- writing
 
     def _flush_soon(self) -> None:
@@ -260,6 +265,7 @@ class LocalControlPlane(GatewayActor):
         StoreRecords: _store_records,
         SubscribeProviders: _subscribe,
         GetMcpConfiguration: _get_mcp,
+        GetCallStats: _get_call_stats,
         GetStatus: _get_status,
         _Flush: _flush,
     }

@@ -14,6 +14,8 @@ from typing import Any, get_args
 
 import pykka
 
+from aigateway.actors.coderd.call_counters import BOUNDS, CallTimes
+from aigateway.actors.coderd.messages import CallStats, GetCallStats
 from aigateway.actors.providers.breaker import GAUGE
 from aigateway.actors.providers.keypool import KeyState
 from aigateway.actors.providers.messages import GetProviderState, ProviderState
@@ -28,6 +30,7 @@ from aigateway.http.runtime import Runtime
 __all__ = ["Sampler"]
 
 KEY_STATES: tuple[KeyState, ...] = get_args(KeyState)
+_NO_CALLS = CallTimes((0,) * (len(BOUNDS) + 1), 0.0)
 EVERY = 5.0
 """Seconds between samples: a third of the usual scrape interval."""
 
@@ -40,6 +43,7 @@ class Sampler:
         self._runtime = runtime
         self._admission = admission
         self._restarts: dict[str, int] = {}
+        self._timed: dict[tuple[str, str], CallTimes] = {}
         self._counted: dict[tuple[str, ...], float] = {}
         self._providers: frozenset[tuple[str, str, str]] = frozenset()
         self._stopped = threading.Event()
@@ -61,6 +65,7 @@ class Sampler:
         """Ask everybody once; who does not answer keeps the last values."""
         with contextlib.suppress(pykka.ActorDeadError, pykka.Timeout):
             self._requests()
+            self._calls()
             self._actors()
             self._spool()
             self._provider_list()
@@ -71,6 +76,21 @@ class Sampler:
         self._series.requests_running.set(self._admission.running)
         self._series.requests_waiting.set(self._admission.waiting)
         self._series.connected.set(1 if self._runtime.status().connected else 0)
+
+    def _calls(self) -> None:
+        stats = self._ask("control-plane", GetCallStats())
+        if not isinstance(stats, CallStats):
+            return
+        self._series.coderd_waiting.set(stats.waiting)
+        for key, times in stats.times.items():
+            before = self._timed.get(key, _NO_CALLS)
+            counts = [new - old for new, old in zip(times.counts, before.counts, strict=True)]
+            seconds = times.seconds - before.seconds
+            if min(counts) < 0:
+                # A restarted actor counts from 0 again.
+                counts, seconds = list(times.counts), times.seconds
+            self._series.coderd_rpc.labels(*key).add(counts, seconds)
+            self._timed[key] = times
 
     def _actors(self) -> None:
         supervisor = self._runtime.supervisor

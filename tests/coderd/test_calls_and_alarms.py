@@ -17,6 +17,7 @@ from aigateway.actors.coderd._channel import Channel, ChannelError
 from aigateway.actors.coderd._outcomes import Answer, Failure, Outcome
 from aigateway.actors.coderd._provider_feed import ProviderFeed
 from aigateway.actors.coderd._session import Session
+from aigateway.actors.coderd.call_counters import CallCounters
 from aigateway.actors.coderd.versions import ApiVersion
 
 
@@ -70,7 +71,7 @@ def run_now(action: Callable[[], None]) -> None:
 
 
 def make_calls(alarms: StubAlarms, max_wait: float = 60.0) -> Calls:
-    return Calls(run_now, cast(Alarms, alarms), max_wait=max_wait)
+    return Calls(run_now, cast(Alarms, alarms), CallCounters(), max_wait=max_wait)
 
 
 def make_call(outcomes: list[Outcome]) -> Call:
@@ -146,7 +147,12 @@ def test_a_call_waits_once_however_often_its_session_is_lost() -> None:
 
 def make_feed(alarms: StubAlarms) -> ProviderFeed:
     return ProviderFeed(
-        run_now, cast(Alarms, alarms), fixed=None, finish=lambda found: found, timeout=1.0
+        run_now,
+        cast(Alarms, alarms),
+        CallCounters(),
+        fixed=None,
+        finish=lambda found: found,
+        timeout=1.0,
     )
 
 
