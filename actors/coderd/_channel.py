@@ -144,10 +144,19 @@ class Channel:
             self._wire.flush(time.monotonic() + _GOODBYE_PATIENCE)
         self.abort()
 
+    def end(self) -> None:
+        """End both directions; what has arrived can still be received."""
+        self._wire.end()
+
+    def reset(self) -> None:
+        """End both directions at once, and throw away what has not left the machine."""
+        self._wire.discard()
+        self.abort()
+
     def abort(self) -> None:
         """End both directions at once; whoever waits here returns."""
         self._aborted = True
-        self._wire.abort()
+        self._wire.end()
 
     def release(self) -> None:
         """Give the descriptor back, once nobody sends or receives any more."""

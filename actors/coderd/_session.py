@@ -23,6 +23,11 @@ answers is told to the owner in one go.
 Every call has exactly one outcome, however the session ends.  A session that coderd wants
 to leave (go-away) takes no new calls, lets the running ones finish for a while, and counts
 as ended for its owner at once.
+
+A record whose answer is lost is sent again, and coderd cannot tell it from another one.  So
+no answer that has arrived may be lost: when sending fails, what was received is read to its
+end before the other calls are given up.  And nothing may arrive there after it was given up:
+when coderd is silent, what has not left the machine is thrown away with the connection.
 """
 
 from __future__ import annotations
@@ -39,6 +44,7 @@ from attrs import define
 from aigateway.actors.coderd._alarms import Alarm, Alarms
 from aigateway.actors.coderd._channel import Channel, ChannelError
 from aigateway.actors.coderd._outcomes import Answer, Failure, Outcome, Refusal, Run
+from aigateway.actors.coderd._writer import Writer
 from aigateway.actors.coderd.versions import ApiVersion
 from aigateway.actors.coderd.wire import LocalProtocolError, NeedData, RemoteProtocolError
 from aigateway.actors.coderd.wire._yamux_events import PeerGoingAway, SessionEnded
@@ -96,10 +102,7 @@ class Session:
         self._on_end: Callable[[str], None] | None = on_end
         self._client = client(time.monotonic())
         self._lock = threading.Lock()
-        self._wake = threading.Condition(self._lock)
-        """For the writer: there is a rest, or the session has ended."""
-        self._rest = False
-        """Whether the channel has one, so that only the writer may send."""
+        self._writer = Writer(channel, self._lock, self._client.data_to_send)
         self._kept: list[_Call] = []
         """Calls that the owner has not flushed; touched by its thread only."""
         self._waiting: dict[int, _Call] = {}
@@ -110,6 +113,8 @@ class Session:
         self._last_answer = 0.0
         self._answers = 0
         self._leaving = False
+        self._cut: str | None = None
+        """Why nothing can be sent any more; what has arrived is still read."""
         self._ended: str | None = None
         self._users = 2
         with self._lock:
@@ -127,7 +132,7 @@ class Session:
     @property
     def ended(self) -> bool:
         """Whether it takes no more calls."""
-        return self._leaving or self._ended is not None
+        return self._leaving or self._cut is not None or self._ended is not None
 
     def call(
         self, rpc: str, request: bytes, timeout: float, done: Callable[[Outcome], None]
@@ -163,7 +168,7 @@ class Session:
                 self._set_alarm()
                 self._send_queued()
         except ChannelError as ex:
-            self._finish(str(ex))
+            self._cannot_send(str(ex))
         self._tell(news)
 
     def close(self) -> None:
@@ -172,8 +177,9 @@ class Session:
 
     def _begin(self, call: _Call, news: list[Callable[[], None]]) -> None:
         """Give a call to the client, with the lock held."""
-        if self._ended is not None or not self._client.accepts_calls:
-            news.append(partial(call.done, Failure(self._ended or "coderd is going away")))
+        if self.ended or not self._client.accepts_calls:
+            reason = self._ended or self._cut or "coderd is going away"
+            news.append(partial(call.done, Failure(reason)))
             return
         streaming = call.signal is not None
         call.since = time.monotonic()
@@ -194,42 +200,26 @@ class Session:
 
     def _send_queued(self) -> None:
         """Send what the client has queued, with the lock held.  Raises ChannelError."""
-        while not self._rest and self._ended is None and (chunk := self._client.data_to_send()):
-            if not self._channel.send_now(chunk):
-                self._rest = True
-                self._wake.notify()
+        if self._cut is None:
+            self._writer.send_queued()
+
+    def _cannot_send(self, reason: str) -> None:
+        with self._lock:
+            first = self._cut is None and self._ended is None
+            if first:
+                self._cut = reason
+        # The reader comes to the end of what has arrived.
+        self._channel.end()
+        if first:
+            self._tell_end(reason)
 
     def _write(self) -> None:
         try:
-            while self._wait_for_work():
-                self._send_all()
-            self._send_all()
-            self._channel.close()
+            self._writer.run()
         except ChannelError as ex:
-            self._finish(str(ex))
-            self._channel.abort()
+            self._cannot_send(str(ex))
         finally:
             self._leave()
-
-    def _wait_for_work(self) -> bool:
-        """Wait until there is a rest to send, or return False when the session has ended."""
-        with self._wake:
-            while not self._rest and self._ended is None:
-                self._wake.wait()
-            return self._ended is None
-
-    def _send_all(self) -> None:
-        """Send the channel's rest and what is queued, however long the peer takes to read it."""
-        self._channel.flush()
-        while chunk := self._next_chunk():
-            self._channel.send_now(chunk)
-            self._channel.flush()
-
-    def _next_chunk(self) -> bytes:
-        with self._lock:
-            chunk = self._client.data_to_send()
-            self._rest = bool(chunk)
-        return chunk
 
     # -- receiving
 
@@ -282,13 +272,15 @@ class Session:
         news: list[Callable[[], None]] = []
         with self._lock:
             reason = self._ended
-            leaving = False
+            cut = None
+            leaving = silent = False
             if data is not None:
                 self._client.receive_data(data)
             try:
                 while not isinstance(event := self._client.next_event(now), NeedData):
                     if isinstance(event, SessionEnded):
                         reason = event.reason
+                        silent = data is None
                     elif isinstance(event, PeerGoingAway):
                         self._leaving = leaving = True
                     else:
@@ -297,14 +289,16 @@ class Session:
             except RemoteProtocolError as ex:
                 reason = f"coderd broke the protocol: {ex}"
             except ChannelError as ex:
-                reason = str(ex)
+                cut = str(ex)
             self._set_alarm()
             idle = self._leaving and not self._waiting
         self._tell(news)
+        if cut is not None:
+            self._cannot_send(cut)
         if leaving:
             self._start_leaving()
         if reason is not None or idle:
-            self._finish(reason or "coderd has gone away")
+            self._finish(reason or "coderd has gone away", silent=silent)
 
     def _read_outcome(
         self,
@@ -339,16 +333,18 @@ class Session:
         self._tell([partial(one.done, Failure("coderd is going away")) for one in watches])
         self._alarms.at(now + _LEAVING_PATIENCE, lambda: self._finish("coderd has gone away"))
 
-    def _finish(self, reason: str) -> None:
+    def _finish(self, reason: str, *, silent: bool = False) -> None:
         with self._lock:
             if self._ended is not None:
                 return
-            self._ended = reason
+            reason = self._ended = self._cut or reason
             lost = list(self._waiting.values())
             self._waiting.clear()
             if self._alarm is not None:
                 self._alarm.cancel()
-            self._wake.notify()
+            self._writer.close()
+        if silent:
+            self._channel.reset()
         # The writer says goodbye; should it be stuck, that would take for ever.
         self._alarms.at(time.monotonic() + _CLOSING_PATIENCE, self._channel.abort)
         self._tell([partial(one.done, Failure(reason)) for one in lost])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import struct
 import threading
 import time
 from typing import Any
@@ -96,8 +97,13 @@ class Wire:
             poll.register(self.sock.fileno(), select.POLLOUT)
             poll.poll(None if deadline is None else _left(deadline) * 1000)
 
-    def abort(self) -> None:
-        """End both directions; whoever waits returns."""
+    def discard(self) -> None:
+        """Have the kernel forget what was sent and has not left, when the wire is released."""
+        with contextlib.suppress(OSError):
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def end(self) -> None:
+        """End both directions: whoever waits returns, and receives what had arrived."""
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
 

@@ -90,7 +90,9 @@ class ConnectionSettings:
     """Requests that may wait while coderd is away."""
     max_wait: float = 60.0
     call_timeout: float = 10.0
-    record_timeout: float = 5.0
+    record_timeout: float = 45.0
+    """Nobody waits for a record, and one that is sent again may be stored twice.  So this is
+    longer than it takes to notice that coderd is silent (``limits``: 30 + 10)."""
     parallel_records: int = 32
     """Interceptions whose records are on their way at once."""
     limits: yamux.Limits = field(factory=yamux.Limits)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from aigateway.actors.coderd._channel import Channel, ChannelError
 from aigateway.actors.coderd._websocket_frames import FrameReader, Notice
 from aigateway.actors.coderd._websocket_frames import encode_frame as encode_client_frame
+from aigateway.actors.coderd._wire_socket import Wire
 
 
 @pytest.fixture
@@ -205,6 +206,42 @@ def test_a_goodbye_that_does_not_fit_is_not_waited_for(coderd: FakeCoderd) -> No
         with pytest.raises(ChannelError, match="send"):
             channel.flush()
         coderd.resume()
+
+
+@pytest.mark.parametrize("discard", [True, False])
+def test_what_was_not_read_arrives_unless_it_is_discarded(discard: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    with near, far:
+        wire = Wire(near, time.monotonic() + 10.0)
+        wire.established()
+        sent = 0
+        while wire.send_now(b"x" * 100_000):
+            sent += 100_000
+        if discard:
+            wire.discard()
+        wire.end()
+        wire.release()
+        received = 0
+        with contextlib.suppress(ConnectionResetError):
+            while data := far.recv(1 << 20):
+                received += len(data)
+        assert (received < sent) is discard
+
+
+def test_what_had_arrived_is_received_after_the_end() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    with near, far:
+        wire = Wire(near, time.monotonic() + 10.0)
+        wire.established()
+        far.sendall(b"an answer")
+        assert select.select([near], [], [], 10.0)[0]
+        wire.end()
+        assert wire.receive() == b"an answer"
+        assert wire.receive() == b""
 
 
 @given(

@@ -13,7 +13,6 @@ from attrs import define, field
 
 from aigateway.actors.coderd._alarms import Alarm, Alarms
 from aigateway.actors.coderd._calls import Call, Calls
-from aigateway.actors.coderd._channel import Channel, ChannelError
 from aigateway.actors.coderd._outcomes import Answer, Failure, Outcome
 from aigateway.actors.coderd._provider_feed import ProviderFeed
 from aigateway.actors.coderd._session import Session
@@ -190,117 +189,6 @@ def make_alarms() -> Alarms:
     alarms = Alarms("test-alarms")
     alarms.start()
     return alarms
-
-
-# -- sessions
-
-
-@define(eq=False)
-class StubChannel:
-    """A channel whose other end is the test."""
-
-    sent: queue.Queue[bytes] = field(factory=queue.Queue)
-    arriving: queue.Queue[bytes] = field(factory=queue.Queue)
-    released: threading.Event = field(factory=threading.Event)
-
-    def send_now(self, data: bytes) -> bool:
-        self.sent.put(data)
-        return True
-
-    def flush(self) -> None:
-        pass
-
-    def receive(self) -> bytes:
-        return self.arriving.get(timeout=10)
-
-    def close(self) -> None:
-        pass
-
-    def abort(self) -> None:
-        self.arriving.put(b"")
-
-    def release(self) -> None:
-        self.released.set()
-
-
-def test_an_answer_that_crosses_the_end_is_forgotten() -> None:
-    alarms, channel = make_alarms(), StubChannel()
-    ends: list[str] = []
-    outcomes: list[Outcome] = []
-    session = Session(cast(Channel, channel), ApiVersion(1, 4), alarms, run_now, ends.append)
-    session.call("/x", b"", 10.0, outcomes.append)
-    session.flush()
-    assert channel.sent.get(timeout=10)
-    session.close()
-    session.close()
-    assert outcomes == [Failure("the connection was closed here")]
-    # Accepted, answered and ended.
-    channel.arriving.put(
-        bytes.fromhex("000100020000000100000000")
-        + bytes.fromhex("000000000000000100000008 05010100 0d010200")
-    )
-    assert channel.released.wait(10)
-    assert len(outcomes) == 1
-    session.call("/x", b"", 10.0, outcomes.append)
-    session.flush()
-    assert outcomes[1:] == [Failure("the connection was closed here")]
-    assert ends == ["the connection was closed here"]
-    alarms.stop()
-
-
-def test_a_send_that_fails_ends_the_session() -> None:
-    class Broken(StubChannel):
-        def send_now(self, _data: bytes) -> bool:
-            raise ChannelError("send: broken pipe")
-
-    alarms, channel = make_alarms(), Broken()
-    outcomes: queue.Queue[Outcome] = queue.Queue()
-    session = Session(cast(Channel, channel), ApiVersion(1, 4), alarms, run_now, lambda _: None)
-    session.call("/x", b"", 10.0, outcomes.put)
-    session.flush()
-    assert outcomes.get(timeout=10) == Failure("send: broken pipe")
-    assert session.ended
-    assert channel.released.wait(10)
-    alarms.stop()
-
-
-def test_an_answer_that_cannot_be_sent_ends_the_session() -> None:
-    class Broken(StubChannel):
-        def send_now(self, _data: bytes) -> bool:
-            raise ChannelError("send: broken pipe")
-
-    alarms, channel = make_alarms(), Broken()
-    ends: queue.Queue[str] = queue.Queue()
-    Session(cast(Channel, channel), ApiVersion(1, 4), alarms, run_now, ends.put)
-    channel.arriving.put(bytes.fromhex("000200010000000000000007"))
-    assert ends.get(timeout=10) == "send: broken pipe"
-    assert channel.released.wait(10)
-    alarms.stop()
-
-
-def test_calls_leave_together_and_their_outcomes_come_together() -> None:
-    alarms, channel = make_alarms(), StubChannel()
-    outcomes: list[Outcome] = []
-    turns: queue.Queue[Callable[[], None]] = queue.Queue()
-    session = Session(cast(Channel, channel), ApiVersion(1, 4), alarms, turns.put, lambda _: None)
-    for _ in range(3):
-        session.call("/x", b"", 10.0, outcomes.append)
-    assert channel.sent.empty()
-    session.flush()
-    assert channel.sent.get(timeout=10).count(b"/x") == 3
-    channel.arriving.put(
-        b"".join(
-            bytes.fromhex(f"00000002 0000000{stream} 00000008 05010100 0d010200")
-            for stream in (1, 3, 5)
-        )
-    )
-    turns.get(timeout=10)()
-    assert outcomes == [Answer(b"")] * 3
-    assert channel.sent.empty()
-    assert turns.empty()
-    session.close()
-    assert channel.released.wait(10)
-    alarms.stop()
 
 
 # -- alarms
