@@ -66,8 +66,11 @@ class AnyCoderd(Protocol):
     def stall(self) -> None:
         """Let nothing in or out of the open connections, without a sign of it."""
 
+    def hold(self, rpc: str) -> None:
+        """Answer no call of this RPC."""
+
     def come_back(self) -> None:
-        """End what :meth:`go_away`, :meth:`stall` and :meth:`refuse` have begun."""
+        """End what :meth:`go_away`, :meth:`stall`, :meth:`hold` and :meth:`refuse` have begun."""
 
     def refuse(self, status: int) -> None:
         """Refuse upgrades until :meth:`come_back`."""
@@ -149,7 +152,11 @@ class PythonCoderd:
     def stall(self) -> None:
         self._coderd.stall()
 
+    def hold(self, rpc: str) -> None:
+        self._coderd.faults.hang(rpc)
+
     def come_back(self) -> None:
+        self._coderd.faults.clear()
         self._coderd.admit()
         self._coderd.resume()
 
@@ -195,6 +202,9 @@ class GoCoderd:
 
     def stall(self) -> None:
         self._peer.stall()
+
+    def hold(self, rpc: str) -> None:
+        self._peer.disturb(rpc, "stall", times=0)
 
     def come_back(self) -> None:
         self._peer.clear_faults()
