@@ -22,6 +22,7 @@ from aigateway.http.bedrock import preload
 from aigateway.http.control_planes import control_plane_starter, mcp_starter
 from aigateway.http.gateway import CLOSE_BEHIND, EXACT_HEAD, TRACE, Gateway
 from aigateway.http.runtime import Runtime
+from aigateway.http.server.last_words import LAST_WORDS
 from aigateway.http.server.response import close_behind, keep_own_headers
 from aigateway.http.settings import Settings, load
 
@@ -138,6 +139,7 @@ def make_plan(settings: Settings, tree: ActorTree) -> GatewayPlan:
 def _end_gateway(reason: str) -> None:
     """End the whole gateway: no worker process would fare better."""
     log.critical("AI Gateway daemon exited", reason=reason)
+    LAST_WORDS.say(reason)
     os._exit(Arbiter.WORKER_BOOT_ERROR)
 
 

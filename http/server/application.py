@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
 
 from aigateway.http.gunicorn_logs import GunicornLogger
 from aigateway.http.logs import configure
 from aigateway.http.server import hooks
+from aigateway.http.server.last_words import LAST_WORDS
 from aigateway.http.server.reloading import reloaded
 from aigateway.http.settings import Settings, SettingsError
 
@@ -76,7 +78,13 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
     There it has a copy of the master's handlers, which only note the signal, and the master
     would wait for such a worker until the graceful timeout.  So stop signals are held back
     until the worker is ready for them (``post_worker_init``).
+
+    And a worker that says why the gateway must end has the last word.
     """
+
+    fatal = ""
+    """Why a worker had the gateway end."""
+    _halting = False
 
     def spawn_worker(self) -> Any:
         held = signal.pthread_sigmask(signal.SIG_BLOCK, hooks.STOP_SIGNALS)
@@ -84,6 +92,20 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
             return super().spawn_worker()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+    def reap_workers(self) -> None:
+        try:
+            super().reap_workers()
+        except HaltServer as ex:
+            # While the gateway ends because of one worker others may find out the same.
+            if self._halting:
+                return
+            self.fatal = LAST_WORDS.heard()
+            raise HaltServer(self.fatal or ex.reason, ex.exit_status) from None
+
+    def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
+        self._halting = True
+        super().halt(reason, exit_status)
 
 
 class GatewayApplication(BaseApplication):  # type: ignore[misc]
@@ -120,6 +142,7 @@ class GatewayApplication(BaseApplication):  # type: ignore[misc]
         super().reload()
 
     def run(self) -> None:
+        LAST_WORDS.listen()
         GatewayArbiter(self).run()
 
     def load(self) -> Any:
@@ -140,10 +163,12 @@ class GatewayApplication(BaseApplication):  # type: ignore[misc]
                 pid=os.getpid(),
             )
 
-    def _on_exit(self, _server: Any) -> None:
-        log.info("standalone AI Gateway stopped")
+    def _on_exit(self, server: GatewayArbiter) -> None:
         with contextlib.suppress(OSError):
             Path(self.settings.runtime_dir).rmdir()
+        log.info("standalone AI Gateway stopped")
+        if server.fatal:
+            log.critical("AI Gateway daemon exited", reason=server.fatal)
 
 
 def check_address(address: str) -> None:
