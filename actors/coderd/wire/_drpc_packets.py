@@ -197,6 +197,8 @@ class PacketReader(InputBuffer):
     def _next_frame(self) -> tuple[int, int, int, bytes] | None:
         """Return the first byte, both ids and the data of a frame that is there as a whole."""
         data, at = self._data, self._at
+        if at == len(data):
+            return None
         try:
             # PERF: nearly every number is one byte; the stream's is two on a stream that
             # has carried more than 127 calls.
