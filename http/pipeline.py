@@ -8,6 +8,7 @@ and only when the interception is recorded is the upstream called.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -97,9 +98,9 @@ class Pipeline:
         if self._rate_limit is not None:
             self._rate_limit.check(call.inbound)
         presented = present(call, self.settings)
-        call.mark("edge")
+        call.begin("authorize")
         caller = authorize(call, presented, self._runtime, self.settings.max_wait)
-        call.mark("authorize")
+        call.begin("read")
         target, route = self._route(call)
         if isinstance(route, Passthrough):
             return self._pass_through(call, presented, target), None
@@ -176,8 +177,10 @@ class Pipeline:
                 return plain_call
             return self._bedrock.signed(provider, plain_call)
 
+        call.begin("first_byte")
         result = self._upstream.send_once(config, put, call.dump)
-        call.mark("first_byte")
+        call.waited += result.waited
+        call.begin("relay")
         if isinstance(result, Refused):
             log.warning("passthrough failed", provider=config.name, error=result.message)
             if result.body is not None or result.retry_after is not None:
@@ -207,13 +210,13 @@ class Pipeline:
         if trace is not None:
             recording.trace = trace
             trace.created(interception, model=call.model, bedrock=_bedrock(config, route))
-        call.mark("read")
+        call.begin("record")
         record_start(
             self._runtime, self.settings, call, caller, config, interception, credential, firewall
         )
         if self._metrics is not None:
             self._metrics.began(config.name, call.model, call.route)
-        call.mark("record")
+        call.begin("first_byte")
         if trace is not None:
             trace.recorded()
         if (refusal := _refusal(interception)) is not None:
@@ -248,7 +251,13 @@ class Pipeline:
             recording.cut("the request cannot be forwarded", "bad_request")
             recording.close()
             raise
-        call.mark("first_byte")
+        except BaseException:
+            # A fault of ours: the interception has ended all the same.
+            recording.cut("the gateway failed", "server_error")
+            recording.close()
+            raise
+        call.waited += result.waited
+        call.begin("relay")
         if trace is not None:
             trace.answered()
         recording.credential_hint = result.credential_hint
@@ -258,6 +267,7 @@ class Pipeline:
             raise refusal_answer(route.api, result)
         self._begin_answer(call, config, result, recording)
         if self._injector is not None and isinstance(interception, InjectedInterception):
+            began = time.monotonic()
             result = follow(
                 Rounds(
                     injector=self._injector,
@@ -272,6 +282,8 @@ class Pipeline:
                 result,
                 self._patience,
             )
+            # A blocking answer was read to its end: that is waiting for tools and upstream.
+            call.waited += time.monotonic() - began
         return result, recording
 
     def _open(self, call: Call, route: Intercept) -> Interception:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pykka
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from aigateway.actors.actor import Reply, complete, new_reply
 from aigateway.actors.providers.breaker import Ticket
@@ -57,6 +57,8 @@ class Job:
     attempts: int = 0
     deaths: int = 0
     """Workers that have died of it, or by chance while they had it."""
+    waited: float = 0.0
+    """Seconds spent on the upstream, all attempts together."""
 
     def settle(self, result: Opened | Refused) -> bool:
         """Reply, and let go of the request; False when nobody waits for the reply.
@@ -66,6 +68,8 @@ class Job:
         """
         reply = self.perform.reply
         self.let_go()
+        if isinstance(result, Refused):
+            result = evolve(result, waited=self.waited)
         return complete(reply, result)
 
     def let_go(self) -> None:

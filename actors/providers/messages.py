@@ -40,6 +40,8 @@ class Opened:
     provider_name: str
     """Who answered: the provider that was asked, or one it fell back on."""
     credential_hint: str
+    waited: float = 0.0
+    """Seconds spent on the upstream so far: connecting, sending, waiting for the head."""
 
 
 @frozen
@@ -57,6 +59,8 @@ class Refused:
     """Whether any byte may have reached the upstream."""
     provider_name: str = ""
     """Who refused: the provider that was asked, or the last one it fell back on."""
+    waited: float = 0.0
+    """Seconds spent on upstreams."""
 
 
 @frozen(kw_only=True)
@@ -93,6 +97,8 @@ class Perform:
     """Monotonic time after which nobody waits for the reply; 0: the provider decides."""
     sent: bool = False
     """Whether a provider that handed it on may have sent any byte of it."""
+    waited: float = 0.0
+    """Seconds that a provider that handed it on has spent on its upstream."""
 
 
 @frozen

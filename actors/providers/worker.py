@@ -140,7 +140,11 @@ class UpstreamWorker(GatewayActor):
             error = AnswerTimeout("no time was left to send the request")
             error.sent = False
             raise error
-        return self._adapter.exchange(request, timeout)
+        began = time.monotonic()
+        try:
+            return self._adapter.exchange(request, timeout)
+        finally:
+            job.waited += time.monotonic() - began
 
     def _open(self, job: Job, exchange: Exchange) -> None:
         if job.ticket is not None:
@@ -230,7 +234,7 @@ def hand_over(
     exchange: Exchange,
 ) -> bool:
     """Give the open exchange to the request; False when that waits no more."""
-    opened = Opened(exchange, worker, provider, provider_name, job.hint)
+    opened = Opened(exchange, worker, provider, provider_name, job.hint, job.waited)
     return job.settle(opened)
 
 

@@ -182,15 +182,15 @@ class Series:
     def _own_series(self) -> None:
         self.stage = self._histogram(
             "stage_seconds",
-            "Time in each stage of a request: edge, authorize, read, record, first_byte "
-            "(waiting for the upstream), relay",
+            "Time in each stage of a request: place (waiting for one), edge, authorize, read, "
+            "record, first_byte (waiting for a connection and the upstream), relay",
             ("provider", "stage"),
             STAGE_BUCKETS,
-            PROVIDERS, (6, "stages"),
+            PROVIDERS, (7, "stages"),
         )  # fmt: skip
         self.overhead = self._histogram(
             "overhead_seconds",
-            "Time of a request not spent waiting for the upstream",
+            "Time of a request not spent on the upstream: connecting, sending, waiting for it",
             ("provider",),
             STAGE_BUCKETS,
             PROVIDERS,
