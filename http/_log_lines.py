@@ -37,6 +37,8 @@ class Entry:
     fields: Mapping[str, Any] = field(factory=dict)
     exception: str = ""
     """A traceback, on several lines."""
+    attached: str = ""
+    """Other lines that belong to it."""
 
 
 Renderer: TypeAlias = Callable[[Entry], str]
@@ -49,21 +51,22 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 def human_line(entry: Entry) -> str:
     """``2026-01-31 12:00:00.000 [info]  name: message  k=v  k=v``, times in UTC.
 
-    The lines of a traceback follow, indented.
+    The lines of a traceback, and what else is attached, follow indented.
     """
     level = _SHORT_LEVELS.get(entry.level, entry.level)
     parts = [f"{_moment(entry.at, ' ', 3)} [{level}]", f"{entry.name}: {_one_line(entry.message)}"]
     parts += [f"{_one_line(str(key))}={_human(value)}" for key, value in entry.fields.items()]
     line = "  ".join(parts)
-    if entry.exception:
-        indented = (f"    {_one_line(text)}" for text in entry.exception.splitlines())
+    if entry.exception or entry.attached:
+        below = (*entry.exception.splitlines(), *entry.attached.splitlines())
+        indented = (f"    {_one_line(text)}".rstrip() for text in below)
         line = "\n".join([line, *indented])
     return line
 
 
 def json_line(entry: Entry) -> str:
     """An object with ``ts``, ``level``, ``msg``, ``logger_names`` and ``fields``."""
-    fields = dict(entry.fields)
+    fields = _fields(entry)
     if entry.exception:
         fields["exception"] = entry.exception
     return _json(
@@ -87,12 +90,19 @@ def stackdriver_line(entry: Entry) -> str:
         "time": _moment(entry.at, "T", 6) + "Z",
         "message": entry.message,
         "logger": entry.name,
-        "fields": dict(entry.fields),
+        "fields": _fields(entry),
     }
     if entry.exception:
         # Error Reporting groups by this field.
         line["stack_trace"] = entry.exception
     return _json(line)
+
+
+def _fields(entry: Entry) -> dict[str, Any]:
+    fields = dict(entry.fields)
+    if entry.attached:
+        fields["attached"] = entry.attached
+    return fields
 
 
 def format_exception(exc_info: Any) -> str:

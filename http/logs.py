@@ -32,7 +32,9 @@ from aigateway.http._log_secrets import SecretMask
 from aigateway.http.settings import OPTIONS, Settings, SettingsError
 
 __all__ = [
+    "ATTACHED",
     "configure",
+    "masked",
     "register_secret",
     "register_secrets_of",
     "reopen_logs",
@@ -50,6 +52,9 @@ _STANDARD_STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2, "-": 2}
 _FULL_PIPE_WAIT = 1.0
 """Seconds to wait for a slow reader of an output before a line is dropped."""
 
+
+ATTACHED = "attached"
+"""The field of an entry that holds several lines: people see them below it."""
 
 Tap = Callable[[str, str, dict[str, str]], None]
 """Takes level, message and fields of an entry, secrets masked."""
@@ -150,6 +155,11 @@ def register_secrets_of(settings: Settings) -> None:
     _STATE.secrets.add(_secrets_of(settings))
 
 
+def masked(text: str) -> str:
+    """``text`` as a log line would show it: without the secrets that this process knows."""
+    return _STATE.secrets.apply(text)
+
+
 def secrets_of(settings: Settings) -> SecretMask:
     """A mask that knows these, for other texts than log lines."""
     secrets = SecretMask()
@@ -198,7 +208,7 @@ def _emit(
     exc_info = event.pop("exc_info", None)
     if exc_info is True:
         exc_info = sys.exc_info()
-    _write(level, logger.name, message, event, exc_info)
+    _write(level, logger.name, message, event, exc_info, str(event.pop(ATTACHED, "")))
     raise structlog.DropEvent
 
 
@@ -237,7 +247,14 @@ def _bridge_standard_logging(level: int) -> None:
         logging.getLogger(name).setLevel(logging.INFO)
 
 
-def _write(level: str, name: str, message: str, fields: Mapping[str, Any], exc_info: Any) -> None:
+def _write(
+    level: str,
+    name: str,
+    message: str,
+    fields: Mapping[str, Any],
+    exc_info: Any,
+    attached: str = "",
+) -> None:
     state = _STATE
     if level == "debug" and state.filters and not _matches(state.filters, name, message):
         return
@@ -248,6 +265,7 @@ def _write(level: str, name: str, message: str, fields: Mapping[str, Any], exc_i
         message=message,
         fields=fields,
         exception=format_exception(exc_info) if exc_info else "",
+        attached=attached,
     )
     for output in state.outputs:
         line = state.secrets.apply(output.render(entry))

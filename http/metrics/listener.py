@@ -64,8 +64,10 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    # Ctrl-C reaches the whole process group; the master decides when this ends.
+    # Ctrl-C reaches the whole process group, and some supervisors send every signal to all
+    # processes; the master decides when this ends.
     import signal
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     main(sys.argv[1:])
