@@ -171,12 +171,12 @@ class Series:
         self.reload = self._gauge(
             "providers_last_reload_timestamp_seconds",
             "When providers were last loaded, or were to be",
-            mode="livemostrecent",
+            mode="livemax",
         )
         self.reload_success = self._gauge(
             "providers_last_reload_success_timestamp_seconds",
             "When providers were last loaded",
-            mode="livemostrecent",
+            mode="livemax",
         )
 
     def _own_series(self) -> None:
@@ -219,7 +219,13 @@ class Series:
             mode="livemin",
         )
         self.requests_running = self._gauge("requests_running", "Requests being served")
-        self.requests_waiting = self._gauge("requests_waiting", "Requests that wait for a place")
+        self.requests_waiting = self._gauge(
+            "requests_waiting",
+            "Requests that wait: for a place, for the control_plane, for a connection to the "
+            "provider, for the next attempt (retry)",
+            ("for",),
+            (4, "things to wait for"),
+        )
 
     # -- making one
 

@@ -52,7 +52,9 @@ def post_worker_init(worker: Any) -> None:
     if app.gateway.metrics is not None:
         from aigateway.http.metrics.sampler import Sampler
 
-        worker.sampler = Sampler(app.gateway.metrics.series, runtime, app.gateway.admission)
+        worker.sampler = Sampler(
+            app.gateway.metrics.series, runtime, app.gateway.admission, app.gateway.calls
+        )
         worker.sampler.start()
     if folder:
         worker.control_socket = ControlSocket(folder, runtime)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,9 @@ def provider() -> Iterator[ScriptedProvider]:
 def gateway(tmp_path: Path, provider: ScriptedProvider) -> Iterator[GatewayProcess]:
     options = ["--prometheus-enable", "--prometheus-address", "127.0.0.1:0"]
     upstreams = [Upstream("anthropic", provider.url), Upstream("openai", provider.url)]
-    gateway = GatewayProcess(tmp_path, upstreams, options, workers=2)
+    (tmp_path / "temporary").mkdir()
+    environ = {"TMPDIR": str(tmp_path / "temporary")}
+    gateway = GatewayProcess(tmp_path, upstreams, options, workers=2, environ=environ)
     gateway.allowed_errors += ["was sent SIGKILL"]
     with gateway:
         yield gateway
@@ -103,9 +106,25 @@ def test_the_state_of_the_gateway_is_shown(gateway: GatewayProcess) -> None:
     found = wait_until(settled, "a sample was taken since the gateway was ready")
     assert _sum(found, "provider_info", provider_name="openai", status="enabled") == 1
     assert _sum(found, "spool_records") == 0
+    assert _sum(found, "requests_waiting", **{"for": "connection"}) == 0
+    loaded = _sum(found, "providers_last_reload_success_timestamp_seconds")
+    assert 0 <= time.time() - loaded < 60
+    assert _sum(found, "providers_last_reload_timestamp_seconds") == loaded
 
 
-def test_no_files_are_left_behind(tmp_path: Path, provider: ScriptedProvider) -> None:
+def test_a_file_that_is_just_being_made_disturbs_no_scrape(
+    gateway: GatewayProcess, provider: ScriptedProvider, tmp_path: Path
+) -> None:
+    (folder,) = (tmp_path / "temporary").glob("aigateway-metrics-*")
+    (folder / "counter_1.db").touch()
+    assert _ask(gateway) == 200
+    assert _sum(_scrape(gateway), "interceptions_total") == 1
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
+def test_no_files_are_left_behind(
+    tmp_path: Path, provider: ScriptedProvider, sig: signal.Signals
+) -> None:
     options = ["--prometheus-enable", "--prometheus-address", "127.0.0.1:0"]
     temporary = tmp_path / "temporary"
     temporary.mkdir()
@@ -117,6 +136,10 @@ def test_no_files_are_left_behind(tmp_path: Path, provider: ScriptedProvider) ->
     )
     with gateway:
         assert list(temporary.glob("aigateway-metrics-*"))
+        if sig == signal.SIGKILL:
+            gateway.process.send_signal(sig)
+            wait_until(lambda: not list(temporary.iterdir()), "the listener has cleaned up")
+            gateway.kill()
     assert not list(temporary.iterdir())
 
 
