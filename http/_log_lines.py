@@ -11,6 +11,7 @@ import re
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import msgspec
@@ -118,13 +119,19 @@ def format_exception(exc_info: Any) -> str:
 
 def _moment(at: float, separator: str, digits: int) -> str:
     whole = int(at)
-    day = time.strftime(f"%Y-%m-%d{separator}%H:%M:%S", time.gmtime(whole))
     fraction = int((at - whole) * 10**digits)
-    return f"{day}.{fraction:0{digits}d}"
+    return f"{_second(whole, separator)}.{fraction:0{digits}d}"
+
+
+# PERF: all lines of a second have it in common.
+@lru_cache(maxsize=4)
+def _second(whole: int, separator: str) -> str:
+    return time.strftime(f"%Y-%m-%d{separator}%H:%M:%S", time.gmtime(whole))
 
 
 def _one_line(text: str) -> str:
-    return _CONTROL.sub(_escaped, text)
+    # PERF: nearly everything is printable, and then there is nothing to look for.
+    return text if text.isprintable() else _CONTROL.sub(_escaped, text)
 
 
 def _escaped(match: re.Match[str]) -> str:
@@ -136,7 +143,9 @@ def _human(value: Any) -> str:
         return value if _BARE.fullmatch(value) else _one_line(json.dumps(value, ensure_ascii=False))
     if isinstance(value, float):
         return f"{value:.6g}"
-    if value is None or isinstance(value, bool | int | list | tuple | dict):
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value is None or isinstance(value, bool | list | tuple | dict):
         return _one_line(_json(value))
     return _human(str(value))
 

@@ -51,6 +51,8 @@ class Gateway:
             settings.max_concurrency, settings.queue_depth, settings.queue_wait
         )
         self._patience = Patience(settings.keepalive_ping, settings.idle_timeout)
+        # PERF: bound once, which a module's logger does for each line; see :mod:`.logs`.
+        self._line = log.bind()
         self.calls: set[Call] = set()
         """Requests that are being served."""
 
@@ -90,7 +92,10 @@ class Gateway:
             raise plain(503, "AI Gateway is shutting down", close=True)
         if not self.admission.enter():
             raise json_message(503, CAPACITY)
-        call.begin("edge")
+        if self.admission.limited:
+            call.begin("edge")
+        else:
+            call.stage = "edge"
 
     def _run(self, call: Call) -> tuple[Opened, Recording | None]:
         """Up to the head of the answer; without one the place is free again."""
@@ -204,7 +209,7 @@ class Gateway:
             "bytes": how.sent,
             "aibridgeproxy_id": call.proxy_id,
         }
-        log.info("request", **{name: value for name, value in fields.items() if value != ""})
+        self._line.info("request", **{name: value for name, value in fields.items() if value != ""})
 
 
 def _waited(call: Call, how: Finished) -> float:

@@ -182,8 +182,9 @@ class Series:
     def _own_series(self) -> None:
         self.stage = self._histogram(
             "stage_seconds",
-            "Time in each stage of a request: place (waiting for one), edge, authorize, read, "
-            "record, first_byte (waiting for a connection and the upstream), relay",
+            "Time in each stage of a request: place (waiting for one, where their number is "
+            "limited), edge, authorize, read, record, first_byte (waiting for a connection and the "
+            "upstream), relay",
             ("provider", "stage"),
             STAGE_BUCKETS,
             PROVIDERS, (7, "stages"),
