@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pykka
 import structlog
@@ -68,8 +68,17 @@ class Injector:
             max_rounds=self._max_rounds,
         )
 
-    def run(self, calls: Sequence[InjectedCall], user_id: str, token: str) -> list[ToolResult]:
-        """Run calls at once; each has a result at its deadline, whatever happens."""
+    def run(
+        self,
+        calls: Sequence[InjectedCall],
+        user_id: str,
+        token: str,
+        ended: Callable[[int, ToolResult], None] = lambda _number, _result: None,
+    ) -> list[ToolResult]:
+        """Run calls at once; each has a result at its deadline, whatever happens.
+
+        ``ended`` is told of each with its number, in order.
+        """
         actor = self._runtime.tree.find("mcp")
         end = time.monotonic() + TOOL_DEADLINE + _GRACE
         replies = []
@@ -93,6 +102,7 @@ class Injector:
                 results.append(_failed(call, f"no result within {TOOL_DEADLINE:g} s"))
             except Exception as ex:
                 results.append(_failed(call, str(ex)))
+            ended(len(results) - 1, results[-1])
         return results
 
 
@@ -120,12 +130,23 @@ class Rounds:
 
     def run(self) -> list[ToolResult]:
         """Run the calls of the round that has ended."""
-        return self.injector.run(self.loop.calls, self.call.user_id, self.token)
+        calls, user_id, trace = self.loop.calls, self.call.user_id, self.call.trace
+        if trace is None:
+            return self.injector.run(calls, user_id, self.token)
+        spans = [trace.tool_call(call.tool) for call in calls]
+        return self.injector.run(
+            calls,
+            user_id,
+            self.token,
+            lambda number, result: trace.tool_called(spans[number], result),
+        )
 
     def send(self, before: Opened) -> Opened | Refused:
         """Send the next round to whoever answered the one ``before``."""
         config = self.upstream.provider_of(before) or self.config
         result = self.upstream.perform(config, self.put, None)
+        if self.call.trace is not None:
+            self.call.trace.answered()
         if isinstance(result, Opened):
             recording, exchange = self.recording, result.exchange
             recording.credential_hint = result.credential_hint

@@ -28,7 +28,11 @@ from aigateway.actors.providers.interception.credentials import (
 )
 from aigateway.actors.providers.interception.headers import BadAgentFirewall, agent_firewall
 from aigateway.actors.providers.interception.injected import InjectedInterception
-from aigateway.actors.providers.interception.interface import Interception, InvalidRequest
+from aigateway.actors.providers.interception.interface import (
+    Headers,
+    Interception,
+    InvalidRequest,
+)
 from aigateway.actors.providers.interception.opening import open_interception
 from aigateway.actors.providers.interception.routes import (
     MESSAGES,
@@ -222,7 +226,7 @@ class Pipeline:
         if (refusal := _refusal(interception)) is not None:
             recording.close()
             raise refusal
-        client_headers = call.traced(presented.remaining_headers)
+        client_headers: Headers = presented.remaining_headers
         if isinstance(interception, InjectedInterception):
             client_headers = without_codings(client_headers)
 
@@ -231,7 +235,7 @@ class Pipeline:
                 method=inbound.method,
                 url=url_for(provider, target.rest, inbound.query),
                 headers=headers_for(
-                    client_headers, auth=(), actor=_actor_headers(provider, caller)
+                    call.traced(client_headers), auth=(), actor=_actor_headers(provider, caller)
                 ),
                 body=interception.upstream_body(),
                 credential=credential if credential.kind == BYOK else None,

@@ -8,6 +8,7 @@
         ├── Intercept.RecordInterception           until the control plane has accepted it
         ├── Intercept.ProcessRequest               until the end of the upstream's answer
         │   ├── Intercept.ProcessRequest.Upstream  one for each call of the upstream, retries inside
+        │   ├── Intercept.ProcessRequest.ToolCall  one for each call of an injected tool
         │   └── Intercept.RecordTokenUsage ...     one for each record, until it is on disk
         └── Intercept.RecordInterceptionEnded
 
@@ -34,6 +35,7 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from aigateway.actors.mcp.results import ToolResult
 from aigateway.actors.providers.interception.interface import Interception, Outcome
 from aigateway.actors.recorder.records import (
     ModelThought,
@@ -182,7 +184,8 @@ class RequestTrace:
         """The upstream is called now; returns ``headers`` with this trace's context."""
         span = self._passthrough
         if span is None:
-            self.answered()
+            # The call before, of an earlier round or another provider, is over.
+            _end(self._upstream)
             span = self._upstream = self._begin(
                 "Intercept.ProcessRequest.Upstream", self._process, kind=SpanKind.CLIENT
             )
@@ -196,6 +199,21 @@ class RequestTrace:
         stream is about."""
         if self._streaming:
             _end(self._upstream)
+
+    def tool_call(self, tool: str) -> Span:
+        """An injected tool is called."""
+        attributes: Attributes = {**self._attributes, "mcp_tool_name": tool}
+        return self._begin("Intercept.ProcessRequest.ToolCall", self._process, attributes)
+
+    def tool_called(self, span: Span, result: ToolResult) -> None:
+        """And has answered, or failed."""
+        span.set_attribute("mcp_tool_name", result.tool)
+        if result.server_url:
+            span.set_attribute("mcp_server_name", result.server_id)
+            span.set_attribute("mcp_server_url", _bare(result.server_url))
+        if result.is_error:
+            _fail(span, result.transport_error or "the tool says that it failed")
+        _end(span)
 
     # -- told by whoever reads the answer
 
