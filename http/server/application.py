@@ -85,6 +85,13 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
+    def manage_workers(self) -> None:
+        """Each second: see that all processes are there."""
+        super().manage_workers()
+        metrics = getattr(self.app, "metrics", None)
+        if metrics is not None:
+            metrics.watch()
+
     def handle_usr2(self) -> None:
         """Let the workers write what they are doing.
 

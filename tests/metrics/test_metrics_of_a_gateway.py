@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 from gateway_process import GatewayProcess, Upstream, message_of, wait_until
@@ -110,6 +112,26 @@ def test_the_state_of_the_gateway_is_shown(gateway: GatewayProcess) -> None:
     loaded = _sum(found, "providers_last_reload_success_timestamp_seconds")
     assert 0 <= time.time() - loaded < 60
     assert _sum(found, "providers_last_reload_timestamp_seconds") == loaded
+
+
+def test_a_listener_that_dies_is_replaced_and_nothing_is_forgotten(
+    gateway: GatewayProcess,
+) -> None:
+    gateway.allowed_errors += ["the Prometheus endpoint has ended"]
+    assert _ask(gateway) == 200
+    (listener,) = [
+        child
+        for child in psutil.Process(gateway.process.pid).children()
+        if "aigateway.http.metrics.listener" in child.cmdline()
+    ]
+    listener.kill()
+
+    def answers() -> Samples | None:
+        with contextlib.suppress(requests.ConnectionError):
+            return _scrape(gateway)
+        return None
+
+    assert _sum(wait_until(answers, "there is a new one"), "interceptions_total") == 1
 
 
 def test_a_file_that_is_just_being_made_disturbs_no_scrape(
