@@ -148,6 +148,9 @@ def _each(
             continue
         try:
             answer = ask(path)
+        except ConnectionRefusedError:
+            # Nobody listens: a worker that was killed with all the rest has left it behind.
+            continue
         except TimeoutError as ex:
             answer = {"error": f"no answer: {ex}" + ("" if kind == "trace" else f"; {HANGS}")}
         except (OSError, ValueError) as ex:
