@@ -31,6 +31,7 @@ def pre_request(_worker: Any, req: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """Start the actors: after the fork, in the process that will serve."""
     from aigateway.http.server.control import ControlSocket
+    from aigateway.http.server.garbage import collect_seldom
 
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     metrics = getattr(worker.app, "metrics", None)
@@ -52,6 +53,7 @@ def post_worker_init(worker: Any) -> None:
     if folder:
         worker.control_socket = ControlSocket(folder, runtime)
         worker.control_socket.start()
+    collect_seldom()
 
 
 def worker_exit(_server: Any, worker: Any) -> None:
