@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 from typing import Any, Protocol
 
 import pykka
@@ -29,6 +30,7 @@ __all__ = [
     "Crash",
     "GatewayActor",
     "Interrupted",
+    "Probe",
     "Reply",
     "complete",
     "fail",
@@ -58,6 +60,19 @@ class Interrupted(RuntimeError):
 
 class Crash:
     """Told to any actor: die as an error in its code would let it die."""
+
+
+class Probe:
+    """Told to any actor: how long did this message wait in the inbox?
+
+    ``reply`` gets the seconds.
+    """
+
+    __slots__ = ("reply", "sent_at")
+
+    def __init__(self) -> None:
+        self.reply: Reply[float] = Reply()
+        self.sent_at = time.monotonic()
 
 
 class _Watcher(Protocol):
@@ -168,6 +183,9 @@ class GatewayActor(pykka.ThreadingActor):
         try:
             if isinstance(message, Crash):
                 raise CrashedOnRequest(self.role)
+            if isinstance(message, Probe):
+                complete(message.reply, time.monotonic() - message.sent_at)
+                return None
             return self.receive(message)
         except BaseException as ex:
             _fail_reply(message, f"{self.role} died: {ex!r}")
