@@ -26,7 +26,8 @@ class GatewayResponse(Response):  # type: ignore[misc]  # gunicorn has no types
     """A response whose head leaves together with the first piece of the body.
 
     PERF: each write is a system call that wakes the client, and the client of a head without
-    a body can do nothing yet.
+    a body can do nothing yet.  And gevent's ``sendall`` asks for the size of the socket's
+    buffer each time, so what ``send`` takes at once, nearly always all, goes that way.
     """
 
     headers_sent: bool
@@ -38,24 +39,33 @@ class GatewayResponse(Response):  # type: ignore[misc]  # gunicorn has no types
 
     def write(self, arg: bytes) -> None:
         """Send a piece of the body, and the head if it is the first one."""
-        if self.headers_sent or not self._can_join(arg):
+        if not self._is_plain(arg):
             super().write(arg)
             return
-        head = self._head()
-        self.headers_sent = True
+        head = b""
+        if not self.headers_sent:
+            head = self._head()
+            self.headers_sent = True
+            if len(arg) > _JOINED_UP_TO:
+                self._send(head)
+                head = b""
         self.sent += len(arg)
         if self.chunked:
-            data = b"".join((head, b"%X\r\n" % len(arg), arg, b"\r\n"))
+            self._send(b"".join((head, b"%X\r\n" % len(arg), arg, b"\r\n")))
         else:
-            data = head + arg
-        self.sock.sendall(data)
+            self._send(head + arg if head else arg)
 
-    def _can_join(self, piece: bytes) -> bool:
-        if not 0 < len(piece) <= _JOINED_UP_TO:
+    def _is_plain(self, piece: bytes) -> bool:
+        """Whether the piece is to be sent whole, as nearly all are."""
+        if not piece or self.status_code < 200 or self.status_code in _BODYLESS:
             return False
-        if self.req.method == "HEAD" or self.status_code < 200 or self.status_code in _BODYLESS:
-            return False
-        return self.response_length is None or len(piece) <= self.response_length
+        length = self.response_length
+        return self.req.method != "HEAD" and (length is None or self.sent + len(piece) <= length)
+
+    def _send(self, data: bytes) -> None:
+        sent = self.sock.send(data)
+        if sent < len(data):
+            self.sock.sendall(memoryview(data)[sent:])
 
     def _head(self) -> bytes:
         lines = self.default_headers()

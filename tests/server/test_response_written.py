@@ -16,8 +16,15 @@ LARGE = b"x" * 100_000
 
 
 class Socket:
-    def __init__(self) -> None:
+    """Takes at most ``room`` bytes at a time, but all when it is told to."""
+
+    def __init__(self, room: int = 1 << 20) -> None:
+        self.room = room
         self.pieces: list[bytes] = []
+
+    def send(self, data: bytes) -> int:
+        self.pieces.append(bytes(data[: self.room]))
+        return len(self.pieces[-1])
 
     def sendall(self, data: bytes) -> None:
         self.pieces.append(bytes(data))
@@ -36,8 +43,9 @@ def respond(
     method: str = "POST",
     version: tuple[int, int] = (1, 1),
     close: bool = False,
+    room: int = 1 << 20,
 ) -> Socket:
-    sock = Socket()
+    sock = Socket(room)
     request = SimpleNamespace(method=method, version=version, should_close=lambda: close)
     response: Any = kind(request, sock, Config())
     response.start_response(status, headers)
@@ -91,6 +99,13 @@ def test_a_large_piece_is_not_copied() -> None:
     head, piece = respond(GatewayResponse, "200 OK", [("Content-Length", "100000")], [LARGE]).pieces
     assert head.endswith(b"\r\n\r\n")
     assert piece == LARGE
+
+
+def test_what_the_socket_does_not_take_at_once_follows() -> None:
+    whole = respond(GatewayResponse, "200 OK", [], [b"one", LARGE, b"two"])
+    cut = respond(GatewayResponse, "200 OK", [], [b"one", LARGE, b"two"], room=10)
+    assert cut.text == whole.text
+    assert len(cut.pieces) > len(whole.pieces)
 
 
 def test_relayed_headers_stand_in_the_place_of_the_servers_own() -> None:
