@@ -50,10 +50,11 @@ class Call:
     stages: dict[str, float] = field(factory=dict)
     """Seconds spent in each stage that is over."""
     stage: str = "place"
-    """The stage that it is in: waiting for a place, edge, authorize, read, record, first_byte,
-    relay."""
+    """The stage that it is in: place (it waits for one), edge, authorize, read, record,
+    provider (until the head of its answer is there), relay."""
     waited: float = 0.0
-    """Seconds in which it waited for an upstream, before its answer was relayed."""
+    """Seconds beside ``first_byte`` in which it waited for an upstream or for tools, before its
+    answer was relayed."""
     _marked: float = 0.0
 
     def begin(self, stage: str) -> None:
@@ -62,6 +63,20 @@ class Call:
         self.stages[self.stage] = now - (self._marked or self.began)
         self._marked = now
         self.stage = stage
+
+    def answered(self, begun_at: float) -> None:
+        """The answer's head is there; a worker began to ask for it at ``begun_at``, 0: none did.
+
+        What was before that was the provider's actor: admission, the choice of a key, the
+        wait for a worker.
+        """
+        since = self._marked or self.began
+        if begun_at > since:
+            self.stages["provider"] = begun_at - since
+            self._marked = begun_at
+        if begun_at:
+            self.stage = "first_byte"
+        self.begin("relay")
 
     def traced(self, headers: Headers) -> Headers:
         """The client's headers as the provider gets them next: with the trace's context."""

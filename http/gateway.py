@@ -214,7 +214,7 @@ class Gateway:
 
 def _waited(call: Call, how: Finished) -> float:
     """Seconds of a request that were the upstream's."""
-    return call.waited + how.upstream_seconds
+    return call.stages.get("first_byte", 0.0) + call.waited + how.upstream_seconds
 
 
 def _metrics(settings: Settings) -> RequestMetrics | None:

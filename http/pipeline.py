@@ -181,10 +181,9 @@ class Pipeline:
                 return plain_call
             return self._bedrock.signed(provider, plain_call)
 
-        call.begin("first_byte")
+        call.begin("provider")
         result = self._upstream.send_once(config, put, call.dump)
-        call.waited += result.waited
-        call.begin("relay")
+        call.answered(result.begun_at)
         if isinstance(result, Refused):
             log.warning("passthrough failed", provider=config.name, error=result.message)
             if result.body is not None or result.retry_after is not None:
@@ -220,7 +219,7 @@ class Pipeline:
         )
         if self._metrics is not None:
             self._metrics.began(config.name, call.model, call.route)
-        call.begin("first_byte")
+        call.begin("provider")
         if trace is not None:
             trace.recorded()
         if (refusal := _refusal(interception)) is not None:
@@ -260,8 +259,7 @@ class Pipeline:
             recording.cut("the gateway failed", "server_error")
             recording.close()
             raise
-        call.waited += result.waited
-        call.begin("relay")
+        call.answered(result.begun_at)
         if trace is not None:
             trace.answered()
         recording.credential_hint = result.credential_hint

@@ -74,15 +74,14 @@ class Upstream:
             return evolve(put(provider), rest="")
 
         result, credential = self._try(config, alone, dump)
-        tried, waited = config, result.waited
+        tried = config
         for other in others:
             if not _may_fall_back(result, credential):
                 break
             log.warning("request put anew for the fallback", provider=tried.name, next=other.name)
             result, credential = self._try(other, alone, dump)
             tried = other
-            waited += result.waited
-        return evolve(result, waited=waited)
+        return result
 
     def send_once(self, config: ProviderConfig, put: Put, dump: Dump | None) -> Opened | Refused:
         """Like :meth:`perform`, without any fallback."""

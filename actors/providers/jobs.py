@@ -47,6 +47,8 @@ class Job:
     """Monotonic time after which nobody waits any more."""
     sent: bool = False
     """Whether any byte of any attempt may have reached the upstream."""
+    begun_at: float = 0.0
+    """Monotonic time at which the first attempt began; 0 before."""
     walker: Walker | None = None
     """Its walk through the keys; None: it brings its own credential."""
     key: Key | None = None
@@ -57,8 +59,6 @@ class Job:
     attempts: int = 0
     deaths: int = 0
     """Workers that have died of it, or by chance while they had it."""
-    waited: float = 0.0
-    """Seconds spent on the upstream, all attempts together."""
 
     def settle(self, result: Opened | Refused) -> bool:
         """Reply, and let go of the request; False when nobody waits for the reply.
@@ -69,7 +69,7 @@ class Job:
         reply = self.perform.reply
         self.let_go()
         if isinstance(result, Refused):
-            result = evolve(result, waited=self.waited)
+            result = evolve(result, begun_at=self.begun_at)
         return complete(reply, result)
 
     def let_go(self) -> None:

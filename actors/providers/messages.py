@@ -40,8 +40,8 @@ class Opened:
     provider_name: str
     """Who answered: the provider that was asked, or one it fell back on."""
     credential_hint: str
-    waited: float = 0.0
-    """Seconds spent on the upstream so far: connecting, sending, waiting for the head."""
+    begun_at: float
+    """Monotonic time at which a worker began to connect and send, at the first attempt."""
 
 
 @frozen
@@ -59,8 +59,8 @@ class Refused:
     """Whether any byte may have reached the upstream."""
     provider_name: str = ""
     """Who refused: the provider that was asked, or the last one it fell back on."""
-    waited: float = 0.0
-    """Seconds spent on upstreams."""
+    begun_at: float = 0.0
+    """When a worker began with it; 0: none did."""
 
 
 @frozen(kw_only=True)
@@ -97,8 +97,8 @@ class Perform:
     """Monotonic time after which nobody waits for the reply; 0: the provider decides."""
     sent: bool = False
     """Whether a provider that handed it on may have sent any byte of it."""
-    waited: float = 0.0
-    """Seconds that a provider that handed it on has spent on its upstream."""
+    begun_at: float = 0.0
+    """When such a provider began with it; 0: none has."""
 
 
 @frozen

@@ -114,6 +114,7 @@ class UpstreamWorker(GatewayActor):
 
     def _run(self, job: Job) -> None:
         sent_before, job.sent = job.sent, True
+        job.begun_at = job.begun_at or time.monotonic()
         try:
             exchange = self._send(job)
         except UpstreamError as ex:
@@ -140,11 +141,7 @@ class UpstreamWorker(GatewayActor):
             error = AnswerTimeout("no time was left to send the request")
             error.sent = False
             raise error
-        began = time.monotonic()
-        try:
-            return self._adapter.exchange(request, timeout)
-        finally:
-            job.waited += time.monotonic() - began
+        return self._adapter.exchange(request, timeout)
 
     def _open(self, job: Job, exchange: Exchange) -> None:
         if job.ticket is not None:
@@ -234,7 +231,7 @@ def hand_over(
     exchange: Exchange,
 ) -> bool:
     """Give the open exchange to the request; False when that waits no more."""
-    opened = Opened(exchange, worker, provider, provider_name, job.hint, job.waited)
+    opened = Opened(exchange, worker, provider, provider_name, job.hint, job.begun_at)
     return job.settle(opened)
 
 

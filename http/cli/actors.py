@@ -168,7 +168,9 @@ def _connect(path: Path, question: bytes) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(TIMEOUT)
         client.connect(str(path))
-        client.sendall(question)
+        if question:
+            # Even nothing cannot be sent to one that has said all and gone.
+            client.sendall(question)
         with client.makefile("rb") as lines:
             answer = json.loads(lines.readline() or b'{"error": "the worker gave no answer"}')
     assert isinstance(answer, dict)

@@ -26,7 +26,7 @@ from aigateway.actors.tree import ActorTree
 from aigateway.http.call import Call
 from aigateway.http.diagnosis.report import as_text
 from aigateway.http.diagnosis.snapshot import Snapshot, take
-from aigateway.http.diagnosis.stacks import MainThread, native
+from aigateway.http.diagnosis.stacks import Process, native
 from aigateway.http.logs import ATTACHED, masked
 from aigateway.http.server.sockets import trace_path
 
@@ -47,7 +47,7 @@ class Diagnosis:
         """``server`` names the gunicorn worker class."""
         # Threads take this over from the one that starts them.
         signal.pthread_sigmask(signal.SIG_BLOCK, {SIGNAL})
-        self._main = MainThread.of_this()
+        self._process = Process()
         self._tree = tree
         self._calls = calls
         self._server = server
@@ -61,6 +61,10 @@ class Diagnosis:
         if folder:
             self._listen(folder)
 
+    def remember(self) -> None:
+        """Before ``gc.freeze()``, which hides the greenlets that there are."""
+        self._process.remember()
+
     def close(self) -> None:
         """Remove the socket."""
         if self._listener is not None and self._path is not None:
@@ -73,7 +77,7 @@ class Diagnosis:
 
     def snapshot(self) -> Snapshot:
         """Look at this process now."""
-        return take(self._main, self._tree, self._calls, server=self._server, since=self._since)
+        return take(self._process, self._tree, self._calls, server=self._server, since=self._since)
 
     # -- by signal
 

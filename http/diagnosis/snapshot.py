@@ -17,7 +17,7 @@ from attrs import frozen
 from aigateway.actors.activity import ActorActivity, activities
 from aigateway.actors.tree import ActorHistory, ActorTree
 from aigateway.http.call import Call
-from aigateway.http.diagnosis.stacks import Executing, MainThread, Stack, executing
+from aigateway.http.diagnosis.stacks import Executing, Process, Stack
 
 __all__ = ["ActorLine", "OtherLine", "RequestLine", "Snapshot", "take"]
 
@@ -102,7 +102,7 @@ class Snapshot:
 
 
 def take(
-    main: MainThread,
+    process: Process,
     tree: ActorTree,
     calls: Collection[Call],
     *,
@@ -111,7 +111,7 @@ def take(
 ) -> Snapshot:
     """Look at this process; ``since`` is the monotonic time at which its actors were started."""
     now = time.monotonic()
-    found = {one.ident: one for one in executing(main)}
+    found = {one.ident: one for one in process.executing()}
     stacks = _Stacks()
     histories = tree.histories()
     actors = []

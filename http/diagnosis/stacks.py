@@ -11,13 +11,14 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Any, Literal, TypeAlias
 
 from attrs import frozen
 
-__all__ = ["Executing", "MainThread", "Stack", "executing", "native", "stack_of"]
+__all__ = ["Executing", "Process", "Stack", "native", "stack_of"]
 
 OUTER, INNER = 5, 45
 """Lines that are kept of the two ends of a stack: a recursion has thousands."""
@@ -36,22 +37,6 @@ def native(module: str, name: str) -> Any:
 
 
 @frozen
-class MainThread:
-    """How to know the main thread again from outside of it; make it there."""
-
-    ident: int
-    greenlet: int
-    """``id`` of the greenlet that is the thread itself; 0 without greenlets."""
-
-    @classmethod
-    def of_this(cls) -> MainThread:
-        greenlet = 0
-        if "greenlet" in sys.modules:
-            greenlet = id(_root(sys.modules["greenlet"].getcurrent()))
-        return cls(native("_thread", "get_ident")(), greenlet)
-
-
-@frozen
 class Executing:
     """A thread or greenlet that has something on its stack."""
 
@@ -63,21 +48,57 @@ class Executing:
     stack: Stack
 
 
-def executing(main: MainThread) -> list[Executing]:
-    """All of them, but for the threads of this package.
+class Process:
+    """This process, for a thread that looks at it from outside.  Make it in the main thread."""
 
-    The greenlet that the main thread runs at this moment is shown in the place of that thread.
-    """
-    frames = dict(sys._current_frames())
-    frames.pop(native("_thread", "get_ident")(), None)
-    names = {ident: thread.name for ident, thread in dict(_known_threads()).items()}
-    found = [
-        Executing("greenlet", ident, names.get(ident, ""), stack_of(frame))
-        for ident, frame in _greenlets(main, frames)
-    ]
-    for ident, frame in frames.items():
-        found.append(Executing("thread", ident, names.get(ident, ""), stack_of(frame)))
-    return [one for one in found if not one.stack[0].startswith(_HERE)]
+    def __init__(self) -> None:
+        self._main = native("_thread", "get_ident")()
+        self._main_greenlet = 0
+        """``id`` of the greenlet that is the main thread itself; 0 without greenlets."""
+        if "greenlet" in sys.modules:
+            self._main_greenlet = id(_root(sys.modules["greenlet"].getcurrent()))
+        self._remembered: list[weakref.ref[Any]] = []
+
+    def remember(self) -> None:
+        """Keep the greenlets that there are now in mind: ``gc.freeze()`` hides them."""
+        self._remembered = [weakref.ref(one) for one in self._greenlets()]
+
+    def executing(self) -> list[Executing]:
+        """All that has something on its stack, but for the threads of this package.
+
+        The greenlet that the main thread runs at this moment is shown in the place of that
+        thread.
+        """
+        frames = dict(sys._current_frames())
+        frames.pop(native("_thread", "get_ident")(), None)
+        names = {ident: thread.name for ident, thread in dict(_known_threads()).items()}
+        found = [
+            Executing("greenlet", ident, names.get(ident, ""), stack_of(frame))
+            for ident, frame in self._suspended(frames)
+        ]
+        for ident, frame in frames.items():
+            found.append(Executing("thread", ident, names.get(ident, ""), stack_of(frame)))
+        return [one for one in found if not one.stack[0].startswith(_HERE)]
+
+    def _suspended(self, frames: dict[int, FrameType]) -> Iterator[tuple[int, FrameType]]:
+        """Each greenlet with its innermost frame; takes the main thread's out of ``frames``."""
+        for one in self._greenlets():
+            frame = one.gr_frame
+            if frame is None and one and id(_root(one)) == self._main_greenlet:
+                # It has no frame of its own while it runs.
+                frame = frames.pop(self._main, None)
+            if frame is not None:
+                yield id(one), frame
+
+    def _greenlets(self) -> list[Any]:
+        if not self._main_greenlet:
+            return []
+        kind = sys.modules["greenlet"].greenlet
+        # By type: an isinstance() would ask objects that answer in code of their own.
+        found = [one for one in gc.get_objects() if issubclass(type(one), kind)]
+        known = {id(one) for one in found}
+        remembered = [one for ref in self._remembered if (one := ref()) is not None]
+        return found + [one for one in remembered if id(one) not in known]
 
 
 def stack_of(frame: FrameType | None) -> Stack:
@@ -102,22 +123,6 @@ def _file(frame: FrameType) -> str:
         return file.rpartition("/")[2]
     path = module.replace(".", "/")
     return f"{path}/__init__.py" if file.endswith("/__init__.py") else f"{path}.py"
-
-
-def _greenlets(main: MainThread, frames: dict[int, FrameType]) -> Iterator[tuple[int, FrameType]]:
-    """Each greenlet with its innermost frame; takes the main thread's out of ``frames``."""
-    module = sys.modules.get("greenlet")
-    if module is None or not main.greenlet:
-        return
-    kind = module.greenlet
-    # By type: an isinstance() would ask objects that answer in code of their own.
-    for one in [found for found in gc.get_objects() if issubclass(type(found), kind)]:
-        frame = one.gr_frame
-        if frame is None and one and id(_root(one)) == main.greenlet:
-            # It has no frame of its own while it runs.
-            frame = frames.pop(main.ident, None)
-        if frame is not None:
-            yield id(one), frame
 
 
 def _root(greenlet: Any) -> Any:

@@ -74,7 +74,6 @@ class Sampler:
     def sample(self) -> None:
         """Look at everything once; who does not answer keeps the last values."""
         self._actors()
-        self._control_plane()
         self._spool()
         self._provider_list()
         waiting = self._providers()
@@ -85,6 +84,8 @@ class Sampler:
         self._series.requests_running.set(self._admission.running)
         for what, count in waiting.items():
             self._series.requests_waiting.labels(what).set(count)
+        # Last: who sees this sees all of the sample.
+        self._control_plane()
 
     def _actors(self) -> None:
         histories = self._runtime.tree.histories()

@@ -183,15 +183,15 @@ class Series:
         self.stage = self._histogram(
             "stage_seconds",
             "Time in each stage of a request: place (waiting for one, where their number is "
-            "limited), edge, authorize, read, record, first_byte (waiting for a connection and the "
-            "upstream), relay",
+            "limited), edge, authorize, read, record, provider (until a worker begins to send), "
+            "first_byte (waiting for the upstream), relay",
             ("provider", "stage"),
             STAGE_BUCKETS,
-            PROVIDERS, (7, "stages"),
+            PROVIDERS, (8, "stages"),
         )  # fmt: skip
         self.overhead = self._histogram(
             "overhead_seconds",
-            "Time of a request not spent on the upstream: connecting, sending, waiting for it",
+            "Time of a request not spent waiting for the upstream",
             ("provider",),
             STAGE_BUCKETS,
             PROVIDERS,
@@ -213,6 +213,13 @@ class Series:
         )
         self.inbox = self._gauge(
             "actor_inbox", "Messages that wait for an actor", ("role",), *roles, mode="livemax"
+        )
+        self.inbox_wait = self._histogram(
+            "actor_wait_seconds",
+            "How long a message waits in an actor's inbox, tried five times a second",
+            ("role",),
+            STAGE_BUCKETS,
+            *roles,
         )
         self.connected = self._gauge(
             "coderd_connected",

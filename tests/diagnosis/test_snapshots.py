@@ -18,7 +18,7 @@ from aigateway.http.call import Call
 from aigateway.http.diagnosis import snapshot
 from aigateway.http.diagnosis.report import as_text
 from aigateway.http.diagnosis.snapshot import Snapshot, take
-from aigateway.http.diagnosis.stacks import INNER, OUTER, MainThread
+from aigateway.http.diagnosis.stacks import INNER, OUTER, Process
 from aigateway.http.inbound import Inbound
 
 PATIENCE = 10.0
@@ -69,11 +69,11 @@ def threads(count: int, target: Callable[[int, threading.Event], None]) -> Itera
 
 def look(tree: ActorTree | None = None, calls: list[Call] | None = None) -> Snapshot:
     """A snapshot, taken as in a worker: by a thread that is not the main one."""
-    main = MainThread.of_this()
+    process = Process()
     found = []
 
     def run() -> None:
-        found.append(take(main, tree or ActorTree(), calls or [], server="test", since=0.0))
+        found.append(take(process, tree or ActorTree(), calls or [], server="test", since=0.0))
 
     thread = threading.Thread(target=run)
     thread.start()

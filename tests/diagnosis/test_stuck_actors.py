@@ -129,9 +129,11 @@ def test_where_an_actor_hangs_is_seen(
         calm = trouble.command("--trace")
         shown = gateway.stderr()
 
+    assert "error" not in seen, seen
     actors = {actor["role"]: actor for actor in seen["actors"]}
     assert {"supervisor", "control-plane", "recorder"} <= set(actors)
     assert {actors[role]["state"] for role in ("supervisor", "recorder")} == {"waiting"}
+    assert all(actor["stack"] is not None for actor in actors.values())
     stuck = actors["provider/anthropic"]
     assert (stuck["state"], stuck["message"], stuck["restarts"]) == ("working", "Perform", 1)
     assert 0 < stuck["seconds"] < 60
@@ -143,7 +145,7 @@ def test_where_an_actor_hangs_is_seen(
     assert stuck["last_error"] == "RuntimeError: died with ********"
     assert seen["requests"] == 1
     (request,) = seen["oldest"]
-    assert (request["request_id"], request["stage"]) == ("the-one-that-waits", "first_byte")
+    assert (request["request_id"], request["stage"]) == ("the-one-that-waits", "provider")
 
     text = line["fields"]["attached"]
     assert re.search(r"^provider/anthropic +working: Perform, for [0-9.]+ s ", text, re.M)
