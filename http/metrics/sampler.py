@@ -33,6 +33,8 @@ __all__ = ["Sampler"]
 KEY_STATES: tuple[KeyState, ...] = get_args(KeyState)
 EVERY = 5.0
 """Seconds between samples: a third of the usual scrape interval."""
+UNTIL_LOADED = 0.5
+"""And as long as there are no providers yet: there is news soon."""
 PATIENCE = 2.0
 """Seconds to wait for an actor's answer."""
 CONTROL_PLANE_STAGES = frozenset({"authorize", "record"})
@@ -69,7 +71,8 @@ class Sampler:
     def _run(self) -> None:
         while not self._stopped.is_set():
             self.sample()
-            self._stopped.wait(EVERY)
+            loaded = self._runtime.tree.providers_loaded
+            self._stopped.wait(EVERY if loaded else UNTIL_LOADED)
 
     def sample(self) -> None:
         """Look at everything once; who does not answer keeps the last values."""
