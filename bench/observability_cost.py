@@ -1,11 +1,10 @@
 """What being watched costs: ``python -m bench.observability_cost [ROUNDS [SECONDS]]``.
 
-Gateways that differ in nothing but logs, metrics and traces run side by side, and get the same
-number of blocking requests in turns: small ones, for which the cost is largest beside the rest.
-What counts is CPU time of each gateway's whole process tree per request, until the last record
-is stored, and its ratio to that of the gateway with everything off within the same round.  So
-other work on the machine meets all of them alike.  A scrape of the metrics each 15 s is
-counted in.
+Gateways that differ in nothing but logs, metrics and traces, one after the other in many short
+rounds, get blocking requests at the same time as the gateway with everything off: small ones,
+for which the cost is largest beside the rest.  What counts is CPU time of each gateway's whole
+process tree per request, until the last record is stored, and the ratio of the two.  So other
+work on the machine meets both alike.  A scrape of the metrics each 15 s is counted in.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from pathlib import Path
 import requests
 from attrs import frozen
 
+from bench.ledger import Ledger
 from bench.load import CallsSpec, Driver, Target
 from bench.machine import cpu_seconds
 from bench.options import Options
@@ -35,10 +35,10 @@ from bench.upstream import Upstream
 __all__ = ["main"]
 
 ROUNDS = 15
-SECONDS = 3.0
+SECONDS = 2.0
 """Length of a round of one gateway."""
 RATE = 250.0
-"""Requests per second: well below what one worker can do."""
+"""Requests per second to each of the two: well below what one worker can do."""
 WARM_UP = 1.0
 TOKENS = 20
 SCRAPES, SCRAPE_EVERY = 20, 15.0
@@ -90,9 +90,10 @@ class Watched:
         self._options = tuple(options)
         self._running: Running | None = None
         self._target: Target | None = None
-        self._runs = 0
+        self._runs = self._ended = 0
+        self.bare: list[float] = []
         self.costs: list[float] = []
-        """CPU seconds per request, one for each round."""
+        """CPU seconds per request, one for each round: with everything off, and with this."""
 
     def start(self) -> None:
         around = Surroundings(self.folder, self._upstream.ports, workers=1)
@@ -102,51 +103,66 @@ class Watched:
         (request,) = requests_for([("chat", endpoint)], tokens=TOKENS, stream=False)
         file.write_bytes(request)
         self._target = Target(endpoint.port, (str(file),))
-        self._load(WARM_UP)
+        with self._load(WARM_UP) as driver:
+            self._settle(driver)
 
     def stop(self) -> None:
         if self._running is not None:
             self._running.stop()
 
-    def measure(self, seconds: float) -> None:
-        """One round."""
+    def round(self, off: Watched, seconds: float) -> None:
+        """Beside the gateway with everything off."""
+        both = (off, self)
+        before = [cpu_seconds(one._pid) for one in both]
+        with ExitStack() as stack:
+            drivers = [stack.enter_context(one._load(seconds)) for one in both]
+            answered = [one._settle(driver) for one, driver in zip(both, drivers, strict=True)]
+        spent = [cpu_seconds(one._pid) - cpu for one, cpu in zip(both, before, strict=True)]
+        self.bare.append(spent[0] / answered[0])
+        self.costs.append(spent[1] / answered[1])
+
+    @property
+    def _pid(self) -> int:
         assert self._running is not None
         (child,) = self._running.children
-        before = cpu_seconds(child.pid)
-        answered = self._load(seconds)
-        self.costs.append((cpu_seconds(child.pid) - before) / answered)
+        return child.pid
 
     def add_scrapes(self) -> None:
         """Add each request's share of the scrapes."""
-        assert self._running is not None
         if not self._metrics:
             return
-        (child,) = self._running.children
-        before = cpu_seconds(child.pid)
+        before = cpu_seconds(self._pid)
         for _ in range(SCRAPES):
             requests.get(self._metrics, timeout=30).raise_for_status()
-        share = (cpu_seconds(child.pid) - before) / SCRAPES / (SCRAPE_EVERY * RATE)
+        share = (cpu_seconds(self._pid) - before) / SCRAPES / (SCRAPE_EVERY * RATE)
         self.costs = [cost + share for cost in self.costs]
 
-    def _load(self, seconds: float) -> int:
-        assert self._running is not None
-        assert self._running.ledger is not None
+    def _load(self, seconds: float) -> Driver:
+        """Begin to send requests."""
         assert self._target is not None
-        ledger = self._running.ledger
-        before = ledger.count().ended
+        self._ended = self._ledger.count().ended
         self._runs += 1
         spec = CallsSpec(target=self._target, seconds=seconds, rate=RATE, seed=self._runs)
-        with Driver(spec, self.folder, f"load-{self._runs}") as driver:
-            result = driver.wait()
+        return Driver(spec, self.folder, f"load-{self._runs}")
+
+    def _settle(self, driver: Driver) -> int:
+        """Wait until all is answered and stored; returns how much it was."""
+        result = driver.wait()
         if result.errors or result.numbers["unanswered"]:
             raise SystemExit(f"{self.variant.name}: failed requests: {result.errors}")
         answered = int(result.numbers["ok"])
         deadline = time.monotonic() + SETTLE_LIMIT
-        while ledger.count().ended < before + answered:
+        while self._ledger.count().ended < self._ended + answered:
             if time.monotonic() > deadline:
                 raise SystemExit(f"{self.variant.name}: a record was lost")
             time.sleep(0.05)
         return answered
+
+    @property
+    def _ledger(self) -> Ledger:
+        assert self._running is not None
+        assert self._running.ledger is not None
+        return self._running.ledger
 
 
 class _Collector(BaseHTTPRequestHandler):
@@ -170,18 +186,20 @@ def _collector() -> Iterator[str]:
         server.shutdown()
 
 
-def _table(all_of: list[Watched]) -> str:
+def _table(off: Watched, others: list[Watched]) -> str:
+    bare = statistics.median(cost for one in others for cost in one.bare)
     lines = [
         "| | CPU per request | ratio, median | ratio, middle half of the rounds |",
         "|---|---:|---:|---:|",
+        f"| {off.variant.name} | {bare * 1e6:.0f} µs | 1.00 |  |",
     ]
-    off = all_of[0].costs
-    for one in all_of:
-        ratios = [cost / bare for cost, bare in zip(one.costs, off, strict=True)]
+    for one in others:
+        ratios = [cost / bare for cost, bare in zip(one.costs, one.bare, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
         cost = statistics.median(one.costs) * 1e6
-        spread = "" if one.variant is OFF else f"{low:.2f} to {high:.2f}"
-        lines.append(f"| {one.variant.name} | {cost:.0f} µs | {middle:.2f} | {spread} |")
+        lines.append(
+            f"| {one.variant.name} | {cost:.0f} µs | {middle:.2f} | {low:.2f} to {high:.2f} |"
+        )
     return "\n".join(lines)
 
 
@@ -201,13 +219,14 @@ def main() -> None:
             stack.callback(watched.stop)
             watched.start()
             all_of.append(watched)
+        off, *others = all_of
         for number in range(rounds):
-            first = number % len(all_of)
-            for watched in all_of[first:] + all_of[:first]:
-                watched.measure(seconds)
-        for watched in all_of:
+            first = number % len(others)
+            for watched in others[first:] + others[:first]:
+                watched.round(off, seconds)
+        for watched in others:
             watched.add_scrapes()
-        sys.stdout.write(_table(all_of) + "\n")
+        sys.stdout.write(_table(off, others) + "\n")
 
 
 if __name__ == "__main__":

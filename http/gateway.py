@@ -6,7 +6,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import falcon
-import structlog
 from structlog.contextvars import bind_contextvars
 
 from aigateway.actors.providers.interception.headers import UnsafeHeader, for_client
@@ -16,6 +15,7 @@ from aigateway.http.admission import Admission
 from aigateway.http.answers import Answer, json_message, plain
 from aigateway.http.call import Call
 from aigateway.http.inbound import ClientVanished, Inbound
+from aigateway.http.logs import write_line
 from aigateway.http.pipeline import INTERCEPTION_HEADER, Pipeline
 from aigateway.http.relay import Finished, InterceptedBody, PassthroughBody, Patience
 from aigateway.http.request_id import REQUEST_ID_HEADER, request_id_of
@@ -36,8 +36,6 @@ TRACE = "aigateway.trace"
 """WSGI environment key for the request's :class:`RequestTrace`, if it is traced."""
 CAPACITY = "AI Gateway is currently at capacity. Please try again later."
 
-log = structlog.get_logger("ai-gateway")
-
 
 class Gateway:
     """Takes each request through the pipeline and relays the answer."""
@@ -51,8 +49,6 @@ class Gateway:
             settings.max_concurrency, settings.queue_depth, settings.queue_wait
         )
         self._patience = Patience(settings.keepalive_ping, settings.idle_timeout)
-        # PERF: bound once, which a module's logger does for each line; see :mod:`.logs`.
-        self._line = log.bind()
         self.calls: set[Call] = set()
         """Requests that are being served."""
 
@@ -189,7 +185,7 @@ class Gateway:
         if call.provider is not None:
             call.stages[call.stage] = max(0.0, seconds - sum(call.stages.values()))
             overhead = max(0.0, seconds - _waited(call, how))
-            metrics.stages(call.provider_name, call.stages, overhead)
+            metrics.times.add(call.provider_name, call.stages, overhead)
 
     def _log(self, call: Call, status: int, how: Finished) -> None:
         inbound = call.inbound
@@ -209,7 +205,8 @@ class Gateway:
             "bytes": how.sent,
             "aibridgeproxy_id": call.proxy_id,
         }
-        self._line.info("request", **{name: value for name, value in fields.items() if value != ""})
+        shown = {name: value for name, value in fields.items() if value != ""}
+        write_line("info", "ai-gateway", "request", shown)
 
 
 def _waited(call: Call, how: Finished) -> float:

@@ -13,6 +13,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from aigateway.actors.recorder.records import PromptUsage, TokenUsage, ToolUsage, UsageRecord
 from aigateway.http.metrics.series import Series
+from aigateway.http.metrics.stage_times import StageTimes
 
 __all__ = ["RequestMetrics"]
 
@@ -25,6 +26,8 @@ class RequestMetrics:
     def __init__(self, series: Series, *, initiators: bool) -> None:
         """``initiators``: whether series carry the user's id, or an empty label."""
         self.series = series
+        self.times = StageTimes(series)
+        """Where requests' time went."""
         self._initiators = initiators
         # PERF: for the library it takes as long to find them as to count in them.
         self._known: dict[Any, dict[tuple[str, ...], Any]] = {}
@@ -91,13 +94,6 @@ class RequestMetrics:
                     self._of(series.tool_invocations, provider, model, server, record.tool).inc()
                 else:
                     self._of(series.tool_selections, provider, model, record.tool).inc()
-
-    def stages(self, provider: str, seconds: dict[str, float], overhead: float) -> None:
-        """Where a request's time went."""
-        series = self.series
-        for name, value in seconds.items():
-            self._of(series.stage, provider, name).observe(value)
-        self._of(series.overhead, provider).observe(overhead)
 
 
 def _tokens(record: TokenUsage) -> list[tuple[str, int]]:

@@ -25,7 +25,7 @@ from aigateway.actors.recorder.spool import SpoolStats
 from aigateway.actors.tree import provider_role
 from aigateway.http.admission import Admission
 from aigateway.http.call import Call
-from aigateway.http.metrics.series import Series
+from aigateway.http.metrics.observer import RequestMetrics
 from aigateway.http.runtime import Runtime
 
 __all__ = ["Sampler"]
@@ -33,8 +33,9 @@ __all__ = ["Sampler"]
 KEY_STATES: tuple[KeyState, ...] = get_args(KeyState)
 EVERY = 5.0
 """Seconds between samples: a third of the usual scrape interval."""
-UNTIL_LOADED = 0.5
-"""And as long as there are no providers yet: there is news soon."""
+WRITE_EVERY = 1.0
+"""Seconds between writes of requests' times; and between samples as long as there are no
+providers yet."""
 PATIENCE = 2.0
 """Seconds to wait for an actor's answer."""
 CONTROL_PLANE_STAGES = frozenset({"authorize", "record"})
@@ -47,10 +48,15 @@ class Sampler:
     """A thread of a gateway worker that samples its actors."""
 
     def __init__(
-        self, series: Series, runtime: Runtime, admission: Admission, calls: Collection[Call]
+        self,
+        metrics: RequestMetrics,
+        runtime: Runtime,
+        admission: Admission,
+        calls: Collection[Call],
     ) -> None:
         """``calls`` are the requests being served."""
-        self._series = series
+        self._series = metrics.series
+        self._times = metrics.times
         self._runtime = runtime
         self._admission = admission
         self._calls = calls
@@ -66,13 +72,17 @@ class Sampler:
     def stop(self) -> None:
         """Take the last sample."""
         self._stopped.set()
+        self._times.write()
         self.sample()
 
     def _run(self) -> None:
-        while not self._stopped.is_set():
-            self.sample()
-            loaded = self._runtime.tree.providers_loaded
-            self._stopped.wait(EVERY if loaded else UNTIL_LOADED)
+        due = 0.0
+        while not self._stopped.wait(WRITE_EVERY if due else 0.0):
+            self._times.write()
+            if time.monotonic() >= due:
+                self.sample()
+                loaded = self._runtime.tree.providers_loaded
+                due = time.monotonic() + (EVERY if loaded else 0.0)
 
     def sample(self) -> None:
         """Look at everything once; who does not answer keeps the last values."""

@@ -57,7 +57,7 @@ def post_worker_init(worker: Any) -> None:
         worker.probes = InboxProbes(app.gateway.metrics.series, runtime)
         worker.probes.start()
         worker.sampler = Sampler(
-            app.gateway.metrics.series, runtime, app.gateway.admission, app.gateway.calls
+            app.gateway.metrics, runtime, app.gateway.admission, app.gateway.calls
         )
         worker.sampler.start()
     if folder:

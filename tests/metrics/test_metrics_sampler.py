@@ -24,6 +24,7 @@ from aigateway.http.admission import Admission
 from aigateway.http.call import Call
 from aigateway.http.inbound import Inbound
 from aigateway.http.metrics import sampler
+from aigateway.http.metrics.observer import RequestMetrics
 from aigateway.http.metrics.sampler import Sampler
 from aigateway.http.metrics.series import Series
 
@@ -53,9 +54,8 @@ class Process:
         self.admission = Admission(1, 5, 30.0)
         self._registry = CollectorRegistry()
         runtime = SimpleNamespace(tree=self.tree, status=lambda: self.status)
-        self.sampler = Sampler(
-            Series(self._registry), cast(Any, runtime), self.admission, self.calls
-        )
+        self.metrics = RequestMetrics(Series(self._registry), initiators=True)
+        self.sampler = Sampler(self.metrics, cast(Any, runtime), self.admission, self.calls)
         self.over = threading.Event()
         self._refs: list[Any] = []
         self.play("recorder", {GetSpoolStats: SpoolStats(3, None, 1, 4096)})
