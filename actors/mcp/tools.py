@@ -9,11 +9,9 @@ sooner.  Nothing here waits: sessions and the control plane tell when they know.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -46,7 +44,8 @@ from aigateway.actors.mcp.session_messages import (
     SessionTools,
     TokenRefused,
 )
-from aigateway.actors.mcp.toolbox import KnownServer, Shared, UserTools, Waiting
+from aigateway.actors.mcp.shelf import ToolShelf, UserKey, user_key
+from aigateway.actors.mcp.toolbox import KnownServer, Shared, Users, UserTools, Waiting
 from aigateway.actors.tree import ActorTree
 
 __all__ = ["McpTools"]
@@ -59,14 +58,14 @@ log = structlog.get_logger("ai-gateway.mcp")
 
 @frozen
 class _Configured:
-    key: tuple[str, bytes]
+    key: UserKey
     load: int
     answer: McpConfiguration | Unavailable | BaseException
 
 
 @frozen
 class _LoadIsDue:
-    key: tuple[str, bytes]
+    key: UserKey
     load: int
 
 
@@ -82,7 +81,10 @@ class _Sweep:
 
 
 class McpTools(GatewayActor):
-    """Finds the control plane in ``tree``.  ``proxy_for`` names the HTTP proxy to a URL."""
+    """Finds the control plane in ``tree``.  ``proxy_for`` names the HTTP proxy to a URL.
+
+    What needs no question is on ``shelf``; ``clock`` is the shelf's.
+    """
 
     def __init__(
         self,
@@ -93,12 +95,14 @@ class McpTools(GatewayActor):
         ca_file: str = "",
         proxy_for: Callable[[str], str] = lambda _url: "",
         limits: McpLimits | None = None,
+        shelf: ToolShelf | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(role, watcher)
         self._tree = tree
         self._limits = limits or McpLimits()
         self._clock = clock
+        self._shelf = shelf or ToolShelf()
         self._sessions = Sessions(
             role,
             self.actor_ref,
@@ -108,14 +112,15 @@ class McpTools(GatewayActor):
             ca_file=ca_file,
             proxy_for=proxy_for,
         )
-        self._users: OrderedDict[tuple[str, bytes], UserTools] = OrderedDict()
-        self._latest: dict[str, tuple[str, bytes]] = {}
+        self._users = Users(self._limits.users)
         self._shared = Shared()
         self._loads = itertools.count(1)
         self._timers: dict[int, threading.Timer] = {}
         self._sweeper: threading.Timer | None = None
 
     def started(self) -> None:
+        # There may be sets of a predecessor, whose sessions are gone.
+        self._shelf.clear()
         self._schedule_sweep()
 
     def receive(self, message: Any) -> Any:
@@ -152,7 +157,7 @@ class McpTools(GatewayActor):
         for timer in (self._sweeper, *self._timers.values()):
             if timer is not None:
                 timer.cancel()
-        for user in list(self._users.values()):
+        for user in self._users:
             self._forget(user)
         if self._died_of is None:
             # The process is about to end; after that no session can say goodbye.
@@ -179,13 +184,12 @@ class McpTools(GatewayActor):
         if message.session_token:
             user = self._user(message.user_id, message.session_token)
         else:
-            key = self._latest.get(message.user_id)
-            if key is None:
+            latest = self._users.latest(message.user_id)
+            if latest is None:
                 self._refuse(message, f"tool {message.tool_id} not found")
                 return
-            user = self._users[key]
-            user.used_at = self._clock()
-            self._users.move_to_end(key)
+            user = latest
+            self._users.used(user, self._clock())
         if user.good_until > float("-inf"):
             self._run(user, waiting)
             return
@@ -227,15 +231,13 @@ class McpTools(GatewayActor):
 
     def _user(self, user_id: str, session_token: str) -> UserTools:
         """Who asks; remembered as the one used last."""
-        key = (user_id, hashlib.sha256(session_token.encode()).digest())
-        user = self._users.get(key)
+        key = user_key(user_id, session_token)
+        user = self._users.find(key)
         if user is None:
-            if len(self._users) >= self._limits.users:
-                self._forget(next(iter(self._users.values())))
-            user = self._users[key] = UserTools(key)
-        self._users.move_to_end(key)
-        self._latest[user_id] = key
-        user.used_at = self._clock()
+            if (other := self._users.to_give_way) is not None:
+                self._forget(other)
+            user = self._users.add(key)
+        self._users.used(user, self._clock())
         return user
 
     # -- loading
@@ -259,7 +261,7 @@ class McpTools(GatewayActor):
             told(ex)
 
     def _configured(self, message: _Configured) -> None:
-        user = self._users.get(message.key)
+        user = self._users.find(message.key)
         if user is None or user.load != message.load:
             return
         answer = message.answer
@@ -269,17 +271,17 @@ class McpTools(GatewayActor):
             return
         user.configured = True
         self._sessions.apply(user, answer)
-        user.update(self._shared)
+        self._update(user)
         self._finish_when_all_told(user)
 
     def _finish_when_all_told(self, user: UserTools) -> None:
         if user.load is None:
-            user.update(self._shared)
+            self._update(user)
         elif user.configured and not any(server.pending for server in user.servers.values()):
             self._finish_load(user)
 
     def _load_is_due(self, message: _LoadIsDue) -> None:
-        user = self._users.get(message.key)
+        user = self._users.find(message.key)
         if user is None or user.load != message.load:
             return
         text = f"no answer within {self._limits.tools_wait:g} s"
@@ -303,8 +305,12 @@ class McpTools(GatewayActor):
             failed = any(server.failed for server in user.servers.values())
             user.fresh_until = now + (limits.retry_after if failed else limits.refresh_after)
             user.good_until = now + limits.keep
-        user.update(self._shared)
+        self._update(user)
         self._answer_waiting(user)
+
+    def _update(self, user: UserTools) -> None:
+        user.update(self._shared)
+        self._shelf.put(user.key, user.tool_set, user.fresh_until)
 
     def _answer_waiting(self, user: UserTools) -> None:
         waiting, user.waiting = user.waiting, []
@@ -346,7 +352,9 @@ class McpTools(GatewayActor):
         place = self._sessions.find(message.urn)
         if place is not None:
             # The control plane may have a newer token.
-            place[0].fresh_until = self._clock()
+            user = place[0]
+            user.fresh_until = self._clock()
+            self._shelf.drop(user.key)
 
     def _watch_session(self, actor: GatewayActor, error: BaseException | None) -> None:
         # In the dying session's own thread.
@@ -364,9 +372,8 @@ class McpTools(GatewayActor):
     # -- forgetting
 
     def _forget(self, user: UserTools) -> None:
-        del self._users[user.key]
-        if self._latest.get(user.key[0]) == user.key:
-            del self._latest[user.key[0]]
+        self._users.remove(user)
+        self._shelf.drop(user.key)
         if user.load is not None:
             self._timers.pop(user.load).cancel()
         user.places = {}
@@ -376,7 +383,7 @@ class McpTools(GatewayActor):
 
     def _sweep(self) -> None:
         oldest = self._clock() - self._limits.keep
-        for user in list(self._users.values()):
+        for user in self._users:
             if user.used_at > oldest:
                 break
             self._forget(user)

@@ -349,6 +349,8 @@ def test_requests_without_a_place_for_tools_stay_as_they_are() -> None:
     assert _tools("messages", tools="wrong") is None
     assert _tools("messages", model="claude-haiku-4-5") is None
     assert _tools("chat-completions", n=2) is None
+    assert _tools("chat-completions", functions=[{"name": "old"}]) is None
+    assert _tools("chat-completions", functions=None) is not None
     assert _tools("responses", model="claude-haiku-4-5") is not None
     assert _tools("messages", tools=[]) is not None
     assert _tools("messages", tools=None) is not None

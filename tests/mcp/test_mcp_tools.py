@@ -168,6 +168,38 @@ def test_a_set_is_kept(desk, server):
     assert len(server.got("tools/list")) == 1
 
 
+def test_a_fresh_set_lies_where_it_is_found_without_a_question(desk):
+    assert desk.shelved() is None
+    first = desk.tools()
+    assert desk.shelved() is first
+    assert desk.shelved(token="another") is None
+    desk.now += 719
+    assert desk.shelved() is first
+    # From now on somebody has to ask, so that it is looked up again.
+    desk.now += 1
+    assert desk.shelved() is None
+    assert desk.tools() is first
+    eventually(lambda: desk.shelved() is first)
+    assert len(desk.asked) == 2
+
+
+def test_a_set_without_a_server_that_failed_lies_there_for_a_short_time(desk, server):
+    server.on["tools/list"] = lambda exchange: exchange.send(503)
+    empty = desk.tools()
+    assert desk.shelved() is empty
+    desk.now += 30
+    assert desk.shelved() is None
+
+
+def test_the_actors_end_takes_its_sets_from_the_shelf(desk):
+    desk.tools()
+    desk.mcp.tell(Crash())
+    desk.mcp.actor_stopped.wait(5)
+    desk.start()
+    desk.mcp.ask(GetMcpState())
+    assert desk.shelved() is None
+
+
 def test_towards_the_end_of_its_time_a_set_is_looked_up_again_in_the_background(desk, server):
     first = desk.tools()
     server.tools.append(tool("new"))
@@ -291,6 +323,7 @@ def test_a_refused_token_makes_the_configuration_be_asked_again(desk, server):
         401 if exchange.seen.headers["authorization"] == "Bearer old" else 202
     )
     assert "token was not accepted" in desk.call(ECHO).transport_error
+    eventually(lambda: desk.shelved() is None)
     desk.configure(McpServer("s", server.url, token="new"))
     desk.tools()
     eventually(lambda: len(desk.asked) == 2)
@@ -340,6 +373,7 @@ def test_a_change_that_a_server_announces_is_looked_up():
                 server.tools.append(tool("new"))
                 push.set()
                 eventually(lambda desk=desk: desk.ids() == [ECHO, "bmcp_s_new"])
+                assert desk.shelved() is desk.tools()
                 assert len(desk.asked) == 1
             assert server.hung_up
 
@@ -439,6 +473,7 @@ def test_only_so_many_users_are_kept_and_the_one_not_used_for_longest_goes(serve
         desk.tools("ann")
         desk.tools("eve")
         assert desk.mcp.ask(GetMcpState()).users == 2
+        assert desk.shelved("bob") is None
         (gone,) = eventually(lambda: server.got("DELETE"))
         assert gone.headers["mcp-session-id"] == "session-2"
         asked = len(desk.asked)
