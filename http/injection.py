@@ -55,13 +55,19 @@ class Injector:
         tool_set = self._tools(call.user_id, token)
         if not tool_set.tools:
             return interception
-        return with_tools(
+        offering = with_tools(
             interception,
             tool_set,
             self._encodings,
             content_encoding=call.inbound.header("Content-Encoding"),
             max_rounds=self._max_rounds,
         )
+        known, offered = len(tool_set.tools), 0
+        if isinstance(offering, InjectedInterception):
+            offered = len(offering.tools)
+        if offered < known:
+            log.debug("tools left out of a request", offered=offered, known=known)
+        return offering
 
     def _tools(self, user_id: str, token: str) -> ToolSet:
         """The user's tools, at once where they are known."""

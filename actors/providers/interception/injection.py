@@ -6,6 +6,8 @@ always written in the same way, in the order of the tools' ids, and is encoded o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 from attrs import frozen
 
@@ -28,6 +30,10 @@ KEPT = 512
 
 _SMALL_FAST = "haiku"
 """Part of the names of models that clients use for chores: no tools for them."""
+
+
+_MOST: Mapping[str, int] = {CHAT_COMPLETIONS: 128, RESPONSES: 128}
+"""Tools that OpenAI takes in a request; it refuses one with more."""
 
 
 @frozen
@@ -73,7 +79,7 @@ def inject(api: str, body: bytes, tool_set: ToolSet, encodings: Encodings) -> In
 
     That is: no tools, a small fast model, tools that are no list, several choices at once, or
     functions, as tools were called before there were tools.  A tool whose name the client
-    uses itself is left out.
+    uses itself is left out, and so are the last ones when there are too many.
     """
     if not tool_set.tools:
         return None
@@ -89,9 +95,11 @@ def inject(api: str, body: bytes, tool_set: ToolSet, encodings: Encodings) -> In
     tools, joined = encoded.names, encoded.all
     own = items(given)
     taken = {_name_of(members(tool)) for tool in own} & tools.keys()
-    if taken:
-        tools = {name: tool for name, tool in tools.items() if name not in taken}
-        joined = b",".join(each for tool, each in encoded.each if tool.id not in taken)
+    room = max(_MOST.get(api, len(own) + len(tools)) - len(own), 0)
+    if taken or len(tools) > room:
+        each = [(tool, data) for tool, data in encoded.each if tool.id not in taken][:room]
+        tools = {tool.id: tool for tool, _ in each}
+        joined = b",".join(data for _, data in each)
     if not tools:
         return None
     request.add_tools(joined, among=bool(own), first=api == MESSAGES)
