@@ -35,7 +35,7 @@ def _event(name: str, /, **data: Any) -> bytes:
 def message_stream(
     text: str = "", calls: list[Call] | None = None, *, number: int = 1, stop: str | None = None
 ) -> list[bytes]:
-    """Anthropic: a streamed message of a text and calls; 10 tokens in, 5 out (1 at the start)."""
+    """Anthropic: a streamed message of a text and calls; 10 tokens in, 5 out."""
     return list(
         itertools.chain.from_iterable(message_parts(_parts(text, calls), number=number, stop=stop))
     )
@@ -55,7 +55,7 @@ def message_parts(
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
-        "usage": {"input_tokens": 10, "output_tokens": 1},
+        "usage": {"input_tokens": 10, "output_tokens": 0},
     }
     found = [[_event("message_start", message=start)]]
     for index, part in enumerate(parts):
@@ -71,7 +71,7 @@ def message_parts(
             found[-1].append(_event("content_block_delta", index=index, delta=delta))
         found[-1].append(_event("content_block_stop", index=index))
     delta = {"stop_reason": reason, "stop_sequence": None}
-    end = _event("message_delta", delta=delta, usage={"output_tokens": 4})
+    end = _event("message_delta", delta=delta, usage={"output_tokens": 5})
     return [*found, [end, _event("message_stop")]]
 
 

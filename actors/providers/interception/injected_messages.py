@@ -177,7 +177,9 @@ class InjectedMessages(InjectedInterception):
             return document
         totals = self._totals()
         for path in _COUNTS:
-            value = b"%d" % totals.get(path, 0)
+            if path not in totals:
+                continue
+            value = b"%d" % totals[path]
             if len(path) == 1 and every:
                 document = set_member(document, value, "usage", *path)
             else:
