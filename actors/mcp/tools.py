@@ -17,7 +17,6 @@ from typing import Any
 
 import pykka
 import structlog
-from attrs import frozen
 
 from aigateway.actors.actor import GatewayActor, complete, fail, tell_quietly
 from aigateway.actors.coderd.messages import (
@@ -25,6 +24,7 @@ from aigateway.actors.coderd.messages import (
     McpConfiguration,
     Unavailable,
 )
+from aigateway.actors.mcp._notes import Configured, LoadIsDue, SessionEnded, Sweep
 from aigateway.actors.mcp._replies import ResultReply, TellingReply
 from aigateway.actors.mcp._sessions import Sessions
 from aigateway.actors.mcp.errors import McpError
@@ -44,7 +44,7 @@ from aigateway.actors.mcp.session_messages import (
     SessionTools,
     TokenRefused,
 )
-from aigateway.actors.mcp.shelf import ToolShelf, UserKey, user_key
+from aigateway.actors.mcp.shelf import ToolShelf, user_key
 from aigateway.actors.mcp.toolbox import KnownServer, Shared, Users, UserTools, Waiting
 from aigateway.actors.tree import ActorTree
 
@@ -54,30 +54,6 @@ SWEEP_EVERY = 60.0
 """Seconds between looks for users who have gone."""
 
 log = structlog.get_logger("ai-gateway.mcp")
-
-
-@frozen
-class _Configured:
-    key: UserKey
-    load: int
-    answer: McpConfiguration | Unavailable | BaseException
-
-
-@frozen
-class _LoadIsDue:
-    key: UserKey
-    load: int
-
-
-@frozen
-class _SessionEnded:
-    urn: str
-    error: BaseException | None
-
-
-@frozen
-class _Sweep:
-    pass
 
 
 class McpTools(GatewayActor):
@@ -103,6 +79,7 @@ class McpTools(GatewayActor):
         self._limits = limits or McpLimits()
         self._clock = clock
         self._shelf = shelf or ToolShelf()
+        self._too_late = f"no answer within {self._limits.tools_wait:g} s"
         self._sessions = Sessions(
             role,
             self.actor_ref,
@@ -129,7 +106,7 @@ class McpTools(GatewayActor):
                 self._get_tools(message)
             case CallTool():
                 self._call_tool(message)
-            case _Configured():
+            case Configured():
                 self._configured(message)
             case SessionTools():
                 self._session_tools(message)
@@ -141,11 +118,11 @@ class McpTools(GatewayActor):
                 self._token_refused(message)
             case ListenerEnded():
                 self._sessions.listens_no_more(message.urn)
-            case _LoadIsDue():
+            case LoadIsDue():
                 self._load_is_due(message)
-            case _SessionEnded():
+            case SessionEnded():
                 self._session_ended(message)
-            case _Sweep():
+            case Sweep():
                 self._sweep()
             case GetMcpState():
                 return McpState(len(self._users), len(self._sessions), self._sessions.listeners)
@@ -245,10 +222,10 @@ class McpTools(GatewayActor):
     def _start_load(self, user: UserTools, session_token: str) -> None:
         load = user.load = next(self._loads)
         user.configured = False
-        self._timers[load] = self.later(self._limits.tools_wait, _LoadIsDue(user.key, load))
+        self._timers[load] = self.later(self._limits.tools_wait, LoadIsDue(user.key, load))
 
         def told(answer: Any) -> None:
-            self._tell(_Configured(user.key, load, answer))
+            self._tell(Configured(user.key, load, answer))
 
         control_plane = self._tree.find("control-plane")
         try:
@@ -260,7 +237,7 @@ class McpTools(GatewayActor):
         except pykka.ActorDeadError as ex:
             told(ex)
 
-    def _configured(self, message: _Configured) -> None:
+    def _configured(self, message: Configured) -> None:
         user = self._users.find(message.key)
         if user is None or user.load != message.load:
             return
@@ -277,24 +254,24 @@ class McpTools(GatewayActor):
     def _finish_when_all_told(self, user: UserTools) -> None:
         if user.load is None:
             self._update(user)
-        elif user.configured and not any(server.pending for server in user.servers.values()):
+        elif user.configured and not self._sessions.hold_up(user, self._clock()):
             self._finish_load(user)
 
-    def _load_is_due(self, message: _LoadIsDue) -> None:
+    def _load_is_due(self, message: LoadIsDue) -> None:
         user = self._users.find(message.key)
         if user is None or user.load != message.load:
             return
-        text = f"no answer within {self._limits.tools_wait:g} s"
-        for server in user.servers.values():
-            if server.pending:
-                server.failed, server.problems = True, (text,)
-        self._finish_load(user, None if user.configured else f"control plane: {text}")
+        self._sessions.hung(user, self._clock())
+        self._finish_load(user, None if user.configured else f"control plane: {self._too_late}")
 
     def _finish_load(self, user: UserTools, failure: str | None = None) -> None:
         """Answer everybody.  ``failure``: there is no configuration, so what was known stays."""
         assert user.load is not None
         self._timers.pop(user.load).cancel()
         user.load = None
+        for server in user.servers.values():
+            if server.pending:
+                server.failed, server.problems = True, (self._too_late,)
         now, limits = self._clock(), self._limits
         if failure is not None:
             log.warning("mcp configuration is not known", user=user.key[0], error=failure)
@@ -333,6 +310,7 @@ class McpTools(GatewayActor):
         server.tools = tuple(self._shared.once(tool) for tool in message.tools)
         server.problems = message.problems
         server.pending = server.failed = False
+        self._sessions.answered(server)
         if message.announces_changes:
             self._sessions.let_listen(server)
         self._finish_when_all_told(user)
@@ -358,9 +336,9 @@ class McpTools(GatewayActor):
 
     def _watch_session(self, actor: GatewayActor, error: BaseException | None) -> None:
         # In the dying session's own thread.
-        self._tell(_SessionEnded(actor.actor_urn, error))
+        self._tell(SessionEnded(actor.actor_urn, error))
 
-    def _session_ended(self, message: _SessionEnded) -> None:
+    def _session_ended(self, message: SessionEnded) -> None:
         place = self._sessions.ended(message.urn)
         if place is None:
             return
@@ -392,7 +370,7 @@ class McpTools(GatewayActor):
     # -- telling
 
     def _schedule_sweep(self) -> None:
-        self._sweeper = self.later(SWEEP_EVERY, _Sweep())
+        self._sweeper = self.later(SWEEP_EVERY, Sweep())
 
     def _tell(self, message: Any) -> None:
         tell_quietly(self.actor_ref, message)

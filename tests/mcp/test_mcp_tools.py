@@ -129,6 +129,48 @@ def test_a_hung_server_is_waited_for_only_so_long_and_its_tools_come_later(serve
             assert desk.tools().problems == ()
 
 
+def test_a_server_that_kept_one_user_waiting_keeps_no_other_waiting(server):
+    go = threading.Event()
+
+    def slow(exchange: Exchange) -> None:
+        go.wait(10)
+        exchange.server.do(exchange)
+
+    with ScriptedServer(tool("late")) as hung:
+        hung.on["tools/list"] = slow
+        servers = (McpServer("hung", hung.url), McpServer("s", server.url))
+        with Desk(*servers, tools_wait=2.0) as desk:
+            assert desk.ids("ann") == [ECHO]
+            begun = time.monotonic()
+            tools = desk.tools("bob")
+            assert time.monotonic() - begun < 1
+            assert [found.id for found in tools.tools] == [ECHO]
+            assert tools.problems == (ServerProblem("hung", "no answer within 2 s"),)
+            # It is asked nevertheless, and once it answers it is waited for again.
+            go.set()
+            eventually(lambda: desk.ids("bob") == ["bmcp_hung_late", ECHO])
+            assert desk.ids("eve") == ["bmcp_hung_late", ECHO]
+
+
+def test_a_server_that_hangs_takes_no_time_of_a_user_whose_tools_are_known(desk, server):
+    go = threading.Event()
+
+    def slow(exchange: Exchange) -> None:
+        go.wait(10)
+        exchange.result(tools=[tool("later")])
+
+    first = desk.tools()
+    server.on["tools/list"] = slow
+    desk.now += 800
+    begun = time.monotonic()
+    assert desk.tools() is first
+    eventually(lambda: len(server.got("tools/list")) == 2)
+    assert desk.tools() is first
+    assert time.monotonic() - begun < 3
+    go.set()
+    eventually(lambda: desk.ids() == ["bmcp_s_later"])
+
+
 def test_servers_are_asked_side_by_side():
     both = threading.Barrier(2)
 
