@@ -6,6 +6,7 @@ always written in the same way, in the order of the tools' ids, and is encoded o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import msgspec
@@ -31,6 +32,9 @@ KEPT = 512
 _SMALL_FAST = "haiku"
 """Part of the names of models that clients use for chores: no tools for them."""
 
+
+_KNOWS_NO_PARALLEL = re.compile(r"(?:^|[/:])o\d(?:-|$)")
+"""OpenAI's models of the o series refuse ``parallel_tool_calls``, whatever its value."""
 
 _MOST: Mapping[str, int] = {CHAT_COMPLETIONS: 128, RESPONSES: 128}
 """Tools that OpenAI takes in a request; it refuses one with more."""
@@ -87,7 +91,8 @@ def inject(api: str, body: bytes, tool_set: ToolSet, encodings: Encodings) -> In
     given = request.value("tools")
     if not request.members or not (is_null(given) or given.startswith(b"[")):
         return None
-    if not takes_tools(api, text(request.value("model")) or ""):
+    model = text(request.value("model")) or ""
+    if not takes_tools(api, model):
         return None
     if api == CHAT_COMPLETIONS and not _has_place(request):
         return None
@@ -105,7 +110,7 @@ def inject(api: str, body: bytes, tool_set: ToolSet, encodings: Encodings) -> In
     request.add_tools(joined, among=bool(own), first=api == MESSAGES)
     if api == MESSAGES:
         _one_at_a_time(request)
-    else:
+    elif not _KNOWS_NO_PARALLEL.search(model):
         request.put("parallel_tool_calls", b"false")
     return Injected(request.edited(), tools)
 
