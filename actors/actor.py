@@ -1,10 +1,10 @@
 """The base of every actor: what pykka leaves open, closed once.
 
 pykka delivers messages; it does not say what happens to a message that carries its own
-reply when the actor dies.  Here a message may have an attribute ``reply``, a pykka future
+reply when the actor dies.  Here a message may have an attribute ``reply``, a :class:`Reply`
 that the actor (or whoever it hands the message to) completes when the answer is known,
 perhaps much later.  The actor never waits for it, the sender does.  This base promises
-that no such future is left open by a death: the message in hand and all messages that are
+that no such reply is left open by a death: the message in hand and all messages that are
 in the inbox, or come to it too late, get :class:`ActorDied`.
 
 And each death is the actor's own.  Left to pykka, an error in an ``ask`` would leave an
@@ -15,29 +15,28 @@ count as alive for ever.  Here each of them ends that one actor, and its watcher
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
-from typing import Any, Protocol, TypeVar
+import time
+from typing import Any, Protocol
 
 import pykka
+
+from aigateway.actors.reply import Reply, complete, fail, new_reply
 
 __all__ = [
     "ActorDied",
     "Crash",
-    "Future",
     "GatewayActor",
     "Interrupted",
+    "Probe",
     "Reply",
     "complete",
     "fail",
     "new_reply",
     "tell_quietly",
 ]
-
-T = TypeVar("T")
-
-Future = pykka.Future
-Reply = pykka.ThreadingFuture
 
 
 class ActorDied(Exception):
@@ -63,35 +62,21 @@ class Crash:
     """Told to any actor: die as an error in its code would let it die."""
 
 
+class Probe:
+    """Told to any actor: how long did this message wait in the inbox?
+
+    ``reply`` gets the seconds.
+    """
+
+    __slots__ = ("reply", "sent_at")
+
+    def __init__(self) -> None:
+        self.reply: Reply[float] = Reply()
+        self.sent_at = time.monotonic()
+
+
 class _Watcher(Protocol):
     def __call__(self, actor: GatewayActor, error: BaseException | None) -> None: ...
-
-
-def new_reply() -> Reply[Any]:
-    """Make a future for the ``reply`` field of a message."""
-    return pykka.ThreadingFuture()
-
-
-def complete(reply: Future[T] | None, value: T) -> bool:
-    """Set ``reply`` unless it was set already; say whether it was set now."""
-    if reply is None:
-        return False
-    try:
-        reply.set(value)
-    except queue.Full:
-        return False
-    return True
-
-
-def fail(reply: Future[Any] | None, error: BaseException) -> bool:
-    """Make ``reply.get()`` raise ``error`` unless it was set already."""
-    if reply is None:
-        return False
-    try:
-        reply.set_exception((type(error), error, None))
-    except queue.Full:
-        return False
-    return True
 
 
 def tell_quietly(ref: pykka.ActorRef[Any] | None, message: Any) -> bool:
@@ -137,7 +122,10 @@ class _Inbox:
             except queue.Empty:
                 return
             _fail_reply(envelope.message, self._closed)
-            fail(envelope.reply_to, pykka.ActorDeadError(self._closed))
+            if envelope.reply_to is not None:
+                error = pykka.ActorDeadError(self._closed)
+                with contextlib.suppress(queue.Full):
+                    envelope.reply_to.set_exception((type(error), error, None))
 
 
 class GatewayActor(pykka.ThreadingActor):
@@ -195,6 +183,9 @@ class GatewayActor(pykka.ThreadingActor):
         try:
             if isinstance(message, Crash):
                 raise CrashedOnRequest(self.role)
+            if isinstance(message, Probe):
+                complete(message.reply, time.monotonic() - message.sent_at)
+                return None
             return self.receive(message)
         except BaseException as ex:
             _fail_reply(message, f"{self.role} died: {ex!r}")

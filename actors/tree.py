@@ -34,6 +34,10 @@ class ActorTree:
         """Who fills this role now, or None while nobody does."""
         return self._refs.get(role)
 
+    def filled(self) -> dict[str, pykka.ActorRef[Any]]:
+        """All roles that somebody fills now."""
+        return dict(self._refs)
+
     def wait_for(
         self, role: str, timeout: float, *, other_than: pykka.ActorRef[Any] | None = None
     ) -> pykka.ActorRef[Any] | None:

@@ -55,6 +55,18 @@ class Call:
         self.stages[stage] = now - (self._marked or self.began)
         self._marked = now
 
+    def answered(self, begun_at: float) -> None:
+        """The answer's head is there; a worker began to ask for it at ``begun_at``.
+
+        What was before that was the provider's actor: admission, the choice of a key, the
+        wait for a worker.
+        """
+        since = self._marked or self.began
+        if begun_at > since:
+            self.stages["provider"] = begun_at - since
+            self._marked = begun_at
+        self.mark("first_byte")
+
     def traced(self, headers: Headers) -> Headers:
         """The client's headers as the provider gets them next: with the trace's context."""
         return headers if self.trace is None else self.trace.calling(headers)

@@ -177,7 +177,7 @@ class Pipeline:
             return self._bedrock.signed(provider, plain_call)
 
         result = self._upstream.send_once(config, put, call.dump)
-        call.mark("first_byte")
+        call.answered(result.begun_at if isinstance(result, Opened) else 0.0)
         if isinstance(result, Refused):
             log.warning("passthrough failed", provider=config.name, error=result.message)
             if result.body is not None or result.retry_after is not None:
@@ -248,7 +248,7 @@ class Pipeline:
             recording.cut("the request cannot be forwarded", "bad_request")
             recording.close()
             raise
-        call.mark("first_byte")
+        call.answered(result.begun_at if isinstance(result, Opened) else 0.0)
         if trace is not None:
             trace.answered()
         recording.credential_hint = result.credential_hint

@@ -47,6 +47,8 @@ class Job:
     """Monotonic time after which nobody waits any more."""
     sent: bool = False
     """Whether any byte of any attempt may have reached the upstream."""
+    begun_at: float = 0.0
+    """Monotonic time at which the first attempt began; 0 before."""
     walker: Walker | None = None
     """Its walk through the keys; None: it brings its own credential."""
     key: Key | None = None

@@ -182,11 +182,11 @@ class Series:
     def _own_series(self) -> None:
         self.stage = self._histogram(
             "stage_seconds",
-            "Time in each stage of a request: edge, authorize, read, record, first_byte "
-            "(waiting for the upstream), relay",
+            "Time in each stage of a request: edge, authorize, read, record, provider (until a "
+            "worker begins to send), first_byte (waiting for the upstream), relay",
             ("provider", "stage"),
             STAGE_BUCKETS,
-            PROVIDERS, (6, "stages"),
+            PROVIDERS, (7, "stages"),
         )  # fmt: skip
         self.overhead = self._histogram(
             "overhead_seconds",
@@ -212,6 +212,13 @@ class Series:
         )
         self.inbox = self._gauge(
             "actor_inbox", "Messages that wait for an actor", ("role",), *roles, mode="livemax"
+        )
+        self.inbox_wait = self._histogram(
+            "actor_wait_seconds",
+            "How long a message waits in an actor's inbox, tried five times a second",
+            ("role",),
+            STAGE_BUCKETS,
+            *roles,
         )
         self.connected = self._gauge(
             "coderd_connected",

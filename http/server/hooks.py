@@ -31,6 +31,7 @@ def pre_request(_worker: Any, req: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """Start the actors: after the fork, in the process that will serve."""
     from aigateway.http.server.control import ControlSocket
+    from aigateway.http.server.garbage import collect_seldom
 
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     metrics = getattr(worker.app, "metrics", None)
@@ -44,14 +45,18 @@ def post_worker_init(worker: Any) -> None:
     if app.gateway.tracing is not None:
         app.gateway.tracing.start()
     if app.gateway.metrics is not None:
+        from aigateway.http.metrics.probes import InboxProbes
         from aigateway.http.metrics.sampler import Sampler
 
+        worker.probes = InboxProbes(app.gateway.metrics.series, runtime)
+        worker.probes.start()
         worker.sampler = Sampler(app.gateway.metrics.series, runtime, app.gateway.admission)
         worker.sampler.start()
     folder = app.gateway.pipeline.settings.runtime_dir
     if folder:
         worker.control_socket = ControlSocket(folder, runtime)
         worker.control_socket.start()
+    collect_seldom()
 
 
 def worker_exit(_server: Any, worker: Any) -> None:
@@ -59,9 +64,9 @@ def worker_exit(_server: Any, worker: Any) -> None:
     control = getattr(worker, "control_socket", None)
     if control is not None:
         control.close()
-    sampler = getattr(worker, "sampler", None)
-    if sampler is not None:
-        sampler.stop()
+    for watching in ("probes", "sampler"):
+        if (watcher := getattr(worker, watching, None)) is not None:
+            watcher.stop()
     app = getattr(worker.app, "callable", None)
     runtime = getattr(app, "runtime", None)
     if app is None or runtime is None:

@@ -83,6 +83,8 @@ def test_counters_add_up_over_all_workers_and_never_jump_back(
     assert _sum(samples, "passthrough_total", provider="openai", route="/models") == 1
     assert _sum(samples, "interceptions_duration_seconds_count", provider="anthropic") == 31
     assert _sum(samples, "stage_seconds_count", stage="authorize", provider="anthropic") == 31
+    for stage in ("edge", "read", "record", "provider", "first_byte", "relay"):
+        assert _sum(samples, "stage_seconds_count", stage=stage, provider="anthropic") == 31
     assert _sum(samples, "overhead_seconds_count", provider="anthropic") == 31
     tokens = sum(row["input_tokens"] for row in gateway.rows("SELECT * FROM token_usages"))
     assert _sum(samples, "tokens_total", type="input") == tokens
@@ -103,6 +105,13 @@ def test_the_state_of_the_gateway_is_shown(gateway: GatewayProcess) -> None:
     found = wait_until(settled, "a sample was taken since the gateway was ready")
     assert _sum(found, "provider_info", provider_name="openai", status="enabled") == 1
     assert _sum(found, "spool_records") == 0
+
+    def all_probed() -> bool:
+        samples = _scrape(gateway)
+        roles = ("supervisor", "control-plane", "recorder", "provider/anthropic")
+        return all(_sum(samples, "actor_wait_seconds_count", role=role) for role in roles)
+
+    wait_until(all_probed, "every actor's inbox was probed")
 
 
 def test_no_files_are_left_behind(tmp_path: Path, provider: ScriptedProvider) -> None:

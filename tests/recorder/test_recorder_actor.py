@@ -483,7 +483,7 @@ def test_when_the_disk_refuses_nothing_is_lost_and_nothing_new_begins(
     wait_until(
         lambda: isinstance(begin(house).get(timeout=PATIENCE), Unavailable), "starts are refused"
     )
-    assert not any(reply._result for reply in replies)
+    assert not any(reply.known for reply in replies)
     refuse.clear()
     for reply in replies:
         assert reply.get(timeout=PATIENCE) is True
