@@ -12,10 +12,11 @@ from attrs import define
 from aigateway.actors.actor import new_reply
 from aigateway.actors.mcp.messages import CallTool, GetTools, ToolSet
 from aigateway.actors.mcp.results import ToolResult
+from aigateway.actors.mcp.shelf import user_key
 from aigateway.actors.providers.bedrock.answer import BedrockInterception
 from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.interception.injected import InjectedCall, InjectedInterception
-from aigateway.actors.providers.interception.injection import Encodings
+from aigateway.actors.providers.interception.injection import Encodings, takes_tools
 from aigateway.actors.providers.interception.interface import Headers, Interception
 from aigateway.actors.providers.interception.opening_injected import INJECTABLE, with_tools
 from aigateway.actors.providers.messages import Opened, Refused
@@ -47,26 +48,42 @@ class Injector:
 
     def offer(self, interception: Interception, call: Call, api: str, token: str) -> Interception:
         """The interception with the user's tools, or the same one when there are none."""
-        user_id = call.user_id
-        if api not in INJECTABLE:
+        if api not in INJECTABLE or interception.refusal is not None:
             return interception
-        try:
-            tool_set = self._runtime.ask(
-                "mcp", lambda reply: GetTools(user_id, token, reply), _TOOLS_WAIT
-            )
-        except NoAnswer as ex:
-            log.warning("request without injected tools", error=str(ex))
+        if not takes_tools(api, interception.model):
             return interception
-        assert isinstance(tool_set, ToolSet)
+        tool_set = self._tools(call.user_id, token)
         if not tool_set.tools:
             return interception
-        return with_tools(
+        offering = with_tools(
             interception,
             tool_set,
             self._encodings,
             content_encoding=call.inbound.header("Content-Encoding"),
             max_rounds=self._max_rounds,
         )
+        known, offered = len(tool_set.tools), 0
+        if isinstance(offering, InjectedInterception):
+            offered = len(offering.tools)
+        if offered < known:
+            log.debug("tools left out of a request", offered=offered, known=known)
+        return offering
+
+    def _tools(self, user_id: str, token: str) -> ToolSet:
+        """The user's tools, at once where they are known."""
+        # PERF: a question to the actor takes longer than all else that injection does.
+        fresh = self._runtime.plan.tool_shelf.find(user_key(user_id, token), time.monotonic())
+        if fresh is not None:
+            return fresh
+        try:
+            found = self._runtime.ask(
+                "mcp", lambda reply: GetTools(user_id, token, reply), _TOOLS_WAIT
+            )
+        except NoAnswer as ex:
+            log.warning("request without injected tools", error=str(ex))
+            return ToolSet()
+        assert isinstance(found, ToolSet)
+        return found
 
     def run(
         self,
