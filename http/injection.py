@@ -52,7 +52,7 @@ class Injector:
             return interception
         if not takes_tools(api, interception.model):
             return interception
-        tool_set = self._tools(call.user_id, token)
+        tool_set = self._tools(call, token)
         if not tool_set.tools:
             return interception
         offering = with_tools(
@@ -69,20 +69,25 @@ class Injector:
             log.debug("tools left out of a request", offered=offered, known=known)
         return offering
 
-    def _tools(self, user_id: str, token: str) -> ToolSet:
+    def _tools(self, call: Call, token: str) -> ToolSet:
         """The user's tools, at once where they are known."""
         # PERF: a question to the actor takes longer than all else that injection does.
-        fresh = self._runtime.plan.tool_shelf.find(user_key(user_id, token), time.monotonic())
+        key = user_key(call.user_id, token)
+        fresh = self._runtime.plan.tool_shelf.find(key, time.monotonic())
         if fresh is not None:
             return fresh
+        trace = call.trace
+        span = trace.tools_asked() if trace is not None else None
+        found, error = ToolSet(), ""
         try:
             found = self._runtime.ask(
-                "mcp", lambda reply: GetTools(user_id, token, reply), _TOOLS_WAIT
+                "mcp", lambda reply: GetTools(call.user_id, token, reply), _TOOLS_WAIT
             )
         except NoAnswer as ex:
-            log.warning("request without injected tools", error=str(ex))
-            return ToolSet()
-        assert isinstance(found, ToolSet)
+            error = str(ex)
+            log.warning("request without injected tools", error=error)
+        if trace is not None and span is not None:
+            trace.tools_known(span, error)
         return found
 
     def run(

@@ -5,6 +5,7 @@
     POST /anthropic/v1/messages                    until the last byte for the client
     └── Intercept                                  until the end is recorded
         ├── Intercept.CreateInterceptor            the body is read and understood
+        ├── ServerProxyManager.Init                MCP servers are asked for the user's tools
         ├── Intercept.RecordInterception           until the control plane has accepted it
         ├── Intercept.ProcessRequest               until the end of the upstream's answer
         │   ├── Intercept.ProcessRequest.Upstream  one for each call of the upstream, retries inside
@@ -199,6 +200,16 @@ class RequestTrace:
         stream is about."""
         if self._streaming:
             _end(self._upstream)
+
+    def tools_asked(self) -> Span:
+        """The user's tools are not known; their servers are asked."""
+        return self._begin("ServerProxyManager.Init", self._intercept)
+
+    def tools_known(self, span: Span, error: str = "") -> None:
+        """And have answered, as far as they do."""
+        if error:
+            _fail(span, error)
+        _end(span)
 
     def tool_call(self, tool: str) -> Span:
         """An injected tool is called."""

@@ -102,7 +102,7 @@ def _rounds(streaming: bool) -> list[list[Step]]:
     return [stream(_streamed(one)) if streaming else answer(one) for one in messages]
 
 
-def _ask(gateway: GatewayProcess, streaming: bool) -> requests.Response:
+def _ask(gateway: GatewayProcess, streaming: bool, user: str = "alice") -> requests.Response:
     got = requests.post(
         f"{gateway.url}/anthropic/v1/messages",
         json={
@@ -111,11 +111,28 @@ def _ask(gateway: GatewayProcess, streaming: bool) -> requests.Response:
             "stream": streaming,
             "messages": [{"role": "user", "content": "?"}],
         },
-        headers={"X-Api-Key": gateway.key()},
+        headers={"X-Api-Key": gateway.key(user)},
         timeout=30,
     )
     assert got.status_code == 200
     return got
+
+
+def test_the_wait_for_a_users_tools_is_a_span(
+    gateway: GatewayProcess, collector: Collector, provider: ScriptedProvider
+) -> None:
+    traces = []
+    for _ in range(2):
+        provider.play(_rounds(streaming=False)[1])
+        traces.append(_ask(gateway, streaming=False, user="bob").headers["X-Trace-ID"])
+    ends = {HTTP, "Intercept"}
+    wait_until(lambda: ends <= set(collector.names(traces[1])), "both traces are complete")
+    waited, known = (collector.names(trace_id) for trace_id in traces)
+    assert waited["ServerProxyManager.Init"] == 1
+    # The second request finds them where the first has left them.
+    assert "ServerProxyManager.Init" not in known
+    intercept = collector.one(traces[0], "Intercept")
+    assert collector.one(traces[0], "ServerProxyManager.Init").parent_id == intercept.span_id
 
 
 @pytest.mark.parametrize("streaming", [False, True])
