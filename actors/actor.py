@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 import pykka
 
+from aigateway.actors.activity import ActorActivity, ActorState, enlist, strike_off
 from aigateway.actors.reply import Reply, complete, fail, new_reply
 
 __all__ = [
@@ -144,6 +145,8 @@ class GatewayActor(pykka.ThreadingActor):
         self._watcher = watcher
         self._died_of: BaseException | None = None
         self._released = False
+        self._begun = False
+        self._in_hand: tuple[str, float] | None = None
 
     # -- what subclasses provide
 
@@ -167,6 +170,22 @@ class GatewayActor(pykka.ThreadingActor):
         timer.start()
         return timer
 
+    # -- for those who look from outside, in their thread
+
+    def activity(self, thread: int) -> ActorActivity:
+        """What it does at this moment; ``thread`` is where it does it."""
+        in_hand = self._in_hand
+        state: ActorState = "waiting"
+        if self._released:
+            state = "stopping"
+        elif not self._begun:
+            state = "starting"
+        elif in_hand is not None:
+            state = "working"
+        message, since = in_hand or ("", 0.0)
+        inbox = self.actor_inbox.qsize()  # type: ignore[attr-defined]
+        return ActorActivity(self.role, self.actor_urn, thread, state, message, since, inbox)
+
     # -- pykka's hooks
 
     @staticmethod
@@ -178,8 +197,10 @@ class GatewayActor(pykka.ThreadingActor):
             self.started()
         except BaseException as ex:
             raise self._die(ex) from ex
+        self._begun = True
 
     def on_receive(self, message: Any) -> Any:
+        self._in_hand = (type(message).__name__, time.monotonic())
         try:
             if isinstance(message, Crash):
                 raise CrashedOnRequest(self.role)
@@ -193,17 +214,22 @@ class GatewayActor(pykka.ThreadingActor):
             if error is ex:
                 raise
             raise error from ex
+        finally:
+            self._in_hand = None
 
     def on_stop(self) -> None:
         self._finish()
 
     def _actor_loop(self) -> None:
         threading.current_thread().name = self.role
+        enlist(self)
         try:
             super()._actor_loop()
         except BaseException as ex:
             # Raised where pykka does not look: while it waited for a message.
             self._die(ex)
+        finally:
+            strike_off()
 
     def _die(self, cause: BaseException) -> Exception:
         """End this actor, and no other; return what pykka is to be told."""

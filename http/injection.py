@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pykka
 import structlog
@@ -52,7 +52,7 @@ class Injector:
             return interception
         if not takes_tools(api, interception.model):
             return interception
-        tool_set = self._tools(call.user_id, token)
+        tool_set = self._tools(call, token)
         if not tool_set.tools:
             return interception
         offering = with_tools(
@@ -69,24 +69,38 @@ class Injector:
             log.debug("tools left out of a request", offered=offered, known=known)
         return offering
 
-    def _tools(self, user_id: str, token: str) -> ToolSet:
+    def _tools(self, call: Call, token: str) -> ToolSet:
         """The user's tools, at once where they are known."""
         # PERF: a question to the actor takes longer than all else that injection does.
-        fresh = self._runtime.plan.tool_shelf.find(user_key(user_id, token), time.monotonic())
+        key = user_key(call.user_id, token)
+        fresh = self._runtime.plan.tool_shelf.find(key, time.monotonic())
         if fresh is not None:
             return fresh
+        trace = call.trace
+        span = trace.tools_asked() if trace is not None else None
+        found, error = ToolSet(), ""
         try:
             found = self._runtime.ask(
-                "mcp", lambda reply: GetTools(user_id, token, reply), _TOOLS_WAIT
+                "mcp", lambda reply: GetTools(call.user_id, token, reply), _TOOLS_WAIT
             )
         except NoAnswer as ex:
-            log.warning("request without injected tools", error=str(ex))
-            return ToolSet()
-        assert isinstance(found, ToolSet)
+            error = str(ex)
+            log.warning("request without injected tools", error=error)
+        if trace is not None and span is not None:
+            trace.tools_known(span, error)
         return found
 
-    def run(self, calls: Sequence[InjectedCall], user_id: str, token: str) -> list[ToolResult]:
-        """Run calls at once; each has a result at its deadline, whatever happens."""
+    def run(
+        self,
+        calls: Sequence[InjectedCall],
+        user_id: str,
+        token: str,
+        ended: Callable[[int, ToolResult], None] = lambda _number, _result: None,
+    ) -> list[ToolResult]:
+        """Run calls at once; each has a result at its deadline, whatever happens.
+
+        ``ended`` is told of each with its number, in order.
+        """
         actor = self._runtime.tree.find("mcp")
         end = time.monotonic() + TOOL_DEADLINE + _GRACE
         replies = []
@@ -110,6 +124,7 @@ class Injector:
                 results.append(_failed(call, f"no result within {TOOL_DEADLINE:g} s"))
             except Exception as ex:
                 results.append(_failed(call, str(ex)))
+            ended(len(results) - 1, results[-1])
         return results
 
 
@@ -137,12 +152,23 @@ class Rounds:
 
     def run(self) -> list[ToolResult]:
         """Run the calls of the round that has ended."""
-        return self.injector.run(self.loop.calls, self.call.user_id, self.token)
+        calls, user_id, trace = self.loop.calls, self.call.user_id, self.call.trace
+        if trace is None:
+            return self.injector.run(calls, user_id, self.token)
+        spans = [trace.tool_call(call.tool) for call in calls]
+        return self.injector.run(
+            calls,
+            user_id,
+            self.token,
+            lambda number, result: trace.tool_called(spans[number], result),
+        )
 
     def send(self, before: Opened) -> Opened | Refused:
         """Send the next round to whoever answered the one ``before``."""
         config = self.upstream.provider_of(before) or self.config
         result = self.upstream.perform(config, self.put, None)
+        if self.call.trace is not None:
+            self.call.trace.answered()
         if isinstance(result, Opened):
             recording, exchange = self.recording, result.exchange
             recording.credential_hint = result.credential_hint

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pykka
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from aigateway.actors.actor import Reply, complete, new_reply
 from aigateway.actors.providers.breaker import Ticket
@@ -68,6 +68,8 @@ class Job:
         """
         reply = self.perform.reply
         self.let_go()
+        if isinstance(result, Refused):
+            result = evolve(result, begun_at=self.begun_at)
         return complete(reply, result)
 
     def let_go(self) -> None:

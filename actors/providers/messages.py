@@ -59,6 +59,8 @@ class Refused:
     """Whether any byte may have reached the upstream."""
     provider_name: str = ""
     """Who refused: the provider that was asked, or the last one it fell back on."""
+    begun_at: float = 0.0
+    """When a worker began with it; 0: none did."""
 
 
 @frozen(kw_only=True)

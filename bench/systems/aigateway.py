@@ -30,7 +30,8 @@ class AiGateway(System):
     stages_supported = True
 
     def __init__(self, plane: str = "local", options: tuple[str, ...] = ()) -> None:
-        """``options`` are added to ``aigateway start``."""
+        """``options`` are added to ``aigateway start``; an ``--http-address`` among them must
+        come first and have a port."""
         self.plane = plane
         self.options = options
         self.name = "aigateway" if plane == "local" else f"aigateway-{plane}"
@@ -73,7 +74,7 @@ class AiGateway(System):
             env=clean_environ(**_providers(around)),
         )
         try:
-            port = _port(child, log)
+            port = self._fixed_port() or _port(child, log)
         except BaseException:
             child.stop()
             raise
@@ -94,6 +95,11 @@ class AiGateway(System):
             extra=plane.children(),
             metrics_url=f"http://{arguments['--prometheus-address']}/" if around.metrics else "",
         )
+
+    def _fixed_port(self) -> int:
+        """The port that was asked for, which no log has to say."""
+        flag, address = self.options[:2] if self.options else ("", "")
+        return int(address.rpartition(":")[2]) if flag == "--http-address" else 0
 
 
 def _providers(around: Surroundings) -> dict[str, str]:

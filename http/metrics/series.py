@@ -171,22 +171,23 @@ class Series:
         self.reload = self._gauge(
             "providers_last_reload_timestamp_seconds",
             "When providers were last loaded, or were to be",
-            mode="livemostrecent",
+            mode="livemax",
         )
         self.reload_success = self._gauge(
             "providers_last_reload_success_timestamp_seconds",
             "When providers were last loaded",
-            mode="livemostrecent",
+            mode="livemax",
         )
 
     def _own_series(self) -> None:
         self.stage = self._histogram(
             "stage_seconds",
-            "Time in each stage of a request: edge, authorize, read, record, provider (until a "
-            "worker begins to send), first_byte (waiting for the upstream), relay",
+            "Time in each stage of a request: place (waiting for one, where their number is "
+            "limited), edge, authorize, read, record, provider (until a worker begins to send), "
+            "first_byte (waiting for the upstream), relay",
             ("provider", "stage"),
             STAGE_BUCKETS,
-            PROVIDERS, (7, "stages"),
+            PROVIDERS, (8, "stages"),
         )  # fmt: skip
         self.overhead = self._histogram(
             "overhead_seconds",
@@ -226,7 +227,13 @@ class Series:
             mode="livemin",
         )
         self.requests_running = self._gauge("requests_running", "Requests being served")
-        self.requests_waiting = self._gauge("requests_waiting", "Requests that wait for a place")
+        self.requests_waiting = self._gauge(
+            "requests_waiting",
+            "Requests that wait: for a place, for the control_plane, for a connection to the "
+            "provider, for the next attempt (retry)",
+            ("for",),
+            (4, "things to wait for"),
+        )
 
     # -- making one
 

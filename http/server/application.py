@@ -79,11 +79,26 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
     """
 
     def spawn_worker(self) -> Any:
-        held = signal.pthread_sigmask(signal.SIG_BLOCK, hooks.STOP_SIGNALS)
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, hooks.HELD_SIGNALS)
         try:
             return super().spawn_worker()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+    def manage_workers(self) -> None:
+        """Each second: see that all processes are there."""
+        super().manage_workers()
+        metrics = getattr(self.app, "metrics", None)
+        if metrics is not None:
+            metrics.watch()
+
+    def handle_usr2(self) -> None:
+        """Let the workers write what they are doing.
+
+        gunicorn would start another master beside this one; a new version of the gateway is
+        rolled out by its supervisor instead.
+        """
+        self.kill_workers(signal.SIGUSR2)
 
 
 class GatewayApplication(BaseApplication):  # type: ignore[misc]
