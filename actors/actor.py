@@ -1,10 +1,10 @@
 """The base of every actor: what pykka leaves open, closed once.
 
 pykka delivers messages; it does not say what happens to a message that carries its own
-reply when the actor dies.  Here a message may have an attribute ``reply``, a pykka future
+reply when the actor dies.  Here a message may have an attribute ``reply``, a :class:`Reply`
 that the actor (or whoever it hands the message to) completes when the answer is known,
 perhaps much later.  The actor never waits for it, the sender does.  This base promises
-that no such future is left open by a death: the message in hand and all messages that are
+that no such reply is left open by a death: the message in hand and all messages that are
 in the inbox, or come to it too late, get :class:`ActorDied`.
 
 And each death is the actor's own.  Left to pykka, an error in an ``ask`` would leave an
@@ -15,29 +15,29 @@ count as alive for ever.  Here each of them ends that one actor, and its watcher
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
-from typing import Any, Protocol, TypeVar
+import time
+from typing import Any, Protocol
 
 import pykka
+
+from aigateway.actors.activity import ActorActivity, ActorState, enlist, strike_off
+from aigateway.actors.reply import Reply, complete, fail, new_reply
 
 __all__ = [
     "ActorDied",
     "Crash",
-    "Future",
     "GatewayActor",
     "Interrupted",
+    "Probe",
     "Reply",
     "complete",
     "fail",
     "new_reply",
     "tell_quietly",
 ]
-
-T = TypeVar("T")
-
-Future = pykka.Future
-Reply = pykka.ThreadingFuture
 
 
 class ActorDied(Exception):
@@ -63,35 +63,21 @@ class Crash:
     """Told to any actor: die as an error in its code would let it die."""
 
 
+class Probe:
+    """Told to any actor: how long did this message wait in the inbox?
+
+    ``reply`` gets the seconds.
+    """
+
+    __slots__ = ("reply", "sent_at")
+
+    def __init__(self) -> None:
+        self.reply: Reply[float] = Reply()
+        self.sent_at = time.monotonic()
+
+
 class _Watcher(Protocol):
     def __call__(self, actor: GatewayActor, error: BaseException | None) -> None: ...
-
-
-def new_reply() -> Reply[Any]:
-    """Make a future for the ``reply`` field of a message."""
-    return pykka.ThreadingFuture()
-
-
-def complete(reply: Future[T] | None, value: T) -> bool:
-    """Set ``reply`` unless it was set already; say whether it was set now."""
-    if reply is None:
-        return False
-    try:
-        reply.set(value)
-    except queue.Full:
-        return False
-    return True
-
-
-def fail(reply: Future[Any] | None, error: BaseException) -> bool:
-    """Make ``reply.get()`` raise ``error`` unless it was set already."""
-    if reply is None:
-        return False
-    try:
-        reply.set_exception((type(error), error, None))
-    except queue.Full:
-        return False
-    return True
 
 
 def tell_quietly(ref: pykka.ActorRef[Any] | None, message: Any) -> bool:
@@ -137,7 +123,10 @@ class _Inbox:
             except queue.Empty:
                 return
             _fail_reply(envelope.message, self._closed)
-            fail(envelope.reply_to, pykka.ActorDeadError(self._closed))
+            if envelope.reply_to is not None:
+                error = pykka.ActorDeadError(self._closed)
+                with contextlib.suppress(queue.Full):
+                    envelope.reply_to.set_exception((type(error), error, None))
 
 
 class GatewayActor(pykka.ThreadingActor):
@@ -156,6 +145,8 @@ class GatewayActor(pykka.ThreadingActor):
         self._watcher = watcher
         self._died_of: BaseException | None = None
         self._released = False
+        self._begun = False
+        self._in_hand: tuple[str, float] | None = None
 
     # -- what subclasses provide
 
@@ -179,6 +170,22 @@ class GatewayActor(pykka.ThreadingActor):
         timer.start()
         return timer
 
+    # -- for those who look from outside, in their thread
+
+    def activity(self, thread: int) -> ActorActivity:
+        """What it does at this moment; ``thread`` is where it does it."""
+        in_hand = self._in_hand
+        state: ActorState = "waiting"
+        if self._released:
+            state = "stopping"
+        elif not self._begun:
+            state = "starting"
+        elif in_hand is not None:
+            state = "working"
+        message, since = in_hand or ("", 0.0)
+        inbox = self.actor_inbox.qsize()  # type: ignore[attr-defined]
+        return ActorActivity(self.role, self.actor_urn, thread, state, message, since, inbox)
+
     # -- pykka's hooks
 
     @staticmethod
@@ -190,11 +197,16 @@ class GatewayActor(pykka.ThreadingActor):
             self.started()
         except BaseException as ex:
             raise self._die(ex) from ex
+        self._begun = True
 
     def on_receive(self, message: Any) -> Any:
+        self._in_hand = (type(message).__name__, time.monotonic())
         try:
             if isinstance(message, Crash):
                 raise CrashedOnRequest(self.role)
+            if isinstance(message, Probe):
+                complete(message.reply, time.monotonic() - message.sent_at)
+                return None
             return self.receive(message)
         except BaseException as ex:
             _fail_reply(message, f"{self.role} died: {ex!r}")
@@ -202,17 +214,22 @@ class GatewayActor(pykka.ThreadingActor):
             if error is ex:
                 raise
             raise error from ex
+        finally:
+            self._in_hand = None
 
     def on_stop(self) -> None:
         self._finish()
 
     def _actor_loop(self) -> None:
         threading.current_thread().name = self.role
+        enlist(self)
         try:
             super()._actor_loop()
         except BaseException as ex:
             # Raised where pykka does not look: while it waited for a message.
             self._die(ex)
+        finally:
+            strike_off()
 
     def _die(self, cause: BaseException) -> Exception:
         """End this actor, and no other; return what pykka is to be told."""

@@ -9,6 +9,7 @@ from typing import Any
 import pykka
 from attrs import field, frozen
 
+from aigateway.actors.mcp.shelf import ToolShelf
 from aigateway.actors.providers.provider import ProviderLimits
 
 __all__ = ["GatewayPlan", "StartControlPlane", "StartMcp"]
@@ -31,3 +32,5 @@ class GatewayPlan:
     limits: ProviderLimits = field(factory=ProviderLimits)
     start_mcp: StartMcp | None = None
     """None: nobody can have MCP servers."""
+    tool_shelf: ToolShelf = field(factory=ToolShelf)
+    """Where that actor lays tools for all to read."""

@@ -25,7 +25,7 @@ from aigateway.actors.providers.messages import GetProviderState, ProviderState,
 from aigateway.actors.providers.provider import Provider
 from aigateway.actors.recorder.messages import ControlPlaneChanged, GetSpoolStats
 from aigateway.actors.recorder.recorder import Recorder
-from aigateway.actors.tree import ActorTree, provider_role
+from aigateway.actors.tree import ActorHistory, ActorTree, provider_role
 
 __all__ = ["ActorInfo", "ListActors", "RestartActor", "StopAll", "Supervisor"]
 
@@ -159,6 +159,7 @@ class Supervisor(GatewayActor):
 
     def _add(self, role: str, start: Callable[[], pykka.ActorRef[Any]]) -> _Child:
         child = self._children[role] = _Child(role, start)
+        self._tree.note(role, ActorHistory())
         self._start(child)
         return child
 
@@ -212,6 +213,7 @@ class Supervisor(GatewayActor):
         if error is not None:
             child.last_error = f"{type(error).__name__}: {error}"
             child.deaths.append(now)
+        self._tree.note(child.role, ActorHistory(child.restarts, child.last_error))
         while child.deaths and now - child.deaths[0] > WINDOW:
             child.deaths.popleft()
         deaths = len(child.deaths)
@@ -281,6 +283,7 @@ class Supervisor(GatewayActor):
 
     def _retire(self, name: str) -> None:
         child = self._children.pop(provider_role(name), None)
+        self._tree.forget(provider_role(name))
         if child is not None and child.ref is not None:
             self._tree.remove(child.role, child.ref)
             if child.ref.is_alive():

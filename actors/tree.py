@@ -10,10 +10,11 @@ import threading
 from typing import Any
 
 import pykka
+from attrs import frozen
 
 from aigateway.actors.providers.config import ProviderConfig
 
-__all__ = ["ActorTree", "provider_role"]
+__all__ = ["ActorHistory", "ActorTree", "provider_role"]
 
 
 def provider_role(name: str) -> str:
@@ -21,11 +22,21 @@ def provider_role(name: str) -> str:
     return f"provider/{name}"
 
 
+@frozen
+class ActorHistory:
+    """What has become of the actors that filled a role."""
+
+    restarts: int = 0
+    last_error: str = ""
+    """What the last death was about."""
+
+
 class ActorTree:
     """Roles and who fills them now."""
 
     def __init__(self) -> None:
         self._refs: dict[str, pykka.ActorRef[Any]] = {}
+        self._histories: dict[str, ActorHistory] = {}
         self._changed = threading.Condition()
         self._providers: dict[str, ProviderConfig] = {}
         self.providers_loaded = False
@@ -33,6 +44,10 @@ class ActorTree:
     def find(self, role: str) -> pykka.ActorRef[Any] | None:
         """Who fills this role now, or None while nobody does."""
         return self._refs.get(role)
+
+    def filled(self) -> dict[str, pykka.ActorRef[Any]]:
+        """All roles that somebody fills now."""
+        return dict(self._refs)
 
     def wait_for(
         self, role: str, timeout: float, *, other_than: pykka.ActorRef[Any] | None = None
@@ -55,7 +70,19 @@ class ActorTree:
     def provider_configs(self) -> tuple[ProviderConfig, ...]:
         return tuple(self._providers.values())
 
+    def histories(self) -> dict[str, ActorHistory]:
+        """By role, of all roles that there are, filled at this moment or not."""
+        return dict(self._histories)
+
     # -- for the Supervisor
+
+    def note(self, role: str, history: ActorHistory) -> None:
+        """Keep a role's history where it can be read without asking the Supervisor."""
+        self._histories[role] = history
+
+    def forget(self, role: str) -> None:
+        """There is no such role any more."""
+        self._histories.pop(role, None)
 
     def put(self, role: str, ref: pykka.ActorRef[Any]) -> None:
         with self._changed:

@@ -78,7 +78,13 @@ def _measure(
     upstream = exits.enter_context(Upstream(folder, options.upstream_processes))
     upstream.behave(options.behaviour())
     running = step.system.start(
-        Surroundings(folder, upstream.ports, options.workers, users=step.scenario.users(options))
+        Surroundings(
+            folder,
+            upstream.ports,
+            options.workers,
+            users=step.scenario.users(options),
+            metrics=step.scenario.metrics,
+        )
     )
     exits.callback(running.stop)
     stand = Stand(running, upstream, folder, options, wrk)

@@ -11,6 +11,7 @@ import re
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import msgspec
@@ -37,6 +38,8 @@ class Entry:
     fields: Mapping[str, Any] = field(factory=dict)
     exception: str = ""
     """A traceback, on several lines."""
+    attached: str = ""
+    """Other lines that belong to it."""
 
 
 Renderer: TypeAlias = Callable[[Entry], str]
@@ -49,21 +52,22 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 def human_line(entry: Entry) -> str:
     """``2026-01-31 12:00:00.000 [info]  name: message  k=v  k=v``, times in UTC.
 
-    The lines of a traceback follow, indented.
+    The lines of a traceback, and what else is attached, follow indented.
     """
     level = _SHORT_LEVELS.get(entry.level, entry.level)
     parts = [f"{_moment(entry.at, ' ', 3)} [{level}]", f"{entry.name}: {_one_line(entry.message)}"]
     parts += [f"{_one_line(str(key))}={_human(value)}" for key, value in entry.fields.items()]
     line = "  ".join(parts)
-    if entry.exception:
-        indented = (f"    {_one_line(text)}" for text in entry.exception.splitlines())
+    if entry.exception or entry.attached:
+        below = (*entry.exception.splitlines(), *entry.attached.splitlines())
+        indented = (f"    {_one_line(text)}".rstrip() for text in below)
         line = "\n".join([line, *indented])
     return line
 
 
 def json_line(entry: Entry) -> str:
     """An object with ``ts``, ``level``, ``msg``, ``logger_names`` and ``fields``."""
-    fields = dict(entry.fields)
+    fields = _fields(entry)
     if entry.exception:
         fields["exception"] = entry.exception
     return _json(
@@ -87,12 +91,19 @@ def stackdriver_line(entry: Entry) -> str:
         "time": _moment(entry.at, "T", 6) + "Z",
         "message": entry.message,
         "logger": entry.name,
-        "fields": dict(entry.fields),
+        "fields": _fields(entry),
     }
     if entry.exception:
         # Error Reporting groups by this field.
         line["stack_trace"] = entry.exception
     return _json(line)
+
+
+def _fields(entry: Entry) -> dict[str, Any]:
+    fields = dict(entry.fields)
+    if entry.attached:
+        fields["attached"] = entry.attached
+    return fields
 
 
 def format_exception(exc_info: Any) -> str:
@@ -108,13 +119,19 @@ def format_exception(exc_info: Any) -> str:
 
 def _moment(at: float, separator: str, digits: int) -> str:
     whole = int(at)
-    day = time.strftime(f"%Y-%m-%d{separator}%H:%M:%S", time.gmtime(whole))
     fraction = int((at - whole) * 10**digits)
-    return f"{day}.{fraction:0{digits}d}"
+    return f"{_second(whole, separator)}.{fraction:0{digits}d}"
+
+
+# PERF: all lines of a second have it in common.
+@lru_cache(maxsize=4)
+def _second(whole: int, separator: str) -> str:
+    return time.strftime(f"%Y-%m-%d{separator}%H:%M:%S", time.gmtime(whole))
 
 
 def _one_line(text: str) -> str:
-    return _CONTROL.sub(_escaped, text)
+    # PERF: nearly everything is printable, and then there is nothing to look for.
+    return text if text.isprintable() else _CONTROL.sub(_escaped, text)
 
 
 def _escaped(match: re.Match[str]) -> str:
@@ -126,7 +143,9 @@ def _human(value: Any) -> str:
         return value if _BARE.fullmatch(value) else _one_line(json.dumps(value, ensure_ascii=False))
     if isinstance(value, float):
         return f"{value:.6g}"
-    if value is None or isinstance(value, bool | int | list | tuple | dict):
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value is None or isinstance(value, bool | list | tuple | dict):
         return _one_line(_json(value))
     return _human(str(value))
 

@@ -25,6 +25,11 @@ class Admission:
         self.running = 0
 
     @property
+    def limited(self) -> bool:
+        """Whether anybody may have to wait."""
+        return bool(self._limit)
+
+    @property
     def waiting(self) -> int:
         """Requests that wait for a place now."""
         return len(self._queue)

@@ -14,6 +14,7 @@ import pykka
 import structlog
 from gunicorn.arbiter import Arbiter
 
+from aigateway.actors.mcp.shelf import ToolShelf
 from aigateway.actors.plan import GatewayPlan
 from aigateway.actors.providers.provider import ProviderLimits
 from aigateway.actors.recorder.recorder import ControlPlaneChanged
@@ -125,6 +126,7 @@ def make_plan(settings: Settings, tree: ActorTree) -> GatewayPlan:
             with contextlib.suppress(pykka.ActorDeadError):
                 recorder.tell(ControlPlaneChanged())
 
+    shelf = ToolShelf()
     return GatewayPlan(
         start_control_plane=control_plane_starter(
             settings, on_fatal=_end_gateway, on_connected=connected
@@ -132,7 +134,8 @@ def make_plan(settings: Settings, tree: ActorTree) -> GatewayPlan:
         state_dir=Path(settings.state_dir),
         spool_max_size=settings.spool_max_size,
         limits=ProviderLimits(settings.drain_max, settings.drain_timeout),
-        start_mcp=mcp_starter(settings, tree),
+        start_mcp=mcp_starter(settings, tree, shelf),
+        tool_shelf=shelf,
     )
 
 

@@ -39,7 +39,7 @@ def present(call: Call, settings: Settings) -> Presented:
         else:
             log.warning("no auth key provided", method=inbound.method, path=inbound.path)
         raise plain(400, "no authentication key provided")
-    call.request_id = presented.request_id
+    call.proxy_id = presented.request_id
     return presented
 
 
@@ -59,7 +59,12 @@ def authorize(call: Call, presented: Presented, runtime: Runtime, max_wait: floa
             headers=(("Retry-After", str(retry_after(answer.retry_after))),),
         )
     if isinstance(answer, Denied):
-        log.warning("key authorization check failed", path=call.inbound.path)
+        log.warning(
+            "key authorization check failed",
+            method=call.inbound.method,
+            path=call.inbound.path,
+            auth_mode=call.auth_mode,
+        )
         raise plain(answer.status, answer.message)
     assert isinstance(answer, Caller)
     call.caller = answer

@@ -29,6 +29,8 @@ class Call:
     inbound: Inbound
     began: float
     request_id: str = ""
+    proxy_id: str = ""
+    """What a proxy of the Coder deployment calls it."""
     auth_mode: str = "centralized"
     caller: Caller | None = None
     provider: ProviderConfig | None = None
@@ -46,14 +48,35 @@ class Call:
     dump: Dump | None = None
     trace: RequestTrace | None = None
     stages: dict[str, float] = field(factory=dict)
-    """Seconds spent in each stage so far."""
+    """Seconds spent in each stage that is over."""
+    stage: str = "place"
+    """The stage that it is in: place (it waits for one), edge, authorize, read, record,
+    provider (until the head of its answer is there), relay."""
+    waited: float = 0.0
+    """Seconds beside ``first_byte`` in which it waited for an upstream or for tools, before its
+    answer was relayed."""
     _marked: float = 0.0
 
-    def mark(self, stage: str) -> None:
-        """The stage that ends now has this name."""
+    def begin(self, stage: str) -> None:
+        """The stage so far is over, the next one begins."""
         now = time.monotonic()
-        self.stages[stage] = now - (self._marked or self.began)
+        self.stages[self.stage] = now - (self._marked or self.began)
         self._marked = now
+        self.stage = stage
+
+    def answered(self, begun_at: float) -> None:
+        """The answer's head is there; a worker began to ask for it at ``begun_at``, 0: none did.
+
+        What was before that was the provider's actor: admission, the choice of a key, the
+        wait for a worker.
+        """
+        since = self._marked or self.began
+        if begun_at > since:
+            self.stages["provider"] = begun_at - since
+            self._marked = begun_at
+        if begun_at:
+            self.stage = "first_byte"
+        self.begin("relay")
 
     def traced(self, headers: Headers) -> Headers:
         """The client's headers as the provider gets them next: with the trace's context."""

@@ -11,6 +11,7 @@ import pykka
 from aigateway.actors.coderd.local import LocalControlPlane
 from aigateway.actors.coderd.messages import McpConfiguration, McpServer
 from aigateway.actors.mcp.filters import BadPattern, ToolFilter
+from aigateway.actors.mcp.shelf import ToolShelf
 from aigateway.actors.plan import StartControlPlane, StartMcp
 from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.tree import ActorTree
@@ -76,7 +77,7 @@ def _mcp_configuration(settings: Settings) -> McpConfiguration:
     )
 
 
-def mcp_starter(settings: Settings, tree: ActorTree) -> StartMcp | None:
+def mcp_starter(settings: Settings, tree: ActorTree, shelf: ToolShelf) -> StartMcp | None:
     """A function that starts the actor for injected tools; None when there can be none."""
     if settings.local and not settings.mcp_servers:
         return None
@@ -89,6 +90,7 @@ def mcp_starter(settings: Settings, tree: ActorTree) -> StartMcp | None:
             role,
             watcher,
             tree=tree,
+            shelf=shelf,
             proxy_for=lambda url: proxy_for(url, settings.provider_environ),
         )
 

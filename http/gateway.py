@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import falcon
-import structlog
+from structlog.contextvars import bind_contextvars
 
 from aigateway.actors.providers.interception.headers import UnsafeHeader, for_client
 from aigateway.actors.providers.messages import Opened
@@ -15,8 +15,10 @@ from aigateway.http.admission import Admission
 from aigateway.http.answers import Answer, json_message, plain
 from aigateway.http.call import Call
 from aigateway.http.inbound import ClientVanished, Inbound
+from aigateway.http.logs import write_line
 from aigateway.http.pipeline import INTERCEPTION_HEADER, Pipeline
 from aigateway.http.relay import Finished, InterceptedBody, PassthroughBody, Patience
+from aigateway.http.request_id import REQUEST_ID_HEADER, request_id_of
 from aigateway.http.runtime import Runtime
 from aigateway.http.settings import Settings
 
@@ -34,8 +36,6 @@ TRACE = "aigateway.trace"
 """WSGI environment key for the request's :class:`RequestTrace`, if it is traced."""
 CAPACITY = "AI Gateway is currently at capacity. Please try again later."
 
-log = structlog.get_logger("ai-gateway")
-
 
 class Gateway:
     """Takes each request through the pipeline and relays the answer."""
@@ -49,43 +49,68 @@ class Gateway:
             settings.max_concurrency, settings.queue_depth, settings.queue_wait
         )
         self._patience = Patience(settings.keepalive_ping, settings.idle_timeout)
+        self.calls: set[Call] = set()
+        """Requests that are being served."""
 
     def __call__(self, req: falcon.Request, resp: falcon.Response, **_: Any) -> None:
         """Falcon's sink: answers ``req``."""
         self._runtime.start()
-        if self._runtime.draining:
-            self._answer(req, resp, plain(503, "AI Gateway is shutting down", close=True))
-            return
-        if not self.admission.enter():
-            self._answer(req, resp, json_message(503, CAPACITY))
-            return
         call = Call(Inbound.of(req.env), time.monotonic())
+        call.request_id = request_id_of(call.inbound)
+        # On every line that is logged while this request is served; the next one on this
+        # connection, or in this thread, puts its own in the place.
+        bind_contextvars(request_id=call.request_id)
         if self.tracing is not None:
             call.trace = req.env.get(TRACE)
+        self.calls.add(call)
         try:
-            opened, recording = self.pipeline.run(call)
+            self._admit(call)
+            opened, recording = self._run(call)
         except Answer as answer:
-            self.admission.leave()
             self._answer(req, resp, answer)
+            resp.append_header(REQUEST_ID_HEADER, call.request_id)
             if call.interception_id:
                 resp.append_header(INTERCEPTION_HEADER, call.interception_id)
             if call.trace is not None:
                 call.trace.refused(answer.status, answer.body)
-            how = Finished("refused", len(answer.body), 0.0)
-            self._log(call, answer.status, how)
-            self._count(call, how, None)
-        except ClientVanished:
-            self.admission.leave()
-            log.info("the client vanished inside its request", path=call.inbound.path)
-            vanished = plain(400, "incomplete request body", close=True)
-            if call.trace is not None:
-                call.trace.refused(vanished.status, vanished.body)
-            self._answer(req, resp, vanished)
+            outcome = "left" if isinstance(answer.__cause__, ClientVanished) else "refused"
+            self._over(call, answer.status, Finished(outcome, len(answer.body), 0.0))
         except BaseException:
-            self.admission.leave()
+            # A fault of ours, which Falcon's error handler answers, or the worker is ending.
+            self._over(call, 500, Finished("failed", 0, 0.0))
             raise
         else:
             self._relay(req, resp, call, opened, recording)
+
+    def _admit(self, call: Call) -> None:
+        """Wait for a place; raises an Answer when there is none."""
+        if self._runtime.draining:
+            raise plain(503, "AI Gateway is shutting down", close=True)
+        if not self.admission.enter():
+            raise json_message(503, CAPACITY)
+        if self.admission.limited:
+            call.begin("edge")
+        else:
+            call.stage = "edge"
+
+    def _run(self, call: Call) -> tuple[Opened, Recording | None]:
+        """Up to the head of the answer; without one the place is free again."""
+        try:
+            return self.pipeline.run(call)
+        except ClientVanished as ex:
+            self.admission.leave()
+            raise plain(400, "incomplete request body", close=True) from ex
+        except BaseException:
+            self.admission.leave()
+            raise
+
+    def _over(
+        self, call: Call, status: int, how: Finished, recording: Recording | None = None
+    ) -> None:
+        """Nothing more is sent: log it, count it, forget it."""
+        self.calls.discard(call)
+        self._log(call, status, how)
+        self._count(call, how, recording)
 
     def _relay(
         self,
@@ -100,8 +125,7 @@ class Gateway:
 
         def finished(how: Finished) -> None:
             self.admission.leave()
-            self._log(call, status, how)
-            self._count(call, how, recording)
+            self._over(call, status, how, recording)
             if call.trace is not None:
                 call.trace.finished(how.outcome)
 
@@ -122,6 +146,7 @@ class Gateway:
             resp.stream = call.dump.passthrough(opened, self._patience, finished)
         else:
             resp.stream = PassthroughBody(opened, self._patience, finished)
+        headers.append((REQUEST_ID_HEADER, call.request_id))
         if call.trace is not None:
             call.trace.relaying()
         reason = exchange.reason or "Unknown"
@@ -142,7 +167,7 @@ class Gateway:
             return
         seconds = time.monotonic() - call.began
         if call.recorded:
-            failed = how.outcome in ("refused", "cut") or (
+            failed = how.outcome in ("refused", "failed", "cut") or (
                 recording is not None and recording.interception.outcome().error_type is not None
             )
             metrics.ended(
@@ -155,36 +180,38 @@ class Gateway:
                 failed=failed,
                 seconds=seconds,
             )
-        elif call.provider is not None and how.outcome != "refused":
+        elif call.stage == "relay" and how.outcome != "refused":
             metrics.passed_through(call.provider_name, call.route, call.inbound.method)
         if call.provider is not None:
-            call.stages["relay"] = max(0.0, seconds - sum(call.stages.values()))
+            call.stages[call.stage] = max(0.0, seconds - sum(call.stages.values()))
             overhead = max(0.0, seconds - _waited(call, how))
-            metrics.stages(call.provider_name, call.stages, overhead)
+            metrics.times.add(call.provider_name, call.stages, overhead)
 
     def _log(self, call: Call, status: int, how: Finished) -> None:
         inbound = call.inbound
         duration = time.monotonic() - call.began
-        log.info(
-            "request",
-            method=inbound.method,
-            path=inbound.path,
-            status=status,
-            outcome=how.outcome,
-            interception_id=call.interception_id or None,
-            user_id=call.user_id or None,
-            provider=call.provider_name or None,
-            model=call.model or None,
-            duration_ms=round(duration * 1000, 1),
-            overhead_ms=round((duration - _waited(call, how)) * 1000, 1),
-            bytes=how.sent,
-            aibridgeproxy_id=call.request_id or None,
-        )
+        fields = {
+            "request_id": call.request_id,
+            "method": inbound.method,
+            "path": inbound.path,
+            "status": status,
+            "outcome": how.outcome,
+            "interception_id": call.interception_id,
+            "user_id": call.user_id,
+            "provider": call.provider_name,
+            "model": call.model,
+            "duration_ms": round(duration * 1000, 1),
+            "overhead_ms": round(max(0.0, duration - _waited(call, how)) * 1000, 1),
+            "bytes": how.sent,
+            "aibridgeproxy_id": call.proxy_id,
+        }
+        shown = {name: value for name, value in fields.items() if value != ""}
+        write_line("info", "ai-gateway", "request", shown)
 
 
 def _waited(call: Call, how: Finished) -> float:
     """Seconds of a request that were the upstream's."""
-    return call.stages.get("first_byte", 0.0) + how.upstream_seconds
+    return call.stages.get("first_byte", 0.0) + call.waited + how.upstream_seconds
 
 
 def _metrics(settings: Settings) -> RequestMetrics | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pykka
 import structlog
@@ -12,10 +12,11 @@ from attrs import define
 from aigateway.actors.actor import new_reply
 from aigateway.actors.mcp.messages import CallTool, GetTools, ToolSet
 from aigateway.actors.mcp.results import ToolResult
+from aigateway.actors.mcp.shelf import user_key
 from aigateway.actors.providers.bedrock.answer import BedrockInterception
 from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.interception.injected import InjectedCall, InjectedInterception
-from aigateway.actors.providers.interception.injection import Encodings
+from aigateway.actors.providers.interception.injection import Encodings, takes_tools
 from aigateway.actors.providers.interception.interface import Headers, Interception
 from aigateway.actors.providers.interception.opening_injected import INJECTABLE, with_tools
 from aigateway.actors.providers.messages import Opened, Refused
@@ -47,29 +48,59 @@ class Injector:
 
     def offer(self, interception: Interception, call: Call, api: str, token: str) -> Interception:
         """The interception with the user's tools, or the same one when there are none."""
-        user_id = call.user_id
-        if api not in INJECTABLE:
+        if api not in INJECTABLE or interception.refusal is not None:
             return interception
-        try:
-            tool_set = self._runtime.ask(
-                "mcp", lambda reply: GetTools(user_id, token, reply), _TOOLS_WAIT
-            )
-        except NoAnswer as ex:
-            log.warning("request without injected tools", error=str(ex))
+        if not takes_tools(api, interception.model):
             return interception
-        assert isinstance(tool_set, ToolSet)
+        tool_set = self._tools(call, token)
         if not tool_set.tools:
             return interception
-        return with_tools(
+        offering = with_tools(
             interception,
             tool_set,
             self._encodings,
             content_encoding=call.inbound.header("Content-Encoding"),
             max_rounds=self._max_rounds,
         )
+        known, offered = len(tool_set.tools), 0
+        if isinstance(offering, InjectedInterception):
+            offered = len(offering.tools)
+        if offered < known:
+            log.debug("tools left out of a request", offered=offered, known=known)
+        return offering
 
-    def run(self, calls: Sequence[InjectedCall], user_id: str, token: str) -> list[ToolResult]:
-        """Run calls at once; each has a result at its deadline, whatever happens."""
+    def _tools(self, call: Call, token: str) -> ToolSet:
+        """The user's tools, at once where they are known."""
+        # PERF: a question to the actor takes longer than all else that injection does.
+        key = user_key(call.user_id, token)
+        fresh = self._runtime.plan.tool_shelf.find(key, time.monotonic())
+        if fresh is not None:
+            return fresh
+        trace = call.trace
+        span = trace.tools_asked() if trace is not None else None
+        found, error = ToolSet(), ""
+        try:
+            found = self._runtime.ask(
+                "mcp", lambda reply: GetTools(call.user_id, token, reply), _TOOLS_WAIT
+            )
+        except NoAnswer as ex:
+            error = str(ex)
+            log.warning("request without injected tools", error=error)
+        if trace is not None and span is not None:
+            trace.tools_known(span, error)
+        return found
+
+    def run(
+        self,
+        calls: Sequence[InjectedCall],
+        user_id: str,
+        token: str,
+        ended: Callable[[int, ToolResult], None] = lambda _number, _result: None,
+    ) -> list[ToolResult]:
+        """Run calls at once; each has a result at its deadline, whatever happens.
+
+        ``ended`` is told of each with its number, in order.
+        """
         actor = self._runtime.tree.find("mcp")
         end = time.monotonic() + TOOL_DEADLINE + _GRACE
         replies = []
@@ -93,6 +124,7 @@ class Injector:
                 results.append(_failed(call, f"no result within {TOOL_DEADLINE:g} s"))
             except Exception as ex:
                 results.append(_failed(call, str(ex)))
+            ended(len(results) - 1, results[-1])
         return results
 
 
@@ -120,12 +152,23 @@ class Rounds:
 
     def run(self) -> list[ToolResult]:
         """Run the calls of the round that has ended."""
-        return self.injector.run(self.loop.calls, self.call.user_id, self.token)
+        calls, user_id, trace = self.loop.calls, self.call.user_id, self.call.trace
+        if trace is None:
+            return self.injector.run(calls, user_id, self.token)
+        spans = [trace.tool_call(call.tool) for call in calls]
+        return self.injector.run(
+            calls,
+            user_id,
+            self.token,
+            lambda number, result: trace.tool_called(spans[number], result),
+        )
 
     def send(self, before: Opened) -> Opened | Refused:
         """Send the next round to whoever answered the one ``before``."""
         config = self.upstream.provider_of(before) or self.config
         result = self.upstream.perform(config, self.put, None)
+        if self.call.trace is not None:
+            self.call.trace.answered()
         if isinstance(result, Opened):
             recording, exchange = self.recording, result.exchange
             recording.credential_hint = result.credential_hint

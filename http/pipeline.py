@@ -8,6 +8,7 @@ and only when the interception is recorded is the upstream called.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,11 @@ from aigateway.actors.providers.interception.credentials import (
 )
 from aigateway.actors.providers.interception.headers import BadAgentFirewall, agent_firewall
 from aigateway.actors.providers.interception.injected import InjectedInterception
-from aigateway.actors.providers.interception.interface import Interception, InvalidRequest
+from aigateway.actors.providers.interception.interface import (
+    Headers,
+    Interception,
+    InvalidRequest,
+)
 from aigateway.actors.providers.interception.opening import open_interception
 from aigateway.actors.providers.interception.routes import (
     MESSAGES,
@@ -97,9 +102,9 @@ class Pipeline:
         if self._rate_limit is not None:
             self._rate_limit.check(call.inbound)
         presented = present(call, self.settings)
-        call.mark("edge")
+        call.begin("authorize")
         caller = authorize(call, presented, self._runtime, self.settings.max_wait)
-        call.mark("authorize")
+        call.begin("read")
         target, route = self._route(call)
         if isinstance(route, Passthrough):
             return self._pass_through(call, presented, target), None
@@ -176,8 +181,9 @@ class Pipeline:
                 return plain_call
             return self._bedrock.signed(provider, plain_call)
 
+        call.begin("provider")
         result = self._upstream.send_once(config, put, call.dump)
-        call.mark("first_byte")
+        call.answered(result.begun_at)
         if isinstance(result, Refused):
             log.warning("passthrough failed", provider=config.name, error=result.message)
             if result.body is not None or result.retry_after is not None:
@@ -207,19 +213,19 @@ class Pipeline:
         if trace is not None:
             recording.trace = trace
             trace.created(interception, model=call.model, bedrock=_bedrock(config, route))
-        call.mark("read")
+        call.begin("record")
         record_start(
             self._runtime, self.settings, call, caller, config, interception, credential, firewall
         )
         if self._metrics is not None:
             self._metrics.began(config.name, call.model, call.route)
-        call.mark("record")
+        call.begin("provider")
         if trace is not None:
             trace.recorded()
         if (refusal := _refusal(interception)) is not None:
             recording.close()
             raise refusal
-        client_headers = call.traced(presented.remaining_headers)
+        client_headers: Headers = presented.remaining_headers
         if isinstance(interception, InjectedInterception):
             client_headers = without_codings(client_headers)
 
@@ -228,7 +234,7 @@ class Pipeline:
                 method=inbound.method,
                 url=url_for(provider, target.rest, inbound.query),
                 headers=headers_for(
-                    client_headers, auth=(), actor=_actor_headers(provider, caller)
+                    call.traced(client_headers), auth=(), actor=_actor_headers(provider, caller)
                 ),
                 body=interception.upstream_body(),
                 credential=credential if credential.kind == BYOK else None,
@@ -248,7 +254,12 @@ class Pipeline:
             recording.cut("the request cannot be forwarded", "bad_request")
             recording.close()
             raise
-        call.mark("first_byte")
+        except BaseException:
+            # A fault of ours: the interception has ended all the same.
+            recording.cut("the gateway failed", "server_error")
+            recording.close()
+            raise
+        call.answered(result.begun_at)
         if trace is not None:
             trace.answered()
         recording.credential_hint = result.credential_hint
@@ -258,6 +269,7 @@ class Pipeline:
             raise refusal_answer(route.api, result)
         self._begin_answer(call, config, result, recording)
         if self._injector is not None and isinstance(interception, InjectedInterception):
+            began = time.monotonic()
             result = follow(
                 Rounds(
                     injector=self._injector,
@@ -272,6 +284,8 @@ class Pipeline:
                 result,
                 self._patience,
             )
+            # A blocking answer was read to its end: that is waiting for tools and upstream.
+            call.waited += time.monotonic() - began
         return result, recording
 
     def _open(self, call: Call, route: Intercept) -> Interception:

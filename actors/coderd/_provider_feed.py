@@ -68,6 +68,8 @@ class ProviderFeed:
         self._loading = False
         self._stale = False
         self._signalled = False
+        self.tried_at = self.loaded_at = time.time() if self._fixed else 0.0
+        """Unix times of the last attempt to load and of the last success; 0: none yet."""
 
     def subscribe(self, subscriber: pykka.ActorRef[Any]) -> None:
         self._subscriber = subscriber
@@ -103,6 +105,7 @@ class ProviderFeed:
             self._stale = True
             return
         self._loading = True
+        self.tried_at = time.time()
         session.call(
             _GET_PROVIDERS,
             pb.GetAIProvidersRequest().SerializeToString(),
@@ -144,6 +147,8 @@ class ProviderFeed:
         self._later(self._load_backoff, lambda: self._load(session))
 
     def _replace(self, providers: tuple[ProviderConfig, ...]) -> None:
+        self.loaded_at = time.time()
+        self.tried_at = self.tried_at or self.loaded_at
         if providers != self._known:
             self._known = providers
             self._tell(providers)

@@ -219,7 +219,13 @@ class CoderdConnection(GatewayActor):
                 return CallStats(waiting=waiting, times=self._counters.copy())
             case GetStatus():
                 connected = self._session is not None
-                return Status(connected=connected, detail=self._detail, fatal=self._fatal)
+                return Status(
+                    connected=connected,
+                    detail=self._detail,
+                    fatal=self._fatal,
+                    providers_tried_at=self._feed.tried_at,
+                    providers_loaded_at=self._feed.loaded_at,
+                )
             case _:
                 raise TypeError(f"{self.role}: unknown message {type(message).__name__}")
         return None

@@ -90,6 +90,7 @@ class LocalControlPlane(GatewayActor):
         self._mcp = mcp or McpConfiguration()
         self._lock_patience = lock_patience
         self._clock = clock
+        self._began = clock()
         self._store: Store
         self._lookups: list[Authorize] = []
         self._starts: list[StoreInterception] = []
@@ -154,9 +155,15 @@ class LocalControlPlane(GatewayActor):
                 self._trouble = str(ex)
             else:
                 self._recovered()
-        if self._trouble is not None:
-            return Status(connected=False, detail=f"local database: {self._trouble}")
-        return Status(connected=True, detail=f"local database {os.fspath(self._database)}")
+        detail = f"local database: {self._trouble}"
+        if self._trouble is None:
+            detail = f"local database {os.fspath(self._database)}"
+        return Status(
+            connected=self._trouble is None,
+            detail=detail,
+            providers_tried_at=self._began,
+            providers_loaded_at=self._began,
+        )
 
     def _get_call_stats(self, _message: GetCallStats) -> CallStats:
         return CallStats()

@@ -185,6 +185,10 @@ class Status:
     detail: str = ""
     fatal: str | None = None
     """A reason why it will never be connected (a refused gateway key, for example)."""
+    providers_tried_at: float = field(default=0.0, eq=False)
+    """Unix time at which the providers were last to be loaded; 0: not yet."""
+    providers_loaded_at: float = field(default=0.0, eq=False)
+    """And at which they were."""
 
 
 @frozen

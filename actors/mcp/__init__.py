@@ -5,6 +5,8 @@
     McpTools                       one per gateway worker process
     └── McpSession                 one per user and server; its threads hold the conversations
 
+``shelf`` is where the actor lays the sets that need no question.
+
 Sans-IO below them: ``protocol`` (what is said), ``answers`` (what is read), ``definitions``,
 ``results``, ``names``, ``filters``, ``param_headers``.
 """

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pykka
-
 from aigateway.actors.actor import Reply, complete
 from aigateway.actors.coderd.messages import McpServer
 from aigateway.actors.mcp.results import ToolResult
@@ -14,7 +12,7 @@ from aigateway.actors.mcp.results import ToolResult
 __all__ = ["ResultReply", "TellingReply"]
 
 
-class TellingReply(pykka.ThreadingFuture[Any]):
+class TellingReply(Reply[Any]):
     """Calls ``told`` with the answer, or with the exception that came instead."""
 
     def __init__(self, told: Callable[[Any], None]) -> None:
@@ -25,12 +23,12 @@ class TellingReply(pykka.ThreadingFuture[Any]):
         super().set(value)
         self._told(value)
 
-    def set_exception(self, exc_info: Any = None) -> None:
-        super().set_exception(exc_info)
-        self._told(exc_info[1] if exc_info else None)
+    def set_error(self, error: BaseException) -> None:
+        super().set_error(error)
+        self._told(error)
 
 
-class ResultReply(pykka.ThreadingFuture[ToolResult]):
+class ResultReply(Reply[ToolResult]):
     """Hands a session's answer on, and makes a result of the session's death."""
 
     def __init__(self, reply: Reply[ToolResult], server: McpServer, tool: str) -> None:
@@ -41,8 +39,8 @@ class ResultReply(pykka.ThreadingFuture[ToolResult]):
         super().set(value)
         complete(self._reply, value)
 
-    def set_exception(self, exc_info: Any = None) -> None:
-        super().set_exception(exc_info)
+    def set_error(self, error: BaseException) -> None:
+        super().set_error(error)
         result = ToolResult(
             tool=self._tool,
             server_id=self._server.id,

@@ -27,6 +27,8 @@ __all__ = ["Sessions"]
 
 MAX_CONNECTORS = 1000
 """Servers whose connectors are kept; more than a deployment has."""
+HUNG_FOR = 300.0
+"""Seconds for which nobody waits for a server that kept somebody waiting to the end."""
 
 log = structlog.get_logger("ai-gateway.mcp")
 
@@ -57,6 +59,7 @@ class Sessions:
         self._places: dict[str, tuple[UserTools, KnownServer]] = {}
         self._closing: dict[str, pykka.ActorRef[Any]] = {}
         self._listeners: set[str] = set()
+        self._hung: dict[str, float] = {}
 
     def __len__(self) -> int:
         return len(self._places)
@@ -169,6 +172,25 @@ class Sessions:
                 server.config, server.filter = config, tool_filter
         server.pending = True
         tell_quietly(self.get(user, server), Connect())
+
+    def hung(self, user: UserTools, now: float) -> None:
+        """The time of a load is over: do not let others wait for the same servers."""
+        if len(self._hung) >= MAX_CONNECTORS:
+            self._hung.clear()
+        for server in user.servers.values():
+            if server.pending:
+                self._hung[server.config.url] = now + HUNG_FOR
+
+    def hold_up(self, user: UserTools, now: float) -> bool:
+        """Whether a load has to wait: for servers that have not told yet, and may soon."""
+        return any(
+            server.pending and now >= self._hung.get(server.config.url, now)
+            for server in user.servers.values()
+        )
+
+    def answered(self, server: KnownServer) -> None:
+        """The server told something, so it does not hang."""
+        self._hung.pop(server.config.url, None)
 
     def drop(self, server: KnownServer) -> None:
         """Do not use the session any more."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -14,8 +15,9 @@ from aigateway.actors.mcp.definitions import ToolDefinition
 from aigateway.actors.mcp.filters import ToolFilter
 from aigateway.actors.mcp.messages import CallTool, GetTools, ServerProblem, Tool, ToolSet
 from aigateway.actors.mcp.names import tool_ids
+from aigateway.actors.mcp.shelf import UserKey
 
-__all__ = ["KnownServer", "Shared", "UserTools", "Waiting", "assemble"]
+__all__ = ["KnownServer", "Shared", "UserTools", "Users", "Waiting", "assemble"]
 
 T = TypeVar("T", bound=Hashable)
 
@@ -59,7 +61,7 @@ class Waiting:
 class UserTools:
     """One user's tools, as one session token sees them.  Times are monotonic seconds."""
 
-    key: tuple[str, bytes]
+    key: UserKey
     servers: dict[str, KnownServer] = Factory(dict)
     config_problems: tuple[ServerProblem, ...] = ()
     """Why servers of the configuration are not among ``servers``, or why there is none."""
@@ -82,6 +84,50 @@ class UserTools:
         tool_set, self.places = assemble(self.servers.values(), self.config_problems)
         if tool_set != self.tool_set:
             self.tool_set = shared.once(tool_set)
+
+
+class Users:
+    """The users whose tools are kept, the one used last at the end."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kept: OrderedDict[UserKey, UserTools] = OrderedDict()
+        self._latest: dict[str, UserKey] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __iter__(self) -> Iterator[UserTools]:
+        """Those who may be forgotten meanwhile, too."""
+        return iter(list(self._kept.values()))
+
+    @property
+    def to_give_way(self) -> UserTools | None:
+        """Who has to be forgotten before somebody can be added."""
+        return next(iter(self._kept.values())) if len(self._kept) >= self._limit else None
+
+    def find(self, key: UserKey) -> UserTools | None:
+        return self._kept.get(key)
+
+    def latest(self, user_id: str) -> UserTools | None:
+        """The tools of the user with the token that was used last."""
+        key = self._latest.get(user_id)
+        return None if key is None else self._kept[key]
+
+    def add(self, key: UserKey) -> UserTools:
+        user = self._kept[key] = UserTools(key)
+        return user
+
+    def used(self, user: UserTools, now: float) -> None:
+        """Take note that the user is there."""
+        user.used_at = now
+        self._kept.move_to_end(user.key)
+        self._latest[user.key[0]] = user.key
+
+    def remove(self, user: UserTools) -> None:
+        del self._kept[user.key]
+        if self._latest.get(user.key[0]) == user.key:
+            del self._latest[user.key[0]]
 
 
 def assemble(

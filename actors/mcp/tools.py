@@ -9,17 +9,14 @@ sooner.  Nothing here waits: sessions and the control plane tell when they know.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 import pykka
 import structlog
-from attrs import frozen
 
 from aigateway.actors.actor import GatewayActor, complete, fail, tell_quietly
 from aigateway.actors.coderd.messages import (
@@ -27,6 +24,7 @@ from aigateway.actors.coderd.messages import (
     McpConfiguration,
     Unavailable,
 )
+from aigateway.actors.mcp._notes import Configured, LoadIsDue, SessionEnded, Sweep
 from aigateway.actors.mcp._replies import ResultReply, TellingReply
 from aigateway.actors.mcp._sessions import Sessions
 from aigateway.actors.mcp.errors import McpError
@@ -46,7 +44,8 @@ from aigateway.actors.mcp.session_messages import (
     SessionTools,
     TokenRefused,
 )
-from aigateway.actors.mcp.toolbox import KnownServer, Shared, UserTools, Waiting
+from aigateway.actors.mcp.shelf import ToolShelf, user_key
+from aigateway.actors.mcp.toolbox import KnownServer, Shared, Users, UserTools, Waiting
 from aigateway.actors.tree import ActorTree
 
 __all__ = ["McpTools"]
@@ -57,32 +56,11 @@ SWEEP_EVERY = 60.0
 log = structlog.get_logger("ai-gateway.mcp")
 
 
-@frozen
-class _Configured:
-    key: tuple[str, bytes]
-    load: int
-    answer: McpConfiguration | Unavailable | BaseException
-
-
-@frozen
-class _LoadIsDue:
-    key: tuple[str, bytes]
-    load: int
-
-
-@frozen
-class _SessionEnded:
-    urn: str
-    error: BaseException | None
-
-
-@frozen
-class _Sweep:
-    pass
-
-
 class McpTools(GatewayActor):
-    """Finds the control plane in ``tree``.  ``proxy_for`` names the HTTP proxy to a URL."""
+    """Finds the control plane in ``tree``.  ``proxy_for`` names the HTTP proxy to a URL.
+
+    What needs no question is on ``shelf``; ``clock`` is the shelf's.
+    """
 
     def __init__(
         self,
@@ -93,12 +71,15 @@ class McpTools(GatewayActor):
         ca_file: str = "",
         proxy_for: Callable[[str], str] = lambda _url: "",
         limits: McpLimits | None = None,
+        shelf: ToolShelf | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(role, watcher)
         self._tree = tree
         self._limits = limits or McpLimits()
         self._clock = clock
+        self._shelf = shelf or ToolShelf()
+        self._too_late = f"no answer within {self._limits.tools_wait:g} s"
         self._sessions = Sessions(
             role,
             self.actor_ref,
@@ -108,14 +89,15 @@ class McpTools(GatewayActor):
             ca_file=ca_file,
             proxy_for=proxy_for,
         )
-        self._users: OrderedDict[tuple[str, bytes], UserTools] = OrderedDict()
-        self._latest: dict[str, tuple[str, bytes]] = {}
+        self._users = Users(self._limits.users)
         self._shared = Shared()
         self._loads = itertools.count(1)
         self._timers: dict[int, threading.Timer] = {}
         self._sweeper: threading.Timer | None = None
 
     def started(self) -> None:
+        # There may be sets of a predecessor, whose sessions are gone.
+        self._shelf.clear()
         self._schedule_sweep()
 
     def receive(self, message: Any) -> Any:
@@ -124,7 +106,7 @@ class McpTools(GatewayActor):
                 self._get_tools(message)
             case CallTool():
                 self._call_tool(message)
-            case _Configured():
+            case Configured():
                 self._configured(message)
             case SessionTools():
                 self._session_tools(message)
@@ -136,11 +118,11 @@ class McpTools(GatewayActor):
                 self._token_refused(message)
             case ListenerEnded():
                 self._sessions.listens_no_more(message.urn)
-            case _LoadIsDue():
+            case LoadIsDue():
                 self._load_is_due(message)
-            case _SessionEnded():
+            case SessionEnded():
                 self._session_ended(message)
-            case _Sweep():
+            case Sweep():
                 self._sweep()
             case GetMcpState():
                 return McpState(len(self._users), len(self._sessions), self._sessions.listeners)
@@ -152,7 +134,7 @@ class McpTools(GatewayActor):
         for timer in (self._sweeper, *self._timers.values()):
             if timer is not None:
                 timer.cancel()
-        for user in list(self._users.values()):
+        for user in self._users:
             self._forget(user)
         if self._died_of is None:
             # The process is about to end; after that no session can say goodbye.
@@ -179,13 +161,12 @@ class McpTools(GatewayActor):
         if message.session_token:
             user = self._user(message.user_id, message.session_token)
         else:
-            key = self._latest.get(message.user_id)
-            if key is None:
+            latest = self._users.latest(message.user_id)
+            if latest is None:
                 self._refuse(message, f"tool {message.tool_id} not found")
                 return
-            user = self._users[key]
-            user.used_at = self._clock()
-            self._users.move_to_end(key)
+            user = latest
+            self._users.used(user, self._clock())
         if user.good_until > float("-inf"):
             self._run(user, waiting)
             return
@@ -227,15 +208,13 @@ class McpTools(GatewayActor):
 
     def _user(self, user_id: str, session_token: str) -> UserTools:
         """Who asks; remembered as the one used last."""
-        key = (user_id, hashlib.sha256(session_token.encode()).digest())
-        user = self._users.get(key)
+        key = user_key(user_id, session_token)
+        user = self._users.find(key)
         if user is None:
-            if len(self._users) >= self._limits.users:
-                self._forget(next(iter(self._users.values())))
-            user = self._users[key] = UserTools(key)
-        self._users.move_to_end(key)
-        self._latest[user_id] = key
-        user.used_at = self._clock()
+            if (other := self._users.to_give_way) is not None:
+                self._forget(other)
+            user = self._users.add(key)
+        self._users.used(user, self._clock())
         return user
 
     # -- loading
@@ -243,10 +222,10 @@ class McpTools(GatewayActor):
     def _start_load(self, user: UserTools, session_token: str) -> None:
         load = user.load = next(self._loads)
         user.configured = False
-        self._timers[load] = self.later(self._limits.tools_wait, _LoadIsDue(user.key, load))
+        self._timers[load] = self.later(self._limits.tools_wait, LoadIsDue(user.key, load))
 
         def told(answer: Any) -> None:
-            self._tell(_Configured(user.key, load, answer))
+            self._tell(Configured(user.key, load, answer))
 
         control_plane = self._tree.find("control-plane")
         try:
@@ -258,8 +237,8 @@ class McpTools(GatewayActor):
         except pykka.ActorDeadError as ex:
             told(ex)
 
-    def _configured(self, message: _Configured) -> None:
-        user = self._users.get(message.key)
+    def _configured(self, message: Configured) -> None:
+        user = self._users.find(message.key)
         if user is None or user.load != message.load:
             return
         answer = message.answer
@@ -269,30 +248,30 @@ class McpTools(GatewayActor):
             return
         user.configured = True
         self._sessions.apply(user, answer)
-        user.update(self._shared)
+        self._update(user)
         self._finish_when_all_told(user)
 
     def _finish_when_all_told(self, user: UserTools) -> None:
         if user.load is None:
-            user.update(self._shared)
-        elif user.configured and not any(server.pending for server in user.servers.values()):
+            self._update(user)
+        elif user.configured and not self._sessions.hold_up(user, self._clock()):
             self._finish_load(user)
 
-    def _load_is_due(self, message: _LoadIsDue) -> None:
-        user = self._users.get(message.key)
+    def _load_is_due(self, message: LoadIsDue) -> None:
+        user = self._users.find(message.key)
         if user is None or user.load != message.load:
             return
-        text = f"no answer within {self._limits.tools_wait:g} s"
-        for server in user.servers.values():
-            if server.pending:
-                server.failed, server.problems = True, (text,)
-        self._finish_load(user, None if user.configured else f"control plane: {text}")
+        self._sessions.hung(user, self._clock())
+        self._finish_load(user, None if user.configured else f"control plane: {self._too_late}")
 
     def _finish_load(self, user: UserTools, failure: str | None = None) -> None:
         """Answer everybody.  ``failure``: there is no configuration, so what was known stays."""
         assert user.load is not None
         self._timers.pop(user.load).cancel()
         user.load = None
+        for server in user.servers.values():
+            if server.pending:
+                server.failed, server.problems = True, (self._too_late,)
         now, limits = self._clock(), self._limits
         if failure is not None:
             log.warning("mcp configuration is not known", user=user.key[0], error=failure)
@@ -303,8 +282,12 @@ class McpTools(GatewayActor):
             failed = any(server.failed for server in user.servers.values())
             user.fresh_until = now + (limits.retry_after if failed else limits.refresh_after)
             user.good_until = now + limits.keep
-        user.update(self._shared)
+        self._update(user)
         self._answer_waiting(user)
+
+    def _update(self, user: UserTools) -> None:
+        user.update(self._shared)
+        self._shelf.put(user.key, user.tool_set, user.fresh_until)
 
     def _answer_waiting(self, user: UserTools) -> None:
         waiting, user.waiting = user.waiting, []
@@ -327,6 +310,7 @@ class McpTools(GatewayActor):
         server.tools = tuple(self._shared.once(tool) for tool in message.tools)
         server.problems = message.problems
         server.pending = server.failed = False
+        self._sessions.answered(server)
         if message.announces_changes:
             self._sessions.let_listen(server)
         self._finish_when_all_told(user)
@@ -346,13 +330,15 @@ class McpTools(GatewayActor):
         place = self._sessions.find(message.urn)
         if place is not None:
             # The control plane may have a newer token.
-            place[0].fresh_until = self._clock()
+            user = place[0]
+            user.fresh_until = self._clock()
+            self._shelf.drop(user.key)
 
     def _watch_session(self, actor: GatewayActor, error: BaseException | None) -> None:
         # In the dying session's own thread.
-        self._tell(_SessionEnded(actor.actor_urn, error))
+        self._tell(SessionEnded(actor.actor_urn, error))
 
-    def _session_ended(self, message: _SessionEnded) -> None:
+    def _session_ended(self, message: SessionEnded) -> None:
         place = self._sessions.ended(message.urn)
         if place is None:
             return
@@ -364,9 +350,8 @@ class McpTools(GatewayActor):
     # -- forgetting
 
     def _forget(self, user: UserTools) -> None:
-        del self._users[user.key]
-        if self._latest.get(user.key[0]) == user.key:
-            del self._latest[user.key[0]]
+        self._users.remove(user)
+        self._shelf.drop(user.key)
         if user.load is not None:
             self._timers.pop(user.load).cancel()
         user.places = {}
@@ -376,7 +361,7 @@ class McpTools(GatewayActor):
 
     def _sweep(self) -> None:
         oldest = self._clock() - self._limits.keep
-        for user in list(self._users.values()):
+        for user in self._users:
             if user.used_at > oldest:
                 break
             self._forget(user)
@@ -385,7 +370,7 @@ class McpTools(GatewayActor):
     # -- telling
 
     def _schedule_sweep(self) -> None:
-        self._sweeper = self.later(SWEEP_EVERY, _Sweep())
+        self._sweeper = self.later(SWEEP_EVERY, Sweep())
 
     def _tell(self, message: Any) -> None:
         tell_quietly(self.actor_ref, message)

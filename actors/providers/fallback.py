@@ -31,6 +31,7 @@ def hand_on(job: Job, own: ProviderConfig, tree: ActorTree | None) -> bool:
         visited=(*perform.visited, own.name),
         deadline=job.deadline,
         sent=job.sent,
+        begun_at=job.begun_at,
     )
     return tell(ref, handed_on)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pykka
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from aigateway.actors.actor import Reply, complete, new_reply
 from aigateway.actors.providers.breaker import Ticket
@@ -47,6 +47,8 @@ class Job:
     """Monotonic time after which nobody waits any more."""
     sent: bool = False
     """Whether any byte of any attempt may have reached the upstream."""
+    begun_at: float = 0.0
+    """Monotonic time at which the first attempt began; 0 before."""
     walker: Walker | None = None
     """Its walk through the keys; None: it brings its own credential."""
     key: Key | None = None
@@ -66,6 +68,8 @@ class Job:
         """
         reply = self.perform.reply
         self.let_go()
+        if isinstance(result, Refused):
+            result = evolve(result, begun_at=self.begun_at)
         return complete(reply, result)
 
     def let_go(self) -> None:

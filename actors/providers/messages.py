@@ -40,6 +40,8 @@ class Opened:
     provider_name: str
     """Who answered: the provider that was asked, or one it fell back on."""
     credential_hint: str
+    begun_at: float
+    """Monotonic time at which a worker began to connect and send, at the first attempt."""
 
 
 @frozen
@@ -57,6 +59,8 @@ class Refused:
     """Whether any byte may have reached the upstream."""
     provider_name: str = ""
     """Who refused: the provider that was asked, or the last one it fell back on."""
+    begun_at: float = 0.0
+    """When a worker began with it; 0: none did."""
 
 
 @frozen(kw_only=True)
@@ -93,6 +97,8 @@ class Perform:
     """Monotonic time after which nobody waits for the reply; 0: the provider decides."""
     sent: bool = False
     """Whether a provider that handed it on may have sent any byte of it."""
+    begun_at: float = 0.0
+    """When such a provider began with it; 0: none has."""
 
 
 @frozen

@@ -139,7 +139,15 @@ class Strategy:
 
     def begin(self, perform: Perform, url: str, deadline: float, now: float) -> tuple[Job, Step]:
         """Take up a request; the step is Send, Pause, Refuse or FallBack."""
-        job = Job(perform, url, perform.credential, self._retried, deadline, perform.sent)
+        job = Job(
+            perform,
+            url,
+            perform.credential,
+            self._retried,
+            deadline,
+            perform.sent,
+            perform.begun_at,
+        )
         if perform.add_credential and perform.credential is None:
             assert self._pool is not None
             job.walker = self._pool.walk()

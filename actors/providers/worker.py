@@ -114,6 +114,7 @@ class UpstreamWorker(GatewayActor):
 
     def _run(self, job: Job) -> None:
         sent_before, job.sent = job.sent, True
+        job.begun_at = job.begun_at or time.monotonic()
         try:
             exchange = self._send(job)
         except UpstreamError as ex:
@@ -230,7 +231,7 @@ def hand_over(
     exchange: Exchange,
 ) -> bool:
     """Give the open exchange to the request; False when that waits no more."""
-    opened = Opened(exchange, worker, provider, provider_name, job.hint)
+    opened = Opened(exchange, worker, provider, provider_name, job.hint, job.begun_at)
     return job.settle(opened)
 
 

@@ -44,21 +44,15 @@ class _HandOver:
         """Whether nobody has them: nobody was told, or who was told died."""
         if self.reply is None:
             return True
-        try:
-            self.reply.get(timeout=0)
-        except pykka.Timeout:
-            return False
-        except ActorDied:
-            return True
-        return False
+        return self.reply.known and not self.done()
 
     def done(self) -> bool:
         """Whether they are on disk."""
-        if self.reply is None:
+        if self.reply is None or not self.reply.known:
             return False
         try:
-            self.reply.get(timeout=0)
-        except (pykka.Timeout, ActorDied):
+            self.reply.get()
+        except ActorDied:
             return False
         return True
 

@@ -56,6 +56,7 @@ class _Client:
         "head",
         "last_event",
         "leave_at",
+        "measured",
         "number",
         "out",
         "reused",
@@ -72,7 +73,7 @@ class _Client:
         self.reused = False
         self.out = self.head = self.tail = b""
         self.began = self.first = self.last_event = self.seen = self.leave_at = 0
-        self.closing = self.terminal = False
+        self.closing = self.terminal = self.measured = False
 
     def begin(self, now: int) -> None:
         """Ask for the next stream, on the same connection when there is one."""
@@ -83,6 +84,7 @@ class _Client:
         self.first = self.last_event = self.seen = 0
         self.head = self.tail = b""
         self.terminal = self.closing = False
+        self.measured = driver.measuring
         self.leave_at = driver.pick_leave()
         self.out = driver.next_request()
         driver.begun += 1
@@ -128,7 +130,7 @@ class _Client:
         elif self.began:
             if not self.first:
                 self.first = now
-                self.driver.first_byte(now - self.began, now)
+                self.driver.first_byte(self, now - self.began)
             if self.head is not None:
                 data = self._read_head(data)
             if data:
@@ -229,7 +231,7 @@ class StreamsDriver:
 
     def __init__(self, spec: StreamsSpec) -> None:
         self.spec = spec
-        self.ending = self._measuring = False
+        self.ending = self.measuring = False
         self._epoll = select.epoll()
         self._clients: dict[int, _Client] = {}
         self._places: list[_Client] = []
@@ -252,14 +254,15 @@ class StreamsDriver:
             self.later(int(spec.ramp * 1e6 * number / spec.streams), client.begin)
         self._until(began + int(spec.ramp * 1e6))
         say(phase="measuring")
-        self._measuring, begun_before = True, self.begun
+        self.measuring, begun_before = True, self.begun
         start = _now()
         self._until(start + int(spec.seconds * 1e6))
-        self._measuring, measured = False, _now()
+        self.measuring, measured = False, _now()
         say(phase="measured")
         begun, stalled = self.begun - begun_before, self._take_stalled(measured)
         self.ending = True
         self._until(measured + int(spec.grace * 1e6), lambda: not self._open())
+        self._take_speechless(_now())
         return self._result((measured - start) / 1e6, begun, stalled)
 
     def _until(self, deadline: int, over: Callable[[], bool] = lambda: False) -> None:
@@ -293,27 +296,38 @@ class StreamsDriver:
             silent = now - (client.last_event or client.began)
             if silent > STALLED_US:
                 stalled += 1
-                (self._gaps if client.last_event else self._ttfb).add(silent)
+                if client.last_event:
+                    self._gaps.add(silent)
+                else:
+                    self._ttfb.add(silent)
+                    client.measured = False
         return stalled
+
+    def _take_speechless(self, now: int) -> None:
+        """Streams of the measurement that never had a first byte enter with their silence."""
+        for client in self._places:
+            if client.open and client.measured and not client.first:
+                self._ttfb.add(now - client.began)
 
     # -- told by clients
 
     def arrived(self, delay: int) -> None:
-        self.events += self._measuring
-        if self._measuring:
+        self.events += self.measuring
+        if self.measuring:
             self._delay.add(delay)
 
     def gaps(self, found: int, gap: int) -> None:
         """``found`` events came at once, ``gap`` after the one before (-1: the first)."""
-        if self._measuring:
+        if self.measuring:
             if gap >= 0:
                 self._gaps.add(gap)
             self.merged += found - 1
             for _ in range(found - 1):
                 self._gaps.add(0)
 
-    def first_byte(self, took: int, _now_: int) -> None:
-        if self._measuring:
+    def first_byte(self, client: _Client, took: int) -> None:
+        # One that was asked for in the measurement counts whenever it is answered.
+        if self.measuring or client.measured:
             self._ttfb.add(took)
 
     def error(self, reason: str) -> None:

@@ -65,7 +65,10 @@ def scenario_tables(results: Results, scenario: Scenario) -> list[str]:
     for variant in results.variants(scenario.name):
         if variant:
             lines += [f"**{variant}**", ""]
-        lines += table(*_table_of(results, scenario, variant))
+        head, rows = _table_of(results, scenario, variant)
+        if scenario.tall:
+            head, *rows = (list(line) for line in zip(head, *rows, strict=True))
+        lines += table(head, rows)
     return lines
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bench.scenarios.base import Column, Outcome, Scenario, Variant
 from bench.scenarios.blocking import Blocking, FixedRate, KeyFlood, Prompts
+from bench.scenarios.inside import Inside
 from bench.scenarios.mixed import Neighbour, Soak, StartUp
 from bench.scenarios.streaming import Disconnects, Streams
 
@@ -20,6 +21,7 @@ def all_scenarios() -> list[Scenario]:
         KeyFlood(),
         Disconnects(),
         Neighbour(),
+        Inside(),
         StartUp(),
         Soak(),
     ]

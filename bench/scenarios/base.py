@@ -70,6 +70,10 @@ class Scenario(ABC):
     columns: tuple[Column, ...]
     versus: str = ""
     """Title of the variants' axis."""
+    metrics = False
+    """Whether it needs the system's own metrics."""
+    tall = False
+    """Whether its tables have a row for each number instead of each system."""
 
     def variants(self, options: Options) -> list[Variant]:
         return [Variant("")]

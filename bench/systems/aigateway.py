@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.availability import Absent
 from bench.control_planes import ControlPlane, control_plane
 from bench.payloads import Endpoint
-from bench.processes import Child
+from bench.processes import Child, free_port
 from bench.systems.base import START_LIMIT, Running, StartFailed, Surroundings, System
 from bench.systems.direct import PATHS, credentials
 from bench.systems.packages import clean_environ
@@ -27,9 +27,11 @@ class AiGateway(System):
     """``plane`` is ``local`` or ``coderd``."""
 
     users_supported = True
+    stages_supported = True
 
     def __init__(self, plane: str = "local", options: tuple[str, ...] = ()) -> None:
-        """``options`` are added to ``aigateway start``."""
+        """``options`` are added to ``aigateway start``; an ``--http-address`` among them must
+        come first and have a port."""
         self.plane = plane
         self.options = options
         self.name = "aigateway" if plane == "local" else f"aigateway-{plane}"
@@ -50,7 +52,7 @@ class AiGateway(System):
 
     def _launch(self, around: Surroundings, plane: ControlPlane) -> Running:
         log = around.folder / "gateway.log.json"
-        arguments = {
+        arguments: dict[str, object] = {
             "--http-address": "127.0.0.1:0",
             "--state-dir": around.folder / "state",
             "--runtime-dir": around.folder / "run",
@@ -59,7 +61,10 @@ class AiGateway(System):
             "--log-json": log,
             "--log-human": "",
         }
+        if around.metrics:
+            arguments["--prometheus-address"] = f"127.0.0.1:{free_port()}"
         command = [sys.executable, "-m", "aigateway.http", "start", *plane.options]
+        command += ["--prometheus-enable"] if around.metrics else []
         for flag, value in arguments.items():
             command += [flag, str(value)]
         child = Child(
@@ -69,7 +74,7 @@ class AiGateway(System):
             env=clean_environ(**_providers(around)),
         )
         try:
-            port = _port(child, log)
+            port = self._fixed_port() or _port(child, log)
         except BaseException:
             child.stop()
             raise
@@ -82,8 +87,19 @@ class AiGateway(System):
         }
         slow = Endpoint(port, f"/slow{PATHS['chat']}", credentials("chat", key))
         return Running(
-            [child], endpoints, slow=slow, keys=plane.keys, ledger=plane, extra=plane.children()
+            [child],
+            endpoints,
+            slow=slow,
+            keys=plane.keys,
+            ledger=plane,
+            extra=plane.children(),
+            metrics_url=f"http://{arguments['--prometheus-address']}/" if around.metrics else "",
         )
+
+    def _fixed_port(self) -> int:
+        """The port that was asked for, which no log has to say."""
+        flag, address = self.options[:2] if self.options else ("", "")
+        return int(address.rpartition(":")[2]) if flag == "--http-address" else 0
 
 
 def _providers(around: Surroundings) -> dict[str, str]:

@@ -37,6 +37,8 @@ class Surroundings:
     users: int = 1
     """User keys that must exist."""
     control_plane: str = "local"
+    metrics: bool = False
+    """With the system's own metrics switched on, where it has such."""
 
 
 class Running:
@@ -51,6 +53,7 @@ class Running:
         keys: list[str] | None = None,
         ledger: Ledger | None = None,
         extra: list[Child] | None = None,
+        metrics_url: str = "",
     ) -> None:
         """``children`` is what is measured, ``extra`` what only has to run."""
         self.children = children
@@ -61,6 +64,8 @@ class Running:
         self.keys = keys or []
         self.ledger = ledger
         self.extra = extra or []
+        self.metrics_url = metrics_url
+        """Where its Prometheus metrics are, if they are switched on."""
         self.start_seconds = 0.0
         """From the start of the process to the first answer."""
 
@@ -88,6 +93,8 @@ class System(ABC):
     """What it does with a request, so that a reader can judge the comparison."""
     users_supported = False
     """Whether it has keys of users, so that a flood of keys means anything."""
+    stages_supported = False
+    """Whether its metrics tell where the time of a request goes."""
 
     @abstractmethod
     def prepare(self, say: Callable[[str], None]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,6 +43,16 @@ class Upstream:
     def counters(self, listener: str = "main") -> Counters:
         found = self._ask({"counters": True})["counters"]
         return Counters(**found[LISTENERS.index(listener)])
+
+    def settled(self, limit: float = 10.0) -> Counters:
+        """The main listener's counters once nothing is open, ``limit`` seconds at most.
+
+        An answer counts a moment after its last byte has left.
+        """
+        deadline = time.monotonic() + limit
+        while (counters := self.counters()).open and time.monotonic() < deadline:
+            pass
+        return counters
 
     def total(self) -> Counters:
         """Both listeners together."""

@@ -20,11 +20,11 @@ from typing import Any
 
 import click
 
-from aigateway.http.cli.actors import ask_all
+from aigateway.http.cli.actors import ask_all, traces, traces_as_text
 from aigateway.http.cli.check import Report, report_as_json, report_as_lines
 from aigateway.http.settings import Settings
 
-__all__ = ["actors", "environment", "log_tails", "metrics", "settings_files", "spools"]
+__all__ = ["actors", "environment", "log_tails", "metrics", "settings_files", "spools", "trace"]
 
 LONGEST_TAIL = 16 << 20
 """Bytes of a log file that are looked at, at most, for its last lines."""
@@ -62,6 +62,14 @@ def actors(settings: Settings) -> str:
     except click.ClickException as ex:
         return _json({"error": ex.message})
     return _json([{"pid": pid, **answer} for pid, answer in found])
+
+
+def trace(settings: Settings) -> str:
+    """What every worker of a running gateway does at this moment."""
+    try:
+        return traces_as_text(traces(Path(settings.runtime_dir))) + "\n"
+    except click.ClickException as ex:
+        return f"{ex.message}\n"
 
 
 def metrics(settings: Settings) -> str:

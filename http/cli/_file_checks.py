@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import os
-import ssl
 from collections.abc import Iterable, Iterator
 
 from aigateway.actors.providers.config import ProviderConfig
 from aigateway.http.settings import Settings
+from aigateway.http.tls_files import authorities_problem, client_problems, listener_problems
 
 __all__ = ["check_files"]
 
 
 def check_files(settings: Settings, providers: Iterable[ProviderConfig]) -> Iterator[str]:
     """Yield one line for each file or folder that the gateway could not use."""
-    if settings.tls_cert_file and settings.tls_key_file:
-        yield from _pair(
-            ("--tls-cert-file", settings.tls_cert_file), ("--tls-key-file", settings.tls_key_file)
-        )
-    if settings.client_tls_cert_file and settings.client_tls_key_file:
-        yield from _pair(
-            ("--client-tls-cert-file", settings.client_tls_cert_file),
-            ("--client-tls-key-file", settings.client_tls_key_file),
-        )
-    if settings.client_tls_ca_file:
-        yield from _authorities("--client-tls-ca-file", settings.client_tls_ca_file)
+    yield from listener_problems(settings)
+    yield from client_problems(settings)
     if settings.upstream_ca_file:
         yield from _authorities("--upstream-ca-file", settings.upstream_ca_file)
     for provider in providers:
@@ -42,42 +33,10 @@ def check_files(settings: Settings, providers: Iterable[ProviderConfig]) -> Iter
             yield from _writable(f"--{flag.replace('_', '-')}", path)
 
 
-def _pair(cert: tuple[str, str], key: tuple[str, str]) -> Iterator[str]:
-    for flag, path in (cert, key):
-        problem = _unreadable(path)
-        if problem:
-            yield f'{flag}: "{path}": {problem}'
-            return
-    try:
-        # A password prompt would wait for ever: an encrypted key is an error.
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(cert[1], key[1], password=_no_password)
-    except (ssl.SSLError, ValueError, OSError) as ex:
-        reason = getattr(ex, "reason", None) or str(ex)
-        yield f'{cert[0]} "{cert[1]}" and {key[0]} "{key[1]}" are no usable pair: {reason}'
-
-
-def _no_password() -> str:
-    raise ValueError("the key is encrypted, which is not supported")
-
-
 def _authorities(flag: str, path: str) -> Iterator[str]:
-    problem = _unreadable(path)
-    if not problem:
-        try:
-            ssl.create_default_context(cafile=path)
-        except (ssl.SSLError, OSError) as ex:
-            problem = f"no certificates in PEM form ({getattr(ex, 'reason', None) or ex})"
+    problem = authorities_problem(path)
     if problem:
         yield f'{flag}: "{path}": {problem}'
-
-
-def _unreadable(path: str) -> str:
-    try:
-        with open(path, "rb"):
-            return ""
-    except OSError as ex:
-        return str(ex.strerror)
 
 
 def _folder(flag: str, path: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +14,40 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from aigateway.http.diagnosis.report import as_text
 from aigateway.http.settings import load
 from aigateway.http.settings.flags import settings_options
 
-__all__ = ["ask_all", "command"]
+__all__ = ["ask_all", "command", "traces", "traces_as_text"]
 
 TIMEOUT = 6.0
 """Seconds to wait for a worker's answer."""
+HANGS = "`aigateway actors --trace` shows where it hangs"
 
 
 @click.group("actors", invoke_without_command=True)
 @settings_options(only=["runtime_dir", "config"])
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option(
+    "--trace",
+    is_flag=True,
+    help="Show what each actor has in hand and the traceback of every thread and greenlet."
+    " Works also when an actor hangs.",
+)
 @click.pass_context
-def command(ctx: click.Context, /, as_json: bool, **flags: Any) -> None:
+def command(ctx: click.Context, /, as_json: bool, trace: bool, **flags: Any) -> None:
     """List the actors of each worker process of a running gateway.
 
     Talks to the workers through their unix sockets in the runtime folder.
     """
     settings = load(flags, os.environ, require_coderd=False)
     ctx.obj = Path(settings.runtime_dir)
-    if ctx.invoked_subcommand is None:
+    if ctx.invoked_subcommand is not None:
+        if trace:
+            raise click.UsageError("--trace goes without a subcommand")
+    elif trace:
+        _trace(ctx.obj, as_json)
+    else:
         _list(ctx.obj, as_json)
 
 
@@ -87,6 +100,31 @@ def _list(folder: Path, as_json: bool) -> None:
     Console().print(table)
 
 
+def _trace(folder: Path, as_json: bool) -> None:
+    found = traces(folder)
+    if as_json:
+        click.echo(json.dumps([{"pid": pid, **trace} for pid, trace in found], indent=2))
+    else:
+        click.echo(traces_as_text(found))
+
+
+def traces_as_text(found: Iterable[tuple[int, dict[str, Any]]]) -> str:
+    """What :func:`traces` found, for people."""
+    return "\n\n\n".join(
+        f"worker {pid}: {trace['error']}" if "error" in trace else as_text(trace)
+        for pid, trace in found
+    )
+
+
+def traces(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """What each worker of the gateway with this runtime folder does, as
+    :class:`~aigateway.http.diagnosis.snapshot.Snapshot` in JSON, or ``error``.
+
+    Raises ClickException when no worker is there.
+    """
+    return _each(folder, "trace", None, lambda path: _connect(path, b""))
+
+
 def ask_all(
     folder: Path, question: dict[str, Any], only: int | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -95,15 +133,27 @@ def ask_all(
     Yields its process id and its answer, which has ``error`` when there was none.  Raises
     ClickException when no worker is there.
     """
-    sockets = sorted(folder.glob("worker-*.sock")) if folder.is_dir() else []
+    line = json.dumps(question).encode() + b"\n"
+    return _each(folder, "sock", only, lambda path: _connect(path, line))
+
+
+def _each(
+    folder: Path, kind: str, only: int | None, ask: Callable[[Path], dict[str, Any]]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    sockets = sorted(folder.glob(f"worker-*.{kind}")) if folder.is_dir() else []
     answered = False
     for path in sockets:
         pid = int(path.stem.removeprefix("worker-"))
         if only is not None and pid != only:
             continue
         try:
-            answer = _ask(path, question)
-        except OSError as ex:
+            answer = ask(path)
+        except ConnectionRefusedError:
+            # Nobody listens: a worker that was killed with all the rest has left it behind.
+            continue
+        except TimeoutError as ex:
+            answer = {"error": f"no answer: {ex}" + ("" if kind == "trace" else f"; {HANGS}")}
+        except (OSError, ValueError) as ex:
             answer = {"error": f"no answer: {ex}"}
         answered = True
         yield pid, answer
@@ -114,11 +164,13 @@ def ask_all(
         )
 
 
-def _ask(path: Path, question: dict[str, Any]) -> dict[str, Any]:
+def _connect(path: Path, question: bytes) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(TIMEOUT)
         client.connect(str(path))
-        client.sendall(json.dumps(question).encode() + b"\n")
+        if question:
+            # Even nothing cannot be sent to one that has said all and gone.
+            client.sendall(question)
         with client.makefile("rb") as lines:
             answer = json.loads(lines.readline() or b'{"error": "the worker gave no answer"}')
     assert isinstance(answer, dict)

@@ -25,6 +25,7 @@ A support archive of aigateway, made {when} UTC.
 settings.txt, settings.json  effective settings and where each is from; secrets masked
 environment.json             versions of Python, the system and all packages
 actors.json                  the actors of each worker process of the running gateway
+trace.txt                    what each of them does at this moment, and where every thread is
 metrics.txt                  its metrics; they name users by id
 spool.json                   how many records wait, by kind; nothing of the records
 logs/                        the last lines of each log file
@@ -50,7 +51,7 @@ through it before you give it away.
 )
 @settings_options()
 def command(output: Path | None, log_lines: int, **flags: Any) -> None:
-    """Write a support archive: settings, versions, actors, metrics, the last log lines.
+    """Write a support archive: settings, versions, actors, traces, metrics, the last log lines.
 
     Takes the options and the environment of the `aigateway start` that it is about. Secrets
     are masked. A gateway need not be running.
@@ -79,6 +80,7 @@ def _collect(flags: dict[str, Any], log_lines: int) -> dict[str, str]:
         **sources.settings_files(report),
         "environment.json": sources.environment(),
         "actors.json": sources.actors(settings),
+        "trace.txt": sources.trace(settings),
         "metrics.txt": sources.metrics(settings),
         "spool.json": sources.spools(settings),
         **sources.log_tails(settings, log_lines),

@@ -10,15 +10,31 @@ import contextlib
 import os
 import sys
 import threading
+from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
-from aigateway.http.metrics.folder import VARIABLE, locked
+from aigateway.http.metrics.folder import VARIABLE, locked, remove_folder
 
 __all__ = ["main"]
+
+
+class _Files(Collector):
+    """What all worker processes have counted.
+
+    prometheus-client's own collector fails on a file that another process has just made and
+    not begun to fill.
+    """
+
+    def collect(self) -> Iterable[Metric]:
+        folder = Path(os.environ[VARIABLE])
+        files = [str(path) for path in folder.glob("*.db") if path.stat().st_size]
+        found: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
+        return found
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -26,7 +42,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Any path answers the metrics, as in the reference."""
         folder = Path(os.environ[VARIABLE])
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
+        registry.register(_Files())
         try:
             with locked(folder):
                 body = generate_latest(registry)
@@ -61,11 +77,15 @@ def main(argv: list[str]) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with contextlib.suppress(KeyboardInterrupt):
         sys.stdin.buffer.read()
+    # The master does this too, unless it was killed.
+    remove_folder(Path(os.environ[VARIABLE]))
 
 
 if __name__ == "__main__":
-    # Ctrl-C reaches the whole process group; the master decides when this ends.
+    # Ctrl-C reaches the whole process group, and some supervisors send every signal to all
+    # processes; the master decides when this ends.
     import signal
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     main(sys.argv[1:])

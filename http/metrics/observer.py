@@ -7,11 +7,17 @@ metrics switched off a gateway has none.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from prometheus_client import Counter, Gauge, Histogram
 
 from aigateway.actors.recorder.records import PromptUsage, TokenUsage, ToolUsage, UsageRecord
 from aigateway.http.metrics.series import Series
+from aigateway.http.metrics.stage_times import StageTimes
 
 __all__ = ["RequestMetrics"]
+
+T = TypeVar("T", Counter, Gauge, Histogram)
 
 
 class RequestMetrics:
@@ -20,11 +26,25 @@ class RequestMetrics:
     def __init__(self, series: Series, *, initiators: bool) -> None:
         """``initiators``: whether series carry the user's id, or an empty label."""
         self.series = series
+        self.times = StageTimes(series)
+        """Where requests' time went."""
         self._initiators = initiators
+        # PERF: for the library it takes as long to find them as to count in them.
+        self._known: dict[Any, dict[tuple[str, ...], Any]] = {}
+
+    def _of(self, series: T, *labels: str) -> T:
+        """One time series; as many are kept here as the library itself keeps."""
+        known = self._known.get(series)
+        if known is None:
+            known = self._known[series] = {}
+        child: T | None = known.get(labels)
+        if child is None:
+            child = known[labels] = series.labels(*labels)
+        return child
 
     def began(self, provider: str, model: str, route: str) -> None:
         """An interception has been recorded; :meth:`ended` follows."""
-        self.series.inflight.labels(provider, model, route).inc()
+        self._of(self.series.inflight, provider, model, route).inc()
 
     def ended(
         self,
@@ -42,12 +62,12 @@ class RequestMetrics:
         series = self.series
         who = initiator if self._initiators else ""
         status = "failed" if failed else "completed"
-        series.interceptions.labels(provider, model, status, route, method, who, client).inc()
-        series.inflight.labels(provider, model, route).dec()
-        series.duration.labels(provider, model).observe(seconds)
+        self._of(series.interceptions, provider, model, status, route, method, who, client).inc()
+        self._of(series.inflight, provider, model, route).dec()
+        self._of(series.duration, provider, model).observe(seconds)
 
     def passed_through(self, provider: str, route: str, method: str) -> None:
-        self.series.passthrough.labels(provider, route, method).inc()
+        self._of(self.series.passthrough, provider, route, method).inc()
 
     def records(
         self,
@@ -64,23 +84,16 @@ class RequestMetrics:
         for record in found:
             if isinstance(record, TokenUsage):
                 for kind, count in _tokens(record):
-                    series.tokens.labels(provider, model, kind, who, client).inc(count)
+                    self._of(series.tokens, provider, model, kind, who, client).inc(count)
             elif isinstance(record, PromptUsage):
                 if record.prompt:
-                    series.prompts.labels(provider, model, who, client).inc()
+                    self._of(series.prompts, provider, model, who, client).inc()
             elif isinstance(record, ToolUsage):
                 if record.injected:
                     server = record.server_url or ""
-                    series.tool_invocations.labels(provider, model, server, record.tool).inc()
+                    self._of(series.tool_invocations, provider, model, server, record.tool).inc()
                 else:
-                    series.tool_selections.labels(provider, model, record.tool).inc()
-
-    def stages(self, provider: str, seconds: dict[str, float], overhead: float) -> None:
-        """Where a request's time went."""
-        stage = self.series.stage
-        for name, value in seconds.items():
-            stage.labels(provider, name).observe(value)
-        self.series.overhead.labels(provider).observe(overhead)
+                    self._of(series.tool_selections, provider, model, record.tool).inc()
 
 
 def _tokens(record: TokenUsage) -> list[tuple[str, int]]:

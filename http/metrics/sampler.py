@@ -1,7 +1,8 @@
 """What actors know about themselves, put into series every few seconds.
 
-Actors know nothing of metrics: they answer ``ListActors`` for ``aigateway actors``, and this
-thread asks the same question.
+Actors know nothing of metrics: they answer questions, or note what can be seen without asking
+(:mod:`aigateway.actors.activity`), and this thread looks.  Each part is looked at by itself:
+an actor that hangs keeps its last values, and nobody else's.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import contextlib
 import threading
 import time
 from collections import Counter
+from collections.abc import Collection
 from typing import Any, get_args
 
 import pykka
 
+from aigateway.actors.activity import activities
 from aigateway.actors.coderd.call_counters import BOUNDS, CallTimes
 from aigateway.actors.coderd.messages import CallStats, GetCallStats
 from aigateway.actors.providers.breaker import GAUGE
@@ -21,10 +24,10 @@ from aigateway.actors.providers.keypool import KeyState
 from aigateway.actors.providers.messages import GetProviderState, ProviderState
 from aigateway.actors.recorder.recorder import GetSpoolStats
 from aigateway.actors.recorder.spool import SpoolStats
-from aigateway.actors.supervisor import ActorInfo, ListActors
 from aigateway.actors.tree import provider_role
 from aigateway.http.admission import Admission
-from aigateway.http.metrics.series import Series
+from aigateway.http.call import Call
+from aigateway.http.metrics.observer import RequestMetrics
 from aigateway.http.runtime import Runtime
 
 __all__ = ["Sampler"]
@@ -33,19 +36,40 @@ KEY_STATES: tuple[KeyState, ...] = get_args(KeyState)
 _NO_CALLS = CallTimes((0,) * (len(BOUNDS) + 1), 0.0)
 EVERY = 5.0
 """Seconds between samples: a third of the usual scrape interval."""
+WRITE_EVERY = 1.0
+"""Seconds between writes of requests' times; and between samples as long as there are no
+providers yet."""
+PATIENCE = 2.0
+"""Seconds to wait for an actor's answer."""
+CONTROL_PLANE_STAGES = frozenset({"authorize", "record"})
+"""Those in which a request waits for the control plane."""
+
+_Labels = tuple[str, ...]
 
 
 class Sampler:
     """A thread of a gateway worker that samples its actors."""
 
-    def __init__(self, series: Series, runtime: Runtime, admission: Admission) -> None:
-        self._series = series
+    def __init__(
+        self,
+        metrics: RequestMetrics,
+        runtime: Runtime,
+        admission: Admission,
+        calls: Collection[Call],
+    ) -> None:
+        """``calls`` are the requests being served."""
+        self._series = metrics.series
+        self._times = metrics.times
         self._runtime = runtime
         self._admission = admission
-        self._restarts: dict[str, int] = {}
+        self._calls = calls
+        self._totals = _Totals()
+        self._gauges = _Gauges()
+        self._urns: dict[str, str] = {}
+        """Of the provider actors, by the providers' names."""
+        self._coderd_urn = ""
         self._timed: dict[tuple[str, str], CallTimes] = {}
-        self._counted: dict[tuple[str, ...], float] = {}
-        self._providers: frozenset[tuple[str, str, str]] = frozenset()
+        """What was seen last of the actor with this urn."""
         self._stopped = threading.Event()
 
     def start(self) -> None:
@@ -54,61 +78,71 @@ class Sampler:
     def stop(self) -> None:
         """Take the last sample."""
         self._stopped.set()
+        self._times.write()
         self.sample()
 
     def _run(self) -> None:
-        while not self._stopped.is_set():
-            self.sample()
-            self._stopped.wait(EVERY)
+        due = 0.0
+        while not self._stopped.wait(WRITE_EVERY if due else 0.0):
+            self._times.write()
+            if time.monotonic() >= due:
+                self.sample()
+                loaded = self._runtime.tree.providers_loaded
+                due = time.monotonic() + (EVERY if loaded else 0.0)
 
     def sample(self) -> None:
-        """Ask everybody once; who does not answer keeps the last values."""
-        with contextlib.suppress(pykka.ActorDeadError, pykka.Timeout):
-            self._requests()
-            self._calls()
-            self._actors()
-            self._spool()
-            self._provider_list()
-            for config in self._runtime.tree.provider_configs():
-                self._provider(config.name)
-
-    def _requests(self) -> None:
+        """Look at everything once; who does not answer keeps the last values."""
+        self._actors()
+        self._spool()
+        self._provider_list()
+        waiting = self._providers()
+        waiting["place"] = self._admission.waiting
+        waiting["control_plane"] = sum(
+            call.stage in CONTROL_PLANE_STAGES for call in list(self._calls)
+        )
         self._series.requests_running.set(self._admission.running)
-        self._series.requests_waiting.set(self._admission.waiting)
-        self._series.connected.set(1 if self._runtime.status().connected else 0)
+        for what, count in waiting.items():
+            self._series.requests_waiting.labels(what).set(count)
+        self._coderd()
+        # Last: who sees this sees all of the sample.
+        self._control_plane()
 
-    def _calls(self) -> None:
-        stats = self._ask("control-plane", GetCallStats())
-        if not isinstance(stats, CallStats):
+    def _coderd(self) -> None:
+        control = self._runtime.tree.find("control-plane")
+        stats = _ask(control, GetCallStats())
+        if control is None or not isinstance(stats, CallStats):
             return
+        if self._coderd_urn != control.actor_urn:
+            # It began to count anew.
+            self._coderd_urn = control.actor_urn
+            self._timed.clear()
         self._series.coderd_waiting.set(stats.waiting)
         for key, times in stats.times.items():
             before = self._timed.get(key, _NO_CALLS)
             counts = [new - old for new, old in zip(times.counts, before.counts, strict=True)]
-            seconds = times.seconds - before.seconds
-            if min(counts) < 0:
-                # A restarted actor counts from 0 again.
-                counts, seconds = list(times.counts), times.seconds
-            self._series.coderd_rpc.labels(*key).add(counts, seconds)
+            self._series.coderd_rpc.labels(*key).add(counts, times.seconds - before.seconds)
             self._timed[key] = times
 
     def _actors(self) -> None:
-        supervisor = self._runtime.supervisor
-        if supervisor is None:
-            return
-        infos: Any = supervisor.ask(ListActors(), timeout=2)
-        for info in infos:
-            assert isinstance(info, ActorInfo)
-            if "/worker-" in info.role:
-                continue
-            self._series.inbox.labels(info.role).set(info.inbox)
-            before = self._restarts.get(info.role, 0)
-            if info.restarts > before:
-                self._series.restarts.labels(info.role).inc(info.restarts - before)
-            self._restarts[info.role] = info.restarts
+        histories = self._runtime.tree.histories()
+        inboxes: dict[_Labels, float] = {(role,): 0 for role in (*histories, "supervisor")}
+        for activity in activities():
+            if (activity.role,) in inboxes:
+                inboxes[activity.role,] = activity.inbox
+        self._gauges.fill(self._series.inbox, inboxes)
+        for role, past in histories.items():
+            self._totals.reach(("restarts", role), past.restarts, self._series.restarts, (role,))
+
+    def _control_plane(self) -> None:
+        status = self._runtime.status()
+        self._series.connected.set(1 if status.connected else 0)
+        if status.providers_tried_at:
+            self._series.reload.set(status.providers_tried_at)
+        if status.providers_loaded_at:
+            self._series.reload_success.set(status.providers_loaded_at)
 
     def _spool(self) -> None:
-        stats = self._ask("recorder", GetSpoolStats())
+        stats = _ask(self._runtime.tree.find("recorder"), GetSpoolStats())
         if isinstance(stats, SpoolStats):
             self._series.spool_records.set(stats.depth)
             age = 0.0 if stats.oldest is None else max(0.0, time.time() - stats.oldest)
@@ -116,75 +150,131 @@ class Sampler:
             self._series.dead_letters.set(stats.dead_letters)
 
     def _provider_list(self) -> None:
-        found = frozenset(
-            (config.name, config.type, _status(config.enabled, config.error))
+        found: dict[_Labels, float] = {
+            (config.name, config.type, _status(config.enabled, config.error)): 1
             for config in self._runtime.tree.provider_configs()
-        )
-        if found == self._providers:
-            return
-        for gone in self._providers - found:
-            with contextlib.suppress(KeyError):
-                self._series.provider_info.labels(*gone).set(0)
-        for name in found:
-            self._series.provider_info.labels(*name).set(1)
-        self._providers = found
-        now = time.time()
-        self._series.reload.set(now)
-        self._series.reload_success.set(now)
+        }
+        self._gauges.fill(self._series.provider_info, found)
 
-    def _provider(self, name: str) -> None:
-        state = self._ask(provider_role(name), GetProviderState())
-        if not isinstance(state, ProviderState):
-            return
+    # -- provider actors
+
+    def _providers(self) -> dict[str, int]:
+        """All of them; returns how many requests wait for what."""
+        waiting = {"connection": 0, "retry": 0}
+        actors = {
+            config.name: self._runtime.tree.find(provider_role(config.name))
+            for config in self._runtime.tree.provider_configs()
+        }
+        for name in self._urns.keys() - actors.keys():
+            self._forget(name)
+        for name, ref in actors.items():
+            state = _ask(ref, GetProviderState())
+            if ref is None or not isinstance(state, ProviderState):
+                continue
+            waiting["connection"] += state.waiting
+            waiting["retry"] += state.retrying
+            self._states(name, state)
+            if self._urns.get(name) != ref.actor_urn:
+                # It began to count anew.
+                self._totals.forget(self._urns.get(name, ""))
+                self._urns[name] = ref.actor_urn
+            self._count(name, ref.actor_urn, state)
+        return waiting
+
+    def _states(self, name: str, state: ProviderState) -> None:
+        tally = Counter(key.state for key in state.keys)
+        keys: dict[_Labels, float] = {
+            (name, key_state): tally[key_state] for key_state in KEY_STATES if state.keys
+        }
+        circuits: dict[_Labels, float] = {
+            (name, circuit.route, circuit.model): GAUGE[circuit.state] for circuit in state.circuits
+        }
+        self._gauges.fill(self._series.key_state, keys, name)
+        self._gauges.fill(self._series.breaker_state, circuits, name)
+
+    def _forget(self, name: str) -> None:
+        """There is no such provider any more."""
+        self._gauges.fill(self._series.key_state, {}, name)
+        self._gauges.fill(self._series.breaker_state, {}, name)
+        self._totals.forget(self._urns.pop(name))
+
+    def _count(self, name: str, urn: str, state: ProviderState) -> None:
         series, counters = self._series, state.counters
+        cut = counters.drains - counters.drains_complete - state.draining
         for outcome, drains in (
             ("complete", counters.drains_complete),
-            ("cut", counters.drains - counters.drains_complete - state.draining),
+            ("cut", cut),
             ("refused", counters.drains_refused),
         ):
-            self._add(("drains", name, outcome), drains, series.drains.labels(outcome))
+            self._totals.reach((urn, "drains", outcome), drains, series.drains, (outcome,))
         for reason, count in counters.key_transitions.items():
-            self._add(("key", name, reason), count, series.key_transitions.labels(name, reason))
+            labels: _Labels = (name, reason)
+            self._totals.reach((urn, "key", reason), count, series.key_transitions, labels)
         for outcome, count in counters.exhaustions.items():
-            self._add(("empty", name, outcome), count, series.key_exhaustions.labels(name, outcome))
-        for keys, count in counters.keys_tried.items():
-            self._observe(("walks", name, str(keys)), count, keys, name)
-        tally = Counter(key.state for key in state.keys)
-        for key_state in KEY_STATES if state.keys else ():
-            series.key_state.labels(name, key_state).set(tally[key_state])
-        self._circuits(name, state)
-
-    def _circuits(self, name: str, state: ProviderState) -> None:
-        series, counters = self._series, state.counters
-        for circuit in state.circuits:
-            labels = (name, circuit.route, circuit.model)
-            series.breaker_state.labels(*labels).set(GAUGE[circuit.state])
+            labels = (name, outcome)
+            self._totals.reach((urn, "empty", outcome), count, series.key_exhaustions, labels)
         for (route, model), count in counters.trips.items():
-            counter = series.breaker_trips.labels(name, route, model)
-            self._add(("trips", name, route, model), count, counter)
+            labels = (name, route, model)
+            self._totals.reach((urn, "trips", route, model), count, series.breaker_trips, labels)
         for (route, model), count in counters.rejects.items():
-            counter = series.breaker_rejects.labels(name, route, model)
-            self._add(("rejects", name, route, model), count, counter)
+            labels = (name, route, model)
+            key = (urn, "rejects", route, model)
+            self._totals.reach(key, count, series.breaker_rejects, labels)
+        histogram = series.failover_attempts.labels(name)
+        for keys, count in counters.keys_tried.items():
+            for _ in range(self._totals.grown((urn, "walks", str(keys)), count)):
+                histogram.observe(keys)
 
-    def _observe(self, key: tuple[str, ...], total: int, keys: int, name: str) -> None:
-        before = self._counted.get(key, 0)
-        histogram = self._series.failover_attempts.labels(name)
-        for _ in range(int(total - before) if total >= before else total):
-            histogram.observe(keys)
-        self._counted[key] = total
 
-    def _add(self, key: tuple[str, ...], total: float, counter: Any) -> None:
-        """Bring a counter up to ``total``; a restarted actor counts from 0 again."""
-        before = self._counted.get(key, 0.0)
-        if total > before:
-            counter.inc(total - before)
-        elif total < before:
-            counter.inc(total)
-        self._counted[key] = total
+class _Totals:
+    """Lets counters catch up with totals that others keep.
 
-    def _ask(self, role: str, question: Any) -> Any:
-        ref = self._runtime.tree.find(role)
-        return None if ref is None else ref.ask(question, timeout=2)
+    Whoever keeps them may begin anew from 0; a key of its own for each makes that exact.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[_Labels, int] = {}
+
+    def grown(self, key: _Labels, total: int) -> int:
+        """By how much the total has grown since it was seen last."""
+        before = self._seen.get(key, 0)
+        self._seen[key] = total
+        return total - before if total >= before else total
+
+    def reach(self, key: _Labels, total: int, counter: Any, labels: _Labels) -> None:
+        more = self.grown(key, total)
+        if more:
+            counter.labels(*labels).inc(more)
+
+    def forget(self, first: str) -> None:
+        """Nobody will speak again of keys that begin so."""
+        self._seen = {key: total for key, total in self._seen.items() if key[0] != first}
+
+
+class _Gauges:
+    """Sets labelled gauges, and those that nobody speaks of any more to 0.
+
+    They cannot be removed: their files are shared by all worker processes.
+    """
+
+    def __init__(self) -> None:
+        self._filled: dict[tuple[int, str], set[_Labels]] = {}
+
+    def fill(self, gauge: Any, values: dict[_Labels, float], part: str = "") -> None:
+        """``values`` are all of this ``part`` of the gauge."""
+        for labels in self._filled.pop((id(gauge), part), set()) - values.keys():
+            gauge.labels(*labels).set(0)
+        for labels, value in values.items():
+            gauge.labels(*labels).set(value)
+        if values:
+            self._filled[id(gauge), part] = set(values)
+
+
+def _ask(ref: pykka.ActorRef[Any] | None, question: Any) -> Any:
+    if ref is not None:
+        with contextlib.suppress(pykka.ActorDeadError, pykka.Timeout):
+            return ref.ask(question, timeout=PATIENCE)
+    return None
 
 
 def _status(enabled: bool, error: str | None) -> str:

@@ -174,22 +174,23 @@ class Series:
         self.reload = self._gauge(
             "providers_last_reload_timestamp_seconds",
             "When providers were last loaded, or were to be",
-            mode="livemostrecent",
+            mode="livemax",
         )
         self.reload_success = self._gauge(
             "providers_last_reload_success_timestamp_seconds",
             "When providers were last loaded",
-            mode="livemostrecent",
+            mode="livemax",
         )
 
     def _own_series(self) -> None:
         self.stage = self._histogram(
             "stage_seconds",
-            "Time in each stage of a request: edge, authorize, read, record, first_byte "
-            "(waiting for the upstream), relay",
+            "Time in each stage of a request: place (waiting for one, where their number is "
+            "limited), edge, authorize, read, record, provider (until a worker begins to send), "
+            "first_byte (waiting for the upstream), relay",
             ("provider", "stage"),
             STAGE_BUCKETS,
-            PROVIDERS, (6, "stages"),
+            PROVIDERS, (8, "stages"),
         )  # fmt: skip
         self.overhead = self._histogram(
             "overhead_seconds",
@@ -216,6 +217,13 @@ class Series:
         self.inbox = self._gauge(
             "actor_inbox", "Messages that wait for an actor", ("role",), *roles, mode="livemax"
         )
+        self.inbox_wait = self._histogram(
+            "actor_wait_seconds",
+            "How long a message waits in an actor's inbox, tried five times a second",
+            ("role",),
+            STAGE_BUCKETS,
+            *roles,
+        )
         self.connected = self._gauge(
             "coderd_connected",
             "1 while every worker can ask the control plane",
@@ -233,7 +241,13 @@ class Series:
             (11, "RPCs"), (3, "outcomes"),
         )  # fmt: skip
         self.requests_running = self._gauge("requests_running", "Requests being served")
-        self.requests_waiting = self._gauge("requests_waiting", "Requests that wait for a place")
+        self.requests_waiting = self._gauge(
+            "requests_waiting",
+            "Requests that wait: for a place, for the control_plane, for a connection to the "
+            "provider, for the next attempt (retry)",
+            ("for",),
+            (4, "things to wait for"),
+        )
 
     # -- making one
 

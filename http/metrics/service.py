@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import structlog
@@ -12,6 +13,9 @@ from aigateway.http.metrics.folder import forget_process, make_folder, remove_fo
 from aigateway.http.settings import SettingsError
 
 __all__ = ["MetricsService"]
+
+RESTART_PAUSE = 10.0
+"""Seconds until a listener that could not be started is tried again."""
 
 log = structlog.get_logger("ai-gateway")
 
@@ -25,6 +29,7 @@ class MetricsService:
         from aigateway.http.metrics._listener_process import start_listener
 
         self._pid = os.getpid()
+        self._not_before = 0.0
         self._folder: Path = make_folder()
         log.info("starting Prometheus endpoint", address=address)
         try:
@@ -43,6 +48,22 @@ class MetricsService:
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._process.returncode = 0
+
+    def watch(self) -> None:
+        """Called every second: a listener that has ended is started again, where it was."""
+        if self._process.poll() is None or time.monotonic() < self._not_before:
+            return
+        log.error("the Prometheus endpoint has ended, starting it again", addr=self.address)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        # Imported when the first was started.
+        from aigateway.http.metrics._listener_process import start_listener
+
+        try:
+            self._process, self.address = start_listener(self.address, self._folder)
+        except OSError as ex:
+            self._not_before = time.monotonic() + RESTART_PAUSE
+            log.error("no Prometheus endpoint", addr=self.address, error=str(ex))
 
     def worker_gone(self, pid: int) -> None:
         """A worker process has ended: keep its counters, drop its gauges."""

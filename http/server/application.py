@@ -87,7 +87,7 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
     _halting = False
 
     def spawn_worker(self) -> Any:
-        held = signal.pthread_sigmask(signal.SIG_BLOCK, hooks.STOP_SIGNALS)
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, hooks.HELD_SIGNALS)
         try:
             return super().spawn_worker()
         finally:
@@ -106,6 +106,21 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
     def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
         self._halting = True
         super().halt(reason, exit_status)
+
+    def manage_workers(self) -> None:
+        """Each second: see that all processes are there."""
+        super().manage_workers()
+        metrics = getattr(self.app, "metrics", None)
+        if metrics is not None:
+            metrics.watch()
+
+    def handle_usr2(self) -> None:
+        """Let the workers write what they are doing.
+
+        gunicorn would start another master beside this one; a new version of the gateway is
+        rolled out by its supervisor instead.
+        """
+        self.kill_workers(signal.SIGUSR2)
 
 
 class GatewayApplication(BaseApplication):  # type: ignore[misc]

@@ -17,6 +17,8 @@ from aigateway.http.server.sockets import remove_socket
 __all__ = ["child_exit", "post_worker_init", "pre_request", "worker_exit"]
 
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+HELD_SIGNALS = STOP_SIGNALS | {signal.SIGUSR2}
+"""Those that a worker must not get before it is ready: see :class:`.GatewayArbiter`."""
 FLUSH_TIMEOUT = 10.0
 """Seconds for the spool to empty when a worker ends; what is left waits for the next start."""
 
@@ -30,7 +32,9 @@ def pre_request(_worker: Any, req: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Start the actors: after the fork, in the process that will serve."""
+    from aigateway.http.diagnosis.service import Diagnosis
     from aigateway.http.server.control import ControlSocket
+    from aigateway.http.server.garbage import collect_seldom
 
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     metrics = getattr(worker.app, "metrics", None)
@@ -40,18 +44,27 @@ def post_worker_init(worker: Any) -> None:
     runtime = getattr(app, "runtime", None)
     if runtime is None:
         return
+    folder = app.gateway.pipeline.settings.runtime_dir
+    worker.diagnosis = Diagnosis(runtime.tree, app.gateway.calls, type(worker).__name__)
+    worker.diagnosis.start(folder)
     runtime.start()
     if app.gateway.tracing is not None:
         app.gateway.tracing.start()
     if app.gateway.metrics is not None:
+        from aigateway.http.metrics.probes import InboxProbes
         from aigateway.http.metrics.sampler import Sampler
 
-        worker.sampler = Sampler(app.gateway.metrics.series, runtime, app.gateway.admission)
+        worker.probes = InboxProbes(app.gateway.metrics.series, runtime)
+        worker.probes.start()
+        worker.sampler = Sampler(
+            app.gateway.metrics, runtime, app.gateway.admission, app.gateway.calls
+        )
         worker.sampler.start()
-    folder = app.gateway.pipeline.settings.runtime_dir
     if folder:
         worker.control_socket = ControlSocket(folder, runtime)
         worker.control_socket.start()
+    worker.diagnosis.remember()
+    collect_seldom()
 
 
 def worker_exit(_server: Any, worker: Any) -> None:
@@ -59,9 +72,9 @@ def worker_exit(_server: Any, worker: Any) -> None:
     control = getattr(worker, "control_socket", None)
     if control is not None:
         control.close()
-    sampler = getattr(worker, "sampler", None)
-    if sampler is not None:
-        sampler.stop()
+    for watching in ("probes", "sampler"):
+        if (watcher := getattr(worker, watching, None)) is not None:
+            watcher.stop()
     app = getattr(worker.app, "callable", None)
     runtime = getattr(app, "runtime", None)
     if app is None or runtime is None:
@@ -70,6 +83,8 @@ def worker_exit(_server: Any, worker: Any) -> None:
     if app.gateway.tracing is not None:
         # Last: what the actors did until now is in it.
         app.gateway.tracing.stop()
+    # A stop that hangs can be looked at.
+    worker.diagnosis.close()
 
 
 def child_exit(server: Any, worker: Any) -> None:

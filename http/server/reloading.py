@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable
 
 import structlog
 from attrs import evolve
 
 from aigateway.http.settings import OPTIONS, Settings, SettingsError
+from aigateway.http.tls_files import client_problems, listener_problems
 
 __all__ = ["check_tls", "reloaded"]
 
@@ -16,17 +16,12 @@ log = structlog.get_logger("ai-gateway")
 
 
 def check_tls(settings: Settings) -> None:
-    """Load the certificate and its key once.  Raises SettingsError that names the file."""
-    if not settings.uses_tls:
-        return
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
-    except (OSError, ssl.SSLError) as ex:
-        raise SettingsError(
-            f"serve: cannot use --tls-cert-file {settings.tls_cert_file} with --tls-key-file"
-            f" {settings.tls_key_file}: {ex}"
-        ) from ex
+    """Load certificates and keys once.  Raises SettingsError that names the file."""
+    problems = [*listener_problems(settings)]
+    if not settings.local:
+        problems += client_problems(settings)
+    if problems:
+        raise SettingsError(problems[0])
 
 
 def reloaded(old: Settings, read: Callable[[], Settings]) -> Settings:

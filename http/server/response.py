@@ -6,13 +6,99 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import time
+from collections.abc import Sequence
+from typing import Any, Final
 
-__all__ = ["close_behind", "keep_own_headers"]
+from gunicorn import util
+from gunicorn.http.wsgi import Response
+
+__all__ = ["GatewayResponse", "close_behind", "keep_own_headers"]
 
 OWNED = frozenset({"server", "date"})
 """Headers that gunicorn writes itself and takes from no application."""
+_JOINED_UP_TO: Final = 64 * 1024
+"""Bytes of a body's first piece up to which copying it is cheaper than a second system call."""
+_BODYLESS: Final = frozenset({204, 304})
+
+
+class GatewayResponse(Response):  # type: ignore[misc]  # gunicorn has no types
+    """A response whose head leaves together with the first piece of the body.
+
+    PERF: each write is a system call that wakes the client, and the client of a head without
+    a body can do nothing yet.  And gevent's ``sendall`` asks for the size of the socket's
+    buffer each time, so what ``send`` takes at once, nearly always all, goes that way.
+    """
+
+    headers_sent: bool
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.own: dict[str, tuple[str, str]] = {}
+        """Relayed headers to be sent in the place of gunicorn's, by lower-case name."""
+
+    def write(self, arg: bytes) -> None:
+        """Send a piece of the body, and the head if it is the first one."""
+        if not self._is_plain(arg):
+            super().write(arg)
+            return
+        head = b""
+        if not self.headers_sent:
+            head = self._head()
+            self.headers_sent = True
+            if len(arg) > _JOINED_UP_TO:
+                self._send(head)
+                head = b""
+        self.sent += len(arg)
+        if self.chunked:
+            self._send(b"".join((head, b"%X\r\n" % len(arg), arg, b"\r\n")))
+        else:
+            self._send(head + arg if head else arg)
+
+    def _is_plain(self, piece: bytes) -> bool:
+        """Whether the piece is to be sent whole, as nearly all are."""
+        if not piece or self.status_code < 200 or self.status_code in _BODYLESS:
+            return False
+        length = self.response_length
+        return self.req.method != "HEAD" and (length is None or self.sent + len(piece) <= length)
+
+    def _send(self, data: bytes) -> None:
+        sent = self.sock.send(data)
+        if sent < len(data):
+            self.sock.sendall(memoryview(data)[sent:])
+
+    def _head(self) -> bytes:
+        lines = self.default_headers()
+        lines.extend([f"{name}: {value}\r\n" for name, value in self.headers])
+        lines.append("\r\n")
+        return "".join(lines).encode("latin-1")
+
+    def default_headers(self) -> list[str]:
+        """The status line and gunicorn's own headers, or what was relayed in their place."""
+        if self.upgrade:
+            lines: list[str] = super().default_headers()
+            return lines
+        major, minor = self.req.version
+        server, date = self.own.get("server"), self.own.get("date")
+        lines = [
+            f"HTTP/{major}.{minor} {self.status}\r\n",
+            f"{server[0]}: {server[1]}\r\n" if server else f"Server: {self.version}\r\n",
+            f"{date[0]}: {date[1]}\r\n" if date else _date_line(int(time.time())),
+            f"Connection: {'close' if self.should_close() else 'keep-alive'}\r\n",
+        ]
+        if self.chunked:
+            lines.append("Transfer-Encoding: chunked\r\n")
+        return lines
+
+
+_dated = (0, "")
+
+
+def _date_line(second: int) -> str:
+    global _dated
+    if _dated[0] != second:
+        _dated = second, f"Date: {util.http_date(second)}\r\n"
+    return _dated[1]
 
 
 def close_behind(start_response: Any) -> None:
@@ -26,12 +112,7 @@ def close_behind(start_response: Any) -> None:
 def keep_own_headers(start_response: Any, headers: Sequence[tuple[str, str]]) -> None:
     """Send a relayed Server or Date in the place of gunicorn's, which drops them otherwise."""
     response = getattr(start_response, "__self__", None)
-    own = {name.lower(): (name, value) for name, value in headers if name.lower() in OWNED}
-    usual = getattr(response, "default_headers", None)
-    if own and usual is not None:
-        setattr(response, "default_headers", lambda: [_line(line, own) for line in usual()])  # noqa: B010
-
-
-def _line(line: str, own: Mapping[str, tuple[str, str]]) -> str:
-    relayed = own.get(line.split(":", 1)[0].lower())
-    return line if relayed is None else f"{relayed[0]}: {relayed[1]}\r\n"
+    if isinstance(response, GatewayResponse):
+        for name, value in headers:
+            if name.lower() in OWNED:
+                response.own[name.lower()] = (name, value)

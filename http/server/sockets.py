@@ -1,4 +1,4 @@
-"""Where the workers' control sockets are.
+"""Where the workers' sockets for operators are.
 
 The master imports this module.  It must stay free of imports that gevent has to patch: what
 the master has imported, every worker that it forks later has imported unpatched.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-__all__ = ["remove_socket", "socket_path"]
+__all__ = ["remove_socket", "socket_path", "trace_path"]
 
 
 def socket_path(folder: str | Path, pid: int) -> Path:
@@ -17,7 +17,13 @@ def socket_path(folder: str | Path, pid: int) -> Path:
     return Path(folder) / f"worker-{pid}.sock"
 
 
+def trace_path(folder: str | Path, pid: int) -> Path:
+    """Where it says what it is doing; see :mod:`aigateway.http.diagnosis.service`."""
+    return Path(folder) / f"worker-{pid}.trace"
+
+
 def remove_socket(folder: str | Path, pid: int) -> None:
-    """Remove the socket that a dead worker left behind."""
-    with contextlib.suppress(OSError):
-        socket_path(folder, pid).unlink(missing_ok=True)
+    """Remove what a dead worker left behind."""
+    for path in (socket_path(folder, pid), trace_path(folder, pid)):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from typing import Any
 import gevent
 from gunicorn.workers.ggevent import GeventWorker
 
+from aigateway.http.server.parts import use_own_parts
 from aigateway.http.server.quiet_errors import QuietErrors
 
 __all__ = ["GatewayWorker"]
@@ -47,6 +48,10 @@ class GatewayWorker(QuietErrors, GeventWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.idle: dict[Any, gevent.Timeout] = {}
+
+    def init_process(self) -> None:
+        use_own_parts()
+        super().init_process()
 
     def run(self) -> None:
         # A client that fails its TLS handshake, or leaves in it, is its own affair: gevent

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Hashable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from aigateway.http.settings.errors import SettingsError
+
+if TYPE_CHECKING:
+    from yaml import MappingNode, SafeLoader
 
 __all__ = ["read_yaml"]
 
@@ -22,7 +25,7 @@ def read_yaml(path: str, known: Collection[str]) -> dict[str, Any]:
 
     try:
         with open(path, "rb") as file:
-            document = yaml.safe_load(file)
+            document = yaml.load(file, _loader())
     except OSError as ex:
         raise SettingsError(f'read config file "{path}": {ex.strerror}') from ex
     except yaml.YAMLError as ex:
@@ -37,6 +40,26 @@ def read_yaml(path: str, known: Collection[str]) -> dict[str, Any]:
             f"it is a {_kind(document)}"
         )
     return dict(_options(document, "", known, path))
+
+
+def _loader() -> type[SafeLoader]:
+    """yaml.SafeLoader, but a key that is there twice is an error: which one was meant?"""
+    import yaml
+
+    class OnceLoader(yaml.SafeLoader):
+        def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+            seen = set()
+            for key, _ in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    continue
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f'"{key.value}" is there twice', problem_mark=key.start_mark
+                    )
+                seen.add(key.value)
+            return super().construct_mapping(node, deep)
+
+    return OnceLoader
 
 
 def _options(

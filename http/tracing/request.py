@@ -5,9 +5,11 @@
     POST /anthropic/v1/messages                    until the last byte for the client
     └── Intercept                                  until the end is recorded
         ├── Intercept.CreateInterceptor            the body is read and understood
+        ├── ServerProxyManager.Init                MCP servers are asked for the user's tools
         ├── Intercept.RecordInterception           until the control plane has accepted it
         ├── Intercept.ProcessRequest               until the end of the upstream's answer
         │   ├── Intercept.ProcessRequest.Upstream  one for each call of the upstream, retries inside
+        │   ├── Intercept.ProcessRequest.ToolCall  one for each call of an injected tool
         │   └── Intercept.RecordTokenUsage ...     one for each record, until it is on disk
         └── Intercept.RecordInterceptionEnded
 
@@ -34,6 +36,7 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from aigateway.actors.mcp.results import ToolResult
 from aigateway.actors.providers.interception.interface import Interception, Outcome
 from aigateway.actors.recorder.records import (
     ModelThought,
@@ -182,7 +185,8 @@ class RequestTrace:
         """The upstream is called now; returns ``headers`` with this trace's context."""
         span = self._passthrough
         if span is None:
-            self.answered()
+            # The call before, of an earlier round or another provider, is over.
+            _end(self._upstream)
             span = self._upstream = self._begin(
                 "Intercept.ProcessRequest.Upstream", self._process, kind=SpanKind.CLIENT
             )
@@ -196,6 +200,31 @@ class RequestTrace:
         stream is about."""
         if self._streaming:
             _end(self._upstream)
+
+    def tools_asked(self) -> Span:
+        """The user's tools are not known; their servers are asked."""
+        return self._begin("ServerProxyManager.Init", self._intercept)
+
+    def tools_known(self, span: Span, error: str = "") -> None:
+        """And have answered, as far as they do."""
+        if error:
+            _fail(span, error)
+        _end(span)
+
+    def tool_call(self, tool: str) -> Span:
+        """An injected tool is called."""
+        attributes: Attributes = {**self._attributes, "mcp_tool_name": tool}
+        return self._begin("Intercept.ProcessRequest.ToolCall", self._process, attributes)
+
+    def tool_called(self, span: Span, result: ToolResult) -> None:
+        """And has answered, or failed."""
+        span.set_attribute("mcp_tool_name", result.tool)
+        if result.server_url:
+            span.set_attribute("mcp_server_name", result.server_id)
+            span.set_attribute("mcp_server_url", _bare(result.server_url))
+        if result.is_error:
+            _fail(span, result.transport_error or "the tool says that it failed")
+        _end(span)
 
     # -- told by whoever reads the answer
 

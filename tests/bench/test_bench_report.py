@@ -111,7 +111,6 @@ def test_the_page_changes_between_its_markers_only(tmp_path: Path) -> None:
 
 
 def test_plots_are_drawn_of_what_was_measured(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     names = draw_plots(_results(), tmp_path)
     assert names == ["latency.svg", "throughput.svg", "cpu.svg"]
     assert all((tmp_path / name).read_text().startswith("<?xml") for name in names)

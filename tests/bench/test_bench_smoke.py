@@ -24,7 +24,8 @@ def _bench(*arguments: str) -> list[str]:
 def test_a_short_run_leaves_a_report_and_no_process(
     tmp_path: Path, marked_environ: dict[str, str], left_over: Callable[[], list[str]]
 ) -> None:
-    command = _bench("run", "blocking", "streams", "start", *TINY, "--results", str(tmp_path))
+    scenarios = ("blocking", "streams", "inside", "start")
+    command = _bench("run", *scenarios, *TINY, "--results", str(tmp_path))
     done = subprocess.run(
         command, cwd=CHECKOUT, env=marked_environ, capture_output=True, text=True, timeout=110
     )
@@ -36,16 +37,16 @@ def test_a_short_run_leaves_a_report_and_no_process(
     about = result["about"]
     assert about["revision"]
     assert about["machine"]["cpus"] >= 1
-    assert about["command"].startswith("python -m bench run blocking streams start")
+    assert about["command"].startswith("python -m bench run blocking streams inside")
     assert about["options"]["seconds"] == 1.0
     assert result["systems"]["aigateway"]["version"]
 
-    blocking, streams, start = result["measurements"]
-    for measurement in (blocking, streams, start):
+    blocking, streams, one, many, inside_streams, start = result["measurements"]
+    for measurement in result["measurements"]:
         assert measurement["failure"] == ""
         assert measurement["lost"] == []
         assert measurement["errors"] == {}
-        assert measurement["commands"][0].endswith("--log-human ")
+        assert "--log-human  " in f"{measurement['commands'][0]} "
         assert {"steal_percent", "foreign_percent"} <= measurement["numbers"].keys()
     assert blocking["numbers"]["requests_per_s"] > 0
     assert blocking["numbers"]["cpu_us_per_request"] > 0
@@ -57,12 +58,16 @@ def test_a_short_run_leaves_a_report_and_no_process(
     assert streams["numbers"]["events_lost"] == 0
     assert streams["numbers"]["streams_unfinished"] == 0
     assert streams["histograms"]["gap"]
+    for inside in (one, many, inside_streams):
+        assert inside["numbers"]["provider_mean_ms"] > 0
+        assert inside["numbers"]["recorder_wait_p99_ms"] > 0
     assert start["numbers"]["start_s"] > 0
 
     report = (tmp_path / "report.md").read_text()
     assert "No record was lost" in report
     assert "**4 streams**" in report
     assert "| aigateway |" in report
+    assert "\n| record p99 ms | " in report
 
 
 def test_an_interrupt_ends_the_run_and_every_process(

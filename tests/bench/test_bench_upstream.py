@@ -62,17 +62,17 @@ def test_usage_is_sent_to_those_who_ask(upstream: Upstream) -> None:
 def test_bodies_may_come_in_chunks_and_in_any_size(upstream: Upstream, tmp_path: Path) -> None:
     url = f"{upstream.urls[0]}/v1/messages"
     large = json.dumps({"messages": [{"role": "user", "content": "x" * 700_000}]}).encode()
-    before = upstream.counters()
+    before = upstream.settled()
     for body in (large, iter([large[:10], large[10:]])):
         assert requests.post(url, data=body, timeout=10).json()["type"] == "message"
-    seen = upstream.counters() - before
+    seen = upstream.settled() - before
     assert (seen.requests, seen.answers) == (2, 2)
 
 
 def test_what_was_reported_is_what_was_counted(upstream: Upstream) -> None:
-    before = upstream.counters()
+    before = upstream.settled()
     usage = requests.post(f"{upstream.urls[0]}/v1/messages", json={}, timeout=10).json()["usage"]
-    seen = upstream.counters() - before
+    seen = upstream.settled() - before
     assert (seen.input_tokens, seen.output_tokens) == (
         usage["input_tokens"],
         usage["output_tokens"],

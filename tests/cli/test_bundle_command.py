@@ -103,6 +103,7 @@ def test_the_archive_holds_what_a_bug_report_needs(deployment: Deployment) -> No
         "settings.json",
         "environment.json",
         "actors.json",
+        "trace.txt",
         "metrics.txt",
         "spool.json",
         "logs/human.log",
@@ -114,6 +115,9 @@ def test_the_archive_holds_what_a_bug_report_needs(deployment: Deployment) -> No
     assert {"gevent", "pykka", "falcon"} <= set(json.loads(files["environment.json"])["packages"])
     (worker,) = json.loads(files["actors.json"])
     assert {"recorder", "provider/anthropic"} <= {actor["role"] for actor in worker["actors"]}
+    assert f"worker {worker['pid']} (" in files["trace.txt"]
+    assert "provider/anthropic" in files["trace.txt"]
+    assert "_actor_loop" in files["trace.txt"]
     assert "coder_ai_gateway_interceptions_total" in files["metrics.txt"]
     (spool,) = json.loads(files["spool.json"]).values()
     assert spool["records"] == 0
@@ -156,6 +160,7 @@ def test_a_gateway_that_is_down_still_has_an_archive(
     deployment = Deployment(tmp_path, provider)
     files = deployment.files()
     assert "no gateway is running" in json.loads(files["actors.json"])["error"]
+    assert "no gateway is running" in files["trace.txt"]
     assert files["metrics.txt"].startswith("# no answer from 127.0.0.1:")
     assert json.loads(files["spool.json"]) == {}
     assert "cannot read" in files["logs/json.log"]

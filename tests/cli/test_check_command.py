@@ -193,10 +193,11 @@ def test_bad_files_are_named_with_their_flag(check, tmp_path: Path) -> None:
         env={f"{PROVIDER}0_TYPE": "openai", f"{PROVIDER}0_CA_FILE": str(empty)},
     )
     errors = as_json(result)["errors"]
+    coderd = "configure Coder deployment connection"
     beginnings = [
-        f'--tls-cert-file "{cert}" and --tls-key-file "{wrong_key}" are no usable pair',
-        f'--client-tls-cert-file: "{missing}": No such file or directory',
-        f'--client-tls-ca-file: "{empty}": no certificates in PEM form',
+        f'serve: cannot use --tls-cert-file "{cert}" with --tls-key-file "{wrong_key}": KEY_VALUES',
+        f'{coderd}: --client-tls-cert-file: "{missing}": No such file or directory',
+        f'{coderd}: --client-tls-ca-file: "{empty}": no certificates in PEM form',
         f'--upstream-ca-file: "{missing}": No such file or directory',
         f'CA_FILE of provider openai: "{empty}": no certificates in PEM form',
         f'--state-dir: "{cert}": "{cert}" is no folder',
@@ -221,7 +222,7 @@ def test_an_encrypted_key_is_an_error_and_no_prompt(check, tmp_path: Path) -> No
         )
     )
     result = check("--local", "--tls-cert-file", str(cert), "--tls-key-file", str(key))
-    assert "the key is encrypted, which is not supported" in result.output
+    assert "the key has a passphrase, which is not supported" in result.output
 
 
 def test_nothing_is_created(check, tmp_path: Path) -> None:

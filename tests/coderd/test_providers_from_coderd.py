@@ -123,6 +123,25 @@ def test_a_reload_that_fails_keeps_the_old_set_and_is_tried_again(coderd: FakeCo
     assert "reloaded ai provider snapshot from watch signal" in events
 
 
+def test_when_providers_were_loaded_and_were_to_be_is_known(coderd: FakeCoderd) -> None:
+    gate = threading.Event()
+    coderd.faults.delay("GetAIProviders", gate, times=1)
+    with Talk(coderd, actor=LIVE) as talk:
+        coderd.wait_for_call("GetAIProviders", 1)
+        tried = talk.status()
+        assert (tried.providers_tried_at > 0, tried.providers_loaded_at) == (True, 0)
+        gate.set()
+        assert names(talk.subscribe()) == ["one"]
+        loaded = talk.status()
+        assert loaded.providers_loaded_at >= tried.providers_tried_at
+        coderd.faults.hang("GetAIProviders", times=1)
+        coderd.set_providers(provider("one"))
+        coderd.wait_for_call("GetAIProviders", 2)
+        failing = talk.status()
+        assert failing.providers_tried_at > loaded.providers_loaded_at
+        assert failing.providers_loaded_at == loaded.providers_loaded_at
+
+
 def test_a_signal_during_a_load_loads_again(talk: Talk) -> None:
     box = talk.subscribe()
     assert names(box) == ["one"]

@@ -67,7 +67,10 @@ class RawClient:
             f"Content-Length: {len(data)}",
             *(f"{name}: {value}" for name, value in headers.items()),
         ]
-        self._socket.sendall("\r\n".join([*lines, "", ""]).encode() + data)
+        self.send("\r\n".join([*lines, "", ""]).encode() + data)
+
+    def send(self, data: bytes) -> None:
+        self._socket.sendall(data)
 
     def read_until(self, text: bytes) -> bytes:
         """Read until ``text`` has come; what follows it stays in the buffer."""

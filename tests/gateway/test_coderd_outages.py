@@ -1,6 +1,6 @@
 """coderd away under load, and back: what was admitted is recorded, exactly once.
 
-The outages are short; ``AIGATEWAY_TEST_OUTAGE=30`` makes them as long (in seconds), and ``-s``
+The outages are short; ``AIGATEWAY_TEST_OUTAGE=30`` makes them as long (in seconds), and ``-n 0 -s``
 shows what came twice.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -16,17 +17,31 @@ PROMPT = "tell me about angels on pins"
 
 
 @pytest.fixture
-def claude(any_gateway: GatewayProcess) -> anthropic.Anthropic:
-    return anthropic.Anthropic(
-        base_url=f"{any_gateway.url}/anthropic", api_key=any_gateway.key(), max_retries=0
-    )
+def claude(any_gateway: GatewayProcess) -> Iterator[anthropic.Anthropic]:
+    url = f"{any_gateway.url}/anthropic"
+    with anthropic.Anthropic(base_url=url, api_key=any_gateway.key(), max_retries=0) as client:
+        yield client
 
 
 @pytest.fixture
-def gpt(any_gateway: GatewayProcess) -> openai.OpenAI:
-    return openai.OpenAI(
-        base_url=f"{any_gateway.url}/openai/v1", api_key=any_gateway.key(), max_retries=0
-    )
+def gpt(any_gateway: GatewayProcess) -> Iterator[openai.OpenAI]:
+    url = f"{any_gateway.url}/openai/v1"
+    with openai.OpenAI(base_url=url, api_key=any_gateway.key(), max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def direct_claude(provider: ScriptedProvider) -> Iterator[anthropic.Anthropic]:
+    """The same without a gateway."""
+    with anthropic.Anthropic(base_url=provider.url, api_key="any", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def direct_gpt(provider: ScriptedProvider) -> Iterator[openai.OpenAI]:
+    """The same without a gateway."""
+    with openai.OpenAI(base_url=f"{provider.url}/v1", api_key="any", max_retries=0) as client:
+        yield client
 
 
 def _ask(**more: Any) -> dict[str, Any]:
@@ -39,19 +54,17 @@ def _ask(**more: Any) -> dict[str, Any]:
 
 
 def test_a_message_is_the_same_as_without_the_gateway(
-    claude: anthropic.Anthropic, provider: ScriptedProvider
+    claude: anthropic.Anthropic, direct_claude: anthropic.Anthropic
 ) -> None:
-    direct = anthropic.Anthropic(base_url=provider.url, api_key="any", max_retries=0)
-    assert claude.messages.create(**_ask()) == direct.messages.create(**_ask())
+    assert claude.messages.create(**_ask()) == direct_claude.messages.create(**_ask())
 
 
 def test_a_streamed_message_with_thinking_is_the_same_as_without_the_gateway(
-    claude: anthropic.Anthropic, provider: ScriptedProvider
+    claude: anthropic.Anthropic, direct_claude: anthropic.Anthropic
 ) -> None:
-    direct = anthropic.Anthropic(base_url=provider.url, api_key="any", max_retries=0)
     ask = _ask(thinking={"type": "enabled", "budget_tokens": 1024})
     events = []
-    for client in (claude, direct):
+    for client in (claude, direct_claude):
         with client.messages.stream(**ask) as stream:
             events.append([event.model_dump() for event in stream])
     assert events[0] == events[1]
@@ -59,13 +72,12 @@ def test_a_streamed_message_with_thinking_is_the_same_as_without_the_gateway(
 
 
 def test_a_streamed_chat_is_the_same_as_without_the_gateway(
-    gpt: openai.OpenAI, provider: ScriptedProvider
+    gpt: openai.OpenAI, direct_gpt: openai.OpenAI
 ) -> None:
-    direct = openai.OpenAI(base_url=f"{provider.url}/v1", api_key="any", max_retries=0)
     ask = {"model": "gpt-4.1", "messages": [{"role": "user", "content": PROMPT}], "stream": True}
     through, without = (
         [chunk.model_dump() for chunk in client.chat.completions.create(**ask)]
-        for client in (gpt, direct)
+        for client in (gpt, direct_gpt)
     )
     for chunk in (*through, *without):
         # The gateway asks for usage, so the provider says in each chunk that there is none yet.
@@ -85,15 +97,14 @@ TOOL = {
 
 
 def test_a_streamed_tool_call_is_the_same_as_without_the_gateway(
-    claude: anthropic.Anthropic, any_gateway: GatewayProcess, provider: ScriptedProvider
+    claude: anthropic.Anthropic, any_gateway: GatewayProcess, direct_claude: anthropic.Anthropic
 ) -> None:
-    direct = anthropic.Anthropic(base_url=provider.url, api_key="any", max_retries=0)
     tool = {"name": "add", "input_schema": TOOL["parameters"]}
     ask = _ask(
         tools=[tool], messages=[{"role": "user", "content": "use the tool add with 3 and 5"}]
     )
     seen = []
-    for client in (claude, direct):
+    for client in (claude, direct_claude):
         with client.messages.stream(**ask) as stream:
             seen.append(([event.model_dump() for event in stream], stream.get_final_message()))
             answer = stream.response
@@ -107,9 +118,8 @@ def test_a_streamed_tool_call_is_the_same_as_without_the_gateway(
 
 
 def test_a_streamed_chat_tool_call_is_the_same_as_without_the_gateway(
-    gpt: openai.OpenAI, provider: ScriptedProvider
+    gpt: openai.OpenAI, direct_gpt: openai.OpenAI
 ) -> None:
-    direct = openai.OpenAI(base_url=f"{provider.url}/v1", api_key="any", max_retries=0)
     ask: Any = {
         "model": "gpt-4.1",
         "messages": [{"role": "user", "content": "use the tool add twice, with 3 and 5"}],
@@ -117,7 +127,7 @@ def test_a_streamed_chat_tool_call_is_the_same_as_without_the_gateway(
         "stream_options": {"include_usage": True},
     }
     finals = []
-    for client in (gpt, direct):
+    for client in (gpt, direct_gpt):
         with client.chat.completions.stream(**ask) as stream:
             stream.until_done()
             finals.append(stream.get_final_completion().model_dump())
@@ -128,18 +138,17 @@ def test_a_streamed_chat_tool_call_is_the_same_as_without_the_gateway(
 
 @pytest.mark.parametrize("prompt", [PROMPT, "use the tool add with 3 and 5"])
 def test_a_response_is_the_same_as_without_the_gateway(
-    gpt: openai.OpenAI, any_gateway: GatewayProcess, provider: ScriptedProvider, prompt: str
+    gpt: openai.OpenAI, any_gateway: GatewayProcess, direct_gpt: openai.OpenAI, prompt: str
 ) -> None:
-    direct = openai.OpenAI(base_url=f"{provider.url}/v1", api_key="any", max_retries=0)
     ask: Any = {
         "model": "gpt-5",
         "input": prompt,
         "tools": [{"type": "function", "strict": False, **TOOL}],
         "reasoning": {"effort": "low", "summary": "auto"},
     }
-    assert gpt.responses.create(**ask) == direct.responses.create(**ask)
+    assert gpt.responses.create(**ask) == direct_gpt.responses.create(**ask)
     seen = []
-    for client in (gpt, direct):
+    for client in (gpt, direct_gpt):
         with client.responses.stream(**ask) as stream:
             seen.append(list(stream))
     assert seen[0] == seen[1]

@@ -9,7 +9,10 @@ import pytest
 from gateway_process import GatewayProcess, Upstream
 from imitation_provider import ScriptedProvider
 
-SDK_SERVER = Path(__file__).parents[1] / "mcp" / "mcp_sdk_server.py"
+TESTS = Path(__file__).parents[1]
+SDK_SERVER = TESTS / "mcp" / "mcp_sdk_server.py"
+# Peers of neighbours: an MCP server that does what a test says, and both coderds.
+sys.path += [str(TESTS / "mcp"), str(TESTS / "gateway")]
 
 
 @pytest.fixture(scope="session")

@@ -345,10 +345,25 @@ def test_claude_is_asked_for_one_call_at_a_time(given: Any, wanted: Any) -> None
     assert _tools("messages", tool_choice=given)["tool_choice"] == wanted
 
 
+@pytest.mark.parametrize("api", ["chat-completions", "responses"])
+def test_gpt_is_asked_for_one_call_at_a_time(api: str) -> None:
+    for asked_for in (None, True, False):
+        asked = _tools(api, parallel_tool_calls=asked_for)
+        assert asked["parallel_tool_calls"] is False
+    assert _tools(api, model="gpt-4o-mini")["parallel_tool_calls"] is False
+    # The o series takes no such setting.
+    for model in ("o1", "o3-mini", "openai/o4-mini", "ft:o4-mini-2025-04-16:mine"):
+        asked = _tools(api, model=model)
+        assert asked["tools"]
+        assert "parallel_tool_calls" not in asked
+
+
 def test_requests_without_a_place_for_tools_stay_as_they_are() -> None:
     assert _tools("messages", tools="wrong") is None
     assert _tools("messages", model="claude-haiku-4-5") is None
     assert _tools("chat-completions", n=2) is None
+    assert _tools("chat-completions", functions=[{"name": "old"}]) is None
+    assert _tools("chat-completions", functions=None) is not None
     assert _tools("responses", model="claude-haiku-4-5") is not None
     assert _tools("messages", tools=[]) is not None
     assert _tools("messages", tools=None) is not None

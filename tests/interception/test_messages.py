@@ -208,6 +208,25 @@ def test_searches_of_the_provider_are_counted_when_they_are_told() -> None:
     assert second.extra_token_types == {"web_search_requests": 2}
 
 
+def test_input_that_came_after_the_start_is_counted_once() -> None:
+    # As after a search of the web: each delta tells the total so far.
+    tokens = stream(
+        message_start(input_tokens=5, cache_read_input_tokens=700),
+        message_delta(4, None, input_tokens=90, cache_read_input_tokens=700),
+        message_delta(9, input_tokens=2000, cache_creation_input_tokens=30),
+        MESSAGE_STOP,
+    ).tokens
+    assert [each.input_tokens for each in tokens] == [5, 85, 1910]
+    assert [each.cache_read_input_tokens for each in tokens] == [700, 0, 0]
+    assert [each.cache_write_input_tokens for each in tokens] == [0, 0, 30]
+
+
+def test_input_that_only_the_end_tells_is_counted() -> None:
+    start = event("message_start", message={"id": "m"})
+    (end,) = stream(start, message_delta(9, input_tokens=12), MESSAGE_STOP).tokens
+    assert (end.input_tokens, end.output_tokens) == (12, 9)
+
+
 def test_each_message_delta_is_a_record() -> None:
     tokens = stream(message_start(), message_delta(4, None), message_delta(9), MESSAGE_STOP).tokens
     assert [each.output_tokens for each in tokens] == [3, 4, 9]

@@ -13,6 +13,7 @@ from aigateway.actors.providers.interception.splice import (
     find_member,
     object_members,
     set_member,
+    spliced,
 )
 
 _blanks = st.text(" \t\r\n", max_size=3).map(str.encode)
@@ -73,6 +74,31 @@ def test_members_are_found_where_they_stand(document: bytes) -> None:
         name.replace("\ufffd", "?") for name in names
     ]
     assert all(document[member.start : member.start + 1] == b'"' for member in found)
+
+
+@given(documents)
+def test_a_scan_finds_the_same(document: bytes) -> None:
+    # A blank before it makes no difference but the offsets, and the way of looking.
+    found = object_members(b" " + document, 1)
+    assert [(m.name, m.start - 1, m.value_start - 1, m.value_end - 1) for m in found] == [
+        (m.name, m.start, m.value_start, m.value_end) for m in object_members(document)
+    ]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        # The last value is as long as what stands from the first one to a bracket or comma.
+        b'{"a":1,"a":"z}zzzz"}',
+        b'{"a":1,"a":"z,zzzz"}',
+        b'{"a":1,"b":2,"a":1}',
+        b'{"a":"x","a":"x"}',
+        rb'{"a":1,"\u0061":"z}zzzzzzzzz"}',
+    ],
+)
+def test_names_that_are_written_twice_mislead_nobody(document: bytes) -> None:
+    changed = json.loads(set_member(document, b"7", "a"))
+    assert changed == {**json.loads(document), "a": 7}
 
 
 def _merged(value: Any) -> Any:
@@ -179,6 +205,12 @@ def test_a_member_needs_an_object_to_be_set_in(document: bytes) -> None:
 )
 def test_broken_documents_end_the_search(document: bytes) -> None:
     assert len(object_members(document)) <= 1
+
+
+def test_several_edits_are_made_at_once() -> None:
+    edits = [(4, 6, b"X"), (0, 0, b"<"), (8, 8, b">"), (8, 8, b"!"), (1, 1, b"")]
+    assert spliced(b"01234567", edits) == b"<0123X67>!"
+    assert spliced(b"01", []) == b"01"
 
 
 def test_megabytes_are_searched_at_the_speed_of_a_scan() -> None:

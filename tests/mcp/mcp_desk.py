@@ -14,6 +14,7 @@ from aigateway.actors.coderd.messages import (
     Unavailable,
 )
 from aigateway.actors.mcp import CallTool, GetTools, McpLimits, ToolResult, ToolSet
+from aigateway.actors.mcp.shelf import ToolShelf, user_key
 from aigateway.actors.mcp.tools import McpTools
 from aigateway.actors.tree import ActorTree
 
@@ -47,6 +48,7 @@ class Desk:
         self.asked: list[GetMcpConfiguration] = []
         self.now = 1000.0
         self.tree = ActorTree()
+        self.shelf = ToolShelf()
         self._limits = McpLimits(**limits)
         self._ca_file = ca_file
         self._control_plane = _ControlPlane.start(self)
@@ -61,6 +63,7 @@ class Desk:
             tree=self.tree,
             ca_file=self._ca_file,
             limits=self._limits,
+            shelf=self.shelf,
             clock=lambda: self.now,
         )
 
@@ -84,6 +87,10 @@ class Desk:
 
     def ids(self, user: str = "ann", token: str = "coder-token") -> list[str]:
         return [tool.id for tool in self.tools(user, token).tools]
+
+    def shelved(self, user: str = "ann", token: str = "coder-token") -> ToolSet | None:
+        """What lies on the shelf, where no question is needed."""
+        return self.shelf.find(user_key(user, token), self.now)
 
     def ask_call(
         self,

@@ -129,6 +129,48 @@ def test_a_hung_server_is_waited_for_only_so_long_and_its_tools_come_later(serve
             assert desk.tools().problems == ()
 
 
+def test_a_server_that_kept_one_user_waiting_keeps_no_other_waiting(server):
+    go = threading.Event()
+
+    def slow(exchange: Exchange) -> None:
+        go.wait(10)
+        exchange.server.do(exchange)
+
+    with ScriptedServer(tool("late")) as hung:
+        hung.on["tools/list"] = slow
+        servers = (McpServer("hung", hung.url), McpServer("s", server.url))
+        with Desk(*servers, tools_wait=2.0) as desk:
+            assert desk.ids("ann") == [ECHO]
+            begun = time.monotonic()
+            tools = desk.tools("bob")
+            assert time.monotonic() - begun < 1
+            assert [found.id for found in tools.tools] == [ECHO]
+            assert tools.problems == (ServerProblem("hung", "no answer within 2 s"),)
+            # It is asked nevertheless, and once it answers it is waited for again.
+            go.set()
+            eventually(lambda: desk.ids("bob") == ["bmcp_hung_late", ECHO])
+            assert desk.ids("eve") == ["bmcp_hung_late", ECHO]
+
+
+def test_a_server_that_hangs_takes_no_time_of_a_user_whose_tools_are_known(desk, server):
+    go = threading.Event()
+
+    def slow(exchange: Exchange) -> None:
+        go.wait(10)
+        exchange.result(tools=[tool("later")])
+
+    first = desk.tools()
+    server.on["tools/list"] = slow
+    desk.now += 800
+    begun = time.monotonic()
+    assert desk.tools() is first
+    eventually(lambda: len(server.got("tools/list")) == 2)
+    assert desk.tools() is first
+    assert time.monotonic() - begun < 3
+    go.set()
+    eventually(lambda: desk.ids() == ["bmcp_s_later"])
+
+
 def test_servers_are_asked_side_by_side():
     both = threading.Barrier(2)
 
@@ -166,6 +208,38 @@ def test_a_set_is_kept(desk, server):
     assert desk.tools() is first
     assert len(desk.asked) == 1
     assert len(server.got("tools/list")) == 1
+
+
+def test_a_fresh_set_lies_where_it_is_found_without_a_question(desk):
+    assert desk.shelved() is None
+    first = desk.tools()
+    assert desk.shelved() is first
+    assert desk.shelved(token="another") is None
+    desk.now += 719
+    assert desk.shelved() is first
+    # From now on somebody has to ask, so that it is looked up again.
+    desk.now += 1
+    assert desk.shelved() is None
+    assert desk.tools() is first
+    eventually(lambda: desk.shelved() is first)
+    assert len(desk.asked) == 2
+
+
+def test_a_set_without_a_server_that_failed_lies_there_for_a_short_time(desk, server):
+    server.on["tools/list"] = lambda exchange: exchange.send(503)
+    empty = desk.tools()
+    assert desk.shelved() is empty
+    desk.now += 30
+    assert desk.shelved() is None
+
+
+def test_the_actors_end_takes_its_sets_from_the_shelf(desk):
+    desk.tools()
+    desk.mcp.tell(Crash())
+    desk.mcp.actor_stopped.wait(5)
+    desk.start()
+    desk.mcp.ask(GetMcpState())
+    assert desk.shelved() is None
 
 
 def test_towards_the_end_of_its_time_a_set_is_looked_up_again_in_the_background(desk, server):
@@ -291,6 +365,7 @@ def test_a_refused_token_makes_the_configuration_be_asked_again(desk, server):
         401 if exchange.seen.headers["authorization"] == "Bearer old" else 202
     )
     assert "token was not accepted" in desk.call(ECHO).transport_error
+    eventually(lambda: desk.shelved() is None)
     desk.configure(McpServer("s", server.url, token="new"))
     desk.tools()
     eventually(lambda: len(desk.asked) == 2)
@@ -340,6 +415,7 @@ def test_a_change_that_a_server_announces_is_looked_up():
                 server.tools.append(tool("new"))
                 push.set()
                 eventually(lambda desk=desk: desk.ids() == [ECHO, "bmcp_s_new"])
+                assert desk.shelved() is desk.tools()
                 assert len(desk.asked) == 1
             assert server.hung_up
 
@@ -439,6 +515,7 @@ def test_only_so_many_users_are_kept_and_the_one_not_used_for_longest_goes(serve
         desk.tools("ann")
         desk.tools("eve")
         assert desk.mcp.ask(GetMcpState()).users == 2
+        assert desk.shelved("bob") is None
         (gone,) = eventually(lambda: server.got("DELETE"))
         assert gone.headers["mcp-session-id"] == "session-2"
         asked = len(desk.asked)

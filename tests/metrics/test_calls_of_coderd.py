@@ -14,6 +14,7 @@ from aigateway.actors.coderd.call_counters import CallCounters
 from aigateway.actors.coderd.local import LocalControlPlane
 from aigateway.actors.coderd.messages import CallStats, GetCallStats
 from aigateway.http.admission import Admission
+from aigateway.http.metrics.observer import RequestMetrics
 from aigateway.http.metrics.sampler import Sampler
 from aigateway.http.metrics.series import Series
 from aigateway.http.runtime import Runtime
@@ -25,7 +26,8 @@ RPC = "/proto.Authorizer/IsAuthorized"
 class Plane:
     """Stands for the control plane's actor."""
 
-    def __init__(self) -> None:
+    def __init__(self, urn: str = "first") -> None:
+        self.actor_urn = urn
         self.counters = CallCounters()
         self.waiting = 0
 
@@ -39,10 +41,11 @@ class Rig:
         self.plane: Any = Plane()
         tree = SimpleNamespace(find=lambda _role: self.plane)
         runtime = cast(Runtime, SimpleNamespace(tree=tree))
-        self.sampler = Sampler(Series(self.registry), runtime, cast(Admission, None))
+        metrics = RequestMetrics(Series(self.registry), initiators=True)
+        self.sampler = Sampler(metrics, runtime, cast(Admission, None), ())
 
     def samples(self) -> dict[tuple[str, ...], float]:
-        self.sampler._calls()
+        self.sampler._coderd()
         text = generate_latest(self.registry).decode()
         return {
             (
@@ -73,8 +76,8 @@ def test_calls_are_added_up_over_samples_and_restarts() -> None:
     assert rig.samples() == found
     rig.plane.counters.add(RPC, Answer(b""), 0.3)
     assert rig.samples()["coderd_rpc_seconds_count", "IsAuthorized", "answered"] == 4
-    # Its successor counts from 0 again, and has more of one kind already.
-    rig.plane = Plane()
+    # Its successor counts from 0 again, and has more already.
+    rig.plane = Plane("second")
     for _ in range(5):
         rig.plane.counters.add(RPC, Answer(b""), 0.3)
     found = rig.samples()

@@ -200,12 +200,7 @@ class History:
         """The process is killed: what was not written down is forgotten."""
         self.flying.clear()
         self.left.clear()
-        on_disk = {
-            spooled.seq
-            for table in (self.desk.disk.fresh, self.desk.disk.held)
-            for parcel in table.values()
-            for spooled in parcel.records
-        }
+        on_disk = self.waiting()
         self.maybe_again |= on_disk & self.stored
         self.rejected -= on_disk
         self.desk = Desk(self.desk.disk)
@@ -213,12 +208,7 @@ class History:
     def corrupt(self, _dice: Dice) -> None:
         """The file is lost; what was in memory goes into a new one."""
         desk = self.desk
-        lost = {
-            spooled.seq
-            for table in (desk.disk.fresh, desk.disk.held)
-            for parcel in table.values()
-            for spooled in parcel.records
-        }
+        lost = self.waiting()
         saved = desk.delivery.everything()
         dead = list(desk.disk.dead) + [r.spooled.seq for r in desk.lanes.changes.dead]
         kept = {spooled.seq for parcel in saved for spooled in parcel.records}
@@ -268,8 +258,10 @@ class History:
     def end(self) -> None:
         """The plane is well again, but for the cursed records: all others arrive soon."""
         desk = self.desk
-        # A lane moves by one parcel at a time; a refused one waits up to 300 s.
-        for _ in range(60 + self.number):
+        # A lane moves by one parcel at a time; each may have to wait for 300 s once more.
+        for _ in range(32 * (1 + self.number)):
+            if not self.flying and {self._owner(seq) for seq in self.waiting()} <= {CURSED}:
+                break
             for batch in self.flying:
                 self.answer_well(batch)
             self.flying.clear()
@@ -283,15 +275,19 @@ class History:
             for seq in numbers:
                 if owner != CURSED:
                     assert seq in self.stored or seq in dead, "lost or held up"
-        waiting = {
-            spooled.seq
-            for table in (desk.disk.fresh, desk.disk.held)
-            for parcel in table.values()
-            for spooled in parcel.records
-        }
+        waiting = self.waiting()
         for seq in self.appended[CURSED]:
             assert (seq in waiting) != (seq in dead), "lost"
         assert {self._owner(seq) for seq in waiting} <= {CURSED}
+
+    def waiting(self) -> set[int]:
+        """What is on disk."""
+        return {
+            spooled.seq
+            for table in (self.desk.disk.fresh, self.desk.disk.held)
+            for parcel in table.values()
+            for spooled in parcel.records
+        }
 
     def answer_well(self, batch: Batch) -> None:
         left = self.left[batch.number]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 import time
@@ -99,6 +100,9 @@ def test_a_replica_that_stops_under_load_fails_no_request_and_loses_no_record(
         addresses = [each.url.removeprefix("http://") for each in (first, second)]
         key = first.key()
         with nginx(tmp_path / "nginx", addresses) as url:
+            # nginx names each request, and the gateway calls it the same.
+            named = requests.get(f"{url}/nobody", timeout=30)
+            assert re.fullmatch("[0-9a-f]{32}", named.headers["X-AI-Gateway-Request-Id"])
             held = [_HeldStream(url, key) for _ in range(4)]
             with Load(url, key) as load:
                 _more(load, 60)

@@ -78,6 +78,11 @@ def test_a_file_that_says_nothing_is_fine(read, text: str) -> None:
     assert read(text).workers == 2
 
 
+def test_anchors_may_be_merged(read) -> None:
+    text = "introspection:\n  prometheus: &on {enable: true}\n  tracing: {<<: *on}\n"
+    assert read(text).trace
+
+
 def test_null_counts_as_not_set(read) -> None:
     settings = read("ai_gateway: {workers: null}")
     assert settings.workers == 2
@@ -128,6 +133,8 @@ def test_a_near_option_is_suggested(read) -> None:
         (b"\xff\xfe\xff", "is not valid YAML"),
         ("!!python/object:os.system {}", "is not valid YAML"),
         ("[" * 5000, "is not valid YAML"),
+        ("ai_gateway: {}\nai_gateway: {rate_limit: 3}", 'line 2, column 1: "ai_gateway" is there'),
+        ("ai_gateway:\n  rate_limit: 3\n  rate_limit: 4", 'line 3, column 3: "rate_limit" is th'),
     ],
 )
 def test_a_broken_file_is_explained_on_one_line(read, text: str | bytes, reason: str) -> None:

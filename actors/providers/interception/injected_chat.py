@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import msgspec
+from attrs import frozen
 
+from aigateway.actors.providers.interception._chat_message import message_of
 from aigateway.actors.providers.interception._event_edits import edited, replaced
 from aigateway.actors.providers.interception._recording import Request
 from aigateway.actors.providers.interception.chat import ChatInterception
@@ -54,6 +56,24 @@ _COUNTS: tuple[tuple[str, ...], ...] = (
 _CUT_SHORT = ("length", "content_filter")
 
 
+@frozen
+class _Call:
+    """A call that is arriving in parts."""
+
+    id: str
+    name: str
+    number: int | None
+    """Which number the client sees for it; None: it does not see it."""
+
+    def ends_with(self, part: Object) -> bool:
+        """Whether a part with the same number is the first one of another call.
+
+        Some providers number all their calls 0; others repeat the name in each part.
+        """
+        another = text(part.get("id")) not in (None, "", self.id)
+        return another and bool(_name_of(part)) and bool(self.name)
+
+
 class _Round(RoundReading, ChatInterception):
     """Reads one of the completions."""
 
@@ -89,8 +109,7 @@ class InjectedChat(InjectedInterception):
         self._pieces: list[bytes] = []
         self._kept_back: list[bytes] = []
         self._hides = False
-        # Which numbers the client sees for the calls of the round; None: none.
-        self._numbers: dict[int, int | None] = {}
+        self._calls: dict[int, _Call] = {}
         self._finish_reason = ""
         self._client_tools = False
         self._usage: Object = {}
@@ -179,22 +198,26 @@ class InjectedChat(InjectedInterception):
             return choice if said else b""
         return choice
 
-    def _edit_call(self, call: msgspec.Raw) -> bytes:
-        part = members(call)
+    def _edit_call(self, part_of_call: msgspec.Raw) -> bytes:
+        part = members(part_of_call)
         index = count(part.get("index"))
-        name = text(members(part.get("function")).get("name"))
-        if name or index not in self._numbers:
-            if name in self.tools:
-                self._hides = True
-                self._numbers[index] = None
-            else:
-                self._client_tools = True
-                self._numbers[index] = self._next_call
-                self._next_call += 1
-        number = self._numbers[index]
-        if number is None:
+        call = self._calls.get(index)
+        if call is None or call.ends_with(part):
+            call = self._calls[index] = self._begin_call(part)
+        if call.number is None:
             return b""
-        return bytes(call) if number == index else replaced(bytes(call), b"%d" % number, "index")
+        if call.number == index:
+            return bytes(part_of_call)
+        return replaced(bytes(part_of_call), b"%d" % call.number, "index")
+
+    def _begin_call(self, part: Object) -> _Call:
+        name = _name_of(part)
+        if name in self.tools:
+            self._hides = True
+            return _Call(text(part.get("id")) or "", name, None)
+        self._client_tools = True
+        self._next_call += 1
+        return _Call(text(part.get("id")) or "", name, self._next_call - 1)
 
     def _as_of_first(self, piece: bytes) -> bytes:
         """The chunk as one of the client's completion."""
@@ -286,7 +309,7 @@ class InjectedChat(InjectedInterception):
         self, answered: Sequence[tuple[InjectedCall, ToolResult]], tools_off: bool
     ) -> bytes:
         if self.event_stream:
-            said = _message_of(self._pieces)
+            said = message_of(self._pieces)
         else:
             choices = items(members(self.answer_body).get("choices"))
             said = bytes(members(choices[0])["message"])
@@ -315,46 +338,6 @@ def _without_reason(document: bytes) -> bytes:
     return replaced(document, b"[" + b",".join(choices) + b"]", "choices") if choices else document
 
 
-def _message_of(pieces: Sequence[bytes]) -> bytes:
-    """The message that a stream's chunks make, as the next request repeats it."""
-    said: list[str] = []
-    calls: list[dict[str, object]] = []
-    places: dict[int, dict[str, object]] = {}
-    for piece in pieces:
-        _name, data = parse_event(piece)
-        for choice in items(members(data).get("choices"))[:1]:
-            delta = members(members(choice).get("delta"))
-            said.append(text(delta.get("content")) or "")
-            for call in items(delta.get("tool_calls")):
-                _add_part(members(call), calls, places)
-    content = "".join(said)
-    return msgspec.json.encode(
-        {"role": "assistant", "content": content or None, "tool_calls": calls}
-    )
-
-
-def _add_part(
-    part: Object, calls: list[dict[str, object]], places: dict[int, dict[str, object]]
-) -> None:
-    index = count(part.get("index"))
-    kind = "custom" if "custom" in part else "function"
-    given = members(part.get(kind))
-    name = text(given.get("name"))
-    call = places.get(index)
-    if call is None or (name and text(part.get("id")) not in (None, "", call.get("id"))):
-        # Some number all their calls 0.
-        call = places[index] = {"id": "", "type": kind, kind: {}}
-        calls.append(call)
-    call["id"] = call["id"] or text(part.get("id")) or ""
-    function = call.setdefault(kind, {})
-    assert isinstance(function, dict)
-    for member, value in given.items():
-        written = text(value)
-        if written is not None and member != "name":
-            function[member] = function.get(member, "") + written
-        elif written:
-            function.setdefault("name", written)
-    for member, value in part.items():
-        # What providers add to a call and want back, signatures for example.
-        if member not in ("index", "id", "type", kind):
-            call[member] = value
+def _name_of(part: Object) -> str:
+    given = part.get("custom", part.get("function"))
+    return text(members(given).get("name")) or ""

@@ -24,8 +24,10 @@ from aigateway.actors.providers.interception.reading import (
     Object,
     count,
     is_json,
+    is_null,
     items,
     members,
+    source,
     text,
 )
 from aigateway.actors.providers.interception.relay import Relay
@@ -36,17 +38,24 @@ from aigateway.actors.providers.interception.tools import ToolResult
 
 __all__ = ["InjectedMessages"]
 
-_COUNTS = (
-    "input_tokens",
-    "cache_creation_input_tokens",
-    "cache_read_input_tokens",
-    "output_tokens",
-)
-_NESTED = (
+_COUNTS: tuple[tuple[str, ...], ...] = (
+    ("input_tokens",),
+    ("cache_creation_input_tokens",),
+    ("cache_read_input_tokens",),
+    ("output_tokens",),
     ("cache_creation", "ephemeral_5m_input_tokens"),
     ("cache_creation", "ephemeral_1h_input_tokens"),
+    ("output_tokens_details", "thinking_tokens"),
     ("server_tool_use", "web_search_requests"),
+    ("server_tool_use", "web_fetch_requests"),
 )
+_OUTPUT = ("output_tokens",)
+_DETAILS = ("output_tokens_details", "server_tool_use")
+"""Groups of counts that only some messages have."""
+_CUT_SHORT = frozenset(
+    {"", "max_tokens", "model_context_window_exceeded", "pause_turn", "refusal", "none"}
+)
+"""Reasons to stop that leave calls unfinished, or whoever made them unwilling."""
 _DELTA = b"event: content_block_delta\n"
 _PING = b"event: ping\n"
 
@@ -63,7 +72,8 @@ class InjectedMessages(InjectedInterception):
 
     # Of the answer that the client gets.
     _next_index = 0
-    _usage: dict[tuple[str, ...], int]
+    _used: dict[tuple[str, ...], int]
+    _container = b""
 
     def _make_round(self, first: Relay | None) -> Relay:
         request = Request(
@@ -74,7 +84,11 @@ class InjectedMessages(InjectedInterception):
             prompt=None if first is None else first._prompt,
         )
         if first is not None:
-            self._usage = {}
+            self._used = {}
+        else:
+            self._used = self._totals()
+        # The round's counts so far.
+        self._usage: dict[tuple[str, ...], int] = {}
         self._pieces: list[bytes] = []
         self._kept_back: list[bytes] = []
         self._hidden: set[int] = set()
@@ -118,7 +132,9 @@ class InjectedMessages(InjectedInterception):
         return piece
 
     def _on_start(self, piece: bytes, event: Object) -> bytes:
-        self._add_usage(members(members(event.get("message")).get("usage")))
+        message = members(event.get("message"))
+        self._read_usage(members(message.get("usage")))
+        self._read_container(message)
         return piece if self.rounds == 1 else b""
 
     def _on_block(self, piece: bytes, event: Object) -> bytes:
@@ -140,11 +156,10 @@ class InjectedMessages(InjectedInterception):
         return edited(piece, lambda event: replaced(event, b"%d" % number, "index"))
 
     def _on_delta(self, piece: bytes, event: Object) -> bytes:
-        usage = members(event.get("usage"))
-        # Its counts are totals of its message; only those of the output are new.
-        self._add_usage({name: usage[name] for name in ("output_tokens",) if name in usage})
-        reason = text(members(event.get("delta")).get("stop_reason"))
-        self._stop_reason = reason or self._stop_reason
+        delta = members(event.get("delta"))
+        self._read_usage(members(event.get("usage")))
+        self._read_container(delta)
+        self._stop_reason = text(delta.get("stop_reason")) or self._stop_reason
         if self._hidden:
             self._kept_back.append(piece)
             return b""
@@ -153,17 +168,27 @@ class InjectedMessages(InjectedInterception):
     def _with_whole_usage(self, piece: bytes) -> bytes:
         if self.rounds == 1:
             return piece
+        return edited(piece, lambda event: self._with_totals(event, every=True))
 
-        def edit(event: bytes) -> bytes:
-            if "usage" not in members(event):
-                return event
-            for name in _COUNTS:
-                event = set_member(event, b"%d" % self._usage.get((name,), 0), "usage", name)
-            for path in _NESTED:
-                event = replaced(event, b"%d" % self._usage.get(path, 0), "usage", *path)
-            return event
-
-        return edited(piece, edit)
+    def _with_totals(self, document: bytes, *, every: bool = False) -> bytes:
+        """The document with the counts of all rounds; ``every``: also those it leaves out."""
+        usage = members(members(document).get("usage"))
+        if not usage:
+            return document
+        totals = self._totals()
+        for path in _COUNTS:
+            if path not in totals:
+                continue
+            value = b"%d" % totals[path]
+            if len(path) == 1 and every:
+                document = set_member(document, value, "usage", *path)
+            else:
+                document = replaced(document, value, "usage", *path)
+        for group in _DETAILS:
+            counted = {path[1]: total for path, total in totals.items() if path[0] == group}
+            if is_null(usage.get(group)) and any(counted.values()):
+                document = set_member(document, msgspec.json.encode(counted), "usage", group)
+        return document
 
     def _end_stream(self) -> bytes:
         out = b""
@@ -187,12 +212,8 @@ class InjectedMessages(InjectedInterception):
     def _end_body(self, body: bytes) -> bytes:
         answer = members(body)
         self._read_answer(answer)
-        if self.rounds > 1 and "usage" in answer:
-            for name in _COUNTS:
-                value = b"%d" % self._usage.get((name,), 0)
-                body = replaced(body, value, "usage", name)
-            for path in _NESTED:
-                body = replaced(body, b"%d" % self._usage.get(path, 0), "usage", *path)
+        if self.rounds > 1:
+            body = self._with_totals(body)
         content = items(answer.get("content"))
         left = [block for block in content if not self._is_injected(members(block))]
         if len(left) < len(content):
@@ -206,7 +227,8 @@ class InjectedMessages(InjectedInterception):
         if self._stop_reason:
             return
         self._stop_reason = text(answer.get("stop_reason")) or "none"
-        self._add_usage(members(answer.get("usage")))
+        self._read_usage(members(answer.get("usage")))
+        self._read_container(answer)
         for item in items(answer.get("content")):
             block = members(item)
             if text(block.get("type")) == "tool_use" and not self._is_injected(block):
@@ -220,18 +242,27 @@ class InjectedMessages(InjectedInterception):
     def _wants_results(self) -> bool:
         if not self.event_stream:
             self._read_answer(members(self.answer_body))
-        return self._stop_reason == "tool_use"
+        return self._stop_reason not in _CUT_SHORT
 
-    def _add_usage(self, usage: Object) -> None:
-        for name in _COUNTS:
-            if name in usage:
-                self._add_count((name,), usage)
-        for group, name in _NESTED:
-            if name in members(usage.get(group)):
-                self._add_count((group, name), members(usage[group]))
+    def _read_usage(self, usage: Object) -> None:
+        """Take the counts of a message: those of later events are totals of what it has cost."""
+        for path in _COUNTS:
+            counts = usage if len(path) == 1 else members(usage.get(path[0]))
+            if path[-1] not in counts:
+                continue
+            value, before = count(counts[path[-1]]), self._usage.get(path, 0)
+            # The output's are added up, as they are in the records.
+            self._usage[path] = before + value if path == _OUTPUT else max(before, value)
 
-    def _add_count(self, path: tuple[str, ...], usage: Object) -> None:
-        self._usage[path] = self._usage.get(path, 0) + count(usage[path[-1]])
+    def _totals(self) -> dict[tuple[str, ...], int]:
+        paths = self._used.keys() | self._usage.keys()
+        return {path: self._used.get(path, 0) + self._usage.get(path, 0) for path in paths}
+
+    def _read_container(self, part: Object) -> None:
+        """Code that the provider runs goes on where it was, if it is told where."""
+        named = members(part.get("container")).get("id")
+        if named is not None:
+            self._container = bytes(named)
 
     def _next_body(
         self, answered: Sequence[tuple[InjectedCall, ToolResult]], tools_off: bool
@@ -245,6 +276,12 @@ class InjectedMessages(InjectedInterception):
             {"role": "user", "content": [_result(call, result) for call, result in answered]}
         )
         body = add_elements(self.body, said + b"," + results, "messages")
+        if self._container:
+            asked = source(members(body).get("container"))
+            if asked.startswith("{"):
+                body = set_member(body, self._container, "container", "id")
+            elif asked == "null":
+                body = set_member(body, self._container, "container")
         return set_member(body, b'{"type":"none"}', "tool_choice") if tools_off else body
 
 
@@ -259,12 +296,13 @@ def _result(call: InjectedCall, result: ToolResult) -> dict[str, object]:
 
 
 _PARTS = {
-    "text_delta": "text",
-    "thinking_delta": "thinking",
-    "signature_delta": "signature",
-    "input_json_delta": "partial_json",
+    "text_delta": ("text",),
+    "thinking_delta": ("thinking",),
+    "signature_delta": ("signature",),
+    "input_json_delta": ("partial_json",),
+    "compaction_delta": ("content", "encrypted_content"),
 }
-"""Which member of a delta goes on with which text of its block."""
+"""Which members of a delta go on with which texts of its block."""
 
 
 def _content_of(pieces: Sequence[bytes]) -> list[bytes]:
@@ -282,10 +320,10 @@ def _content_of(pieces: Sequence[bytes]) -> list[bytes]:
             case "content_block_delta":
                 delta = members(event.get("delta"))
                 kind = text(delta.get("type")) or ""
-                part = _PARTS.get(kind)
-                if part is not None:
-                    parts.setdefault((index, part), []).append(text(delta.get(part)) or "")
-                elif kind == "citations_delta" and "citation" in delta:
+                for part in _PARTS.get(kind, ()):
+                    if (more := text(delta.get(part))) is not None:
+                        parts.setdefault((index, part), []).append(more)
+                if kind == "citations_delta" and "citation" in delta:
                     citations.setdefault(index, []).append(delta["citation"])
     for (index, part), texts in parts.items():
         block, whole = blocks.get(index, {}), "".join(texts)

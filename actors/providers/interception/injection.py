@@ -6,6 +6,9 @@ always written in the same way, in the order of the tools' ids, and is encoded o
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
 import msgspec
 from attrs import frozen
 
@@ -15,20 +18,26 @@ from aigateway.actors.providers.interception.reading import (
     is_null,
     items,
     members,
-    source,
     text,
 )
 from aigateway.actors.providers.interception.routes import CHAT_COMPLETIONS, MESSAGES, RESPONSES
-from aigateway.actors.providers.interception.splice import add_elements, set_member
+from aigateway.actors.providers.interception.splice import object_members, set_member, spliced
 from aigateway.actors.providers.interception.tools import Tool, Tools, ToolSet
 
-__all__ = ["Encodings", "Injected", "inject"]
+__all__ = ["Encodings", "Injected", "inject", "takes_tools"]
 
 KEPT = 512
 """Encoded sets that are kept."""
 
 _SMALL_FAST = "haiku"
 """Part of the names of models that clients use for chores: no tools for them."""
+
+
+_KNOWS_NO_PARALLEL = re.compile(r"(?:^|[/:])o\d(?:-|$)")
+"""OpenAI's models of the o series refuse ``parallel_tool_calls``, whatever its value."""
+
+_MOST: Mapping[str, int] = {CHAT_COMPLETIONS: 128, RESPONSES: 128}
+"""Tools that OpenAI takes in a request; it refuses one with more."""
 
 
 @frozen
@@ -72,49 +81,109 @@ class Encodings:
 def inject(api: str, body: bytes, tool_set: ToolSet, encodings: Encodings) -> Injected | None:
     """Offer the tools in a request (valid JSON); None when it has no place for them.
 
-    That is: no tools, a small fast model, tools that are no list, several choices at once.
-    A tool whose name the client uses itself is left out.
+    That is: no tools, a small fast model, tools that are no list, several choices at once, or
+    functions, as tools were called before there were tools.  A tool whose name the client
+    uses itself is left out, and so are the last ones when there are too many.
     """
     if not tool_set.tools:
         return None
-    fields = members(body)
-    given = fields.get("tools")
-    if not fields or not (is_null(given) or source(given).startswith("[")):
+    request = _Request(body)
+    given = request.value("tools")
+    if not request.members or not (is_null(given) or given.startswith(b"[")):
         return None
-    if api == MESSAGES and _SMALL_FAST in (text(fields.get("model")) or ""):
+    model = text(request.value("model")) or ""
+    if not takes_tools(api, model):
         return None
-    if api == CHAT_COMPLETIONS and count(fields.get("n")) > 1:
-        # Each choice would go on in a conversation of its own.
+    if api == CHAT_COMPLETIONS and not _has_place(request):
         return None
     encoded = encodings.of(api, tool_set)
     tools, joined = encoded.names, encoded.all
-    taken = {_name_of(members(tool)) for tool in items(given)} & tools.keys()
-    if taken:
-        tools = {name: tool for name, tool in tools.items() if name not in taken}
-        joined = b",".join(each for tool, each in encoded.each if tool.id not in taken)
+    own = items(given)
+    taken = {_name_of(members(tool)) for tool in own} & tools.keys()
+    room = max(_MOST.get(api, len(own) + len(tools)) - len(own), 0)
+    if taken or len(tools) > room:
+        each = [(tool, data) for tool, data in encoded.each if tool.id not in taken][:room]
+        tools = {tool.id: tool for tool, _ in each}
+        joined = b",".join(data for _, data in each)
     if not tools:
         return None
-    body = add_elements(body, joined, "tools", first=api == MESSAGES)
+    request.add_tools(joined, among=bool(own), first=api == MESSAGES)
     if api == MESSAGES:
-        return Injected(_one_at_a_time(body, fields), tools)
-    return Injected(set_member(body, b"false", "parallel_tool_calls"), tools)
+        _one_at_a_time(request)
+    elif not _KNOWS_NO_PARALLEL.search(model):
+        request.put("parallel_tool_calls", b"false")
+    return Injected(request.edited(), tools)
 
 
-def _one_at_a_time(body: bytes, fields: Object) -> bytes:
+def takes_tools(api: str, model: str) -> bool:
+    """Whether requests for this model are offered tools at all."""
+    return api != MESSAGES or _SMALL_FAST not in model
+
+
+class _Request:
+    """A request body with members, and what is to be changed in it, all in one pass."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        # Of equal names the last one counts.
+        self.members = {member.name: member for member in object_members(body)}
+        self._edits: list[tuple[int, int, bytes]] = []
+
+    def value(self, name: str) -> bytes:
+        """The JSON of a member, null when there is none."""
+        member = self.members.get(name)
+        return b"null" if member is None else self._body[member.value_start : member.value_end]
+
+    def put(self, name: str, value: bytes) -> None:
+        """Give the member this value; a new one becomes the first."""
+        member = self.members.get(name)
+        if member is not None:
+            self._edits.append((member.value_start, member.value_end, value))
+            return
+        start = self._body.index(b"{") + 1
+        # In front of what was put before.
+        self._edits.insert(0, (start, start, b'"%s":%s,' % (name.encode(), value)))
+
+    def add_tools(self, tools: bytes, *, among: bool, first: bool) -> None:
+        """Add encoded tools as the first or the last ones; ``among``: the client has some."""
+        member = self.members.get("tools")
+        if not among or member is None:
+            self.put("tools", b"[" + tools + b"]")
+        elif first:
+            at = member.value_start + 1
+            self._edits.append((at, at, tools + b","))
+        else:
+            at = member.value_start + len(self.value("tools")[:-1].rstrip(b" \t\r\n"))
+            self._edits.append((at, at, b"," + tools))
+
+    def edited(self) -> bytes:
+        return spliced(self._body, self._edits)
+
+
+def _has_place(request: _Request) -> bool:
+    """Whether a request to Chat Completions can be answered in several rounds."""
+    # Each choice would go on in a conversation of its own.
+    if count(request.value("n")) > 1:
+        return False
+    # Either functions or tools, OpenAI says.
+    return is_null(request.value("functions"))
+
+
+def _one_at_a_time(request: _Request) -> None:
     """Ask for one call at a time; what cannot be understood is left to the provider."""
-    choice = fields.get("tool_choice")
+    choice = request.value("tool_choice")
     if is_null(choice):
-        auto = b'{"type":"auto","disable_parallel_tool_use":true}'
-        return set_member(body, auto, "tool_choice")
-    if not source(choice).startswith("{"):
-        return body
+        request.put("tool_choice", b'{"type":"auto","disable_parallel_tool_use":true}')
+        return
+    if not choice.startswith(b"{"):
+        return
     given = members(choice).get("type")
     kind = "" if is_null(given) else text(given)
     if kind == "":
-        body = set_member(body, b'"auto"', "tool_choice", "type")
+        choice = set_member(choice, b'"auto"', "type")
     elif kind not in ("auto", "any", "tool"):
-        return body
-    return set_member(body, b"true", "tool_choice", "disable_parallel_tool_use")
+        return
+    request.put("tool_choice", set_member(choice, b"true", "disable_parallel_tool_use"))
 
 
 def _name_of(tool: Object) -> str:

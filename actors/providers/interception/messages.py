@@ -112,6 +112,8 @@ class MessagesInterception(Relay):
         self._blocks: dict[int, _Block] = {}
         self._usages: list[_Usage] = []
         self._usage_final = False
+        self._told: dict[str, int] = {}
+        """The counts of this message that the provider has told so far, output aside."""
 
     # -- streams
 
@@ -134,8 +136,11 @@ class MessagesInterception(Relay):
         self._msg_id = text(message.get("id")) or ""
         self._record_prompt(self._msg_id, now)
         self._usage_final = False
+        self._told = {}
         if "usage" in message:
-            self._usages.append(_whole_usage(members(message["usage"]), now))
+            usage = _whole_usage(members(message["usage"]), now)
+            self._told = {name: usage.counts[name] for name in _INPUT_COUNTS}
+            self._usages.append(usage)
 
     def _on_block_start(self, event: Object, now: float) -> None:
         block = members(event.get("content_block"))
@@ -168,8 +173,14 @@ class MessagesInterception(Relay):
             self._usage_final = True
         if "usage" in event:
             usage = members(event["usage"])
-            # The counts are totals of the message so far, and only the output is new.
             counts = {"output_tokens": count(usage.get("output_tokens"))}
+            # The others are totals of the message so far: what the start told, unless the
+            # provider went on to search the web, or only knows them now.
+            for name in _INPUT_COUNTS:
+                total, told = count(usage.get(name)), self._told.get(name, 0)
+                if total > told:
+                    counts[name] = total - told
+                    self._told[name] = total
             searches = _searches(usage)
             extra = {"web_search_requests": searches} if searches else {}
             self._usages.append(_Usage(now, counts, extra))
@@ -288,12 +299,8 @@ def _searches(usage: Object) -> int:
     return count(members(usage.get("server_tool_use")).get("web_search_requests"))
 
 
-_COUNTS = (
-    "input_tokens",
-    "output_tokens",
-    "cache_read_input_tokens",
-    "cache_creation_input_tokens",
-)
+_INPUT_COUNTS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+_COUNTS = ("output_tokens", *_INPUT_COUNTS)
 
 _EVENT_TYPES = {
     "overloaded": "overloaded_error",

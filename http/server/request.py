@@ -1,0 +1,62 @@
+"""gunicorn's request, with a short way through the headers that nearly all requests have.
+
+PERF: gunicorn reads headers line by line with half a dozen checks for each, which is a
+twentieth of a request's CPU.  Here two passes of a regular expression do it where nothing
+about the headers is special.  Everything else, every error among it, is gunicorn's: what
+this module does not recognise it leaves alone.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from gunicorn.http.message import Request
+
+__all__ = ["GatewayRequest", "plain_headers"]
+
+_NAME: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_VALUE: Final = r"[^\x00-\x08\x0a-\x1f\x7f]*"
+_FIELD = re.compile(rf"({_NAME}):({_VALUE})")
+_FIELDS = re.compile(rf"{_NAME}:{_VALUE}(?:\r\n{_NAME}:{_VALUE})*+")
+"""Whole lines, without the old way of folding one; the grammar is that of RFC 9110, 5.5."""
+_SPECIAL: Final = frozenset(
+    {"EXPECT", "X-FORWARDED-PROTO", "X-FORWARDED-PROTOCOL", "X-FORWARDED-SSL"}
+)
+"""Headers that gunicorn acts upon when it reads them."""
+_SINGLE: Final = ("HOST", "CONTENT-TYPE")
+"""Headers that may come once."""
+
+
+class GatewayRequest(Request):  # type: ignore[misc]  # gunicorn has no types
+    """A request that is read as gunicorn reads it, only quicker."""
+
+    def parse_headers(self, data: bytes, from_trailer: bool = False) -> list[tuple[str, str]]:
+        """The header lines in ``data`` as upper-case names and values, in order."""
+        if not from_trailer and len(data) <= self.limit_request_field_size:
+            headers = plain_headers(data)
+            if (
+                headers is not None
+                and len(headers) <= self.limit_request_fields
+                and self.cfg.header_map == "dangerous"
+                and self._knows_schemes()
+            ):
+                return headers
+        slowly: list[tuple[str, str]] = super().parse_headers(data, from_trailer)
+        return slowly
+
+    def _knows_schemes(self) -> bool:
+        """Whether the headers that tell the scheme are those that are looked out for here."""
+        return _SPECIAL.issuperset(self.cfg.secure_scheme_headers)
+
+
+def plain_headers(data: bytes) -> list[tuple[str, str]] | None:
+    """Header lines without the last line's end, or None when anything about them is special."""
+    text = data.decode("latin-1")
+    if _FIELDS.fullmatch(text) is None:
+        return None
+    headers = [(name.upper(), value.strip(" \t")) for name, value in _FIELD.findall(text)]
+    names = [name for name, _ in headers]
+    if not _SPECIAL.isdisjoint(names) or any(names.count(name) > 1 for name in _SINGLE):
+        return None
+    return headers
