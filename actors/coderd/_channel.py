@@ -127,7 +127,9 @@ class Channel:
 
     def _read_notice(self, notice: Notice) -> None:
         if notice.opcode == PING:
-            self._send(PONG, notice.payload)
+            # More may have arrived behind it, whether or not anything can be sent.
+            with contextlib.suppress(OSError):
+                self._send(PONG, notice.payload)
         elif notice.opcode == CLOSE:
             code = int.from_bytes(notice.payload[:2], "big") or _NORMAL_CLOSES[0]
             self.close(code)

@@ -39,7 +39,7 @@ from functools import partial
 from math import inf
 
 import structlog
-from attrs import define
+from attrs import define, field
 
 from aigateway.actors.coderd._alarms import Alarm, Alarms
 from aigateway.actors.coderd._channel import Channel, ChannelError
@@ -69,7 +69,8 @@ log = structlog.get_logger("ai-gateway.coderd")
 @define(eq=False)
 class _Call:
     rpc: str
-    request: bytes
+    request: bytes = field(repr=False)
+    """Until it has been made."""
     timeout: float
     done: Callable[[Outcome], None]
     signal: Callable[[], None] | None = None
@@ -189,6 +190,7 @@ class Session:
             news.append(partial(call.done, Refusal(f"invalid request: {ex}")))
             return
         self._waiting[number] = call
+        call.request = b""
         call.due = call.since + call.timeout
         self._first_due = min(self._first_due, call.due)
 

@@ -81,8 +81,10 @@ class TlsWire(Wire):
             if self._arrived.pending:
                 with self._lock:
                     data = self._decrypt()
-                    # TLS may have an answer of its own to what has arrived.
-                    self._push()
+                    # TLS may have an answer of its own to what has arrived.  Whether it can be
+                    # sent is for those to find out who send.
+                    with contextlib.suppress(OSError):
+                        self._push()
                 if data:
                     return data
             elif arrived := super()._read(timeout):

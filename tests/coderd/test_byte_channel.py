@@ -244,6 +244,16 @@ def test_what_had_arrived_is_received_after_the_end() -> None:
         assert wire.receive() == b""
 
 
+def test_what_is_behind_a_ping_counts_though_it_cannot_be_answered() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        channel = Channel(Wire(near, time.monotonic() + 10.0))
+        far.sendall(encode_frame(9, b"ping") + encode_frame(2, b"an answer"))
+        far.shutdown(socket.SHUT_RDWR)
+        assert channel.receive() == b"an answer"
+        assert channel.receive() == b""
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from([2, 2, 8, 9, 10]), st.integers(0, 300), st.booleans()),

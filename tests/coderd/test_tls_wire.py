@@ -127,6 +127,19 @@ def test_what_is_sent_arrives_whatever_its_size(pair: tuple[TlsWire, Server]) ->
     assert wire.send_now(b"more")
 
 
+def test_what_has_arrived_is_received_though_nothing_can_be_sent(
+    pair: tuple[TlsWire, Server],
+) -> None:
+    wire, server = pair
+    assert not wire.send_now(bytes(1 << 20))
+    server.sock.sendall(server.records(b"an answer"))
+    server.sock.shutdown(socket.SHUT_RDWR)
+    with pytest.raises(OSError, match="Broken pipe"):
+        wire.send_now(b"more")
+    assert wire.receive() == b"an answer"
+    assert wire.receive() == b""
+
+
 def test_a_handshake_that_breaks_off_is_an_error(authority: Authority) -> None:
     near, far = socket.socketpair()
     context = ssl.create_default_context(cafile=authority.ca_file)
