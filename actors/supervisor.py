@@ -99,6 +99,8 @@ class _Child:
     deaths: deque[float] = Factory(deque)
     last_error: str = ""
     starting: bool = False
+    crashed: bool = False
+    """Whether the last one to fill the role died of an error."""
 
 
 class Supervisor(GatewayActor):
@@ -175,7 +177,8 @@ class Supervisor(GatewayActor):
             child.ref.tell(SubscribeProviders(self.actor_ref))
             recorder = self._tree.find("recorder")
             if recorder is not None and recorder.is_alive():
-                recorder.tell(ControlPlaneChanged(replaced=True))
+                changed = ControlPlaneChanged(replaced=True, crashed=child.crashed, plane=child.ref)
+                recorder.tell(changed)
 
     def _start_control_plane(self) -> pykka.ActorRef[Any]:
         return self._plan.start_control_plane("control-plane", self._watch)
@@ -210,6 +213,7 @@ class Supervisor(GatewayActor):
     def _after_death(self, child: _Child, error: BaseException | None) -> None:
         now = time.monotonic()
         child.restarts += 1
+        child.crashed = error is not None
         if error is not None:
             child.last_error = f"{type(error).__name__}: {error}"
             child.deaths.append(now)

@@ -21,17 +21,42 @@ from aigateway.actors.recorder.recorder import ControlPlaneChanged
 from aigateway.actors.tree import ActorTree
 from aigateway.http.bedrock import preload
 from aigateway.http.control_planes import control_plane_starter, mcp_starter
-from aigateway.http.gateway import CLOSE_BEHIND, EXACT_HEAD, TRACE, Gateway
+from aigateway.http.gateway import ANEW, CLOSE_BEHIND, EXACT_HEAD, TRACE, Gateway
+from aigateway.http.logs import configure
 from aigateway.http.runtime import Runtime
-from aigateway.http.server.last_words import LAST_WORDS
-from aigateway.http.server.response import close_behind, keep_own_headers
+from aigateway.http.server.response import begin_anew, close_behind, keep_own_headers
 from aigateway.http.settings import Settings, load
 
-__all__ = ["GatewayApp", "create_app", "make_plan"]
+__all__ = ["GatewayApp", "WaysOut", "create_app", "make_plan"]
 
 log = structlog.get_logger("ai-gateway")
 
 StartResponse = Callable[..., Any]
+
+
+class WaysOut:
+    """What is done when this process cannot go on.
+
+    Here it is ended at once.  A server's worker knows better, and puts its own ways here.
+    """
+
+    def __init__(self) -> None:
+        self.end_gateway: Callable[[str], object] = lambda _reason: os._exit(
+            Arbiter.WORKER_BOOT_ERROR
+        )
+        self.end_process: Callable[[str], object] = lambda _reason: os.kill(
+            os.getpid(), signal.SIGABRT
+        )
+
+    def refused(self, reason: str) -> None:
+        """There will never be a control plane: no other worker process would fare better."""
+        log.critical("AI Gateway daemon exited", reason=reason)
+        self.end_gateway(reason)
+
+    def give_up(self, reason: str) -> None:
+        """The actors fail again and again: another worker process may do better."""
+        log.critical("this worker process gives up", reason=reason)
+        self.end_process(reason)
 
 
 class _Healthz:
@@ -61,9 +86,10 @@ class GatewayApp(falcon.App[falcon.Request, falcon.Response]):
     relayed keeps them as the provider sent them.
     """
 
-    def __init__(self, runtime: Runtime, settings: Settings) -> None:
+    def __init__(self, runtime: Runtime, settings: Settings, ways_out: WaysOut) -> None:
         super().__init__(media_type="text/plain; charset=utf-8")
         self.runtime = runtime
+        self.ways_out = ways_out
         self.gateway = Gateway(runtime, settings)
         self.req_options.strip_url_path_trailing_slash = False
         self.add_error_handler(Exception, _unexpected)
@@ -88,6 +114,12 @@ class GatewayApp(falcon.App[falcon.Request, falcon.Response]):
                 headers = trace.head(status, headers)
             return start_response(status, headers, *rest)
 
+        def anew(status: str, headers: list[tuple[str, str]]) -> bool:
+            if trace is not None:
+                headers = trace.head(status, headers)
+            return begin_anew(start_response, status, headers)
+
+        env[ANEW] = anew
         try:
             return super().__call__(env, start)
         finally:
@@ -108,16 +140,20 @@ def _unexpected(
 def create_app(settings: Settings | None = None) -> GatewayApp:
     """Make the WSGI application from ``settings``, by default from the environment.
 
-    Actors are not started here but in the process that serves the first request, or by
-    gunicorn's hooks after the fork.  Raises SettingsError.
+    Then it also logs as those say.  Actors are not started here but in the process that
+    serves the first request, or by gunicorn's hooks after the fork.  Raises SettingsError.
     """
-    settings = settings or load({}, os.environ)
+    if settings is None:
+        settings = load({}, os.environ)
+        configure(settings)
     preload(settings)
     tree = ActorTree()
-    return GatewayApp(Runtime(make_plan(settings, tree), tree, give_up=_end_process), settings)
+    ways_out = WaysOut()
+    plan = make_plan(settings, tree, ways_out)
+    return GatewayApp(Runtime(plan, tree, give_up=ways_out.give_up), settings, ways_out)
 
 
-def make_plan(settings: Settings, tree: ActorTree) -> GatewayPlan:
+def make_plan(settings: Settings, tree: ActorTree, ways_out: WaysOut | None = None) -> GatewayPlan:
     """What the supervisor is to build.  Raises SettingsError for wrong provider variables."""
 
     def connected() -> None:
@@ -129,7 +165,7 @@ def make_plan(settings: Settings, tree: ActorTree) -> GatewayPlan:
     shelf = ToolShelf()
     return GatewayPlan(
         start_control_plane=control_plane_starter(
-            settings, on_fatal=_end_gateway, on_connected=connected
+            settings, on_fatal=(ways_out or WaysOut()).refused, on_connected=connected
         ),
         state_dir=Path(settings.state_dir),
         spool_max_size=settings.spool_max_size,
@@ -137,16 +173,3 @@ def make_plan(settings: Settings, tree: ActorTree) -> GatewayPlan:
         start_mcp=mcp_starter(settings, tree, shelf),
         tool_shelf=shelf,
     )
-
-
-def _end_gateway(reason: str) -> None:
-    """End the whole gateway: no worker process would fare better."""
-    log.critical("AI Gateway daemon exited", reason=reason)
-    LAST_WORDS.say(reason)
-    os._exit(Arbiter.WORKER_BOOT_ERROR)
-
-
-def _end_process(reason: str) -> None:
-    """End this worker process at once; gunicorn starts another."""
-    log.critical("this worker process gives up", reason=reason)
-    os.kill(os.getpid(), signal.SIGABRT)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import falcon
 from structlog.contextvars import bind_contextvars
 
+from aigateway.actors.providers.errors import GatewayEnds
 from aigateway.actors.providers.interception.headers import UnsafeHeader, for_client
 from aigateway.actors.providers.messages import Opened
 from aigateway.actors.providers.recording import Recording
 from aigateway.http.admission import Admission
-from aigateway.http.answers import Answer, json_message, plain
+from aigateway.http.answers import Answer, api_error, json_message, plain
 from aigateway.http.call import Call
 from aigateway.http.inbound import ClientVanished, Inbound
+from aigateway.http.inflight import STOPPING, Stopping
 from aigateway.http.logs import write_line
 from aigateway.http.pipeline import INTERCEPTION_HEADER, Pipeline
 from aigateway.http.relay import Finished, InterceptedBody, PassthroughBody, Patience
@@ -26,12 +29,14 @@ if TYPE_CHECKING:
     from aigateway.http.metrics.observer import RequestMetrics
     from aigateway.http.tracing.service import Tracing
 
-__all__ = ["CLOSE_BEHIND", "EXACT_HEAD", "TRACE", "Gateway"]
+__all__ = ["ANEW", "CLOSE_BEHIND", "EXACT_HEAD", "TRACE", "Gateway"]
 
 EXACT_HEAD = "aigateway.head"
 """WSGI environment key for a status line and headers to send exactly as they are."""
 CLOSE_BEHIND = "aigateway.close"
 """WSGI environment key: close the connection behind the answer."""
+ANEW = "aigateway.anew"
+"""WSGI environment key: a function that replaces a head that was not sent yet."""
 TRACE = "aigateway.trace"
 """WSGI environment key for the request's :class:`RequestTrace`, if it is traced."""
 CAPACITY = "AI Gateway is currently at capacity. Please try again later."
@@ -85,7 +90,7 @@ class Gateway:
     def _admit(self, call: Call) -> None:
         """Wait for a place; raises an Answer when there is none."""
         if self._runtime.draining:
-            raise plain(503, "AI Gateway is shutting down", close=True)
+            raise _stopping()
         if not self.admission.enter():
             raise json_message(503, CAPACITY)
         if self.admission.limited:
@@ -100,6 +105,9 @@ class Gateway:
         except ClientVanished as ex:
             self.admission.leave()
             raise plain(400, "incomplete request body", close=True) from ex
+        except Stopping as ex:
+            self.admission.leave()
+            raise _stopping() from ex
         except BaseException:
             self.admission.leave()
             raise
@@ -125,7 +133,7 @@ class Gateway:
 
         def finished(how: Finished) -> None:
             self.admission.leave()
-            self._over(call, status, how, recording)
+            self._over(call, how.status or status, how, recording)
             if call.trace is not None:
                 call.trace.finished(how.outcome)
 
@@ -139,14 +147,16 @@ class Gateway:
                 headers = [(n, value) for n, value in headers if n.lower() != "content-length"]
             headers.append((INTERCEPTION_HEADER, call.interception_id))
             if call.make_body is None:
-                resp.stream = InterceptedBody(opened, recording, self._patience, finished)
+                body: Any = InterceptedBody(opened, recording, self._patience, finished)
             else:
-                resp.stream = call.make_body(opened, finished)
+                body = call.make_body(opened, finished)
         elif call.dump is not None:
-            resp.stream = call.dump.passthrough(opened, self._patience, finished)
+            body = call.dump.passthrough(opened, self._patience, finished)
         else:
-            resp.stream = PassthroughBody(opened, self._patience, finished)
+            body = PassthroughBody(opened, self._patience, finished)
         headers.append((REQUEST_ID_HEADER, call.request_id))
+        body.instead = partial(_instead, req, call, recording)
+        resp.stream = body
         if call.trace is not None:
             call.trace.relaying()
         reason = exchange.reason or "Unknown"
@@ -158,7 +168,7 @@ class Gateway:
         resp.content_type = answer.content_type
         for name, value in answer.headers:
             resp.append_header(name, value)
-        if answer.close:
+        if answer.close or self._runtime.draining:
             req.env[CLOSE_BEHIND] = True
 
     def _count(self, call: Call, how: Finished, recording: Recording | None) -> None:
@@ -207,6 +217,31 @@ class Gateway:
         }
         shown = {name: value for name, value in fields.items() if value != ""}
         write_line("info", "ai-gateway", "request", shown)
+
+
+def _stopping() -> Answer:
+    return plain(503, STOPPING, headers=(("Retry-After", "1"),), close=True)
+
+
+def _instead(
+    req: falcon.Request, call: Call, recording: Recording | None, ex: GatewayEnds
+) -> bytes:
+    """Put an error answer into the place of one of which nothing was sent; returns its body."""
+    if recording is not None:
+        data = recording.interception.error_body(ex.status, str(ex))
+    else:
+        kind = call.provider.type if call.provider is not None else ""
+        data = api_error(kind, ex.status, str(ex)).body
+    headers = [
+        ("Content-Type", "application/json"),
+        ("Content-Length", str(len(data))),
+        ("Retry-After", "1"),
+    ]
+    headers.append((REQUEST_ID_HEADER, call.request_id))
+    if call.interception_id:
+        headers.append((INTERCEPTION_HEADER, call.interception_id))
+    begun = req.env[ANEW](f"{ex.status} Service Unavailable", headers)
+    return data if begun else b""
 
 
 def _waited(call: Call, how: Finished) -> float:

@@ -244,7 +244,7 @@ def _read_rounds(opened: Opened, rounds: Rounds, patience: Patience) -> tuple[Op
     """
     recording, loop = rounds.recording, rounds.loop
     while True:
-        _read_round(opened, recording, patience)
+        status = _read_round(opened, recording, patience)
         if not loop.calls:
             break
         loop.answer(rounds.run(), time.time())
@@ -269,11 +269,12 @@ def _read_rounds(opened: Opened, rounds: Rounds, patience: Patience) -> tuple[Op
     recording.close()
     if loop.cut:
         message = loop.outcome().error_message or "the provider broke off its answer"
-        raise Answer(502, loop.error_body(502, message), "application/json")
+        raise Answer(status, loop.error_body(status, message), "application/json")
     return opened, bytes(loop.answer_body)
 
 
-def _read_round(opened: Opened, recording: Recording, patience: Patience) -> None:
+def _read_round(opened: Opened, recording: Recording, patience: Patience) -> int:
+    """Returns the status for the client should the round not be whole."""
     exchange = opened.exchange
     exchange.set_quiet(patience.idle)
     try:
@@ -287,8 +288,10 @@ def _read_round(opened: Opened, recording: Recording, patience: Patience) -> Non
         recording.end(framed=exchange.complete)
     except UpstreamCut as ex:
         recording.cut(str(ex), ex.error_type)
+        return ex.status
     finally:
         _give_back(opened)
+    return UpstreamCut.status
 
 
 def _read(opened: Opened, patience: Patience) -> bytes:

@@ -9,7 +9,7 @@ import pykka
 import structlog
 from attrs import define
 
-from aigateway.actors.actor import new_reply
+from aigateway.actors.actor import Reply, complete, new_reply
 from aigateway.actors.mcp.messages import CallTool, GetTools, ToolSet
 from aigateway.actors.mcp.results import ToolResult
 from aigateway.actors.mcp.shelf import user_key
@@ -23,6 +23,7 @@ from aigateway.actors.providers.messages import Opened, Refused
 from aigateway.actors.providers.recording import Recording
 from aigateway.http.bedrock import invokes
 from aigateway.http.call import Call
+from aigateway.http.inflight import Stopping
 from aigateway.http.runtime import NoAnswer, Runtime
 from aigateway.http.upstream import Put, Upstream
 
@@ -103,7 +104,8 @@ class Injector:
         """
         actor = self._runtime.tree.find("mcp")
         end = time.monotonic() + TOOL_DEADLINE + _GRACE
-        replies = []
+        inflight = self._runtime.inflight
+        replies: list[Reply[ToolResult]] = []
         for call in calls:
             reply = new_reply()
             replies.append(reply)
@@ -113,9 +115,10 @@ class Injector:
             try:
                 if actor is None:
                     raise pykka.ActorDeadError("mcp is being restarted")
+                inflight.expect(reply)
                 actor.tell(message)
-            except pykka.ActorDeadError as ex:
-                reply.set(_failed(call, str(ex)))
+            except (pykka.ActorDeadError, Stopping) as ex:
+                complete(reply, _failed(call, str(ex)))
         results = []
         for call, reply in zip(calls, replies, strict=True):
             try:
@@ -124,6 +127,8 @@ class Injector:
                 results.append(_failed(call, f"no result within {TOOL_DEADLINE:g} s"))
             except Exception as ex:
                 results.append(_failed(call, str(ex)))
+            finally:
+                inflight.forget(reply)
             ended(len(results) - 1, results[-1])
         return results
 

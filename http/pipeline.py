@@ -217,6 +217,7 @@ class Pipeline:
         record_start(
             self._runtime, self.settings, call, caller, config, interception, credential, firewall
         )
+        self._runtime.inflight.record(recording)
         if self._metrics is not None:
             self._metrics.began(config.name, call.model, call.route)
         call.begin("provider")

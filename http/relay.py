@@ -20,7 +20,7 @@ import pykka
 import structlog
 from attrs import frozen
 
-from aigateway.actors.providers.errors import Quiet, UpstreamCut
+from aigateway.actors.providers.errors import GatewayEnds, Quiet, UpstreamCut
 from aigateway.actors.providers.exchange import Exchange
 from aigateway.actors.providers.messages import Drain, GiveBack, Opened
 from aigateway.actors.providers.recording import Recording
@@ -60,15 +60,21 @@ class Finished:
     """How a body ended, for logs and metrics."""
 
     outcome: str
-    """complete, cut (the upstream broke off) or left (the client did)."""
+    """complete, cut (the upstream broke off), left (the client did) or refused."""
     sent: int
     """Body bytes written to the client."""
     upstream_seconds: float
     """Time spent waiting for the upstream."""
+    status: int | None = None
+    """Of the answer that the client got instead of the upstream's."""
 
 
 class _Body(ABC):
     """What both kinds of body share: reading with patience, counting, giving back."""
+
+    instead: Callable[[GatewayEnds], bytes] | None = None
+    """Puts an error answer into the place of one of which nothing was sent; returns its body,
+    empty when it cannot."""
 
     def __init__(
         self, opened: Opened, patience: Patience, finished: Callable[[Finished], None]
@@ -155,9 +161,19 @@ class _Body(ABC):
         except pykka.ActorDeadError:
             self._exchange.close()
 
-    def _finish(self, outcome: str, last: bytes = b"") -> None:
+    def _refuse_instead(self, ex: UpstreamCut) -> bytes:
+        """End with an error answer if nothing was sent and it is the gateway that ends."""
+        if self._sent or self.instead is None or not isinstance(ex, GatewayEnds):
+            return b""
+        body = self.instead(ex)
+        if body:
+            self._over = True
+            self._finish("refused", body, ex.status)
+        return body
+
+    def _finish(self, outcome: str, last: bytes = b"", status: int | None = None) -> None:
         self._sent += len(last)
-        self._finished(Finished(outcome, self._sent, self._waited))
+        self._finished(Finished(outcome, self._sent, self._waited, status))
 
 
 class UpstreamSilent(UpstreamCut):
@@ -230,6 +246,8 @@ class InterceptedBody(_Body):
             # All of the answer had come before the connection broke.
             self._finish("complete", out)
             return out
+        if not out and (refusal := self._refuse_instead(ex)):
+            return refusal
         self._sent += len(out)
         self._cut_next = True
         self._over = False
@@ -262,8 +280,10 @@ class PassthroughBody(_Body):
             data = self._read()
         except UpstreamCut as ex:
             log.warning("upstream cut", provider=self._opened.provider_name, error=str(ex))
-            self._cut_next = True
             self._give_back()
+            if refusal := self._refuse_instead(ex):
+                return refusal
+            self._cut_next = True
             self._over = False
             return b""
         if not data or self._exchange.complete:

@@ -12,12 +12,13 @@ from typing import Any, TypeVar
 import pykka
 import structlog
 
-from aigateway.actors.actor import ActorDied, Reply, fail, new_reply
+from aigateway.actors.actor import ActorDied, Reply, fail, new_reply, tell_quietly
 from aigateway.actors.coderd.messages import GetStatus, Status
 from aigateway.actors.plan import GatewayPlan
 from aigateway.actors.recorder.messages import Flushed
 from aigateway.actors.supervisor import StopAll, Supervisor
 from aigateway.actors.tree import ActorTree
+from aigateway.http.inflight import Inflight
 
 __all__ = ["NoAnswer", "Runtime"]
 
@@ -47,8 +48,9 @@ class Runtime:
     ) -> None:
         self.plan = plan
         self.tree = tree
+        self.inflight = Inflight()
         self.draining = False
-        """Set when the process is about to stop: new requests are refused."""
+        """Set when the gateway is about to stop: new requests are refused."""
         self._give_up = give_up
         self._supervisor: pykka.ActorRef[Supervisor] | None = None
         self._pid = 0
@@ -68,20 +70,35 @@ class Runtime:
                 )
                 self._pid = os.getpid()
 
-    def stop(self, flush_timeout: float) -> None:
-        """Flush the spool (``flush_timeout`` seconds at most), then stop all actors."""
+    def stop(self, flush_timeout: float, stop_timeout: float) -> None:
+        """Flush the spool, then stop all actors; timeouts in seconds.
+
+        What is not flushed stays on disk for the next start.
+        """
         if self._pid != os.getpid() or self._supervisor is None:
             return
         supervisor, self._supervisor = self._supervisor, None
+        if flush_timeout:
+            self._flush(flush_timeout)
         try:
-            self.ask("recorder", lambda reply: Flushed(reply), flush_timeout, tries=1)
-        except NoAnswer as ex:
-            log.warning("records stay in the spool for the next start", reason=str(ex))
-        try:
-            supervisor.ask(StopAll(), timeout=20)
-            supervisor.stop(timeout=5)
+            supervisor.ask(StopAll(), timeout=stop_timeout)
+            supervisor.stop(timeout=1)
         except (pykka.ActorDeadError, pykka.Timeout) as ex:
             log.warning("actors did not stop in time", error=str(ex))
+
+    def _flush(self, timeout: float) -> None:
+        reply = new_reply()
+        try:
+            if not tell_quietly(self.tree.find("recorder"), Flushed(reply)):
+                raise ActorDied("the recorder is being restarted")
+            reply.get(timeout=timeout)
+        except ActorDied as ex:
+            log.warning("records stay in the spool for the next start", reason=str(ex))
+        except pykka.Timeout:
+            log.warning(
+                "records stay in the spool for the next start",
+                reason=f"they were not delivered within {timeout:g} s",
+            )
 
     @property
     def supervisor(self) -> pykka.ActorRef[Supervisor] | None:
@@ -98,8 +115,8 @@ class Runtime:
         """Tell the actor in ``role`` a message with a reply and wait for the reply.
 
         A request that meets a dying actor is tried once more with its successor, if nothing
-        was begun.  Raises NoAnswer; never waits longer than ``timeout`` seconds and the time
-        of a restart.
+        was begun.  Raises NoAnswer, and Stopping when this process ends; never waits longer
+        than ``timeout`` seconds and the time of a restart.
         """
         last: pykka.ActorRef[Any] | None = None
         for _ in range(tries):
@@ -109,6 +126,7 @@ class Runtime:
             if ref is None:
                 break
             reply = new_reply()
+            self.inflight.expect(reply, patient=role == "recorder")
             try:
                 ref.tell(message(reply))
                 return reply.get(timeout=timeout)
@@ -122,6 +140,8 @@ class Runtime:
                 # Whoever answers now finds the reply taken, and lets go of what it holds.
                 fail(reply, NoAnswer("nobody waits any more", sent=True))
                 raise NoAnswer(f"{role} did not answer within {timeout:g} s", sent=True) from ex
+            finally:
+                self.inflight.forget(reply)
         raise NoAnswer(f"{role} is being restarted", sent=False)
 
     def _successor(self, role: str, last: pykka.ActorRef[Any] | None) -> pykka.ActorRef[Any] | None:

@@ -23,6 +23,7 @@ from aigateway.actors.providers.interception.routes import upstream_url
 from aigateway.actors.providers.messages import Opened, Perform, Refused
 from aigateway.actors.tree import provider_role
 from aigateway.http.answers import Answer, api_error, plain
+from aigateway.http.inflight import Stopping
 from aigateway.http.runtime import NoAnswer, Runtime
 
 if TYPE_CHECKING:
@@ -135,7 +136,11 @@ class Upstream:
             result = self._runtime.ask(provider_role(config.name), message, wait)
         except NoAnswer as ex:
             return Refused(502, f"the provider's actor failed: {ex}", sent=ex.sent)
+        except Stopping as ex:
+            return Refused(503, str(ex), retry_after=1, sent=True)
         assert isinstance(result, Opened | Refused)
+        if isinstance(result, Opened):
+            self._runtime.inflight.hold(result.exchange)
         return result
 
     def _fallbacks(self, config: ProviderConfig) -> list[ProviderConfig]:

@@ -6,6 +6,7 @@ __all__ = [
     "AnswerTimeout",
     "ConnectFailed",
     "ConnectTimeout",
+    "GatewayEnds",
     "HeadCut",
     "NotSent",
     "Quiet",
@@ -70,6 +71,12 @@ class HeadCut(UpstreamError):
 
 class UpstreamCut(UpstreamError):
     """The connection broke inside the answer's body."""
+
+
+class GatewayEnds(UpstreamCut):
+    """Nothing was wrong with the upstream: this process ends, and broke off itself."""
+
+    status = 503
 
 
 class Quiet(Exception):

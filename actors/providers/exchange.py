@@ -24,6 +24,7 @@ import httptools
 
 from aigateway.actors.providers.errors import (
     AnswerTimeout,
+    GatewayEnds,
     HeadCut,
     Quiet,
     SendFailed,
@@ -171,6 +172,7 @@ class Exchange:
         "_bodiless",
         "_connection",
         "_fault",
+        "_interrupted",
         "_keep_alive",
         "_parser",
         "_parts",
@@ -193,6 +195,7 @@ class Exchange:
         self._parts: list[bytes] = []
         self._keep_alive = True
         self._fault = ""
+        self._interrupted = ""
         self._patience = math.inf
         self._waiting_since = math.inf
         self.status = 0
@@ -258,8 +261,9 @@ class Exchange:
     def read(self) -> bytes:
         """Whatever has arrived of the body, in one piece; empty at its end.
 
-        Raises Quiet when nothing came for a while and UpstreamCut when the connection broke.
-        After the end, ``complete`` says whether framing proved it.
+        Raises Quiet when nothing came for a while, UpstreamCut when the connection broke, and
+        GatewayEnds after :meth:`interrupt`.  After the end, ``complete`` says whether framing
+        proved it.
         """
         parts = self._parts
         while True:
@@ -269,6 +273,8 @@ class Exchange:
                 return data
             if self.complete:
                 return b""
+            if self._interrupted:
+                raise self._cut("")
             if self.broken:
                 raise UpstreamCut("the framing of the upstream's answer is broken")
             self._waiting_since = time.monotonic()
@@ -278,8 +284,7 @@ class Exchange:
                 raise Quiet from ex
             except (OSError, ValueError) as ex:
                 # ValueError: another thread has closed a TLS socket.
-                self.broken = True
-                raise UpstreamCut(f"the upstream broke off: {_text_of(ex)}") from ex
+                raise self._cut(f"the upstream broke off: {_text_of(ex)}") from ex
             if not arrived:
                 return self._closed()
             self.last_data_at = time.monotonic()
@@ -303,8 +308,14 @@ class Exchange:
     def _spoil(self, _data: bytes) -> None:
         self._keep_alive = False
 
+    def _cut(self, text: str) -> UpstreamCut:
+        self.broken = True
+        return GatewayEnds(self._interrupted) if self._interrupted else UpstreamCut(text)
+
     def _closed(self) -> bytes:
         self.broken = True
+        if self._interrupted:
+            raise GatewayEnds(self._interrupted)
         for name, value in self.headers:
             name = name.lower()
             if name == "content-length" or (
@@ -327,6 +338,16 @@ class Exchange:
         self.broken = True
         if not self.detached:
             self._connection.close()
+
+    def interrupt(self, reason: str) -> None:
+        """From outside: whoever reads, now or next, gets GatewayEnds with this text.
+
+        The one method that may be called by somebody who does not hold the exchange.  What
+        has arrived already can still be read.
+        """
+        if not self.detached:
+            self._interrupted = reason
+            self._connection.shut()
 
     def detach(self) -> None:
         """The holder is done: from now on the connection is none of this exchange's business."""

@@ -45,6 +45,8 @@ class Recording:
         self.credential_hint = ""
         self.provider_name: str | None = None
         self.trace: RecordingTrace | None = None
+        self.closed = False
+        """The end is recorded and, unless the disk refuses, on disk."""
 
     def data(self, arrived: bytes) -> bytes:
         """Feed bytes of the answer; returns what goes to the client."""
@@ -86,6 +88,7 @@ class Recording:
                 provider_name=self.provider_name,
             )
         )
+        self.closed = True
         if trace is not None:
             trace.ended()
 

@@ -164,7 +164,8 @@ class UpstreamWorker(GatewayActor):
                 exchange.close()
                 recording.lost_client()
             recording.close()
-        _discard(exchange)
+        if to_the_end:
+            _discard(exchange)
         self._tell_provider(Drained(self.actor_ref, exchange, to_the_end))
 
     def _read_on(self, exchange: Exchange, recording: Recording) -> bool:

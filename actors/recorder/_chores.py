@@ -7,9 +7,11 @@ space back to the file system.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import structlog
 
+from aigateway.actors.recorder.messages import DiscardDeadLetters, Redeliver
 from aigateway.actors.recorder.parcels import Parcel
 from aigateway.actors.recorder.spool import (
     Spool,
@@ -67,13 +69,19 @@ class Chores:
             else:
                 left.close(remove=True)
 
-    def revive(self, spool: Spool) -> None:
-        """Send the present dead letters again."""
-        self._reviving = spool.last_dead_letter()
-
-    def discard(self, spool: Spool) -> None:
-        """Delete the present dead letters."""
-        self._discarding = spool.last_dead_letter()
+    def dead_letters(self, spool: Spool, message: Any) -> bool:
+        """Begin with what ``message`` wants of the present dead letters; False if it is not
+        about them."""
+        match message:
+            case Redeliver():
+                self._reviving = spool.last_dead_letter()
+                log.info("dead letters are sent again", records=spool.dead_letters)
+            case DiscardDeadLetters():
+                self._discarding = spool.last_dead_letter()
+                log.warning("dead letters are deleted", records=spool.dead_letters)
+            case _:
+                return False
+        return True
 
     def step(self, spool: Spool, *, adopt: bool, shrink: bool) -> tuple[list[Parcel], bool]:
         """Do a bit of each; return what was added to the spool, and whether there is more to do

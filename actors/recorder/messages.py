@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pykka
 from attrs import field, frozen
 
 from aigateway.actors.actor import Reply
@@ -52,6 +55,8 @@ class ControlPlaneChanged:
 
     replaced: bool = False
     crashed: bool = False
+    plane: pykka.ActorRef[Any] | None = field(default=None, repr=False)
+    """The new one; None: whoever fills the role now."""
 
 
 @frozen

@@ -17,28 +17,25 @@ from pathlib import Path
 from threading import Timer
 from typing import Any
 
+import pykka
 import structlog
-from attrs import evolve, frozen
+from attrs import evolve
 
 from aigateway.actors.actor import ActorDied, GatewayActor, complete, fail, tell_quietly
-from aigateway.actors.coderd.messages import (
-    StoreRecords,
-    Unavailable,
-)
+from aigateway.actors.coderd.messages import StoreRecords, Unavailable
 from aigateway.actors.recorder._batch_ref import Answer, BatchRef
 from aigateway.actors.recorder._begins import BEGIN_WAIT, Begins
 from aigateway.actors.recorder._chores import Chores
 from aigateway.actors.recorder._gauge import Gauge
+from aigateway.actors.recorder._reminders import BeginsTooLate, Step, Tick, Wake, Write
 from aigateway.actors.recorder.delivery import Delivery
 from aigateway.actors.recorder.messages import (
     Append,
     Begin,
     ControlPlaneChanged,
-    DiscardDeadLetters,
     Flushed,
     GetSpoolStats,
     ListDeadLetters,
-    Redeliver,
 )
 from aigateway.actors.recorder.parcels import Changes, Parcel
 from aigateway.actors.recorder.spool import (
@@ -59,31 +56,6 @@ TICK = 30.0
 """Seconds between looks for spools that a dead worker left behind, and other house-keeping."""
 
 log = structlog.get_logger("ai-gateway.recorder")
-
-
-@frozen
-class _Write:
-    """All that was in the inbox before this is written together."""
-
-
-@frozen
-class _Wake:
-    """A pause is over, or a refused record may be tried again."""
-
-
-@frozen
-class _Tick:
-    """Time for house-keeping."""
-
-
-@frozen
-class _Step:
-    """Go on with work that is done in small steps."""
-
-
-@frozen
-class _BeginsTooLate:
-    """No control plane has come in time."""
 
 
 class Recorder(GatewayActor):
@@ -108,6 +80,8 @@ class Recorder(GatewayActor):
         self._delivery = Delivery()
         self._chores = Chores(folder)
         self._begins = Begins(tree)
+        self._plane: pykka.ActorRef[Any] | None = None
+        """Who has what is on its way: the control plane, or the dead one before it."""
         self._appended: list[Append] = []
         self._flushes: list[Flushed] = []
         self._write_told = self._step_told = False
@@ -166,7 +140,7 @@ class Recorder(GatewayActor):
             case Append():
                 self._appended.append(message)
                 self._tell_write()
-            case _Write():
+            case Write():
                 self._write_told = False
                 self._write()
             case Answer():
@@ -174,13 +148,13 @@ class Recorder(GatewayActor):
                 self._tell_write()
             case Begin():
                 self._begin(message)
-            case _Wake():
+            case Wake():
                 self._timer = self._timer_at = None
                 self._pump()
-            case _Step():
+            case Step():
                 self._step_told = False
                 self._step()
-            case _Tick():
+            case Tick():
                 self._tick()
             case ControlPlaneChanged():
                 self._control_plane_changed(message)
@@ -189,9 +163,9 @@ class Recorder(GatewayActor):
                 self._delivery.lanes.retry_all(time.time())
                 self._delivery.hurry()
                 self._tell_write()
-            case _BeginsTooLate():
+            case BeginsTooLate():
                 if self._begins.refuse(time.monotonic()):
-                    self.later(BEGIN_WAIT / 5, _BeginsTooLate())
+                    self.later(BEGIN_WAIT / 5, BeginsTooLate())
             case _:
                 return self._asked(message)
         return None
@@ -203,14 +177,8 @@ class Recorder(GatewayActor):
                 return self._stats()
             case ListDeadLetters():
                 return spool.list_dead_letters(message.after, message.limit)
-            case Redeliver():
-                self._chores.revive(spool)
-                log.info("dead letters are sent again", records=spool.dead_letters)
-            case DiscardDeadLetters():
-                self._chores.discard(spool)
-                log.warning("dead letters are deleted", records=spool.dead_letters)
-            case _:
-                raise TypeError(f"recorder: unknown message {type(message).__name__}")
+        if not self._chores.dead_letters(spool, message):
+            raise TypeError(f"recorder: unknown message {type(message).__name__}")
         self._tell_step()
         return spool.dead_letters
 
@@ -223,14 +191,14 @@ class Recorder(GatewayActor):
             text = "the record spool is full, try again later"
             complete(message.reply, Unavailable(text, retry_after=5.0))
         elif self._begins.begin(message, time.monotonic()):
-            self.later(BEGIN_WAIT, _BeginsTooLate())
+            self.later(BEGIN_WAIT, BeginsTooLate())
 
     # -- to the disk
 
     def _tell_write(self) -> None:
         if not self._write_told:
             self._write_told = True
-            self.actor_ref.tell(_Write())
+            self.actor_ref.tell(Write())
 
     def _write(self) -> None:
         try:
@@ -260,7 +228,7 @@ class Recorder(GatewayActor):
             )
         self._disk_refuses = True
         self._write_told = True
-        self.later(DISK_RETRY, _Write())
+        self.later(DISK_RETRY, Write())
 
     def _write_down(self) -> None:
         """Write what was appended and what became of records.  Raises SpoolError."""
@@ -327,14 +295,23 @@ class Recorder(GatewayActor):
                 self._load(now)
             except SpoolError as ex:
                 self._disk_trouble(ex)
-            delivery = self._delivery
-            while (batch := delivery.take_batch(now)) is not None:
-                message = StoreRecords(batch.records, BatchRef(self, batch.number))
-                if not tell_quietly(self._tree.find("control-plane"), message):
-                    delivery.nobody_there(batch.number, now)
+            self._hand_over(now)
         self._set_timer(now)
         if self._chores.adopting and self._may_adopt():
             self._tell_step()
+
+    def _hand_over(self, now: float) -> None:
+        plane = self._tree.find("control-plane")
+        self._plane = self._plane or plane
+        if plane is not None and plane is not self._plane:
+            # A successor whose message is on its way here.  What it got before that message
+            # would be sent once more because of it.
+            return
+        delivery = self._delivery
+        while (batch := delivery.take_batch(now)) is not None:
+            message = StoreRecords(batch.records, BatchRef(self, batch.number))
+            if not tell_quietly(plane, message):
+                delivery.nobody_there(batch.number, now)
 
     def _load(self, now: float) -> None:
         """Read what there is room for.  Raises SpoolError."""
@@ -356,9 +333,10 @@ class Recorder(GatewayActor):
     def _control_plane_changed(self, message: ControlPlaneChanged) -> None:
         if message.replaced:
             self._delivery.replaced(time.time(), crashed=message.crashed)
+            self._plane = message.plane
         self._delivery.hurry()
         if self._begins.retry(time.monotonic()):
-            self.later(BEGIN_WAIT, _BeginsTooLate())
+            self.later(BEGIN_WAIT, BeginsTooLate())
         self._tell_write()
 
     def _set_timer(self, now: float) -> None:
@@ -368,7 +346,7 @@ class Recorder(GatewayActor):
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = when
-        self._timer = None if when is None else self.later(max(0.01, when - now), _Wake())
+        self._timer = None if when is None else self.later(max(0.01, when - now), Wake())
 
     # -- house-keeping
 
@@ -379,12 +357,12 @@ class Recorder(GatewayActor):
         self._chores.look()
         self._tell_step()
         self._pump()
-        self._ticker = self.later(self._tick_every, _Tick())
+        self._ticker = self.later(self._tick_every, Tick())
 
     def _tell_step(self) -> None:
         if not self._step_told:
             self._step_told = True
-            self.actor_ref.tell(_Step())
+            self.actor_ref.tell(Step())
 
     def _may_adopt(self) -> bool:
         """The spool of a dead worker is emptied as fast as one's own, and never into memory."""

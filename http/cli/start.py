@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -35,8 +37,10 @@ def serve(read: Callable[[], Settings]) -> None:
     from aigateway.http.server.application import GatewayApplication, check_address
     from aigateway.http.server.reloading import check_tls
 
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # gunicorn puts its own handlers into their places.
+        signal.signal(number, _leave)
     settings = read()
-
     configure(settings)
     _check_providers(settings)
     _check_folder(settings.state_dir, "--state-dir")
@@ -54,6 +58,11 @@ def serve(read: Callable[[], Settings]) -> None:
     finally:
         if metrics is not None:
             metrics.stop()
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    """Stopped before there is anything to stop."""
+    raise SystemExit(0)
 
 
 def _check_providers(settings: Settings) -> None:

@@ -6,23 +6,55 @@ A module of plain functions, so that a configuration file can take them by name:
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import structlog
+from gunicorn.arbiter import Arbiter
 
 from aigateway.http.inbound import keep_headers
+from aigateway.http.server.ending import Ending, EndingWorker
 from aigateway.http.server.sockets import remove_socket
 
-__all__ = ["child_exit", "post_worker_init", "pre_request", "worker_exit"]
+__all__ = [
+    "STOP_SIGNALS",
+    "child_exit",
+    "on_exit",
+    "post_worker_init",
+    "pre_request",
+    "when_ready",
+    "worker_exit",
+]
 
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 HELD_SIGNALS = STOP_SIGNALS | {signal.SIGUSR2}
 """Those that a worker must not get before it is ready: see :class:`.GatewayArbiter`."""
 FLUSH_TIMEOUT = 10.0
 """Seconds for the spool to empty when a worker ends; what is left waits for the next start."""
+STOP_TIMEOUT = 3.0
+"""Seconds for the actors to stop.  MCP sessions say goodbye, which takes up to two."""
+NOW_TIMEOUT = 0.5
+"""Seconds for the actors to stop, and for traces to be sent, when a worker ends now."""
 
 log = structlog.get_logger("ai-gateway")
+
+
+def when_ready(server: Any) -> None:
+    """In the master: the listeners are there."""
+    settings = server.app.settings
+    for listener in server.LISTENERS:
+        host, port = listener.sock.getsockname()[:2]
+        log.info(
+            "standalone AI Gateway listening",
+            address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+            coder_url=settings.url or None,
+            tls=settings.uses_tls,
+            workers=server.num_workers,
+            pid=os.getpid(),
+        )
 
 
 def pre_request(_worker: Any, req: Any) -> None:
@@ -47,6 +79,8 @@ def post_worker_init(worker: Any) -> None:
     folder = app.gateway.pipeline.settings.runtime_dir
     worker.diagnosis = Diagnosis(runtime.tree, app.gateway.calls, type(worker).__name__)
     worker.diagnosis.start(folder)
+    if isinstance(worker, EndingWorker):
+        _know_ways_out(worker, app.ways_out)
     runtime.start()
     if app.gateway.tracing is not None:
         app.gateway.tracing.start()
@@ -67,6 +101,17 @@ def post_worker_init(worker: Any) -> None:
     collect_seldom()
 
 
+def _know_ways_out(worker: EndingWorker, ways_out: Any) -> None:
+    """Such a process ends in good order too."""
+
+    def end_gateway(reason: str) -> None:
+        worker.app.last_words.say(reason)
+        worker.end(Ending.STOPPING, Arbiter.WORKER_BOOT_ERROR)
+
+    ways_out.end_gateway = end_gateway
+    ways_out.end_process = lambda _reason: worker.end(Ending.NOW, 1)
+
+
 def worker_exit(_server: Any, worker: Any) -> None:
     """Flush the spool and stop the actors, or their own clean-up never runs."""
     control = getattr(worker, "control_socket", None)
@@ -79,12 +124,17 @@ def worker_exit(_server: Any, worker: Any) -> None:
     runtime = getattr(app, "runtime", None)
     if app is None or runtime is None:
         return
-    runtime.stop(FLUSH_TIMEOUT)
+    now = getattr(worker, "ending", Ending.NOT) is Ending.NOW
+    # Who cannot go on can send nothing either.
+    hopeless = now or bool(getattr(worker, "exit_status", False))
+    runtime.stop(0.0 if hopeless else FLUSH_TIMEOUT, NOW_TIMEOUT if now else STOP_TIMEOUT)
     if app.gateway.tracing is not None:
         # Last: what the actors did until now is in it.
-        app.gateway.tracing.stop()
+        app.gateway.tracing.stop(*([NOW_TIMEOUT] if now else []))
     # A stop that hangs can be looked at.
     worker.diagnosis.close()
+    if isinstance(worker, EndingWorker):
+        worker.leave()
 
 
 def child_exit(server: Any, worker: Any) -> None:
@@ -95,3 +145,12 @@ def child_exit(server: Any, worker: Any) -> None:
     metrics = getattr(server.app, "metrics", None)
     if metrics is not None:
         metrics.worker_gone(worker.pid)
+
+
+def on_exit(server: Any) -> None:
+    """In the master: all workers are gone."""
+    if not server.reason:
+        # Else the reason is the last line.
+        log.info("standalone AI Gateway stopped")
+    with contextlib.suppress(OSError):
+        Path(server.app.settings.runtime_dir).rmdir()

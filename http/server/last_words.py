@@ -1,46 +1,37 @@
-"""Why a worker had the whole gateway end, told to the master, which writes the last line of log."""
+"""What a worker process has to tell the main process before all of them end.
+
+A pipe from before the fork: any worker may write the reason why no worker can go on, and the
+main process finds it, whether that worker has ended by then or still drains.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 
-__all__ = ["LAST_WORDS", "LastWords"]
+__all__ = ["LastWords"]
 
-_LONGEST = 4000
-"""Bytes; less than a pipe takes in one piece, whoever else writes into it."""
+LONGEST = 2048
+"""Bytes; up to 4096 (PIPE_BUF) a write is never mixed with another one."""
 
 
 class LastWords:
-    """A pipe from the workers to the master; nothing is said or heard before :meth:`listen`."""
+    """Why the gateway ends by itself."""
 
     def __init__(self) -> None:
-        self._ear: int | None = None
-        self._mouth: int | None = None
-
-    def listen(self) -> None:
-        """Make the pipe: in the master, before it forks."""
-        self._ear, self._mouth = os.pipe()
-        os.set_blocking(self._ear, False)
-        os.set_blocking(self._mouth, False)
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
 
     def say(self, reason: str) -> None:
-        """In a worker that is about to exit."""
-        if self._mouth is not None:
-            text = reason.encode(errors="replace")[:_LONGEST]
-            # It is full when others have said enough.
-            with contextlib.suppress(OSError):
-                os.write(self._mouth, text + b"\0")
+        """In a worker: the gateway has to end."""
+        line = reason.replace("\0", " ").encode("utf-8", "backslashreplace")[:LONGEST]
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._writer, line + b"\0")
 
     def heard(self) -> str:
-        """In the master: what the first worker said, if any said something."""
-        if self._ear is None:
-            return ""
-        try:
-            said = os.read(self._ear, 2 * _LONGEST)
-        except OSError:
-            return ""
-        return said.partition(b"\0")[0].decode(errors="replace")
-
-
-LAST_WORDS = LastWords()
+        """In the main process: the first reason that was given, empty while there is none."""
+        with contextlib.suppress(BlockingIOError):
+            data = os.read(self._reader, LONGEST + 1)
+            return data.split(b"\0", 1)[0].decode("utf-8", "replace")
+        return ""

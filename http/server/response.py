@@ -13,7 +13,7 @@ from typing import Any, Final
 from gunicorn import util
 from gunicorn.http.wsgi import Response
 
-__all__ = ["GatewayResponse", "close_behind", "keep_own_headers"]
+__all__ = ["GatewayResponse", "begin_anew", "close_behind", "keep_own_headers"]
 
 OWNED = frozenset({"server", "date"})
 """Headers that gunicorn writes itself and takes from no application."""
@@ -116,3 +116,17 @@ def keep_own_headers(start_response: Any, headers: Sequence[tuple[str, str]]) ->
         for name, value in headers:
             if name.lower() in OWNED:
                 response.own[name.lower()] = (name, value)
+
+
+def begin_anew(start_response: Any, status: str, headers: Sequence[tuple[str, str]]) -> bool:
+    """Replace a head that was begun but not sent yet; False where that cannot be done."""
+    response = getattr(start_response, "__self__", None)
+    if not isinstance(response, GatewayResponse) or response.headers_sent:
+        return False
+    response.own.clear()
+    response.headers.clear()
+    response.response_length = None
+    response.force_close()
+    # What stands in the place of an exception lets a head be set a second time.
+    start_response(status, list(headers), (None, None, None))
+    return True

@@ -1,34 +1,67 @@
-"""The gateway's gunicorn worker: gevent, with a drain that does not wait for idle clients."""
+"""The gateway's gunicorn worker: gevent, for long streams and quick stops."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import ssl
+import time
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 import gevent
+from attrs import define, frozen
+from gevent.event import Event
+from gevent.pool import Pool
+from gevent.server import StreamServer
+from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 
+from aigateway.http.server.ending import BACKLOG, LINGER, Ending, EndingWorker, has_bytes
 from aigateway.http.server.parts import use_own_parts
 from aigateway.http.server.quiet_errors import QuietErrors
 
 __all__ = ["GatewayWorker"]
 
 
-LAST_WAIT = 1.0
-"""Seconds that a connection accepted in the moment of a stop has for its request."""
+HANDSHAKE = 30.0
+"""Seconds that a client's TLS handshake may take."""
+
+
+@frozen
+class _Listener:
+    """The name of a listener, which requests ask for when it may be closed already."""
+
+    name: Any
+
+    def getsockname(self) -> Any:
+        return self.name
+
+
+@define(eq=False)
+class _Connection:
+    """What the worker knows of a client's connection."""
+
+    sock: Any
+    since: float
+    """When its last request ended, or itself began (monotonic time)."""
+    used: bool = False
+    """It has carried a request."""
+    idle: gevent.Timeout | None = None
+    """While it waits for a request."""
 
 
 class _Idle:
-    """Waiting for the next request of a kept-alive connection, for so many seconds."""
+    """Waiting for the next request of a connection, for so many seconds."""
 
-    def __init__(self, worker: GatewayWorker, seconds: float) -> None:
-        self._worker = worker
+    def __init__(self, connection: _Connection, seconds: float) -> None:
+        self._connection = connection
         self._timeout = gevent.Timeout(seconds, False)
 
     def __enter__(self) -> _Idle:
         self._timeout.start()
-        self._worker.idle[gevent.getcurrent()] = self._timeout
+        self._connection.idle = self._timeout
         return self
 
     def __exit__(
@@ -37,37 +70,122 @@ class _Idle:
         ex: BaseException | None,
         _: TracebackType | None,
     ) -> bool:
-        self._worker.idle.pop(gevent.getcurrent(), None)
+        self._connection.idle = None
         self._timeout.close()
         return ex is self._timeout
 
 
-class GatewayWorker(QuietErrors, GeventWorker):  # type: ignore[misc]
-    """gunicorn's gevent worker, for long streams and quick stops."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.idle: dict[Any, gevent.Timeout] = {}
+class GatewayWorker(QuietErrors, EndingWorker, GeventWorker):  # type: ignore[misc]
+    """gunicorn's gevent worker with an end of its own."""
 
     def init_process(self) -> None:
+        self._woken = Event()
+        self._servers: list[StreamServer] = []
+        self._connections: dict[Any, _Connection] = {}
         use_own_parts()
         super().init_process()
 
+    # -- serving
+
     def run(self) -> None:
-        # A client that fails its TLS handshake, or leaves in it, is its own affair: gevent
-        # would print a traceback for each.
-        hub = gevent.get_hub()
-        hub.NOT_ERROR = (*hub.NOT_ERROR, ssl.SSLError, ConnectionError)
-        super().run()
+        self.get_ready()
+        self._tls = ssl_context(self.cfg) if self.cfg.is_ssl else None
+        for sock in self.sockets:
+            sock.setblocking(1)
+            handle = partial(self.handle, _Listener(sock.getsockname()))
+            server = StreamServer(sock, handle, spawn=Pool(self.worker_connections))
+            if self.cfg.workers > 1:
+                # Its siblings shall have some too.
+                server.max_accept = 1
+            self._servers.append(server)
+            server.start()
+        while self.alive:
+            self.notify()
+            self.pause(1.0)
+        for server in self._servers:
+            if self.ending >= Ending.STOPPING:
+                _empty_backlog(server)
+            server.close()
+        self.finish()
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        greenlet = gevent.getcurrent()
+        connection = self._connections[greenlet] = _Connection(client, time.monotonic())
+        try:
+            if self._tls is None or self._shake_hands(connection, self._tls):
+                super().handle(listener, connection.sock, addr)
+        finally:
+            del self._connections[greenlet]
+
+    def _shake_hands(self, connection: _Connection, context: ssl.SSLContext) -> bool:
+        """Begin TLS.  Not left to the server, which once closed drops those that are at it."""
+        sock = connection.sock = context.wrap_socket(
+            connection.sock, server_side=True, do_handshake_on_connect=False
+        )
+        try:
+            with _Idle(connection, HANDSHAKE):
+                sock.do_handshake()
+                return True
+        except (ssl.SSLError, OSError) as ex:
+            # A client that fails its handshake, or leaves in it: its own affair.
+            self.log.debug("TLS handshake: %s", ex)
+        sock.close()
+        return False
 
     def timeout_ctx(self) -> _Idle:
-        return _Idle(self, self.cfg.keepalive if self.alive else LAST_WAIT)
+        seconds = self.cfg.keepalive if self.alive else LINGER
+        return _Idle(self._connections[gevent.getcurrent()], seconds)
 
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        """SIGTERM: no more requests; connections between two requests are closed at once."""
-        super().handle_exit(sig, frame)
-        gevent.spawn(self._close_idle)
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
+        greenlet = gevent.getcurrent()
+        connection = self._connections[greenlet]
+        connection.used = True
+        self.serving[greenlet] = sock
+        try:
+            return super().handle_request(listener_name, req, sock, addr)
+        finally:
+            del self.serving[greenlet]
+            connection.since = time.monotonic()
 
-    def _close_idle(self) -> None:
-        for greenlet, timeout in list(self.idle.items()):
-            greenlet.kill(timeout, block=False)
+    # -- ending
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    def pause(self, seconds: float) -> None:
+        self._woken.wait(seconds)
+        self._woken.clear()
+
+    @property
+    def has_connections(self) -> bool:
+        return any(len(server.pool) for server in self._servers)
+
+    def close_idle(self) -> None:
+        for greenlet, connection in list(self._connections.items()):
+            if connection.idle and connection.used and not has_bytes(connection.sock):
+                greenlet.kill(connection.idle, block=False)
+
+    def close_silent(self, before: float) -> None:
+        for greenlet in [each for server in self._servers for each in server.pool]:
+            connection = self._connections.get(greenlet)
+            if connection is None or greenlet in self.serving or connection.since >= before:
+                continue
+            if not (connection.idle and has_bytes(connection.sock)):
+                greenlet.kill(connection.idle or gevent.GreenletExit, block=False)
+
+    def drop_clients(self) -> None:
+        for greenlet in list(self.serving):
+            # Closing the socket would raise what gunicorn takes for a fault.
+            greenlet.kill(BrokenPipeError(errno.EPIPE, "the client does not read"), block=False)
+
+
+def _empty_backlog(server: StreamServer) -> None:
+    """Take the connections that are made but not accepted: closing would reset them."""
+    for _ in range(BACKLOG):
+        if server.full():
+            return
+        with contextlib.suppress(OSError):
+            if (accepted := server.do_read()) is not None:
+                server.do_handle(*accepted)
+                continue
+        return

@@ -80,17 +80,17 @@ class Tracing:
             _served.set(trace)
         return trace
 
-    def stop(self) -> None:
-        """Send what has gathered; waits :data:`FLUSH_TIMEOUT` at most."""
+    def stop(self, timeout: float = FLUSH_TIMEOUT) -> None:
+        """Send what has gathered; waits ``timeout`` seconds at most."""
         provider, self._provider = self._provider, None
         if provider is None or self._pid != os.getpid():
             return
         # The exporter's own waits add up to more than the limit.
         closing = threading.Thread(target=provider.shutdown, name="trace flush", daemon=True)
         closing.start()
-        closing.join(FLUSH_TIMEOUT)
+        closing.join(timeout)
         if closing.is_alive():
-            log.warning("traces were not all sent in time", seconds=FLUSH_TIMEOUT)
+            log.warning("traces were not all sent in time", seconds=timeout)
 
 
 def _log_to_trace(level: str, message: str, fields: dict[str, str]) -> None:

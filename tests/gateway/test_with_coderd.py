@@ -185,6 +185,4 @@ def test_a_deleted_gateway_key_ends_the_gateway(start: Start, coderd: AnyCoderd)
 
 def last_line(gateway: GatewayProcess) -> str:
     """Why the gateway ended, as the last line of its log says."""
-    line = gateway.logs()[-1]
-    assert message_of(line) == "AI Gateway daemon exited"
-    return str(line["fields"]["reason"])
+    return message_of(gateway.logs()[-1])

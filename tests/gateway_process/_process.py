@@ -84,6 +84,7 @@ class GatewayProcess:
     ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        self.workers = workers
         self.database = folder / "gateway.db"
         # Not below `folder`: a unix socket's address has room for about a hundred bytes.
         self.runtime_dir = Path(tempfile.mkdtemp(prefix="aigw-"))
@@ -112,12 +113,16 @@ class GatewayProcess:
 
     # -- life
 
+    def start_command(self) -> list[str]:
+        """What is run."""
+        return [sys.executable, "-m", "aigateway.http", "start", *self._options]
+
     def start(self, *, ready: bool = True) -> Self:
         """Start it and wait until it listens, and by default until it can serve."""
         self.log_file.unlink(missing_ok=True)
         with open(self.folder / "stderr.txt", "ab") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "aigateway.http", "start", *self._options],
+                self.start_command(),
                 env=self._environ,
                 cwd=self.folder,
                 stdout=subprocess.DEVNULL,
@@ -163,10 +168,13 @@ class GatewayProcess:
         assert self._process is not None, "the gateway was not started"
         return self._process
 
-    def stop(self, sig: signal.Signals = signal.SIGTERM, *, status: int | None = 0) -> None:
-        """Stop it and check that it ended as it should and logged nothing unexpected."""
+    def stop(self, sig: signal.Signals | None = signal.SIGTERM, *, status: int | None = 0) -> None:
+        """Stop it and check that it ended as it should and logged nothing unexpected.
+
+        ``sig`` is None when it was told before: a second signal would end it at once.
+        """
         process = self.process
-        if process.poll() is None:
+        if sig is not None and process.poll() is None:
             process.send_signal(sig)
         try:
             process.wait(PATIENCE)

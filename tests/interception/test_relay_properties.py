@@ -160,7 +160,10 @@ def test_damage_is_relayed_and_never_raises(
     assert whole.records == in_reads.records
     assert whole.outcome == in_reads.outcome
     for result in (whole, in_reads):
-        if not result.interception.cut:
+        if end == "left":
+            # Half an event at the end is held back, and nobody is there any more to get it.
+            assert answer.startswith(result.client)
+        elif not result.interception.cut:
             assert result.client == answer
     for record in whole.records:
         # Every character of it can travel.

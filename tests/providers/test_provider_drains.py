@@ -78,7 +78,25 @@ def test_a_drain_takes_only_so_long(scripted_provider, limit):
         assert recording.closed.wait(PATIENCE)
         assert recording.told == ["lost client", "close"]
         assert scripted_provider.requests[0].client_left.wait(PATIENCE)
-        rig.settle()
+        # Its worker is there for the next request.
+        assert [worker.state for worker in rig.settle().workers] == ["idle"]
+
+
+@pytest.mark.parametrize("moment", ["while it waits", "before it reads on"])
+def test_a_drain_can_be_broken_off_from_outside(scripted_provider, moment):
+    scripted_provider.play([*stream(EVENTS, end=False), Stall()])
+    with running(scripted_provider.url) as rig:
+        opened = rig.open()
+        recording = FakeRecording()
+        if moment == "before it reads on":
+            opened.exchange.interrupt("the process ends")
+        rig.drain(opened, recording)
+        if moment == "while it waits":
+            assert recording.begun.wait(PATIENCE)
+            opened.exchange.interrupt("the process ends")
+        assert recording.closed.wait(PATIENCE)
+        assert recording.told == ["lost client", "close"]
+        assert [worker.state for worker in rig.settle().workers] == ["idle"]
 
 
 def test_only_so_many_drain_at_once_and_the_provider_waits_for_no_disk(scripted_provider):

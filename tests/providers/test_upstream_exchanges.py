@@ -24,6 +24,7 @@ from upstream_rig import begin
 
 from aigateway.actors.providers.errors import (
     AnswerTimeout,
+    GatewayEnds,
     HeadCut,
     Quiet,
     UpstreamCut,
@@ -224,6 +225,37 @@ def test_a_reader_wakes_up_when_its_connection_is_shut(scripted_provider, adapte
     exchange.close()
 
 
+FRAMINGS = {
+    "chunked": stream([b"some"], end=False),
+    "length": [LENGTH + b"some"],
+    "close": [head(200, [("Connection", "close")]) + b"some"],
+}
+
+
+@pytest.mark.parametrize("moment", ["while it is read", "between two reads"])
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_an_interrupted_answer_is_a_cut_one_however_it_would_end(
+    scripted_provider, adapter, framing, moment
+):
+    scripted_provider.play([*FRAMINGS[framing], Stall()])
+    exchange = begin(adapter)
+    exchange.set_quiet(PATIENCE)
+    # What has come already is not lost.
+    assert exchange.read() == b"some"
+    if moment == "between two reads":
+        exchange.interrupt("this process ends")
+        other = None
+    else:
+        other = threading.Timer(0.02, exchange.interrupt, ["this process ends"])
+        other.start()
+    with pytest.raises(GatewayEnds, match="this process ends"):
+        exchange.read()
+    assert not exchange.reusable
+    if other is not None:
+        other.join()
+    exchange.close()
+
+
 # -- the connection afterwards
 
 
@@ -286,5 +318,6 @@ def test_a_given_back_exchange_cannot_hurt_its_successor(scripted_provider, adap
     read_all(first)
     first.detach()
     second = begin(adapter)
+    first.interrupt("nobody holds it any more")
     first.close()
     assert read_all(second) == b"ok"

@@ -29,6 +29,7 @@ from aigateway.actors.actor import ActorDied, Crash, new_reply
 from aigateway.actors.coderd.messages import Accepted, Spooled, Stored, StoreRecords, Unavailable
 from aigateway.actors.recorder import _begins, recorder
 from aigateway.actors.recorder._batch_ref import BatchRef
+from aigateway.actors.recorder._reminders import Tick
 from aigateway.actors.recorder.messages import (
     Append,
     Begin,
@@ -229,6 +230,22 @@ def test_what_a_dead_control_plane_held_goes_to_the_next(make: Callable[..., Hou
     assert house.stored == ["a:1", "a:2", "a:3"]
 
 
+def test_a_successor_gets_nothing_before_the_recorder_has_heard_of_it(
+    make: Callable[..., House],
+) -> None:
+    house = make()
+    house.plane(lambda _s: "stall")
+    house.start()
+    house.append(thought("a", "1"))
+    house.plane()
+    house.append(thought("b", "1"))
+    assert stats(house).depth == 2
+    assert house.stored == []
+    house.recorder.tell(NEW)
+    assert flush(house)
+    assert sorted(house.stored) == ["a:1", "b:1"]
+
+
 def test_the_record_that_control_planes_die_of_is_set_aside(make: Callable[..., House]) -> None:
     house = make()
 
@@ -375,7 +392,7 @@ def test_a_killed_worker_loses_nothing_that_it_acknowledged(house: House) -> Non
             last = int(worker.stdout.readline())
         os.kill(worker.pid, signal.SIGKILL)
         last = max([last, *(int(line) for line in worker.stdout if line.endswith("\n"))])
-    house.recorder.tell(recorder._Tick())
+    house.recorder.tell(Tick())
     house.wait_stored(*(f"w{number}:" for number in range(last + 1)))
     assert len(house.stored) == len(set(house.stored))
     wait_until(
@@ -401,7 +418,7 @@ def _left_behind(house: House, count: int) -> Path:
 def test_a_large_spool_is_taken_over_without_holding_up_others(house: House) -> None:
     _left_behind(house, 1500)
     assert stats(house).depth == 0
-    house.recorder.tell(recorder._Tick())
+    house.recorder.tell(Tick())
     house.append(thought("own"))
     house.wait_stored("own:", *(f"left-{n}:" for n in range(1500)))
     assert len(house.stored) == 1501
@@ -414,7 +431,7 @@ def test_what_is_not_taken_over_yet_is_counted_and_stays_in_its_file(
     house.plane(lambda _s: "away")
     house.start()
     _left_behind(house, 3000)
-    house.recorder.tell(recorder._Tick())
+    house.recorder.tell(Tick())
     wait_until(lambda: stats(house).depth == 3000, "all are counted")
     assert stats(house).depth == 3000
     house.recorder.stop(timeout=PATIENCE)
@@ -431,7 +448,7 @@ def test_a_damaged_spool_of_a_dead_worker_is_set_aside(house: House) -> None:
     data = bytearray(path.read_bytes())
     data[4096 * 4 :] = b"\xa5" * len(data[4096 * 4 :])
     path.write_bytes(data)
-    house.recorder.tell(recorder._Tick())
+    house.recorder.tell(Tick())
     wait_until(lambda: list(house.folder.glob("spool-1.damaged-*")), "it is set aside")
     house.append(thought("own"))
     house.wait_stored("own:")
@@ -446,7 +463,7 @@ def test_a_folder_that_vanishes_is_no_reason_to_die(
         raise SpoolError("cannot use the state folder")
 
     monkeypatch.setattr(_chores, "adopt_spool", refuse)
-    house.recorder.tell(recorder._Tick())
+    house.recorder.tell(Tick())
     house.append(thought("a"))
     house.wait_stored("a:")
 
@@ -587,7 +604,7 @@ def test_a_damaged_file_is_replaced_and_what_is_in_memory_goes_on(
     house.append(thought("last"))
     if name != "refusals":
         _garble(monkeypatch, name)
-    house.recorder.tell(recorder._Tick())
+    house.recorder.tell(Tick())
     actor = house.recorder._actor_weakref()
     assert actor is not None
     actor._gauge._unchecked = 1 << 30
@@ -632,7 +649,7 @@ def test_a_deleted_file_is_noticed(house: House) -> None:
     assert flush(house)
     for path in house.folder.glob("spool-0.sqlite*"):
         path.unlink()
-    house.recorder.tell(recorder._Tick())
+    house.recorder.tell(Tick())
     house.append(thought("after"))
     wait_until((house.folder / "spool-0.sqlite").exists, "there is a new file")
     house.wait_stored("after:")

@@ -115,7 +115,7 @@ def test_a_replica_that_stops_under_load_fails_no_request_and_loses_no_record(
                 gate.set()
                 for each in held:
                     assert b"message_stop" in each.read_on()
-                first.stop()
+                first.stop(None)
                 _more(load, 60)
                 first.start()
                 served = _served(first)

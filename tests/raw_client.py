@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import ssl
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
@@ -35,12 +36,18 @@ class RawAnswer:
 
 
 class RawClient:
-    """One connection to the gateway."""
+    """One connection to the gateway, over TLS with a ``tls`` context."""
 
-    def __init__(self, gateway: GatewayProcess) -> None:
-        host, port = gateway.url.removeprefix("http://").split(":")
+    def __init__(
+        self, gateway: GatewayProcess, *, key: str = "", tls: ssl.SSLContext | None = None
+    ) -> None:
+        host, port = gateway.url.partition("://")[2].split(":")
         self._socket = socket.create_connection((host, int(port)), timeout=30)
-        self._key = gateway.key()
+        if tls is not None:
+            self._socket = tls.wrap_socket(self._socket, server_hostname=host)
+        self.port: int = self._socket.getsockname()[1]
+        """This end's."""
+        self._key = key or gateway.key()
         self._buffer = b""
 
     def __enter__(self) -> Self:
@@ -101,6 +108,10 @@ class RawClient:
             yield data
             if data.endswith(LAST_CHUNK):
                 return
+
+    def read_rest(self) -> bytes:
+        """What comes until the gateway closes the connection."""
+        return self._rest()
 
     def _more(self) -> bool:
         try:

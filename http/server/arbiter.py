@@ -1,0 +1,199 @@
+"""gunicorn's main process, with the gateway's ways to stop, reload and replace workers.
+
+gunicorn's own arbiter kills workers in the moment in which their time is over, waits during a
+reload for the old workers, deaf to signals and to deaths, and counts old workers that are
+still draining as serving ones.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import structlog
+from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
+from gunicorn.sock import close_sockets
+
+from aigateway.http.server import hooks
+from aigateway.http.server.last_words import LastWords
+from aigateway.http.settings import Settings
+
+__all__ = ["GatewayArbiter", "take_over"]
+
+LAST_STEPS = 25.0
+"""Seconds that a worker has beyond the shutdown timeout: to cut what still runs, to send
+records that wait (10) and traces (5), and to stop its actors (4)."""
+AT_ONCE = 5.0
+"""Seconds until a worker that was told to end now is killed.  It needs less than two."""
+LOOK = 0.05
+
+log = structlog.get_logger("ai-gateway")
+
+
+class GatewayArbiter(Arbiter):  # type: ignore[misc]
+    """gunicorn's arbiter for gateway workers."""
+
+    stop_signals = 0
+    """How many signals to stop have come."""
+    reason = ""
+    """Why the gateway ends by itself."""
+    LISTENERS: list[Any]
+    killed = 0
+    """Workers that did not end when they were told to."""
+
+    @property
+    def settings(self) -> Settings:
+        settings: Settings = self.app.settings
+        return settings
+
+    # -- workers
+
+    def spawn_worker(self) -> Any:
+        """A worker cannot miss a signal between its fork and its handlers.
+
+        There it has a copy of this process' handlers, which only note the signal, and would
+        be waited for until the timeout.  So stop signals are held back until the worker is
+        ready for them (``post_worker_init``).
+        """
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, hooks.HELD_SIGNALS)
+        try:
+            return super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+    def manage_workers(self) -> None:
+        """Each second: bring the number of serving workers to what it should be.
+
+        During a reload there are too many.  Old ones go when new ones serve.
+        """
+        self._listen_to_workers()
+        serving = [each for each in self.WORKERS.values() if not _is_replaced(each)]
+        for _ in range(self.num_workers - len(serving)):
+            self.spawn_worker()
+        ready = sorted(filter(_is_ready, serving), key=lambda worker: worker.age)
+        for worker in ready[: max(0, len(ready) - self.num_workers)]:
+            worker.replaced = True
+            self.kill_worker(worker.pid, signal.SIGTERM)
+        metrics = getattr(self.app, "metrics", None)
+        if metrics is not None:
+            metrics.watch()
+
+    def reap_workers(self) -> None:
+        """Take note of workers that have ended.  Raises HaltServer for one that cannot work."""
+        before = list(self.WORKERS.items())
+        try:
+            super().reap_workers()
+        except HaltServer:
+            # Before its own clean-up.
+            for pid, worker in before:
+                if pid not in self.WORKERS:
+                    worker.tmp.close()
+                    self.cfg.child_exit(self, worker)
+            raise
+
+    def _listen_to_workers(self) -> None:
+        words: LastWords = self.app.last_words
+        self.reason = self.reason or words.heard()
+        if self.reason:
+            raise HaltServer(self.reason, self.WORKER_BOOT_ERROR)
+
+    def handle_usr2(self) -> None:
+        """Let the workers write what they are doing.
+
+        gunicorn would start another master beside this one; a new version of the gateway is
+        rolled out by its supervisor instead.
+        """
+        self.kill_workers(signal.SIGUSR2)
+
+    # -- stopping
+
+    @property
+    def in_a_hurry(self) -> bool:
+        """Whether more than one signal to stop has come, or SIGQUIT."""
+        return self.stop_signals > 1
+
+    def signal(self, sig: int, frame: FrameType | None) -> None:
+        """Note a signal."""
+        if sig in hooks.STOP_SIGNALS:
+            self.stop_signals += 2 if sig == signal.SIGQUIT else 1
+        super().signal(sig, frame)
+
+    def handle_int(self) -> None:
+        """SIGINT means the same as SIGTERM."""
+        raise StopIteration
+
+    def handle_quit(self) -> None:
+        """SIGQUIT: :meth:`stop` knows."""
+        raise StopIteration
+
+    def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
+        """End everything, and with it this process."""
+        self.reason = self.reason or self.app.last_words.heard() or reason or ""
+        try:
+            super().halt(self.reason or None, exit_status)
+        except SystemExit as ex:
+            raise SystemExit(ex.code or int(self.killed > 0)) from None
+
+    def stop(self, graceful: bool = True) -> None:
+        """End the workers: in good order, and at the next signal, or if not ``graceful``, now."""
+        unlink = self.reexec_pid == self.master_pid == 0 and not self.systemd
+        close_sockets(self.LISTENERS, unlink and not self.cfg.reuse_port)
+        self.LISTENERS = []
+        log.info("shutting down standalone AI Gateway")
+        if graceful and not self.in_a_hurry:
+            timeout = self.settings.shutdown_timeout + LAST_STEPS
+            if self._end_workers(signal.SIGINT, timeout, lambda: self.in_a_hurry):
+                return
+        if self.in_a_hurry or not graceful:
+            log.info("ending now")
+            if self._end_workers(signal.SIGQUIT, AT_ONCE):
+                return
+        self.killed = len(self.WORKERS)
+        log.error("worker processes did not end in time and are killed", workers=list(self.WORKERS))
+        self._end_workers(signal.SIGKILL)
+
+    def _end_workers(
+        self, sig: int, timeout: float = math.inf, unless: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """Tell the workers to end and wait for that; True when all have."""
+        until = time.monotonic() + timeout
+        self.kill_workers(sig)
+        while self._wait_for_workers():
+            if time.monotonic() > until or unless():
+                return False
+        return True
+
+    def _wait_for_workers(self) -> bool:
+        """Whether there are any."""
+        try:
+            self.reap_workers()
+        except HaltServer as ex:
+            # One more that could not go on: all of them end already.
+            log.debug("a worker has ended", reason=ex.reason)
+        if self.WORKERS:
+            time.sleep(LOOK)
+        return bool(self.WORKERS)
+
+
+def _is_replaced(worker: Any) -> bool:
+    return getattr(worker, "replaced", False)
+
+
+def _is_ready(worker: Any) -> bool:
+    """Whether it has given a sign of life: until then its file is of a time of the calendar."""
+    return bool(worker.tmp.last_update() <= time.monotonic())
+
+
+def take_over(arbiter: Arbiter, settings: Settings) -> None:
+    """Turn the arbiter of a gunicorn that was started by hand into the gateway's.
+
+    gunicorn has no setting for it.
+    """
+    arbiter.app.settings = settings
+    arbiter.app.last_words = LastWords()
+    arbiter.__class__ = GatewayArbiter
