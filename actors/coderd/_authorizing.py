@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import datetime
+import calendar
+import time
 import uuid
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 import structlog
 from attrs import define, field
 from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from aigateway.actors.coderd._calls import Call, Calls
-from aigateway.actors.coderd._session import Answer, Outcome, Refusal, Session
+from aigateway.actors.coderd._outcomes import Answer, Outcome, Refusal
+from aigateway.actors.coderd._session import Session
 from aigateway.actors.coderd.messages import Authorization, Authorize, Caller, Denied, Unavailable
 from aigateway.actors.coderd.versions import ApiVersion
 from aigateway.actors.coderd.wire import coderd_pb2 as pb
@@ -179,12 +183,17 @@ def _is_uuid(text: str) -> bool:
 
 
 def _budget_request(user_id: str) -> bytes:
-    now = datetime.datetime.now(datetime.UTC)
-    month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    message = pb.IsBudgetExceededRequest(user_id=user_id)
+    now = time.gmtime()
     # The first servers with this call refuse it without the field, later ones ignore it.
-    message.period_start.FromDatetime(month)
+    message = pb.IsBudgetExceededRequest(
+        user_id=user_id, period_start=_month(now.tm_year, now.tm_mon)
+    )
     return message.SerializeToString()
+
+
+@lru_cache(maxsize=1)
+def _month(year: int, month: int) -> Timestamp:
+    return Timestamp(seconds=calendar.timegm((year, month, 1, 0, 0, 0)))
 
 
 def _judge_budget(budget: pb.IsBudgetExceededResponse) -> Denied | None:

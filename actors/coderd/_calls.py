@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from attrs import define
 
 from aigateway.actors.coderd._alarms import Alarm, Alarms
-from aigateway.actors.coderd._session import Failure, Outcome, Session
+from aigateway.actors.coderd._outcomes import Failure, Outcome, Run
+from aigateway.actors.coderd._session import Session
+from aigateway.actors.coderd.call_counters import CallCounters
 from aigateway.actors.coderd.versions import ApiVersion
 
 __all__ = ["Call", "Calls"]
-
-Run = Callable[[Callable[[], None]], None]
-"""Has something done in the actor's own thread, later."""
 
 
 @define(eq=False, kw_only=True)
@@ -32,6 +32,7 @@ class Call:
     """Wait for a coderd that is away, and start again when it goes away in the middle."""
     sent: int = 0
     """How often it was sent; more than once means that coderd may have acted on it before."""
+    asked: float = 0.0
     expires: float = 0.0
     _alarm: Alarm | None = None
 
@@ -39,8 +40,11 @@ class Call:
 class Calls:
     """The calls of one actor, used in the actor's thread only."""
 
-    def __init__(self, run: Run, alarms: Alarms, *, max_wait: float) -> None:
+    def __init__(
+        self, run: Run, alarms: Alarms, counters: CallCounters, *, max_wait: float
+    ) -> None:
         self._run = run
+        self._counters = counters
         self._alarms = alarms
         self._max_wait = max_wait
         self._session: Session | None = None
@@ -55,7 +59,8 @@ class Calls:
 
     def ask(self, call: Call) -> None:
         """Make a call; its ``done`` runs exactly once, never before this returns."""
-        call.expires = time.monotonic() + self._max_wait
+        call.asked = time.monotonic()
+        call.expires = call.asked + self._max_wait
         self._place(call)
 
     def connected(self, session: Session) -> None:
@@ -93,7 +98,7 @@ class Calls:
                 call.rpc,
                 call.request(session.version),
                 call.timeout,
-                lambda outcome: self._run(lambda: self._answered(call, session, outcome)),
+                partial(self._answered, call, session),
             )
         elif self._final is not None:
             self._conclude(call, Failure(self._final))
@@ -121,9 +126,13 @@ class Calls:
                 self.disconnected(session, outcome.text)
                 self._place(call)
                 return
-        call.done(outcome)
+        self._end(call, outcome)
 
     def _conclude(self, call: Call, outcome: Outcome) -> None:
         if call._alarm is not None:
             call._alarm.cancel()
-        self._run(lambda: call.done(outcome))
+        self._run(lambda: self._end(call, outcome))
+
+    def _end(self, call: Call, outcome: Outcome) -> None:
+        self._counters.add(call.rpc, outcome, time.monotonic() - call.asked)
+        call.done(outcome)

@@ -1,13 +1,14 @@
 """A byte stream over the binary messages of a WebSocket.
 
 Where one message ends means nothing: what is read is one stream, as net.Conn over WebSocket
-is for coderd.  The library does the proxy, the handshake and what is sent; frames are read
-here, and the answer to a refused upgrade is kept.
+is for coderd.  The library does the proxy and the handshake, and keeps the answer to a refused
+upgrade; the frames are made and read here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 import struct
@@ -17,15 +18,23 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 import websocket
-from websocket import ABNF
 
+from aigateway.actors.coderd._tls_wire import TlsContext
 from aigateway.actors.coderd._upgrade import DialError, UpgradeRefused, read_refusal
-from aigateway.actors.coderd._websocket_frames import FrameReader
-from aigateway.actors.coderd._wire_socket import Wire, wrap
+from aigateway.actors.coderd._websocket_frames import (
+    BINARY,
+    CLOSE,
+    PING,
+    PONG,
+    FrameReader,
+    Notice,
+    TextMessage,
+    encode_frame,
+)
+from aigateway.actors.coderd._wire_socket import Wire
 
 __all__ = ["Channel", "ChannelError", "open_channel"]
 
-_READ: Final = 64 * 1024
 _NORMAL_CLOSES: Final = (1000, 1001)
 _GOODBYE_PATIENCE: Final = 1.0
 
@@ -41,37 +50,55 @@ class _WebSocket(websocket.WebSocket):
         self.wire: Wire | None = None
         self._open = False
         self._deadline = deadline
-        super().__init__(sslopt={"context": context} if context else None)
+        super().__init__(sslopt={"context": TlsContext(context, deadline)} if context else None)
 
     @property
     def sock(self) -> Any:
         return self.wire if self._open else None
 
     @sock.setter
-    def sock(self, value: socket.socket | None) -> None:
+    def sock(self, value: Wire | socket.socket | None) -> None:
         self._open = value is not None
         if value is not None:
-            self.wire = wrap(value, self._deadline)
+            self.wire = value if isinstance(value, Wire) else Wire(value, self._deadline)
 
 
 class Channel:
-    """A connected byte stream.  One thread may send, another receive, any may abort."""
+    """A connected byte stream.
 
-    def __init__(self, ws: _WebSocket, wire: Wire) -> None:
-        self._ws = ws
+    One thread receives, any may send, close or abort.
+    """
+
+    def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._frames = FrameReader()
-        self._fragmented = False
-        self._goodbye: bytes | None = None
         self._aborted = False
         wire.established()
 
-    def send(self, data: bytes) -> None:
-        """Send one message; blocks while the peer does not read.  Raises ChannelError."""
+    # -- sending
+
+    def send_now(self, data: bytes) -> bool:
+        """Send one message, and say whether all of it has left.
+
+        Does not wait: what does not fit stays here, and should be flushed before more is
+        sent.  Raises ChannelError.
+        """
         try:
-            self._ws.send_binary(data)
-        except (OSError, ValueError, websocket.WebSocketException) as ex:
+            return self._send(BINARY, data)
+        except (OSError, ValueError) as ex:
             raise ChannelError(f"send: {_reason(ex)}") from ex
+
+    def flush(self) -> None:
+        """Send what has stayed here; waits while the peer does not read.  Raises ChannelError."""
+        try:
+            self._wire.flush(None)
+        except (OSError, ValueError) as ex:
+            raise ChannelError(f"send: {_reason(ex)}") from ex
+
+    def _send(self, opcode: int, payload: bytes) -> bool:
+        return self._wire.send_now(encode_frame(opcode, payload, os.urandom(4)))
+
+    # -- receiving
 
     def receive(self) -> bytes:
         """Wait for bytes; ``b""`` is the end.  Raises ChannelError.
@@ -80,64 +107,58 @@ class Channel:
         coderd does either.
         """
         try:
-            while True:
-                data = self._read_frames()
-                if data:
-                    return data
-                if self._goodbye is not None:
-                    return self._closed(self._goodbye)
-                more = self._wire.recv(_READ)
-                if not more:
-                    return b""
-                self._frames.receive_data(more)
-        except (OSError, ValueError, websocket.WebSocketException) as ex:
-            if self._aborted:
-                return b""
-            raise ChannelError(f"receive: {_reason(ex)}") from ex
+            while not self._aborted:
+                found = self._frames.next()
+                if isinstance(found, bytes):
+                    return found
+                if found is not None:
+                    self._read_notice(found)
+                elif more := self._wire.receive():
+                    self._frames.receive_data(more)
+                else:
+                    break
+        except TextMessage as ex:
+            self.close(1003)
+            raise ChannelError(str(ex)) from ex
+        except (OSError, ValueError) as ex:
+            if not self._aborted:
+                raise ChannelError(f"receive: {_reason(ex)}") from ex
+        return b""
 
-    def _read_frames(self) -> bytes:
-        """Return the data of all frames that are there, up to a goodbye."""
-        pieces = []
-        while self._goodbye is None and (frame := self._frames.next()) is not None:
-            if frame.opcode == ABNF.OPCODE_CLOSE:
-                self._goodbye = frame.payload
-            elif frame.opcode == ABNF.OPCODE_PING:
-                self._ws.pong(frame.payload)
-            elif frame.opcode == ABNF.OPCODE_TEXT:
-                self.close(1003)
-                raise ChannelError("the peer sent a text message")
-            elif frame.opcode != ABNF.OPCODE_PONG:
-                if (frame.opcode == ABNF.OPCODE_CONT) != self._fragmented:
-                    raise ChannelError("the peer mixed up the frames of two messages")
-                self._fragmented = not frame.fin
-                pieces.append(frame.payload)
-        return b"".join(pieces)
+    def _read_notice(self, notice: Notice) -> None:
+        if notice.opcode == PING:
+            # More may have arrived behind it, whether or not anything can be sent.
+            with contextlib.suppress(OSError):
+                self._send(PONG, notice.payload)
+        elif notice.opcode == CLOSE:
+            code = int.from_bytes(notice.payload[:2], "big") or _NORMAL_CLOSES[0]
+            self.close(code)
+            if code not in _NORMAL_CLOSES:
+                reason = notice.payload[2:].decode(errors="replace")
+                raise ChannelError(f"the peer closed with {code}: {reason}")
 
-    def _closed(self, payload: bytes) -> bytes:
-        code = int.from_bytes(payload[:2], "big") or _NORMAL_CLOSES[0]
-        self.close(code)
-        if code in _NORMAL_CLOSES:
-            return b""
-        reason = payload[2:].decode(errors="replace")
-        raise ChannelError(f"the peer closed with {code}: {reason}")
+    # -- the end
 
     def close(self, code: int = 1000) -> None:
         """Say goodbye if that is possible within a second, and end both directions."""
-        frame = ABNF.create_frame(struct.pack("!H", code), ABNF.OPCODE_CLOSE).format()
-        # A thread that sends holds this lock, for ever if the peer does not read.
-        if self._ws.lock.acquire(timeout=_GOODBYE_PATIENCE):
-            try:
-                self._wire.end_by(time.monotonic() + _GOODBYE_PATIENCE)
-                with contextlib.suppress(OSError):
-                    self._wire.send(frame)
-            finally:
-                self._ws.lock.release()
+        with contextlib.suppress(OSError, ValueError):
+            self._send(CLOSE, struct.pack("!H", code))
+            self._wire.flush(time.monotonic() + _GOODBYE_PATIENCE)
+        self.abort()
+
+    def end(self) -> None:
+        """End both directions; what has arrived can still be received."""
+        self._wire.end()
+
+    def reset(self) -> None:
+        """End both directions at once, and throw away what has not left the machine."""
+        self._wire.discard()
         self.abort()
 
     def abort(self) -> None:
-        """End both directions at once; a blocked send or receive returns."""
+        """End both directions at once; whoever waits here returns."""
         self._aborted = True
-        self._wire.abort()
+        self._wire.end()
 
     def release(self) -> None:
         """Give the descriptor back, once nobody sends or receives any more."""
@@ -169,7 +190,7 @@ def open_channel(
         )
         if ws.wire is None or ws.status != 101:
             raise websocket.WebSocketException("no upgrade")
-        return Channel(ws, ws.wire)
+        return Channel(ws.wire)
     except (OSError, ValueError, websocket.WebSocketException) as ex:
         error = _explain(ws.wire, url, ex)
         if ws.wire is not None:

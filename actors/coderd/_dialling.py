@@ -13,6 +13,7 @@ from attrs import frozen
 from aigateway.actors.coderd._alarms import Alarms
 from aigateway.actors.coderd._backoff import Backoff
 from aigateway.actors.coderd._channel import Channel
+from aigateway.actors.coderd._outcomes import Run
 from aigateway.actors.coderd._session import Session
 from aigateway.actors.coderd.dial import Dialer, DialError, UpgradeRefused
 from aigateway.actors.coderd.versions import ApiVersion
@@ -66,6 +67,7 @@ class Dialling:
         dialer: Dialer,
         new_client: Callable[[float], RpcClient],
         alarms: Alarms,
+        run: Run,
         report: Callable[[News], None],
         *,
         name: str,
@@ -73,6 +75,7 @@ class Dialling:
         self._dialer = dialer
         self._new_client = new_client
         self._alarms = alarms
+        self._run_for_owner = run
         self._report = report
         self._name = name
         self._lock = threading.Lock()
@@ -137,7 +140,13 @@ class Dialling:
         began = time.monotonic()
         with self._lock:
             session = self._session = Session(
-                channel, version, self._alarms, on_end, client=self._new_client, name=self._name
+                channel,
+                version,
+                self._alarms,
+                self._run_for_owner,
+                on_end,
+                client=self._new_client,
+                name=self._name,
             )
             stopping = self._stopping.is_set()
         if stopping:

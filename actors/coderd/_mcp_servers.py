@@ -8,7 +8,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from aigateway.actors.coderd._calls import Call, Calls
-from aigateway.actors.coderd._session import Answer, Outcome
+from aigateway.actors.coderd._outcomes import Answer, Outcome
 from aigateway.actors.coderd.messages import (
     GetMcpConfiguration,
     McpConfiguration,

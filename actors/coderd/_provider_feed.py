@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import pykka
 import structlog
@@ -18,9 +19,10 @@ from google.protobuf.message import DecodeError
 
 from aigateway.actors.coderd._alarms import Alarms
 from aigateway.actors.coderd._backoff import Backoff
-from aigateway.actors.coderd._calls import Run
-from aigateway.actors.coderd._session import Answer, Outcome, Session
+from aigateway.actors.coderd._outcomes import Answer, Outcome, Run
+from aigateway.actors.coderd._session import Session
 from aigateway.actors.coderd._translation import provider_configs
+from aigateway.actors.coderd.call_counters import CallCounters
 from aigateway.actors.coderd.messages import ProvidersChanged
 from aigateway.actors.coderd.wire import coderd_pb2 as pb
 from aigateway.actors.providers.config import ProviderConfig
@@ -28,6 +30,8 @@ from aigateway.actors.providers.config import ProviderConfig
 __all__ = ["Finish", "ProviderFeed"]
 
 log = structlog.get_logger("ai-gateway.coderd")
+
+_GET_PROVIDERS: Final = "/proto.ProviderConfigurator/GetAIProviders"
 
 Finish = Callable[[tuple[ProviderConfig, ...]], tuple[ProviderConfig, ...]]
 """Applies the gateway's own settings to providers that know only their own."""
@@ -43,6 +47,7 @@ class ProviderFeed:
         self,
         run: Run,
         alarms: Alarms,
+        counters: CallCounters,
         *,
         fixed: tuple[ProviderConfig, ...] | None,
         finish: Finish,
@@ -51,6 +56,7 @@ class ProviderFeed:
     ) -> None:
         self._run = run
         self._alarms = alarms
+        self._counters = counters
         self._fixed = fixed is not None
         self._known = fixed
         self._finish = finish
@@ -101,13 +107,14 @@ class ProviderFeed:
         self._loading = True
         self.tried_at = time.time()
         session.call(
-            "/proto.ProviderConfigurator/GetAIProviders",
+            _GET_PROVIDERS,
             pb.GetAIProvidersRequest().SerializeToString(),
             self._timeout,
-            lambda outcome: self._run(lambda: self._loaded(session, outcome)),
+            partial(self._loaded, session, time.monotonic()),
         )
 
-    def _loaded(self, session: Session, outcome: Outcome) -> None:
+    def _loaded(self, session: Session, asked: float, outcome: Outcome) -> None:
+        self._counters.add(_GET_PROVIDERS, outcome, time.monotonic() - asked)
         if self._session is not session:
             return
         self._loading = False
@@ -163,8 +170,8 @@ class ProviderFeed:
         session.watch(
             "/proto.ProviderConfigurator/WatchAIProviders",
             pb.WatchAIProvidersRequest().SerializeToString(),
-            lambda: self._run(lambda: self._changed(session)),
-            lambda outcome: self._run(lambda: self._watch_ended(session, outcome)),
+            partial(self._changed, session),
+            partial(self._watch_ended, session),
         )
 
     def _changed(self, session: Session) -> None:

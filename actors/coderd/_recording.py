@@ -4,20 +4,24 @@ Each interception with something to store is a *lane*.  Of a lane one record is 
 a time; a limited number of lanes moves at once, taking turns, so that records leave room for
 the calls that requests wait for.  Each answer is reported at once: what is not reported when
 the process dies is sent again.
+
+coderd does not recognise a record that it has.  So a recorder that takes the place of a dead
+one, and sends what that one had sent, is told of the records that are here already, and of
+those that were stored in the last moments of the dead one, which did not hear of it.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Final
 
 import pykka
 from attrs import define, field
 
 from aigateway.actors.coderd._calls import Call, Calls
-from aigateway.actors.coderd._session import Answer, Failure, Outcome, Refusal
+from aigateway.actors.coderd._outcomes import Answer, Failure, Outcome, Refusal
 from aigateway.actors.coderd._translation import RecordError, encode_record
 from aigateway.actors.coderd.messages import (
     Accepted,
@@ -36,6 +40,8 @@ _WRONG: Final = ("invalid ", "failed to parse")
 _STORED_BEFORE: Final = "duplicate key value"
 _NOT_TRIED: Final = ""
 """The reason given for a record that only stands behind one that was not stored."""
+_REMEMBERED: Final = 4096
+"""Records stored last; more than a recorder may be told of before it has taken note."""
 
 StartAnswerer = Callable[[StoreInterception, Accepted | Denied | Unavailable], None]
 
@@ -45,10 +51,26 @@ def is_wrong(text: str) -> bool:
     return text.startswith(_WRONG)
 
 
+@define
+class _Entry:
+    spooled: Spooled
+    reply_to: pykka.ActorRef[Any]
+
+
 @define(eq=False)
 class _Lane:
     owner: str
-    waiting: deque[tuple[Spooled, pykka.ActorRef[Any]]] = field(factory=deque)
+    waiting: dict[Hashable, _Entry] = field(factory=dict)
+    """In their order, which is that in which they came.  The first may be on its way."""
+
+    def first(self) -> _Entry:
+        return next(iter(self.waiting.values()))
+
+    def remove_first(self) -> Hashable:
+        """Remove it and return what it is known by."""
+        key = next(iter(self.waiting))
+        del self.waiting[key]
+        return key
 
 
 class Recording:
@@ -76,6 +98,8 @@ class Recording:
         self._lanes: dict[str, _Lane] = {}
         self._ready: deque[_Lane] = deque()
         self._moving = 0
+        self._stored: dict[Hashable, None] = {}
+        """What was stored last, oldest first."""
 
     # -- the first record
 
@@ -108,12 +132,17 @@ class Recording:
 
     def store(self, message: StoreRecords) -> None:
         for spooled in message.batch:
+            key = _key(spooled)
+            if key in self._stored:
+                _tell(message.reply_to, Stored(done=(spooled.seq,)))
+                continue
             owner = _owner(spooled)
             lane = self._lanes.get(owner)
             if lane is None:
                 lane = self._lanes[owner] = _Lane(owner)
                 self._ready.append(lane)
-            lane.waiting.append((spooled, message.reply_to))
+            # One that is here already keeps its place.
+            lane.waiting[key] = _Entry(spooled, message.reply_to)
         self._move()
 
     def release(self, reason: str) -> None:
@@ -125,12 +154,12 @@ class Recording:
     def _move(self) -> None:
         while self._ready and self._moving < self._parallel:
             lane = self._ready.popleft()
-            spooled, reply_to = lane.waiting[0]
+            entry = lane.first()
             try:
-                rpc, data = encode_record(spooled.record)
+                rpc, data = encode_record(entry.spooled.record)
             except RecordError as ex:
-                lane.waiting.popleft()
-                _tell(reply_to, Stored(rejected={spooled.seq: str(ex)}))
+                lane.remove_first()
+                _tell(entry.reply_to, Stored(rejected={entry.spooled.seq: str(ex)}))
                 self._next(lane)
                 continue
             self._moving += 1
@@ -149,19 +178,24 @@ class Recording:
 
     def _answered(self, lane: _Lane, outcome: Outcome) -> None:
         self._moving -= 1
-        spooled, reply_to = lane.waiting[0]
+        entry = lane.first()
         if isinstance(outcome, Answer):
-            lane.waiting.popleft()
-            _tell(reply_to, Stored(done=(spooled.seq,)))
+            self._remember(lane.remove_first())
+            _tell(entry.reply_to, Stored(done=(entry.spooled.seq,)))
         elif isinstance(outcome, Refusal) and is_wrong(outcome.text):
             # Wrong in itself: those behind it may be right.
-            lane.waiting.popleft()
-            _tell(reply_to, Stored(rejected={spooled.seq: outcome.text}))
+            lane.remove_first()
+            _tell(entry.reply_to, Stored(rejected={entry.spooled.seq: outcome.text}))
         else:
             away = isinstance(outcome, Failure) and outcome.away
             _send_back(lane, outcome.text, away=away)
         self._next(lane)
         self._move()
+
+    def _remember(self, key: Hashable) -> None:
+        self._stored[key] = None
+        if len(self._stored) > _REMEMBERED:
+            del self._stored[next(iter(self._stored))]
 
     def _next(self, lane: _Lane) -> None:
         if lane.waiting:
@@ -175,13 +209,21 @@ def _owner(spooled: Spooled) -> str:
     return record.id if isinstance(record, InterceptionEnded) else record.interception_id
 
 
+def _key(spooled: Spooled) -> Hashable:
+    """What a record is known by, however often it is sent; one without an id never is."""
+    record = spooled.record
+    if isinstance(record, InterceptionEnded):
+        return InterceptionEnded, record.id
+    return type(record), record.interception_id, record.record_id or object()
+
+
 def _send_back(lane: _Lane, reason: str, *, away: bool) -> None:
     """Report all of a lane as not stored, each batch to its sender."""
-    first = lane.waiting[0][0].seq
     by_sender: dict[pykka.ActorRef[Any], dict[int, str]] = {}
-    for spooled, reply_to in lane.waiting:
-        text = reason if spooled.seq == first else _NOT_TRIED
-        by_sender.setdefault(reply_to, {})[spooled.seq] = text
+    text = reason
+    for entry in lane.waiting.values():
+        by_sender.setdefault(entry.reply_to, {})[entry.spooled.seq] = text
+        text = _NOT_TRIED
     lane.waiting.clear()
     for reply_to, retry in by_sender.items():
         _tell(reply_to, Stored(retry=retry, away=away))

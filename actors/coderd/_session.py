@@ -6,48 +6,57 @@ Theory of operation
 :class:`~aigateway.actors.coderd.wire.rpc_client.RpcClient` knows the protocol; this gives it
 bytes, time and a lock.  Three threads take part:
 
-* The *reader* waits in ``Channel.receive``, feeds the client and completes calls.  It never
-  sends, so a peer that does not read cannot keep it from reading.
-* The *writer* takes what the client has queued and waits in ``Channel.send``.
+* The *reader* waits in ``Channel.receive``, feeds the client and finds out what became of
+  calls.  It never waits for sending, so a peer that does not read cannot keep it from reading.
+* The *writer* waits in ``Channel.flush`` for a peer that does not read fast enough, sends what
+  was queued meanwhile, and says goodbye at the end.
 * The *alarms'* thread, shared with the rest of the actor, gives up on calls whose time is
   over and sends keepalive pings.  When the writer is stuck the ping is not answered, and
   this thread ends the session.
 
-Whoever calls only queues and wakes the writer, so a call never blocks.  Its outcome comes
-later in one of these threads, outside the lock: the callback must not block either.
+PERF: changing threads costs more than anything else here.  So whoever has something to send
+sends it, as far as that goes without waiting, and leaves only the rest to the writer.  The
+owner's calls are just kept until it says ``flush``, which it does when it has no more of them
+for the moment, and leave in one message.  What became of all calls that one piece of bytes
+answers is told to the owner in one go.
 
 Every call has exactly one outcome, however the session ends.  A session that coderd wants
 to leave (go-away) takes no new calls, lets the running ones finish for a while, and counts
 as ended for its owner at once.
+
+A record whose answer is lost is sent again, and coderd cannot tell it from another one.  So
+no answer that has arrived may be lost: when sending fails, what was received is read to its
+end before the other calls are given up.  And nothing may arrive there after it was given up:
+when coderd is silent, what has not left the machine is thrown away with the connection.
 """
 
 from __future__ import annotations
 
-import heapq
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
-from typing import TypeAlias
 
 import structlog
-from attrs import define, frozen
+from attrs import define, field
 
 from aigateway.actors.coderd._alarms import Alarm, Alarms
 from aigateway.actors.coderd._channel import Channel, ChannelError
+from aigateway.actors.coderd._outcomes import Answer, Failure, Outcome, Refusal, Run
+from aigateway.actors.coderd._writer import Writer
 from aigateway.actors.coderd.versions import ApiVersion
 from aigateway.actors.coderd.wire import LocalProtocolError, NeedData, RemoteProtocolError
 from aigateway.actors.coderd.wire._yamux_events import PeerGoingAway, SessionEnded
 from aigateway.actors.coderd.wire.rpc_client import (
     Answered,
-    ClientEvent,
     Finished,
     Lost,
     Refused,
     RpcClient,
 )
 
-__all__ = ["Answer", "Failure", "Outcome", "Refusal", "Session"]
+__all__ = ["Session"]
 
 _LEAVING_PATIENCE = 10.0
 """Seconds that running calls get when coderd goes away."""
@@ -57,45 +66,23 @@ _CLOSING_PATIENCE = 2.0
 log = structlog.get_logger("ai-gateway.coderd")
 
 
-@frozen
-class Answer:
-    """What coderd answered."""
-
-    data: bytes
-
-
-@frozen
-class Refusal:
-    """coderd answered with an error; ``code`` is 0 when it has none."""
-
-    text: str
-    code: int = 0
-
-
-@frozen
-class Failure:
-    """There is no answer, and whether coderd has acted on the call is not known."""
-
-    text: str
-    away: bool = True
-    """False when coderd answers other calls, just not this one."""
-
-
-Outcome: TypeAlias = Answer | Refusal | Failure
-
-
 @define(eq=False)
-class _Waiting:
-    done: Callable[[Outcome], None]
-    signal: Callable[[], None] | None
+class _Call:
+    rpc: str
+    request: bytes = field(repr=False)
+    """Until it has been made."""
     timeout: float
-    since: float
+    done: Callable[[Outcome], None]
+    signal: Callable[[], None] | None = None
+    since: float = 0.0
+    due: float = inf
 
 
 class Session:
-    """A connection to coderd that takes calls from any thread.
+    """A connection to coderd that takes the calls of one owner.
 
-    ``on_end`` is called once, with the reason, when no more calls are taken.
+    What became of them is told through ``run``.  ``on_end`` is called once, in any thread,
+    with the reason, when no more calls are taken.
     """
 
     def __init__(
@@ -103,6 +90,7 @@ class Session:
         channel: Channel,
         version: ApiVersion,
         alarms: Alarms,
+        run: Run,
         on_end: Callable[[str], None],
         *,
         client: Callable[[float], RpcClient] = RpcClient,
@@ -111,17 +99,23 @@ class Session:
         self.version = version
         self._channel = channel
         self._alarms = alarms
+        self._run = run
         self._on_end: Callable[[str], None] | None = on_end
         self._client = client(time.monotonic())
         self._lock = threading.Lock()
-        self._wake = threading.Condition(self._lock)
-        self._waiting: dict[int, _Waiting] = {}
-        self._deadlines: list[tuple[float, int]] = []
+        self._writer = Writer(channel, self._lock, self._client.data_to_send)
+        self._kept: list[_Call] = []
+        """Calls that the owner has not flushed; touched by its thread only."""
+        self._waiting: dict[int, _Call] = {}
+        self._first_due = inf
+        """No call that waits is due before."""
         self._alarm: Alarm | None = None
         self._alarm_at = 0.0
         self._last_answer = 0.0
         self._answers = 0
         self._leaving = False
+        self._cut: str | None = None
+        """Why nothing can be sent any more; what has arrived is still read."""
         self._ended: str | None = None
         self._users = 2
         with self._lock:
@@ -139,13 +133,16 @@ class Session:
     @property
     def ended(self) -> bool:
         """Whether it takes no more calls."""
-        return self._leaving or self._ended is not None
+        return self._leaving or self._cut is not None or self._ended is not None
 
     def call(
         self, rpc: str, request: bytes, timeout: float, done: Callable[[Outcome], None]
     ) -> None:
-        """Call, and call ``done`` with the outcome within ``timeout`` seconds."""
-        self._begin(rpc, request, timeout, done, None)
+        """Call, with the next :meth:`flush`.
+
+        ``done`` is told the outcome, at most ``timeout`` seconds after that.
+        """
+        self._kept.append(_Call(rpc, request, timeout, done))
 
     def watch(
         self,
@@ -154,44 +151,79 @@ class Session:
         signal: Callable[[], None],
         done: Callable[[Outcome], None],
     ) -> None:
-        """Call ``signal`` for each answer of a streaming call, ``done`` when it has ended.
+        """Make a streaming call, with the next :meth:`flush`.
 
-        An :class:`Answer` without data is its regular end.
+        ``signal`` is called for each answer and ``done`` when it has ended: an
+        :class:`Answer` without data is its regular end.
         """
-        self._begin(rpc, request, 0.0, done, signal)
+        self._kept.append(_Call(rpc, request, inf, done, signal))
+
+    def flush(self) -> None:
+        """Send the calls that were made.  Does not wait for it."""
+        calls, self._kept = self._kept, []
+        news: list[Callable[[], None]] = []
+        try:
+            with self._lock:
+                for call in calls:
+                    self._begin(call, news)
+                self._set_alarm()
+                self._send_queued()
+        except ChannelError as ex:
+            self._cannot_send(str(ex))
+        self._tell(news)
 
     def close(self) -> None:
-        """Send what is queued, say goodbye and end.  Does not wait for it."""
+        """Send what was flushed, say goodbye and end.  Does not wait for it."""
         self._finish("the connection was closed here")
 
-    def _begin(
-        self,
-        rpc: str,
-        request: bytes,
-        timeout: float,
-        done: Callable[[Outcome], None],
-        signal: Callable[[], None] | None,
-    ) -> None:
-        now = time.monotonic()
-        failed: Outcome | None = None
-        with self._lock:
-            if self._ended is not None or not self._client.accepts_calls:
-                failed = Failure(self._ended or "coderd is going away")
-            else:
-                try:
-                    number = self._client.call(rpc, request, now, streaming=signal is not None)
-                except LocalProtocolError as ex:
-                    failed = Refusal(f"invalid request: {ex}")
-                else:
-                    self._waiting[number] = _Waiting(done, signal, timeout, now)
-                    if signal is None:
-                        heapq.heappush(self._deadlines, (now + timeout, number))
-                    self._set_alarm()
-                    self._wake.notify()
-        if failed is not None:
-            done(failed)
+    def _begin(self, call: _Call, news: list[Callable[[], None]]) -> None:
+        """Give a call to the client, with the lock held."""
+        if self.ended or not self._client.accepts_calls:
+            reason = self._ended or self._cut or "coderd is going away"
+            news.append(partial(call.done, Failure(reason)))
+            return
+        streaming = call.signal is not None
+        call.since = time.monotonic()
+        try:
+            number = self._client.call(call.rpc, call.request, call.since, streaming=streaming)
+        except LocalProtocolError as ex:
+            news.append(partial(call.done, Refusal(f"invalid request: {ex}")))
+            return
+        self._waiting[number] = call
+        call.request = b""
+        call.due = call.since + call.timeout
+        self._first_due = min(self._first_due, call.due)
 
-    # -- threads
+    def _tell(self, news: Sequence[Callable[[], None]]) -> None:
+        if news:
+            self._run(partial(_do_all, news))
+
+    # -- sending
+
+    def _send_queued(self) -> None:
+        """Send what the client has queued, with the lock held.  Raises ChannelError."""
+        if self._cut is None:
+            self._writer.send_queued()
+
+    def _cannot_send(self, reason: str) -> None:
+        with self._lock:
+            first = self._cut is None and self._ended is None
+            if first:
+                self._cut = reason
+        # The reader comes to the end of what has arrived.
+        self._channel.end()
+        if first:
+            self._tell_end(reason)
+
+    def _write(self) -> None:
+        try:
+            self._writer.run()
+        except ChannelError as ex:
+            self._cannot_send(str(ex))
+        finally:
+            self._leave()
+
+    # -- receiving
 
     def _read(self) -> None:
         try:
@@ -208,23 +240,6 @@ class Session:
         finally:
             self._leave()
 
-    def _write(self) -> None:
-        try:
-            while chunk := self._next_chunk():
-                self._channel.send(chunk)
-            self._channel.close()
-        except ChannelError as ex:
-            self._finish(str(ex))
-            self._channel.abort()
-        finally:
-            self._leave()
-
-    def _next_chunk(self) -> bytes:
-        with self._wake:
-            while not (chunk := self._client.data_to_send()) and self._ended is None:
-                self._wake.wait()
-        return chunk
-
     def _leave(self) -> None:
         """The last of reader and writer gives the descriptor back."""
         with self._lock:
@@ -240,58 +255,71 @@ class Session:
         with self._lock:
             self._alarm = None
             self._client.advance(now)
-            while self._first_deadline() <= now:
-                _, number = heapq.heappop(self._deadlines)
-                self._client.give_up(number, now)
-                overdue.append(self._waiting.pop(number))
-        for waiting in overdue:
-            away = self._last_answer < waiting.since
-            waiting.done(Failure(f"no answer within {waiting.timeout:g} s", away))
+            for number, waiting in list(self._waiting.items()):
+                if waiting.due <= now:
+                    self._client.give_up(number, now)
+                    del self._waiting[number]
+                    overdue.append(waiting)
+            self._first_due = min((one.due for one in self._waiting.values()), default=inf)
+        self._tell([partial(one.done, self._overdue(one)) for one in overdue])
         self._run_events()
+
+    def _overdue(self, call: _Call) -> Failure:
+        away = self._last_answer < call.since
+        return Failure(f"no answer within {call.timeout:g} s", away)
 
     def _run_events(self, data: bytes | None = None) -> None:
         """Do what the client has to tell, after ``data``, and see what is due next."""
         now = time.monotonic()
-        todo: list[Callable[[], None]] = []
+        news: list[Callable[[], None]] = []
         with self._lock:
             reason = self._ended
+            cut = None
+            leaving = silent = False
             if data is not None:
                 self._client.receive_data(data)
             try:
                 while not isinstance(event := self._client.next_event(now), NeedData):
                     if isinstance(event, SessionEnded):
                         reason = event.reason
+                        silent = data is None
+                    elif isinstance(event, PeerGoingAway):
+                        self._leaving = leaving = True
                     else:
-                        self._handle(event, now, todo)
+                        self._read_outcome(event, now, news)
+                self._send_queued()
             except RemoteProtocolError as ex:
                 reason = f"coderd broke the protocol: {ex}"
+            except ChannelError as ex:
+                cut = str(ex)
             self._set_alarm()
-            self._wake.notify()
             idle = self._leaving and not self._waiting
-        for action in todo:
-            action()
+        self._tell(news)
+        if cut is not None:
+            self._cannot_send(cut)
+        if leaving:
+            self._start_leaving()
         if reason is not None or idle:
-            self._finish(reason or "coderd has gone away")
+            self._finish(reason or "coderd has gone away", silent=silent)
 
-    def _handle(self, event: ClientEvent, now: float, todo: list[Callable[[], None]]) -> None:
-        if isinstance(event, PeerGoingAway):
-            self._leaving = True
-            todo.append(self._start_leaving)
-            return
-        assert not isinstance(event, SessionEnded)
-        if isinstance(event, Answered | Refused | Finished):
+    def _read_outcome(
+        self,
+        event: Answered | Refused | Finished | Lost,
+        now: float,
+        news: list[Callable[[], None]],
+    ) -> None:
+        if not isinstance(event, Lost):
             self._last_answer = now
             self._answers += 1
         waiting = self._waiting.get(event.call)
         if waiting is None:
             # Closed here while the answer was on its way.
             return
-        if isinstance(event, Answered) and waiting.signal is not None:
-            todo.append(waiting.signal)
+        if waiting.signal is not None and isinstance(event, Answered):
+            news.append(waiting.signal)
             return
         del self._waiting[event.call]
-        outcome = _outcome(event)
-        todo.append(lambda: waiting.done(outcome))
+        news.append(partial(waiting.done, _outcome(event)))
 
     # -- the end
 
@@ -304,26 +332,24 @@ class Session:
                 if waiting.signal is not None:
                     watches.append(self._waiting.pop(number))
                     self._client.give_up(number, now)
-            self._wake.notify()
-        for waiting in watches:
-            waiting.done(Failure("coderd is going away"))
+        self._tell([partial(one.done, Failure("coderd is going away")) for one in watches])
         self._alarms.at(now + _LEAVING_PATIENCE, lambda: self._finish("coderd has gone away"))
 
-    def _finish(self, reason: str) -> None:
+    def _finish(self, reason: str, *, silent: bool = False) -> None:
         with self._lock:
             if self._ended is not None:
                 return
-            self._ended = reason
+            reason = self._ended = self._cut or reason
             lost = list(self._waiting.values())
             self._waiting.clear()
-            self._deadlines.clear()
             if self._alarm is not None:
                 self._alarm.cancel()
-            self._wake.notify()
+            self._writer.close()
+        if silent:
+            self._channel.reset()
         # The writer says goodbye; should it be stuck, that would take for ever.
         self._alarms.at(time.monotonic() + _CLOSING_PATIENCE, self._channel.abort)
-        for waiting in lost:
-            waiting.done(Failure(reason))
+        self._tell([partial(one.done, Failure(reason)) for one in lost])
         self._tell_end(reason)
 
     def _tell_end(self, reason: str) -> None:
@@ -332,25 +358,25 @@ class Session:
         if on_end is not None:
             on_end(reason)
 
-    def _first_deadline(self) -> float:
-        """Of the calls that wait; those of answered calls are dropped."""
-        while self._deadlines and self._deadlines[0][1] not in self._waiting:
-            heapq.heappop(self._deadlines)
-        return self._deadlines[0][0] if self._deadlines else inf
-
     def _set_alarm(self) -> None:
         """Have :meth:`_ring` called when something is due; the lock is held."""
         due = self._client.deadline
         if self._ended is not None or due is None:
             return
-        due = min(due, self._first_deadline())
+        # PERF: of calls that were answered too.  An alarm that rings too early only looks
+        # and sets the next.
+        due = min(due, self._first_due)
         if self._alarm is not None:
-            # One that rings too early only looks and sets the next.
             if self._alarm_at <= due:
                 return
             self._alarm.cancel()
         self._alarm_at = due
         self._alarm = self._alarms.at(due, self._ring)
+
+
+def _do_all(actions: Sequence[Callable[[], None]]) -> None:
+    for action in actions:
+        action()
 
 
 def _outcome(event: Answered | Refused | Finished | Lost) -> Outcome:

@@ -47,9 +47,12 @@ from aigateway.actors.coderd._mcp_servers import McpServers
 from aigateway.actors.coderd._provider_feed import Finish, ProviderFeed
 from aigateway.actors.coderd._recording import Recording
 from aigateway.actors.coderd._session import Session
+from aigateway.actors.coderd.call_counters import CallCounters
 from aigateway.actors.coderd.dial import Dialer, DialSettings
 from aigateway.actors.coderd.messages import (
     Authorize,
+    CallStats,
+    GetCallStats,
     GetMcpConfiguration,
     GetStatus,
     Status,
@@ -68,6 +71,10 @@ _RELEASE_ALARMS_AFTER = 3.0
 """Seconds; longer than a session waits for its goodbye to get through."""
 
 
+_FLUSH_AFTER = 32
+"""Messages after which calls are sent in any case, though more messages wait."""
+
+
 @frozen(kw_only=True)
 class ConnectionSettings:
     """How to talk to coderd.  Times in seconds."""
@@ -83,7 +90,9 @@ class ConnectionSettings:
     """Requests that may wait while coderd is away."""
     max_wait: float = 60.0
     call_timeout: float = 10.0
-    record_timeout: float = 5.0
+    record_timeout: float = 45.0
+    """Nobody waits for a record, and one that is sent again may be stored twice.  So this is
+    longer than it takes to notice that coderd is silent (``limits``: 30 + 10)."""
     parallel_records: int = 32
     """Interceptions whose records are on their way at once."""
     limits: yamux.Limits = field(factory=yamux.Limits)
@@ -127,14 +136,21 @@ class CoderdConnection(GatewayActor):
         self._on_fatal = on_fatal
         self._on_connected = on_connected
         self._open: dict[int, _Request] = {}
+        self._unflushed = 0
         self._session: Session | None = None
         self._detail = "dialling"
         self._fatal: str | None = None
         self._alarms = Alarms(f"{role}-alarms")
         self._dialling = Dialling(
-            Dialer(settings.dial), self._new_client, self._alarms, self._report, name=role
+            Dialer(settings.dial),
+            self._new_client,
+            self._alarms,
+            self._run,
+            self._report,
+            name=role,
         )
-        self._calls = Calls(self._run, self._alarms, max_wait=settings.max_wait)
+        self._counters = CallCounters()
+        self._calls = Calls(self._run, self._alarms, self._counters, max_wait=settings.max_wait)
         self._authorizing = Authorizing(self._calls, self._answer, settings.call_timeout)
         self._mcp_servers = McpServers(self._calls, self._answer, settings.call_timeout)
         self._recording = Recording(
@@ -147,6 +163,7 @@ class CoderdConnection(GatewayActor):
         self._feed = ProviderFeed(
             self._run,
             self._alarms,
+            self._counters,
             fixed=providers,
             finish=finish_providers,
             timeout=settings.call_timeout,
@@ -171,6 +188,16 @@ class CoderdConnection(GatewayActor):
     # -- messages
 
     def receive(self, message: Any) -> Any:
+        answer = self._handle(message)
+        self._unflushed += 1
+        # PERF: what is asked of coderd leaves in one message with what those ask who wait here.
+        if self.actor_inbox.empty() or self._unflushed >= _FLUSH_AFTER:
+            self._unflushed = 0
+            if self._session is not None:
+                self._session.flush()
+        return answer
+
+    def _handle(self, message: Any) -> Any:
         match message:
             case _Run():
                 message.action()
@@ -187,6 +214,9 @@ class CoderdConnection(GatewayActor):
                     self._mcp_servers.look_up(message)
             case SubscribeProviders():
                 self._feed.subscribe(message.subscriber)
+            case GetCallStats():
+                waiting = len(self._open) if self._session is None else 0
+                return CallStats(waiting=waiting, times=self._counters.copy())
             case GetStatus():
                 connected = self._session is not None
                 return Status(
@@ -239,6 +269,8 @@ class CoderdConnection(GatewayActor):
             self._feed.connected(news.session)
         elif isinstance(news, Disconnected):
             self._session = None
+            # It may be leaving only, and answer what it was asked in this turn.
+            news.session.flush()
             self._detail = f"connection lost: {news.reason}"
             self._calls.disconnected(news.session, news.reason)
         elif isinstance(news, Unreachable):

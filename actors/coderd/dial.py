@@ -90,6 +90,8 @@ class DialSettings:
                 f"CODER_CLIENT_TLS_CA_FILE: cannot read authorities from {self.ca_file}: {ex}",
                 fatal=True,
             ) from ex
+        # A wire never has to read before it can send.
+        context.options |= ssl.OP_NO_RENEGOTIATION
         if self.cert_file:
             try:
                 context.load_cert_chain(self.cert_file, self.key_file or None)

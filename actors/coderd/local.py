@@ -25,7 +25,9 @@ from aigateway.actors.actor import ActorDied, GatewayActor, complete, fail
 from aigateway.actors.coderd.messages import (
     Accepted,
     Authorize,
+    CallStats,
     Denied,
+    GetCallStats,
     GetMcpConfiguration,
     GetStatus,
     McpConfiguration,
@@ -163,6 +165,9 @@ class LocalControlPlane(GatewayActor):
             providers_loaded_at=self._began,
         )
 
+    def _get_call_stats(self, _message: GetCallStats) -> CallStats:
+        return CallStats()
+
     # -- writing
 
     def _flush_soon(self) -> None:
@@ -267,6 +272,7 @@ class LocalControlPlane(GatewayActor):
         StoreRecords: _store_records,
         SubscribeProviders: _subscribe,
         GetMcpConfiguration: _get_mcp,
+        GetCallStats: _get_call_stats,
         GetStatus: _get_status,
         _Flush: _flush,
     }

@@ -15,6 +15,7 @@ import pykka
 from attrs import field, frozen
 
 from aigateway.actors.actor import Reply
+from aigateway.actors.coderd.call_counters import CallTimes
 from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.recorder.records import Interception, InterceptionEnded, UsageRecord
 
@@ -22,8 +23,10 @@ __all__ = [
     "Accepted",
     "Authorization",
     "Authorize",
+    "CallStats",
     "Caller",
     "Denied",
+    "GetCallStats",
     "GetStatus",
     "McpConfiguration",
     "McpServer",
@@ -191,3 +194,18 @@ class Status:
 @frozen
 class GetStatus:
     """Asked (not told): answers :class:`Status` at once."""
+
+
+@frozen
+class CallStats:
+    """How the control plane's calls have gone since its actor was started, for metrics."""
+
+    waiting: int = 0
+    """Requests that wait because it is away."""
+    times: Mapping[tuple[str, str], CallTimes] = field(factory=dict)
+    """By RPC and outcome; empty for a control plane that makes no calls."""
+
+
+@frozen
+class GetCallStats:
+    """Asked (not told): answers :class:`CallStats` at once."""

@@ -17,6 +17,8 @@ from typing import Any, get_args
 import pykka
 
 from aigateway.actors.activity import activities
+from aigateway.actors.coderd.call_counters import BOUNDS, CallTimes
+from aigateway.actors.coderd.messages import CallStats, GetCallStats
 from aigateway.actors.providers.breaker import GAUGE
 from aigateway.actors.providers.keypool import KeyState
 from aigateway.actors.providers.messages import GetProviderState, ProviderState
@@ -31,6 +33,7 @@ from aigateway.http.runtime import Runtime
 __all__ = ["Sampler"]
 
 KEY_STATES: tuple[KeyState, ...] = get_args(KeyState)
+_NO_CALLS = CallTimes((0,) * (len(BOUNDS) + 1), 0.0)
 EVERY = 5.0
 """Seconds between samples: a third of the usual scrape interval."""
 WRITE_EVERY = 1.0
@@ -64,6 +67,9 @@ class Sampler:
         self._gauges = _Gauges()
         self._urns: dict[str, str] = {}
         """Of the provider actors, by the providers' names."""
+        self._coderd_urn = ""
+        self._timed: dict[tuple[str, str], CallTimes] = {}
+        """What was seen last of the actor with this urn."""
         self._stopped = threading.Event()
 
     def start(self) -> None:
@@ -97,8 +103,25 @@ class Sampler:
         self._series.requests_running.set(self._admission.running)
         for what, count in waiting.items():
             self._series.requests_waiting.labels(what).set(count)
+        self._coderd()
         # Last: who sees this sees all of the sample.
         self._control_plane()
+
+    def _coderd(self) -> None:
+        control = self._runtime.tree.find("control-plane")
+        stats = _ask(control, GetCallStats())
+        if control is None or not isinstance(stats, CallStats):
+            return
+        if self._coderd_urn != control.actor_urn:
+            # It began to count anew.
+            self._coderd_urn = control.actor_urn
+            self._timed.clear()
+        self._series.coderd_waiting.set(stats.waiting)
+        for key, times in stats.times.items():
+            before = self._timed.get(key, _NO_CALLS)
+            counts = [new - old for new, old in zip(times.counts, before.counts, strict=True)]
+            self._series.coderd_rpc.labels(*key).add(counts, times.seconds - before.seconds)
+            self._timed[key] = times
 
     def _actors(self) -> None:
         histories = self._runtime.tree.histories()

@@ -15,7 +15,10 @@ from collections.abc import Sequence
 from math import prod
 
 from attrs import frozen
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
+
+from aigateway.actors.coderd.call_counters import BOUNDS
+from aigateway.http.metrics.batch_histogram import BatchHistogram
 
 __all__ = ["DURATION_BUCKETS", "PREFIX", "STAGE_BUCKETS", "Description", "Series"]
 
@@ -226,6 +229,17 @@ class Series:
             "1 while every worker can ask the control plane",
             mode="livemin",
         )
+        self.coderd_waiting = self._gauge(
+            "coderd_waiting", "Requests that wait because the Coder deployment is away"
+        )
+        self.coderd_rpc = self._histogram(
+            "coderd_rpc_seconds",
+            "Time from a question for the Coder deployment to its outcome: answered, refused "
+            "(with an error), failed (no answer)",
+            ("rpc", "outcome"),
+            BOUNDS,
+            (11, "RPCs"), (3, "outcomes"),
+        )  # fmt: skip
         self.requests_running = self._gauge("requests_running", "Requests being served")
         self.requests_waiting = self._gauge(
             "requests_waiting",
@@ -265,11 +279,11 @@ class Series:
         labels: Sequence[str],
         buckets: Sequence[float],
         *factors: Factor,
-    ) -> Histogram:
+    ) -> BatchHistogram:
         # Each is also a bucket without end, a sum and a count.
         lines = (len(buckets) + 3, "lines")
         self._describe(name, "histogram", text, labels, (*factors, lines))
-        return Histogram(
+        return BatchHistogram(
             f"{PREFIX}_{name}", text, labels, buckets=tuple(buckets), registry=self._registry
         )
 

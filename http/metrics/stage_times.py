@@ -8,12 +8,11 @@ of its last second with it; what has to add up (requests, tokens) is counted at 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping
 
-from prometheus_client import Histogram
-
-from aigateway.http.metrics.series import Series
+from aigateway.http.metrics.batch_histogram import BatchHistogram
+from aigateway.http.metrics.series import STAGE_BUCKETS, Series
 
 __all__ = ["StageTimes"]
 
@@ -42,9 +41,9 @@ class StageTimes:
             _observe_all(histogram.labels(*labels), values)
 
 
-def _observe_all(histogram: Histogram, values: list[float]) -> None:
-    """What ``observe`` does with each, in one go; the library has no name for it."""
-    counts = Counter(bisect_left(histogram._upper_bounds, value) for value in values)
-    for place, count in counts.items():
-        histogram._buckets[place].inc(count)
-    histogram._sum.inc(sum(values))
+def _observe_all(histogram: BatchHistogram, values: list[float]) -> None:
+    """What ``observe`` does with each, in one go."""
+    counts = [0] * (len(STAGE_BUCKETS) + 1)
+    for value in values:
+        counts[bisect_left(STAGE_BUCKETS, value)] += 1
+    histogram.add(counts, sum(values))

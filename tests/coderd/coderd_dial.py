@@ -48,7 +48,7 @@ def unreachable(coderd: FakeCoderd, **changes: Any) -> DialError:
 
 def echo_through(channel: Channel) -> None:
     """A yamux ping and its answer."""
-    channel.send(bytes.fromhex("000200010000000000000007"))
+    assert channel.send_now(bytes.fromhex("000200010000000000000007"))
     assert channel.receive() == bytes.fromhex("000200020000000000000007")
 
 

@@ -11,7 +11,8 @@ from coderd_talk import Talk, eventually
 from fake_coderd import CallError, FakeCoderd, User
 
 from aigateway.actors.coderd._authorizing import is_no
-from aigateway.actors.coderd._session import Refusal
+from aigateway.actors.coderd._outcomes import Refusal
+from aigateway.actors.coderd.connection import _Run
 from aigateway.actors.coderd.messages import Caller, Denied, Unavailable
 from aigateway.actors.coderd.wire import coderd_pb2 as pb
 
@@ -150,6 +151,22 @@ def test_callers_with_the_same_token_share_one_call(talk: Talk, alice: User) -> 
     assert talk.coderd.deployment.count_calls("IsBudgetExceeded") == 1
     talk.authorize(TOKEN)
     assert talk.coderd.deployment.count_calls("IsAuthorized") == 3
+
+
+def test_calls_do_not_wait_for_the_inbox_to_be_empty(talk: Talk, coderd: FakeCoderd) -> None:
+    begin, end = threading.Event(), threading.Event()
+    talk.ref.tell(_Run(lambda: assert_set(begin)))
+    replies = [talk.begin_authorize(f"tok-{number}-secret") for number in range(40)]
+    talk.ref.tell(_Run(lambda: assert_set(end)))
+    begin.set()
+    # The actor is still in the last of these messages.
+    coderd.wait_for_call("IsAuthorized", 30)
+    end.set()
+    assert all(reply.get(timeout=10) == Denied("unauthorized") for reply in replies)
+
+
+def assert_set(event: threading.Event) -> None:
+    assert event.wait(10)
 
 
 def test_an_answer_that_is_no_message_means_ask_later(talk: Talk, alice: User) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import threading
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from coderd_talk import Talk, eventually
 from fake_coderd import FakeCoderd, encode_frame
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aigateway.actors.coderd.messages import Caller
+from aigateway.actors.coderd.messages import Caller, Denied, Unavailable
 from aigateway.actors.coderd.wire.yamux import Limits
 
 TOKEN = "tok-alice-secret"
@@ -43,37 +45,69 @@ def drpc(kind: int, stream: int, message: int, body: bytes) -> bytes:
 
 
 small = st.integers(0, 5)
+streams = st.sampled_from([1, 1, 1, 3, 3, 5, 0, 2])
+"""Mostly those that the gateway has opened."""
+calls = small | st.integers(100, 127)
+"""Of which the latter have not been made."""
 bodies = st.one_of(
     st.binary(max_size=40),
-    st.builds(drpc, st.integers(0, 255), small, small, st.binary(max_size=20)),
+    st.builds(drpc, st.integers(0, 255), calls, small, st.binary(max_size=20)),
 )
 frames = st.builds(
     yamux,
     st.integers(0, 4),
     st.sampled_from([0, 1, 2, 4, 8, 6, 15]),
-    small,
+    streams,
     st.one_of(st.none(), st.none(), st.integers(0, 300_000)),
     bodies,
 )
 
 
-@given(st.lists(frames | st.binary(max_size=30), min_size=1, max_size=8), st.booleans())
+@given(
+    st.lists(frames | st.binary(max_size=30), min_size=1, max_size=8),
+    st.booleans(),
+    st.booleans(),
+)
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_nonsense_costs_the_connection_at_most(
-    talk: Talk, coderd: FakeCoderd, nonsense: list[bytes], one_message: bool
+    talk: Talk, coderd: FakeCoderd, nonsense: list[bytes], one_message: bool, early: bool
 ) -> None:
     messages = [b"".join(nonsense)] if one_message else nonsense
-    coderd.send_after_upgrade(b"".join(encode_frame(2, message) for message in messages))
+    data = b"".join(encode_frame(2, message) for message in messages)
+    with structlog.testing.capture_logs() as logs:
+        (greet_with if early else interrupt_with)(talk, coderd, data)
+        # It may have to find out first that this connection answers nothing.
+        eventually(lambda: isinstance(talk.authorize(TOKEN), Caller))
+        eventually(lambda: len(coderd.open_connections()) == 1)
+    assert coderd.open_connections()[0].streams <= 4
+    # Whatever it was, it was foreseen.
+    assert not [entry for entry in logs if entry["log_level"] == "error"]
+
+
+def greet_with(talk: Talk, coderd: FakeCoderd, data: bytes) -> None:
+    """Send this right behind the upgrade."""
+    coderd.send_after_upgrade(data)
     count = len(coderd.connections)
     coderd.cut_connections()
     coderd.wait_for(lambda: len(coderd.connections) > count)
     coderd.send_after_upgrade(b"")
-    # It may have to find out first that this connection answers nothing.
+
+
+def interrupt_with(talk: Talk, coderd: FakeCoderd, data: bytes) -> None:
+    """Send this while calls are on their way, and go on."""
     eventually(lambda: isinstance(talk.authorize(TOKEN), Caller))
-    eventually(lambda: len(coderd.open_connections()) == 1)
-    assert coderd.open_connections()[0].streams <= 4
+    coderd.faults.hang("IsAuthorized", times=2)
+    calls = coderd.deployment.count_calls("IsAuthorized")
+    replies = [talk.begin_authorize(TOKEN), talk.begin_authorize("tok-bob-secret")]
+    coderd.wait_for_call("IsAuthorized", calls + 2)
+    connection = coderd.open_connections()[0]
+    with connection._lock, contextlib.suppress(OSError):
+        connection._sock.sendall(data)
+    for reply in replies:
+        assert isinstance(reply.get(timeout=10), Caller | Denied | Unavailable)
+    coderd.faults.clear()
 
 
 def test_nothing_is_left_behind(talk: Talk, coderd: FakeCoderd) -> None:

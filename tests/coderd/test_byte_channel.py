@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterator
 import pytest
 from coderd_dial import Authority, dialled, echo_through
 from fake_coderd import FakeCoderd, encode_frame
+from fake_coderd._frames import FrameReader as ClientFrames
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aigateway.actors.coderd._channel import Channel, ChannelError
-from aigateway.actors.coderd._websocket_frames import Frame, FrameReader
+from aigateway.actors.coderd._websocket_frames import FrameReader, Notice
+from aigateway.actors.coderd._websocket_frames import encode_frame as encode_client_frame
+from aigateway.actors.coderd._wire_socket import Wire
 
 
 @pytest.fixture
@@ -108,7 +111,7 @@ def test_a_receive_that_waits_returns_when_the_channel_ends(
         assert got == [b""]
         assert channel.receive() == b""
         with pytest.raises(ChannelError, match="send"):
-            channel.send(b"x" * 100_000)
+            channel.send_now(b"x" * 100_000)
 
 
 def test_a_reset_is_an_error_until_we_have_ended_ourselves(coderd: FakeCoderd) -> None:
@@ -150,7 +153,8 @@ def test_a_send_that_waits_returns_when_the_channel_ends(authority: Authority, t
         def write() -> None:
             try:
                 while True:
-                    channel.send(b"x" * 262144)
+                    channel.send_now(b"x" * 262144)
+                    channel.flush()
                     sent.append(1)
             except ChannelError:
                 failed.set()
@@ -166,24 +170,120 @@ def test_a_send_that_waits_returns_when_the_channel_ends(authority: Authority, t
         coderd.resume()
 
 
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_message_that_does_not_fit_leaves_with_the_flush(authority: Authority, tls: bool) -> None:
+    ping = bytes.fromhex("000200010000000000000007")
+    with (
+        FakeCoderd(tls=authority.server() if tls else None) as coderd,
+        dialled(coderd, ca_file=authority.ca_file) as (channel, _),
+    ):
+        coderd.wait_for(lambda: len(coderd.connections) == 1)
+        coderd.stall()
+        messages = 1
+        while channel.send_now(ping * 20_000):
+            messages += 1
+        coderd.resume()
+        channel.flush()
+        received = 0
+        while received < messages * 20_000 * len(ping):
+            received += len(channel.receive())
+        echo_through(channel)
+
+
+def test_a_goodbye_that_does_not_fit_is_not_waited_for(coderd: FakeCoderd) -> None:
+    with dialled(coderd) as (channel, _):
+        coderd.wait_for(lambda: len(coderd.connections) == 1)
+        coderd.stall()
+        # Buffers grow: only what does not leave for a while does not fit.
+        with contextlib.suppress(TimeoutError):
+            while True:
+                channel.send_now(b"x" * 262144)
+                channel._wire.flush(time.monotonic() + 0.3)
+        began = time.monotonic()
+        channel.close()
+        assert time.monotonic() - began < 5.0
+        assert channel.receive() == b""
+        with pytest.raises(ChannelError, match="send"):
+            channel.flush()
+        coderd.resume()
+
+
+@pytest.mark.parametrize("discard", [True, False])
+def test_what_was_not_read_arrives_unless_it_is_discarded(discard: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    with near, far:
+        wire = Wire(near, time.monotonic() + 10.0)
+        wire.established()
+        sent = 0
+        while wire.send_now(b"x" * 100_000):
+            sent += 100_000
+        if discard:
+            wire.discard()
+        wire.end()
+        wire.release()
+        received = 0
+        with contextlib.suppress(ConnectionResetError):
+            while data := far.recv(1 << 20):
+                received += len(data)
+        assert (received < sent) is discard
+
+
+def test_what_had_arrived_is_received_after_the_end() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    with near, far:
+        wire = Wire(near, time.monotonic() + 10.0)
+        wire.established()
+        far.sendall(b"an answer")
+        assert select.select([near], [], [], 10.0)[0]
+        wire.end()
+        assert wire.receive() == b"an answer"
+        assert wire.receive() == b""
+
+
+def test_what_is_behind_a_ping_counts_though_it_cannot_be_answered() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        channel = Channel(Wire(near, time.monotonic() + 10.0))
+        far.sendall(encode_frame(9, b"ping") + encode_frame(2, b"an answer"))
+        far.shutdown(socket.SHUT_RDWR)
+        assert channel.receive() == b"an answer"
+        assert channel.receive() == b""
+
+
 @given(
     st.lists(
-        st.tuples(st.sampled_from([0, 1, 2, 8, 9, 10]), st.integers(0, 300), st.booleans()),
+        st.tuples(st.sampled_from([2, 2, 8, 9, 10]), st.integers(0, 300), st.booleans()),
         max_size=10,
     ),
     st.integers(1, 400),
 )
 def test_frames_are_read_in_any_cut(parts: list[tuple[int, int, bool]], cut: int) -> None:
-    sent = [
-        Frame(opcode, fin or opcode >= 8, b"x" * (size if opcode < 8 else size % 126))
-        for opcode, size, fin in parts
-    ]
-    data = b"".join(encode_frame(opcode, payload, fin=fin) for opcode, fin, payload in sent)
+    data, inside = b"", False
+    sent: list[bytes | Notice] = [b""]
+    for opcode, size, fin in parts:
+        if opcode == 2:
+            payload = bytes(range(256))[-size:] * 2
+            sent[-1] += payload
+            data += encode_frame(0 if inside else 2, payload, fin=fin)
+            inside = not fin
+        else:
+            payload = b"n" * (size % 126)
+            sent += [Notice(opcode, payload), b""]
+            data += encode_frame(opcode, payload)
     reader = FrameReader()
-    got = []
+    got: list[bytes | Notice] = [b""]
     for at in range(0, len(data), cut):
         reader.receive_data(data[at : at + cut])
-        got += list(iter(reader.next, None))
+        while (found := reader.next()) is not None:
+            if isinstance(found, Notice):
+                got += [found, b""]
+            else:
+                assert found
+                got[-1] += found
     assert got == sent
 
 
@@ -191,11 +291,28 @@ def test_frames_are_read_in_any_cut(parts: list[tuple[int, int, bool]], cut: int
 def test_frames_of_every_length_are_read(size: int) -> None:
     data = encode_frame(2, b"x" * size)
     reader = FrameReader()
-    for byte in (data[:11][at : at + 1] for at in range(11)):
-        assert reader.next() is None
-        reader.receive_data(byte)
-    reader.receive_data(data[11:])
-    assert reader.next() == Frame(2, True, b"x" * size)
+    got = b""
+    for piece in (*(data[at : at + 1] for at in range(11)), data[11:]):
+        reader.receive_data(piece)
+        got += reader.next() or b""
+    assert got == b"x" * size
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536, 262144])
+def test_frames_of_every_length_are_masked(size: int) -> None:
+    payload = (bytes(range(256)) * 1024)[:size]
+    coderd = ClientFrames()
+    coderd.buffer += encode_client_frame(2, payload, b"\x01\x80\xff\x00")
+    assert coderd.next() == (2, payload)
+    assert not coderd.buffer
+
+
+def test_data_that_came_before_nonsense_are_not_lost() -> None:
+    reader = FrameReader()
+    reader.receive_data(encode_frame(2, b"an answer") + b"\xff\xff")
+    assert reader.next() == b"an answer"
+    with pytest.raises(ValueError, match="opcode 15"):
+        reader.next()
 
 
 @given(st.binary(max_size=40))

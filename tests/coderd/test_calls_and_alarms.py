@@ -13,9 +13,10 @@ from attrs import define, field
 
 from aigateway.actors.coderd._alarms import Alarm, Alarms
 from aigateway.actors.coderd._calls import Call, Calls
-from aigateway.actors.coderd._channel import Channel, ChannelError
+from aigateway.actors.coderd._outcomes import Answer, Failure, Outcome
 from aigateway.actors.coderd._provider_feed import ProviderFeed
-from aigateway.actors.coderd._session import Answer, Failure, Outcome, Session
+from aigateway.actors.coderd._session import Session
+from aigateway.actors.coderd.call_counters import CallCounters
 from aigateway.actors.coderd.versions import ApiVersion
 
 
@@ -69,7 +70,7 @@ def run_now(action: Callable[[], None]) -> None:
 
 
 def make_calls(alarms: StubAlarms, max_wait: float = 60.0) -> Calls:
-    return Calls(run_now, cast(Alarms, alarms), max_wait=max_wait)
+    return Calls(run_now, cast(Alarms, alarms), CallCounters(), max_wait=max_wait)
 
 
 def make_call(outcomes: list[Outcome]) -> Call:
@@ -145,7 +146,12 @@ def test_a_call_waits_once_however_often_its_session_is_lost() -> None:
 
 def make_feed(alarms: StubAlarms) -> ProviderFeed:
     return ProviderFeed(
-        run_now, cast(Alarms, alarms), fixed=None, finish=lambda found: found, timeout=1.0
+        run_now,
+        cast(Alarms, alarms),
+        CallCounters(),
+        fixed=None,
+        finish=lambda found: found,
+        timeout=1.0,
     )
 
 
@@ -183,71 +189,6 @@ def make_alarms() -> Alarms:
     alarms = Alarms("test-alarms")
     alarms.start()
     return alarms
-
-
-# -- sessions
-
-
-@define(eq=False)
-class StubChannel:
-    """A channel whose other end is the test."""
-
-    sent: queue.Queue[bytes] = field(factory=queue.Queue)
-    arriving: queue.Queue[bytes] = field(factory=queue.Queue)
-    released: threading.Event = field(factory=threading.Event)
-
-    def send(self, data: bytes) -> None:
-        self.sent.put(data)
-
-    def receive(self) -> bytes:
-        return self.arriving.get(timeout=10)
-
-    def close(self) -> None:
-        pass
-
-    def abort(self) -> None:
-        self.arriving.put(b"")
-
-    def release(self) -> None:
-        self.released.set()
-
-
-def test_an_answer_that_crosses_the_end_is_forgotten() -> None:
-    alarms, channel = make_alarms(), StubChannel()
-    ends: list[str] = []
-    outcomes: list[Outcome] = []
-    session = Session(cast(Channel, channel), ApiVersion(1, 4), alarms, ends.append)
-    session.call("/x", b"", 10.0, outcomes.append)
-    assert channel.sent.get(timeout=10)
-    session.close()
-    session.close()
-    assert outcomes == [Failure("the connection was closed here")]
-    # Accepted, answered and ended.
-    channel.arriving.put(
-        bytes.fromhex("000100020000000100000000")
-        + bytes.fromhex("000000000000000100000008 05010100 0d010200")
-    )
-    assert channel.released.wait(10)
-    assert len(outcomes) == 1
-    session.call("/x", b"", 10.0, outcomes.append)
-    assert outcomes[1:] == [Failure("the connection was closed here")]
-    assert ends == ["the connection was closed here"]
-    alarms.stop()
-
-
-def test_a_send_that_fails_ends_the_session() -> None:
-    class Broken(StubChannel):
-        def send(self, _data: bytes) -> None:
-            raise ChannelError("send: broken pipe")
-
-    alarms, channel = make_alarms(), Broken()
-    outcomes: queue.Queue[Outcome] = queue.Queue()
-    session = Session(cast(Channel, channel), ApiVersion(1, 4), alarms, lambda _: None)
-    session.call("/x", b"", 10.0, outcomes.put)
-    assert outcomes.get(timeout=10) == Failure("send: broken pipe")
-    assert session.ended
-    assert channel.released.wait(10)
-    alarms.stop()
 
 
 # -- alarms

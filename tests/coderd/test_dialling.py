@@ -14,7 +14,7 @@ import websocket
 from coderd_dial import dialled, refused, settings, unreachable
 from fake_coderd import FakeCoderd
 
-from aigateway.actors.coderd._wire_socket import wrap
+from aigateway.actors.coderd._wire_socket import Wire
 from aigateway.actors.coderd.dial import Dialer, DialError, DialSettings, serve_url
 from aigateway.actors.coderd.versions import ApiVersion
 
@@ -220,7 +220,7 @@ def test_nothing_is_read_after_the_time_is_over() -> None:
     with ours, theirs:
         theirs.sendall(b"late")
         with pytest.raises(TimeoutError):
-            wrap(ours, time.monotonic() - 1.0).recv(1)
+            Wire(ours, time.monotonic() - 1.0).recv(1)
 
 
 def test_a_library_that_takes_a_redirect_for_an_upgrade_is_seen_through(

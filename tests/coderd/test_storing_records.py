@@ -8,9 +8,11 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from attrs import evolve
 from coderd_talk import Talk, eventually, interception, prompt
 from fake_coderd import FakeCoderd
 
+from aigateway.actors.coderd import _recording
 from aigateway.actors.coderd._recording import is_wrong
 from aigateway.actors.coderd.messages import Spooled, Stored, StoreRecords
 from aigateway.actors.coderd.wire import coderd_pb2 as pb
@@ -204,6 +206,46 @@ def test_a_recorder_that_is_gone_does_no_harm(talk: Talk) -> None:
     talk.ref.tell(StoreRecords((Spooled(1, prompt(mine)),), gone))
     eventually(lambda: prompts(talk.coderd, mine) == ["hello"])
     assert talk.store(prompt(mine)).done
+
+
+def test_what_a_dead_recorder_had_sent_is_stored_once(talk: Talk) -> None:
+    mine = owner()
+    gate = threading.Event()
+    talk.coderd.faults.delay("RecordPromptUsage", gate, skip=1, times=1)
+    records = [evolve(prompt(mine, text), record_id=text) for text in "abc"]
+    end = InterceptionEnded(id=mine, ended_at=1.0)
+    dying = talk.new_mailbox(queue.Queue())
+    batch = tuple(Spooled(seq, record) for seq, record in enumerate([*records, end]))
+    talk.ref.tell(StoreRecords(batch, dying))
+    # The first is stored, the second on its way, the others wait behind it.
+    talk.coderd.wait_for_call("RecordPromptUsage", 2)
+    dying.stop()
+    late = evolve(prompt(mine, "late"), record_id="late")
+    seqs = talk.send([*records, late, end])
+    gate.set()
+    assert sorted(talk.reports(seqs).done) == sorted(seqs)
+    assert prompts(talk.coderd, mine) == ["a", "b", "c", "late"]
+    assert talk.coderd.deployment.count_calls("RecordPromptUsage") == 4
+    assert talk.coderd.deployment.count_calls("RecordInterceptionEnded") == 1
+
+
+def test_records_without_an_id_are_stored_as_often_as_they_are_sent(talk: Talk) -> None:
+    mine = owner()
+    for _ in range(2):
+        assert len(talk.store(prompt(mine), prompt(mine)).done) == 2
+    assert len(prompts(talk.coderd, mine)) == 4
+
+
+def test_only_the_records_stored_last_are_remembered(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_recording, "_REMEMBERED", 2)
+    mine = owner()
+    records = [evolve(prompt(mine, text), record_id=text) for text in "abc"]
+    for _ in range(2):
+        assert len(talk.store(*records).done) == 3
+    # Only the first had been forgotten when it came again.
+    assert prompts(talk.coderd, mine) == ["a", "b", "c", "a"]
 
 
 def test_the_end_follows_the_other_records(talk: Talk) -> None:

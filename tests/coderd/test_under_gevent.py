@@ -20,7 +20,7 @@ PATCHED = (
     [
         ["test_authorizing.py", "test_storing_records.py", "test_providers_from_coderd.py"],
         ["test_connection_life.py", "-k", "wait or silent or immediate or goodbye or fatal"],
-        ["test_dialling_safely.py", "test_byte_channel.py"],
+        ["test_dialling_safely.py", "test_byte_channel.py", "test_tls_wire.py"],
     ],
     ids=["calls", "life", "tls"],
 )

@@ -99,8 +99,9 @@ def test_every_call_is_understood(peer: GoPeer, reuse: bool) -> None:
     assert stored[1]["record"]["prompt"] == "hé"
     assert stored[2]["record"]["metadata"] == {"reasoning": 3}
     (session,) = peer.sessions(open=0)
-    # The watch and the calls one after the other, or a stream for each of them.
-    assert (session["accepted_streams"] <= 3) is reuse
+    # A stream for each of the twelve calls, or one for the watch and a few for the others: the
+    # next call may begin before the end that follows the last one's answer has come.
+    assert (session["accepted_streams"] <= 6) is reuse
 
 
 def test_no_and_later_are_told_apart(peer: GoPeer) -> None:
@@ -217,7 +218,8 @@ def test_a_call_given_up_is_cancelled_over_there(peer: GoPeer) -> None:
         assert talk.authorize(TOKEN) == Unavailable("no answer within 0.3 s")
         peer.calls("IsAuthorized", "cancelled", at_least=1)
         assert isinstance(talk.authorize(TOKEN), Caller)
-        eventually(lambda: peer.sessions(open=1)[0]["open_streams"] <= 1)
+        # Those of the two calls that this took.
+        eventually(lambda: peer.sessions(open=1)[0]["open_streams"] <= 2)
 
 
 def test_a_record_stored_before_a_drop_may_be_there_twice_and_no_more(peer: GoPeer) -> None:

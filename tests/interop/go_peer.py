@@ -303,6 +303,7 @@ class GoPeer(CoderdControl):
             self._process.wait()
             raise RuntimeError(f"the Go peer did not start: {self.log()}")
         ready = json.loads(line)
+        self.pid = self._process.pid
         self.url = ready["coderd"]
         self.port = ready["coderd_port"]
         super().__init__(ready["control"])

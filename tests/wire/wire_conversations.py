@@ -56,19 +56,20 @@ def summarise(data: bytes) -> dict[int, StreamSummary]:
     reader = frames.FrameReader()
     reader.receive_data(data)
     current = 0
-    while (part := reader.next()) is not None:
-        if isinstance(part, frames.Body):
-            readers.setdefault(current, packets.PacketReader()).receive_data(part.data)
-            while (packet := readers[current].next_packet()) is not None:
-                if packet.kind != packets.CLOSE:
-                    summaries[current].packets.append(packet)
-            continue
-        current = part.stream_id
+    while (frame := reader.next()) is not None:
+        kind, flags, stream_id, length, body = frame
+        if kind != frames.MORE:
+            current = stream_id
         summary = summaries.setdefault(current, StreamSummary())
-        if current == 0:
-            summary.flags.append(f"type {part.kind} flags {part.flags} value {part.length}")
+        if kind != frames.MORE and current == 0:
+            summary.flags.append(f"type {kind} flags {flags} value {length}")
         for bit, name in FLAG_NAMES.items():
-            if current and part.flags & bit:
+            if current and flags & bit:
                 summary.flags.append(name)
+        packet_reader = readers.setdefault(current, packets.PacketReader())
+        packet_reader.receive_data(body)
+        while (packet := packet_reader.next_packet()) is not None:
+            if packet.kind != packets.CLOSE:
+                summary.packets.append(packet)
     assert not reader.inside_frame
     return summaries

@@ -8,9 +8,11 @@ bits 1 to 6 are the kind and bit 7 marks kinds that a receiver may ignore.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from ._errors import LocalProtocolError, RemoteProtocolError
+from ._input_buffer import InputBuffer
 
 __all__ = [
     "CANCEL",
@@ -29,6 +31,7 @@ __all__ = [
     "encode_frame",
     "encode_message",
     "encode_metadata",
+    "encode_request",
 ]
 
 INVOKE: Final = 1
@@ -46,6 +49,10 @@ _SPLIT: Final = 64 * 1024
 _DONE: Final = 0x01
 _CONTROL: Final = 0x80
 _MAX_UINT64: Final = 0xFFFFFFFFFFFFFFFF
+
+_INVOKE: Final = bytes((INVOKE << 1 | _DONE,))
+_MESSAGE: Final = bytes((MESSAGE << 1 | _DONE,))
+_CLOSE_SEND: Final = bytes((CLOSE_SEND << 1 | _DONE,))
 
 
 class Packet(NamedTuple):
@@ -69,12 +76,13 @@ def _encode_varint(number: int) -> bytes:
     return bytes(groups)
 
 
-def _decode_varint(data: bytes | bytearray, at: int) -> tuple[int, int] | None:
-    """Return a number and the offset behind it, or nothing when it is cut off."""
+def _decode_varint(data: bytes | bytearray, at: int) -> tuple[int, int]:
+    """Return a number and the offset behind it.
+
+    Raises IndexError when it is cut off, RemoteProtocolError when it does not end.
+    """
     number = 0
     for shift in range(0, 70, 7):
-        if at >= len(data):
-            return None
         byte = data[at]
         at += 1
         number |= (byte & 0x7F) << shift
@@ -119,7 +127,34 @@ def encode_message(stream: int, message: int, data: bytes) -> bytes:
     )
 
 
-class PacketReader:
+@lru_cache(maxsize=64)
+def _named(rpc: str) -> bytes:
+    """What follows the stream's id in the Invoke frame of a call."""
+    name = rpc.encode()
+    return _encode_varint(1) + _encode_varint(len(name)) + name
+
+
+def encode_request(stream: int, rpc: str, data: bytes) -> bytes:
+    """Encode Invoke, Message and CloseSend, which is all that a usual call sends.
+
+    Raises LocalProtocolError above 4 MiB.
+    """
+    if len(data) > _SPLIT:
+        invoke = encode_frame(INVOKE, stream, 1, rpc.encode())
+        return invoke + encode_message(stream, 2, data) + encode_frame(CLOSE_SEND, stream, 3, b"")
+    # PERF: one of these for each call.
+    number = _encode_varint(stream)
+    size = _encode_varint(len(data))
+    return b"".join(
+        (
+            *(_INVOKE, number, _named(rpc)),
+            *(_MESSAGE, number, b"\x02", size, data),
+            *(_CLOSE_SEND, number, b"\x03\x00"),
+        )
+    )
+
+
+class PacketReader(InputBuffer):
     """Turns the peer's bytes into packets.
 
     Ids never go back: a frame with a lower id than the last one is an error, one with a
@@ -127,66 +162,70 @@ class PacketReader:
     """
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        super().__init__()
         self._stream = 1
         self._message = 1
         self._kind: int | None = None
+        """Of a packet whose last frame has not come."""
         self._parts: list[bytes] = []
         self._size = 0
         self._control = False
-
-    def receive_data(self, data: bytes) -> None:
-        self._buffer += data
 
     def next_packet(self) -> Packet | None:
         """Return the next packet, or nothing until more is received.
 
         Raises RemoteProtocolError.
         """
-        while True:
-            frame = self._next_frame()
-            if frame is None:
-                return None
+        while (frame := self._next_frame()) is not None:
             first, stream, message, data = frame
-            self._join(first, stream, message, data)
-            if first & _DONE:
-                packet = Packet(
-                    first >> 1 & 0x3F, stream, message, b"".join(self._parts), self._control
+            if stream < self._stream or (stream == self._stream and message < self._message):
+                raise RemoteProtocolError(
+                    f"DRPC id {stream}.{message} after {self._stream}.{self._message}: "
+                    "ids must grow"
                 )
-                self._kind = None
+            kind, control = first >> 1 & 0x3F, first >= _CONTROL
+            if self._kind is not None or not first & _DONE:
+                data, control = self._join(first, stream, message, data)
+            self._stream = stream
+            if first & _DONE:
                 # Nothing may be added to a finished packet.
                 self._message = message + 1
-                return packet
+                self._kind = None
+                return Packet(kind, stream, message, data, control)
+        return None
 
     def _next_frame(self) -> tuple[int, int, int, bytes] | None:
-        buffer = self._buffer
-        if len(buffer) < 4:
+        """Return the first byte, both ids and the data of a frame that is there as a whole."""
+        data, at = self._data, self._at
+        if at == len(data):
             return None
-        if buffer[1] < 0x80 and buffer[2] < 0x80 and buffer[3] < 0x80:
-            # PERF: nearly every frame; each number is one byte.
-            stream, message, length, at = buffer[1], buffer[2], buffer[3], 4
-        else:
-            decoded = _decode_numbers(buffer)
-            if decoded is None:
-                return None
-            stream, message, length, at = decoded
+        try:
+            # PERF: nearly every number is one byte; the stream's is two on a stream that
+            # has carried more than 127 calls.
+            first, stream, at = data[at], data[at + 1], at + 2
+            if stream >= 0x80:
+                stream, at = _decode_varint(data, at - 1)
+            message, at = data[at], at + 1
+            if message >= 0x80:
+                message, at = _decode_varint(data, at - 1)
+            length, at = data[at], at + 1
+            if length >= 0x80:
+                length, at = _decode_varint(data, at - 1)
+        except IndexError:
+            return None
         if length > MAX_PACKET:
             raise RemoteProtocolError(f"DRPC frame of {length} bytes, at most {MAX_PACKET} allowed")
-        if len(buffer) < at + length:
+        end = at + length
+        if len(data) < end:
             return None
-        first = buffer[0]
-        data = bytes(buffer[at : at + length])
-        del buffer[: at + length]
-        return first, stream, message, data
+        self._at = end
+        return first, stream, message, bytes(data[at:end])
 
-    def _join(self, first: int, stream: int, message: int, data: bytes) -> None:
+    def _join(self, first: int, stream: int, message: int, data: bytes) -> tuple[bytes, bool]:
+        """Add a frame to the packet that it belongs to; return what there is of it."""
         kind = first >> 1 & 0x3F
-        if (stream, message) < (self._stream, self._message):
-            raise RemoteProtocolError(
-                f"DRPC id {stream}.{message} after {self._stream}.{self._message}: ids must grow"
-            )
         if self._kind is None or (stream, message) != (self._stream, self._message):
-            self._stream, self._message, self._kind = stream, message, kind
+            self._message, self._kind = message, kind
             self._parts = []
             self._size = 0
             self._control = False
@@ -194,25 +233,12 @@ class PacketReader:
             raise RemoteProtocolError(
                 f"DRPC packet {stream}.{message} changes its kind from {self._kind} to {kind}"
             )
-        self._control = self._control or bool(first & _CONTROL)
+        self._control = self._control or first >= _CONTROL
         self._parts.append(data)
         self._size += len(data)
         if self._size > MAX_PACKET:
             raise RemoteProtocolError(f"DRPC packet of more than {MAX_PACKET} bytes")
-
-
-def _decode_numbers(buffer: bytearray) -> tuple[int, int, int, int] | None:
-    """Return the three numbers of a frame's head and its size, or nothing if it is cut off."""
-    numbers = []
-    at = 1
-    for _ in range(3):
-        decoded = _decode_varint(buffer, at)
-        if decoded is None:
-            return None
-        number, at = decoded
-        numbers.append(number)
-    stream, message, length = numbers
-    return stream, message, length, at
+        return (b"".join(self._parts) if first & _DONE else b""), self._control
 
 
 def encode_error(code: int, text: str) -> bytes:
@@ -258,10 +284,12 @@ def _decode_fields(data: bytes) -> list[tuple[int, bytes]]:
     at = 0
     while at < len(data):
         tag = data[at]
-        decoded = _decode_varint(data, at + 1)
-        if tag & 7 != 2 or decoded is None or decoded[1] + decoded[0] > len(data):
+        try:
+            length, start = _decode_varint(data, at + 1)
+        except IndexError:
+            length, start = len(data), at + 1
+        if tag & 7 != 2 or start + length > len(data):
             raise RemoteProtocolError("DRPC metadata is not a map of strings")
-        length, start = decoded
         fields.append((tag >> 3, data[start : start + length]))
         at = start + length
     return fields

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final, TypeAlias
 
 from ._errors import RemoteProtocolError
+from ._input_buffer import InputBuffer
 
 __all__ = [
     "ACK",
@@ -28,10 +28,10 @@ __all__ = [
     "RST",
     "SYN",
     "WINDOW_UPDATE",
-    "Body",
+    "Frame",
     "FrameQueue",
     "FrameReader",
-    "Header",
+    "MORE",
     "encode_frame",
 ]
 
@@ -41,6 +41,8 @@ DATA: Final = 0
 WINDOW_UPDATE: Final = 1
 PING: Final = 2
 GO_AWAY: Final = 3
+MORE: Final = 4
+"""Not on the wire: a further piece of the body of the last Data frame."""
 
 SYN: Final = 1
 ACK: Final = 2
@@ -57,20 +59,11 @@ MAX_UINT32: Final = 0xFFFFFFFF
 _HEADER = struct.Struct(">BBHII")
 
 
-class Header(NamedTuple):
-    """The header of a frame; the body of a Data frame follows as :class:`Body` pieces."""
+Frame: TypeAlias = tuple[int, int, int, int, bytes]
+"""Kind, flags, stream id, length, and as much of the body of a Data frame as there is.
 
-    kind: int
-    flags: int
-    stream_id: int
-    length: int
-
-
-class Body(NamedTuple):
-    """A piece of the body of the last header's frame."""
-
-    data: bytes
-    complete: bool
+The rest of the body follows as MORE, whose length is what is still missing behind it.
+"""
 
 
 def encode_frame(kind: int, flags: int, stream_id: int, length: int, body: bytes = b"") -> bytes:
@@ -78,52 +71,51 @@ def encode_frame(kind: int, flags: int, stream_id: int, length: int, body: bytes
     return _HEADER.pack(0, kind, flags, stream_id, length) + body
 
 
-class FrameReader:
-    """Cuts the peer's bytes into headers and pieces of bodies.
+class FrameReader(InputBuffer):
+    """Cuts the peer's bytes into frames.
 
     A body is handed out as it arrives, so that a frame with a body of 4 GiB, which a peer
     may announce for a stream that is gone, costs no memory.
     """
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
-        self._body = 0
+        super().__init__()
+        self._missing = 0
 
     @property
     def inside_frame(self) -> bool:
         """Whether a part of a frame has been received and the rest has not."""
-        return bool(self._body or self._buffer)
-
-    def receive_data(self, data: bytes) -> None:
-        self._buffer += data
+        return bool(self._missing) or self._at < len(self._data)
 
     def clear(self) -> None:
-        self._buffer.clear()
+        self._data, self._at = b"", 0
 
-    def next(self) -> Header | Body | None:
-        """Return the next part, or nothing until more is received.
+    def next(self) -> Frame | None:
+        """Return the next frame or piece of one, or nothing until more is received.
 
         Raises RemoteProtocolError for a header that is none.
         """
-        if self._body:
-            if not self._buffer:
+        data, at = self._data, self._at
+        if self._missing:
+            if at == len(data):
                 return None
-            data = bytes(self._buffer[: self._body])
-            del self._buffer[: len(data)]
-            self._body -= len(data)
-            return Body(data, not self._body)
-        if len(self._buffer) < HEADER_SIZE:
-            return None
-        version, *rest = _HEADER.unpack_from(self._buffer)
-        header = Header(*rest)
-        if version != 0:
-            raise RemoteProtocolError(f"yamux version {version}, only 0 is known")
-        if header.kind > GO_AWAY:
-            raise RemoteProtocolError(f"yamux frame of unknown type {header.kind}")
-        del self._buffer[:HEADER_SIZE]
-        if header.kind == DATA:
-            self._body = header.length
-        return header
+            kind, flags, stream_id = MORE, 0, 0
+        else:
+            if len(data) - at < HEADER_SIZE:
+                return None
+            version, kind, flags, stream_id, length = _HEADER.unpack_from(data, at)
+            if version != 0:
+                raise RemoteProtocolError(f"yamux version {version}, only 0 is known")
+            if kind > GO_AWAY:
+                raise RemoteProtocolError(f"yamux frame of unknown type {kind}")
+            self._at = at = at + HEADER_SIZE
+            if kind != DATA:
+                return kind, flags, stream_id, length, b""
+            self._missing = length
+        body = bytes(data[at : at + self._missing])
+        self._at = at + len(body)
+        missing = self._missing = self._missing - len(body)
+        return kind, flags, stream_id, missing if kind == MORE else length, body
 
 
 class FrameQueue:
@@ -136,9 +128,6 @@ class FrameQueue:
 
     def add(self, frame: bytes) -> None:
         self._frames.append(frame)
-
-    def extend(self, frames: Iterable[bytes]) -> None:
-        self._frames.extend(frames)
 
     def add_urgent(self, frame: bytes) -> None:
         """Queue a frame that overtakes the others; the order of urgent ones is kept."""

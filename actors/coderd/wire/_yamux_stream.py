@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 from attrs import define, field
 
 from ._errors import LocalProtocolError, RemoteProtocolError
-from ._yamux_frames import DATA, FIN, MAX_UINT32, WINDOW_UPDATE, encode_frame
+from ._yamux_frames import DATA, FIN, MAX_UINT32, WINDOW_UPDATE, FrameQueue, encode_frame
 
 __all__ = ["INITIAL_WINDOW", "Stream"]
 
@@ -24,6 +23,7 @@ class Stream:
     """Both directions of a stream; ``done`` when both have seen their FIN."""
 
     id: int
+    _output: FrameQueue
     finishing: bool = False
     """The caller is done; FIN is sent or waits behind what is pending."""
     _finished: bool = False
@@ -45,36 +45,36 @@ class Stream:
         """Bytes that wait for the peer's window."""
         return len(self._pending)
 
-    def send(self, data: bytes) -> Iterator[bytes]:
-        """Queue data and yield the frames that may leave now."""
+    def send(self, data: bytes) -> None:
+        """Queue data: in frames as far as the window goes, the rest here."""
         if self._pending or len(data) > min(self._send_window, _MAX_BODY):
             self._pending += data
-            yield from self.flush()
+            self.flush()
         elif data:
-            yield self._frame(data)
+            self._send_frame(data)
 
-    def flush(self) -> Iterator[bytes]:
-        """Yield the frames that may leave now, FIN last."""
+    def flush(self) -> None:
+        """Queue the frames that may leave now, FIN last."""
         while self._pending and self._send_window:
             size = min(self._send_window, _MAX_BODY)
             body = bytes(self._pending[:size])
             del self._pending[:size]
-            yield self._frame(body)
+            self._send_frame(body)
         if self.finishing and not self._pending:
             self._finished = True
-            yield encode_frame(WINDOW_UPDATE, FIN, self.id, 0)
+            self._output.add(encode_frame(WINDOW_UPDATE, FIN, self.id, 0))
 
-    def _frame(self, body: bytes) -> bytes:
+    def _send_frame(self, body: bytes) -> None:
         self._send_window -= len(body)
-        return encode_frame(DATA, 0, self.id, len(body), body)
+        self._output.add(encode_frame(DATA, 0, self.id, len(body), body))
 
-    def grow_window(self, delta: int) -> Iterator[bytes]:
-        """The peer gives window back; yield what has waited for it."""
+    def grow_window(self, delta: int) -> None:
+        """The peer gives window back; queue what has waited for it."""
         self._send_window += delta
         if self._send_window > MAX_UINT32:
             raise RemoteProtocolError(f"stream {self.id}: the window exceeds 32 bits")
         if self._pending:
-            yield from self.flush()
+            self.flush()
 
     def announce(self, length: int) -> None:
         """The peer says that ``length`` bytes follow."""
@@ -90,8 +90,8 @@ class Stream:
         """``count`` of the announced bytes are handed to the caller."""
         self._unconsumed += count
 
-    def consume(self, count: int) -> Iterator[bytes]:
-        """The caller is done with ``count`` bytes; yield a WindowUpdate when it is time."""
+    def consume(self, count: int) -> None:
+        """The caller is done with ``count`` bytes; queue a WindowUpdate when it is time."""
         if count > self._unconsumed:
             raise LocalProtocolError(
                 f"stream {self.id}: {count} bytes consumed of {self._unconsumed} received"
@@ -99,7 +99,7 @@ class Stream:
         self._unconsumed -= count
         self._consumed += count
         if self._consumed >= _GIVE_BACK and not self._ended:
-            yield encode_frame(WINDOW_UPDATE, 0, self.id, self._consumed)
+            self._output.add(encode_frame(WINDOW_UPDATE, 0, self.id, self._consumed))
             self._receive_window += self._consumed
             self._consumed = 0
 

@@ -58,6 +58,7 @@ from ._drpc_packets import (
     encode_frame,
     encode_message,
     encode_metadata,
+    encode_request,
 )
 from ._errors import LocalProtocolError, RemoteProtocolError
 from ._need_data import NEED_DATA, NeedData
@@ -138,16 +139,17 @@ class Client:
     def call(self, rpc: str, request: bytes, metadata: Mapping[str, str] | None = None) -> int:
         """Queue a call and return its id.  Raises LocalProtocolError above 4 MiB."""
         call = self._last + 1
-        message = encode_message(call, 3 if metadata else 2, request)
-        self._last = call
         if metadata:
-            payload = encode_metadata(metadata)
-            self._output.append(encode_frame(INVOKE_METADATA, call, 1, payload))
-        before = 1 if metadata else 0
-        self._output.append(encode_frame(INVOKE, call, before + 1, rpc.encode()))
-        self._output.append(message)
-        self._output.append(encode_frame(CLOSE_SEND, call, before + 3, b""))
-        self._open[call] = before + 3
+            self._output += [
+                encode_frame(INVOKE_METADATA, call, 1, encode_metadata(metadata)),
+                encode_frame(INVOKE, call, 2, rpc.encode()),
+                encode_message(call, 3, request),
+                encode_frame(CLOSE_SEND, call, 4, b""),
+            ]
+        else:
+            self._output.append(encode_request(call, rpc, request))
+        self._last = call
+        self._open[call] = 4 if metadata else 3
         return call
 
     def close(self, call: int) -> None:

@@ -253,7 +253,8 @@ class RpcClient:
             if isinstance(event, NeedData):
                 return NEED_DATA
             self._handle(event, now)
-            self._place_queued(now)
+            if self._queue:
+                self._place_queued(now)
         return self._events.popleft()
 
     def _handle(self, event: yamux_events.Event, now: float) -> None:
@@ -295,8 +296,10 @@ class RpcClient:
             self._detach(transport, f"the server broke the protocol: {ex}")
             return
         if transport.calls:
-            if all(call.number not in self._calls for call in transport.calls.values()):
-                self._linger(transport, now)
+            for call in transport.calls.values():
+                if call.number in self._calls:
+                    return
+            self._linger(transport, now)
         elif not self._reuse:
             self._drop(transport, now, "")
         elif not transport.idle:

@@ -60,7 +60,7 @@ from . import _yamux_frames as frames
 from ._errors import LocalProtocolError, RemoteProtocolError
 from ._need_data import NEED_DATA, NeedData
 from ._yamux_deadlines import Deadlines, Limits
-from ._yamux_frames import ACK, DATA, FIN, GO_AWAY, PING, RST, SYN, WINDOW_UPDATE
+from ._yamux_frames import ACK, DATA, FIN, GO_AWAY, MORE, PING, RST, SYN, WINDOW_UPDATE
 from ._yamux_stream import INITIAL_WINDOW, Stream
 
 __all__ = ["INITIAL_WINDOW", "MAX_CHUNK", "Limits", "Session"]
@@ -86,7 +86,8 @@ class Session:
         self._unaccepted: set[int] = set()
         self._input = frames.FrameReader()
         self._eof = False
-        self._body_header = frames.Header(DATA, 0, 0, 0)
+        self._body_of = 0
+        self._body_flags = 0
         self._output = frames.FrameQueue()
         self._events: deque[events.Event] = deque()
         self._deadlines = Deadlines(now + self._limits.keepalive_interval)
@@ -180,7 +181,7 @@ class Session:
         reason = self._why_not_open()
         if reason is not None:
             raise LocalProtocolError(f"cannot open a stream: {reason}")
-        stream = Stream(self._next_id)
+        stream = Stream(self._next_id, self._output)
         self._next_id += 2
         self._streams[stream.id] = stream
         self._deadlines.opening[stream.id] = now + self._limits.open_timeout
@@ -196,15 +197,14 @@ class Session:
 
     def send(self, stream_id: int, data: bytes) -> None:
         """Queue bytes on a stream; what exceeds the peer's window waits for it."""
-        stream = self._writable(stream_id)
-        self._output.extend(stream.send(data))
+        self._writable(stream_id).send(data)
 
     def finish(self, stream_id: int, now: float) -> None:
         """Send FIN when everything queued on the stream has left; reading goes on."""
         stream = self._writable(stream_id)
         stream.finishing = True
         self._deadlines.closing[stream_id] = now + self._limits.close_timeout
-        self._output.extend(stream.flush())
+        stream.flush()
         self._forget_if_done(stream)
 
     def reset(self, stream_id: int) -> None:
@@ -217,7 +217,7 @@ class Session:
         """Give ``count`` received bytes of window back.  Does nothing for a gone stream."""
         stream = self._streams.get(stream_id)
         if stream is not None:
-            self._output.extend(stream.consume(count))
+            stream.consume(count)
 
     def ping(self, now: float) -> int:
         """Ask the peer for a sign of life and return the ping's id."""
@@ -271,14 +271,22 @@ class Session:
         return self._events.popleft()
 
     def _step(self) -> bool:
-        """Read one header or piece of a body; say whether there was one."""
-        if self.ended:
+        """Read one frame or piece of one; say whether there was one."""
+        if self._end_reason is not None:
             return False
-        part = self._input.next()
-        if isinstance(part, frames.Body):
-            self._read_body(part)
-        elif part is not None:
-            self._read_header(part)
+        frame = self._input.next()
+        if frame is not None:
+            kind, flags, stream_id, length, body = frame
+            if kind == DATA:
+                self._read_data(flags, stream_id, length, body)
+            elif kind == MORE:
+                self._read_more(length, body)
+            elif kind == WINDOW_UPDATE:
+                self._read_window_update(flags, stream_id, length)
+            elif kind == PING:
+                self._read_ping(flags, length)
+            else:
+                self._read_go_away(length)
         elif self._eof:
             cut = " in the middle of a frame" if self._input.inside_frame else ""
             self._end_with_event(f"the peer closed the connection{cut}")
@@ -290,35 +298,51 @@ class Session:
         self._end(reason)
         self._events.append(events.SessionEnded(reason))
 
-    def _read_header(self, header: frames.Header) -> None:
-        if header.kind == DATA or header.kind == WINDOW_UPDATE:
-            self._read_stream_header(header)
-        elif header.kind == PING:
-            self._read_ping(header.flags, header.length)
-        else:
-            self._read_go_away(header.length)
+    def _read_data(self, flags: int, stream_id: int, length: int, body: bytes) -> None:
+        self._body_of, self._body_flags = stream_id, flags
+        stream = self._read_flags(flags, stream_id) if flags else self._streams.get(stream_id)
+        if stream is None:
+            return
+        stream.announce(length)
+        if body or not length:
+            self._read_body(stream, body, complete=len(body) == length)
 
-    def _read_stream_header(self, header: frames.Header) -> None:
-        kind, flags, stream_id, length = self._body_header = header
+    def _read_more(self, missing: int, body: bytes) -> None:
+        stream = self._streams.get(self._body_of)
+        if stream is not None:
+            self._read_body(stream, body, complete=not missing)
+
+    def _read_body(self, stream: Stream, body: bytes, *, complete: bool) -> None:
+        if body:
+            stream.receive(len(body))
+            self._events.append(events.DataReceived(stream.id, body))
+        # The FIN of a frame comes after its body.
+        if complete and self._body_flags & FIN:
+            self._read_fin(stream)
+
+    def _read_window_update(self, flags: int, stream_id: int, delta: int) -> None:
+        stream = self._read_flags(flags, stream_id)
+        if stream is None:
+            return
+        stream.grow_window(delta)
+        self._forget_if_done(stream)
+        if flags & FIN:
+            self._read_fin(stream)
+
+    def _read_flags(self, flags: int, stream_id: int) -> Stream | None:
+        """Do what all flags but FIN say; return the stream if it is open then."""
         if flags & SYN and not flags & RST:
             self._read_syn(stream_id)
         stream = self._streams.get(stream_id)
         if stream is None:
-            return
+            return None
         if flags & RST:
             self._forget(stream_id)
             self._events.append(events.StreamReset(stream_id, "the peer reset the stream"))
-            return
+            return None
         if flags & ACK and self._deadlines.opening.pop(stream_id, None) is not None:
             self._events.append(events.StreamAccepted(stream_id))
-        if kind == DATA:
-            stream.announce(length)
-        else:
-            self._output.extend(stream.grow_window(length))
-            self._forget_if_done(stream)
-        # The FIN of a frame with a body comes after the body.
-        if flags & FIN and not (kind == DATA and length):
-            self._read_fin(stream)
+        return stream
 
     def _read_syn(self, stream_id: int) -> None:
         if stream_id == 0 or stream_id % 2 == self._next_id % 2:
@@ -328,18 +352,9 @@ class Session:
         if self._refusing or len(self._unaccepted) >= self._limits.backlog:
             self._queue(WINDOW_UPDATE, RST, stream_id, 0)
             return
-        self._streams[stream_id] = Stream(stream_id)
+        self._streams[stream_id] = Stream(stream_id, self._output)
         self._unaccepted.add(stream_id)
         self._events.append(events.StreamOpened(stream_id))
-
-    def _read_body(self, body: frames.Body) -> None:
-        stream = self._streams.get(self._body_header.stream_id)
-        if stream is None:
-            return
-        stream.receive(len(body.data))
-        self._events.append(events.DataReceived(stream.id, body.data))
-        if body.complete and self._body_header.flags & FIN:
-            self._read_fin(stream)
 
     def _read_fin(self, stream: Stream) -> None:
         stream.end()

@@ -1,0 +1,40 @@
+"""What becomes of a call, and who is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from attrs import frozen
+
+__all__ = ["Answer", "Failure", "Outcome", "Refusal", "Run"]
+
+Run = Callable[[Callable[[], None]], None]
+"""Has something done in the owner's own thread, later."""
+
+
+@frozen
+class Answer:
+    """What coderd answered."""
+
+    data: bytes
+
+
+@frozen
+class Refusal:
+    """coderd answered with an error; ``code`` is 0 when it has none."""
+
+    text: str
+    code: int = 0
+
+
+@frozen
+class Failure:
+    """There is no answer, and whether coderd has acted on the call is not known."""
+
+    text: str
+    away: bool = True
+    """False when coderd answers other calls, just not this one."""
+
+
+Outcome: TypeAlias = Answer | Refusal | Failure
