@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import pykka
 import structlog
-from attrs import frozen
 
 from aigateway.actors.coderd.messages import Caller
 from aigateway.actors.providers.bedrock.answer import BedrockInterception
@@ -38,7 +37,6 @@ from aigateway.actors.providers.interception.routes import (
     MESSAGES,
     Intercept,
     Passthrough,
-    resolve,
 )
 from aigateway.actors.providers.messages import GiveBack, Opened, Refused
 from aigateway.actors.providers.recording import Recording
@@ -55,6 +53,7 @@ from aigateway.http.injection import Injector, Rounds, without_codings
 from aigateway.http.rate_limit import make_rate_limit
 from aigateway.http.record_start import record_start
 from aigateway.http.relay import Patience
+from aigateway.http.routing import Target, find_route
 from aigateway.http.runtime import Runtime
 from aigateway.http.settings import Settings
 from aigateway.http.upstream import Outgoing, Upstream, headers_for, refusal_answer, url_for
@@ -65,17 +64,9 @@ if TYPE_CHECKING:
 
 __all__ = ["INTERCEPTION_HEADER", "Pipeline"]
 
-PREFIXES = ("/api/v2/aibridge/", "/api/v2/ai-gateway/")
-"""Where coderd mounts the same routes; a client may use either or none."""
 INTERCEPTION_HEADER = "X-AI-Gateway-Interception-Id"
 
 log = structlog.get_logger("ai-gateway")
-
-
-@frozen
-class _Target:
-    provider: ProviderConfig
-    rest: str
 
 
 class Pipeline:
@@ -105,7 +96,7 @@ class Pipeline:
         call.begin("authorize")
         caller = authorize(call, presented, self._runtime, self.settings.max_wait)
         call.begin("read")
-        target, route = self._route(call)
+        target, route = find_route(call, self._runtime.tree)
         if isinstance(route, Passthrough):
             return self._pass_through(call, presented, target), None
         if call.inbound.header("Upgrade").lower() == "websocket":
@@ -116,35 +107,9 @@ class Pipeline:
             )
         return self._intercept(call, presented, caller, target, route)
 
-    def _route(self, call: Call) -> tuple[_Target, Intercept | Passthrough]:
-        inbound = call.inbound
-        path = inbound.path
-        for prefix in PREFIXES:
-            if path.startswith(prefix):
-                path = path[len(prefix) - 1 :]
-                break
-        name, slash, rest = path[1:].partition("/")
-        config = self._runtime.tree.provider_config(name)
-        if config is None and not self._runtime.tree.providers_loaded:
-            raise plain(
-                503, "AI Gateway is starting up, retry shortly", headers=(("Retry-After", "1"),)
-            )
-        route = resolve(config.type, inbound.method, slash + rest) if config is not None else None
-        if config is None or route is None:
-            if config is not None and not config.enabled:
-                raise _disabled(config)
-            raise plain(404, f"route not supported: {inbound.method} {inbound.path}")
-        if not config.enabled:
-            raise _disabled(config)
-        call.provider, call.route = config, route.route
-        if config.error is not None:
-            log.error("request for a misconfigured provider", provider=config.name)
-            raise plain(503, f'AI provider "{config.name}" is misconfigured')
-        return _Target(config, slash + rest), route
-
     # -- passed through
 
-    def _pass_through(self, call: Call, presented: Presented, target: _Target) -> Opened:
+    def _pass_through(self, call: Call, presented: Presented, target: Target) -> Opened:
         inbound, config = call.inbound, target.provider
         if invokes(config):
             text = f'the provider "{config.name}" is AWS Bedrock, which has no such route'
@@ -194,7 +159,7 @@ class Pipeline:
     # -- intercepted
 
     def _intercept(
-        self, call: Call, presented: Presented, caller: Caller, target: _Target, route: Intercept
+        self, call: Call, presented: Presented, caller: Caller, target: Target, route: Intercept
     ) -> tuple[Opened, Recording]:
         inbound, config = call.inbound, target.provider
         try:
@@ -398,7 +363,3 @@ def _actor_headers(config: ProviderConfig, caller: Caller) -> list[tuple[str, st
 def _bedrock(config: ProviderConfig, route: Intercept) -> bool | None:
     """For a trace: whether AWS is behind it, None where it cannot be."""
     return config.bedrock is not None if route.api == MESSAGES else None
-
-
-def _disabled(config: ProviderConfig) -> Answer:
-    return plain(503, f'provider_disabled: AI provider "{config.name}" is disabled')

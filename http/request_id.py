@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 import re
 
 from aigateway.http.inbound import Inbound
@@ -23,4 +23,4 @@ def request_id_of(inbound: Inbound) -> str:
     given = inbound.header(GIVEN_HEADER)
     if given and _SAFE.fullmatch(given):
         return given
-    return os.urandom(8).hex()
+    return f"{random.getrandbits(64):016x}"

@@ -326,7 +326,6 @@ class StreamsDriver:
                 self._gaps.add(0)
 
     def first_byte(self, client: _Client, took: int) -> None:
-        # One that was asked for in the measurement counts whenever it is answered.
         if self.measuring or client.measured:
             self._ttfb.add(took)
 

@@ -9,7 +9,7 @@ this module does not recognise it leaves alone.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
 from gunicorn.http.message import Request
 
@@ -24,12 +24,30 @@ _SPECIAL: Final = frozenset(
     {"EXPECT", "X-FORWARDED-PROTO", "X-FORWARDED-PROTOCOL", "X-FORWARDED-SSL"}
 )
 """Headers that gunicorn acts upon when it reads them."""
+_LINE: Final = ("method", "uri", "path", "query", "fragment", "version")
+"""What a request line says."""
+_KEPT_LINE: Final = 200
+_KEPT_LINES: Final = 256
+"""Length and number of the request lines that are remembered, in this process."""
 _SINGLE: Final = ("HOST", "CONTENT-TYPE")
 """Headers that may come once."""
+_lines: dict[bytes, tuple[tuple[str, Any], ...]] = {}
 
 
 class GatewayRequest(Request):  # type: ignore[misc]  # gunicorn has no types
     """A request that is read as gunicorn reads it, only quicker."""
+
+    def parse_request_line(self, line_bytes: bytes) -> None:
+        """Read method, target and version; a line that was read before is known."""
+        known = _lines.get(line_bytes)
+        if known is not None:
+            for name, value in known:
+                setattr(self, name, value)
+            return
+        super().parse_request_line(line_bytes)
+        # A query may hold a secret, and is seldom the same twice.
+        if len(line_bytes) <= _KEPT_LINE and b"?" not in line_bytes and len(_lines) < _KEPT_LINES:
+            _lines[bytes(line_bytes)] = tuple((name, getattr(self, name)) for name in _LINE)
 
     def parse_headers(self, data: bytes, from_trailer: bool = False) -> list[tuple[str, str]]:
         """The header lines in ``data`` as upper-case names and values, in order."""

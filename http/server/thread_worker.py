@@ -32,7 +32,7 @@ class GatewayThreadWorker(QuietErrors, EndingWorker, ThreadWorker):  # type: ign
         """What each thread has in hand, and since when (monotonic time)."""
 
     def init_process(self) -> None:
-        use_own_parts()
+        use_own_parts(self.cfg)
         super().init_process()
 
     # -- serving

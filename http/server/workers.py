@@ -82,7 +82,7 @@ class GatewayWorker(QuietErrors, EndingWorker, GeventWorker):  # type: ignore[mi
         self._woken = Event()
         self._servers: list[StreamServer] = []
         self._connections: dict[Any, _Connection] = {}
-        use_own_parts()
+        use_own_parts(self.cfg)
         super().init_process()
 
     # -- serving

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
@@ -133,6 +134,8 @@ _PATH = re.compile(r"/(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*", re.AS
 # once it is decoded, or decoded twice.
 _TREACHEROUS = re.compile(r"%(?:2[ef5]|5c|7f|[01][0-9a-f])", re.ASCII | re.IGNORECASE)
 _UNSAFE_IN_QUERY = re.compile(r"[\x00-\x20\x7f#]")
+_KEPT_PATH = 200
+"""Characters of a path up to which it is remembered what it leads to."""
 _UNSAFE_IN_BASE = re.compile(r"[\x00-\x20\x7f]")
 
 
@@ -148,6 +151,12 @@ def resolve(provider_type: str, method: str, rest: str) -> Intercept | Passthrou
     without the query.  Any method is accepted except those that are refused for every path
     (CONNECT, TRACE, TRACK).
     """
+    if len(rest) > _KEPT_PATH:
+        return _resolve(provider_type, method, rest)
+    return _resolve_again(provider_type, method, rest)
+
+
+def _resolve(provider_type: str, method: str, rest: str) -> Intercept | Passthrough | None:
     table = _TABLES.get(provider_type)
     if table is None or method.upper() in _REFUSED_METHODS or not _is_plain(rest):
         return None
@@ -170,6 +179,10 @@ def resolve(provider_type: str, method: str, rest: str) -> Intercept | Passthrou
     return None
 
 
+# PERF: nearly all requests have one of a few paths.
+_resolve_again = lru_cache(maxsize=512)(_resolve)
+
+
 def upstream_url(provider_type: str, base_url: str, rest: str, query: str = "") -> str:
     """Join a provider's base URL with the path below the provider's name.
 
@@ -180,6 +193,18 @@ def upstream_url(provider_type: str, base_url: str, rest: str, query: str = "") 
     """
     if not _PATH.fullmatch(rest) or _UNSAFE_IN_QUERY.search(query):
         raise ValueError("the request path or query contains characters that no URL may have")
+    front, own_query = _parts_of_base(base_url)
+    table = _TABLES.get(provider_type, _ANTHROPIC)
+    path = rest
+    if rest.startswith(table.prefix + "/"):
+        path = rest.removeprefix(table.prefix)
+    queries = "&".join(part for part in (own_query, query) if part)
+    return f"{front}{path}?{queries}" if queries else f"{front}{path}"
+
+
+@lru_cache(maxsize=256)
+def _parts_of_base(base_url: str) -> tuple[str, str]:
+    """What stands before a path, and the query.  Raises InvalidBaseURL."""
     try:
         base = urlsplit(base_url)
         port = base.port
@@ -192,13 +217,7 @@ def upstream_url(provider_type: str, base_url: str, rest: str, query: str = "") 
         or _UNSAFE_IN_BASE.search(base_url)
     ):
         raise InvalidBaseURL("invalid provider base URL")
-    table = _TABLES.get(provider_type, _ANTHROPIC)
-    path = rest
-    if rest.startswith(table.prefix + "/"):
-        path = rest.removeprefix(table.prefix)
-    url = f"{base.scheme}://{base.netloc}{base.path.rstrip('/')}{path}"
-    queries = "&".join(part for part in (base.query, query) if part)
-    return f"{url}?{queries}" if queries else url
+    return f"{base.scheme}://{base.netloc}{base.path.rstrip('/')}", base.query
 
 
 def _is_plain(path: str) -> bool:

@@ -1,4 +1,4 @@
-"""The short way through a request's headers comes to what gunicorn's own way comes to."""
+"""The short ways through a request's head come to what gunicorn's own ways come to."""
 
 from __future__ import annotations
 
@@ -29,13 +29,15 @@ heads = st.lists(lines, max_size=6).flatmap(
 )
 
 
-def request_of(kind: type[Request], head: bytes, **changed: Any) -> Request:
+def request_of(
+    kind: type[Request], head: bytes, line: bytes = b"POST / HTTP/1.1", **changed: Any
+) -> Request:
     """A request with ``head`` for its headers, or what gunicorn raises for it."""
     config = Config()
     # As the gateway sets it; see gunicorn_options.
     for name, value in {"header_map": "dangerous", "forwarder_headers": "", **changed}.items():
         config.set(name, value)
-    source = IterUnreader(iter([b"POST / HTTP/1.1\r\n" + head + b"\r\n\r\n"]))
+    source = IterUnreader(iter([line + b"\r\n" + head + b"\r\n\r\n"]))
     return kind(config, source, ("127.0.0.1", 9))
 
 
@@ -44,7 +46,9 @@ def read(kind: type[Request], head: bytes, **changed: Any) -> Any:
         request = request_of(kind, head, **changed)
     except Exception as ex:
         return type(ex), str(ex)
-    return request.headers, request.scheme, request._expected_100_continue
+    line = (request.method, request.uri, request.path, request.query, request.fragment)
+    kept = (request.headers, request.scheme, request._expected_100_continue)
+    return line, request.version, kept
 
 
 @settings(deadline=None)
@@ -74,6 +78,36 @@ def test_any_headers_are_read_as_gunicorn_reads_them(text: str) -> None:
 )
 def test_gunicorn_s_settings_hold(changed: dict[str, Any]) -> None:
     assert read(GatewayRequest, PLAIN, **changed) == read(Request, PLAIN, **changed)
+
+
+methods = st.sampled_from(["POST", "GET", "get", "G", "OPTIONS", "CONNECT", "PO ST", "P\x00T", ""])
+targets = st.sampled_from(
+    [
+        "/",
+        "/openai/v1/chat/completions",
+        "/a?b=c",
+        "/a#b",
+        "//a/b",
+        "*",
+        "http://h/a?b",
+        "h:1",
+        "/\xe9",
+        "",
+        "/" * 300,
+    ]
+)
+versions = st.sampled_from(["HTTP/1.1", "HTTP/1.0", "HTTP/2.0", "HTTP/1.10", "http/1.1", ""])
+
+
+@settings(deadline=None)
+@given(methods, targets, versions)
+def test_any_request_line_is_read_as_gunicorn_reads_it_each_time(
+    method: str, target: str, version: str
+) -> None:
+    line = f"{method} {target} {version}".encode("latin-1")
+    expected = read(Request, PLAIN, line=line)
+    for _ in range(3):
+        assert read(GatewayRequest, PLAIN, line=line) == expected
 
 
 def test_what_is_plain_goes_the_short_way() -> None:
