@@ -27,6 +27,11 @@ __all__ = ["GatewayWorker"]
 
 HANDSHAKE = 30.0
 """Seconds that a client's TLS handshake may take."""
+SHARE = 32
+"""Open connections for each new one that a worker with siblings takes in one turn of its loop.
+Measured with 2,000 streams on two workers."""
+ALONE = 100
+"""New connections in one turn of a worker without siblings; gevent's own number."""
 
 
 @frozen
@@ -94,10 +99,8 @@ class GatewayWorker(QuietErrors, EndingWorker, GeventWorker):  # type: ignore[mi
             sock.setblocking(1)
             handle = partial(self.handle, _Listener(sock.getsockname()))
             server = StreamServer(sock, handle, spawn=Pool(self.worker_connections))
-            if self.cfg.workers > 1:
-                # Its siblings shall have some too.
-                server.max_accept = 1
             self._servers.append(server)
+            self._share()
             server.start()
         while self.alive:
             self.notify()
@@ -108,9 +111,20 @@ class GatewayWorker(QuietErrors, EndingWorker, GeventWorker):  # type: ignore[mi
             server.close()
         self.finish()
 
+    def _share(self) -> None:
+        """Say how many connections are taken in one turn of the loop.
+
+        An idle worker takes one, or its siblings would get none.  The more it has open, the
+        longer its turns are, and with one for each of them clients would wait for seconds.
+        """
+        batch = 1 + len(self._connections) // SHARE if self.cfg.workers > 1 else ALONE
+        for server in self._servers:
+            server.max_accept = batch
+
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         greenlet = gevent.getcurrent()
         connection = self._connections[greenlet] = _Connection(client, time.monotonic())
+        self._share()
         try:
             if self._tls is None or self._shake_hands(connection, self._tls):
                 super().handle(listener, connection.sock, addr)
