@@ -13,6 +13,7 @@ from pathlib import Path
 from attrs import frozen
 
 from bench.availability import Absent, cache_folder
+from bench.environment import interpreter
 
 __all__ = ["Program", "clean_environ", "debian_program", "node_package", "python_package"]
 
@@ -93,16 +94,20 @@ def _find(root: Path, name: str) -> Path | None:
 
 
 def python_package(folder: str, requirement: str, say: Say) -> Path:
-    """A virtual environment with ``requirement``; returns its bin folder.  Raises Absent."""
+    """A virtual environment with ``requirement``; returns its bin folder.  Raises Absent.
+
+    It is made of the Python that runs this: peers get no slower and no faster one.
+    """
     venv = cache_folder() / folder
     done = venv / "installed"
-    if not done.exists():
+    wanted = f"{requirement}\n{interpreter()}\n{sys.version}"
+    if not done.exists() or done.read_text() != wanted:
         shutil.rmtree(venv, ignore_errors=True)
         say(f"installing {requirement} (pip, own environment)")
         _run([sys.executable, "-m", "venv", str(venv)], "python -m venv")
         pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", requirement]
         _run(pip, f"pip install {requirement}")
-        done.touch()
+        done.write_text(wanted)
     return venv / "bin"
 
 
