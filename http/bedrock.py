@@ -21,7 +21,8 @@ from aigateway.actors.providers.interception.credentials import (
     mask,
 )
 from aigateway.actors.providers.interception.decoding import decode
-from aigateway.actors.providers.interception.headers import CREDENTIAL_HEADERS, values_of
+from aigateway.actors.providers.interception.header_list import values_of
+from aigateway.actors.providers.interception.headers import CREDENTIAL_HEADERS
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.interception.routes import upstream_url
 from aigateway.http.settings import Settings

@@ -13,6 +13,8 @@ from typing import Any
 
 from attrs import define
 
+from aigateway.actors.providers.interception.header_list import HeaderList, values_of
+
 __all__ = ["BodyTooLarge", "ClientVanished", "Inbound", "keep_headers"]
 
 _ESTABLISHED = 1  # TCP_ESTABLISHED, linux/include/net/tcp_states.h
@@ -42,7 +44,7 @@ class Inbound:
     path: str
     """Percent-encoded, as it came."""
     query: str
-    headers: list[tuple[str, str]]
+    headers: HeaderList
     client_ip: str
     scheme: str
     host: str
@@ -67,7 +69,7 @@ class Inbound:
             environ["REQUEST_METHOD"],
             path,
             query,
-            headers,
+            HeaderList(headers),
             environ.get("REMOTE_ADDR", ""),
             environ.get("wsgi.url_scheme", "http"),
             environ.get("HTTP_HOST", ""),
@@ -76,11 +78,8 @@ class Inbound:
 
     def header(self, name: str) -> str:
         """The first value of a header without surrounding space, or nothing."""
-        wanted = name.lower()
-        for key, value in self.headers:
-            if key.lower() == wanted:
-                return value.strip()
-        return ""
+        values = values_of(self.headers, name)
+        return values[0] if values else ""
 
     def check_length(self, limit: int) -> None:
         """Raise BodyTooLarge when the declared length is over ``limit`` bytes."""

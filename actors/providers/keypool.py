@@ -29,7 +29,7 @@ from typing import Literal, TypeAlias
 from attrs import define, field, frozen
 
 from aigateway.actors.providers.interception.credentials import mask
-from aigateway.actors.providers.interception.headers import first_of
+from aigateway.actors.providers.interception.header_list import first_of
 from aigateway.actors.providers.interception.interface import Headers
 
 __all__ = [

@@ -42,7 +42,7 @@ from aigateway.actors.providers.counters import Counters
 from aigateway.actors.providers.errors import AnswerTimeout, Unsendable, UpstreamError
 from aigateway.actors.providers.interception import error_bodies
 from aigateway.actors.providers.interception.credentials import centralized
-from aigateway.actors.providers.interception.headers import first_of
+from aigateway.actors.providers.interception.header_list import first_of
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.jobs import Job
 from aigateway.actors.providers.keypool import (

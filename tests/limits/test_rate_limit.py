@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import pytest
 from structlog.testing import capture_logs
 
+from aigateway.actors.providers.interception.header_list import HeaderList
 from aigateway.http.answers import Answer
 from aigateway.http.inbound import Inbound
 from aigateway.http.rate_limit import RateLimit, client_key, make_rate_limit
@@ -20,7 +21,7 @@ from aigateway.http.settings import Settings, SettingsError, load_from_argv
 
 
 def inbound(*headers: tuple[str, str], ip: str = "10.0.0.1") -> Inbound:
-    return Inbound("POST", "/x", "", list(headers), ip, "http", "h", {})
+    return Inbound("POST", "/x", "", HeaderList(headers), ip, "http", "h", {})
 
 
 BEARER = ("Authorization", "Bearer token-1")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from aigateway.actors.providers.interception.header_list import HeaderList, first_of, values_of
 from aigateway.actors.providers.interception.headers import (
     CREDENTIAL_HEADERS,
     HOP_BY_HOP,
     BadAgentFirewall,
     UnsafeHeader,
     agent_firewall,
-    first_of,
     for_client,
     for_upstream,
-    values_of,
 )
 
 AUTH = [("X-Api-Key", "sk-provider")]
@@ -286,3 +285,18 @@ def test_values_are_found_whatever_their_case() -> None:
     assert values_of(headers, "a") == ["1", "", "2"]
     assert first_of([("a", " "), *headers], "A") == "1"
     assert first_of(headers, "c") == ""
+
+
+def test_a_list_that_knows_its_names_says_what_any_sequence_says() -> None:
+    headers = [("A", " 1 "), ("b", "x"), ("a", ""), ("a", "2")]
+    listed = HeaderList(headers)
+    assert list(listed) == headers
+    for name in ("a", "A", "B", "c"):
+        assert list(values_of(listed, name)) == list(values_of(headers, name))
+        assert first_of(listed, name) == first_of(headers, name)
+
+
+def test_a_name_is_checked_again_though_another_of_its_letters_was_good() -> None:
+    assert for_client([("X-Good", "1")]) == [("X-Good", "1")]
+    with pytest.raises(UnsafeHeader):
+        for_client([("X-Good ", "1")])

@@ -10,7 +10,7 @@ from __future__ import annotations
 from aigateway.actors.providers.bedrock.eventstream import FrameReader, sse_event
 from aigateway.actors.providers.interception.decoding import Decoder, DecodingError, decoder_for
 from aigateway.actors.providers.interception.error_bodies import error_body
-from aigateway.actors.providers.interception.headers import values_of
+from aigateway.actors.providers.interception.header_list import values_of
 from aigateway.actors.providers.interception.interface import Headers, Interception, Outcome
 from aigateway.actors.providers.interception.outcomes import message_of
 from aigateway.actors.providers.interception.reading import members, text

@@ -16,7 +16,7 @@ from aigateway.actors.providers.bedrock.credentials import (
 )
 from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.interception.credentials import CENTRALIZED, Credential, mask
-from aigateway.actors.providers.interception.headers import first_of
+from aigateway.actors.providers.interception.header_list import first_of
 from aigateway.actors.providers.interception.interface import Headers
 
 __all__ = ["SERVICES", "SignedHeaders", "Signer", "region_of", "sign"]

@@ -7,12 +7,13 @@ Most name their session in a header; older Claude Code versions hide it in the r
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import msgspec
 from attrs import frozen
 
+from aigateway.actors.providers.interception.header_list import first_of
 from aigateway.actors.providers.interception.interface import Headers
 
 __all__ = ["UNKNOWN", "ClientInfo", "identify"]
@@ -114,26 +115,22 @@ def identify(headers: Headers, body_reader: BodyReader) -> ClientInfo:
     there and nowhere else.  A body that cannot be read as JSON names no session; what
     ``body_reader`` itself raises is passed on.
     """
-    values: dict[str, str] = {}
-    for name, value in headers:
-        if stripped := value.strip():
-            values.setdefault(name.lower(), stripped)
-    user_agent = values.get("user-agent", "").lower()
-    originator = values.get("originator", "")
+    user_agent = first_of(headers, "user-agent").lower()
+    originator = first_of(headers, "originator")
     for program in _PROGRAMS:
         if (
             user_agent.startswith(program.user_agents)
             or (program.originator and program.originator == originator)
-            or (program.marker and program.marker in values)
+            or (program.marker and first_of(headers, program.marker))
         ):
-            return ClientInfo(program.name, _session(program, values, body_reader))
+            return ClientInfo(program.name, _session(program, headers, body_reader))
     return ClientInfo(UNKNOWN)
 
 
-def _session(program: _Program, values: Mapping[str, str], body_reader: BodyReader) -> str | None:
+def _session(program: _Program, headers: Headers, body_reader: BodyReader) -> str | None:
     for name in program.session_headers:
-        if name in values:
-            return values[name]
+        if value := first_of(headers, name):
+            return value
     return _session_in_body(body_reader()) if program.session_in_body else None
 
 

@@ -12,11 +12,8 @@ from typing import Literal, TypeAlias
 
 from attrs import field, frozen
 
-from aigateway.actors.providers.interception.headers import (
-    CREDENTIAL_HEADERS,
-    first_of,
-    values_of,
-)
+from aigateway.actors.providers.interception.header_list import HeaderList, first_of, values_of
+from aigateway.actors.providers.interception.headers import CREDENTIAL_HEADERS
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.interception.routes import ANTHROPIC_TYPES
 
@@ -87,11 +84,13 @@ def extract(headers: Headers) -> Presented | None:
         removed |= {"authorization", "x-api-key"}
     if not token:
         return None
-    remaining = tuple(
-        (name, value)
-        for name, value in headers
-        if (key := name.lower()) not in removed
-        and not (key in CREDENTIAL_HEADERS and _carries(value, token))
+    remaining = HeaderList(
+        [
+            (name, value)
+            for name, value in headers
+            if (key := name.lower()) not in removed
+            and not (key in CREDENTIAL_HEADERS and _carries(value, token))
+        ]
     )
     return Presented(token, byok, remaining, request_id)
 

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from aigateway.actors.providers.interception.header_list import first_of, values_of
 from aigateway.actors.providers.interception.interface import Headers
 
 __all__ = [
@@ -30,10 +31,8 @@ __all__ = [
     "BadAgentFirewall",
     "UnsafeHeader",
     "agent_firewall",
-    "first_of",
     "for_client",
     "for_upstream",
-    "values_of",
 ]
 
 HOP_BY_HOP = frozenset(
@@ -92,6 +91,9 @@ _INTERCEPTED_REMOVED = _ALWAYS_REMOVED | _ACCEPT_ENCODING | CREDENTIAL_HEADERS |
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 _INJECTION = re.compile(r"[\r\n\x00]")
+_KEPT_NAMES = 512
+_tokens: set[str] = set()
+"""PERF: names that were found to be tokens, up to so many in this process."""
 _INT32_MAX = 2**31 - 1
 _SEQUENCE = re.compile(r"[0-9]{1,10}", re.ASCII)
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
@@ -118,17 +120,6 @@ class AgentFirewall(NamedTuple):
     """A UUID in lower case."""
     sequence: int
     """At least 0, within 32 bits."""
-
-
-def values_of(headers: Headers, name: str) -> list[str]:
-    """All values of a header, in order, without surrounding white space."""
-    wanted = name.lower()
-    return [value.strip() for key, value in headers if key.lower() == wanted]
-
-
-def first_of(headers: Headers, name: str) -> str:
-    """The first value of a header that is not blank, or nothing."""
-    return next((value for value in values_of(headers, name) if value), "")
 
 
 def for_upstream(
@@ -251,8 +242,16 @@ def _checked(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """The headers as a list, none of which can be taken for several."""
     checked = list(headers)
     for name, value in checked:
-        if not _TOKEN.fullmatch(name):
-            raise UnsafeHeader("a header name contains characters that no header name may have")
-        if _INJECTION.search(value):
+        if name not in _tokens:
+            _check_name(name)
+        # PERF: nearly every value is printable, and then there is nothing to look for.
+        if not value.isprintable() and _INJECTION.search(value):
             raise UnsafeHeader(f"header {name}: the value contains a line break or a NUL")
     return checked
+
+
+def _check_name(name: str) -> None:
+    if not _TOKEN.fullmatch(name):
+        raise UnsafeHeader("a header name contains characters that no header name may have")
+    if len(_tokens) < _KEPT_NAMES:
+        _tokens.add(name)
