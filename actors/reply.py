@@ -10,10 +10,11 @@ half a dozen answers, and each of them costs half as much this way.
 
 from __future__ import annotations
 
-import _thread
 from typing import Any, Generic, TypeVar
 
 import pykka
+
+from aigateway.actors.turns import Turn, new_turn
 
 __all__ = ["AlreadySet", "Reply", "complete", "fail", "new_reply"]
 
@@ -36,7 +37,7 @@ class Reply(Generic[T]):
         """Whether it was set."""
         self._value: T | None = None
         self._error: BaseException | None = None
-        self._waiting: list[Any] = []
+        self._waiting: list[Turn] = []
 
     def get(self, timeout: float | None = None) -> T:
         """Wait for the answer, up to ``timeout`` seconds; raises the error if it is one.
@@ -52,12 +53,11 @@ class Reply(Generic[T]):
 
     def _wait(self, timeout: float | None) -> None:
         if timeout is None or timeout > 0:
-            turn = _thread.allocate_lock()
-            turn.acquire()
+            turn = new_turn()
             self._waiting.append(turn)
             # It may have been set before it could see that somebody waits.
             if not self.known:
-                turn.acquire(True, -1 if timeout is None else timeout)
+                turn.wait(timeout)
         if not self.known:
             raise pykka.Timeout(f"{timeout} seconds")
 
@@ -77,7 +77,7 @@ class Reply(Generic[T]):
         self._value, self._error = value, error
         self.known = True
         for turn in self._waiting:
-            turn.release()
+            turn.give()
 
 
 def new_reply() -> Reply[Any]:

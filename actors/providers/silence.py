@@ -10,6 +10,7 @@ With plain threads a timeout costs nothing, and nothing here is used.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from typing import Any, Protocol
@@ -47,22 +48,31 @@ def watch(reader: Watched) -> None:
     Ends by itself when the reader is gone.
     """
     _READERS.add(reader)
-    if not _LOOP.is_alive():
+    if not _looking:
         _start()
 
 
 _READERS: WeakSet[Watched] = WeakSet()
 _START = threading.Lock()
-_LOOP = threading.Thread()
+_looking = False
+"""Whether this process has the loop."""
 
 
 def _start() -> None:
-    global _LOOP
+    global _looking
     with _START:
-        # Also in a child process: a fork takes no thread along.
-        if not _LOOP.is_alive():
-            _LOOP = threading.Thread(target=_look, name="silence", daemon=True)
-            _LOOP.start()
+        if not _looking:
+            threading.Thread(target=_look, name="silence", daemon=True).start()
+            _looking = True
+
+
+def _forget() -> None:
+    """In a child process: a fork takes no thread along."""
+    global _looking
+    _looking = False
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def _look() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
-from gunicorn.http import wsgi
+from gunicorn.http import parser, wsgi
 from gunicorn.http.parser import RequestParser
 
-from aigateway.http.server.request import GatewayRequest
+from aigateway.http.server.request import GatewayRequest, GatewayUnreader
 from aigateway.http.server.response import GatewayResponse
 
 __all__ = ["use_own_parts"]
@@ -21,4 +22,7 @@ def use_own_parts(config: Any) -> None:
     """
     vars(config).update({name: setting.get() for name, setting in config.settings.items()})
     wsgi.Response = GatewayResponse
+    # What an application may write errors to: it asks logging for its outputs each time.
+    wsgi.WSGIErrorsWrapper = cache(wsgi.WSGIErrorsWrapper)
     RequestParser.mesg_class = GatewayRequest
+    parser.SocketUnreader = GatewayUnreader

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _socket
+import socket
 import threading
 import time
 from functools import partial
@@ -10,6 +12,8 @@ import pykka
 import pytest
 
 from aigateway.actors.reply import AlreadySet, Reply, complete, fail, new_reply
+from aigateway.actors.turns import new_turn
+from aigateway.actors.waiting import waiter_for
 
 PATIENCE = 10.0
 
@@ -110,3 +114,21 @@ def test_of_many_answers_at_once_one_counts():
         won: list[int] = []
         join(in_threads(*[partial(claim, reply, number, won) for number in range(4)]))
         assert won == [reply.get(timeout=0)]
+
+
+def test_a_turn_may_be_given_before_it_is_waited_for_and_again_when_its_time_is_over():
+    turn = new_turn()
+    turn.give()
+    began = time.monotonic()
+    turn.wait(PATIENCE)
+    assert time.monotonic() - began < PATIENCE
+    late = new_turn()
+    late.wait(0.01)
+    late.give()
+    late.give()
+
+
+def test_plain_sockets_wait_by_themselves():
+    one, other = socket.socketpair()
+    with one, other:
+        assert (waiter_for(one) is None) is isinstance(one, _socket.socket)

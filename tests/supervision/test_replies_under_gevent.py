@@ -1,4 +1,4 @@
-"""Replies once more, in a process that gevent has patched."""
+"""Replies once more, and what they wait with, in a process that gevent has patched."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ RUN = "from gevent import monkey; monkey.patch_all(); import pytest, sys; sys.ex
 
 def test_replies_are_the_same_for_greenlets() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", RUN, "-n", "0", "-p", "no:cacheprovider", HERE / "test_replies.py"],
+        [
+            *(sys.executable, "-c", RUN, "-n", "0", "-p", "no:cacheprovider"),
+            *(HERE / "test_replies.py", HERE / "turns_under_gevent.py"),
+        ],
         cwd=HERE.parents[1],
         capture_output=True,
         text=True,

@@ -1,0 +1,87 @@
+"""Turns and waiting for bytes, which the event loop does where threads are greenlets.
+
+Run by ``test_replies_under_gevent.py`` in a process of its own.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import gevent
+import pytest
+from gevent.monkey import get_original
+
+from aigateway.actors.turns import Turn, new_turn
+from aigateway.actors.waiting import waiter_for
+
+PATIENCE = 10.0
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    one, other = socket.socketpair()
+    with one, other:
+        yield one, other
+
+
+def waiting(turns: list[Turn], timeout: float | None) -> None:
+    turns.append(new_turn())
+    turns[0].wait(timeout)
+
+
+@pytest.mark.parametrize("timeout", [None, PATIENCE])
+def test_a_turn_is_given_from_a_thread_of_the_system(timeout: float | None) -> None:
+    turns: list[Turn] = []
+    waits = gevent.spawn(waiting, turns, timeout)
+    # So that the loop has something to do: with nothing it would not wait.
+    with gevent.Timeout(PATIENCE):
+        gevent.sleep(0)
+        get_original("_thread", "start_new_thread")(turns[0].give, ())
+        waits.get()
+
+
+def test_who_was_killed_while_it_waited_is_not_woken_elsewhere() -> None:
+    turns: list[Turn] = []
+    after: list[str] = []
+
+    def wait_and_then_rest() -> None:
+        try:
+            waiting(turns, PATIENCE)
+        except gevent.GreenletExit:
+            with gevent.Timeout(0.05, False):
+                gevent.sleep(PATIENCE)
+                after.append("woken")
+
+    rests = gevent.spawn(wait_and_then_rest)
+    gevent.sleep(0)
+    turns[0].give()
+    rests.kill(block=False)
+    rests.join(PATIENCE)
+    assert rests.successful()
+    assert not after
+
+
+def test_bytes_are_waited_for_and_left_where_they_are(pair) -> None:
+    one, other = pair
+    wait = waiter_for(one)
+    assert wait is not None
+    waits = gevent.spawn(wait)
+    gevent.sleep(0)
+    assert not waits.ready()
+    other.sendall(b"x")
+    waits.get(timeout=PATIENCE)
+    assert one.recv(10) == b"x"
+
+
+def test_who_waits_for_bytes_is_told_when_the_socket_is_closed(pair) -> None:
+    one, _ = pair
+    wait = waiter_for(one)
+    assert wait is not None
+    waits = gevent.spawn(wait)
+    gevent.sleep(0)
+    one.close()
+    with pytest.raises(OSError, match=r"[Ff]ile descriptor"):
+        waits.get(timeout=PATIENCE)
+    with pytest.raises(OSError, match=r"[Ff]ile descriptor"):
+        gevent.spawn(wait).get(timeout=PATIENCE)
