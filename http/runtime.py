@@ -31,6 +31,17 @@ log = structlog.get_logger("ai-gateway")
 
 T = TypeVar("T")
 
+_forks = 0
+"""PERF: tells this process from its parents, as the process id does with a system call."""
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
+
 
 class NoAnswer(Exception):
     """An actor died or kept silent; ``sent`` says whether the work may have been begun."""
@@ -53,7 +64,7 @@ class Runtime:
         """Set when the gateway is about to stop: new requests are refused."""
         self._give_up = give_up
         self._supervisor: pykka.ActorRef[Supervisor] | None = None
-        self._pid = 0
+        self._begun_in = -1
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -61,21 +72,21 @@ class Runtime:
 
         Actors must not cross a fork: their threads would not.
         """
-        if self._pid == os.getpid():
+        if self._begun_in == _forks:
             return
         with self._lock:
-            if self._pid != os.getpid():
+            if self._begun_in != _forks:
                 self._supervisor = Supervisor.start(
                     self.plan, self.tree, self._give_up, self._supervisor_ended
                 )
-                self._pid = os.getpid()
+                self._begun_in = _forks
 
     def stop(self, flush_timeout: float, stop_timeout: float) -> None:
         """Flush the spool, then stop all actors; timeouts in seconds.
 
         What is not flushed stays on disk for the next start.
         """
-        if self._pid != os.getpid() or self._supervisor is None:
+        if self._begun_in != _forks or self._supervisor is None:
             return
         supervisor, self._supervisor = self._supervisor, None
         if flush_timeout:

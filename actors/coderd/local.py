@@ -1,8 +1,8 @@
 """The embedded control plane: answers for itself, from a SQLite database.
 
-Writes are committed in groups: what is in the inbox when the actor turns to its database
-goes into one transaction, and is answered after the commit.  A request that comes alone
-does not wait for company.
+It works in groups: what is in the inbox when the actor turns to its database goes into one
+transaction, and is answered after the commit; a key that several requests present at the
+same moment is looked up once.  A request that comes alone does not wait for company.
 
 Several worker processes write to the same file.  When another one holds the lock the actor
 rests for a moment and tells itself to try again, so keys are looked up meanwhile (readers
@@ -25,6 +25,7 @@ from aigateway.actors.actor import ActorDied, GatewayActor, complete, fail
 from aigateway.actors.coderd.messages import (
     Accepted,
     Authorize,
+    Caller,
     CallStats,
     Denied,
     GetCallStats,
@@ -119,18 +120,8 @@ class LocalControlPlane(GatewayActor):
     # -- messages
 
     def _authorize(self, message: Authorize) -> None:
-        try:
-            answer = self._store.find_caller(message.token, self._clock())
-        except DatabaseBusy as ex:
-            if self._patient():
-                self._lookups.append(message)
-                self._flush_soon()
-            else:
-                complete(message.reply, Unavailable(f"local database: {ex}"))
-        except DatabaseTrouble as ex:
-            complete(message.reply, Unavailable(f"local database: {ex}"))
-        else:
-            complete(message.reply, answer)
+        self._lookups.append(message)
+        self._flush_soon()
 
     def _store_interception(self, message: StoreInterception) -> None:
         self._starts.append(message)
@@ -168,6 +159,27 @@ class LocalControlPlane(GatewayActor):
     def _get_call_stats(self, _message: GetCallStats) -> CallStats:
         return CallStats()
 
+    # -- looking up
+
+    def _look_up(self) -> None:
+        """Answer who has asked: one lookup for all who present the same token."""
+        lookups, self._lookups = self._lookups, []
+        answers: dict[str, Caller | Denied | Unavailable] = {}
+        for lookup in lookups:
+            answer = answers.get(lookup.token)
+            if answer is None:
+                try:
+                    answer = self._store.find_caller(lookup.token, self._clock())
+                except DatabaseBusy as ex:
+                    if self._patient():
+                        self._lookups.append(lookup)
+                        continue
+                    answer = Unavailable(f"local database: {ex}")
+                except DatabaseTrouble as ex:
+                    answer = Unavailable(f"local database: {ex}")
+                answers[lookup.token] = answer
+            complete(lookup.reply, answer)
+
     # -- writing
 
     def _flush_soon(self) -> None:
@@ -177,9 +189,7 @@ class LocalControlPlane(GatewayActor):
 
     def _flush(self, _message: _Flush) -> None:
         self._flush_told = False
-        lookups, self._lookups = self._lookups, []
-        for lookup in lookups:
-            self._authorize(lookup)
+        self._look_up()
         written = self._write()
         if self._lookups or not written:
             # Jitter, or two workers would go on meeting each other.

@@ -20,6 +20,12 @@ OWNED = frozenset({"server", "date"})
 _JOINED_UP_TO: Final = 64 * 1024
 """Bytes of a body's first piece up to which copying it is cheaper than a second system call."""
 _BODYLESS: Final = frozenset({204, 304})
+_SPECIAL: Final = frozenset({"content-length", *util.hop_headers})
+"""Headers that gunicorn acts upon, or leaves out."""
+_KEPT_NAMES: Final = 256
+_plain_names: set[str] = set()
+"""PERF: names of headers that gunicorn found to be good and are not special, up to so many in
+this process."""
 
 
 class GatewayResponse(Response):  # type: ignore[misc]  # gunicorn has no types
@@ -36,6 +42,16 @@ class GatewayResponse(Response):  # type: ignore[misc]  # gunicorn has no types
         super().__init__(*args, **kwargs)
         self.own: dict[str, tuple[str, str]] = {}
         """Relayed headers to be sent in the place of gunicorn's, by lower-case name."""
+
+    def process_headers(self, headers: list[tuple[str, str]]) -> None:
+        """Take headers as gunicorn does; those that are nothing special at once."""
+        for name, value in headers:
+            if name in _plain_names and value.isascii() and value.isprintable():
+                self.headers.append((name, value.strip()))
+                continue
+            super().process_headers([(name, value)])
+            if len(_plain_names) < _KEPT_NAMES and name.lower() not in _SPECIAL:
+                _plain_names.add(name)
 
     def write(self, arg: bytes) -> None:
         """Send a piece of the body, and the head if it is the first one."""

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 import gevent
-from attrs import define, frozen
+from attrs import define, field, frozen
 from gevent.event import Event
 from gevent.pool import Pool
 from gevent.server import StreamServer
@@ -44,6 +44,10 @@ class _Listener:
         return self.name
 
 
+class _Over(BaseException):
+    """A connection has waited for long enough."""
+
+
 @define(eq=False)
 class _Connection:
     """What the worker knows of a client's connection."""
@@ -53,20 +57,27 @@ class _Connection:
     """When its last request ended, or itself began (monotonic time)."""
     used: bool = False
     """It has carried a request."""
-    idle: gevent.Timeout | None = None
-    """While it waits for a request."""
+    idle: bool = False
+    """It waits for a request, and ``over`` ends that."""
+    over: _Over = field(factory=_Over)
 
 
 class _Idle:
-    """Waiting for the next request of a connection, for so many seconds."""
+    """Waiting for the next request of a connection, for so many seconds.
+
+    PERF: what gevent.Timeout does, at a fifth of its cost.
+    """
+
+    __slots__ = ("_connection", "_seconds", "_timer")
 
     def __init__(self, connection: _Connection, seconds: float) -> None:
         self._connection = connection
-        self._timeout = gevent.Timeout(seconds, False)
+        self._seconds = seconds
 
     def __enter__(self) -> _Idle:
-        self._timeout.start()
-        self._connection.idle = self._timeout
+        self._timer = gevent.get_hub().loop.timer(self._seconds)
+        self._timer.start(gevent.getcurrent().throw, self._connection.over)
+        self._connection.idle = True
         return self
 
     def __exit__(
@@ -75,9 +86,10 @@ class _Idle:
         ex: BaseException | None,
         _: TracebackType | None,
     ) -> bool:
-        self._connection.idle = None
-        self._timeout.close()
-        return ex is self._timeout
+        self._connection.idle = False
+        self._timer.stop()
+        self._timer.close()
+        return ex is self._connection.over
 
 
 class GatewayWorker(QuietErrors, EndingWorker, GeventWorker):  # type: ignore[misc]
@@ -177,7 +189,7 @@ class GatewayWorker(QuietErrors, EndingWorker, GeventWorker):  # type: ignore[mi
     def close_idle(self) -> None:
         for greenlet, connection in list(self._connections.items()):
             if connection.idle and connection.used and not has_bytes(connection.sock):
-                greenlet.kill(connection.idle, block=False)
+                greenlet.kill(connection.over, block=False)
 
     def close_silent(self, before: float) -> None:
         for greenlet in [each for server in self._servers for each in server.pool]:
@@ -185,7 +197,8 @@ class GatewayWorker(QuietErrors, EndingWorker, GeventWorker):  # type: ignore[mi
             if connection is None or greenlet in self.serving or connection.since >= before:
                 continue
             if not (connection.idle and has_bytes(connection.sock)):
-                greenlet.kill(connection.idle or gevent.GreenletExit, block=False)
+                over = connection.over if connection.idle else gevent.GreenletExit
+                greenlet.kill(over, block=False)
 
     def drop_clients(self) -> None:
         for greenlet in list(self.serving):
