@@ -157,6 +157,9 @@ class GatewayActor(pykka.ThreadingActor):
         """Handle one message; the return value answers an ``ask``."""
         raise NotImplementedError
 
+    def handled(self) -> None:
+        """Run after each message, those among them that :meth:`receive` never sees."""
+
     def release(self) -> None:
         """Let go of files, sockets and replies held in the actor's state."""
 
@@ -204,10 +207,13 @@ class GatewayActor(pykka.ThreadingActor):
         try:
             if isinstance(message, Crash):
                 raise CrashedOnRequest(self.role)
+            answer = None
             if isinstance(message, Probe):
                 complete(message.reply, time.monotonic() - message.sent_at)
-                return None
-            return self.receive(message)
+            else:
+                answer = self.receive(message)
+            self.handled()
+            return answer
         except BaseException as ex:
             _fail_reply(message, f"{self.role} died: {ex!r}")
             error = self._die(ex)

@@ -187,17 +187,15 @@ class CoderdConnection(GatewayActor):
 
     # -- messages
 
-    def receive(self, message: Any) -> Any:
-        answer = self._handle(message)
+    def handled(self) -> None:
         self._unflushed += 1
         # PERF: what is asked of coderd leaves in one message with what those ask who wait here.
         if self.actor_inbox.empty() or self._unflushed >= _FLUSH_AFTER:
             self._unflushed = 0
             if self._session is not None:
                 self._session.flush()
-        return answer
 
-    def _handle(self, message: Any) -> Any:
+    def receive(self, message: Any) -> Any:
         match message:
             case _Run():
                 message.action()

@@ -10,6 +10,7 @@ import pytest
 from coderd_talk import Talk, eventually
 from fake_coderd import CallError, FakeCoderd, User
 
+from aigateway.actors.actor import Probe
 from aigateway.actors.coderd._authorizing import is_no
 from aigateway.actors.coderd._outcomes import Refusal
 from aigateway.actors.coderd.connection import _Run
@@ -163,6 +164,18 @@ def test_calls_do_not_wait_for_the_inbox_to_be_empty(talk: Talk, coderd: FakeCod
     coderd.wait_for_call("IsAuthorized", 30)
     end.set()
     assert all(reply.get(timeout=10) == Denied("unauthorized") for reply in replies)
+
+
+def test_a_call_does_not_stay_behind_because_a_probe_came_after_it(
+    talk: Talk, coderd: FakeCoderd
+) -> None:
+    begin = threading.Event()
+    talk.ref.tell(_Run(lambda: assert_set(begin)))
+    reply = talk.begin_authorize("tok-unknown-secret")
+    talk.ref.tell(Probe())
+    begin.set()
+    # Nothing else comes to the actor that would take the call along.
+    assert reply.get(timeout=4) == Denied("unauthorized")
 
 
 def assert_set(event: threading.Event) -> None:

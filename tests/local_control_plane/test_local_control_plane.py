@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from aigateway.actors.coderd import store as store_module
 from aigateway.actors.coderd.api_keys import NewApiKey, create_key, revoke_key
 from aigateway.actors.coderd.messages import (
     Accepted,
+    Authorize,
     Caller,
     Denied,
     GetMcpConfiguration,
@@ -82,6 +84,30 @@ def test_a_key_is_good_until_it_expires(start: Any, database: Any) -> None:
     assert isinstance(plane.authorize(key.token), Caller)
     now[0] += 0.001
     assert plane.authorize(key.token) == UNAUTHORIZED
+
+
+def test_a_key_that_many_present_at_one_moment_is_looked_up_once(start: Any, database: Any) -> None:
+    ada, eve = create_key(database, "ada"), create_key(database, "eve")
+    looking, go_on, moments = threading.Event(), threading.Event(), []
+
+    def clock() -> float:
+        moments.append(1)
+        if len(moments) == 2:
+            looking.set()
+            assert go_on.wait(10)
+        return 1_000_000.0
+
+    plane = start(clock=clock)
+    asked = [Authorize(key.token, new_reply()) for key in (ada, ada, eve, ada, eve)]
+    plane.ref.tell(asked[0])
+    assert looking.wait(10)
+    for each in asked[1:]:
+        plane.ref.tell(each)
+    go_on.set()
+    names = [each.reply.get(timeout=10).username for each in asked]
+    assert names == ["ada", "ada", "eve", "ada", "eve"]
+    # Its start, the one that came alone, and one for each of two keys.
+    assert len(moments) == 4
 
 
 # -- what it is configured with
