@@ -164,21 +164,24 @@ class LocalControlPlane(GatewayActor):
     def _look_up(self) -> None:
         """Answer who has asked: one lookup for all who present the same token."""
         lookups, self._lookups = self._lookups, []
-        answers: dict[str, Caller | Denied | Unavailable] = {}
+        answers: dict[str, Caller | Denied | Unavailable | None] = {}
         for lookup in lookups:
-            answer = answers.get(lookup.token)
+            if lookup.token not in answers:
+                answers[lookup.token] = self._find(lookup.token)
+            answer = answers[lookup.token]
             if answer is None:
-                try:
-                    answer = self._store.find_caller(lookup.token, self._clock())
-                except DatabaseBusy as ex:
-                    if self._patient():
-                        self._lookups.append(lookup)
-                        continue
-                    answer = Unavailable(f"local database: {ex}")
-                except DatabaseTrouble as ex:
-                    answer = Unavailable(f"local database: {ex}")
-                answers[lookup.token] = answer
-            complete(lookup.reply, answer)
+                self._lookups.append(lookup)
+            else:
+                complete(lookup.reply, answer)
+
+    def _find(self, token: str) -> Caller | Denied | Unavailable | None:
+        """Whose key is this?  None when that must be tried again."""
+        try:
+            return self._store.find_caller(token, self._clock())
+        except DatabaseBusy as ex:
+            return None if self._patient() else Unavailable(f"local database: {ex}")
+        except DatabaseTrouble as ex:
+            return Unavailable(f"local database: {ex}")
 
     # -- writing
 
