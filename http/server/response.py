@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from gunicorn import util
+from gunicorn.http.message import TOKEN_RE
 from gunicorn.http.wsgi import Response
 
 __all__ = ["GatewayResponse", "begin_anew", "close_behind", "keep_own_headers"]
@@ -22,10 +24,6 @@ _JOINED_UP_TO: Final = 64 * 1024
 _BODYLESS: Final = frozenset({204, 304})
 _SPECIAL: Final = frozenset({"content-length", *util.hop_headers})
 """Headers that gunicorn acts upon, or leaves out."""
-_KEPT_NAMES: Final = 256
-_plain_names: set[str] = set()
-"""PERF: names of headers that gunicorn found to be good and are not special, up to so many in
-this process."""
 
 
 class GatewayResponse(Response):  # type: ignore[misc]  # gunicorn has no types
@@ -46,12 +44,10 @@ class GatewayResponse(Response):  # type: ignore[misc]  # gunicorn has no types
     def process_headers(self, headers: list[tuple[str, str]]) -> None:
         """Take headers as gunicorn does; those that are nothing special at once."""
         for name, value in headers:
-            if name in _plain_names and value.isascii() and value.isprintable():
+            if _is_plain_name(name) and value.isascii() and value.isprintable():
                 self.headers.append((name, value.strip()))
-                continue
-            super().process_headers([(name, value)])
-            if len(_plain_names) < _KEPT_NAMES and name.lower() not in _SPECIAL:
-                _plain_names.add(name)
+            else:
+                super().process_headers([(name, value)])
 
     def write(self, arg: bytes) -> None:
         """Send a piece of the body, and the head if it is the first one."""
@@ -105,6 +101,13 @@ class GatewayResponse(Response):  # type: ignore[misc]  # gunicorn has no types
         if self.chunked:
             lines.append("Transfer-Encoding: chunked\r\n")
         return lines
+
+
+# PERF: the same names stand in every answer.
+@lru_cache(maxsize=256)
+def _is_plain_name(name: str) -> bool:
+    """Whether gunicorn takes a header of this name, and does nothing about it."""
+    return bool(TOKEN_RE.fullmatch(name)) and name.lower() not in _SPECIAL
 
 
 _dated = (0, "")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 from aigateway.actors.providers.interception.header_list import first_of, values_of
@@ -91,9 +92,6 @@ _INTERCEPTED_REMOVED = _ALWAYS_REMOVED | _ACCEPT_ENCODING | CREDENTIAL_HEADERS |
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 _INJECTION = re.compile(r"[\r\n\x00]")
-_KEPT_NAMES = 512
-_tokens: set[str] = set()
-"""PERF: names that were found to be tokens, up to so many in this process."""
 _INT32_MAX = 2**31 - 1
 _SEQUENCE = re.compile(r"[0-9]{1,10}", re.ASCII)
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
@@ -242,16 +240,15 @@ def _checked(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """The headers as a list, none of which can be taken for several."""
     checked = list(headers)
     for name, value in checked:
-        if name not in _tokens:
-            _check_name(name)
+        _check_name(name)
         # PERF: nearly every value is printable, and then there is nothing to look for.
         if not value.isprintable() and _INJECTION.search(value):
             raise UnsafeHeader(f"header {name}: the value contains a line break or a NUL")
     return checked
 
 
+# PERF: the same names come with every request.
+@lru_cache(maxsize=512)
 def _check_name(name: str) -> None:
     if not _TOKEN.fullmatch(name):
         raise UnsafeHeader("a header name contains characters that no header name may have")
-    if len(_tokens) < _KEPT_NAMES:
-        _tokens.add(name)
