@@ -10,9 +10,14 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-__all__ = ["waiter_for"]
+__all__ = ["is_cooperative", "patient", "waiter_for"]
+
+
+def is_cooperative(sock: Any) -> bool:
+    """Whether ``sock`` belongs to greenlets: who waits on it waits with the event loop."""
+    return hasattr(sock, "_read_event") and hasattr(sock, "hub")
 
 
 def waiter_for(sock: Any) -> Callable[[], object] | None:
@@ -21,7 +26,7 @@ def waiter_for(sock: Any) -> Callable[[], object] | None:
 
     The waiter raises OSError when the socket is closed, also when that happens meanwhile.
     """
-    if not hasattr(sock, "_read_event") or not hasattr(sock, "hub") or hasattr(sock, "_sslobj"):
+    if not is_cooperative(sock) or hasattr(sock, "_sslobj"):
         return None
     wait = sock.hub.wait
 
@@ -34,3 +39,36 @@ def waiter_for(sock: Any) -> Callable[[], object] | None:
         wait(event)
 
     return wait_for_bytes
+
+
+def patient(sock: Any) -> Receiver:
+    """What to receive from instead of ``sock``, which it is itself when reading is to wait."""
+    wait = waiter_for(sock)
+    return sock if wait is None else _Patient(sock, wait)
+
+
+class Receiver(Protocol):
+    """A socket, as far as receiving goes."""
+
+    def recv(self, size: int, /) -> bytes:
+        """Whatever has arrived, up to ``size`` bytes; what a socket raises."""
+
+
+class _Patient:
+    """Waits before it receives, unless there was so much that there may be more."""
+
+    __slots__ = ("_more", "_sock", "_wait")
+
+    def __init__(self, sock: Any, wait: Callable[[], object]) -> None:
+        self._sock = sock
+        self._wait = wait
+        self._more = False
+
+    def recv(self, size: int, /) -> bytes:
+        sock = self._sock
+        # The waiter knows nothing of timeouts.
+        if not self._more and sock.timeout is None:
+            self._wait()
+        data: bytes = sock.recv(size)
+        self._more = len(data) == size
+        return data

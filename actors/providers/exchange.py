@@ -17,7 +17,7 @@ import math
 import socket
 import termios
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import httptools
@@ -32,7 +32,7 @@ from aigateway.actors.providers.errors import (
 )
 from aigateway.actors.providers.sending import READ_SIZE, send_request
 from aigateway.actors.providers.silence import can_watch, watch
-from aigateway.actors.waiting import waiter_for
+from aigateway.actors.waiting import is_cooperative, patient
 
 __all__ = ["MAX_HEAD", "Exchange", "UpstreamConnection", "request_head"]
 
@@ -68,6 +68,7 @@ class UpstreamConnection:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self.incoming = patient(sock)
         self.exchanges = 0
 
     def is_alive(self) -> bool:
@@ -77,10 +78,9 @@ class UpstreamConnection:
         be taken for the next answer.  Where the platform does not tell, the answer is yes.
         """
         sock = self.sock
-        inner = getattr(sock, "_sock", None)
         try:
-            if inner is not None:
-                return _is_quiet(inner)
+            if is_cooperative(sock):
+                return _is_quiet(sock._sock)  # type: ignore[attr-defined]
             if _TCP_INFO is not None:
                 state = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0]
                 if state != _ESTABLISHED:
@@ -173,13 +173,11 @@ class Exchange:
 
     __slots__ = (
         "__weakref__",
-        "_await_bytes",
         "_bodiless",
         "_connection",
         "_fault",
         "_interrupted",
         "_keep_alive",
-        "_more",
         "_parser",
         "_parts",
         "_patience",
@@ -200,12 +198,9 @@ class Exchange:
         self._bodiless = bodiless
         self._parts: list[bytes] = []
         self._keep_alive = True
-        self._more = False
-        """There was so much to read that there may be more."""
         self._fault = ""
         self._interrupted = ""
         self._patience = math.inf
-        self._await_bytes: Callable[[], object] | None = None
         self._waiting_since = math.inf
         self.status = 0
         self.reason = ""
@@ -232,20 +227,15 @@ class Exchange:
         self.head_at = self.last_data_at = time.monotonic()
 
     def _read_head(self, timeout: float) -> None:
-        sock = self._connection.sock
-        began = time.monotonic()
+        deadline = time.monotonic() + timeout
         size = 0
         while not self.status:
-            now = time.monotonic()
-            left = began + timeout - now
+            left = deadline - time.monotonic()
             try:
                 if left <= 0:
                     raise TimeoutError
                 self.set_quiet(left)
-                self._waiting_since = now
-                if self._await_bytes is not None:
-                    self._await_bytes()
-                data = sock.recv(READ_SIZE)
+                data = self._receive()
             except TimeoutError as ex:
                 raise AnswerTimeout(f"the upstream gave no answer within {timeout:g} s") from ex
             except (OSError, ValueError) as ex:
@@ -265,12 +255,10 @@ class Exchange:
         if can_watch(sock, seconds):
             if self._patience == math.inf:
                 watch(self)
-                self._await_bytes = waiter_for(sock)
                 sock.settimeout(None)
             self._patience = seconds
         else:
             self._patience = math.inf
-            self._await_bytes = None
             sock.settimeout(seconds)
 
     def read(self) -> bytes:
@@ -292,11 +280,8 @@ class Exchange:
                 raise self._cut("")
             if self.broken:
                 raise UpstreamCut("the framing of the upstream's answer is broken")
-            self._waiting_since = time.monotonic()
             try:
-                if self._await_bytes is not None and not self._more:
-                    self._await_bytes()
-                arrived = self._connection.sock.recv(READ_SIZE)
+                arrived = self._receive()
             except TimeoutError as ex:
                 raise Quiet from ex
             except (OSError, ValueError) as ex:
@@ -304,9 +289,12 @@ class Exchange:
                 raise self._cut(f"the upstream broke off: {_text_of(ex)}") from ex
             if not arrived:
                 return self._closed()
-            self._more = len(arrived) == READ_SIZE
             self.last_data_at = time.monotonic()
             self._feed(arrived)
+
+    def _receive(self) -> bytes:
+        self._waiting_since = time.monotonic()
+        return self._connection.incoming.recv(READ_SIZE)
 
     def _feed(self, data: bytes) -> None:
         try:

@@ -16,6 +16,8 @@ import time
 from typing import Any, Protocol
 from weakref import WeakSet
 
+from aigateway.actors.waiting import is_cooperative
+
 __all__ = ["Watched", "can_watch", "watch"]
 
 TICK = 1.0
@@ -39,7 +41,7 @@ class Watched(Protocol):
 
 def can_watch(sock: Any, seconds: float) -> bool:
     """Whether a wait of ``seconds`` on this socket can be left to :func:`watch`."""
-    return seconds >= SHORTEST and hasattr(sock, "_read_event") and hasattr(sock, "hub")
+    return seconds >= SHORTEST and is_cooperative(sock)
 
 
 def watch(reader: Watched) -> None:

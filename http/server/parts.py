@@ -7,8 +7,10 @@ from typing import Any
 
 from gunicorn.http import parser, wsgi
 from gunicorn.http.parser import RequestParser
+from gunicorn.http.unreader import SocketUnreader
 
-from aigateway.http.server.request import GatewayRequest, GatewayUnreader
+from aigateway.actors.waiting import patient
+from aigateway.http.server.request import GatewayRequest
 from aigateway.http.server.response import GatewayResponse
 
 __all__ = ["use_own_parts"]
@@ -25,4 +27,8 @@ def use_own_parts(config: Any) -> None:
     # What an application may write errors to: it asks logging for its outputs each time.
     wsgi.WSGIErrorsWrapper = cache(wsgi.WSGIErrorsWrapper)
     RequestParser.mesg_class = GatewayRequest
-    parser.SocketUnreader = GatewayUnreader
+    parser.SocketUnreader = _patient_unreader
+
+
+def _patient_unreader(sock: Any) -> SocketUnreader:
+    return SocketUnreader(patient(sock))

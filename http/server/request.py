@@ -12,11 +12,8 @@ import re
 from typing import Any, Final
 
 from gunicorn.http.message import Request
-from gunicorn.http.unreader import SocketUnreader
 
-from aigateway.actors.waiting import waiter_for
-
-__all__ = ["GatewayRequest", "GatewayUnreader", "plain_headers"]
+__all__ = ["GatewayRequest", "plain_headers"]
 
 _NAME: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _VALUE: Final = r"[^\x00-\x08\x0a-\x1f\x7f]*"
@@ -69,23 +66,6 @@ class GatewayRequest(Request):  # type: ignore[misc]  # gunicorn has no types
     def _knows_schemes(self) -> bool:
         """Whether the headers that tell the scheme are those that are looked out for here."""
         return _SPECIAL.issuperset(self.cfg.secure_scheme_headers)
-
-
-class GatewayUnreader(SocketUnreader):  # type: ignore[misc]  # gunicorn has no types
-    """What a client sends, waited for before it is read."""
-
-    def __init__(self, sock: Any, *args: Any) -> None:
-        super().__init__(sock, *args)
-        self._await_bytes = waiter_for(sock)
-        self._more = False
-
-    def chunk(self, size_hint: int | None = None) -> bytes:
-        """Read a piece: what has come, up to a size that follows from ``size_hint``."""
-        if self._await_bytes is not None and not self._more:
-            self._await_bytes()
-        data: bytes = super().chunk(size_hint)
-        self._more = len(data) >= self.mxchunk
-        return data
 
 
 def plain_headers(data: bytes) -> list[tuple[str, str]] | None:

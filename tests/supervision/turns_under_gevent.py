@@ -62,13 +62,18 @@ def test_who_was_killed_while_it_waited_is_not_woken_elsewhere() -> None:
     assert not after
 
 
-def test_bytes_are_waited_for_and_left_where_they_are(pair) -> None:
-    one, other = pair
-    wait = waiter_for(one)
+def waiting_for_bytes(sock: socket.socket) -> gevent.Greenlet:
+    wait = waiter_for(sock)
     assert wait is not None
     waits = gevent.spawn(wait)
     gevent.sleep(0)
     assert not waits.ready()
+    return waits
+
+
+def test_bytes_are_waited_for_and_left_where_they_are(pair) -> None:
+    one, other = pair
+    waits = waiting_for_bytes(one)
     other.sendall(b"x")
     waits.get(timeout=PATIENCE)
     assert one.recv(10) == b"x"
@@ -77,9 +82,7 @@ def test_bytes_are_waited_for_and_left_where_they_are(pair) -> None:
 def test_who_waits_for_bytes_is_told_when_the_socket_is_closed(pair) -> None:
     one, _ = pair
     wait = waiter_for(one)
-    assert wait is not None
-    waits = gevent.spawn(wait)
-    gevent.sleep(0)
+    waits = waiting_for_bytes(one)
     one.close()
     with pytest.raises(OSError, match=r"[Ff]ile descriptor"):
         waits.get(timeout=PATIENCE)
