@@ -32,8 +32,9 @@ from imitation_provider import (
 ACCESS_KEY, SECRET = "AKIAIOSFODNN7EXAMPLE", "aws-secret-of-the-gateway-0123456789"
 NOBODY = "http://127.0.0.1:1"
 MODEL = "global.anthropic.claude-opus-4-5-20251101-v1:0"
+# No real model: the SDK warns of those that their maker is about to withdraw.
 ASK: dict[str, Any] = {
-    "model": "claude-opus-4-5",
+    "model": "claude-x",
     "max_tokens": 4000,
     "messages": [{"role": "user", "content": "Good morning."}],
 }
@@ -376,7 +377,7 @@ def test_mantle_is_anthropics_api_with_a_signature(
     assert asked.target == "/anthropic/v1/messages?beta=true"
     assert checked(asked, "bedrock-mantle") == ASK
     found = bedrock_gateway.records(got.headers["X-AI-Gateway-Interception-Id"])
-    assert found["model"] == "claude-opus-4-5"
+    assert found["model"] == "claude-x"
     assert tokens(found) == [(10, 10)]
 
 
