@@ -17,6 +17,9 @@ from aigateway.actors.coderd.versions import ApiVersion
 
 __all__ = ["Call", "Calls"]
 
+_ATTEMPTS = 3
+"""How often a call is sent whose stream breaks each time while the session goes on."""
+
 
 @define(eq=False, kw_only=True)
 class Call:
@@ -122,8 +125,10 @@ class Calls:
         if isinstance(outcome, Failure) and outcome.away and call.patient:
             # Lost with its session, or coderd is silent altogether.
             lost = self._session is not session or session.ended
-            if lost and time.monotonic() < call.expires:
+            if lost:
                 self.disconnected(session, outcome.text)
+            again = lost or (outcome.broken and call.sent < _ATTEMPTS)
+            if again and time.monotonic() < call.expires:
                 self._place(call)
                 return
         self._end(call, outcome)

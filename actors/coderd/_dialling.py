@@ -154,6 +154,7 @@ class Dialling:
         log.info("successfully connected to coderd")
         self._report(Connected(session))
         ended.wait()
-        log.debug("connection to coderd closed", context="aibridged.server", reason=reasons[0])
+        tell = log.debug if self._stopping.is_set() else log.info
+        tell("connection to coderd closed", context="aibridged.server", reason=reasons[0])
         self._report(Disconnected(session, reasons[0]))
         return session.answers > 0 or time.monotonic() - began > _STABLE_AFTER

@@ -35,6 +35,8 @@ class Failure:
     text: str
     away: bool = True
     """False when coderd answers other calls, just not this one."""
+    broken: bool = False
+    """Only the call's stream broke; its session goes on, as far as is known."""
 
 
 Outcome: TypeAlias = Answer | Refusal | Failure

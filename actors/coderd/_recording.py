@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any, Final
 
 import pykka
@@ -40,6 +41,9 @@ _WRONG: Final = ("invalid ", "failed to parse")
 _STORED_BEFORE: Final = "duplicate key value"
 _NOT_TRIED: Final = ""
 """The reason given for a record that only stands behind one that was not stored."""
+_DOUBT: Final = 1.0
+"""Seconds before a record is sent again whose stream broke in a session that goes on.  Such a
+session often ends a moment later, with whatever is on its way."""
 _REMEMBERED: Final = 4096
 """Records stored last; more than a recorder may be told of before it has taken note."""
 
@@ -76,15 +80,16 @@ class _Lane:
 class Recording:
     """Answers StoreInterception and StoreRecords; used in the actor's thread only.
 
-    ``timeout`` (seconds) is for the records, ``start_timeout`` for the first one, which a
-    request waits for; ``parallel`` is the number of interceptions whose records are on their
-    way at once.
+    ``later`` has something done after so many seconds.  ``timeout`` (seconds) is for the
+    records, ``start_timeout`` for the first one, which a request waits for; ``parallel`` is
+    the number of interceptions whose records are on their way at once.
     """
 
     def __init__(
         self,
         calls: Calls,
         answer: StartAnswerer,
+        later: Callable[[float, Callable[[], None]], None],
         *,
         timeout: float,
         start_timeout: float,
@@ -92,6 +97,7 @@ class Recording:
     ) -> None:
         self._calls = calls
         self._answer = answer
+        self._later = later
         self._timeout = timeout
         self._start_timeout = start_timeout
         self._parallel = parallel
@@ -186,11 +192,21 @@ class Recording:
             # Wrong in itself: those behind it may be right.
             lane.remove_first()
             _tell(entry.reply_to, Stored(rejected={entry.spooled.seq: outcome.text}))
+        elif isinstance(outcome, Failure) and outcome.broken:
+            # Kept as it is: what comes for this lane until then waits behind it.
+            self._later(_DOUBT, partial(self._give_up, lane, outcome.text))
+            self._move()
+            return
         else:
             away = isinstance(outcome, Failure) and outcome.away
             _send_back(lane, outcome.text, away=away)
         self._next(lane)
         self._move()
+
+    def _give_up(self, lane: _Lane, reason: str) -> None:
+        if self._lanes.get(lane.owner) is lane:
+            _send_back(lane, reason, away=True)
+            self._next(lane)
 
     def _remember(self, key: Hashable) -> None:
         self._stored[key] = None

@@ -386,4 +386,4 @@ def _outcome(event: Answered | Refused | Finished | Lost) -> Outcome:
         return Refusal(event.text, event.code)
     if isinstance(event, Finished):
         return Answer(b"")
-    return Failure(event.reason)
+    return Failure(event.reason, broken=True)

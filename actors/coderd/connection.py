@@ -156,6 +156,7 @@ class CoderdConnection(GatewayActor):
         self._recording = Recording(
             self._calls,
             self._answer,
+            self._later,
             timeout=settings.record_timeout,
             start_timeout=settings.call_timeout,
             parallel=settings.parallel_records,
@@ -246,6 +247,10 @@ class CoderdConnection(GatewayActor):
         """Have something done in the actor's thread; from any thread, even after its end."""
         with contextlib.suppress(pykka.ActorDeadError):
             self.actor_ref.tell(_Run(action))
+
+    def _later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Have something done in the actor's thread after so many seconds."""
+        self._alarms.at(time.monotonic() + seconds, lambda: self._run(action))
 
     # -- what the dialling thread reports, in that thread
 

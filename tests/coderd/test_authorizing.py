@@ -189,8 +189,13 @@ def test_an_answer_that_is_no_message_means_ask_later(talk: Talk, alice: User) -
     assert answer.message.startswith("IsAuthorized: ")
 
 
-def test_a_stream_closed_without_an_answer_means_ask_later(talk: Talk, alice: User) -> None:
-    talk.coderd.faults.hang_up("IsAuthorized", times=1)
+def test_a_stream_closed_without_an_answer_means_ask_again(talk: Talk, alice: User) -> None:
+    talk.coderd.faults.hang_up("IsAuthorized", times=2)
+    assert isinstance(talk.authorize(TOKEN), Caller)
+
+
+def test_streams_closed_without_an_answer_mean_ask_later(talk: Talk, alice: User) -> None:
+    talk.coderd.faults.hang_up("IsAuthorized")
     answer = talk.authorize(TOKEN)
     assert answer == Unavailable("the server closed the stream before it answered")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import cast
 
 import structlog
-from attrs import define, field
+from attrs import define, evolve, field
 
 from aigateway.actors.coderd._alarms import Alarm, Alarms
 from aigateway.actors.coderd._calls import Call, Calls
@@ -124,6 +124,37 @@ def test_a_silent_coderd_is_not_asked_twice() -> None:
     calls.ask(make_call(outcomes))
     session.asked[0](Failure("no answer within 1 s"))
     assert outcomes == [Failure("no answer within 1 s")]
+
+
+def test_a_call_whose_stream_breaks_is_made_again_in_the_same_session() -> None:
+    session, outcomes = StubSession(), list[Outcome]()
+    calls = make_calls(StubAlarms())
+    calls.connected(session.seen())
+    calls.ask(make_call(outcomes))
+    session.asked[0](Failure("broken", broken=True))
+    session.asked[1](Answer(b"yes"))
+    assert outcomes == [Answer(b"yes")]
+
+
+def test_a_call_is_given_up_when_its_stream_breaks_each_time() -> None:
+    session, outcomes = StubSession(), list[Outcome]()
+    calls = make_calls(StubAlarms())
+    calls.connected(session.seen())
+    calls.ask(make_call(outcomes))
+    for number in range(3):
+        assert not outcomes
+        session.asked[number](Failure("broken", broken=True))
+    assert outcomes == [Failure("broken", broken=True)]
+    assert len(session.asked) == 3
+
+
+def test_a_call_that_nobody_waits_for_is_not_made_again() -> None:
+    session, outcomes = StubSession(), list[Outcome]()
+    calls = make_calls(StubAlarms())
+    calls.connected(session.seen())
+    calls.ask(evolve(make_call(outcomes), patient=False))
+    session.asked[0](Failure("broken", broken=True))
+    assert outcomes == [Failure("broken", broken=True)]
 
 
 def test_a_call_waits_once_however_often_its_session_is_lost() -> None:

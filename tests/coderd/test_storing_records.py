@@ -168,6 +168,32 @@ def test_a_lost_connection_sends_records_back(talk: Talk) -> None:
     talk.wait_connected()
 
 
+def test_a_record_whose_stream_broke_is_kept_until_it_is_known_how_the_session_fares(
+    talk: Talk,
+) -> None:
+    mine, other = owner(), owner()
+    talk.coderd.faults.hang_up("RecordPromptUsage", times=1)
+    # What comes for the same interception waits behind it; others are stored meanwhile.
+    seqs = talk.send([prompt(mine, "a")]) + talk.send([prompt(mine, "b")])
+    assert talk.store(prompt(other)).done
+    assert talk.box.empty()
+    report = talk.reports(seqs)
+    assert list(report.retry) == list(seqs)
+    assert report.retry[seqs[0]] == "the server closed the stream before it answered"
+    assert report.away
+    assert talk.store(prompt(mine, "a"), prompt(mine, "b")).done
+    assert prompts(talk.coderd, mine) == ["a", "b"]
+
+
+def test_what_is_in_doubt_when_the_actor_stops_is_sent_back_once(talk: Talk) -> None:
+    talk.coderd.faults.hang_up("RecordPromptUsage", times=1)
+    seqs = talk.send([prompt(owner())])
+    assert talk.store(prompt(owner())).done
+    talk.stop()
+    assert talk.reports(seqs).away
+    assert talk.box.empty()
+
+
 def test_a_silent_coderd_counts_as_away(coderd: FakeCoderd) -> None:
     with Talk(coderd, record_timeout=0.2) as talk:
         coderd.faults.hang("RecordPromptUsage", times=1)
