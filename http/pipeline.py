@@ -263,6 +263,7 @@ class Pipeline:
                 id=call.interception_id,
                 body=body,
                 content_encoding=call.inbound.header("Content-Encoding"),
+                headers=call.inbound.headers,
             )
         except InvalidRequest as ex:
             call.interception_id = ""

@@ -30,7 +30,8 @@ END_SQL = """
     UPDATE interceptions
     SET ended_at = ?, error_type = ?, error_message = ?,
         credential_hint = coalesce(nullif(?, ''), credential_hint),
-        provider_name = coalesce(?, provider_name)
+        provider_name = coalesce(?, provider_name),
+        metadata = json_patch(metadata, ?)
     WHERE id = ?
 """
 
@@ -94,6 +95,7 @@ def end_row(record: InterceptionEnded) -> Row:
         record.error_message,
         record.credential_hint,
         record.provider_name,
+        _json(record.metadata),
         record.id,
     )
 

@@ -86,6 +86,7 @@ class Recording:
                 error_type=outcome.error_type,
                 error_message=outcome.error_message,
                 provider_name=self.provider_name,
+                metadata=outcome.metadata,
             )
         )
         self.closed = True

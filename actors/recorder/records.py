@@ -67,6 +67,9 @@ class InterceptionEnded:
     error_message: str | None = None
     provider_name: str | None = None
     """Set when another provider than the one asked (a fallback) gave the answer."""
+    metadata: Metadata = field(factory=dict)
+    """Added to the interception's, where the control plane can hold it: a Coder deployment
+    cannot."""
 
 
 @frozen(kw_only=True)

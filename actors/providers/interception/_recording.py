@@ -35,6 +35,8 @@ class Request:
     model: str
     streaming: bool
     prompt: str | None = None
+    prompt_kind: str | None = None
+    """Who spoke, for the prompt's metadata (:data:`~.prompts.PromptKind`)."""
     correlating_tool_call_id: str | None = None
     refusal: tuple[int, bytes] | None = None
 
@@ -45,6 +47,7 @@ class Recording:
     def __init__(self, request: Request) -> None:
         self.id = request.id
         self._prompt = request.prompt
+        self._prompt_kind = request.prompt_kind
         self._records: list[UsageRecord] = []
 
     def take_records(self) -> list[UsageRecord]:
@@ -56,8 +59,15 @@ class Recording:
         """Record the prompt unless there is none or it has been."""
         if self._prompt is None:
             return
+        kind = self._prompt_kind
         self._records.append(
-            PromptUsage(interception_id=self.id, msg_id=msg_id, prompt=self._prompt, created_at=now)
+            PromptUsage(
+                interception_id=self.id,
+                msg_id=msg_id,
+                prompt=self._prompt,
+                created_at=now,
+                metadata={} if kind is None else {"prompt_kind": kind},
+            )
         )
         self._prompt = None
 

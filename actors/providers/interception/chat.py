@@ -17,6 +17,7 @@ from aigateway.actors.providers.interception._recording import (
 from aigateway.actors.providers.interception._states import End, Mode
 from aigateway.actors.providers.interception._text import Text
 from aigateway.actors.providers.interception.decoding import encode
+from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.interception.outcomes import error_outcome
 from aigateway.actors.providers.interception.reading import (
     Object,
@@ -41,7 +42,7 @@ _USAGE_WANTED = b'{"include_usage":true}'
 
 
 def read_chat_request(
-    id: str, readable: bytes, body: bytes, content_encoding: str
+    id: str, readable: bytes, body: bytes, content_encoding: str, headers: Headers = ()
 ) -> tuple[Request, bool, int]:
     """Read a request; ``readable`` is ``body`` without its content coding.
 

@@ -22,7 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from aigateway.actors.providers.interception._recording import NOTHING, Recording
 from aigateway.actors.providers.interception._states import CLIENT_GONE
@@ -379,7 +379,10 @@ class InjectedInterception(ABC):
 
     def outcome(self) -> Outcome:
         """How it ended; meaningful after the last receive call."""
-        return self._outcome or self._round.outcome()
+        of_round = self._round.outcome()
+        if self._outcome is None:
+            return of_round
+        return evolve(self._outcome, metadata=of_round.metadata)
 
     def error_body(self, status: int, message: str) -> bytes:
         """A blocking error answer (application/json) in the API's own shape."""

@@ -14,10 +14,10 @@ Order of calls::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias
 
-from attrs import frozen
+from attrs import field, frozen
 
 from aigateway.actors.recorder.records import UsageRecord
 
@@ -45,6 +45,9 @@ class Outcome:
 
     error_type: str | None = None
     error_message: str | None = None
+    metadata: Mapping[str, object] = field(factory=dict)
+    """What else is known of the end, JSON types only: ``stop_reason`` as the provider put it,
+    ``provider_model`` when another model answered than was asked for, ``unread_events``."""
 
 
 class Interception(Protocol):

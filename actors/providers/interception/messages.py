@@ -16,8 +16,11 @@ from aigateway.actors.providers.interception._recording import (
 )
 from aigateway.actors.providers.interception._states import End, Mode
 from aigateway.actors.providers.interception._text import Text
+from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.interception.outcomes import error_outcome
+from aigateway.actors.providers.interception.prompts import Said, kind_of, last_said
 from aigateway.actors.providers.interception.reading import (
+    Buffer,
     Object,
     boolean,
     count,
@@ -35,36 +38,52 @@ from aigateway.actors.providers.interception.sse import parse_event
 __all__ = ["MessagesInterception", "read_messages_request"]
 
 
-def read_messages_request(id: str, readable: bytes, body: bytes) -> Request:
+def read_messages_request(id: str, readable: bytes, body: bytes, headers: Headers = ()) -> Request:
     """Read a request; ``readable`` is ``body`` without its content coding."""
     fields = members(readable)
-    messages = items(fields.get("messages"))
-    last = members(messages[-1]) if messages else {}
+    last, texts = last_said(items(fields.get("messages")), _said)
+    prompt = texts[-1] if texts else None
+    kind = None
+    if prompt is not None:
+        kind = kind_of(headers, _joined(fields.get("system")), prompt)
     return Request(
         id=id,
         body=body,
         model=text(fields.get("model")) or "",
         streaming=boolean(fields.get("stream")),
-        prompt=_prompt(last),
+        prompt=prompt,
+        prompt_kind=kind,
         correlating_tool_call_id=_answered_call(last),
     )
 
 
-def _prompt(message: Object) -> str | None:
-    """The last text of the last message, if the user said it."""
-    if text(message.get("role")) != "user":
-        return None
+def _said(message: Object) -> Said:
+    role = text(message.get("role")) or ""
+    if role != "user":
+        return Said(role)
     content = message.get("content")
     whole = text(content)
     if whole is not None:
+        return Said(role, [whole])
+    blocks = [members(item) for item in items(content)]
+    kinds = [text(block.get("type")) for block in blocks]
+    return Said(
+        role,
+        [
+            said
+            for kind, block in zip(kinds, blocks, strict=True)
+            if kind == "text" and (said := text(block.get("text"))) is not None
+        ],
+        is_result="tool_result" in kinds,
+    )
+
+
+def _joined(system: Buffer | None) -> str:
+    """The system prompt: one text, or those of its blocks."""
+    whole = text(system)
+    if whole is not None:
         return whole
-    for item in reversed(items(content)):
-        block = members(item)
-        if text(block.get("type")) == "text":
-            said = text(block.get("text"))
-            if said is not None:
-                return said
-    return None
+    return "\n".join(text(members(item).get("text")) or "" for item in items(system))
 
 
 def _answered_call(message: Object) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aigateway.actors.providers.interception.chat import ChatInterception, read_chat_request
 from aigateway.actors.providers.interception.decoding import DecodingError, TooLarge, decode
 from aigateway.actors.providers.interception.error_bodies import error_body
-from aigateway.actors.providers.interception.interface import Interception, InvalidRequest
+from aigateway.actors.providers.interception.interface import Headers, Interception, InvalidRequest
 from aigateway.actors.providers.interception.messages import (
     MessagesInterception,
     read_messages_request,
@@ -21,11 +21,12 @@ __all__ = ["open_interception"]
 
 
 def open_interception(
-    api: str, *, id: str, body: bytes, content_encoding: str = ""
+    api: str, *, id: str, body: bytes, content_encoding: str = "", headers: Headers = ()
 ) -> Interception:
     """Open the interception of one request to ``api``.
 
-    An encoded body is read decoded and sent as it came.  Raises :class:`InvalidRequest` for
+    An encoded body is read decoded and sent as it came.  ``headers`` are the client's: some
+    programs say there who speaks.  Raises :class:`InvalidRequest` for
     a body that is empty, no JSON, does not decode, or unpacks to more than 64 MiB.
     """
     try:
@@ -40,11 +41,11 @@ def open_interception(
     if not is_json(readable):
         raise _invalid(api, "request body is not valid JSON")
     if api == MESSAGES:
-        return MessagesInterception(read_messages_request(id, readable, body))
+        return MessagesInterception(read_messages_request(id, readable, body, headers))
     if api == CHAT_COMPLETIONS:
-        return ChatInterception(*read_chat_request(id, readable, body, content_encoding))
+        return ChatInterception(*read_chat_request(id, readable, body, content_encoding, headers))
     if api == RESPONSES:
-        return ResponsesInterception(read_responses_request(id, readable, body))
+        return ResponsesInterception(read_responses_request(id, readable, body, headers))
     raise ValueError(f"unknown API {api!r}")
 
 

@@ -24,6 +24,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+from attrs import evolve
+
 from aigateway.actors.providers.interception._holding import HOLD_LIMIT, Outlet
 from aigateway.actors.providers.interception._recording import Recording, Request
 from aigateway.actors.providers.interception._sniffing import SNIFFED, sniff
@@ -87,6 +89,8 @@ class Relay(Recording, ABC):
         # Too long or badly encoded: `_kept` is not all of it.
         self._unreadable = False
         self._outcome = Outcome()
+        self._end_metadata: dict[str, object] = {}
+        """What subclasses learn of the answer that belongs to its end."""
         self._ended = False
         self._complete = False
         self._failed = False
@@ -358,7 +362,10 @@ class Relay(Recording, ABC):
 
     def outcome(self) -> Outcome:
         """How it ended; meaningful after the last receive call."""
-        return self._outcome
+        metadata = self._end_metadata
+        if self.faults:
+            metadata = {**metadata, "unread_events": self.faults}
+        return evolve(self._outcome, metadata=metadata) if metadata else self._outcome
 
     def error_body(self, status: int, message: str) -> bytes:
         """A blocking error answer (application/json) in the API's own shape."""

@@ -9,6 +9,7 @@ import msgspec
 
 from aigateway.actors.providers.interception._recording import INCOMPLETE, NOTHING, Request
 from aigateway.actors.providers.interception._states import End
+from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.interception.outcomes import error_outcome
 from aigateway.actors.providers.interception.reading import (
     Buffer,
@@ -51,7 +52,7 @@ _HOSTED_CALLS = frozenset(
 )
 
 
-def read_responses_request(id: str, readable: bytes, body: bytes) -> Request:
+def read_responses_request(id: str, readable: bytes, body: bytes, headers: Headers = ()) -> Request:
     """Read a request; ``readable`` is ``body`` without its content coding."""
     fields = members(readable)
     given = fields.get("input")

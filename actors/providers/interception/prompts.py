@@ -1,0 +1,168 @@
+"""What somebody typed: one rule for the prompt of a request, whatever its API.
+
+Clients put words of their own around and behind those of a person: system messages at the end
+of a conversation, reminders in the person's message, messages that only describe the machine.
+So, from the end of the conversation:
+
+- messages of the roles ``system`` and ``developer`` are passed over;
+- so is a user's message that holds nothing but a client's wrapper (:func:`is_wrapper`);
+- the message before them is the prompt if it is a user's and has text that is no wrapper;
+- any other message, the results of tools among them, means that nobody typed anything: a
+  prompt of an earlier request is never told again.
+
+An API reads its own messages as :class:`Said` and asks :func:`last_said`.  Who spoke through
+the client, a person or the client itself, is :func:`kind_of`'s matter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, TypeAlias
+
+from attrs import frozen
+
+from aigateway.actors.providers.interception.header_list import first_of
+from aigateway.actors.providers.interception.interface import Headers
+from aigateway.actors.providers.interception.reading import Buffer, Object, members
+
+__all__ = ["PromptKind", "Said", "is_wrapper", "kind_of", "last_said", "typed"]
+
+PromptKind: TypeAlias = Literal["user", "agent", "title", "summary", "compaction"]
+"""Who spoke: a person; the client on behalf of a subagent; or the client for its own ends."""
+
+INSTRUCTING_ROLES = frozenset({"system", "developer"})
+
+_WRAPPERS = (
+    # Claude Code
+    "system-reminder",
+    "local-command-caveat",
+    "local-command-stdout",
+    "local-command-stderr",
+    "bash-stdout",
+    "bash-stderr",
+    "ide_opened_file",
+    "ide_selection",
+    "ide_diagnostics",
+    "new-diagnostics",
+    "available-deferred-tools",
+    "session-start-hook",
+    "user-prompt-submit-hook",
+    "task-notification",
+    # Codex
+    "environment_context",
+    "turn_aborted",
+    "user_instructions",
+    "permissions instructions",
+    "collaboration_mode",
+    "user_shell_command",
+    "subagent_notification",
+    "skills_instructions",
+    "apps_instructions",
+    "plugins_instructions",
+    "model_switch",
+    "personality_spec",
+    # Cline, Roo Code, Kilo Code
+    "environment_details",
+    # GitHub Copilot
+    "environment_info",
+    "workspace_info",
+    "editorContext",
+    "reminderInstructions",
+    "reminder",
+    # Cursor, OpenCode, Junie, Zed
+    "user_info",
+    "additional_data",
+    "project_layout",
+)
+_NAMES = "|".join(sorted(map(re.escape, _WRAPPERS), key=len, reverse=True))
+_ELEMENT = re.compile(
+    rf"\s*<(?P<name>{_NAMES})(?:\s[^<>]*)?>.*?</(?P=name)\s*>\s*", re.DOTALL | re.IGNORECASE
+)
+
+
+def is_wrapper(text: str) -> bool:
+    """Whether a text is made of nothing but elements that clients write."""
+    at = 0
+    while element := _ELEMENT.match(text, at):
+        at = element.end()
+    return at > 0 and at == len(text)
+
+
+@frozen
+class Said:
+    """One message or item of a conversation."""
+
+    role: str
+    texts: Sequence[str] = ()
+    """The texts that it holds, in their order."""
+    is_result: bool = False
+    """Whether it holds, or is, the result of a tool."""
+
+
+def typed(texts: Iterable[str]) -> list[str]:
+    """Those of the texts that are no wrapper, in their order."""
+    return [each for each in texts if not is_wrapper(each)]
+
+
+def last_said(
+    messages: Sequence[Buffer], read: Callable[[Object], Said]
+) -> tuple[Object, list[str]]:
+    """The message that a conversation ends with, trailing instructions aside.
+
+    Returns it with the texts in it that somebody typed, which are none unless it is a user's;
+    an empty object when nothing but instructions and wrappers are left.  Messages are read
+    from the end on and no further than needed: a conversation may be long.
+    """
+    for each in reversed(messages):
+        message = members(each)
+        said = read(message)
+        if said.role in INSTRUCTING_ROLES:
+            continue
+        if said.role != "user":
+            return message, []
+        texts = typed(said.texts)
+        if texts or said.is_result or not said.texts:
+            return message, texts
+    return {}, []
+
+
+@frozen
+class _Sign:
+    """How a request shows that no person typed its prompt."""
+
+    kind: PromptKind
+    header: str = ""
+    """A header that is there; with ``value``, and has one of these values."""
+    values: tuple[str, ...] = ()
+    system: tuple[str, ...] = ()
+    """Texts of which one stands in the system prompt or instructions."""
+    prompt: tuple[str, ...] = ()
+    """Beginnings of which the prompt has one."""
+
+
+_SIGNS: tuple[_Sign, ...] = ()
+"""The first that fits counts."""
+
+_KNOWN = ("claude-cli/", "codex")
+"""Beginnings of the ``User-Agent`` of programs whose own requests have a sign here: one of
+theirs without any is a person's."""
+
+
+def kind_of(headers: Headers, system: str, prompt: str) -> PromptKind | None:
+    """Say who spoke; ``None`` where that cannot be told.
+
+    ``system`` is the request's system prompt, or its instructions.
+    """
+    for sign in _SIGNS:
+        if sign.header:
+            value = first_of(headers, sign.header)
+            if not value or (sign.values and value not in sign.values):
+                continue
+        if sign.system and not any(each in system for each in sign.system):
+            continue
+        if sign.prompt and not prompt.startswith(sign.prompt):
+            continue
+        return sign.kind
+    known = first_of(headers, "user-agent").lower().startswith(_KNOWN)
+    return "user" if known else None

@@ -1,0 +1,54 @@
+"""What one answer has cost so far, as its provider tells it.
+
+Within one answer every usage that a provider reports is a running total, field by field: the
+last value counts, upwards and downwards.  A field that is absent or null leaves what an earlier
+event said, and 0 sets it.  There is one token record for each billed call of a model, written
+when the answer ends or breaks, so that the records of an interception add up to what is billed.
+"""
+
+from __future__ import annotations
+
+from aigateway.actors.providers.interception.reading import Object, count, is_null, members
+
+__all__ = ["RunningUsage"]
+
+
+_BRACE = ord("{")
+
+
+class RunningUsage:
+    """The usage object of one answer, put together from all that were reported."""
+
+    __slots__ = ("_groups", "fields")
+
+    def __init__(self) -> None:
+        self.fields: Object = {}
+        """The last value of each field that is no object."""
+        self._groups: dict[str, Object] = {}
+
+    def __bool__(self) -> bool:
+        """Whether anything was reported."""
+        return bool(self.fields or self._groups)
+
+    def take(self, usage: Object) -> None:
+        """Take note of a usage object, whole or in part."""
+        for name, value in usage.items():
+            if is_null(value):
+                continue
+            if memoryview(value)[0] == _BRACE:
+                group = self._groups.setdefault(name, {})
+                group.update(
+                    {key: each for key, each in members(value).items() if not is_null(each)}
+                )
+            else:
+                self.fields[name] = value
+
+    def group(self, name: str) -> Object:
+        """The last values of the fields inside of an object, ``cache_creation`` for example."""
+        return self._groups.get(name, {})
+
+    def count(self, *path: str) -> int:
+        """A number of tokens by its field, or by its object's name and its field; 0 if unknown."""
+        if len(path) == 1:
+            return count(self.fields.get(path[0]))
+        return count(self.group(path[0]).get(path[1]))

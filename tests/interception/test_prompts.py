@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aigateway.actors.providers.interception.prompts import Said, is_wrapper, last_said
+from aigateway.actors.providers.interception.reading import Object, members, text
+
+REMINDER = "<system-reminder>\nBe brief.\n</system-reminder>"
+PLACE = "<environment_context>\n  <cwd>/src</cwd>\n</environment_context>"
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        REMINDER,
+        f"\n{REMINDER}\n\n{PLACE}\n",
+        '<system-reminder kind="x">a</system-reminder>',
+        "<SYSTEM-REMINDER></SYSTEM-REMINDER>",
+        "<turn_aborted>\nThe user interrupted.\n</turn_aborted>",
+    ],
+)
+def test_a_text_that_only_a_client_writes_is_a_wrapper(wrapped: str) -> None:
+    assert is_wrapper(wrapped)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        "fix it",
+        f"{REMINDER} fix it",
+        f"fix it {REMINDER}",
+        f"{REMINDER} and {REMINDER}",
+        "<html><body>what is wrong here?</body></html>",
+        "<system-reminder>never closed",
+        "<system-reminders>another name</system-reminders>",
+    ],
+)
+def test_a_text_that_may_be_a_persons_is_no_wrapper(said: str) -> None:
+    assert not is_wrapper(said)
+
+
+def test_many_openings_without_an_end_take_no_longer_than_their_text() -> None:
+    assert not is_wrapper("<system-reminder>" * 100_000)
+
+
+def _messages(*said: tuple[str, object]) -> list[bytes]:
+    return [msgspec.json.encode({"role": role, "text": what}) for role, what in said]
+
+
+def _read(message: Object) -> Said:
+    said = text(message.get("text"))
+    return Said(text(message.get("role")) or "", [said] if said is not None else [])
+
+
+def test_instructions_and_wrappers_behind_the_prompt_are_passed_over() -> None:
+    messages = _messages(
+        ("user", "fix it"), ("developer", "be kind"), ("user", REMINDER), ("system", "be brief")
+    )
+    assert last_said(messages, _read) == (members(messages[0]), ["fix it"])
+
+
+def test_an_answer_of_the_model_at_the_end_means_that_nobody_typed() -> None:
+    messages = _messages(("user", "fix it"), ("assistant", "I did"), ("system", "be brief"))
+    assert last_said(messages, _read) == (members(messages[1]), [])
+
+
+def test_a_message_of_results_is_not_passed_over_for_an_older_prompt() -> None:
+    messages = _messages(("user", "fix it"), ("user", REMINDER))
+
+    def read(message: Object) -> Said:
+        said = _read(message)
+        return Said(said.role, said.texts, is_result=said.texts == [REMINDER])
+
+    found = last_said(messages, read)
+    assert found == (members(messages[1]), [])
+
+
+def test_a_conversation_of_instructions_alone_has_no_prompt() -> None:
+    assert last_said(_messages(("system", "a"), ("developer", "b")), _read) == ({}, [])
+    assert last_said([], _read) == ({}, [])
+
+
+@given(st.text())
+def test_any_text_between_the_tags_of_a_wrapper_belongs_to_it(inside: str) -> None:
+    assert is_wrapper(f"<system-reminder>{inside.replace('<', '')}</system-reminder>")
