@@ -1,4 +1,4 @@
-"""The commands: run, smoke, soak, systems, upstream, report."""
+"""The commands: run, compare, smoke, soak, systems, upstream, report."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from bench.machine import ProcessTable
 from bench.options import Options
 from bench.plan import Step
 from bench.processes import adopt_orphans
-from bench.report import draw_plots, report, write_docs
+from bench.report import compared, comparison, draw_plots, report, write_docs
 from bench.results import Measurement, Results
 from bench.scenarios import Scenario, all_scenarios
-from bench.systems import System, all_systems
+from bench.systems import Revision, System, UnknownRevision, all_systems, commit_of
 from bench.upstream import LISTENERS, Upstream
 
 __all__ = ["main"]
@@ -54,6 +54,7 @@ def main() -> None:
     python -m bench run                          all scenarios, all systems, 3 rounds (hours)
     python -m bench run blocking streams         two scenarios
     python -m bench run blocking -s aigateway -s nginx --rounds 1 --seconds 5
+    python -m bench compare HEAD~20              this revision beside an older one
     python -m bench soak --minutes 60            memory and file descriptors over time
     python -m bench report                       tables and plots again, from the newest result
     python -m bench report --docs                ... into docs/performance.md
@@ -62,7 +63,8 @@ def main() -> None:
     is. Results go to bench/results/<time>-run/: result.json, report.md and plots. Plots
     need the extra: pip install 'aigateway[bench]'.
 
-    Exit status: 0; 1 when a record was lost or aigateway could not be measured; 130 after Ctrl-C.
+    Exit status: 0; 1 when a record was lost, aigateway could not be measured, or a comparison
+    is over its limit; 130 after Ctrl-C.
     """
 
 
@@ -149,6 +151,63 @@ def run(scenarios: tuple[str, ...], **how: Any) -> None:
     ]
     systems, options, folder = _settings(how)
     _campaign(wanted, systems, options, folder)
+
+
+@main.command()
+@click.argument("before")
+@click.argument("after", default="HEAD")
+@click.option(
+    "--scenario",
+    "names",
+    multiple=True,
+    type=click.Choice(_SCENARIOS),
+    help="Measure this one; may be repeated. Default: blocking, streams.",
+)
+@click.option(
+    "--limit",
+    type=float,
+    metavar="RATIO",
+    help="Exit with 1 when a number is worse by more than this, as in 1.03.",
+)
+@_how
+def compare(
+    before: str, after: str, names: tuple[str, ...], limit: float | None, **how: Any
+) -> None:
+    """Measure revision AFTER (default: HEAD) beside revision BEFORE, in turns.
+
+    Both are installed into environments of their own, with the versions of other packages that
+    each was tested with. Changes that are not committed are not in it. Numbers of one run
+    only are compared, round by round.
+    """
+    if how.pop("systems"):
+        raise click.UsageError("a comparison has two systems: the two revisions")
+    planes = how["planes"] or PLANES
+    options_of_both = how["gateway_options"]
+    _, options, folder = _settings({**how, "systems": ()}, "compare")
+    try:
+        commits = [commit_of(before), commit_of(after)]
+    except UnknownRevision as ex:
+        raise click.ClickException(str(ex)) from ex
+    if commits[0] == commits[1]:
+        raise click.UsageError(f"{before} and {after} are the same commit")
+    systems = [Revision(commit, plane, options_of_both) for plane in planes for commit in commits]
+    wanted = names or ("blocking", "streams")
+    scenarios = [scenario for scenario in all_scenarios() if scenario.name in wanted]
+    results = _measured(Campaign(scenarios, systems, options, folder))
+    old, new = (commit[:12] for commit in commits)
+    numbers = compared(results, scenarios, old, new, planes)
+    text = comparison(results, numbers, old, new)
+    (folder / "comparison.md").write_text(text)
+    click.echo(text)
+    click.echo(f"report: {folder / 'comparison.md'}")
+    over = [each for each in numbers if limit is not None and each.cost > limit]
+    for each in over:
+        click.echo(
+            f"WORSE: {each.scenario} {each.variant} on {each.plane}: {each.column.title}"
+            f" x {each.cost:.3f}",
+            err=True,
+        )
+    _finish(results, all_ours=True, worse=bool(over) or not numbers)
 
 
 @main.command()
@@ -247,10 +306,10 @@ def _newest() -> Path:
     return found[-1]
 
 
-def _settings(how: dict[str, Any]) -> tuple[list[System], Options, Path]:
+def _settings(how: dict[str, Any], kind: str = "run") -> tuple[list[System], Options, Path]:
     planes = how.pop("planes") or PLANES
     wanted, extra = how.pop("systems"), how.pop("gateway_options")
-    folder = how.pop("results") or _results_folder("run")
+    folder = how.pop("results") or _results_folder(kind)
     how["apis"] = how["apis"] or _DEFAULTS.apis
     systems = [
         system for system in all_systems(planes, extra) if not wanted or system.name in wanted
@@ -292,7 +351,13 @@ def _in_order() -> Iterator[None]:
 def _campaign(
     scenarios: Sequence[Scenario], systems: Sequence[System], options: Options, folder: Path
 ) -> None:
-    campaign = Campaign(scenarios, systems, options, folder)
+    results = _measured(Campaign(scenarios, systems, options, folder))
+    click.echo(f"report: {_write_report(results, folder)}")
+    _finish(results)
+
+
+def _measured(campaign: Campaign) -> Results:
+    """Run a campaign, with its progress on the terminal."""
     with _in_order():
         campaign.prepare(_console.print)
         steps = len(campaign.steps())
@@ -312,9 +377,7 @@ def _campaign(
                 progress.advance(task)
                 progress.print(_one_line(step, measurement), soft_wrap=True)
 
-            results = campaign.run(before, after)
-    click.echo(f"report: {_write_report(results, folder)}")
-    _finish(results)
+            return campaign.run(before, after)
 
 
 def _describe(step: Step) -> str:
@@ -333,13 +396,14 @@ def _one_line(step: Step, measurement: Measurement) -> str:
     return f"{_describe(step)}: {', '.join(shown)}{f'; LOST: {lost}' if lost else ''}"
 
 
-def _finish(results: Results) -> None:
+def _finish(results: Results, *, all_ours: bool = False, worse: bool = False) -> None:
+    """Exit; ``all_ours``: each system is this project's, so that no failure is a peer's."""
     for text in results.lost:
         click.echo(f"RECORD LOST: {text}", err=True)
-    ours = [text for text in results.failed if " on aigateway" in text]
+    ours = [text for text in results.failed if all_ours or " on aigateway" in text]
     for text in ours:
         click.echo(f"FAILED: {text}", err=True)
     if results.interrupted:
         click.echo("interrupted", err=True)
         sys.exit(INTERRUPTED)
-    sys.exit(1 if results.lost or ours else 0)
+    sys.exit(1 if results.lost or ours or worse else 0)

@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import requests
 
 from aigateway.actors.coderd.api_keys import create_key
-from aigateway.actors.coderd.schema import open_database, transaction
 from bench.availability import Absent, cache_folder
 from bench.ledger import RecordCounts
 from bench.processes import Child
+from bench.systems.packages import clean_environ
 
 __all__ = ["CoderdPlane", "ControlPlane", "LocalPlane", "control_plane"]
 
@@ -43,9 +43,12 @@ class ControlPlane(Protocol):
     def stop(self) -> None: ...
 
 
-def control_plane(name: str, folder: Path, users: int) -> ControlPlane:
-    """Start the one named ``local`` or ``coderd``.  Raises Absent."""
-    return LocalPlane(folder, users) if name == "local" else CoderdPlane(folder, users)
+def control_plane(name: str, folder: Path, users: int, python: str) -> ControlPlane:
+    """Start the one named ``local`` or ``coderd``.  Raises Absent.
+
+    ``python`` is the one that has the gateway: another revision makes its own database.
+    """
+    return LocalPlane(folder, users, python) if name == "local" else CoderdPlane(folder, users)
 
 
 class LocalPlane:
@@ -53,11 +56,25 @@ class LocalPlane:
 
     name = "local"
 
-    def __init__(self, folder: Path, users: int) -> None:
+    def __init__(self, folder: Path, users: int, python: str) -> None:
         self._file = folder / "records.db"
         self.options = ["--local", "--local-db", str(self._file)]
-        with contextlib.closing(open_database(self._file)) as db, transaction(db):
-            self.keys = [create_key(db, f"user-{number}").token for number in range(users)]
+        create = ["keys", "create", "--quiet", "user-0", "--local-db", str(self._file)]
+        made = subprocess.run(
+            [python, "-m", "aigateway.http", *create],
+            cwd=folder,
+            env=clean_environ(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if made.returncode:
+            raise Absent(f"the gateway makes no key: {made.stderr.strip()[-500:]}")
+        self.keys = [made.stdout.strip()]
+        # One by one it would take minutes for thousands; the table is the same in all revisions.
+        with contextlib.closing(sqlite3.connect(self._file)) as db, db:
+            more = range(1, users)
+            self.keys += [create_key(db, f"user-{number}").token for number in more]
 
     def count(self) -> RecordCounts:
         uri = f"{self._file.as_uri()}?mode=ro"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from bench.machine import describe_machine
 
-__all__ = ["describe", "interpreter"]
+__all__ = ["CHECKOUT", "describe", "git", "interpreter"]
 
-_CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).parent.parent
 _PACKAGES = ("gevent", "gunicorn", "falcon", "pykka", "requests", "httptools", "msgspec")
 
 
@@ -46,17 +46,18 @@ def _version(package: str) -> str:
 
 def _revision() -> str:
     """The commit, with ``+changes`` when the gateway's code differs from it."""
-    commit = _git("rev-parse", "--short=12", "HEAD")
+    commit = git("rev-parse", "--short=12", "HEAD")
     if not commit:
         return "unknown"
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", "actors", "http", "bench")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "actors", "http", "bench")
     return f"{commit}+changes" if changed else commit
 
 
-def _git(*arguments: str) -> str:
+def git(*arguments: str) -> str:
+    """What git prints for this checkout; nothing when it fails or is not there."""
     try:
         done = subprocess.run(
-            ["git", "-C", str(_CHECKOUT), *arguments], capture_output=True, text=True, check=False
+            ["git", "-C", str(CHECKOUT), *arguments], capture_output=True, text=True, check=False
         )
     except OSError:
         return ""

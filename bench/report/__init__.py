@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bench.report.comparison import compared, comparison
 from bench.report.docs import write_docs
 from bench.report.markdown import report
 from bench.report.plots import draw_plots
 
-__all__ = ["draw_plots", "report", "write_docs"]
+__all__ = ["compared", "comparison", "draw_plots", "report", "write_docs"]

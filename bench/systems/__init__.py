@@ -8,8 +8,18 @@ from bench.systems.direct import Direct
 from bench.systems.litellm import LiteLlm
 from bench.systems.nginx import Nginx
 from bench.systems.portkey import Portkey
+from bench.systems.revision import Revision, UnknownRevision, commit_of
 
-__all__ = ["Running", "StartFailed", "Surroundings", "System", "all_systems"]
+__all__ = [
+    "Revision",
+    "Running",
+    "StartFailed",
+    "Surroundings",
+    "System",
+    "UnknownRevision",
+    "all_systems",
+    "commit_of",
+]
 
 
 def all_systems(

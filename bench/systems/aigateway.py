@@ -34,6 +34,8 @@ class AiGateway(System):
         come first and have a port."""
         self.plane = plane
         self.options = options
+        self.python = sys.executable
+        """The Python that has the gateway."""
         self.name = "aigateway" if plane == "local" else f"aigateway-{plane}"
         self.title = "aigateway" if plane == "local" else "aigateway (coderd)"
         where = "in its own SQLite database" if plane == "local" else "in a test coderd"
@@ -43,7 +45,7 @@ class AiGateway(System):
         return version("aigateway")
 
     def launch(self, around: Surroundings) -> Running:
-        plane = control_plane(self.plane, around.folder, around.users)
+        plane = control_plane(self.plane, around.folder, around.users, self.python)
         try:
             return self._launch(around, plane)
         except BaseException:
@@ -63,7 +65,7 @@ class AiGateway(System):
         }
         if around.metrics:
             arguments["--prometheus-address"] = f"127.0.0.1:{free_port()}"
-        command = [sys.executable, "-m", "aigateway.http", "start", *plane.options]
+        command = [self.python, "-m", "aigateway.http", "start", *plane.options]
         command += ["--prometheus-enable"] if around.metrics else []
         for flag, value in arguments.items():
             command += [flag, str(value)]

@@ -1,0 +1,86 @@
+"""One revision of this project, installed into an environment of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.availability import Absent, cache_folder
+from bench.environment import CHECKOUT, git, interpreter
+from bench.systems.aigateway import AiGateway
+
+__all__ = ["Revision", "UnknownRevision", "commit_of"]
+
+_CONSTRAINTS = Path(".ci") / "constraints.txt"
+"""The exact versions of other packages that a revision was tested with."""
+
+
+class UnknownRevision(Exception):
+    """Git does not know this revision."""
+
+
+def commit_of(revision: str) -> str:
+    """The full id of a commit.  Raises UnknownRevision."""
+    commit = git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+    if not commit:
+        raise UnknownRevision(f"git knows no revision {revision!r} in {CHECKOUT}")
+    return commit
+
+
+class Revision(AiGateway):
+    """The gateway as it was, or is, at a commit."""
+
+    def __init__(self, commit: str, plane: str = "local", options: tuple[str, ...] = ()) -> None:
+        """``commit`` is a full id."""
+        super().__init__(plane, options)
+        self.commit = commit
+        short = commit[:12]
+        self.name = f"{short}-{plane}"
+        self.title = short if plane == "local" else f"{short} ({plane})"
+        self.does = git("log", "-1", "--format=%s", commit)
+        self._folder = cache_folder() / "revisions" / commit
+        self.python = str(self._folder / "venv" / "bin" / "python")
+
+    def prepare(self, say: Callable[[str], None]) -> str:
+        done = self._folder / "installed"
+        wanted = f"{interpreter()}\n{sys.version}"
+        if not done.exists() or done.read_text() != wanted:
+            say(f"installing {self.commit[:12]} (pip, own environment)")
+            shutil.rmtree(self._folder, ignore_errors=True)
+            checkout = self._folder / "checkout"
+            checkout.mkdir(parents=True)
+            self._install(checkout)
+            shutil.rmtree(checkout)
+            done.write_text(wanted)
+        code = "from importlib.metadata import version; print(version('aigateway'))"
+        return f"{_run(self.python, '-c', code).strip()} ({self.commit[:12]})"
+
+    def _install(self, checkout: Path) -> None:
+        archive = self._folder / "checkout.tar"
+        if git("archive", "--output", str(archive), self.commit) or not archive.exists():
+            raise Absent(f"git cannot give out {self.commit[:12]}")
+        _run("tar", "-xf", str(archive), "-C", str(checkout))
+        archive.unlink()
+        _run(sys.executable, "-m", "venv", str(self._folder / "venv"))
+        pip = [self.python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        constraints = checkout / _CONSTRAINTS
+        more = ["-c", str(constraints)] if constraints.exists() else []
+        _run(*pip, *more, str(checkout))
+
+
+def _run(*command: str) -> str:
+    environ = {**os.environ}
+    # What the caller's own installation was told says nothing of another revision's.
+    for name in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT", "PYTHONPATH"):
+        environ.pop(name, None)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, env=environ
+    )
+    if done.returncode:
+        last = " ".join((done.stdout + done.stderr).split()[-60:])
+        raise Absent(f"{Path(command[0]).name} failed: {last}")
+    return done.stdout
