@@ -33,6 +33,7 @@ class _Between:
     """What goes on between two rounds, and what came of it."""
 
     done: threading.Event
+    first_words: bytes
     ping: bytes
     began: float
     out: bytes = b""
@@ -64,11 +65,11 @@ class InjectedBody(InterceptedBody):
                 if out or self._between is None:
                     return out
             between = self._between
-            if not self._sent and between.ping:
+            if not self._sent and between.first_words:
                 # The head goes out with the first bytes: tools may take longer than clients
                 # wait for that.
-                self._sent += len(between.ping)
-                return between.ping
+                self._sent += len(between.first_words)
+                return between.first_words
             ping = self._patience.ping or None
             if not between.done.wait(ping if between.ping else None):
                 self._sent += len(between.ping)
@@ -92,11 +93,11 @@ class InjectedBody(InterceptedBody):
 
     def _pause(self, out: bytes) -> bytes:
         """The round is over; run what was called."""
-        ping = self._keepalive()
+        first_words, ping = self._rounds.loop.first_words(), self._keepalive()
         self._give_back()
         self._over = False
         self._sent += len(out)
-        between = self._between = _Between(threading.Event(), ping, time.monotonic())
+        between = self._between = _Between(threading.Event(), first_words, ping, time.monotonic())
         threading.Thread(
             target=self._bridge, args=(between,), name="injected-tools", daemon=True
         ).start()

@@ -278,8 +278,11 @@ def test_a_silent_upstream_is_waited_for_and_then_cut(
     got = _stream(each_gateway, api, stream([api.events[0], Stall(hangup)], end=False), provider)
     assert not got.ended
     waiting = got.body.removeprefix(api.events[0])
-    ping = b"event: ping\n" if api is MESSAGES else b": keepalive\n\n"
-    assert waiting.count(ping) >= 3
+    if api is MESSAGES:
+        assert waiting.count(b"event: ping\n") >= 3
+    else:
+        # A comment would break some of these APIs' SDKs.
+        assert b"keepalive" not in waiting
     assert api.is_error_event(got.body)
     assert hangup.wait(10), "the upstream's connection was not closed"
     assert each_gateway.records(got.interception_id)["error_type"] == "timeout"

@@ -263,6 +263,7 @@ def test_a_client_that_left_is_said_so(api: Api) -> None:
     loop.begin_answer(200, [("Content-Type", "text/event-stream")])
     for part in api.streamed("Let me see", [ADD])[:4]:
         loop.receive_data(part, NOW)
+    loop.keepalives = True
     assert loop.keepalive()
     loop.receive_lost_client(NOW)
     assert "left" in (loop.outcome().error_message or "")

@@ -140,6 +140,15 @@ class BedrockInterception:
         """The API's own last event, or a whole blocking body, has been seen."""
         return self._inner.complete
 
+    @property
+    def keepalives(self) -> bool | None:
+        """Whether a silent stream's client is to be kept waiting."""
+        return self._inner.keepalives
+
+    @keepalives.setter
+    def keepalives(self, wanted: bool | None) -> None:
+        self._inner.keepalives = wanted
+
     def keepalive(self) -> bytes:
         """Bytes that keep a silent stream's client waiting, or nothing."""
         return self._inner.keepalive()

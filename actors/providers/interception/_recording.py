@@ -46,6 +46,9 @@ class Recording:
 
     def __init__(self, request: Request) -> None:
         self.id = request.id
+        self._asked_model = request.model
+        self._end_metadata: dict[str, object] = {}
+        """What is known of the answer that belongs to the end of the interception."""
         self._prompt = request.prompt
         self._prompt_kind = request.prompt_kind
         self._records: list[UsageRecord] = []
@@ -54,6 +57,23 @@ class Recording:
         """Records that have become known since the last call."""
         records, self._records = self._records, []
         return records
+
+    def _note_answer(self, *, model: str | None = None, stop_reason: str | None = None) -> None:
+        """Note who answers, and why the answer ended; what is empty tells nothing."""
+        if model and model != self._asked_model:
+            self._end_metadata["provider_model"] = model
+        elif model:
+            self._end_metadata.pop("provider_model", None)
+        if stop_reason:
+            self._end_metadata["stop_reason"] = stop_reason
+
+    def _metadata_of_call(self, *, whole: bool) -> dict[str, object]:
+        """Metadata for the token record of a billed call: what has been noted of its answer.
+
+        ``whole`` says that the usage was seen to its end.  A Coder deployment has no place for
+        metadata of an interception's end, so its token records carry them too.
+        """
+        return {**self._end_metadata, **({} if whole else INCOMPLETE)}
 
     def _record_prompt(self, msg_id: str, now: float) -> None:
         """Record the prompt unless there is none or it has been."""

@@ -14,16 +14,18 @@ _BOM = b"\xef\xbb\xbf"
 def sniff(head: bytes, *, labelled: bool) -> bool | None:
     """Whether a body that begins with ``head`` is an event stream.
 
-    ``labelled`` says that its content type is an event stream's.  ``None`` when more bytes
-    are needed to tell.
+    ``labelled`` says that its content type is an event stream's: then fields that no standard
+    knows may come first.  ``None`` when more bytes are needed to tell.
     """
     if len(head) < len(_BOM) and _BOM.startswith(head):
         return None
     start = head.removeprefix(_BOM).lstrip(_BLANK)
     if not start:
         return labelled if len(head) >= SNIFFED else None
-    if labelled:
-        return not start.startswith((b"{", b"["))
+    if labelled and not start.startswith((b"{", b"[")):
+        if any(line.startswith(_STREAM_STARTS) for line in start.splitlines()):
+            return True
+        return None if len(head) < SNIFFED else False
     if any(name.startswith(start) and name != start for name in _STREAM_STARTS):
         return None
     return start.startswith(_STREAM_STARTS)

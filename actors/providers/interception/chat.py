@@ -158,6 +158,8 @@ class ChatInterception(Relay):
             self._complete = True
             return
         chunk = members(data)
+        if not chunk and self._read_odd_event(piece, data, now):
+            return
         if not is_null(chunk.get("error")):
             outcome = error_outcome(chunk["error"])
             self._fail(outcome.error_type or "unknown", outcome.error_message or "")

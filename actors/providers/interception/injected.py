@@ -105,6 +105,7 @@ class InjectedInterception(ABC):
         self.correlating_tool_call_id = first.correlating_tool_call_id
         self.refusal = first.refusal
         self.event_stream = False
+        self.keepalives = first.keepalives
         self.tools: Tools = injected.tools
         self.rounds = 1
         self.calls: Sequence[InjectedCall] = ()
@@ -375,7 +376,11 @@ class InjectedInterception(ABC):
         """
         if not self.event_stream or self._over or self._cut:
             return b""
-        return self._round.ping
+        return self._round.ping_for(self.keepalives)
+
+    def first_words(self) -> bytes:
+        """What may be sent before anything else, so that a client has the answer's head."""
+        return self._round.ping if self.event_stream and not self._cut else b""
 
     def outcome(self) -> Outcome:
         """How it ended; meaningful after the last receive call."""

@@ -47,7 +47,8 @@ class Outcome:
     error_message: str | None = None
     metadata: Mapping[str, object] = field(factory=dict)
     """What else is known of the end, JSON types only: ``stop_reason`` as the provider put it,
-    ``provider_model`` when another model answered than was asked for, ``unread_events``."""
+    ``provider_model`` when another model answered than was asked for, ``unread_events`` how
+    many events could not be read, ``unread`` when nothing more could be."""
 
 
 class Interception(Protocol):
@@ -68,6 +69,12 @@ class Interception(Protocol):
     """Known from ``begin_answer`` on: the answer goes out as an event stream.
 
     Bytes may be added to it or taken from it, so leave out its Content-Length.
+    """
+
+    keepalives: bool | None
+    """Whether a silent stream's client is to be kept waiting; ``None``: as is usual for the API.
+
+    Set it before the answer begins.
     """
 
     def upstream_body(self) -> bytes:
@@ -110,7 +117,8 @@ class Interception(Protocol):
     def keepalive(self) -> bytes:
         """Bytes that keep a silent stream's client waiting, or nothing.
 
-        Never inside an event; nothing before the answer has begun as a stream.
+        Never inside an event; nothing before the answer has begun as a stream, and nothing
+        where :attr:`keepalives` or the API's default say no.
         """
 
     def take_records(self) -> list[UsageRecord]:

@@ -124,6 +124,7 @@ class MessagesInterception(Relay):
 
     api: ClassVar[Api] = MESSAGES
     ping: ClassVar[bytes] = b'event: ping\ndata: {"type": "ping"}\n\n'
+    pings: ClassVar[bool] = True
 
     def __init__(self, request: Request) -> None:
         super().__init__(request)
@@ -146,6 +147,9 @@ class MessagesInterception(Relay):
         event = members(data)
         kind = name.decode("utf-8", "replace") if name else text(event.get("type"))
         handler = _HANDLERS.get(kind or "")
+        known = handler is not None or not name
+        if not event and known and self._read_odd_event(piece, data, now):
+            return
         if handler is not None:
             handler(self, event, now)
 

@@ -8,15 +8,19 @@ overrule it, since providers and proxies mislabel.
 exceptions.  The beginning of an event that has not arrived whole is held back until the rest
 is there: no client can use half an event, and should the upstream break off, the client's
 parser stands between two events, where an error event of ours can be understood.  (An event
-of more than ``HOLD_LIMIT`` bytes leaves in pieces after all.)  And an API may withhold an
-event that its client did not ask for.
+of more than ``HOLD_LIMIT`` bytes leaves in pieces after all, and where one line end separates
+events, each leaves with it.)  And an API may withhold an event that its client did not ask for.
 
 *Bodies and errors* pass through untouched, with a copy kept for reading at the end.
 
 Bytes of our own (error events, keepalives) go only into streams that are labelled as such
 and not encoded: elsewhere they could not be understood, and a Content-Length would be wrong.
 
-Reading never disturbs relaying.  What cannot be read is not recorded.
+An answer is *whole* when its API's end was seen, or when a reason to finish was seen and the
+framing of the answer is whole.  All else is a cut, and never shown as an end.
+
+Reading never disturbs relaying.  What cannot be read is relayed, and the end's metadata say so:
+``unread_events`` counts events, ``unread`` is true when all or the rest could not be read.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from typing import ClassVar
 from attrs import evolve
 
 from aigateway.actors.providers.interception._holding import HOLD_LIMIT, Outlet
+from aigateway.actors.providers.interception._lenient import LenientReader, documents, is_junk
 from aigateway.actors.providers.interception._recording import Recording, Request
 from aigateway.actors.providers.interception._sniffing import SNIFFED, sniff
 from aigateway.actors.providers.interception._states import (
@@ -47,7 +52,6 @@ from aigateway.actors.providers.interception.outcomes import (
 )
 from aigateway.actors.providers.interception.reading import is_json
 from aigateway.actors.providers.interception.routes import MESSAGES, Api
-from aigateway.actors.providers.interception.sse import EventReader
 
 __all__ = ["BODY_LIMIT", "Relay"]
 
@@ -67,7 +71,11 @@ class Relay(Recording, ABC):
     """
 
     api: ClassVar[Api]
-    ping: ClassVar[bytes] = b": keepalive\n\n"
+    ping: ClassVar[bytes] = b": keepalive\n"
+    """A comment; behind a blank line some SDKs see an event without data, and fail."""
+    pings: ClassVar[bool] = False
+    """Whether clients are kept waiting unless it is switched off, or only where it is switched
+    on: not all SDKs of OpenAI's APIs bear comments."""
 
     def __init__(self, request: Request) -> None:
         super().__init__(request)
@@ -76,21 +84,21 @@ class Relay(Recording, ABC):
         self.correlating_tool_call_id = request.correlating_tool_call_id
         self.refusal = request.refusal
         self.event_stream = False
+        self.keepalives: bool | None = None
         self.faults = 0
         self._body = request.body
         self._mode = Mode.WAITING
         self._status = 0
         self._decoder: Decoder | None = None
         self._editable = False
-        self._reader = EventReader()
+        self._reader = LenientReader()
         self._outlet = Outlet()
         self._last_piece = b""
         self._kept = bytearray()
         # Too long or badly encoded: `_kept` is not all of it.
         self._unreadable = False
+        self._unread_events = 0
         self._outcome = Outcome()
-        self._end_metadata: dict[str, object] = {}
-        """What subclasses learn of the answer that belongs to its end."""
         self._ended = False
         self._complete = False
         self._failed = False
@@ -196,6 +204,19 @@ class Relay(Recording, ABC):
             # Whatever an upstream may send that nobody thought of, relaying goes on.
             self.faults += 1
 
+    def _read_odd_event(self, piece: bytes, data: bytes, now: float) -> bool:
+        """See to an event whose data (``data``) is no JSON object.
+
+        Perhaps it is several that no blank line separates: they are read, and it is true.  Else
+        it is counted when it cannot be read.
+        """
+        parts = documents(piece)
+        for each in parts:
+            self._read_event(b"data: " + each + b"\n\n", now)
+        if not parts and data != b"[DONE]" and not is_json(data):
+            self._unread_events += 1
+        return bool(parts)
+
     def _give_up_reading(self) -> None:
         self._decoder = None
         self._unreadable = True
@@ -253,11 +274,21 @@ class Relay(Recording, ABC):
                 kept = self._kept
                 self._cut = not framed and kept.startswith(b"{") and not is_json(kept)
                 self._end(End.FAILED, now)
-            case Mode.UNDECIDED if self.event_stream:
+            case Mode.UNDECIDED if self.event_stream and not self._kept.strip():
                 return self.receive_cut(NO_ANSWER, now)
+            case Mode.UNDECIDED if self._editable:
+                return self._end_undecided(now, framed)
             case _:
                 self._end_body(now, framed)
         return self._outlet.take()
+
+    def _end_undecided(self, now: float, framed: bool) -> bytes:
+        """It is labelled as a stream, and too short to be one."""
+        held_back = bytes(self._kept)
+        self._mode = Mode.BODY
+        self._editable = False
+        self._end_body(now, framed)
+        return held_back
 
     def _end_stream(self, now: float, framed: bool) -> bytes:
         rest = self._reader.flush()
@@ -312,8 +343,12 @@ class Relay(Recording, ABC):
             return self._outlet.take()
         last_words = b""
         if self._editable and not self._failed:
-            # An event that is half with the client must end before the next can begin.
-            last_words = b"\n\n" if self._reader.tail > HOLD_LIMIT else b""
+            held = self._outlet.take()
+            # Half an event is of no use to anybody; what is no event may be.
+            last_words = held if is_junk(held) else b""
+            # What is half with the client must end before an event can begin.
+            if last_words or not self._between_events:
+                last_words += b"\n\n"
             last_words += self._error_event(error_type, reason)
         self._break_off(error_type, reason, now)
         return last_words
@@ -355,16 +390,29 @@ class Relay(Recording, ABC):
 
     def keepalive(self) -> bytes:
         """Bytes that keep a silent stream's client waiting, or nothing."""
-        if not self._editable or self._complete or self._failed:
+        if not self._editable or self._complete or self._failed or not self._between_events:
             return b""
-        between_events = self._reader.tail <= HOLD_LIMIT
-        return self.ping if between_events else b""
+        # Between CR and LF a client stands in the middle of a line's end.
+        half_line = self._last_piece.endswith(b"\r")
+        return b"" if half_line else self.ping_for(self.keepalives)
+
+    @classmethod
+    def ping_for(cls, keepalives: bool | None) -> bytes:
+        """The keepalive of this API, if there shall be one; ``None`` means its default."""
+        return cls.ping if (cls.pings if keepalives is None else keepalives) else b""
+
+    @property
+    def _between_events(self) -> bool:
+        """Whether the client has whole events only."""
+        return self._reader.tail <= HOLD_LIMIT and not self._reader.by_line
 
     def outcome(self) -> Outcome:
         """How it ended; meaningful after the last receive call."""
-        metadata = self._end_metadata
-        if self.faults:
-            metadata = {**metadata, "unread_events": self.faults}
+        metadata = dict(self._end_metadata)
+        if unread := self.faults + self._unread_events:
+            metadata["unread_events"] = unread
+        if self._unreadable and self._answered:
+            metadata["unread"] = True
         return evolve(self._outcome, metadata=metadata) if metadata else self._outcome
 
     def error_body(self, status: int, message: str) -> bytes:

@@ -117,6 +117,8 @@ class ResponsesInterception(Relay):
         if handler is None and name and self._msg_id:
             return
         event = members(data)
+        if data and not event and self._read_odd_event(piece, data, now):
+            return
         kind = name or (text(event.get("type")) or "").encode()
         if not self._msg_id and "response" in event:
             self._begin(members(event["response"]), now)

@@ -1,0 +1,123 @@
+"""Reading event streams that are not quite such, so that nothing waits for what never comes.
+
+Some upstreams end their events with one line end instead of two.  They are recognised by two
+``data`` lines in a row of which the first is a document of its own; from there on each ``data``
+line ends a piece.  And proxies write lines into a stream that are no field of an event: a
+message of theirs, a bare JSON document.  Each is a piece of its own.
+"""
+
+from __future__ import annotations
+
+import re
+
+from aigateway.actors.providers.interception.reading import is_json
+from aigateway.actors.providers.interception.sse import EVENT_LIMIT, EventReader
+
+__all__ = ["LenientReader", "documents", "is_junk"]
+
+_NAMES = (b"event", b"data", b"id", b"retry")
+_FIELD = re.compile(rb"(?:event|data|id|retry)?[:\r\n]")
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_DATA_LINE = re.compile(rb"(?:\A|(?<=[\r\n]))data:([^\r\n]*)(?:\r\n|\n|\r)")
+_NEXT_DATA = re.compile(rb"(?:\A|[\r\n])data:")
+
+
+class LenientReader(EventReader):
+    """Cuts as :class:`EventReader` does, and what that would never cut.
+
+    ``by_line`` turns true when events turn out to end with one line end.
+    """
+
+    __slots__ = ("_looked", "by_line")
+
+    def __init__(self, limit: int = EVENT_LIMIT) -> None:
+        super().__init__(limit)
+        self._looked = 0
+        """Up to where ``_pending`` has been searched, so that waiting costs linear time; -1:
+        it is one event, however many lines it has."""
+        self.by_line = False
+
+    def flush(self) -> bytes:
+        """Return, at the end of the stream, the event that no blank line ended."""
+        self._looked = 0
+        return super().flush()
+
+    def _continue(self, data: bytes) -> list[bytes]:
+        if self.by_line:
+            self._pending += data
+            if b"\n" not in data and b"\r" not in data:
+                return self._wait()
+            return self._cut(self._taken())
+        pieces = super()._continue(data)
+        if pieces:
+            self._looked = 0
+        return pieces
+
+    def _wait(self) -> list[bytes]:
+        pending = self._pending
+        if not self._skipped and self._looked >= 0:
+            if is_junk(pending):
+                if end := self._end_of_line():
+                    junk = self._taken()
+                    return [junk[:end], *self._cut(junk[end:])]
+            elif not self.by_line and self._has_two_events():
+                self.by_line = True
+                return self._cut(self._taken())
+        return super()._wait()
+
+    def _taken(self) -> bytes:
+        """All that waits, to be cut again."""
+        taken = bytes(self._pending)
+        self._pending.clear()
+        self._looked = 0
+        return taken
+
+    def _end_of_line(self) -> int:
+        """Where the first line that waits ends; 0 as long as it does not."""
+        end = _LINE_END.search(self._pending, self._looked)
+        self._looked = len(self._pending)
+        return 0 if end is None else end.end()
+
+    def _end(self, buffer: bytes | bytearray, start: int) -> int:
+        if not self.by_line:
+            return super()._end(buffer, start)
+        line = _DATA_LINE.search(buffer, start)
+        return -1 if line is None else line.end()
+
+    def _has_two_events(self) -> bool:
+        """Whether what waits for a blank line holds the whole of one event and more."""
+        pending = self._pending
+        searched, self._looked = max(0, self._looked - len(b"\ndata:")), len(pending)
+        if self._has_cr:
+            found = _NEXT_DATA.search(pending, searched) is not None
+        else:
+            found = pending.find(b"\ndata:", searched) >= 0
+        if not found:
+            return False
+        first = _DATA_LINE.search(pending)
+        if first is None or _NEXT_DATA.search(pending, first.end() - 1) is None:
+            return False
+        if _is_document(first[1]):
+            return True
+        # One event of several lines of data, as the standard has them.
+        self._looked = -1
+        return False
+
+
+def _is_document(value: bytes) -> bool:
+    """Whether the value of a ``data`` line is all that an event of some API tells."""
+    value = value.strip()
+    return value == b"[DONE]" or (value.startswith(b"{") and is_json(value))
+
+
+def is_junk(start: bytes | bytearray) -> bool:
+    """Whether bytes that begin a line begin no field of an event."""
+    if not start or _FIELD.match(start):
+        return False
+    return not any(name.startswith(start) for name in _NAMES)
+
+
+def documents(piece: bytes) -> list[bytes]:
+    """The data of a piece that should have been several events; none when it is only one."""
+    values = [line[1] for line in _DATA_LINE.finditer(piece)]
+    return values if len(values) > 1 and all(map(_is_document, values)) else []
