@@ -16,10 +16,10 @@ from gunicorn.arbiter import Arbiter
 
 from aigateway.actors.mcp.shelf import ToolShelf
 from aigateway.actors.plan import GatewayPlan
+from aigateway.actors.providers.bedrock.signing import preload
 from aigateway.actors.providers.provider import ProviderLimits
 from aigateway.actors.recorder.recorder import ControlPlaneChanged
 from aigateway.actors.tree import ActorTree
-from aigateway.http.bedrock import preload
 from aigateway.http.control_planes import control_plane_starter, mcp_starter
 from aigateway.http.gateway import ANEW, CLOSE_BEHIND, EXACT_HEAD, TRACE, Gateway
 from aigateway.http.logs import configure
@@ -146,7 +146,9 @@ def create_app(settings: Settings | None = None) -> GatewayApp:
     if settings is None:
         settings = load({}, os.environ)
         configure(settings)
-    preload(settings)
+    if any("BEDROCK_" in name.upper() for name in settings.provider_environ):
+        # Now, before the fork and before any stream.
+        preload()
     tree = ActorTree()
     ways_out = WaysOut()
     plan = make_plan(settings, tree, ways_out)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pykka
 import structlog
-from attrs import define
+from attrs import define, evolve
 
 from aigateway.actors.actor import Reply, complete, new_reply
 from aigateway.actors.mcp.messages import CallTool, GetTools, ToolSet
@@ -21,11 +21,11 @@ from aigateway.actors.providers.interception.interface import Headers, Intercept
 from aigateway.actors.providers.interception.opening_injected import INJECTABLE, with_tools
 from aigateway.actors.providers.messages import Opened, Refused
 from aigateway.actors.providers.recording import Recording
-from aigateway.http.bedrock import invokes
+from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.http.call import Call
 from aigateway.http.inflight import Stopping
 from aigateway.http.runtime import NoAnswer, Runtime
-from aigateway.http.upstream import Put, Upstream
+from aigateway.http.upstream import Upstream
 
 __all__ = ["TOOL_DEADLINE", "Injector", "Rounds", "without_codings"]
 
@@ -152,7 +152,8 @@ class Rounds:
     loop: InjectedInterception
     recording: Recording
     token: str
-    put: Put
+    request: UpstreamRequest
+    """The first round's; of the others only the body is another."""
     config: ProviderConfig
 
     def run(self) -> list[ToolResult]:
@@ -171,7 +172,13 @@ class Rounds:
     def send(self, before: Opened) -> Opened | Refused:
         """Send the next round to whoever answered the one ``before``."""
         config = self.upstream.provider_of(before) or self.config
-        result = self.upstream.perform(config, self.put, None)
+        request = evolve(
+            self.request,
+            headers=self.call.traced(self.request.headers),
+            body=self.loop.upstream_body(),
+            attempts=None,
+        )
+        result = self.upstream.perform(config, request)
         if self.call.trace is not None:
             self.call.trace.answered()
         if isinstance(result, Opened):
@@ -180,7 +187,7 @@ class Rounds:
             if result.provider_name != self.config.name:
                 recording.provider_name = result.provider_name
             recording.interception = self.loop
-            if invokes(self.upstream.provider_of(result)):
+            if result.converted:
                 recording.interception = BedrockInterception(self.loop, self.call.model)
             recording.interception.begin_answer(exchange.status, exchange.headers)
         return result

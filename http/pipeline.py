@@ -17,7 +17,10 @@ import structlog
 
 from aigateway.actors.coderd.messages import Caller
 from aigateway.actors.providers.bedrock.answer import BedrockInterception
+from aigateway.actors.providers.bedrock.making import standing_credential
+from aigateway.actors.providers.bedrock.rewrite import replacement_model
 from aigateway.actors.providers.config import ProviderConfig
+from aigateway.actors.providers.errors import Unsendable
 from aigateway.actors.providers.interception.credentials import (
     BYOK,
     Credential,
@@ -38,14 +41,15 @@ from aigateway.actors.providers.interception.routes import (
     Intercept,
     Passthrough,
 )
+from aigateway.actors.providers.making import url_for
 from aigateway.actors.providers.messages import GiveBack, Opened, Refused
 from aigateway.actors.providers.recording import Recording
+from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.actors.recorder import records
 from aigateway.actors.recorder.ids import new_interception_id
 from aigateway.actors.recorder.ledger import Ledger
 from aigateway.http.answers import Answer, api_error, plain
 from aigateway.http.authorization import authorize, present, too_large
-from aigateway.http.bedrock import BedrockCalls, invokes, model_of, stand_in_credential
 from aigateway.http.call import Call
 from aigateway.http.inbound import BodyTooLarge, Inbound
 from aigateway.http.injected_relay import follow
@@ -56,7 +60,7 @@ from aigateway.http.relay import Patience
 from aigateway.http.routing import Target, find_route
 from aigateway.http.runtime import Runtime
 from aigateway.http.settings import Settings
-from aigateway.http.upstream import Outgoing, Upstream, headers_for, refusal_answer, url_for
+from aigateway.http.upstream import Upstream, headers_for, refusal_answer
 
 if TYPE_CHECKING:
     # Metrics are imported only where they are switched on.
@@ -80,7 +84,6 @@ class Pipeline:
         self._metrics = metrics
         self._rate_limit = make_rate_limit(settings)
         self._upstream = Upstream(runtime)
-        self._bedrock = BedrockCalls()
         self._patience = Patience(settings.keepalive_ping, settings.idle_timeout)
         self._injector: Injector | None = None
         if runtime.plan.start_mcp is not None:
@@ -111,15 +114,19 @@ class Pipeline:
 
     def _pass_through(self, call: Call, presented: Presented, target: Target) -> Opened:
         inbound, config = call.inbound, target.provider
-        if invokes(config):
+        if config.bedrock is not None and config.bedrock.invokes:
             text = f'the provider "{config.name}" is AWS Bedrock, which has no such route'
             raise api_error(config.type, 404, text)
         own = None
         if config.bedrock is None:
             own = byok_credential(config.type, presented.remaining_headers)
-        url = url_for(config, target.rest, inbound.query)
+        url = _url(config, target.rest, inbound.query)
         if call.trace is not None:
             call.trace.passthrough(call.route, url, inbound.method)
+        if config.dump_dir:
+            from aigateway.http.dump import dump_of_passthrough
+
+            call.dump = dump_of_passthrough(config.dump_dir, config.name, url)
         headers = headers_for(
             call.traced(presented.remaining_headers),
             auth=own.headers if own is not None else (),
@@ -129,25 +136,17 @@ class Pipeline:
             scheme=inbound.scheme,
             host=inbound.host,
         )
-        plain_call = Outgoing(
+        request = UpstreamRequest(
             method=inbound.method,
-            url=url,
+            rest=target.rest,
+            query=inbound.query,
             headers=headers,
             body=self._read_body(inbound),
             add_credential=own is None and config.type != "copilot",
+            attempts=call.dump,
         )
-        if config.dump_dir:
-            from aigateway.http.dump import dump_of_passthrough
-
-            call.dump = dump_of_passthrough(config.dump_dir, config.name, plain_call.url)
-
-        def put(provider: ProviderConfig) -> Outgoing:
-            if provider.bedrock is None:
-                return plain_call
-            return self._bedrock.signed(provider, plain_call)
-
         call.begin("provider")
-        result = self._upstream.send_once(config, put, call.dump)
+        result = self._upstream.perform(config, request)
         call.answered(result.begun_at)
         if isinstance(result, Refused):
             log.warning("passthrough failed", provider=config.name, error=result.message)
@@ -172,7 +171,7 @@ class Pipeline:
         interception = self._open(call, route)
         if self._injector is not None:
             interception = self._injector.offer(interception, call, route.api, presented.token)
-        call.model = model_of(config, interception.model)
+        call.model = _recorded_model(config, interception.model)
         credential = self._credential(config, presented, route)
         recording = self._recording(call, caller, interception)
         if trace is not None:
@@ -195,27 +194,23 @@ class Pipeline:
         if isinstance(interception, InjectedInterception):
             client_headers = without_codings(client_headers)
 
-        def put(provider: ProviderConfig) -> Outgoing:
-            plain_call = Outgoing(
+        try:
+            headers = headers_for(client_headers, auth=(), actor=_actor_headers(config, caller))
+            _url(config, target.rest, inbound.query)
+            request = UpstreamRequest(
                 method=inbound.method,
-                url=url_for(provider, target.rest, inbound.query),
-                headers=headers_for(
-                    call.traced(client_headers), auth=(), actor=_actor_headers(provider, caller)
-                ),
-                body=interception.upstream_body(),
-                credential=credential if credential.kind == BYOK else None,
                 rest=target.rest,
                 query=inbound.query,
+                headers=call.traced(headers),
+                body=interception.upstream_body(),
+                credential=credential if credential.kind == BYOK else None,
                 route=call.route,
                 model=interception.model,
                 api=route.api,
+                streaming=interception.streaming,
+                attempts=call.dump,
             )
-            if provider.bedrock is None:
-                return plain_call
-            return self._bedrock.put(provider, plain_call, streaming=interception.streaming)
-
-        try:
-            result = self._upstream.perform(config, put, call.dump)
+            result = self._upstream.perform(config, request)
         except Answer:
             recording.cut("the request cannot be forwarded", "bad_request")
             recording.close()
@@ -244,7 +239,7 @@ class Pipeline:
                     loop=interception,
                     recording=recording,
                     token=presented.token,
-                    put=put,
+                    request=request,
                     config=config,
                 ),
                 result,
@@ -273,7 +268,7 @@ class Pipeline:
         self, config: ProviderConfig, presented: Presented, route: Intercept
     ) -> Credential:
         if config.bedrock is not None:
-            return stand_in_credential(config)
+            return standing_credential(config)
         own = None
         if presented.byok or config.type == "copilot":
             own = byok_credential(config.type, presented.remaining_headers)
@@ -320,8 +315,7 @@ class Pipeline:
         exchange = opened.exchange
         if opened.provider_name != config.name:
             recording.provider_name = opened.provider_name
-        answering = self._upstream.provider_of(opened)
-        if invokes(answering):
+        if opened.converted:
             converted = BedrockInterception(recording.interception, call.model)
             recording.interception = converted
             converted.begin_answer(exchange.status, exchange.headers)
@@ -354,6 +348,21 @@ def _refusal(interception: Interception) -> Answer | None:
         return None
     status, body = interception.refusal
     return Answer(status, body, "application/json")
+
+
+def _url(config: ProviderConfig, rest: str, query: str) -> str:
+    """Where the request would go; raises the Answer for a path or query that no URL may have."""
+    try:
+        return url_for(config, rest, query)
+    except Unsendable as ex:
+        raise plain(400, "the request cannot be forwarded: bad path or query") from ex
+
+
+def _recorded_model(config: ProviderConfig, requested: str) -> str:
+    """The model that is recorded: what Bedrock has in the place of the requested one."""
+    if config.bedrock is None or not config.bedrock.invokes:
+        return requested
+    return replacement_model(requested, config.bedrock)
 
 
 def _actor_headers(config: ProviderConfig, caller: Caller) -> list[tuple[str, str]]:

@@ -43,6 +43,14 @@ class BedrockConfig:
     external_id: str = ""
     protocol: str = "invoke-model"
 
+    @property
+    def invokes(self) -> bool:
+        """Whether Bedrock is called by its own protocol, InvokeModel.
+
+        The other one, ``mantle``, is Anthropic's API with a signature.
+        """
+        return self.protocol in ("", "invoke-model")
+
 
 @frozen(kw_only=True)
 class BreakerConfig:

@@ -8,6 +8,7 @@ __all__ = [
     "ConnectTimeout",
     "GatewayEnds",
     "HeadCut",
+    "NotMade",
     "NotSent",
     "Quiet",
     "SendFailed",
@@ -33,6 +34,17 @@ class Unsendable(UpstreamError):
     sent = False
     status = 400
     error_type = "bad_request"
+
+
+class NotMade(UpstreamError):
+    """The request could not be made for this provider, for want of credentials.
+
+    Another provider may be able to send it.
+    """
+
+    sent = False
+    status = 500
+    error_type = "unauthorized"
 
 
 class ConnectFailed(UpstreamError):

@@ -27,7 +27,6 @@ def hand_on(job: Job, own: ProviderConfig, tree: ActorTree | None) -> bool:
         return False
     handed_on = evolve(
         perform,
-        url="",
         visited=(*perform.visited, own.name),
         deadline=job.deadline,
         sent=job.sent,
@@ -37,15 +36,13 @@ def hand_on(job: Job, own: ProviderConfig, tree: ActorTree | None) -> bool:
 
 
 def _can_stand_in(other: ProviderConfig, own: ProviderConfig) -> bool:
-    """Whether a request that was made for ``own`` can be sent to ``other`` as it is.
+    """Whether ``other`` can answer a request that was made for ``own``.
 
-    Copilot is called with the user's own token only, and for Bedrock a request is made anew.
+    Copilot is called with the user's own token only.
     """
     return (
-        bool(other.keys)
+        bool(other.keys or other.bedrock)
         and other.error is None
         and own.speaks_openai == other.speaks_openai
         and "copilot" not in (own.type, other.type)
-        and own.bedrock is None
-        and other.bedrock is None
     )

@@ -15,6 +15,7 @@ from aigateway.actors.providers.interception.credentials import Credential
 from aigateway.actors.providers.keypool import Key, Walker
 from aigateway.actors.providers.messages import Opened, Perform, Refused
 from aigateway.actors.providers.recording import Recording
+from aigateway.actors.providers.request import UpstreamRequest
 
 __all__ = [
     "Abandon",
@@ -39,7 +40,8 @@ class Job:
     """A request on its way; only whoever holds it touches it."""
 
     perform: Perform = field(repr=False)
-    url: str
+    model: str
+    """The provider's name for the one that is asked for."""
     credential: Credential | None
     ask_back: frozenset[int]
     """Statuses that the provider wants to see before the client does (another key may help)."""
@@ -77,6 +79,10 @@ class Job:
         self.perform = _SETTLED
 
     @property
+    def request(self) -> UpstreamRequest:
+        return self.perform.request
+
+    @property
     def reply(self) -> Reply[Opened | Refused]:
         return self.perform.reply
 
@@ -85,7 +91,9 @@ class Job:
         return self.credential.hint if self.credential is not None else ""
 
 
-_SETTLED = Perform(method="", headers=(), body=b"", reply=new_reply())
+_SETTLED = Perform(
+    request=UpstreamRequest(method="", rest="", headers=(), body=b""), reply=new_reply()
+)
 
 
 # -- told to a worker

@@ -11,10 +11,9 @@ from aigateway.actors.actor import Reply
 from aigateway.actors.providers.breaker import CircuitStatus
 from aigateway.actors.providers.counters import Counters
 from aigateway.actors.providers.exchange import Exchange
-from aigateway.actors.providers.interception.credentials import Credential
-from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.keypool import KeyStatus
 from aigateway.actors.providers.recording import Recording
+from aigateway.actors.providers.request import UpstreamRequest
 
 __all__ = [
     "Drain",
@@ -42,6 +41,8 @@ class Opened:
     credential_hint: str
     begun_at: float
     """Monotonic time at which a worker began to connect and send, at the first attempt."""
+    converted: bool = False
+    """Whether the answer has Bedrock's form and has to be put into Anthropic's."""
 
 
 @frozen
@@ -65,32 +66,10 @@ class Refused:
 
 @frozen(kw_only=True)
 class Perform:
-    """Send this request upstream and reply with Opened or Refused.
+    """Send this request upstream and reply with Opened or Refused."""
 
-    ``headers`` are those of the client that may travel; Host, framing and credentials are
-    added here.  ``credential`` is the user's own, None: one of the provider's.
-    """
-
-    method: str
-    url: str = ""
-    """Where to; empty: made from ``rest`` and ``query``.  With ``url`` alone no other provider
-    can step in."""
-    headers: Headers
-    body: bytes = field(repr=False)
+    request: UpstreamRequest
     reply: Reply[Opened | Refused] = field(repr=False, eq=False)
-    rest: str = ""
-    """The path below the provider's name, percent-encoded."""
-    query: str = ""
-    """Without its question mark."""
-    route: str = ""
-    """Of an intercepted request; empty: it is passed through, which neither the circuit
-    breaker nor the fallback is for."""
-    model: str = ""
-    api: str = ""
-    """One of :mod:`.interception.routes`, which shapes error bodies; empty: by the provider."""
-    credential: Credential | None = None
-    add_credential: bool = True
-    """False: the client's own credentials travel in ``headers``."""
     visited: tuple[str, ...] = ()
     """Names of the providers that have handed this request on."""
     deadline: float = 0.0

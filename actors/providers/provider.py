@@ -23,7 +23,7 @@ from aigateway.actors.providers.counters import Counters
 from aigateway.actors.providers.endpoint import Endpoint
 from aigateway.actors.providers.errors import ConnectFailed
 from aigateway.actors.providers.fallback import hand_on
-from aigateway.actors.providers.interception.routes import InvalidBaseURL, upstream_url
+from aigateway.actors.providers.interception.routes import upstream_url
 from aigateway.actors.providers.jobs import (
     Answered,
     Drained,
@@ -37,10 +37,12 @@ from aigateway.actors.providers.jobs import (
     Tick,
     WorkerEnded,
 )
+from aigateway.actors.providers.making import Maker, maker_for
 from aigateway.actors.providers.messages import (
     Drain,
     GetProviderState,
     GiveBack,
+    Opened,
     Perform,
     ProviderState,
     Refused,
@@ -56,7 +58,7 @@ from aigateway.actors.providers.strategy import (
     Step,
     Strategy,
 )
-from aigateway.actors.providers.worker import UpstreamWorker, hand_over
+from aigateway.actors.providers.worker import UpstreamWorker
 from aigateway.actors.providers.workforce import (
     Hiring,
     ProviderLimits,
@@ -101,10 +103,11 @@ class Provider(GatewayActor):
         self._expiry_planned = False
         self._retired = False
         self._connector: Connector
+        self._maker: Maker
         self._strategy: Strategy
         self._workforce: Workforce
         self._usable = False
-        """Whether the three above are there."""
+        """Whether the four above are there."""
 
     # -- life
 
@@ -117,7 +120,12 @@ class Provider(GatewayActor):
                 ca_file=config.ca_file,
                 proxy=config.proxy,
             )
-            self._strategy = Strategy(config, self._counters, random.random)
+            # Whether an address can be made at all.
+            upstream_url(config.type, config.base_url, "/")
+            self._maker = maker_for(config)
+            self._strategy = Strategy(
+                config, self._counters, random.random, standing=self._maker.standing
+            )
         except (ConnectFailed, ValueError) as ex:
             log.error("provider cannot be used", provider=config.name, error=str(ex))
             return
@@ -127,6 +135,7 @@ class Provider(GatewayActor):
             config.name,
             self._watch_worker,
             self._connector,
+            self._maker,
             config.first_byte_timeout,
             config.idle_timeout,
             self._limits,
@@ -143,6 +152,7 @@ class Provider(GatewayActor):
         let_go_of_exchanges(self.actor_inbox)
         if self._usable:
             self._workforce.stop_all()
+            self._maker.close()
 
     # -- messages
 
@@ -183,27 +193,14 @@ class Provider(GatewayActor):
     # -- a request
 
     def _perform(self, perform: Perform) -> None:
-        config = self._config
         now = time.monotonic()
         refused = self._misfit(perform)
         if refused is not None:
             complete(perform.reply, refused)
             return
-        try:
-            url = perform.url or upstream_url(
-                config.type, config.base_url, perform.rest, perform.query
-            )
-        except ValueError as ex:
-            ours = isinstance(ex, InvalidBaseURL)
-            complete(
-                perform.reply,
-                self._refused(
-                    502 if ours else 400, str(ex), "server_error" if ours else "bad_request"
-                ),
-            )
-            return
         deadline = perform.deadline or now + self._patience
-        job, step = self._strategy.begin(perform, url, deadline, now)
+        model = self._maker.model(perform.request.model)
+        job, step = self._strategy.begin(perform, model, deadline, now)
         self._follow(job, step, now)
 
     def _misfit(self, perform: Perform) -> Refused | None:
@@ -211,8 +208,9 @@ class Provider(GatewayActor):
         name = self._config.name
         if not self._usable:
             return self._refused(503, f'provider "{name}" is misconfigured')
-        needs_key = perform.add_credential and perform.credential is None
-        if needs_key and not self._strategy.has_keys:
+        request = perform.request
+        needs_key = request.add_credential and request.credential is None
+        if needs_key and not self._strategy.has_credentials:
             text = f'provider "{name}" has no key configured and the request brought none'
             return self._refused(502, text, "unauthorized")
         return None
@@ -226,8 +224,16 @@ class Provider(GatewayActor):
         step = self._strategy.answered(job, exchange.status, exchange.headers, now)
         match step:
             case Relay():
-                name = self._config.name
-                if not hand_over(worker, self.actor_ref, name, job, exchange):
+                opened = Opened(
+                    exchange,
+                    worker,
+                    self.actor_ref,
+                    self._config.name,
+                    job.hint,
+                    job.begun_at,
+                    self._maker.converted,
+                )
+                if not job.settle(opened):
                     self._workforce.discard(worker, exchange)
             case Send():
                 if not self._workforce.try_again(worker, job, exchange):
@@ -243,7 +249,7 @@ class Provider(GatewayActor):
         log.warning(
             "upstream request failed",
             provider=self._config.name,
-            route=job.perform.route,
+            route=job.request.route,
             error=str(error),
         )
         member = self._roster.find(message.worker)

@@ -41,7 +41,7 @@ from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.counters import Counters
 from aigateway.actors.providers.errors import AnswerTimeout, Unsendable, UpstreamError
 from aigateway.actors.providers.interception import error_bodies
-from aigateway.actors.providers.interception.credentials import centralized
+from aigateway.actors.providers.interception.credentials import Credential, centralized
 from aigateway.actors.providers.interception.header_list import first_of
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.jobs import Job
@@ -113,12 +113,21 @@ class Strategy:
     """One provider's decisions.  Raises KeyPoolError for keys that make no pool."""
 
     def __init__(
-        self, config: ProviderConfig, counters: Counters, random: Callable[[], float]
+        self,
+        config: ProviderConfig,
+        counters: Counters,
+        random: Callable[[], float],
+        standing: Credential | None = None,
     ) -> None:
-        """``random`` returns a number from 0 to 1."""
+        """``random`` returns a number from 0 to 1.
+
+        ``standing`` is the provider's credential where it has no keys; requests are made with
+        it elsewhere.
+        """
         self._config = config
         self._counters = counters
         self._random = random
+        self._standing = standing
         self._pool = KeyPool(config.keys) if config.keys and config.type != "copilot" else None
         self._credentials = (
             [centralized(config.type, key) for key in config.keys] if self._pool else []
@@ -132,30 +141,37 @@ class Strategy:
         self._asked_back = self._retried | KEY_STATUSES
 
     @property
-    def has_keys(self) -> bool:
-        return self._pool is not None
+    def has_credentials(self) -> bool:
+        """Whether a request may go out that brings no credential of its own."""
+        return self._pool is not None or self._standing is not None
 
     # -- a request's way
 
-    def begin(self, perform: Perform, url: str, deadline: float, now: float) -> tuple[Job, Step]:
-        """Take up a request; the step is Send, Pause, Refuse or FallBack."""
+    def begin(self, perform: Perform, model: str, deadline: float, now: float) -> tuple[Job, Step]:
+        """Take up a request; the step is Send, Pause, Refuse or FallBack.
+
+        ``model`` is the provider's name for the one that is asked for.
+        """
+        request = perform.request
         job = Job(
             perform,
-            url,
-            perform.credential,
+            model,
+            request.credential,
             self._retried,
             deadline,
             perform.sent,
             perform.begun_at,
         )
-        if perform.add_credential and perform.credential is None:
-            assert self._pool is not None
-            job.walker = self._pool.walk()
-            job.ask_back = self._asked_back
-        if self._breaker is not None and perform.route:
-            admission = self._breaker.admit(perform.route, perform.model, now)
+        if request.add_credential and request.credential is None:
+            if self._pool is not None:
+                job.walker = self._pool.walk()
+                job.ask_back = self._asked_back
+            else:
+                job.credential = self._standing
+        if self._breaker is not None and request.route:
+            admission = self._breaker.admit(request.route, model, now)
             if isinstance(admission, Rejected):
-                self._counters.rejected(perform.route, perform.model)
+                self._counters.rejected(request.route, model)
                 return job, self._rejected(job, admission)
             if admission.forgotten is not None:
                 self._counters.forget_circuit(admission.forgotten)
@@ -260,7 +276,7 @@ class Strategy:
             exhausted.message,
             "rate_limited" if rate_limited else "unauthorized",
             exhausted.retry_after,
-            body(self._dialect(job.perform), exhausted.message),
+            body(self._dialect(job), exhausted.message),
             job.hint,
             job.sent,
             self._config.name,
@@ -273,7 +289,7 @@ class Strategy:
             "circuit breaker is open",
             "overloaded",
             rejected.retry_after,
-            error_bodies.breaker_open(self._dialect(job.perform)),
+            error_bodies.breaker_open(self._dialect(job)),
             sent=job.sent,
             provider_name=self._config.name,
         )
@@ -284,13 +300,12 @@ class Strategy:
 
     def _may_fall_back(self, job: Job) -> bool:
         """Whether another provider could answer, with a key of its own."""
-        perform = job.perform
+        request = job.request
         return bool(
             self._config.fallback
-            and perform.route
-            and perform.rest
-            and perform.credential is None
-            and perform.add_credential
+            and request.route
+            and request.credential is None
+            and request.add_credential
         )
 
     def _pause(self, job: Job, headers: Headers, now: float) -> Pause | None:
@@ -322,10 +337,10 @@ class Strategy:
             self._counters.walked(job.walker.attempts)
         self.report_job(job, status, now)
 
-    def _dialect(self, perform: Perform) -> str:
+    def _dialect(self, job: Job) -> str:
         # Bedrock's circuit has a body of its own; it speaks one API only.
         name = self._config.type
-        return name if name == "bedrock" else perform.api or name
+        return name if name == "bedrock" else job.request.api or name
 
     # -- what operators hear of
 

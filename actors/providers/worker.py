@@ -10,10 +10,11 @@ import time
 from typing import Any
 
 import pykka
+import requests
 import structlog
 
 from aigateway.actors.actor import ActorDied, GatewayActor, fail
-from aigateway.actors.providers.adapter import HeaderPairs, UpstreamAdapter, prepare
+from aigateway.actors.providers.adapter import UpstreamAdapter
 from aigateway.actors.providers.connect import Connector
 from aigateway.actors.providers.errors import AnswerTimeout, Quiet, UpstreamCut, UpstreamError
 from aigateway.actors.providers.exchange import Exchange
@@ -28,17 +29,17 @@ from aigateway.actors.providers.jobs import (
     Reported,
     Run,
 )
+from aigateway.actors.providers.making import Maker
 from aigateway.actors.providers.messages import Drain, Opened, Refused
 from aigateway.actors.providers.recording import Recording
+from aigateway.actors.providers.request import Attempts
 
-__all__ = ["UpstreamWorker", "abandon", "hand_over", "refusal_of"]
+__all__ = ["UpstreamWorker", "abandon", "refusal_of"]
 
 DISCARD_LIMIT = 64 * 1024
 """Bytes of an unwanted answer that are read so that its connection can be used again."""
 DISCARD_TIME = 1.0
 """Seconds for that."""
-
-_FRAMED_METHODS = frozenset({"POST", "PUT", "PATCH"})
 
 log = structlog.get_logger("ai-gateway.provider")
 
@@ -54,6 +55,7 @@ class UpstreamWorker(GatewayActor):
         provider: pykka.ActorRef[Any],
         provider_name: str,
         connector: Connector,
+        maker: Maker,
         head_timeout: float,
         idle_timeout: float,
         drain_timeout: float,
@@ -62,6 +64,7 @@ class UpstreamWorker(GatewayActor):
         self._provider = provider
         self._provider_name = provider_name
         self._adapter = UpstreamAdapter(connector)
+        self._maker = maker
         self._head_timeout = head_timeout
         self._idle_timeout = idle_timeout
         self._drain_timeout = drain_timeout
@@ -129,25 +132,39 @@ class UpstreamWorker(GatewayActor):
             self._open(job, exchange)
 
     def _send(self, job: Job) -> Exchange:
-        perform = job.perform
-        headers = HeaderPairs(perform.headers)
-        if job.credential is not None:
-            headers.extend(job.credential.headers)
-        if perform.body or perform.method in _FRAMED_METHODS:
-            headers.append(("Content-Length", str(len(perform.body))))
-        request = prepare(perform.method, job.url, headers, perform.body)
-        timeout = min(self._head_timeout, job.deadline - time.monotonic())
-        if timeout <= 0:
-            error = AnswerTimeout("no time was left to send the request")
-            error.sent = False
-            raise error
-        return self._adapter.exchange(request, timeout)
+        attempts = job.request.attempts
+        try:
+            made = self._maker.make(job.request, job.credential)
+            if attempts is not None:
+                _show(attempts, made)
+            timeout = min(self._head_timeout, job.deadline - time.monotonic())
+            if timeout <= 0:
+                error = AnswerTimeout("no time was left to send the request")
+                error.sent = False
+                raise error
+            exchange = self._adapter.exchange(made, timeout)
+        except UpstreamError as ex:
+            if attempts is not None:
+                attempts.error(str(ex))
+            raise
+        if attempts is not None:
+            attempts.answer(exchange)
+        return exchange
 
     def _open(self, job: Job, exchange: Exchange) -> None:
         if job.ticket is not None:
             # Before the client can ask again.
             self._tell_provider(Reported(job.ticket, exchange.status))
-        if not hand_over(self.actor_ref, self._provider, self._provider_name, job, exchange):
+        opened = Opened(
+            exchange,
+            self.actor_ref,
+            self._provider,
+            self._provider_name,
+            job.hint,
+            job.begun_at,
+            self._maker.converted,
+        )
+        if not job.settle(opened):
             exchange.close()
             self._tell_provider(Released(self.actor_ref, exchange))
 
@@ -207,6 +224,12 @@ class UpstreamWorker(GatewayActor):
                 pass
 
 
+def _show(attempts: Attempts, made: requests.PreparedRequest) -> None:
+    """Show an attempt to whoever keeps a copy of it."""
+    body = made.body if isinstance(made.body, bytes) else b""
+    attempts.request(made.method or "", made.url or "", [*made.headers.items()], body)
+
+
 def _discard(exchange: Exchange) -> None:
     """Read a small rest; close the connection on a large or a slow one."""
     deadline = time.monotonic() + DISCARD_TIME
@@ -222,18 +245,6 @@ def _discard(exchange: Exchange) -> None:
         pass
     if not exchange.reusable:
         exchange.close()
-
-
-def hand_over(
-    worker: pykka.ActorRef[Any],
-    provider: pykka.ActorRef[Any],
-    provider_name: str,
-    job: Job,
-    exchange: Exchange,
-) -> bool:
-    """Give the open exchange to the request; False when that waits no more."""
-    opened = Opened(exchange, worker, provider, provider_name, job.hint, job.begun_at)
-    return job.settle(opened)
 
 
 def refusal_of(error: UpstreamError, job: Job, provider_name: str) -> Refused:

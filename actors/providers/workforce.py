@@ -27,6 +27,7 @@ from aigateway.actors.providers.jobs import (
     Released,
     Run,
 )
+from aigateway.actors.providers.making import Maker
 from aigateway.actors.providers.messages import Drain, GiveBack
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.roster import Member, Roster
@@ -68,6 +69,7 @@ class Hiring:
     provider_name: str
     watcher: Callable[..., None] = field(repr=False)
     connector: Connector = field(repr=False)
+    maker: Maker = field(repr=False)
     head_timeout: float
     idle_timeout: float
     limits: ProviderLimits
@@ -199,6 +201,7 @@ class Workforce:
                 provider=hiring.provider,
                 provider_name=hiring.provider_name,
                 connector=hiring.connector,
+                maker=hiring.maker,
                 head_timeout=hiring.head_timeout,
                 idle_timeout=hiring.idle_timeout,
                 drain_timeout=hiring.limits.drain_timeout,

@@ -11,20 +11,21 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import requests
 from attrs import frozen
 
-from aigateway.actors.providers.adapter import HeaderPairs, UpstreamAdapter, prepare
-from aigateway.actors.providers.bedrock.credentials import NoCredentials
+from aigateway.actors.providers.adapter import UpstreamAdapter
+from aigateway.actors.providers.bedrock.making import BedrockMaker, standing_credential
 from aigateway.actors.providers.bedrock.rewrite import invoke_path
 from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.connect import Connector
 from aigateway.actors.providers.endpoint import Endpoint
 from aigateway.actors.providers.errors import UpstreamError
 from aigateway.actors.providers.interception.credentials import Credential, centralized
-from aigateway.actors.providers.interception.routes import speaks_openai, upstream_url
-from aigateway.http.bedrock import BedrockCalls, invokes, stand_in_credential
+from aigateway.actors.providers.interception.routes import speaks_openai
+from aigateway.actors.providers.making import maker_for, url_for
+from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.http.settings import Settings
-from aigateway.http.upstream import Outgoing
 
 __all__ = ["Dialled", "dial_coderd", "dial_providers"]
 
@@ -69,8 +70,8 @@ def dial_providers(configs: Iterable[ProviderConfig]) -> list[Dialled]:
 
 def _attempts(config: ProviderConfig) -> Sequence[_Attempt]:
     if config.bedrock is not None:
-        hint = stand_in_credential(config).hint
-        if not invokes(config):
+        hint = standing_credential(config).hint
+        if not config.bedrock.invokes:
             return [_Attempt(config, hint, None)]
         models = dict.fromkeys((config.bedrock.model, config.bedrock.small_fast_model))
         return [_Attempt(config, f"{hint} {model}", None, model) for model in models]
@@ -85,7 +86,7 @@ def _dial(attempt: _Attempt) -> Dialled:
     began = time.monotonic()
     try:
         status = _status_of(attempt)
-    except (UpstreamError, NoCredentials, ValueError) as ex:
+    except (UpstreamError, ValueError) as ex:
         return Dialled(config.name, attempt.what, time.monotonic() - began, problem=str(ex))
     note, problem = _judge(attempt, status)
     return Dialled(config.name, attempt.what, time.monotonic() - began, status, note, problem)
@@ -93,12 +94,6 @@ def _dial(attempt: _Attempt) -> Dialled:
 
 def _status_of(attempt: _Attempt) -> int:
     config = attempt.config
-    call = _question(attempt)
-    headers = HeaderPairs(call.headers)
-    if call.credential is not None:
-        headers.extend(call.credential.headers)
-    if call.body:
-        headers.append(("Content-Length", str(len(call.body))))
     connector = Connector(
         Endpoint.of(config.base_url),
         timeout=config.connect_timeout,
@@ -107,34 +102,32 @@ def _status_of(attempt: _Attempt) -> int:
     )
     adapter = UpstreamAdapter(connector)
     try:
-        request = prepare(call.method, call.url, headers, call.body)
+        request = _question(attempt)
         return adapter.exchange(request, min(ANSWER_TIMEOUT, config.first_byte_timeout)).status
     finally:
         adapter.close()
 
 
-def _question(attempt: _Attempt) -> Outgoing:
+def _question(attempt: _Attempt) -> requests.PreparedRequest:
     config = attempt.config
     headers = [("Accept", "application/json"), ("User-Agent", "aigateway-check")]
     if attempt.model:
-        url = upstream_url(
-            config.type, config.base_url, invoke_path(attempt.model, streaming=False)
-        )
+        url = url_for(config, invoke_path(attempt.model, streaming=False))
         headers.append(("Content-Type", "application/json"))
-        return BedrockCalls().signed(
-            config, Outgoing(method="POST", url=url, headers=headers, body=b"{}")
-        )
-    rest = "/models" if config.type == "copilot" else "/v1/models"
+        signing = BedrockMaker(config)
+        try:
+            return signing.signed("POST", url, headers, b"{}")
+        finally:
+            signing.close()
     if not speaks_openai(config.type):
         headers.append(_ANTHROPIC_VERSION)
-    call = Outgoing(
-        method="GET",
-        url=upstream_url(config.type, config.base_url, rest),
-        headers=headers,
-        body=b"",
-        credential=attempt.credential,
-    )
-    return call if config.bedrock is None else BedrockCalls().signed(config, call)
+    rest = "/models" if config.type == "copilot" else "/v1/models"
+    request = UpstreamRequest(method="GET", rest=rest, headers=headers, body=b"")
+    maker = maker_for(config)
+    try:
+        return maker.make(request, attempt.credential)
+    finally:
+        maker.close()
 
 
 def _judge(attempt: _Attempt, status: int) -> tuple[str, str]:

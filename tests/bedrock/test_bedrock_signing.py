@@ -18,7 +18,8 @@ from aigateway.actors.providers.bedrock.credentials import (
     NoCredentials,
     keeper_for,
 )
-from aigateway.actors.providers.bedrock.signing import SignedHeaders, Signer, region_of, sign
+from aigateway.actors.providers.bedrock.making import standing_credential
+from aigateway.actors.providers.bedrock.signing import Signer, region_of, sign
 from aigateway.actors.providers.config import BedrockConfig, ProviderConfig
 
 KEYS = AwsKeys("AKIAFORTESTS", "the-secret", "the-token")
@@ -84,30 +85,15 @@ def test_without_a_session_there_is_no_token() -> None:
     assert [name for name, _ in added] == ["X-Amz-Date", "Authorization"]
 
 
-def test_a_signature_is_made_again_when_it_has_grown_old() -> None:
-    now = [100.0]
-    made: list[int] = []
-
-    def signature() -> list[tuple[str, str]]:
-        made.append(len(made))
-        return [("X-Amz-Date", str(len(made))), ("Authorization", "…")]
-
-    headers = SignedHeaders(signature, lambda: now[0])
-    assert list(headers) == [("X-Amz-Date", "1"), ("Authorization", "…")]
-    now[0] += 59
-    assert headers[0] == ("X-Amz-Date", "1")
-    now[0] += 2
-    assert headers[:1] == [("X-Amz-Date", "2")]
-    assert (len(headers), len(made)) == (2, 2)
-
-
-def test_the_credential_of_a_request_is_signed_and_says_little() -> None:
-    signer = Signer(provider(region="us-west-2", access_key="AKIAIOSFODNN7EXAMPLE",
-                             access_key_secret="the-secret"))  # fmt: skip
-    found = signer.credential("POST", URL, [("Content-Type", "text/x")], b"{}")
-    assert (found.kind, found.hint) == ("centralized", "AKIA...MPLE")
-    assert "the-secret" not in repr(found) + repr(signer.config)
-    request = as_received("POST", URL, [("Content-Type", "text/x"), *found.headers], b"{}")
+def test_a_request_is_signed_and_nothing_says_the_secret() -> None:
+    config = provider(region="us-west-2", access_key="AKIAIOSFODNN7EXAMPLE",
+                      access_key_secret="the-secret")  # fmt: skip
+    signer = Signer(config)
+    found = signer.signature("POST", URL, [("Content-Type", "text/x")], b"{}")
+    standing = standing_credential(config)
+    assert (standing.kind, standing.hint) == ("centralized", "AKIA...MPLE")
+    assert "the-secret" not in repr(found) + repr(signer.config) + repr(standing)
+    request = as_received("POST", URL, [("Content-Type", "text/x"), *found], b"{}")
     problem = signature_problem(request, "the-secret", region="us-west-2", service="bedrock")
     assert problem is None
     signer.close()
@@ -116,7 +102,7 @@ def test_the_credential_of_a_request_is_signed_and_says_little() -> None:
 def test_mantle_is_another_service() -> None:
     keys = {"access_key": "AKIAIOSFODNN7EXAMPLE", "access_key_secret": "s"}
     signer = Signer(provider(region="us-west-2", protocol="mantle", **keys))
-    headers = signer.credential("POST", URL, (), b"").headers
+    headers = signer.signature("POST", URL, (), b"")
     assert "/us-west-2/bedrock-mantle/aws4_request" in dict(headers)["Authorization"]
 
 
@@ -292,7 +278,7 @@ def test_a_role_is_assumed_with_its_external_id(
     scripted_provider.play(sts_script("ASIAROLE", "role-secret", "role-token", expires=expires))
     config = provider(region="eu-west-1", role_arn=ROLE, external_id="ext-7", **more)
     signer = Signer(config)
-    headers = dict(signer.credential("POST", URL, (), b"").headers)
+    headers = dict(signer.signature("POST", URL, (), b""))
     assert headers["X-Amz-Security-Token"] == "role-token"
     assert "Credential=ASIAROLE/" in headers["Authorization"]
     asked = scripted_provider.requests[0]

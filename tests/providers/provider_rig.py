@@ -28,7 +28,11 @@ from aigateway.actors.providers.messages import (
     Refused,
 )
 from aigateway.actors.providers.provider import Provider, ProviderLimits
+from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.actors.tree import ActorTree, provider_role
+
+ON_ITS_WAY = ("visited", "deadline")
+"""What a message says of a request beside the request itself."""
 
 PATIENCE = 20.0
 """Seconds a test waits for what must come soon."""
@@ -67,18 +71,18 @@ class Rig:
     def tell(self, **changes: Any) -> Reply[Opened | Refused]:
         """Ask for a request to be performed."""
         reply = new_reply()
-        perform: dict[str, Any] = {
+        handed_on = {name: changes.pop(name) for name in ON_ITS_WAY if name in changes}
+        request: dict[str, Any] = {
             "method": "POST",
             "headers": [("Content-Type", "application/json")],
             "body": b"{}",
-            "reply": reply,
             "rest": "/v1/messages",
             "route": "/v1/messages",
             "model": "m",
             "api": "messages",
             **changes,
         }
-        self.ref.tell(Perform(**perform))
+        self.ref.tell(Perform(request=UpstreamRequest(**request), reply=reply, **handed_on))
         return reply
 
     def perform(self, **changes: Any) -> Opened | Refused:

@@ -25,6 +25,7 @@ from aigateway.actors.providers.errors import (
 )
 from aigateway.actors.providers.jobs import Job
 from aigateway.actors.providers.messages import Perform
+from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.actors.providers.roster import Member, Roster
 from aigateway.actors.providers.strategy import FallBack, Pause, Refuse, Relay, Send, Strategy
 
@@ -36,16 +37,15 @@ def make_perform(**changes: Any) -> Perform:
         "method": "POST",
         "headers": (),
         "body": b"",
-        "reply": new_reply(),
         "rest": "/v1/messages",
         "route": "/v1/messages",
         **changes,
     }
-    return Perform(**settings)
+    return Perform(request=UpstreamRequest(**settings), reply=new_reply())
 
 
 def make_job(deadline: float = math.inf) -> Job:
-    return Job(make_perform(), "http://h", None, frozenset(), deadline)
+    return Job(make_perform(), "m", None, frozenset(), deadline)
 
 
 # -- the agenda
@@ -162,7 +162,7 @@ def decide(random: float = 0.0, **settings: Any) -> tuple[Strategy, Counters]:
 
 
 def begin(strategy: Strategy, *, deadline: float = math.inf, **changes: Any) -> Job:
-    job, step = strategy.begin(make_perform(**changes), "http://h/x", deadline, NOW)
+    job, step = strategy.begin(make_perform(**changes), "m", deadline, NOW)
     assert isinstance(step, Send)
     job.attempts += 1
     return job

@@ -88,7 +88,6 @@ NOT_HANDED_ON: dict[str, dict[str, Any]] = {
     "the user's own key": {"credential": OWN},
     "credentials in the headers": {"add_credential": False},
     "passed through": {"route": "", "model": ""},
-    "only a URL": {"rest": "", "url": "http://127.0.0.1:9/v1/messages"},
     "been there": {"visited": ("spare",)},
 }
 

@@ -245,10 +245,10 @@ def test_a_passed_through_request_uses_the_pool_too(scripted_provider):
     assert scripted_provider.requests[0].header("Content-Length") is None
 
 
-def test_a_ready_made_url_is_used_as_it_is(scripted_provider):
+def test_an_address_is_made_of_the_providers_own_the_path_and_the_query(scripted_provider):
     scripted_provider.otherwise = answer("ok")
-    with running("http://elsewhere.example", proxy=scripted_provider.url) as rig:
-        assert rig.call(url="http://elsewhere.example/x/y?z", rest="")[0] == 200
+    with running("http://elsewhere.example/x/", proxy=scripted_provider.url) as rig:
+        assert rig.call(rest="/y", query="z")[0] == 200
     assert scripted_provider.requests[0].target == "http://elsewhere.example/x/y?z"
 
 

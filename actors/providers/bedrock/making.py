@@ -1,0 +1,109 @@
+"""Requests for AWS: in Bedrock's form or in Anthropic's, and always signed."""
+
+from __future__ import annotations
+
+import threading
+
+import requests
+
+from aigateway.actors.providers.bedrock.credentials import NoCredentials
+from aigateway.actors.providers.bedrock.rewrite import (
+    allowed_betas,
+    invoke_path,
+    replacement_model,
+    rewrite_body,
+)
+from aigateway.actors.providers.bedrock.signing import CHAIN_HINT, Signer
+from aigateway.actors.providers.config import ProviderConfig
+from aigateway.actors.providers.errors import NotMade
+from aigateway.actors.providers.interception.credentials import CENTRALIZED, Credential, mask
+from aigateway.actors.providers.interception.decoding import decode
+from aigateway.actors.providers.interception.header_list import values_of
+from aigateway.actors.providers.interception.headers import CREDENTIAL_HEADERS
+from aigateway.actors.providers.interception.interface import Headers
+from aigateway.actors.providers.making import framed, url_for
+from aigateway.actors.providers.request import UpstreamRequest
+
+__all__ = ["BedrockMaker", "standing_credential"]
+
+_NOT_FOR_INVOKE = frozenset({"anthropic-beta", "anthropic-version", "content-encoding"})
+"""Headers whose content travels in the body, or that say something of the client's body."""
+
+
+def standing_credential(config: ProviderConfig) -> Credential:
+    """What may be said of the credential of a Bedrock provider before there is a signature."""
+    assert config.bedrock is not None
+    key = config.bedrock.access_key
+    return Credential((), CENTRALIZED, "", mask(key) if key else CHAIN_HINT)
+
+
+class BedrockMaker:
+    """For Bedrock; see :class:`~aigateway.actors.providers.making.Maker`.
+
+    Each request gets its signature when it is sent, so one that waited has a fresh one.
+    """
+
+    def __init__(self, config: ProviderConfig) -> None:
+        assert config.bedrock is not None
+        self._config = config
+        self._bedrock = config.bedrock
+        self.standing: Credential | None = standing_credential(config)
+        self.converted = config.bedrock.invokes
+        self._signer: Signer | None = None
+        self._lock = threading.Lock()
+
+    def model(self, asked: str) -> str:
+        """See :class:`~aigateway.actors.providers.making.Maker`."""
+        return replacement_model(asked, self._bedrock) if self._bedrock.invokes else asked
+
+    def make(
+        self, request: UpstreamRequest, credential: Credential | None
+    ) -> requests.PreparedRequest:
+        """See :class:`~aigateway.actors.providers.making.Maker`.
+
+        ``credential`` is not needed: the signature depends on what is signed.
+        """
+        del credential
+        if self._bedrock.invokes:
+            return self._invoke(request)
+        url = url_for(self._config, request.rest, request.query)
+        return self.signed(request.method, url, request.headers, request.body)
+
+    def _invoke(self, request: UpstreamRequest) -> requests.PreparedRequest:
+        headers = request.headers
+        model = self.model(request.model)
+        betas = allowed_betas(values_of(headers, "anthropic-beta"), model)
+        body = decode(request.body, ",".join(values_of(headers, "content-encoding")))
+        kept = [pair for pair in headers if pair[0].lower() not in _NOT_FOR_INVOKE]
+        if not values_of(kept, "content-type"):
+            kept.append(("Content-Type", "application/json"))
+        # Bedrock has one method for a call, whatever the client used, and knows no query.
+        url = url_for(self._config, invoke_path(model, streaming=request.streaming))
+        return self.signed("POST", url, kept, rewrite_body(body, model=model, betas=betas))
+
+    def signed(
+        self, method: str, url: str, headers: Headers, body: bytes
+    ) -> requests.PreparedRequest:
+        """A request with a signature instead of any other credential.
+
+        May wait for AWS credentials; raises NotMade when there are none.
+        """
+        kept = [pair for pair in headers if pair[0].lower() not in CREDENTIAL_HEADERS]
+        try:
+            signature = self._ready_signer().signature(method, url, kept, body)
+        except NoCredentials as ex:
+            raise NotMade(f"create anthropic client: {ex}") from ex
+        return framed(method, url, kept, signature, body)
+
+    def close(self) -> None:
+        """Stop renewing credentials."""
+        with self._lock:
+            if self._signer is not None:
+                self._signer.close()
+
+    def _ready_signer(self) -> Signer:
+        """Raises NoCredentials."""
+        with self._lock:
+            if self._signer is None:
+                self._signer = Signer(self._config)
+            return self._signer

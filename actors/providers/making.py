@@ -1,0 +1,102 @@
+"""What goes over the wire when one provider is to answer a request.
+
+A maker belongs to a provider and is used by its workers, from many threads.  It may block:
+AWS credentials are waited for here.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import requests
+
+from aigateway.actors.providers.adapter import HeaderPairs, prepare
+from aigateway.actors.providers.config import ProviderConfig
+from aigateway.actors.providers.errors import Unsendable
+from aigateway.actors.providers.interception.credentials import Credential
+from aigateway.actors.providers.interception.interface import Headers
+from aigateway.actors.providers.interception.routes import upstream_url
+from aigateway.actors.providers.request import UpstreamRequest
+
+__all__ = ["Maker", "PlainMaker", "framed", "maker_for", "url_for"]
+
+_FRAMED_METHODS = frozenset({"POST", "PUT", "PATCH"})
+
+
+class Maker(Protocol):
+    """Makes requests for one provider."""
+
+    standing: Credential | None
+    """What every request is made with that brings no credential of its own, where that is not
+    one of the provider's keys: what may be said of it."""
+    converted: bool
+    """Whether the answers have Bedrock's form and have to be put into Anthropic's."""
+
+    def model(self, asked: str) -> str:
+        """The name by which this provider knows the model that a client asks for."""
+
+    def make(
+        self, request: UpstreamRequest, credential: Credential | None
+    ) -> requests.PreparedRequest:
+        """The request as it is sent, whole.  May block.
+
+        Raises Unsendable when nobody could send it, and NotMade when it is this provider that
+        cannot have it now.
+        """
+
+    def close(self) -> None:
+        """Nothing more will be made."""
+
+
+class PlainMaker:
+    """For providers that take a request as the client makes it, with a key in a header."""
+
+    standing: Credential | None = None
+    converted = False
+
+    def __init__(self, config: ProviderConfig) -> None:
+        self._config = config
+
+    def model(self, asked: str) -> str:
+        """See :class:`Maker`."""
+        return asked
+
+    def make(
+        self, request: UpstreamRequest, credential: Credential | None
+    ) -> requests.PreparedRequest:
+        """See :class:`Maker`."""
+        url = url_for(self._config, request.rest, request.query)
+        added = () if credential is None else credential.headers
+        return framed(request.method, url, request.headers, added, request.body)
+
+    def close(self) -> None:
+        """See :class:`Maker`."""
+
+
+def maker_for(config: ProviderConfig) -> Maker:
+    """The maker for a provider."""
+    if config.bedrock is None:
+        return PlainMaker(config)
+    # Only where it is needed: most gateways never call AWS.
+    from aigateway.actors.providers.bedrock.making import BedrockMaker
+
+    return BedrockMaker(config)
+
+
+def url_for(config: ProviderConfig, rest: str, query: str = "") -> str:
+    """The provider's address for a path below its name; raises Unsendable for a bad one."""
+    try:
+        return upstream_url(config.type, config.base_url, rest, query)
+    except ValueError as ex:
+        raise Unsendable(str(ex)) from ex
+
+
+def framed(
+    method: str, url: str, headers: Headers, added: Headers, body: bytes
+) -> requests.PreparedRequest:
+    """A request with the length of its body."""
+    pairs = HeaderPairs(headers)
+    pairs.extend(added)
+    if body or method in _FRAMED_METHODS:
+        pairs.append(("Content-Length", str(len(body))))
+    return prepare(method, url, pairs, body)

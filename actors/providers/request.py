@@ -1,0 +1,62 @@
+"""A client's request to a provider: made once at the edge, sent by whichever provider answers.
+
+It says what is asked, not how one provider wants it.  Address, credential, signature and what
+has to change in the body are the business of the provider that sends it (:mod:`.making`),
+so a request that is handed on to another provider stays the same value.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from attrs import field, frozen
+
+from aigateway.actors.providers.exchange import Exchange
+from aigateway.actors.providers.interception.credentials import Credential
+from aigateway.actors.providers.interception.interface import Headers
+
+__all__ = ["Attempts", "UpstreamRequest"]
+
+
+class Attempts(Protocol):
+    """Is shown each attempt as it goes over the wire, by the worker that makes it."""
+
+    def request(self, method: str, url: str, headers: Headers, body: bytes) -> None:
+        """This is about to be sent, credentials included."""
+
+    def answer(self, exchange: Exchange) -> None:
+        """The head of its answer is there."""
+
+    def error(self, text: str) -> None:
+        """No answer came."""
+
+
+@frozen(kw_only=True)
+class UpstreamRequest:
+    """One request below a provider's name.
+
+    ``headers`` are those of the client that may travel; Host, framing and credentials are
+    added for the provider that is called.
+    """
+
+    method: str
+    rest: str
+    """The path below the provider's name, percent-encoded."""
+    query: str = ""
+    """Without its question mark."""
+    headers: Headers = field(repr=False)
+    body: bytes = field(repr=False)
+    credential: Credential | None = None
+    """The user's own; None: one of the provider's."""
+    add_credential: bool = True
+    """False: none is added, the client's own credentials travel in ``headers``."""
+    api: str = ""
+    """One of :mod:`.interception.routes`, which shapes error bodies; empty: by the provider."""
+    route: str = ""
+    """Of an intercepted request; empty: it is passed through, which neither the circuit
+    breaker nor the fallback is for."""
+    model: str = ""
+    """As the client asked for it."""
+    streaming: bool = False
+    """Whether the client asked for a stream."""
+    attempts: Attempts | None = field(default=None, repr=False)
