@@ -184,8 +184,11 @@ class Rounds:
         if isinstance(result, Opened):
             recording, exchange = self.recording, result.exchange
             recording.credential_hint = result.credential_hint
-            if result.provider_name != self.config.name:
-                recording.provider_name = result.provider_name
+            recording.answered_by(
+                result.provider_name,
+                result.model,
+                instead_of=(self.config.name, self.call.model),
+            )
             recording.interception = self.loop
             if result.converted:
                 recording.interception = BedrockInterception(self.loop, self.call.model)

@@ -18,7 +18,6 @@ import structlog
 from aigateway.actors.coderd.messages import Caller
 from aigateway.actors.providers.bedrock.answer import BedrockInterception
 from aigateway.actors.providers.bedrock.making import standing_credential
-from aigateway.actors.providers.bedrock.rewrite import replacement_model
 from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.errors import Unsendable
 from aigateway.actors.providers.interception.credentials import (
@@ -28,6 +27,7 @@ from aigateway.actors.providers.interception.credentials import (
     byok_credential,
     centralized,
 )
+from aigateway.actors.providers.interception.decoding import DecodingError, decode
 from aigateway.actors.providers.interception.headers import BadAgentFirewall, agent_firewall
 from aigateway.actors.providers.interception.injected import InjectedInterception
 from aigateway.actors.providers.interception.interface import (
@@ -36,6 +36,7 @@ from aigateway.actors.providers.interception.interface import (
     InvalidRequest,
 )
 from aigateway.actors.providers.interception.opening import open_interception
+from aigateway.actors.providers.interception.reading import members, text
 from aigateway.actors.providers.interception.routes import (
     MESSAGES,
     Intercept,
@@ -45,6 +46,7 @@ from aigateway.actors.providers.making import url_for
 from aigateway.actors.providers.messages import GiveBack, Opened, Refused
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.request import UpstreamRequest
+from aigateway.actors.providers.served import model_for, recorded_model
 from aigateway.actors.recorder import records
 from aigateway.actors.recorder.ids import new_interception_id
 from aigateway.actors.recorder.ledger import Ledger
@@ -54,6 +56,7 @@ from aigateway.http.call import Call
 from aigateway.http.inbound import BodyTooLarge, Inbound
 from aigateway.http.injected_relay import follow
 from aigateway.http.injection import Injector, Rounds, without_codings
+from aigateway.http.model_list import listed_models, no_such_model
 from aigateway.http.rate_limit import make_rate_limit
 from aigateway.http.record_start import record_start
 from aigateway.http.relay import Patience
@@ -114,6 +117,8 @@ class Pipeline:
 
     def _pass_through(self, call: Call, presented: Presented, target: Target) -> Opened:
         inbound, config = call.inbound, target.provider
+        if (listed := listed_models(config, inbound.method, target.rest)) is not None:
+            raise listed
         if config.bedrock is not None and config.bedrock.invokes:
             text = f'the provider "{config.name}" is AWS Bedrock, which has no such route'
             raise api_error(config.type, 404, text)
@@ -136,12 +141,15 @@ class Pipeline:
             scheme=inbound.scheme,
             host=inbound.host,
         )
+        body = self._read_body(inbound)
         request = UpstreamRequest(
             method=inbound.method,
             rest=target.rest,
             query=inbound.query,
             headers=headers,
-            body=self._read_body(inbound),
+            body=body,
+            provider=config.name,
+            model=_passed_model(config, inbound, body),
             add_credential=own is None and config.type != "copilot",
             attempts=call.dump,
         )
@@ -169,9 +177,12 @@ class Pipeline:
         if trace is not None:
             trace.intercept(provider=config.name, user=caller.user_id)
         interception = self._open(call, route)
+        if model_for(config, interception.model, config.name) is None:
+            call.interception_id = ""
+            raise no_such_model(config, route.api, interception.model)
         if self._injector is not None:
             interception = self._injector.offer(interception, call, route.api, presented.token)
-        call.model = _recorded_model(config, interception.model)
+        call.model = recorded_model(config, interception.model)
         credential = self._credential(config, presented, route)
         recording = self._recording(call, caller, interception)
         if trace is not None:
@@ -204,6 +215,7 @@ class Pipeline:
                 headers=call.traced(headers),
                 body=interception.upstream_body(),
                 credential=credential if credential.kind == BYOK else None,
+                provider=config.name,
                 route=call.route,
                 model=interception.model,
                 api=route.api,
@@ -313,8 +325,9 @@ class Pipeline:
     ) -> None:
         """The head is there; raises an Answer when what follows cannot be relayed."""
         exchange = opened.exchange
-        if opened.provider_name != config.name:
-            recording.provider_name = opened.provider_name
+        recording.answered_by(
+            opened.provider_name, opened.model, instead_of=(config.name, call.model)
+        )
         if opened.converted:
             converted = BedrockInterception(recording.interception, call.model)
             recording.interception = converted
@@ -358,11 +371,24 @@ def _url(config: ProviderConfig, rest: str, query: str) -> str:
         raise plain(400, "the request cannot be forwarded: bad path or query") from ex
 
 
-def _recorded_model(config: ProviderConfig, requested: str) -> str:
-    """The model that is recorded: what Bedrock has in the place of the requested one."""
-    if config.bedrock is None or not config.bedrock.invokes:
-        return requested
-    return replacement_model(requested, config.bedrock)
+def _passed_model(config: ProviderConfig, inbound: Inbound, body: bytes) -> str:
+    """The model that a passed request asks for, as far as it matters; raises an Answer.
+
+    A provider with a list must not be asked for other models on other ways, and its own names
+    mean nothing to it.
+    """
+    if config.models is None or not body:
+        return ""
+    try:
+        fields = members(decode(body, inbound.header("Content-Encoding")))
+    except DecodingError as ex:
+        raise api_error(config.type, 400, f"the request cannot be read: {ex}") from ex
+    if "model" not in fields:
+        return ""
+    model = text(fields["model"]) or ""
+    if config.models.upstream(model) is None:
+        raise no_such_model(config, config.type, model)
+    return model
 
 
 def _actor_headers(config: ProviderConfig, caller: Caller) -> list[tuple[str, str]]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from attrs import field, frozen
 
+from aigateway.actors.providers.models import ModelList
+
 __all__ = [
     "OPENAI_TYPES",
     "PROVIDER_TYPES",
@@ -80,8 +82,11 @@ class ProviderConfig:
     actor_headers: Mapping[str, str] = field(factory=dict)
     """Header name for each attribute to send upstream: keys ``id``, ``username``, ``email``."""
     dump_dir: str = ""
-    fallback: str = ""
-    """Name of another provider of the same API, used when this one cannot answer."""
+    models: ModelList | None = None
+    """What is served, under which names; None: whatever is asked for, as it is."""
+    fallback: tuple[str, ...] = ()
+    """Names of other providers of the same API, used in their order when this one cannot
+    answer."""
     max_retries: int = 0
     max_connections: int = 4096
     """Upstream connections per gateway worker, at most."""

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import msgspec
 import requests
 
 from aigateway.actors.providers.adapter import HeaderPairs, prepare
 from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.errors import Unsendable
 from aigateway.actors.providers.interception.credentials import Credential
+from aigateway.actors.providers.interception.decoding import DecodingError, decode, encode
+from aigateway.actors.providers.interception.header_list import values_of
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.interception.routes import upstream_url
+from aigateway.actors.providers.interception.splice import set_each
 from aigateway.actors.providers.request import UpstreamRequest
 
-__all__ = ["Maker", "PlainMaker", "framed", "maker_for", "url_for"]
+__all__ = ["Maker", "PlainMaker", "body_for", "framed", "maker_for", "url_for"]
 
 _FRAMED_METHODS = frozenset({"POST", "PUT", "PATCH"})
 
@@ -32,13 +36,12 @@ class Maker(Protocol):
     converted: bool
     """Whether the answers have Bedrock's form and have to be put into Anthropic's."""
 
-    def model(self, asked: str) -> str:
-        """The name by which this provider knows the model that a client asks for."""
-
     def make(
-        self, request: UpstreamRequest, credential: Credential | None
+        self, request: UpstreamRequest, model: str, credential: Credential | None
     ) -> requests.PreparedRequest:
         """The request as it is sent, whole.  May block.
+
+        ``model`` is the provider's own name for the one that is asked for.
 
         Raises Unsendable when nobody could send it, and NotMade when it is this provider that
         cannot have it now.
@@ -57,17 +60,14 @@ class PlainMaker:
     def __init__(self, config: ProviderConfig) -> None:
         self._config = config
 
-    def model(self, asked: str) -> str:
-        """See :class:`Maker`."""
-        return asked
-
     def make(
-        self, request: UpstreamRequest, credential: Credential | None
+        self, request: UpstreamRequest, model: str, credential: Credential | None
     ) -> requests.PreparedRequest:
         """See :class:`Maker`."""
         url = url_for(self._config, request.rest, request.query)
         added = () if credential is None else credential.headers
-        return framed(request.method, url, request.headers, added, request.body)
+        body = body_for(self._config, request, model)
+        return framed(request.method, url, request.headers, added, body)
 
     def close(self) -> None:
         """See :class:`Maker`."""
@@ -81,6 +81,23 @@ def maker_for(config: ProviderConfig) -> Maker:
     from aigateway.actors.providers.bedrock.making import BedrockMaker
 
     return BedrockMaker(config)
+
+
+def body_for(config: ProviderConfig, request: UpstreamRequest, model: str) -> bytes:
+    """The client's body, with the provider's name of the model where it goes by a list.
+
+    Names that are written twice are all replaced: a provider that reads the first one must
+    not be asked for another model than the one that was looked up.
+    """
+    if config.models is None or not model:
+        return request.body
+    coding = ",".join(values_of(request.headers, "content-encoding"))
+    try:
+        body = decode(request.body, coding) if coding else request.body
+        edited = set_each(body, msgspec.json.encode(model), "model")
+        return encode(edited, coding) if edited != body else request.body
+    except DecodingError as ex:
+        raise Unsendable(f"the request's content coding cannot be read: {ex}") from ex
 
 
 def url_for(config: ProviderConfig, rest: str, query: str = "") -> str:

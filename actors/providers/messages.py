@@ -41,6 +41,8 @@ class Opened:
     credential_hint: str
     begun_at: float
     """Monotonic time at which a worker began to connect and send, at the first attempt."""
+    model: str = ""
+    """The one that the provider was asked for, by its own name."""
     converted: bool = False
     """Whether the answer has Bedrock's form and has to be put into Anthropic's."""
 
@@ -70,8 +72,8 @@ class Perform:
 
     request: UpstreamRequest
     reply: Reply[Opened | Refused] = field(repr=False, eq=False)
-    visited: tuple[str, ...] = ()
-    """Names of the providers that have handed this request on."""
+    then: tuple[str, ...] | None = None
+    """Names of the providers that are left to be asked, once one has handed it on."""
     deadline: float = 0.0
     """Monotonic time after which nobody waits for the reply; 0: the provider decides."""
     sent: bool = False

@@ -49,6 +49,7 @@ from aigateway.actors.providers.messages import (
     Retire,
 )
 from aigateway.actors.providers.roster import Roster
+from aigateway.actors.providers.served import model_for
 from aigateway.actors.providers.strategy import (
     FallBack,
     Pause,
@@ -199,7 +200,14 @@ class Provider(GatewayActor):
             complete(perform.reply, refused)
             return
         deadline = perform.deadline or now + self._patience
-        model = self._maker.model(perform.request.model)
+        request = perform.request
+        model: str | None = ""
+        if request.route or request.model:
+            model = model_for(self._config, request.model, request.provider)
+        if model is None:
+            text = f'the provider "{self._config.name}" has no model "{request.model}"'
+            complete(perform.reply, self._refused(404, text, "bad_request"))
+            return
         job, step = self._strategy.begin(perform, model, deadline, now)
         self._follow(job, step, now)
 
@@ -231,6 +239,7 @@ class Provider(GatewayActor):
                     self._config.name,
                     job.hint,
                     job.begun_at,
+                    job.model,
                     self._maker.converted,
                 )
                 if not job.settle(opened):

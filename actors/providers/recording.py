@@ -6,11 +6,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from attrs import evolve
+
 from aigateway.actors.providers.interception.interface import Interception, Outcome
 from aigateway.actors.recorder.ledger import Ledger
-from aigateway.actors.recorder.records import InterceptionEnded, UsageRecord
+from aigateway.actors.recorder.records import InterceptionEnded, TokenUsage, UsageRecord
 
-__all__ = ["Recording", "RecordingTrace"]
+__all__ = ["PROVIDER_MODEL", "Recording", "RecordingTrace"]
+
+PROVIDER_MODEL = "provider_model"
+"""Metadata of a token record: the model that answered, where that is not the one asked for."""
 
 
 class RecordingTrace(Protocol):
@@ -44,9 +49,17 @@ class Recording:
         self._observe = observe
         self.credential_hint = ""
         self.provider_name: str | None = None
+        self._provider_model = ""
         self.trace: RecordingTrace | None = None
         self.closed = False
         """The end is recorded and, unless the disk refuses, on disk."""
+
+    def answered_by(self, provider: str, model: str, *, instead_of: tuple[str, str]) -> None:
+        """Note who answers with which model, by its own name, and who was asked for what."""
+        asked_provider, asked_model = instead_of
+        if provider != asked_provider:
+            self.provider_name = provider
+        self._provider_model = model if model != asked_model else ""
 
     def data(self, arrived: bytes) -> bytes:
         """Feed bytes of the answer; returns what goes to the client."""
@@ -96,8 +109,17 @@ class Recording:
     def _collect(self) -> None:
         records = self.interception.take_records()
         if records:
+            if self._provider_model:
+                records = [self._with_model(record) for record in records]
             self.ledger.add(records)
             if self._observe is not None:
                 self._observe(records)
             if self.trace is not None:
                 self.trace.found(records)
+
+    def _with_model(self, record: UsageRecord) -> UsageRecord:
+        """Tokens cost what the model that was called costs; what the answer says of it counts
+        more."""
+        if not isinstance(record, TokenUsage) or PROVIDER_MODEL in record.metadata:
+            return record
+        return evolve(record, metadata={**record.metadata, PROVIDER_MODEL: self._provider_model})

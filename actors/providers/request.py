@@ -55,6 +55,8 @@ class UpstreamRequest:
     route: str = ""
     """Of an intercepted request; empty: it is passed through, which neither the circuit
     breaker nor the fallback is for."""
+    provider: str = ""
+    """The name of the one that the client asked."""
     model: str = ""
     """As the client asked for it."""
     streaming: bool = False

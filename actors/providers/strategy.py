@@ -300,9 +300,9 @@ class Strategy:
 
     def _may_fall_back(self, job: Job) -> bool:
         """Whether another provider could answer, with a key of its own."""
-        request = job.request
+        request, then = job.request, job.perform.then
         return bool(
-            self._config.fallback
+            (self._config.fallback if then is None else then)
             and request.route
             and request.credential is None
             and request.add_credential

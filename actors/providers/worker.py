@@ -134,7 +134,7 @@ class UpstreamWorker(GatewayActor):
     def _send(self, job: Job) -> Exchange:
         attempts = job.request.attempts
         try:
-            made = self._maker.make(job.request, job.credential)
+            made = self._maker.make(job.request, job.model, job.credential)
             if attempts is not None:
                 _show(attempts, made)
             timeout = min(self._head_timeout, job.deadline - time.monotonic())
@@ -162,6 +162,7 @@ class UpstreamWorker(GatewayActor):
             self._provider_name,
             job.hint,
             job.begun_at,
+            job.model,
             self._maker.converted,
         )
         if not job.settle(opened):

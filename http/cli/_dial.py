@@ -125,7 +125,7 @@ def _question(attempt: _Attempt) -> requests.PreparedRequest:
     request = UpstreamRequest(method="GET", rest=rest, headers=headers, body=b"")
     maker = maker_for(config)
     try:
-        return maker.make(request, attempt.credential)
+        return maker.make(request, "", attempt.credential)
     finally:
         maker.close()
 

@@ -23,6 +23,7 @@ from aigateway.http.settings import (
     build_providers,
     examine,
     provider_outcomes,
+    provider_warnings,
     read_providers,
 )
 from aigateway.http.settings.flags import SettingsCommand, settings_options
@@ -87,6 +88,7 @@ def examine_all(flags: dict[str, Any]) -> Report:
     else:
         report.providers = build_providers(listed.entries, settings)
         report.warnings += listed.warnings
+        report.warnings += provider_warnings(report.providers)
     report.errors += [f'provider "{p.name}": {p.error}' for p in report.providers if p.error]
     if all_failed(report.providers):
         report.errors.append(
@@ -174,7 +176,7 @@ def _provider_lines(report: Report) -> Iterator[str]:
                 outcome.status,
                 _address(provider.base_url) or "-",
                 _credentials(provider),
-                f"fallback {provider.fallback}" if provider.fallback else "",
+                f"fallback {', '.join(provider.fallback)}" if provider.fallback else "",
             )
         )
     yield from _columns(cells)
@@ -243,7 +245,7 @@ def report_as_json(report: Report, *, changed: bool) -> dict[str, Any]:
                 "error": outcome.error or None,
                 "base_url": _address(provider.base_url),
                 "credentials": _credentials(provider),
-                "fallback": provider.fallback or None,
+                "fallback": list(provider.fallback),
             }
             for provider, outcome in zip(
                 report.providers, provider_outcomes(report.providers), strict=True

@@ -69,14 +69,15 @@ def _check_providers(settings: Settings) -> None:
     """Wrong variables stop the start; a provider that cannot serve only is reported."""
     import structlog
 
-    from aigateway.http.settings.provider_build import build_providers
+    from aigateway.http.settings.provider_build import build_providers, provider_warnings
     from aigateway.http.settings.provider_env import read_providers
 
     log = structlog.get_logger("ai-gateway.providers")
     found = read_providers(settings.provider_environ)
-    for warning in (*settings.warnings, *found.warnings):
+    providers = build_providers(found.entries, settings)
+    for warning in (*settings.warnings, *found.warnings, *provider_warnings(providers)):
         log.warning(warning.message, env=warning.setting)
-    for provider in build_providers(found.entries, settings):
+    for provider in providers:
         if provider.error is not None:
             log.error(
                 "skipping misconfigured ai provider",

@@ -15,6 +15,7 @@ from aigateway.http.settings.provider_build import (
     build_providers,
     finish_providers,
     provider_outcomes,
+    provider_warnings,
 )
 from aigateway.http.settings.provider_env import ProviderEntry, ProviderList, read_providers
 from aigateway.http.settings.table import OPTIONS, Settings
@@ -36,5 +37,6 @@ __all__ = [
     "load",
     "load_from_argv",
     "provider_outcomes",
+    "provider_warnings",
     "read_providers",
 ]

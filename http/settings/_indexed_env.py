@@ -14,7 +14,7 @@ from typing import Any
 from attrs import define, evolve, field, frozen
 
 from aigateway.actors.providers.config import PROVIDER_TYPES
-from aigateway.http.settings._kinds import PATH, TIMEOUT, URL, Kind, whole_number
+from aigateway.http.settings._kinds import MODELS, PATH, TIMEOUT, URL, Kind, whole_number
 from aigateway.http.settings._option import ENV_PREFIX, OLD_ENV_PREFIX, OptionWarning
 from aigateway.http.settings.errors import SettingsError
 
@@ -86,6 +86,7 @@ _LISTS = {
 }
 """Singular field: attribute of the list; the plural form adds an S."""
 _EXTRAS: dict[str, tuple[str, Kind]] = {
+    "MODELS": ("models", MODELS),
     "MAX_RETRIES": ("max_retries", whole_number()),
     "MAX_CONNECTIONS": ("max_connections", whole_number(1)),
     "CONNECT_TIMEOUT": ("connect_timeout", TIMEOUT),

@@ -17,11 +17,14 @@ from urllib.parse import urlsplit
 
 from attrs import frozen
 
+from aigateway.actors.providers.models import BadModelList, ModelList, parse_models
+
 __all__ = [
     "ADDRESS",
     "BOOL",
     "DURATION",
     "HEADER",
+    "MODELS",
     "PATH",
     "REGEXES",
     "SIZE",
@@ -395,4 +398,24 @@ REGEXES = Kind(
     ",".join,
     is_list=True,
     empty=(),
+)
+
+
+# -- lists of models
+
+
+def _models(value: Any) -> ModelList | None:
+    try:
+        return parse_models(_text(value))
+    except BadModelList as ex:
+        raise _DetailError(str(ex)) from None
+
+
+MODELS = Kind(
+    "models",
+    "NAME[=NAME],...",
+    "names of models with commas between them, each perhaps with the provider's name for it "
+    "behind a =",
+    _models,
+    _models,
 )

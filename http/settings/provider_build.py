@@ -8,12 +8,13 @@ same for providers that another source (coderd) made, so that the gateway's own 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 from attrs import evolve, frozen
 
+from aigateway.actors.providers.bedrock.models import geographies, stated_region
 from aigateway.actors.providers.config import (
     OPENAI_TYPES,
     BedrockConfig,
@@ -21,6 +22,7 @@ from aigateway.actors.providers.config import (
     ProviderConfig,
 )
 from aigateway.http.settings._indexed_env import MAX_KEYS
+from aigateway.http.settings._option import OptionWarning
 from aigateway.http.settings._proxies import proxy_for
 from aigateway.http.settings.provider_env import ProviderEntry
 from aigateway.http.settings.table import Settings
@@ -31,6 +33,7 @@ __all__ = [
     "all_failed",
     "build_providers",
     "finish_providers",
+    "provider_warnings",
     "provider_outcomes",
 ]
 
@@ -301,18 +304,41 @@ def _base_url(config: ProviderConfig, names: _Names) -> str:
 
 def _with_fallbacks(providers: Sequence[ProviderConfig]) -> tuple[ProviderConfig, ...]:
     by_name = {p.name: p for p in providers}
-    return tuple(_checked_fallback(p, by_name.get(p.fallback)) for p in providers)
+    return tuple(_checked_fallbacks(p, by_name) for p in providers)
 
 
-def _checked_fallback(p: ProviderConfig, fallback: ProviderConfig | None) -> ProviderConfig:
-    if not p.fallback or p.error is not None:
+def provider_warnings(providers: Sequence[ProviderConfig]) -> list[OptionWarning]:
+    """What a provider that serves will not do, though its settings look as if it would."""
+    by_name = {p.name: p for p in providers}
+    warnings = []
+    for p in providers:
+        for name in p.fallback if p.error is None else ():
+            other = by_name[name]
+            if other.bedrock is None or other.models is not None or other.error is not None:
+                continue
+            if other.bedrock.invokes and geographies(stated_region(other)):
+                continue
+            text = (
+                f'never stands in for "{p.name}": nobody here knows what its region calls '
+                "Anthropic's models, set MODELS"
+            )
+            warnings.append(OptionWarning(text, f'provider "{name}"'))
+    return warnings
+
+
+def _checked_fallbacks(p: ProviderConfig, by_name: Mapping[str, ProviderConfig]) -> ProviderConfig:
+    if p.error is not None:
         return p
-    if fallback is None:
-        return evolve(p, error=f'FALLBACK "{p.fallback}" is not the name of a provider')
-    if fallback is p:
-        return evolve(p, error=f'FALLBACK "{p.fallback}" is the provider itself')
-    if _api(fallback) != _api(p):
-        return evolve(p, error=f'FALLBACK "{p.fallback}" speaks another API than "{p.name}"')
+    for name in p.fallback:
+        fallback = by_name.get(name)
+        if fallback is None:
+            return evolve(p, error=f'FALLBACK "{name}" is not the name of a provider')
+        if fallback is p:
+            return evolve(p, error=f'FALLBACK "{name}" is the provider itself')
+        if _api(fallback) != _api(p):
+            return evolve(p, error=f'FALLBACK "{name}" speaks another API than "{p.name}"')
+    if len(set(p.fallback)) < len(p.fallback):
+        return evolve(p, error="FALLBACK names a provider twice")
     return p
 
 

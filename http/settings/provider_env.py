@@ -16,6 +16,7 @@ from attrs import evolve, field, frozen
 
 from aigateway.actors.providers.config import PROVIDER_TYPES, BedrockConfig
 from aigateway.http.settings._indexed_env import IndexedProvider, read_indexed
+from aigateway.http.settings._kinds import MODELS
 from aigateway.http.settings._option import OptionWarning
 from aigateway.http.settings.errors import SettingsError
 from aigateway.http.settings.table import OPTIONS
@@ -36,7 +37,7 @@ class ProviderEntry:
     base_url: str = ""
     keys: tuple[str, ...] = field(default=(), repr=False)
     bedrock: BedrockConfig | None = None
-    fallback: str = ""
+    fallback: tuple[str, ...] = ()
     extras: Mapping[str, Any] = field(factory=dict)
     error: str | None = None
     prefix: str = ""
@@ -136,6 +137,7 @@ def _from_single(
             base_url=single["openai_base_url"],
             keys=(single["openai_key"],),
             prefix="CODER_AI_GATEWAY_OPENAI_",
+            **_single_models(single, "openai_models"),
         )
     if _single_bedrock(single):
         if single["anthropic_key"]:
@@ -156,6 +158,7 @@ def _from_single(
                 small_fast_model=single["bedrock_small_fast_model"],
             ),
             prefix="CODER_AI_GATEWAY_",
+            **_single_models(single, "bedrock_models"),
         )
     elif single["anthropic_key"]:
         yield ProviderEntry(
@@ -164,7 +167,17 @@ def _from_single(
             base_url=single["anthropic_base_url"],
             keys=(single["anthropic_key"],),
             prefix="CODER_AI_GATEWAY_ANTHROPIC_",
+            **_single_models(single, "anthropic_models"),
         )
+
+
+def _single_models(single: Mapping[str, str], option: str) -> dict[str, Any]:
+    """The list of models as fields of a ProviderEntry, or what is wrong with it."""
+    try:
+        models = MODELS.read(single.get(option, ""))
+    except ValueError as ex:
+        return {"error": f"{_SINGLE[option].envs[0]} {ex}"}
+    return {"extras": {"models": models}} if models is not None else {}
 
 
 # -- indexed providers
@@ -177,7 +190,7 @@ def _from_indexed(p: IndexedProvider, warnings: list[OptionWarning]) -> Provider
         type=p.type,
         base_url=p.base_url,
         keys=p.keys,
-        fallback=p.fallback,
+        fallback=tuple(filter(None, (part.strip() for part in p.fallback.split(",")))),
         extras=p.extras,
         prefix=p.prefix,
         error=p.error,

@@ -93,8 +93,11 @@ FIELDS = {
     "KEY, KEYS": "One key, or up to {keys} separated by commas, tried in their order when one "
     "fails. Not for `bedrock` and `copilot`. Without keys only users who bring their own "
     "are served.",
-    "FALLBACK": "Name of another provider of the same API that takes over when this one cannot "
-    "answer.",
+    "MODELS": "Models that it serves, with commas between them: names as clients ask for them, and "
+    "behind `=` what the provider calls them. `*` stands for any text. Others are refused with "
+    "404. Default: any. See [Models](providers.md#models).",
+    "FALLBACK": "Names of other providers of the same API, with commas between them, that take "
+    "over in this order when this one cannot answer.",
     "MAX_RETRIES, CONNECT_TIMEOUT, FIRST_BYTE_TIMEOUT, IDLE_TIMEOUT": "For this provider, instead "
     "of the options of that name.",
     "MAX_CONNECTIONS": "Connections to this provider per worker process, at most. Default: 4096.",

@@ -202,6 +202,11 @@ class Settings(ProcessSettings):
     openai_key: str = _single(
         STRING, yaml="", secret=True, help="Key of the provider named openai."
     )
+    openai_models: str = _single(
+        STRING,
+        help="Models of the provider named openai and its names for them, as in "
+        "`gpt-*, fast = gpt-5-mini`. Others are refused. Default: any.",
+    )
     anthropic_base_url: str = _single(
         STRING,
         "https://api.anthropic.com/",
@@ -209,6 +214,11 @@ class Settings(ProcessSettings):
     )
     anthropic_key: str = _single(
         STRING, yaml="", secret=True, help="Key of the provider named anthropic."
+    )
+    anthropic_models: str = _single(
+        STRING,
+        help="Models of the provider named anthropic and its names for them, as in "
+        "`claude-*, fast = claude-haiku-4-5`. Others are refused. Default: any.",
     )
     bedrock_base_url: str = _single(
         STRING, help="Base URL of AWS Bedrock; beats the region's own address."
@@ -230,6 +240,13 @@ class Settings(ProcessSettings):
         "global.anthropic.claude-haiku-4-5-20251001-v1:0",
         flag="--ai-gateway-bedrock-small-fastmodel",
         help="Model that Bedrock is asked for when the client asks for a haiku model.",
+    )
+
+    bedrock_models: str = _single(
+        STRING,
+        help="Models of Bedrock as clients call them and as AWS does, as in "
+        "`claude-sonnet-4-5 = eu.anthropic.claude-sonnet-4-5-20250929-v1:0`. Others are refused. "
+        "Default: BEDROCK_MODEL and BEDROCK_SMALL_FAST_MODEL in the place of all.",
     )
 
     # -- what follows from the options

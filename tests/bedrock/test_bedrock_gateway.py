@@ -103,7 +103,8 @@ def bedrock_gateway(
         aws(f"{provider.url}/anthropic", "mantle", BEDROCK_PROTOCOL="mantle"),
         aws(provider.url, "chain", BEDROCK_ACCESS_KEY="", BEDROCK_ACCESS_KEY_SECRET=""),
         Upstream("anthropic", provider.url, "claude"),
-        Upstream("anthropic", NOBODY, "away", extra={"FALLBACK": "aws"}),
+        Upstream("anthropic", NOBODY, "away", extra={"FALLBACK": "aws-list"}),
+        aws(provider.url, "aws-list", MODELS=f"claude-x = {MODEL}"),
         aws(NOBODY, "down", FALLBACK="claude"),
         aws(NOBODY, "nobody"),
         aws(NOBODY, "in-vain", FALLBACK="nobody"),
@@ -427,7 +428,9 @@ def test_anthropic_falls_back_on_bedrock(
     assert asked.target.startswith("/model/global.anthropic")
     assert checked(asked)["messages"] == ASK["messages"]
     found = bedrock_gateway.records(got.headers["X-AI-Gateway-Interception-Id"])
-    assert found["provider_name"] == "aws"
+    assert (found["provider_name"], found["model"]) == ("aws-list", "claude-x")
+    models = {json.loads(row["metadata"])["provider_model"] for row in found["token_usages"]}
+    assert models == {MODEL}
     assert tokens(found) == [(10, 4), (0, 10)]
 
 

@@ -69,8 +69,15 @@ def gateway(
     upstreams = [
         Upstream("anthropic", url, "first", "sk-first", {"FALLBACK": "second"}),
         Upstream("anthropic", second_provider.url, "second", "sk-second"),
-        Upstream("anthropic", url, "or-aws", "sk-or-aws", {"FALLBACK": "aws"}),
+        Upstream("anthropic", url, "or-aws", "sk-or-aws", {"FALLBACK": "aws-list"}),
         Upstream("bedrock", second_provider.url, "aws", key="", extra=aws),
+        Upstream(
+            "bedrock",
+            second_provider.url,
+            "aws-list",
+            key="",
+            extra={**aws, "MODELS": "claude-x = eu.anthropic.claude-sonnet-4-6"},
+        ),
         Upstream("copilot", url, key=""),
         Upstream("openai", url),
         Upstream("anthropic", url),
@@ -197,7 +204,7 @@ def test_another_provider_goes_on_when_the_first_cannot(
         assert signature_problem(request, SECRET, region="us-west-2", service="bedrock") is None
     else:
         assert request.header("X-Api-Key") == "sk-second"
-    assert records["provider_name"] == ("aws" if streaming else "second")
+    assert records["provider_name"] == ("aws-list" if streaming else "second")
     check_records(records, server)
 
 

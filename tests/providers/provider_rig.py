@@ -31,7 +31,7 @@ from aigateway.actors.providers.provider import Provider, ProviderLimits
 from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.actors.tree import ActorTree, provider_role
 
-ON_ITS_WAY = ("visited", "deadline")
+ON_ITS_WAY = ("then", "deadline")
 """What a message says of a request beside the request itself."""
 
 PATIENCE = 20.0
@@ -77,6 +77,7 @@ class Rig:
             "headers": [("Content-Type", "application/json")],
             "body": b"{}",
             "rest": "/v1/messages",
+            "provider": self.config.name,
             "route": "/v1/messages",
             "model": "m",
             "api": "messages",

@@ -244,7 +244,7 @@ def test_a_region_that_goes_down_and_comes_back_is_bypassed_meanwhile():
     with (
         ScriptedProvider(otherwise=good) as region,
         ScriptedProvider(otherwise=good) as other,
-        running(region.url, tree=tree, fallback="spare") as rig,
+        running(region.url, tree=tree, fallback=("spare",)) as rig,
         running(other.url, tree=tree, name="spare") as spare,
     ):
         tree.replace_providers((rig.config, spare.config))

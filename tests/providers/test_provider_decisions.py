@@ -227,7 +227,7 @@ FAILURES: list[tuple[UpstreamError, bool, bool]] = [
 
 @pytest.mark.parametrize(("error", "again", "elsewhere"), FAILURES, ids=lambda v: type(v).__name__)
 def test_what_is_done_about_a_request_without_an_answer(error, again, elsewhere):
-    strategy, _ = decide(max_retries=1, fallback="spare")
+    strategy, _ = decide(max_retries=1, fallback=("spare",))
     job = begin(strategy)
     step = strategy.failed(job, error, NOW)
     assert isinstance(step, Pause) is again

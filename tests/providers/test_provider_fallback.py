@@ -15,7 +15,7 @@ from aigateway.actors.tree import ActorTree
 def with_fallback(tree: ActorTree, first: str, second: str, **settings: Any) -> Any:
     """Two providers, of which the second stands in for the first."""
     stack = ExitStack()
-    one = running(first, tree=tree, fallback="spare", **settings)
+    one = running(first, tree=tree, fallback=("spare",), **settings)
     two = running(second, tree=tree, name="spare", keys=(KEYS[2],))
     rigs = stack.enter_context(one), stack.enter_context(two)
     tree.replace_providers(tuple(rig.config for rig in rigs))
@@ -88,7 +88,7 @@ NOT_HANDED_ON: dict[str, dict[str, Any]] = {
     "the user's own key": {"credential": OWN},
     "credentials in the headers": {"add_credential": False},
     "passed through": {"route": "", "model": ""},
-    "been there": {"visited": ("spare",)},
+    "nobody is left": {"then": ()},
 }
 
 
@@ -115,7 +115,7 @@ def test_a_provider_of_another_api_does_not_step_in(scripted_provider, other_pro
     tree = ActorTree()
     scripted_provider.refuse()
     with (
-        running(scripted_provider.url, tree=tree, fallback="spare") as rig,
+        running(scripted_provider.url, tree=tree, fallback=("spare",)) as rig,
         running(other_provider.url, tree=tree, name="spare", **settings) as spare,
     ):
         tree.replace_providers((rig.config, spare.config))
@@ -125,9 +125,9 @@ def test_a_provider_of_another_api_does_not_step_in(scripted_provider, other_pro
 def test_a_fallback_that_is_not_there_changes_nothing(scripted_provider):
     scripted_provider.refuse()
     for tree in (None, ActorTree()):
-        with running(scripted_provider.url, tree=tree, fallback="spare") as rig:
+        with running(scripted_provider.url, tree=tree, fallback=("spare",)) as rig:
             assert rig.refuse().status == 502
-    with running(scripted_provider.url, tree=ActorTree(), fallback="anthropic") as rig:
+    with running(scripted_provider.url, tree=ActorTree(), fallback=("anthropic",)) as rig:
         assert rig.refuse().status == 502
 
 
@@ -146,8 +146,8 @@ def test_providers_that_fall_back_on_each_other_end_with_the_last_refusal(
     other_provider.otherwise = error(429, retry_after="9")
     tree = ActorTree()
     with (
-        running(scripted_provider.url, tree=tree, fallback="spare") as rig,
-        running(other_provider.url, tree=tree, name="spare", fallback="anthropic") as spare,
+        running(scripted_provider.url, tree=tree, fallback=("spare",)) as rig,
+        running(other_provider.url, tree=tree, name="spare", fallback=("anthropic",)) as spare,
     ):
         tree.replace_providers((rig.config, spare.config))
         refused = rig.refuse()

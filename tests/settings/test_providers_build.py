@@ -315,7 +315,7 @@ def test_it_is_known_when_none_can_serve(
 def pair(fallback: str, kind: str = "openai", other: str = "azure") -> ProviderConfig:
     first, _second = build_providers(
         [
-            ProviderEntry(name="one", type=kind, base_url="http://h/v1", fallback=fallback),
+            ProviderEntry(name="one", type=kind, base_url="http://h/v1", fallback=(fallback,)),
             ProviderEntry(name="two", type=other, base_url="http://h/v1"),
         ],
         Settings(),
@@ -325,7 +325,7 @@ def pair(fallback: str, kind: str = "openai", other: str = "azure") -> ProviderC
 
 def test_a_fallback_is_another_provider_of_the_same_api() -> None:
     assert pair("two").error is None
-    assert pair("two").fallback == "two"
+    assert pair("two").fallback == ("two",)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_a_wrong_fallback_is_an_error_before_the_bad_day(
 def test_anthropic_may_fall_back_to_bedrock() -> None:
     anthropic, _bedrock = build_providers(
         [
-            ProviderEntry(name="anthropic", type="anthropic", fallback="aws"),
+            ProviderEntry(name="anthropic", type="anthropic", fallback=("aws",)),
             ProviderEntry(name="aws", type="bedrock", bedrock=BedrockConfig(region="r")),
         ],
         Settings(),

@@ -302,7 +302,7 @@ def test_fallback_and_own_limits_are_read_and_empty_ones_are_not_set() -> None:
         "0_FIRST_BYTE_TIMEOUT=2m 0_IDLE_TIMEOUT= 0_MAX_CONNECTIONS=9 0_PROXY=http://p:1 "
         "0_CA_FILE=/ca.pem"
     )
-    assert entry.fallback == "spare"
+    assert entry.fallback == ("spare",)
     assert entry.extras == {
         "max_retries": 2,
         "connect_timeout": 1.0,

@@ -10,7 +10,6 @@ from aigateway.actors.providers.bedrock.credentials import NoCredentials
 from aigateway.actors.providers.bedrock.rewrite import (
     allowed_betas,
     invoke_path,
-    replacement_model,
     rewrite_body,
 )
 from aigateway.actors.providers.bedrock.signing import CHAIN_HINT, Signer
@@ -21,7 +20,7 @@ from aigateway.actors.providers.interception.decoding import decode
 from aigateway.actors.providers.interception.header_list import values_of
 from aigateway.actors.providers.interception.headers import CREDENTIAL_HEADERS
 from aigateway.actors.providers.interception.interface import Headers
-from aigateway.actors.providers.making import framed, url_for
+from aigateway.actors.providers.making import body_for, framed, url_for
 from aigateway.actors.providers.request import UpstreamRequest
 
 __all__ = ["BedrockMaker", "standing_credential"]
@@ -52,12 +51,8 @@ class BedrockMaker:
         self._signer: Signer | None = None
         self._lock = threading.Lock()
 
-    def model(self, asked: str) -> str:
-        """See :class:`~aigateway.actors.providers.making.Maker`."""
-        return replacement_model(asked, self._bedrock) if self._bedrock.invokes else asked
-
     def make(
-        self, request: UpstreamRequest, credential: Credential | None
+        self, request: UpstreamRequest, model: str, credential: Credential | None
     ) -> requests.PreparedRequest:
         """See :class:`~aigateway.actors.providers.making.Maker`.
 
@@ -65,13 +60,13 @@ class BedrockMaker:
         """
         del credential
         if self._bedrock.invokes:
-            return self._invoke(request)
+            return self._invoke(request, model)
         url = url_for(self._config, request.rest, request.query)
-        return self.signed(request.method, url, request.headers, request.body)
+        body = body_for(self._config, request, model)
+        return self.signed(request.method, url, request.headers, body)
 
-    def _invoke(self, request: UpstreamRequest) -> requests.PreparedRequest:
+    def _invoke(self, request: UpstreamRequest, model: str) -> requests.PreparedRequest:
         headers = request.headers
-        model = self.model(request.model)
         betas = allowed_betas(values_of(headers, "anthropic-beta"), model)
         body = decode(request.body, ",".join(values_of(headers, "content-encoding")))
         kept = [pair for pair in headers if pair[0].lower() not in _NOT_FOR_INVOKE]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 
 from aigateway.actors.providers.bedrock.credentials import (
     AwsKeys,
@@ -12,6 +11,7 @@ from aigateway.actors.providers.bedrock.credentials import (
     NoCredentials,
     keeper_for,
 )
+from aigateway.actors.providers.bedrock.models import stated_region
 from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.interception.header_list import first_of
 from aigateway.actors.providers.interception.interface import Headers
@@ -23,8 +23,6 @@ SERVICES = {"invoke-model": "bedrock", "mantle": "bedrock-mantle"}
 
 CHAIN_HINT = "<aws chain>"
 """Credential hint of credentials that are not in the settings."""
-
-_REGION_IN_HOST = re.compile(r"[./]([a-z]{2,3}(?:-[a-z]+)+-\d)\.")
 
 
 def preload() -> None:
@@ -42,12 +40,8 @@ def region_of(config: ProviderConfig) -> str:
 
     Raises NoCredentials when none of them says it.
     """
-    assert config.bedrock is not None
-    if config.bedrock.region:
-        return config.bedrock.region
-    found = _REGION_IN_HOST.search(config.base_url)
-    if found:
-        return found[1]
+    if region := stated_region(config):
+        return region
     try:
         from botocore.session import Session
     except ImportError as ex:

@@ -23,6 +23,7 @@ __all__ = [
     "delete_member",
     "find_member",
     "object_members",
+    "set_each",
     "set_member",
     "spliced",
 ]
@@ -156,6 +157,17 @@ def set_member(document: bytes, value: bytes, *path: str) -> bytes:
     empty = document[after : after + 1] == b"}"
     inserted = msgspec.json.encode(path[-1]) + b":" + value + (b"" if empty else b",")
     return document[:at] + inserted + document[at:]
+
+
+def set_each(document: bytes, value: bytes, name: str) -> bytes:
+    """Give every member ``name`` of the top the value ``value`` (JSON), however often it is
+    written there; a document without one stays as it is."""
+    edits = [
+        (each.value_start, each.value_end, value)
+        for each in object_members(document)
+        if each.name == name and document[each.value_start : each.value_end] != value
+    ]
+    return spliced(document, edits) if edits else document
 
 
 def add_elements(document: bytes, elements: bytes, name: str, *, first: bool = False) -> bytes:
