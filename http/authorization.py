@@ -6,6 +6,7 @@ import structlog
 
 from aigateway.actors.coderd.messages import Authorize, Caller, Denied, Unavailable
 from aigateway.actors.providers.interception.credentials import BYOK_HEADER, Presented, extract
+from aigateway.actors.providers.interception.secret_names import without_secrets
 from aigateway.http.answers import Answer, json_message, plain
 from aigateway.http.call import Call
 from aigateway.http.inbound import BodyTooLarge
@@ -40,6 +41,8 @@ def present(call: Call, settings: Settings) -> Presented:
             log.warning("no auth key provided", method=inbound.method, path=inbound.path)
         raise plain(400, "no authentication key provided")
     call.proxy_id = presented.request_id
+    # APPSEC: from here on a query holds no secret, neither for providers nor for whoever shows it.
+    inbound.query = without_secrets(inbound.query, presented.token)
     return presented
 
 

@@ -26,8 +26,9 @@ import structlog
 from aigateway.actors.providers.errors import UpstreamCut
 from aigateway.actors.providers.exchange import Exchange
 from aigateway.actors.providers.interception.credentials import mask
-from aigateway.actors.providers.interception.headers import CREDENTIAL_HEADERS, GOVERNANCE_PREFIX
+from aigateway.actors.providers.interception.headers import GOVERNANCE_PREFIX
 from aigateway.actors.providers.interception.interface import Headers
+from aigateway.actors.providers.interception.secret_names import is_secret_name, masked_query
 from aigateway.actors.providers.recording import Recording
 from aigateway.http.relay import PassthroughBody
 
@@ -42,15 +43,16 @@ __all__ = [
 NAME_LIMIT = 120
 """Characters of a file or folder name that come from a client; file systems take 255."""
 
-_MASKED = CREDENTIAL_HEADERS | {
-    "cookie",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "set-cookie",
-    "www-authenticate",
-    "x-auth-token",
-}
-_SECRET_IN_QUERY = re.compile(r"(?i)((?:^|&)(?:[a-z_-]*key|[a-z_-]*token|[a-z_-]*secret)=)[^&]*")
+_MASKED = frozenset(
+    {
+        "cookie",
+        "cookie2",
+        "proxy-authenticate",
+        "set-cookie",
+        "set-cookie2",
+        "www-authenticate",
+    }
+)
 
 log = structlog.get_logger("ai-gateway.dump")
 
@@ -92,7 +94,7 @@ class Dump:
         parts = urlsplit(url)
         target = parts.path or "/"
         if parts.query:
-            target += "?" + _SECRET_IN_QUERY.sub(r"\1...", parts.query)
+            target += "?" + masked_query(parts.query)
         kept = [(name, value) for name, value in headers if name.lower() != "content-length"]
         if body or method in ("POST", "PUT", "PATCH"):
             kept.append(("Content-Length", str(len(pretty))))
@@ -167,7 +169,7 @@ def _head(first: str, headers: Iterable[tuple[str, str]]) -> bytes:
 
 def _shown(name: str, value: str) -> str:
     lower = name.lower()
-    secret = lower in _MASKED or lower.startswith(GOVERNANCE_PREFIX)
+    secret = lower in _MASKED or lower.startswith(GOVERNANCE_PREFIX) or is_secret_name(lower)
     return mask(value) if secret else value
 
 

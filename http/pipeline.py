@@ -136,7 +136,9 @@ class Pipeline:
             call.traced(presented.remaining_headers),
             auth=own.headers if own is not None else (),
             actor=(),
+            own_key=own is not None,
             passthrough=True,
+            forwarded=self.settings.send_forwarded_headers,
             client_ip=inbound.client_ip,
             scheme=inbound.scheme,
             host=inbound.host,
@@ -206,7 +208,12 @@ class Pipeline:
             client_headers = without_codings(client_headers)
 
         try:
-            headers = headers_for(client_headers, auth=(), actor=_actor_headers(config, caller))
+            headers = headers_for(
+                client_headers,
+                auth=(),
+                actor=_actor_headers(config, caller),
+                own_key=credential.kind == BYOK,
+            )
             _url(config, target.rest, inbound.query)
             request = UpstreamRequest(
                 method=inbound.method,

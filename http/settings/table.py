@@ -152,6 +152,13 @@ class Settings(ProcessSettings):
         "X-AI-Bridge-Actor-Metadata-Email",
         help="Header for the user's e-mail address, where it is known; empty: not sent.",
     )
+    send_forwarded_headers: bool = option(
+        BOOL,
+        "false",
+        group="Providers",
+        reloadable=True,
+        help="Tell providers in X-Forwarded-* headers of passed requests who asked, and where.",
+    )
     dump_dir: str = _provider(
         PATH,
         yaml="ai_gateway.api_dump_dir",

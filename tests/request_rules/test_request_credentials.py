@@ -34,6 +34,11 @@ CENTRALIZED_ROWS: list[tuple[str, Pairs, Pairs]] = [
     ("blank governance header", [("X-Coder-AI-Governance-Token", "  "), BEARER], []),
     ("request id", [("X-Coder-AI-Governance-Request-Id", "r1"), BEARER], []),
     ("token repeated elsewhere", [BEARER, ("Api-Key", CODER), ("Coder-Session-Token", CODER)], []),
+    (
+        "under any name",
+        [BEARER, ("X-Mine", f"t={CODER}"), ("Cookie", f"a={CODER}"), OTHER],
+        [OTHER],
+    ),
 ]
 
 

@@ -18,7 +18,6 @@ from aigateway.actors.providers.errors import NotMade
 from aigateway.actors.providers.interception.credentials import CENTRALIZED, Credential, mask
 from aigateway.actors.providers.interception.decoding import decode
 from aigateway.actors.providers.interception.header_list import values_of
-from aigateway.actors.providers.interception.headers import CREDENTIAL_HEADERS
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.making import body_for, framed, url_for
 from aigateway.actors.providers.request import UpstreamRequest
@@ -79,16 +78,15 @@ class BedrockMaker:
     def signed(
         self, method: str, url: str, headers: Headers, body: bytes
     ) -> requests.PreparedRequest:
-        """A request with a signature instead of any other credential.
+        """A request with a signature.
 
         May wait for AWS credentials; raises NotMade when there are none.
         """
-        kept = [pair for pair in headers if pair[0].lower() not in CREDENTIAL_HEADERS]
         try:
-            signature = self._ready_signer().signature(method, url, kept, body)
+            signature = self._ready_signer().signature(method, url, headers, body)
         except NoCredentials as ex:
             raise NotMade(f"create anthropic client: {ex}") from ex
-        return framed(method, url, kept, signature, body)
+        return framed(method, url, headers, signature, body)
 
     def close(self) -> None:
         """Stop renewing credentials."""

@@ -13,7 +13,6 @@ from typing import Literal, TypeAlias
 from attrs import field, frozen
 
 from aigateway.actors.providers.interception.header_list import HeaderList, first_of, values_of
-from aigateway.actors.providers.interception.headers import CREDENTIAL_HEADERS
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.interception.routes import ANTHROPIC_TYPES
 
@@ -72,8 +71,8 @@ def extract(headers: Headers) -> Presented | None:
     """Take the Coder token out of a request's headers; ``None`` when there is none.
 
     The token is searched in :data:`BYOK_HEADER`, then ``Authorization: Bearer``, then
-    ``X-Api-Key``.  In the first case the other two stay, since they hold the client's own key,
-    unless they too hold the Coder token.
+    ``X-Api-Key``.  In the first case the other two stay, since they hold the client's own key.
+    No header stays that holds the Coder token, whatever its name.
     """
     request_id = first_of(headers, REQUEST_ID_HEADER)
     removed = {BYOK_HEADER.lower(), REQUEST_ID_HEADER.lower()}
@@ -88,8 +87,7 @@ def extract(headers: Headers) -> Presented | None:
         [
             (name, value)
             for name, value in headers
-            if (key := name.lower()) not in removed
-            and not (key in CREDENTIAL_HEADERS and _carries(value, token))
+            if name.lower() not in removed and token not in value
         ]
     )
     return Presented(token, byok, remaining, request_id)
@@ -147,8 +145,3 @@ def _bearer(headers: Headers) -> str:
         if len(fields) == 2 and fields[0].lower() == "bearer":
             return fields[1]
     return ""
-
-
-def _carries(value: str, token: str) -> bool:
-    """Whether a credential header's value is this token, with or without a scheme."""
-    return any(same_secret(part, token) for part in value.split())

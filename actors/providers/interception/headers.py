@@ -4,9 +4,9 @@ Headers are sequences of name and value in the order in which they came; names a
 without regard to case, and repeated headers stay repeated.
 
 Towards the provider the client's headers are kept but for those that belong to one hop
-(RFC 9110, section 7.6.1), to the transport, to the client's credentials, to proxies in
-between and to this gateway.  Towards the client everything is relayed but the hop-by-hop
-headers.
+(RFC 9110, section 7.6.1), to the transport, to the client's credentials and accounts, to
+proxies in between and to this gateway.  Towards the client everything is relayed but the
+hop-by-hop headers.
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ from typing import NamedTuple
 
 from aigateway.actors.providers.interception.header_list import first_of, values_of
 from aigateway.actors.providers.interception.interface import Headers
+from aigateway.actors.providers.interception.secret_names import (
+    is_secret_name,
+    same_name,
+    without_secret_cookies,
+)
 
 __all__ = [
     "ACTOR_PREFIX",
     "AGENT_FIREWALL_SEQUENCE",
     "AGENT_FIREWALL_SESSION",
-    "CREDENTIAL_HEADERS",
     "DEFAULT_USER_AGENT",
     "GOVERNANCE_PREFIX",
     "HOP_BY_HOP",
@@ -51,19 +55,6 @@ HOP_BY_HOP = frozenset(
 )
 """Headers about one connection; those that ``Connection`` names come on top."""
 
-CREDENTIAL_HEADERS = frozenset(
-    {
-        "authorization",
-        "x-api-key",
-        # Not accepted as credentials here, but providers and coderd accept them.
-        "api-key",
-        "x-goog-api-key",
-        "x-amz-security-token",
-        "coder-session-token",
-    }
-)
-"""Headers that carry a secret of the client."""
-
 GOVERNANCE_PREFIX = "x-coder-ai-governance-"
 """Headers between the client and this gateway: the Coder token, the request id."""
 
@@ -84,11 +75,23 @@ _FORWARDED = frozenset({"forwarded"})
 _FORWARDED_PREFIX = "x-forwarded-"
 _OWN_PREFIXES = (GOVERNANCE_PREFIX, ACTOR_PREFIX, _FORWARDED_PREFIX)
 _AGENT_FIREWALL = frozenset({AGENT_FIREWALL_SESSION.lower(), AGENT_FIREWALL_SEQUENCE.lower()})
-# A workspace of the client's own account means nothing to the gateway's key.
-_FOREIGN_ACCOUNT = frozenset({"anthropic-workspace-id"})
+# They choose within the client's own account, and the provider refuses the gateway's key then.
+# Cookies belong to that account too, or to whatever else lives at the gateway's address.
+_ACCOUNT = frozenset(
+    {
+        "anthropic-organization-id",
+        "anthropic-workspace-id",
+        "chatgpt-account-id",
+        "cookie",
+        "openai-organization",
+        "openai-project",
+        "x-goog-user-project",
+    }
+)
+_COOKIE2 = frozenset({"cookie2"})
 
-_ALWAYS_REMOVED = HOP_BY_HOP | _TRANSPORT | _FORWARDED | _AGENT_FIREWALL
-_INTERCEPTED_REMOVED = _ALWAYS_REMOVED | _ACCEPT_ENCODING | CREDENTIAL_HEADERS | _FOREIGN_ACCOUNT
+_ALWAYS_REMOVED = HOP_BY_HOP | _TRANSPORT | _FORWARDED | _AGENT_FIREWALL | _COOKIE2
+_INTERCEPTED_REMOVED = _ALWAYS_REMOVED | _ACCEPT_ENCODING
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 _INJECTION = re.compile(r"[\r\n\x00]")
@@ -125,42 +128,52 @@ def for_upstream(
     *,
     auth: Headers,
     actor: Headers,
+    own_key: bool = False,
     passthrough: bool = False,
+    forwarded: bool = False,
     client_ip: str = "",
     scheme: str = "http",
     host: str = "",
 ) -> list[tuple[str, str]]:
     """Make the headers of the upstream request from the client's.
 
-    ``auth`` replaces every credential of the client.  Only a passed-through request without
-    ``auth`` keeps the client's own ones (it brought them for the provider; the Coder token is
-    out of the headers by then).  ``actor`` are the headers that name the user: values from a
-    client under these names are removed, an entry with an empty value only removes, and none
-    is added to a passed-through request.
+    No credential of the client is among them, under whatever name it came: the provider is
+    called with ``auth``, or with what whoever sends the request adds, and with nothing else.
+    ``own_key`` says that this is the client's own key: only then go headers upstream that
+    choose within its account (organisation, project, workspace), and such cookies as are no
+    credential.  ``actor`` are the headers that name the user: values from a client under these
+    names are removed, an entry with an empty value only removes, and none is added to a
+    passed-through request.  A name with underscores stands for the same name with hyphens:
+    servers behind may not tell them apart.
 
     ``Accept-Encoding`` is removed from intercepted requests, whose answers are read here, and
     kept on passed-through ones.  ``Host``, ``Content-Length`` and ``Expect`` are removed from
     both: whoever sends the request frames it.
 
-    A passed-through request gets ``X-Forwarded-For`` (``client_ip`` after the earlier values;
-    none at all when ``client_ip`` is no IP address), ``X-Forwarded-Host`` when ``host`` is
-    given, ``X-Forwarded-Proto``, and a ``User-Agent`` if it has none.
+    A passed-through request gets a ``User-Agent`` if it has none, and with ``forwarded``
+    ``X-Forwarded-For`` (``client_ip`` after the earlier values; none at all when ``client_ip``
+    is no IP address), ``X-Forwarded-Host`` when ``host`` is given, and ``X-Forwarded-Proto``.
 
     Raises :class:`UnsafeHeader`.
     """
     removed = _ALWAYS_REMOVED if passthrough else _INTERCEPTED_REMOVED
-    if auth:
-        removed = removed | CREDENTIAL_HEADERS
+    if not own_key:
+        removed = removed | _ACCOUNT
     removed = (
-        removed | {name.lower() for name, _ in (*auth, *actor)} | _named_by_connection(headers)
+        removed | {same_name(name) for name, _ in (*auth, *actor)} | _named_by_connection(headers)
     )
     sent = [
         (name, value)
         for name, value in headers
-        if (key := name.lower()) not in removed and not key.startswith(_OWN_PREFIXES)
+        if (key := same_name(name)) not in removed
+        and not key.startswith(_OWN_PREFIXES)
+        and not is_secret_name(name)
     ]
+    if own_key:
+        sent = without_secret_cookies(sent)
     if passthrough:
-        sent.extend(_proxy_headers(headers, client_ip, scheme, host))
+        if forwarded:
+            sent.extend(_proxy_headers(headers, client_ip, scheme, host))
         if not first_of(sent, "user-agent"):
             sent.append(("User-Agent", DEFAULT_USER_AGENT))
     sent.extend(auth)
@@ -203,7 +216,7 @@ def agent_firewall(headers: Headers) -> AgentFirewall | None:
 def _named_by_connection(headers: Headers) -> frozenset[str]:
     """Header names that ``Connection`` declares to be about this hop only."""
     return frozenset(
-        option.strip().lower()
+        same_name(option.strip())
         for value in values_of(headers, "connection")
         for option in value.split(",")
     )

@@ -1,0 +1,115 @@
+"""Names under which clients send secrets: in headers, in queries, in cookies.
+
+There is no list of all of them: each proxy, gateway and vendor has one of its own.  So a name
+counts by its last word, with the few that end alike and hold no secret left out.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from urllib.parse import unquote_plus
+
+from aigateway.actors.providers.interception.interface import Headers
+
+__all__ = [
+    "is_secret_name",
+    "masked_query",
+    "same_name",
+    "without_secret_cookies",
+    "without_secrets",
+]
+
+_SECRET = re.compile(
+    r"""(?:^|-)(?:
+        authori[sz]ation|authentication|auth|bearer|credentials?|passw(?:or)?d|pwd
+        |[a-z0-9]*(?:token|secret|apikey|jwt)|secret-?id|assertion|signature|sig|oidc-data
+        |(?:access|auth|license|subscription|private|account|functions)key|key
+        |[a-z0-9]*access-?key-?id
+    )$
+    |^(?:cf-access-|x-amz-(?:security|signature|credential))""",
+    re.VERBOSE,
+)
+_NO_SECRET = re.compile(
+    r"""(?:^|-)(?:
+        idempotency-?key|cache-?key|sort-?key|routing-?key|partition-?key|affinity-?key
+        |(?:next|prev|previous|last|start|end)-?key
+        |(?:next-?)?page-?token|continuation-?token|sync-?token|next-?token|cursor-?token
+    )$""",
+    re.VERBOSE,
+)
+_CODER_COOKIE = re.compile(r"(?:__host-|__secure-)?coder[-_]", re.IGNORECASE)
+"""Cookies of a Coder deployment, ``coder_session_token`` first of all.  Their names may have a
+prefix that browsers know."""
+_SESSION_COOKIE = re.compile(
+    r"(?:.*[-_.])?(?:[a-z]*sess(?:ion)?(?:[-_]?id)?|sid|oauth2_proxy.*)", re.I
+)
+"""Cookies by which a browser is signed in somewhere."""
+
+
+# PERF: the same names come with every request.
+@lru_cache(maxsize=1024)
+def same_name(name: str) -> str:
+    """A header's name as the next server may read it: CGI and WSGI know no difference between
+    ``Content-Length`` and ``CONTENT_LENGTH``."""
+    return name.lower().replace("_", "-")
+
+
+@lru_cache(maxsize=1024)
+def is_secret_name(name: str) -> bool:
+    """Whether what stands under this name of a header, a query or a cookie is to be kept
+    secret.  Case and the difference between ``-`` and ``_`` do not matter."""
+    name = same_name(name)
+    return _SECRET.search(name) is not None and _NO_SECRET.search(name) is None
+
+
+def without_secrets(query: str, token: str = "") -> str:
+    """A query without its secrets, nor any parameter that is ``token``; the rest as it came."""
+    if not query:
+        return query
+    kept = [part for part in query.split("&") if not _is_secret_part(part, token)]
+    return "&".join(kept)
+
+
+def masked_query(query: str) -> str:
+    """A query whose secrets are replaced by dots, to be shown to people."""
+    return "&".join(
+        f"{part.partition('=')[0]}=..." if _is_secret_part(part, "") else part
+        for part in query.split("&")
+    )
+
+
+def without_secret_cookies(headers: Headers) -> list[tuple[str, str]]:
+    """Headers whose cookies have lost those that are somebody's credential.
+
+    A ``Cookie`` header of which nothing is left goes.
+    """
+    kept = []
+    for name, value in headers:
+        if name.lower() == "cookie":
+            cookies = [part.strip() for part in value.split(";")]
+            value = "; ".join(each for each in cookies if each and not _is_secret_cookie(each))
+            if not value:
+                continue
+        kept.append((name, value))
+    return kept
+
+
+def _is_secret_part(part: str, token: str) -> bool:
+    # Some servers take a semicolon for an ampersand.
+    for pair in part.split(";"):
+        name, _, value = pair.partition("=")
+        if is_secret_name(unquote_plus(name).strip()):
+            return True
+        if token and unquote_plus(value).strip() == token:
+            return True
+    return False
+
+
+def _is_secret_cookie(cookie: str) -> bool:
+    name = cookie.partition("=")[0].strip()
+    return (
+        _CODER_COOKIE.match(name) is not None
+        or _SESSION_COOKIE.fullmatch(name) is not None
+        or is_secret_name(name)
+    )
