@@ -13,6 +13,7 @@ from interception_driver import (
     EVENT_STREAM,
     JSON,
     NOW,
+    Exchange,
     begin,
     exchange,
     finish,
@@ -401,6 +402,26 @@ def test_nothing_but_a_running_stream_is_kept_alive(api: str) -> None:
     assert cut.keepalive() == b""
 
 
+@pytest.mark.parametrize(
+    ("coding", "body", "status"),
+    [
+        ("gzip", gzip.compress(b"", mtime=0) * 100_000, 413),
+        ("gzip", gzip.compress(b" " * 20_000_000 + b"{}"), 413),
+        ("gzip, gzip", gzip.compress(gzip.compress(b" " * 20_000_000)), 413),
+        ("gzip, gzip, gzip", b"junk", 415),
+        ("gzip", gzip.compress(b"{}")[:-1], 400),
+        ("br", b"", 400),
+    ],
+)
+def test_a_body_that_is_work_to_unpack_is_refused_in_the_apis_shape(
+    api: str, coding: str, body: bytes, status: int
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        open_interception(api, id="1", body=body, content_encoding=coding)
+    assert caught.value.status == status
+    assert "request body" in json.loads(caught.value.body)["error"]["message"]
+
+
 # -- encoded answers
 
 
@@ -498,16 +519,90 @@ def test_a_body_over_the_limit_needs_a_framed_end(
     assert result.interception.cut
 
 
-def test_a_last_event_over_the_limit_is_an_end_all_the_same(api: str) -> None:
+def long_events(api: str, *reads: bytes) -> Exchange:
+    """A framed stream of ``reads`` to a reader that holds 100,000 bytes."""
     interception = begin(open_one(api, request(api)))
     interception._reader = lenient_module.LenientReader(limit=100_000)  # type: ignore[attr-defined]
-    long = b"data: " + b"x" * 150_000
-    client = b"".join(interception.receive_data(read, NOW) for read in (ODD, long, b"\n\n"))
-    result = finish(interception, client)
-    assert result.client == ODD + long + b"\n\n"
+    client = b"".join(interception.receive_data(read, NOW) for read in reads)
+    return finish(interception, client)
+
+
+LONG = b"x" * 150_000
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"event: response.completed\ndata: ",
+        b"event:response.incomplete\r\ndata: ",
+        b'data: {"type":"response.done","response":"',
+        b'data: {"sequence_number":9, "type": "response.failed","response":"',
+    ],
+)
+def test_a_last_event_over_the_limit_is_an_end_all_the_same(api: str, head: bytes) -> None:
+    result = long_events(api, ODD, head + LONG, b"\n\n")
+    assert result.client == ODD + head + LONG + b"\n\n"
     assert result.interception.complete
     assert not result.interception.cut
     assert [t.metadata for t in result.tokens] == [{"usage_complete": False}]
+
+
+@pytest.mark.parametrize(
+    "reads",
+    [
+        (b"data: " + LONG, b"\n\n"),
+        (b"data: " + LONG,),
+        (b"data: " + LONG, b"\n\n", ODD),
+        (b"event: response.completed\ndata: " + LONG, b"\n\n", ODD),
+        (b'event: x\ndata: {"text":"\\"type\\":\\"response.completed\\"' + LONG, b'"}\n\n'),
+    ],
+    ids=["alone", "unfinished", "another behind it", "a last one that is not", "quoted"],
+)
+def test_behind_an_event_over_the_limit_a_cut_is_still_a_cut(
+    api: str, reads: tuple[bytes, ...]
+) -> None:
+    result = long_events(api, ODD, *reads)
+    assert result.interception.cut
+    assert not result.interception.complete
+    assert result.outcome.error_type == "server_error"
+    assert result.client.startswith(ODD + b"".join(reads))
+    # The error event stands by itself, also behind half an event.
+    said = result.client[len(ODD + b"".join(reads)) :]
+    assert said.startswith(b"\n\n") == (len(reads) == 1)
+
+
+def test_behind_an_event_over_the_limit_the_end_is_read(api: str) -> None:
+    result = long_events(api, b"event: odd\ndata: " + LONG, b"\n\n", STREAMS[api])
+    assert result.interception.complete
+    assert result.outcome == Outcome()
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("content_type", [EVENT_STREAM, JSON])
+def test_an_answer_whose_coding_is_broken_has_failed(
+    api: str, content_type: str, streaming: bool
+) -> None:
+    data = STREAMS[api] if streaming else BODIES[api]
+    whole = gzip.compress(data)
+    for answer in (b"junk" * 9, b"\x1f\x8b\x08" + b"\xff" * 40, whole[:12] + b"\xff" * 30):
+        result = exchange(api, request(api), [answer], content_type=content_type, encoding="gzip")
+        assert result.client == answer
+        assert result.outcome.error_type == "server_error"
+        assert "broken" in str(result.outcome.error_message)
+
+
+def test_a_truncated_answer_has_failed_whatever_was_read_of_it(api: str) -> None:
+    whole = gzip.compress(BODIES[api])
+    for length in (len(whole) - 1, len(whole) - 8, len(whole) // 2, 11, 0):
+        result = exchange(api, request(api), [whole[:length]], content_type=JSON, encoding="gzip")
+        assert result.outcome.error_type == "server_error", length
+    assert (
+        exchange(api, request(api), [whole], content_type=JSON, encoding="gzip").outcome
+        == Outcome()
+    )
+    for length in (len(BODIES[api]) // 2, 1, 0):
+        result = exchange(api, request(api), [BODIES[api][:length]], content_type=JSON)
+        assert result.outcome.error_type == "server_error", length
 
 
 def test_a_text_too_long_to_travel_is_cut_and_says_so(

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import gzip
 import random
 import zlib
+from collections.abc import Callable
+from typing import Any
 
 import brotli
 import pytest
@@ -11,8 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from interception_driver import in_pieces
 
+from aigateway.actors.providers.interception import decoding
 from aigateway.actors.providers.interception.decoding import (
     DecodingError,
+    TooLarge,
+    TooManyLayers,
     decode,
     decoder_for,
     encode,
@@ -92,7 +98,87 @@ def test_a_bomb_is_refused_before_it_is_unpacked(coding: str) -> None:
     assert len(bomb) < 100_000
     with pytest.raises(DecodingError, match="more than 1000000 bytes"):
         decode(bomb, coding, limit=1_000_000)
-    assert len(decode(bomb, coding)) == 20_000_000
+    with pytest.raises(TooLarge, match="more than 250 times its size"):
+        decode(bomb, coding)
+    # What a client may repeat is none.
+    assert len(decode(encode(b"\0" * 4_000_000, coding), coding)) == 4_000_000
+    words = "".join(f"line {number} of a log\n" for number in range(500_000)).encode()
+    assert decode(encode(words, coding), coding) == words
+
+
+class CountingInflate:
+    """zlib's object, and how many bytes it was given and gave back unused."""
+
+    work = 0
+
+    def __init__(self, wbits: int) -> None:
+        self._inner = _DECOMPRESSOBJ(wbits)
+        CountingInflate.work += 1
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def decompress(self, data: Any, max_length: int) -> bytes:
+        unpacked: bytes = self._inner.decompress(data, max_length)
+        CountingInflate.work += len(data) + len(unpacked)
+        return unpacked
+
+
+_DECOMPRESSOBJ = zlib.decompressobj
+
+
+def work_of(data: bytes, coding: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Bytes that go into zlib and come out of it until the body is decoded or refused."""
+    monkeypatch.setattr(decoding.zlib, "decompressobj", CountingInflate)
+    CountingInflate.work = 0
+    with contextlib.suppress(DecodingError):
+        decode(data, coding)
+    return CountingInflate.work
+
+
+MEMBER = gzip.compress(b"", mtime=0)
+HOLDING = gzip.compress(random.Random(1).randbytes(80), mtime=0)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda size: MEMBER * (size // len(MEMBER)),
+        lambda size: HOLDING * (size // len(HOLDING)),
+        lambda size: gzip.compress(b" " * (size * 1000)),
+        lambda size: gzip.compress(random.Random(1).randbytes(size)),
+    ],
+    ids=["empty members", "small members", "blanks", "noise"],
+)
+def test_the_work_of_decoding_grows_with_the_size_and_no_faster(
+    body: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, large = (work_of(body(size), "gzip", monkeypatch) for size in (40_000, 640_000))
+    assert large <= 16 * 1.2 * small
+
+
+def test_empty_members_are_refused_and_members_that_hold_something_are_not() -> None:
+    with pytest.raises(TooLarge, match="members"):
+        decode(MEMBER * 100_000, "gzip")
+    assert len(decode(HOLDING * 20_000, "gzip")) == 1_600_000
+
+
+@pytest.mark.parametrize("codings", ["gzip, gzip, gzip", "gzip," * 100, "br, zstd, deflate"])
+def test_more_than_two_codings_on_each_other_are_refused_unread(codings: str) -> None:
+    with pytest.raises(TooManyLayers):
+        decode(b"", codings)
+    with pytest.raises(TooManyLayers):
+        decoder_for(codings)
+    assert decode(encode(b"{}", "gzip, br"), "gzip, identity, br") == b"{}"
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "gzip, br"])
+def test_a_body_that_ends_too_early_is_refused(coding: str) -> None:
+    whole = encode(random.Random(2).randbytes(1000), coding)
+    for length in (len(whole) - 1, len(whole) // 2, 3):
+        with pytest.raises(DecodingError):
+            decode(whole[:length], coding)
+    assert decode(b"", coding) == b""
 
 
 @pytest.mark.parametrize("coding", CODINGS)

@@ -158,8 +158,20 @@ def test_an_event_over_the_limit_passes_unread(end: bytes, step: int) -> None:
         # Nothing has to be kept of what arrives at once.
         [b"1", b"x" * 200, b"2"],
     )
-    assert reader.overflowed == (step < 1000)
+    # Another event came behind it.
+    assert reader.overflowed == b""
     assert reader.tail == 0
+
+
+def test_of_an_event_over_the_limit_the_beginning_is_known_until_another_comes() -> None:
+    reader = EventReader(limit=50)
+    for _ in range(30):
+        reader.feed(b"event: x\nda"[:9] if not reader.tail else b"data: yy\n")
+    assert reader.overflowed.startswith(b"event: x\ndata: yy\n")
+    assert reader.feed(b"\n: comment\n") == [b": comment\n"]
+    assert reader.overflowed
+    assert reader.feed(b"data: 2\n\n") == [b"data: 2\n\n"]
+    assert reader.overflowed == b""
 
 
 def test_what_an_event_over_the_limit_leaves_behind_is_not_flushed() -> None:

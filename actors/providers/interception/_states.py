@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["CLIENT_GONE", "ENDED_EARLY", "INVALID_ANSWER", "NO_ANSWER", "End", "Mode"]
+__all__ = [
+    "BROKEN_CODING",
+    "CLIENT_GONE",
+    "ENDED_EARLY",
+    "INVALID_ANSWER",
+    "NO_ANSWER",
+    "End",
+    "Mode",
+]
 
 
 class Mode(enum.Enum):
@@ -35,5 +43,6 @@ NO_ANSWER = (
     "The AI provider did not return a response."
     " Try again or contact your administrator if this persists."
 )
+BROKEN_CODING = "The content coding of the AI provider's answer is broken: {}."
 ENDED_EARLY = "The AI provider ended its answer before it was complete."
 CLIENT_GONE = "the client left before the answer was complete"

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from aigateway.actors.providers.interception.chat import ChatInterception, read_chat_request
-from aigateway.actors.providers.interception.decoding import DecodingError, TooLarge, decode
+from aigateway.actors.providers.interception.decoding import (
+    DecodingError,
+    TooLarge,
+    TooManyLayers,
+    decode,
+)
 from aigateway.actors.providers.interception.error_bodies import error_body
 from aigateway.actors.providers.interception.interface import Headers, Interception, InvalidRequest
 from aigateway.actors.providers.interception.messages import (
@@ -26,16 +31,14 @@ def open_interception(
     """Open the interception of one request to ``api``.
 
     An encoded body is read decoded and sent as it came.  ``headers`` are the client's: some
-    programs say there who speaks.  Raises :class:`InvalidRequest` for
-    a body that is empty, no JSON, does not decode, or unpacks to more than 64 MiB.
+    programs say there who speaks.  Raises :class:`InvalidRequest` for a body that is empty, no
+    JSON, does not decode (415 for more than two codings), or unpacks to more than 64 MiB or
+    to far more than it is (413).
     """
     try:
         readable = decode(body, content_encoding)
     except DecodingError as ex:
-        status = 413 if isinstance(ex, TooLarge) else 400
-        raise _invalid(
-            api, f"request body does not decode as {content_encoding}: {ex}", status
-        ) from ex
+        raise _undecoded(api, content_encoding, ex) from ex
     if not readable.strip():
         raise _invalid(api, "request body is empty")
     if not is_json(readable):
@@ -47,6 +50,17 @@ def open_interception(
     if api == RESPONSES:
         return ResponsesInterception(read_responses_request(id, readable, body, headers))
     raise ValueError(f"unknown API {api!r}")
+
+
+def _undecoded(api: str, content_encoding: str, error: DecodingError) -> InvalidRequest:
+    match error:
+        case TooManyLayers():
+            return _invalid(api, f"request body is not decoded: {error}", 415)
+        case TooLarge():
+            status = 413
+        case _:
+            status = 400
+    return _invalid(api, f"request body does not decode as {content_encoding}: {error}", status)
 
 
 def _invalid(api: str, message: str, status: int = 400) -> InvalidRequest:

@@ -25,6 +25,7 @@ Reading never disturbs relaying.  What cannot be read is relayed, and the end's 
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -35,6 +36,7 @@ from aigateway.actors.providers.interception._lenient import LenientReader, docu
 from aigateway.actors.providers.interception._recording import Recording, Request
 from aigateway.actors.providers.interception._sniffing import SNIFFED, sniff
 from aigateway.actors.providers.interception._states import (
+    BROKEN_CODING,
     CLIENT_GONE,
     ENDED_EARLY,
     INVALID_ANSWER,
@@ -42,7 +44,12 @@ from aigateway.actors.providers.interception._states import (
     End,
     Mode,
 )
-from aigateway.actors.providers.interception.decoding import Decoder, DecodingError, decoder_for
+from aigateway.actors.providers.interception.decoding import (
+    Decoder,
+    DecodingError,
+    TooLarge,
+    decoder_for,
+)
 from aigateway.actors.providers.interception.error_bodies import error_body
 from aigateway.actors.providers.interception.interface import Headers, Outcome
 from aigateway.actors.providers.interception.outcomes import (
@@ -60,6 +67,13 @@ BODY_LIMIT = 64 * 1024 * 1024
 
 _ERROR_LIMIT = 1024 * 1024
 """Bytes of an error answer kept for reading."""
+
+_LAST_EVENT = re.compile(
+    rb"(?:^|[\r\n])event: ?(?:NAME)[\r\n]|\"type\": ?\"(?:NAME)\"".replace(
+        b"NAME", rb"response\.(?:completed|incomplete|failed|done)"
+    )
+)
+"""The beginning of the only last events that can be long: those that repeat a whole answer."""
 
 _FOREIGN_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/xml", "text/xml"})
 
@@ -98,6 +112,7 @@ class Relay(Recording, ABC):
         # Too long or badly encoded: `_kept` is not all of it.
         self._unreadable = False
         self._unread_events = 0
+        self._broken_coding = ""
         self._outcome = Outcome()
         self._ended = False
         self._complete = False
@@ -177,7 +192,9 @@ class Relay(Recording, ABC):
         if self._decoder is not None:
             try:
                 data = self._decoder.feed(data)
-            except DecodingError:
+            except DecodingError as ex:
+                if not isinstance(ex, TooLarge):
+                    self._broken_coding = str(ex)
                 self._give_up_reading()
         match self._mode:
             case Mode.STREAM:
@@ -291,6 +308,7 @@ class Relay(Recording, ABC):
         return held_back
 
     def _end_stream(self, now: float, framed: bool) -> bytes:
+        half = self._reader.tail
         rest = self._reader.flush()
         if rest:
             # The last blank line is often forgotten.
@@ -303,17 +321,29 @@ class Relay(Recording, ABC):
         elif self._failed:
             self._cut = not framed
             self._end(End.FAILED, now)
-        elif framed and self._reader.overflowed:
-            # The API's last event may have been too long to read.
+        elif framed and _LAST_EVENT.search(self._reader.overflowed):
+            # The API's last event was too long to read.
             self._complete = True
             self._end(End.CUT, now)
         else:
-            return self.receive_cut(ENDED_EARLY, now)
+            last_words = self.receive_cut(ENDED_EARLY, now)
+            # An event that is half with the client must end before the next can begin.
+            return b"\n\n" + last_words if last_words and half > HOLD_LIMIT else last_words
         return self._outlet.take()
 
     def _end_body(self, now: float, framed: bool) -> None:
-        if self._complete or self._read_whole_body(now):
+        if self._complete:
             self._end(End.WHOLE, now)
+        elif self._read_whole_body(now):
+            if self._decoder is not None and not self._decoder.whole:
+                # The document is there, but clients that check its coding get none.
+                self._fail("server_error", BROKEN_CODING.format("it ends too early"))
+            self._end(End.WHOLE, now)
+        elif framed and self._broken_coding:
+            # What was relayed is complete, and no client can read it.
+            self._complete = True
+            self._fail("server_error", BROKEN_CODING.format(self._broken_coding))
+            self._end(End.CUT, now)
         elif framed and not self._unreadable:
             self._fail("server_error", INVALID_ANSWER if self._kept else NO_ANSWER)
             self._end(End.FAILED, now)

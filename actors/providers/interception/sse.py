@@ -24,6 +24,9 @@ EVENT_LIMIT = 32 * 1024 * 1024
 
 The largest events known are the last ones of image generation: a few images in base64."""
 
+LOST_HEAD = 1024
+"""Bytes kept of the beginning of such an event: its name is there."""
+
 IGNORABLE = re.compile(rb"(?:[\r\n]|:[^\r\n]*[\r\n])+")
 """Whole lines that are blank or comments."""
 
@@ -36,7 +39,8 @@ _OVERLAP = 3
 class EventReader:
     """Cut a stream of server-sent events into pieces.
 
-    ``overflowed`` turns true when an event went over ``limit`` bytes: no piece came of it.
+    ``overflowed`` is the beginning (``LOST_HEAD`` bytes) of the newest event if that went over
+    ``limit`` bytes, so that no piece came of it; else it is empty.
     """
 
     __slots__ = ("_after_cr", "_has_cr", "_limit", "_pending", "_skipped", "_started", "overflowed")
@@ -48,7 +52,7 @@ class EventReader:
         self._started = False
         self._has_cr = False
         self._after_cr = False
-        self.overflowed = False
+        self.overflowed = b""
 
     @property
     def tail(self) -> int:
@@ -71,7 +75,7 @@ class EventReader:
         if self._pending:
             return self._continue(data)
         # PERF: nearly every read is exactly one event.
-        if data.find(b"\n\n") == len(data) - 2 and len(data) > 2:
+        if data.find(b"\n\n") == len(data) - 2 and len(data) > 2 and not self.overflowed:
             return [data]
         return self._cut(data)
 
@@ -112,6 +116,8 @@ class EventReader:
         while (end := self._end(buffer, start)) > 0:
             pieces.append(buffer[start:end])
             start = end
+        if self.overflowed and any(not IGNORABLE.fullmatch(piece) for piece in pieces):
+            self.overflowed = b""
         if start < len(buffer):
             self._pending += memoryview(buffer)[start:]
             pieces += self._wait()
@@ -125,7 +131,8 @@ class EventReader:
             pending.clear()
             return [piece]
         if len(pending) > self._limit:
-            self.overflowed = True
+            if not self._skipped:
+                self.overflowed = bytes(memoryview(pending)[:LOST_HEAD])
             self._skipped += len(pending) - _OVERLAP
             del pending[:-_OVERLAP]
         return []
