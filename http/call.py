@@ -49,9 +49,11 @@ class Call:
     trace: RequestTrace | None = None
     stages: dict[str, float] = field(factory=dict)
     """Seconds spent in each stage that is over."""
-    stage: str = "place"
-    """The stage that it is in: place (it waits for one), edge, authorize, read, record,
+    stage: str = "edge"
+    """The stage that it is in: edge, authorize, read, place (it waits for one), record,
     provider (until the head of its answer is there), relay."""
+    admitted: bool = False
+    """It has a place."""
     waited: float = 0.0
     """Seconds beside ``first_byte`` in which it waited for an upstream or for tools, before its
     answer was relayed."""
@@ -60,7 +62,8 @@ class Call:
     def begin(self, stage: str) -> None:
         """The stage so far is over, the next one begins."""
         now = time.monotonic()
-        self.stages[self.stage] = now - (self._marked or self.began)
+        seconds = now - (self._marked or self.began)
+        self.stages[self.stage] = self.stages.get(self.stage, 0.0) + seconds
         self._marked = now
         self.stage = stage
 

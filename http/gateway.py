@@ -13,8 +13,7 @@ from aigateway.actors.providers.errors import GatewayEnds
 from aigateway.actors.providers.interception.headers import UnsafeHeader, for_client
 from aigateway.actors.providers.messages import Opened
 from aigateway.actors.providers.recording import Recording
-from aigateway.http.admission import Admission
-from aigateway.http.answers import Answer, api_error, json_message, plain
+from aigateway.http.answers import Answer, api_error, plain
 from aigateway.http.call import Call
 from aigateway.http.inbound import ClientVanished, Inbound
 from aigateway.http.inflight import STOPPING, Stopping
@@ -39,7 +38,6 @@ ANEW = "aigateway.anew"
 """WSGI environment key: a function that replaces a head that was not sent yet."""
 TRACE = "aigateway.trace"
 """WSGI environment key for the request's :class:`RequestTrace`, if it is traced."""
-CAPACITY = "AI Gateway is currently at capacity. Please try again later."
 
 
 class Gateway:
@@ -50,9 +48,7 @@ class Gateway:
         self.metrics = _metrics(settings)
         self.tracing = _tracing(settings)
         self.pipeline = Pipeline(runtime, settings, self.metrics)
-        self.admission = Admission(
-            settings.max_concurrency, settings.queue_depth, settings.queue_wait
-        )
+        self.admission = self.pipeline.admission
         self._patience = Patience(settings.keepalive_ping, settings.idle_timeout)
         self.calls: set[Call] = set()
         """Requests that are being served."""
@@ -69,7 +65,8 @@ class Gateway:
             call.trace = req.env.get(TRACE)
         self.calls.add(call)
         try:
-            self._admit(call)
+            if self._runtime.draining:
+                raise _stopping()
             opened, recording = self._run(call)
         except Answer as answer:
             self._answer(req, resp, answer)
@@ -87,30 +84,25 @@ class Gateway:
         else:
             self._relay(req, resp, call, opened, recording)
 
-    def _admit(self, call: Call) -> None:
-        """Wait for a place; raises an Answer when there is none."""
-        if self._runtime.draining:
-            raise _stopping()
-        if not self.admission.enter():
-            raise json_message(503, CAPACITY)
-        if self.admission.limited:
-            call.begin("edge")
-        else:
-            call.stage = "edge"
-
     def _run(self, call: Call) -> tuple[Opened, Recording | None]:
         """Up to the head of the answer; without one the place is free again."""
         try:
             return self.pipeline.run(call)
         except ClientVanished as ex:
-            self.admission.leave()
+            self._leave(call)
             raise plain(400, "incomplete request body", close=True) from ex
         except Stopping as ex:
-            self.admission.leave()
+            self._leave(call)
             raise _stopping() from ex
         except BaseException:
-            self.admission.leave()
+            self._leave(call)
             raise
+
+    def _leave(self, call: Call) -> None:
+        """Give the request's place back, if it got one."""
+        if call.admitted:
+            call.admitted = False
+            self.admission.leave()
 
     def _over(
         self, call: Call, status: int, how: Finished, recording: Recording | None = None
@@ -132,7 +124,7 @@ class Gateway:
         status = exchange.status
 
         def finished(how: Finished) -> None:
-            self.admission.leave()
+            self._leave(call)
             self._over(call, how.status or status, how, recording)
             if call.trace is not None:
                 call.trace.finished(how.outcome)

@@ -2,25 +2,38 @@
 
 WSGI folds headers into environment variables: order, repetition and the difference between
 ``session-id`` and ``session_id`` are lost.  gunicorn's ``pre_request`` hook keeps the
-parsed list (:func:`keep_headers`); under other servers the variables must do.
+parsed list (:func:`keep_request`); under other servers the variables must do.
 """
 
 from __future__ import annotations
 
+import re
 import socket
 from contextvars import ContextVar
 from typing import Any
 
 from attrs import define
+from gunicorn.http.errors import ParseException
 
 from aigateway.actors.providers.interception.header_list import HeaderList, values_of
+from aigateway.http.body_reading import Bodies, BodyTooSlow, TooManyBodies
 
-__all__ = ["BodyTooLarge", "ClientVanished", "Inbound", "keep_headers"]
+__all__ = [
+    "BodyTooLarge",
+    "BodyTooSlow",
+    "ClientVanished",
+    "Inbound",
+    "MalformedBody",
+    "TooManyBodies",
+    "keep_request",
+]
 
 _ESTABLISHED = 1  # TCP_ESTABLISHED, linux/include/net/tcp_states.h
 _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)
 
-_kept: ContextVar[list[tuple[str, str]] | None] = ContextVar("aigateway_headers", default=None)
+_kept: ContextVar[tuple[list[tuple[str, str]], Any] | None] = ContextVar(
+    "aigateway_request", default=None
+)
 
 
 class BodyTooLarge(Exception):
@@ -31,9 +44,14 @@ class ClientVanished(Exception):
     """The client closed the connection inside its request."""
 
 
-def keep_headers(headers: list[tuple[str, str]]) -> None:
-    """Remember the header list of the request that this thread or greenlet serves next."""
-    _kept.set(headers)
+class MalformedBody(Exception):
+    """The body's chunks are not framed as HTTP frames them; the text says what is wrong."""
+
+
+def keep_request(headers: list[tuple[str, str]], source: Any) -> None:
+    """Remember the header list of the request that this thread or greenlet serves next, and
+    its ``source``, a :class:`~aigateway.http.server.parts.GatewayUnreader`."""
+    _kept.set((headers, source))
 
 
 @define(eq=False)
@@ -49,7 +67,9 @@ class Inbound:
     scheme: str
     host: str
     environ: dict[str, Any]
-    _body: bytes | None = None
+    _source: Any = None
+    body: bytes = b""
+    """Empty until it is read."""
 
     @classmethod
     def of(cls, environ: dict[str, Any]) -> Inbound:
@@ -61,7 +81,7 @@ class Inbound:
             if not raw.startswith("/") and "://" in raw:
                 raw = "/" + raw.split("://", 1)[1].partition("/")[2]
             path, _, query = raw.partition("#")[0].partition("?")
-        headers = _kept.get()
+        headers, source = _kept.get() or (None, None)
         _kept.set(None)
         if headers is None:
             headers = _from_environ(environ)
@@ -74,6 +94,7 @@ class Inbound:
             environ.get("wsgi.url_scheme", "http"),
             environ.get("HTTP_HOST", ""),
             environ,
+            source,
         )
 
     def header(self, name: str) -> str:
@@ -101,29 +122,46 @@ class Inbound:
             return False
         return state != _ESTABLISHED
 
-    def body(self, limit: int) -> bytes:
-        """Read the whole body, once.  Raises BodyTooLarge and ClientVanished."""
-        if self._body is not None:
-            return self._body
+    def read_body(self, limit: int, bodies: Bodies) -> bytes:
+        """Read the whole body as one of ``bodies``; it is :attr:`body` then.
+
+        Raises BodyTooLarge, BodyTooSlow, TooManyBodies, MalformedBody and ClientVanished.
+        """
         self.check_length(limit)
-        declared = self.environ.get("CONTENT_LENGTH")
-        stream = self.environ["wsgi.input"]
-        chunked = self.environ.get("HTTP_TRANSFER_ENCODING")
+        pace = bodies.begin()
+        if self._source is not None:
+            self._source.pace = pace
         try:
-            if declared and declared.isdecimal():
-                body = stream.read(int(declared))
-                if len(body) < int(declared):
-                    raise ClientVanished
-            elif chunked:
-                body = stream.read(limit + 1)
-            else:
-                body = b""
+            body = self._read(limit)
+        except ParseException as ex:
+            # Its text may quote the body.
+            raise MalformedBody(_words(type(ex).__name__)) from ex
         except OSError as ex:
             raise ClientVanished from ex
+        finally:
+            pace.over()
+            if self._source is not None:
+                self._source.pace = None
         if len(body) > limit:
             raise BodyTooLarge
-        self._body = body
-        return self._body
+        self.body = body
+        return body
+
+    def _read(self, limit: int) -> bytes:
+        declared = self.environ.get("CONTENT_LENGTH")
+        stream = self.environ["wsgi.input"]
+        if declared and declared.isdecimal():
+            body: bytes = stream.read(int(declared))
+            if len(body) < int(declared):
+                raise ClientVanished
+            return body
+        chunked: bytes = stream.read(limit + 1) if self.header("Transfer-Encoding") else b""
+        return chunked
+
+
+def _words(name: str) -> str:
+    """``InvalidChunkSize`` as "invalid chunk size"."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
 
 
 def _from_environ(environ: dict[str, Any]) -> list[tuple[str, str]]:

@@ -1,8 +1,8 @@
 """What a request passes through at the edge, up to the first byte of its answer.
 
-The order is that of the design: is there room, is the client within its rate, may users
-bring keys, is the body small enough, is there a token; who is it; where does the path lead;
-and only when the interception is recorded is the upstream called.
+The order is that of the design: is the client within its rate, may users bring keys, is the
+body small enough, is there a token; who is it; where does the path lead; is the body there,
+and is there room; and only when the interception is recorded is the upstream called.
 """
 
 from __future__ import annotations
@@ -50,10 +50,18 @@ from aigateway.actors.providers.served import model_for, recorded_model
 from aigateway.actors.recorder import records
 from aigateway.actors.recorder.ids import new_interception_id
 from aigateway.actors.recorder.ledger import Ledger
-from aigateway.http.answers import Answer, api_error, plain
+from aigateway.http.admission import Admission
+from aigateway.http.answers import Answer, api_error, json_message, plain
 from aigateway.http.authorization import authorize, present, too_large
+from aigateway.http.body_reading import Bodies
 from aigateway.http.call import Call
-from aigateway.http.inbound import BodyTooLarge, Inbound
+from aigateway.http.inbound import (
+    BodyTooLarge,
+    BodyTooSlow,
+    Inbound,
+    MalformedBody,
+    TooManyBodies,
+)
 from aigateway.http.injected_relay import follow
 from aigateway.http.injection import Injector, Rounds, without_codings
 from aigateway.http.model_list import listed_models, no_such_model
@@ -71,6 +79,7 @@ if TYPE_CHECKING:
 
 __all__ = ["INTERCEPTION_HEADER", "Pipeline"]
 
+CAPACITY = "AI Gateway is currently at capacity. Please try again later."
 INTERCEPTION_HEADER = "X-AI-Gateway-Interception-Id"
 
 log = structlog.get_logger("ai-gateway")
@@ -86,6 +95,12 @@ class Pipeline:
         self.settings = settings
         self._metrics = metrics
         self._rate_limit = make_rate_limit(settings)
+        self.bodies = Bodies(
+            settings.max_bodies_size, settings.body_timeout, settings.body_least_rate
+        )
+        self.admission = Admission(
+            settings.max_concurrency, settings.queue_depth, settings.queue_wait
+        )
         self._upstream = Upstream(runtime)
         self._patience = Patience(settings.keepalive_ping, settings.idle_timeout)
         self._injector: Injector | None = None
@@ -122,6 +137,7 @@ class Pipeline:
         if config.bedrock is not None and config.bedrock.invokes:
             text = f'the provider "{config.name}" is AWS Bedrock, which has no such route'
             raise api_error(config.type, 404, text)
+        body = self._read_body(call)
         own = None
         if config.bedrock is None:
             own = byok_credential(config.type, presented.remaining_headers)
@@ -143,7 +159,6 @@ class Pipeline:
             scheme=inbound.scheme,
             host=inbound.host,
         )
-        body = self._read_body(inbound)
         request = UpstreamRequest(
             method=inbound.method,
             rest=target.rest,
@@ -269,7 +284,7 @@ class Pipeline:
         return result, recording
 
     def _open(self, call: Call, route: Intercept) -> Interception:
-        body = self._read_body(call.inbound)
+        body = self._read_body(call)
         call.interception_id = new_interception_id()
         try:
             return open_interception(
@@ -346,11 +361,37 @@ class Pipeline:
             _discard(opened, recording)
             raise refusal
 
-    def _read_body(self, inbound: Inbound) -> bytes:
+    def _read_body(self, call: Call) -> bytes:
+        """The whole body; then the request has a place, too.  Raises an Answer."""
+        inbound = call.inbound
         try:
-            return inbound.body(self.settings.max_body_size)
+            body = inbound.read_body(self.settings.max_body_size, self.bodies)
         except BodyTooLarge as ex:
             raise too_large(self.settings.max_body_size) from ex
+        except BodyTooSlow as ex:
+            log.warning("request body given up", reason=str(ex), user_id=call.user_id)
+            raise plain(408, f"request body too slow: {ex}", close=True) from ex
+        except TooManyBodies as ex:
+            log.warning("too many request bodies are being read", held=self.bodies.held)
+            text = "too many request bodies are being read, please try again later"
+            raise plain(503, text, headers=(("Retry-After", "1"),), close=True) from ex
+        except MalformedBody as ex:
+            raise plain(400, f"malformed request body: {ex}", close=True) from ex
+        self._admit(call)
+        return body
+
+    def _admit(self, call: Call) -> None:
+        """Wait for a place; raises an Answer when there is none.
+
+        Only now: a place is for a request that is whole, not for one that drips.
+        """
+        if self.admission.limited:
+            call.begin("place")
+        if not self.admission.enter():
+            raise json_message(503, CAPACITY)
+        call.admitted = True
+        if self.admission.limited:
+            call.begin("read")
 
 
 def _discard(opened: Opened, recording: Recording) -> None:

@@ -38,7 +38,7 @@ def record_start(
 ) -> None:
     """Have the start recorded; raises an Answer when that fails."""
     inbound = call.inbound
-    info = identify(inbound.headers, lambda: _readable(inbound, settings.max_body_size))
+    info = identify(inbound.headers, lambda: _readable(inbound))
     call.client = info.client
     record = records.Interception(
         id=interception.id,
@@ -78,8 +78,7 @@ def record_start(
     raise plain(500, "failed to record interception")
 
 
-def _readable(inbound: Inbound, limit: int) -> bytes:
+def _readable(inbound: Inbound) -> bytes:
     """The body without its content encoding; it was read and decoded once before."""
-    body = inbound.body(limit)
     coding = inbound.header("Content-Encoding")
-    return decode(body, coding) if coding else body
+    return decode(inbound.body, coding) if coding else inbound.body

@@ -185,9 +185,9 @@ class Series:
     def _own_series(self) -> None:
         self.stage = self._histogram(
             "stage_seconds",
-            "Time in each stage of a request: place (waiting for one, where their number is "
-            "limited), edge, authorize, read, record, provider (until a worker begins to send), "
-            "first_byte (waiting for the upstream), relay",
+            "Time in each stage of a request: edge, authorize, read (the body), place (waiting for "
+            "one, where their number is limited), record, provider (until a worker begins to "
+            "send), first_byte (waiting for the upstream), relay",
             ("provider", "stage"),
             STAGE_BUCKETS,
             PROVIDERS, (8, "stages"),

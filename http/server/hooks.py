@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 from gunicorn.arbiter import Arbiter
 
-from aigateway.http.inbound import keep_headers
+from aigateway.http.inbound import keep_request
 from aigateway.http.server.ending import Ending, EndingWorker
 from aigateway.http.server.sockets import remove_socket
 
@@ -58,8 +58,11 @@ def when_ready(server: Any) -> None:
 
 
 def pre_request(_worker: Any, req: Any) -> None:
-    """Keep the parsed headers: a WSGI environment cannot hold them as they came."""
-    keep_headers(req.headers)
+    """Keep the parsed headers, which a WSGI environment cannot hold as they came, and what the
+    body is read from."""
+    # Not every server's unreader is ours (:class:`.parts.GatewayUnreader`), which the main
+    # process must not import.
+    keep_request(req.headers, req.unreader if hasattr(req.unreader, "pace") else None)
 
 
 def post_worker_init(worker: Any) -> None:

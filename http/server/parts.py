@@ -10,10 +10,11 @@ from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import SocketUnreader
 
 from aigateway.actors.waiting import patient
+from aigateway.http.body_reading import Pace
 from aigateway.http.server.request import GatewayRequest
 from aigateway.http.server.response import GatewayResponse
 
-__all__ = ["use_own_parts"]
+__all__ = ["GatewayUnreader", "use_own_parts"]
 
 
 def use_own_parts(config: Any) -> None:
@@ -27,8 +28,21 @@ def use_own_parts(config: Any) -> None:
     # What an application may write errors to: it asks logging for its outputs each time.
     wsgi.WSGIErrorsWrapper = cache(wsgi.WSGIErrorsWrapper)
     RequestParser.mesg_class = GatewayRequest
-    parser.SocketUnreader = _patient_unreader
+    parser.SocketUnreader = GatewayUnreader
 
 
-def _patient_unreader(sock: Any) -> SocketUnreader:
-    return SocketUnreader(patient(sock))
+class GatewayUnreader(SocketUnreader):  # type: ignore[misc]  # gunicorn has no types
+    """Reads from a client: with patience, and a request's body at its pace."""
+
+    def __init__(self, sock: Any) -> None:
+        super().__init__(patient(sock))
+        self._plain = sock
+        self.pace: Pace | None = None
+        """Of the body that is being read."""
+
+    def chunk(self, size_hint: int | None = None) -> bytes:
+        if self.pace is None:
+            data: bytes = super().chunk(size_hint)
+            return data
+        size = max(self.mxchunk, min(size_hint or 0, self.max_body_chunk))
+        return self.pace.receive(self._plain, size)

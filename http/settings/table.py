@@ -91,6 +91,21 @@ class Settings(ProcessSettings):
     max_body_size: int = _limit(
         SIZE, "32MiB", help="Largest request body; larger ones are answered 413."
     )
+    max_bodies_size: int = _limit(
+        SIZE,
+        "256MiB",
+        help="Bytes per worker of all request bodies that are being read; over that: 503. 0: no "
+        "limit.",
+    )
+    body_timeout: float = _limit(
+        TIMEOUT, "5m", help="How long a request's body may take to arrive; longer: 408."
+    )
+    body_least_rate: int = _limit(
+        SIZE,
+        "1KiB",
+        help="Bytes per second that a request's body must bring, over 10 seconds; less: 408. 0: "
+        "any.",
+    )
     max_waiting: int = _limit(
         whole_number(),
         "1000",

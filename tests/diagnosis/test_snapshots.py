@@ -176,7 +176,7 @@ def test_requests_are_shown_by_stage_and_the_oldest_one_by_one(
 ) -> None:
     monkeypatch.setattr(snapshot, "OLDEST", 2)
     calls = []
-    for number, stages in enumerate([[], ["edge"], ["edge", "authorize"]]):
+    for number, stages in enumerate([["place"], [], ["authorize"]]):
         environ = {"REQUEST_METHOD": "POST", "RAW_URI": f"/p/{number}?key=planted"}
         call = Call(Inbound.of(environ), float(number), request_id=f"id-{number}")
         for stage in stages:
