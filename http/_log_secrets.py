@@ -8,6 +8,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from urllib.parse import unquote_plus
+
+from aigateway.actors.providers.interception.secret_names import is_secret_name
 
 __all__ = ["MASK", "SHORTEST", "SecretMask"]
 
@@ -23,9 +26,22 @@ _SHAPES = (
     ("asic ", re.compile(r"(?<=[Bb]asic )[A-Za-z0-9+/=]{8,}")),
     ("sk-", re.compile(r"\bsk-[A-Za-z0-9_-]{16,}")),
     ("AKIA", re.compile(r"\bAKIA[0-9A-Z]{16}\b")),
+    ("AIza", re.compile(r"\bAIza[A-Za-z0-9_-]{30,}")),
+    ("eyJ", re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*")),
+    ("xai-", re.compile(r"\bxai-[A-Za-z0-9_-]{16,}")),
+    ("gsk_", re.compile(r"\bgsk_[A-Za-z0-9_-]{16,}")),
     ("gh", re.compile(r"\bgh[pousr]_[A-Za-z0-9]{20,}")),
     ("@", re.compile(r"(?<=://)[^/\s@:\"]+:[^/\s@\"]+(?=@)")),
 )
+
+
+_PARAMETER = re.compile(r"(?<=[?&;])([A-Za-z0-9_.%+-]{1,64})=[^&;\s\"'#\\]+")
+"""One parameter of a query."""
+
+
+def _masked_parameter(match: re.Match[str]) -> str:
+    name = match[1]
+    return f"{name}={MASK}" if is_secret_name(unquote_plus(name).strip()) else match[0]
 
 
 class SecretMask:
@@ -58,4 +74,6 @@ class SecretMask:
         for sign, shape in _SHAPES:
             if sign in text:
                 text = shape.sub(MASK, text)
+        if "?" in text or "&" in text:
+            text = _PARAMETER.sub(_masked_parameter, text)
         return text

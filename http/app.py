@@ -26,6 +26,7 @@ from aigateway.http.logs import configure
 from aigateway.http.runtime import Runtime
 from aigateway.http.server.response import begin_anew, close_behind, keep_own_headers
 from aigateway.http.settings import Settings, load
+from aigateway.http.shown_path import shown_path
 
 __all__ = ["GatewayApp", "WaysOut", "create_app", "make_plan"]
 
@@ -131,7 +132,7 @@ def _unexpected(
     req: falcon.Request, resp: falcon.Response, ex: Exception, _params: dict[str, Any]
 ) -> None:
     """A fault of ours: the traceback goes to the log, never to the client."""
-    log.error("unexpected error", method=req.method, path=req.path, exc_info=ex)
+    log.error("unexpected error", method=req.method, path=shown_path(req.path), exc_info=ex)
     resp.status = falcon.HTTP_500
     resp.content_type = "text/plain; charset=utf-8"
     resp.text = "internal error\n"

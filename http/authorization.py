@@ -36,11 +36,12 @@ def present(call: Call, settings: Settings) -> Presented:
     presented = extract(inbound.headers)
     if presented is None:
         if inbound.method == "HEAD":
-            log.info("unauthenticated HEAD request", path=inbound.path)
+            log.info("unauthenticated HEAD request", path=inbound.shown_path)
         else:
-            log.warning("no auth key provided", method=inbound.method, path=inbound.path)
+            log.warning("no auth key provided", method=inbound.method, path=inbound.shown_path)
         raise plain(400, "no authentication key provided")
     call.proxy_id = presented.request_id
+    inbound.token = presented.token
     # APPSEC: from here on a query holds no secret, neither for providers nor for whoever shows it.
     inbound.query = without_secrets(inbound.query, presented.token)
     return presented
@@ -65,7 +66,7 @@ def authorize(call: Call, presented: Presented, runtime: Runtime, max_wait: floa
         log.warning(
             "key authorization check failed",
             method=call.inbound.method,
-            path=call.inbound.path,
+            path=call.inbound.shown_path,
             auth_mode=call.auth_mode,
         )
         raise plain(answer.status, answer.message)

@@ -195,7 +195,7 @@ class Gateway:
         fields = {
             "request_id": call.request_id,
             "method": inbound.method,
-            "path": inbound.path,
+            "path": inbound.shown_path,
             "status": status,
             "outcome": how.outcome,
             "interception_id": call.interception_id,

@@ -17,6 +17,7 @@ from gunicorn.http.errors import ParseException
 
 from aigateway.actors.providers.interception.header_list import HeaderList, values_of
 from aigateway.http.body_reading import Bodies, BodyTooSlow, TooManyBodies
+from aigateway.http.shown_path import shown_path
 
 __all__ = [
     "BodyTooLarge",
@@ -70,6 +71,8 @@ class Inbound:
     _source: Any = None
     body: bytes = b""
     """Empty until it is read."""
+    token: str = ""
+    """The Coder token, once it is known."""
 
     @classmethod
     def of(cls, environ: dict[str, Any]) -> Inbound:
@@ -101,6 +104,11 @@ class Inbound:
         """The first value of a header without surrounding space, or nothing."""
         values = values_of(self.headers, name)
         return values[0] if values else ""
+
+    @property
+    def shown_path(self) -> str:
+        """The path as logs may have it."""
+        return shown_path(self.path, self.token)
 
     def check_length(self, limit: int) -> None:
         """Raise BodyTooLarge when the declared length is over ``limit`` bytes."""

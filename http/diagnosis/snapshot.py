@@ -193,7 +193,7 @@ def _oldest(calls: Iterable[Call], now: float) -> list[RequestLine]:
             now - call.began,
             call.stage,
             call.inbound.method,
-            _short(call.inbound.path),
+            _short(call.inbound.shown_path),
             call.provider_name,
             _short(call.model),
             call.request_id,
