@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import ssl
 import threading
@@ -11,7 +13,7 @@ import requests.utils
 
 from aigateway.actors.providers.addresses import Address, Addresses
 from aigateway.actors.providers.endpoint import Endpoint, Proxy
-from aigateway.actors.providers.errors import ConnectFailed, ConnectTimeout
+from aigateway.actors.providers.errors import ConnectFailed, ConnectTimeout, OutOfFiles
 
 __all__ = ["Connector", "Endpoint"]
 
@@ -20,6 +22,7 @@ MIN_ATTEMPT = 2.0
 MAX_PROXY_HEAD = 16 * 1024
 """Bytes of a proxy's answer to CONNECT before it is taken for something else."""
 _SHOWN = 100
+_OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class Connector:
@@ -65,6 +68,9 @@ class Connector:
         except TimeoutError as ex:
             raise ConnectTimeout(f"no connection to {target} within {self._timeout:g} s") from ex
         except socket.gaierror as ex:
+            if _no_files_left():
+                # A resolver needs some too, and does not say so.
+                raise OutOfFiles from ex
             text = ex.strerror or "unknown name"
             raise ConnectFailed(f"cannot resolve the name {self._target.host}: {text}") from ex
         except OSError as ex:
@@ -100,6 +106,8 @@ class Connector:
             try:
                 sock = _dial(address, share)
             except OSError as ex:
+                if ex.errno in _OUT_OF_FILES:
+                    raise OutOfFiles from ex
                 error = ex
                 continue
             if place:
@@ -119,6 +127,14 @@ def _dial(address: Address, timeout: float) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _no_files_left() -> bool:
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as ex:
+        return ex.errno in _OUT_OF_FILES
+    return False
 
 
 def _left(deadline: float) -> float:

@@ -10,6 +10,7 @@ __all__ = [
     "HeadCut",
     "NotMade",
     "NotSent",
+    "OutOfFiles",
     "Quiet",
     "SendFailed",
     "Unsendable",
@@ -26,6 +27,8 @@ class UpstreamError(Exception):
     status = 502
     """The status for the client when its answer has not begun."""
     error_type = "server_error"
+    retry_after: int | None = None
+    """Seconds after which the client may ask again, where that can be said."""
 
 
 class Unsendable(UpstreamError):
@@ -51,6 +54,18 @@ class ConnectFailed(UpstreamError):
     """No connection to the upstream (refused, unknown host, TLS)."""
 
     sent = False
+
+
+class OutOfFiles(ConnectFailed):
+    """This process may open no more files: the gateway's trouble, of which the upstream knows
+    nothing."""
+
+    status = 503
+    error_type = "overloaded"
+    retry_after = 1
+
+    def __init__(self) -> None:
+        super().__init__("the gateway has too many connections open (files), try again later")
 
 
 class ConnectTimeout(ConnectFailed):

@@ -39,7 +39,12 @@ from aigateway.actors.providers.breaker import (
 )
 from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.counters import Counters
-from aigateway.actors.providers.errors import AnswerTimeout, Unsendable, UpstreamError
+from aigateway.actors.providers.errors import (
+    AnswerTimeout,
+    OutOfFiles,
+    Unsendable,
+    UpstreamError,
+)
 from aigateway.actors.providers.interception import error_bodies
 from aigateway.actors.providers.interception.credentials import Credential, centralized
 from aigateway.actors.providers.interception.header_list import first_of
@@ -215,9 +220,10 @@ class Strategy:
             if pause is not None:
                 return pause
         # A failure without an answer becomes a 502, which does not count; a timeout a 504.
-        self._end(job, error.status if error.status != 502 else None, now)
+        ours = isinstance(error, OutOfFiles)
+        self._end(job, error.status if error.status != 502 and not ours else None, now)
         refused = refusal_of(error, job, self._config.name)
-        if isinstance(error, AnswerTimeout | Unsendable):
+        if ours or isinstance(error, AnswerTimeout | Unsendable):
             # Nobody waits for a second answer; nobody else could send it.
             return Refuse(refused)
         return self._give_up(job, refused)

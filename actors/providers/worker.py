@@ -254,6 +254,7 @@ def refusal_of(error: UpstreamError, job: Job, provider_name: str) -> Refused:
         error.status,
         str(error),
         error.error_type,
+        error.retry_after,
         credential_hint=job.hint,
         sent=job.sent,
         provider_name=provider_name,

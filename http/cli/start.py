@@ -35,6 +35,7 @@ def serve(read: Callable[[], Settings]) -> None:
     """
     from aigateway.http.logs import configure
     from aigateway.http.server.application import GatewayApplication, check_address
+    from aigateway.http.server.open_files import raise_limit
     from aigateway.http.server.reloading import check_tls
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -48,6 +49,7 @@ def serve(read: Callable[[], Settings]) -> None:
         _check_database(settings)
     check_tls(settings)
     check_address(settings.http_address)
+    raise_limit(settings.worker_connections)
     metrics = None
     if settings.prometheus_enable:
         from aigateway.http.metrics.service import MetricsService

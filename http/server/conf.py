@@ -17,6 +17,7 @@ import structlog
 from aigateway.http.logs import configure
 from aigateway.http.server.application import gunicorn_options
 from aigateway.http.server.arbiter import take_over
+from aigateway.http.server.open_files import raise_limit
 from aigateway.http.server.reloading import reloaded
 from aigateway.http.settings import Settings, SettingsError, load
 
@@ -30,6 +31,7 @@ def _read() -> Settings:
 def on_starting(server: Any) -> None:
     """Before anything else: the main process stops and reloads as the gateway's own does."""
     take_over(server, _SETTINGS)
+    raise_limit(_SETTINGS.worker_connections)
 
 
 def on_reload(server: Any) -> None:

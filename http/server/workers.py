@@ -19,6 +19,7 @@ from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 
 from aigateway.http.server.ending import BACKLOG, LINGER, Ending, EndingWorker, has_bytes
+from aigateway.http.server.open_files import OUT_OF_FILES, PAUSE, FileShortage
 from aigateway.http.server.parts import use_own_parts
 from aigateway.http.server.quiet_errors import QuietErrors
 
@@ -32,6 +33,29 @@ SHARE = 32
 Measured with 2,000 streams on two workers."""
 ALONE = 100
 """New connections in one turn of a worker without siblings; gevent's own number."""
+
+
+class _Server(StreamServer):  # type: ignore[misc]  # gevent has no types
+    """A server that waits when there are no more files; gevent's writes tracebacks."""
+
+    def __init__(self, shortage: FileShortage, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._shortage = shortage
+
+    def do_read(self) -> Any:
+        try:
+            accepted = super().do_read()
+        except OSError as ex:
+            if ex.errno not in OUT_OF_FILES:
+                raise
+            self._shortage.met(ex)
+            self.stop_accepting()
+            self._timer = self.loop.timer(PAUSE)
+            self._timer.start(self._start_accepting_if_started)
+            return None
+        if accepted is not None:
+            self._shortage.over()
+        return accepted
 
 
 @frozen
@@ -98,6 +122,7 @@ class GatewayWorker(QuietErrors, EndingWorker, GeventWorker):  # type: ignore[mi
     def init_process(self) -> None:
         self._woken = Event()
         self._servers: list[StreamServer] = []
+        self._shortage = FileShortage()
         self._connections: dict[Any, _Connection] = {}
         use_own_parts(self.cfg)
         super().init_process()
@@ -110,7 +135,7 @@ class GatewayWorker(QuietErrors, EndingWorker, GeventWorker):  # type: ignore[mi
         for sock in self.sockets:
             sock.setblocking(1)
             handle = partial(self.handle, _Listener(sock.getsockname()))
-            server = StreamServer(sock, handle, spawn=Pool(self.worker_connections))
+            server = _Server(self._shortage, sock, handle, spawn=Pool(self.worker_connections))
             self._servers.append(server)
             self._share()
             server.start()
