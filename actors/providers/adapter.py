@@ -7,18 +7,26 @@ This adapter keeps the API and replaces the path of the bytes.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import requests
+import structlog
 from requests.adapters import BaseAdapter
 
 from aigateway.actors.providers.connect import Connector
-from aigateway.actors.providers.errors import NotSent, Unsendable
+from aigateway.actors.providers.errors import ClosedUnanswered, NotSent, Unsendable
 from aigateway.actors.providers.exchange import Exchange, UpstreamConnection, request_head
 
 __all__ = ["HeaderPairs", "UpstreamAdapter", "prepare"]
+
+CLOSING = 5.0
+"""Seconds in which an upstream that closes an idle connection has done so, seen from a request
+that met it.  One that closes later has had the request, and may have begun to work on it."""
+
+log = structlog.get_logger("ai-gateway.provider")
 
 
 class HeaderPairs(list[tuple[str, str]]):
@@ -80,17 +88,22 @@ class UpstreamAdapter(BaseAdapter):
         head = self._head(request)
         body = request.body if isinstance(request.body, bytes) else b""
         bodiless = request.method == "HEAD"
+        until = time.monotonic() + timeout
         connection = self._ready_connection()
+        began = time.monotonic()
         try:
             exchange = connection.begin(head, body, bodiless_answer=bodiless)
-        except NotSent:
-            if connection.exchanges == 1:
+            exchange.read_head(timeout)
+        except (NotSent, ClosedUnanswered) as ex:
+            met_close = isinstance(ex, NotSent) or time.monotonic() - began < CLOSING
+            if connection.exchanges == 1 or not met_close:
                 raise
-            # It was closed while it was idle and nothing has left: a new one may try.
+            # It was closed while it was idle, and nobody has answered: a new one may try, once.
+            log.info("sent again: the idle connection was just closed", error=str(ex))
             self.close()
             connection = self._ready_connection()
             exchange = connection.begin(head, body, bodiless_answer=bodiless)
-        exchange.read_head(timeout)
+            exchange.read_head(max(until - time.monotonic(), 0.001))
         return exchange
 
     def close(self) -> None:

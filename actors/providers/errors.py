@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "AnswerTimeout",
+    "ClosedUnanswered",
     "ConnectFailed",
     "ConnectTimeout",
     "GatewayEnds",
@@ -94,6 +95,11 @@ class AnswerTimeout(UpstreamError):
 
 class HeadCut(UpstreamError):
     """The connection broke, or what came was no HTTP, before the answer's head was complete."""
+
+
+class ClosedUnanswered(HeadCut, SendFailed):
+    """The connection was closed before any byte of an answer: what a connection that was idle
+    does when the upstream closes it as the next request arrives."""
 
 
 class UpstreamCut(UpstreamError):

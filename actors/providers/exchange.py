@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import math
+import re
 import socket
 import termios
 import time
@@ -24,20 +25,26 @@ import httptools
 
 from aigateway.actors.providers.errors import (
     AnswerTimeout,
+    ClosedUnanswered,
     GatewayEnds,
     HeadCut,
     Quiet,
     SendFailed,
     UpstreamCut,
+    UpstreamError,
 )
 from aigateway.actors.providers.sending import READ_SIZE, send_request
 from aigateway.actors.providers.silence import can_watch, watch
 from aigateway.actors.waiting import is_cooperative, patient
 
-__all__ = ["MAX_HEAD", "Exchange", "UpstreamConnection", "request_head"]
+__all__ = ["MAX_HEAD", "Exchange", "UpstreamConnection", "idle_limit", "request_head"]
 
 MAX_HEAD = 256 * 1024
 """Bytes of an answer's head, interim answers included, before it is taken for an attack."""
+IDLE_LIMIT = 14.0
+"""Seconds that a connection may have been idle and still be used again.  Servers and proxies
+close idle ones after 15 s or more, and one that is being closed takes a request along."""
+_KEEP_ALIVE_TIMEOUT = re.compile(r"(?:^|[,;\s])timeout\s*=\s*\"?(\d{1,6})", re.IGNORECASE)
 _ESTABLISHED = 1  # TCP_ESTABLISHED, linux/include/net/tcp_states.h
 _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)
 _NO_BYTES = bytes(4)
@@ -70,14 +77,19 @@ class UpstreamConnection:
         self.sock = sock
         self.incoming = patient(sock)
         self.exchanges = 0
+        self.idle_until = math.inf
+        """Monotonic time from which on it is not used again."""
 
     def is_alive(self) -> bool:
         """Whether it can carry another request, as far as can be seen without waiting.
 
-        The peer must not have closed it, nor said anything that nobody asked for: that would
-        be taken for the next answer.  Where the platform does not tell, the answer is yes.
+        It must not have been idle for long, and the peer must not have closed it, nor said
+        anything that nobody asked for: that would be taken for the next answer.  Where the
+        platform does not tell, the answer is yes.
         """
         sock = self.sock
+        if time.monotonic() >= self.idle_until:
+            return False
         try:
             if is_cooperative(sock):
                 return _is_quiet(sock._sock)  # type: ignore[attr-defined]
@@ -100,6 +112,8 @@ class UpstreamConnection:
         try:
             if not send_request(self.sock, head, body, exchange._receive_early):
                 exchange._keep_alive = False
+                if not exchange.touched:
+                    raise ClosedUnanswered("the upstream broke off while the request was sent")
                 if not exchange.status:
                     raise SendFailed("the upstream broke off while the request was sent")
         except SendFailed:
@@ -161,11 +175,11 @@ class _Head:
         exchange._keep_alive = exchange._keep_alive and parser.should_keep_alive()
         exchange.status = status
         if exchange._bodiless:
-            exchange.complete = True
+            exchange._end()
 
     def on_message_complete(self) -> None:
         if self._exchange.status:
-            self._exchange.complete = True
+            self._exchange._end()
 
 
 class Exchange:
@@ -191,6 +205,7 @@ class Exchange:
         "reason",
         "reused",
         "status",
+        "touched",
     )
 
     def __init__(self, connection: UpstreamConnection, bodiless: bool) -> None:
@@ -213,6 +228,8 @@ class Exchange:
         """It was given back."""
         self.reused = connection.exchanges > 1
         """The connection had carried another exchange before."""
+        self.touched = False
+        """Some byte of an answer has come."""
         self.head_at = 0.0
         self.last_data_at = time.monotonic()
         self._parser = httptools.HttpResponseParser(_Head(self))
@@ -221,7 +238,7 @@ class Exchange:
         """Wait for the head.  Raises AnswerTimeout (after ``timeout`` seconds) or HeadCut."""
         try:
             self._read_head(timeout)
-        except (AnswerTimeout, HeadCut):
+        except UpstreamError:
             self.close()
             raise
         self.head_at = self.last_data_at = time.monotonic()
@@ -239,10 +256,12 @@ class Exchange:
             except TimeoutError as ex:
                 raise AnswerTimeout(f"the upstream gave no answer within {timeout:g} s") from ex
             except (OSError, ValueError) as ex:
-                raise HeadCut(f"the upstream broke off before its answer: {_text_of(ex)}") from ex
+                cut = HeadCut if self.touched else ClosedUnanswered
+                raise cut(f"the upstream broke off before its answer: {_text_of(ex)}") from ex
             size += len(data)
             if not data:
-                raise HeadCut("the upstream closed the connection before its answer")
+                cut = HeadCut if self.touched else ClosedUnanswered
+                raise cut("the upstream closed the connection before its answer")
             self._feed(data)
             if self.broken and not self.status:
                 raise HeadCut(f"the upstream's answer is no HTTP: {self._fault}")
@@ -297,6 +316,7 @@ class Exchange:
         return self._connection.incoming.recv(READ_SIZE)
 
     def _feed(self, data: bytes) -> None:
+        self.touched = self.touched or bool(data)
         try:
             self._parser.feed_data(data)
         except _FAULTS as ex:
@@ -305,6 +325,10 @@ class Exchange:
             self._keep_alive = False
             self.broken = True
             self._fault = str(ex)
+
+    def _end(self) -> None:
+        self.complete = True
+        self._connection.idle_until = time.monotonic() + idle_limit(self.headers)
 
     def _receive_early(self, data: bytes) -> bool:
         """Take what came while the request was sent; an error means: send no more."""
@@ -374,6 +398,16 @@ class Exchange:
 
     def socket(self) -> Any:
         return self._connection.sock
+
+
+def idle_limit(headers: Iterable[tuple[str, str]]) -> float:
+    """Seconds after which a connection is not used again, by the headers of its last answer:
+    a bit less than what ``Keep-Alive: timeout=`` says, else :data:`IDLE_LIMIT`."""
+    for name, value in headers:
+        if name.lower() == "keep-alive" and (found := _KEEP_ALIVE_TIMEOUT.search(value)):
+            told = float(found[1])
+            return told - min(max(1.0, told / 10), told / 2)
+    return IDLE_LIMIT
 
 
 def _is_quiet(sock: socket.socket) -> bool:

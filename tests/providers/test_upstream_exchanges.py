@@ -22,6 +22,7 @@ from imitation_provider import (
 from provider_rig import PATIENCE, read_all, until
 from upstream_rig import begin
 
+from aigateway.actors.providers import adapter as adapter_module
 from aigateway.actors.providers.errors import (
     AnswerTimeout,
     GatewayEnds,
@@ -29,7 +30,7 @@ from aigateway.actors.providers.errors import (
     Quiet,
     UpstreamCut,
 )
-from aigateway.actors.providers.exchange import MAX_HEAD
+from aigateway.actors.providers.exchange import MAX_HEAD, idle_limit
 
 LENGTH = head(200, [("Content-Length", "5")])
 CHUNKED = head(200, [("Transfer-Encoding", "chunked")])
@@ -310,6 +311,79 @@ def test_a_request_of_which_nothing_left_is_sent_on_a_new_connection(
     monkeypatch.setattr(connection, "is_alive", lambda: True)
     assert read_all(begin(adapter)) == b"fresh"
     assert len(scripted_provider.requests) == 2
+
+
+@pytest.mark.parametrize("closing", [[Close()], [Reset()]], ids=["close", "reset"])
+@pytest.mark.parametrize("body", [b"{}", b"x" * 200_000], ids=["small", "large"])
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_a_request_that_met_the_close_of_an_idle_connection_is_sent_once_more(
+    scripted_provider, adapter, closing, body, method
+):
+    scripted_provider.play(answer("first"))
+    scripted_provider.play(closing)
+    scripted_provider.play(answer("again"))
+    assert read_all(begin(adapter)) == b"first"
+    exchange = begin(adapter, body, method=method)
+    assert read_all(exchange) == b"again"
+    assert not exchange.reused
+    assert [request.connection for request in scripted_provider.requests] == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "scripts",
+    [
+        [[Close()]],
+        [answer("first"), [Close()], [Close()]],
+        [answer("first"), [b"HTTP/1.1 2", Close()]],
+        [answer("first"), [b"HTTP/1.1 100 Continue\r\n\r\n", Reset()]],
+    ],
+    ids=["on a new connection", "twice", "after a byte", "after an interim answer"],
+)
+def test_any_other_close_before_an_answer_is_not_tried_again(scripted_provider, adapter, scripts):
+    for script in scripts:
+        scripted_provider.play(script)
+    if len(scripts) > 1:
+        read_all(begin(adapter))
+    with pytest.raises(HeadCut):
+        begin(adapter)
+    assert len(scripted_provider.requests) == len(scripts)
+
+
+def test_an_upstream_that_breaks_off_late_may_have_begun_to_work(
+    scripted_provider, adapter, monkeypatch
+):
+    monkeypatch.setattr(adapter_module, "CLOSING", 0.0)
+    scripted_provider.play(answer("first"))
+    scripted_provider.play([Close()])
+    read_all(begin(adapter))
+    with pytest.raises(HeadCut):
+        begin(adapter)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ([], 14),
+        ([("Keep-Alive", "max=100")], 14),
+        ([("Keep-Alive", "timeout=60, max=100")], 54),
+        ([("keep-alive", 'max=9, Timeout="5"')], 4),
+        ([("Keep-Alive", "timeout=1")], 0.5),
+        ([("Keep-Alive", "timeout=0")], 0),
+        ([("Keep-Alive", "timeout=x")], 14),
+    ],
+)
+def test_an_idle_connection_is_left_before_its_upstream_leaves_it(
+    scripted_provider, adapter, headers, seconds
+):
+    assert idle_limit(headers) == seconds
+    scripted_provider.otherwise = answer("ok", 200, headers)
+    exchange = begin(adapter)
+    read_all(exchange)
+    left = exchange.connection.idle_until - exchange.last_data_at
+    assert left == pytest.approx(seconds, abs=0.5)
+    exchange.connection.idle_until -= seconds
+    assert not exchange.connection.is_alive()
+    assert not begin(adapter).reused
 
 
 def test_a_given_back_exchange_cannot_hurt_its_successor(scripted_provider, adapter):
