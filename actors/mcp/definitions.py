@@ -1,13 +1,11 @@
 """Read what servers say of their tools and what tools return, sans-IO.
 
-A definition goes into requests to providers, and a provider that dislikes one tool refuses
-the whole request.  So a schema is cut down to the keywords that every provider's API takes
-at its root; the server checks the arguments against the whole one anyway.
+A definition is kept as its server wrote it, if a tool can be made of it at all: what a provider
+takes of it is decided where it is offered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -15,31 +13,12 @@ from attrs import frozen
 
 from aigateway.actors.mcp.errors import BadAnswer, quoted
 from aigateway.actors.mcp.param_headers import BadAnnotation, ParamHeader, find_param_headers
+from aigateway.actors.providers.interception.schema_reading import UnusableSchema, read_schema
 
 __all__ = ["CallOutcome", "ToolDefinition", "ToolsPage", "read_call_result", "read_tools_page"]
 
 NAME_LIMIT = 256
 """Characters of a tool's name.  The standard says up to 128 (2026-07-28, "Tool Names")."""
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _is_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
-
-
-_ROOT_KEYWORDS: dict[str, Callable[[Any], bool]] = {
-    "properties": _is_object,
-    "required": _is_names,
-    "additionalProperties": lambda value: isinstance(value, dict | bool),
-    "$defs": _is_object,
-    "definitions": _is_object,
-}
-"""Root keywords of an input schema that are kept beside ``type``, in this order.
-
-Anthropic and OpenAI refuse a root with ``oneOf``, ``anyOf``, ``allOf``, ``enum`` or ``not``."""
 
 
 @frozen
@@ -49,8 +28,7 @@ class ToolDefinition:
     name: str
     description: str
     input_schema: bytes
-    """A JSON object with the keywords that providers take; always an object type with
-    ``properties``."""
+    """JSON, as the server wrote it: a schema of objects."""
     param_headers: tuple[ParamHeader, ...] = ()
     """Arguments that the server wants to see in headers too (since 2026-07-28)."""
 
@@ -82,7 +60,7 @@ class _Execution(msgspec.Struct, rename="camel"):
 class _Tool(msgspec.Struct, rename="camel"):
     name: str
     description: str | None = None
-    input_schema: dict[str, msgspec.Raw] = msgspec.field(default_factory=dict)
+    input_schema: msgspec.Raw = msgspec.Raw(b"{}")
     execution: _Execution | None = None
 
 
@@ -155,7 +133,8 @@ def _check_complete(result_type: str) -> None:
 def _definition(raw: msgspec.Raw, mirror_params: bool) -> ToolDefinition:
     try:
         tool = msgspec.json.decode(raw, type=_Tool)
-        schema: dict[str, Any] = msgspec.json.decode(raw).get("inputSchema", {})
+        # The whole of it once: what is passed on raw must be valid down to its last string.
+        schema: Any = msgspec.json.decode(raw).get("inputSchema", {})
     except _FAULTS as ex:
         raise _Unusable(f"a tool's definition cannot be read: {ex}") from ex
     name = tool.name
@@ -163,20 +142,10 @@ def _definition(raw: msgspec.Raw, mirror_params: bool) -> ToolDefinition:
         raise _Unusable(f"tool {quoted(name)[:NAME_LIMIT]!r}: not a usable name")
     if tool.execution is not None and tool.execution.task_support == "required":
         raise _Unusable(f"tool {name!r} can only be run as a task, which the gateway cannot")
-    if schema.get("type", "object") != "object":
-        raise _Unusable(f"tool {name!r}: the type of its input schema is not object")
     try:
-        headers = find_param_headers(schema) if mirror_params else ()
-    except BadAnnotation as ex:
+        read_schema(schema)
+        annotated = mirror_params and isinstance(schema, dict)
+        headers = find_param_headers(schema) if annotated else ()
+    except (BadAnnotation, UnusableSchema) as ex:
         raise _Unusable(f"tool {name!r}: {ex}") from ex
-    kept = _kept(tool.input_schema, schema)
-    return ToolDefinition(name, tool.description or "", kept, headers)
-
-
-def _kept(raw: dict[str, msgspec.Raw], schema: dict[str, Any]) -> bytes:
-    """The root keywords that providers take, as the server wrote their values."""
-    kept: dict[str, Any] = {"type": "object", "properties": {}}
-    for keyword, fits in _ROOT_KEYWORDS.items():
-        if keyword in schema and fits(schema[keyword]):
-            kept[keyword] = raw[keyword]
-    return msgspec.json.encode(kept)
+    return ToolDefinition(name, tool.description or "", bytes(tool.input_schema), headers)

@@ -26,6 +26,7 @@ from aigateway.actors.providers.interception import open_interception
 from aigateway.actors.providers.interception.injected import InjectedInterception
 from aigateway.actors.providers.interception.injection import Encodings, inject
 from aigateway.actors.providers.interception.opening_injected import with_tools
+from aigateway.actors.providers.interception.tool_rules import rules_for
 from aigateway.actors.recorder.records import ToolUsage, UsageRecord
 
 SCHEMA = b'{"type":"object","properties":{"a":{"type":"integer"}}}'
@@ -309,7 +310,8 @@ def test_the_same_set_gives_the_same_bytes() -> None:
         made = {inject(api.name, body, TOOLS, encodings).body for _ in range(10)}  # type: ignore[union-attr]
         made.add(inject(api.name, body, TOOLS, Encodings()).body)  # type: ignore[union-attr]
         assert len(made) == 1
-        assert encodings.of(api.name, TOOLS).all is encodings.of(api.name, TOOLS).all
+        rules = rules_for(api.name, "m")
+        assert encodings.of(api.name, rules, TOOLS).all is encodings.of(api.name, rules, TOOLS).all
 
 
 def test_tools_stand_where_they_disturb_no_cache() -> None:

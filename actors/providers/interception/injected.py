@@ -106,6 +106,7 @@ class InjectedInterception(ABC):
         self.refusal = first.refusal
         self.event_stream = False
         self.keepalives = first.keepalives
+        self._injected = injected
         self.tools: Tools = injected.tools
         self.rounds = 1
         self.calls: Sequence[InjectedCall] = ()
@@ -172,6 +173,20 @@ class InjectedInterception(ABC):
     def upstream_body(self) -> bytes:
         """The body to send in this round."""
         return encode(self.body, self._coding) if self._coding else self.body
+
+    def leave_out(self, tools: Collection[str]) -> None:
+        """Offer the first round without these tools: its provider refuses a request with them."""
+        if self._injected.without is None:
+            raise ValueError("it is not known how the request looks without tools")
+        injected = self._injected = self._injected.without(tools)
+        self.body, self.tools = injected.body, injected.tools
+        if isinstance(self._round, RoundReading):
+            self._round.offered = self.tools
+
+    def arguments_of(self, call: InjectedCall) -> str:
+        """The arguments of a call as the tool's server expects them."""
+        way_back = self._injected.ways_back.get(call.tool)
+        return call.arguments if way_back is None else way_back.arguments(call.arguments)
 
     # -- the answer of a round
 
@@ -343,7 +358,7 @@ class InjectedInterception(ABC):
                 msg_id=call.msg_id,
                 # A tool that has vanished is known by the model's name alone.
                 tool=known.name if tool == call.tool else tool,
-                input=_as_json(call.arguments),
+                input=_as_json(self.arguments_of(call)),
                 created_at=call.created_at,
                 tool_call_id=call.id,
                 server_url=server_url or known.server_url,

@@ -7,10 +7,10 @@ always written in the same way, in the order of the tools' ids, and is encoded o
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
-from attrs import frozen
+from attrs import field, frozen
 
 from aigateway.actors.providers.interception.reading import (
     Object,
@@ -22,6 +22,13 @@ from aigateway.actors.providers.interception.reading import (
 )
 from aigateway.actors.providers.interception.routes import CHAT_COMPLETIONS, MESSAGES, RESPONSES
 from aigateway.actors.providers.interception.splice import object_members, set_member, spliced
+from aigateway.actors.providers.interception.tool_keys import WayBack
+from aigateway.actors.providers.interception.tool_rules import Rules, rules_for
+from aigateway.actors.providers.interception.tool_schemas import (
+    FittedTool,
+    UnusableSchema,
+    fit_tool,
+)
 from aigateway.actors.providers.interception.tools import Tool, Tools, ToolSet
 
 __all__ = ["Encodings", "Injected", "inject", "takes_tools"]
@@ -46,6 +53,10 @@ class Injected:
 
     body: bytes
     tools: Tools
+    ways_back: Mapping[str, WayBack] = field(factory=dict)
+    """By the names of tools whose servers expect other arguments than models write."""
+    without: Callable[[Collection[str]], Injected] | None = None
+    """The same request with some of the tools left out, by their names."""
 
 
 @frozen
@@ -55,35 +66,65 @@ class _Encoded:
     each: tuple[tuple[Tool, bytes], ...]
     all: bytes
     names: Tools
+    ways_back: Mapping[str, WayBack]
+
+
+def _ignore(_tool: Tool, _rules: Rules, _problem: str, *, left_out: bool) -> None:
+    pass
 
 
 class Encodings:
-    """What sets of tools look like in requests, made once for each set and API."""
+    """What sets of tools look like in requests, made once for each set, API and rules."""
 
-    def __init__(self) -> None:
-        self._kept: dict[tuple[str, int], _Encoded] = {}
+    def __init__(self, tell: Callable[..., None] = _ignore) -> None:
+        """``tell(tool, rules, problem, left_out=…)`` is called for each tool that cannot be
+        offered, for what had to be changed in a definition that its server should know of, and
+        with an empty problem for each tool that is offered."""
+        self._tell = tell
+        self._kept: dict[tuple[str, str, int], _Encoded] = {}
 
-    def of(self, api: str, tool_set: ToolSet) -> _Encoded:
+    def of(self, api: str, rules: Rules, tool_set: ToolSet) -> _Encoded:
         """The encoded set; the same set (the same object) gives the same bytes object."""
-        key = (api, id(tool_set))
+        key = (api, rules.name, id(tool_set))
         found = self._kept.get(key)
         if found is None:
             if len(self._kept) >= KEPT:
                 self._kept.clear()
-            tools = sorted(tool_set.tools, key=lambda tool: tool.id)
-            each = tuple((tool, _encode(api, tool)) for tool in tools)
-            joined = b",".join(encoded for _, encoded in each)
-            found = _Encoded(tool_set, each, joined, {tool.id: tool for tool in tools})
-            self._kept[key] = found
+            found = self._kept[key] = self._encode(api, rules, tool_set)
         return found
 
+    def _encode(self, api: str, rules: Rules, tool_set: ToolSet) -> _Encoded:
+        each: list[tuple[Tool, bytes]] = []
+        ways_back = {}
+        for tool in sorted(tool_set.tools, key=lambda tool: tool.id):
+            try:
+                fitted = fit_tool(tool.description, tool.input_schema, rules)
+            except UnusableSchema as ex:
+                self._tell(tool, rules, str(ex), left_out=True)
+                continue
+            for note in fitted.notes or ("",):
+                self._tell(tool, rules, note, left_out=False)
+            each.append((tool, _encode(api, tool.id, fitted)))
+            if fitted.way_back is not None:
+                ways_back[tool.id] = fitted.way_back
+        joined = b",".join(encoded for _, encoded in each)
+        names = {tool.id: tool for tool, _ in each}
+        return _Encoded(tool_set, tuple(each), joined, names, ways_back)
 
-def inject(api: str, body: bytes, tool_set: ToolSet, encodings: Encodings) -> Injected | None:
+
+def inject(
+    api: str,
+    body: bytes,
+    tool_set: ToolSet,
+    encodings: Encodings,
+    without: Collection[str] = (),
+) -> Injected | None:
     """Offer the tools in a request (valid JSON); None when it has no place for them.
 
     That is: no tools, a small fast model, tools that are no list, several choices at once, or
     functions, as tools were called before there were tools.  A tool whose name the client
-    uses itself is left out, and so are the last ones when there are too many.
+    uses itself is left out, and so are those named in ``without``, and the last ones when there
+    are too many.
     """
     if not tool_set.tools:
         return None
@@ -96,10 +137,10 @@ def inject(api: str, body: bytes, tool_set: ToolSet, encodings: Encodings) -> In
         return None
     if api == CHAT_COMPLETIONS and not _has_place(request):
         return None
-    encoded = encodings.of(api, tool_set)
+    encoded = encodings.of(api, rules_for(api, model), tool_set)
     tools, joined = encoded.names, encoded.all
     own = items(given)
-    taken = {_name_of(members(tool)) for tool in own} & tools.keys()
+    taken = {*without, *(_name_of(members(tool)) for tool in own)} & tools.keys()
     room = max(_MOST.get(api, len(own) + len(tools)) - len(own), 0)
     if taken or len(tools) > room:
         each = [(tool, data) for tool, data in encoded.each if tool.id not in taken][:room]
@@ -112,7 +153,12 @@ def inject(api: str, body: bytes, tool_set: ToolSet, encodings: Encodings) -> In
         _one_at_a_time(request)
     elif not _KNOWS_NO_PARALLEL.search(model):
         request.put("parallel_tool_calls", b"false")
-    return Injected(request.edited(), tools)
+
+    def again(more: Collection[str]) -> Injected:
+        left_out = {*without, *more}
+        return inject(api, body, tool_set, encodings, left_out) or Injected(body, {})
+
+    return Injected(request.edited(), tools, encoded.ways_back, again)
 
 
 def takes_tools(api: str, model: str) -> bool:
@@ -190,20 +236,20 @@ def _name_of(tool: Object) -> str:
     return text(tool.get("name")) or text(members(tool.get("function")).get("name")) or ""
 
 
-def _encode(api: str, tool: Tool) -> bytes:
-    schema = msgspec.Raw(tool.input_schema)
+def _encode(api: str, name: str, tool: FittedTool) -> bytes:
+    schema = msgspec.Raw(tool.schema)
     if api == MESSAGES:
         return msgspec.json.encode(
             {
                 "input_schema": schema,
-                "name": tool.id,
+                "name": name,
                 "description": tool.description,
                 "type": "custom",
             }
         )
     if api == CHAT_COMPLETIONS:
         function = {
-            "name": tool.id,
+            "name": name,
             "strict": False,
             "description": tool.description,
             "parameters": schema,
@@ -212,7 +258,7 @@ def _encode(api: str, tool: Tool) -> bytes:
     if api == RESPONSES:
         return msgspec.json.encode(
             {
-                "name": tool.id,
+                "name": name,
                 "parameters": schema,
                 "strict": False,
                 "type": "function",

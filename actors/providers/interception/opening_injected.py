@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from aigateway.actors.providers.interception.decoding import decode
 from aigateway.actors.providers.interception.injected import InjectedInterception
 from aigateway.actors.providers.interception.injected_chat import InjectedChat
@@ -28,8 +30,10 @@ def with_tools(
     *,
     content_encoding: str = "",
     max_rounds: int,
+    without: Collection[str] = (),
 ) -> Interception:
-    """The interception with these tools offered; the same one when they cannot be."""
+    """The interception with these tools offered but those named in ``without``; the same one
+    when there are none to offer."""
     if not isinstance(interception, Relay) or interception.refusal is not None:
         return interception
     kind = _KINDS.get(interception.api)
@@ -38,7 +42,7 @@ def with_tools(
     body = interception.upstream_body()
     if content_encoding:
         body = decode(body, content_encoding)
-    injected = inject(interception.api, body, tool_set, encodings)
+    injected = inject(interception.api, body, tool_set, encodings, without)
     if injected is None:
         return interception
     return kind(interception, injected, content_encoding, max_rounds)

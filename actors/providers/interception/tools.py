@@ -20,6 +20,10 @@ class Tool(Protocol):
         """The name that its server gave it."""
 
     @property
+    def server_id(self) -> str:
+        """What the deployment calls its server."""
+
+    @property
     def server_url(self) -> str: ...
 
     @property
@@ -27,7 +31,7 @@ class Tool(Protocol):
 
     @property
     def input_schema(self) -> bytes:
-        """A JSON object."""
+        """JSON, as its server wrote it."""
 
 
 class ToolSet(Protocol):
