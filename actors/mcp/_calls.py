@@ -47,16 +47,19 @@ class Job:
         )
         complete(self.call.reply, result)
 
-    def fail(self, text: str) -> None:
-        """Reply that nothing came of it, unless there is a reply."""
-        result = ToolResult(
+    def failure(self, text: str) -> ToolResult:
+        """The result when nothing came of it."""
+        return ToolResult(
             tool=self.call.tool.name,
             server_id=self.server.id,
             server_url=self.server.url,
             is_error=True,
             transport_error=text,
         )
-        complete(self.call.reply, result)
+
+    def fail(self, text: str) -> None:
+        """Reply that nothing came of it, unless there is a reply."""
+        complete(self.call.reply, self.failure(text))
 
 
 class Calls:

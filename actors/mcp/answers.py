@@ -43,9 +43,7 @@ _ERROR_LIMIT = 64 * 1024
 """Bytes of an HTTP error's body that are read."""
 
 _LOST_CODES = frozenset({-32000, -32001, -32600})
-"""What the SDKs' servers say together with 400 for a session they do not know.
-
-The standard asks for 404 (2025-11-25, "Session Management")."""
+"""What the SDKs' servers say together with 400 for a session they do not know."""
 
 _SESSION_ID = re.compile(r"[\x21-\x7e]{1,4096}")
 _LINE = re.compile(rb"[^\r\n]+")
@@ -264,8 +262,7 @@ class AnswerReader:
             if identity in (b"", b"null"):
                 return Notification(message.method)
             return ServerRequest(message.method, identity)
-        # Some servers keep ids as text.
-        own = self._id is not None and identity.strip(b'"') == b"%d" % self._id
+        own = self._is_own(message)
         if message.error is not None and (own or identity in (b"", b"null")):
             error = message.error
             self._fail(RpcRefused(error.code, error.message, bytes(error.data), self.status))
@@ -284,7 +281,8 @@ class AnswerReader:
             decoded = None
         if isinstance(decoded, _Message):
             error = decoded.error
-        if self._in_session and self._lost_session(error):
+        own = isinstance(decoded, _Message) and self._is_own(decoded)
+        if self._in_session and self._lost_session(error, own):
             return SessionLost("the server does not know the session any more")
         text = f"the server answered {self.status}"
         if self.status in (401, 403):
@@ -294,12 +292,22 @@ class AnswerReader:
             return RpcRefused(error.code, error.message, bytes(error.data), self.status)
         return HttpRefused(text, self.status)
 
-    def _lost_session(self, error: _Error | None) -> bool:
-        if self.status == 404:
+    def _lost_session(self, error: _Error | None, own: bool) -> bool:
+        """Whether an error means that the server does not know the session.
+
+        The standard asks for 404 (2025-11-25, "Session Management").  Others say 410, or 400
+        and something with "session" in it, in JSON-RPC or any other form.
+        """
+        if self.status in (404, 410):
             return True
-        return (
-            self.status == 400
-            and error is not None
-            and error.code in _LOST_CODES
-            and "session" in error.message.lower()
-        )
+        if self.status != 400:
+            return False
+        if error is None:
+            return b"session" in self._body.lower()
+        # An error that answers the very request is the tool's, unless it is one of the SDKs'.
+        speaks = "session" in error.message.lower()
+        return speaks and (not own or error.code in _LOST_CODES)
+
+    def _is_own(self, message: _Message) -> bool:
+        # Some servers keep ids as text.
+        return self._id is not None and bytes(message.id).strip(b'"') == b"%d" % self._id

@@ -34,6 +34,8 @@ __all__ = ["Changed", "Discovery", "ask", "discover", "listen", "send_quietly", 
 MAX_PAGES = 100
 MAX_TOOLS = 1000
 """Bounds of one server's list of tools.  Providers take some hundred tools in a request."""
+PROBE = 3.0
+"""Seconds for the question that only newer servers know: some older ones never answer it."""
 DECLINE_WAIT = 5.0
 """Seconds for telling a server that what it asks for is not offered."""
 RESUMES = 2
@@ -90,6 +92,11 @@ def ask(
         line.perform(request, reader, deadline, on_notice=on_notice, cutter=cutter)
         try:
             return reader.result()
+        except SessionLost as ex:
+            if request is outgoing:
+                raise
+            # It was handled, and nobody will hear of it: it must not be sent again.
+            raise StreamCut("the server lost the session before its answer") from ex
         except StreamCut as ex:
             failures = failures + 1 if ex.last_event_id == seen else 0
             again = dialogue.resume(outgoing, ex.last_event_id)
@@ -160,8 +167,17 @@ def _negotiate(
     step: Outgoing | Dialogue = negotiation.start()
     while not isinstance(step, Dialogue):
         reader = step.reader()
-        line.perform(step, reader, deadline, cutter=cutter)
-        step = negotiation.take(reader)
+        limit = deadline
+        if negotiation.probes:
+            limit = min(deadline, time.monotonic() + PROBE)
+        try:
+            line.perform(step, reader, limit, cutter=cutter)
+        except DeadlinePassed:
+            if limit == deadline:
+                raise
+            step = negotiation.not_answered()
+        else:
+            step = negotiation.take(reader)
     return step
 
 

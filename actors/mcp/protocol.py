@@ -64,6 +64,9 @@ UNSUPPORTED_VERSION = -32022
 
 LIST_CHANGED = "notifications/tools/list_changed"
 
+NO_ARGUMENTS = (b"", b"null")
+"""What models write where a tool takes nothing."""
+
 _METHOD_NOT_FOUND = -32601
 _TEMPORARY = frozenset({429, 502, 503, 504})
 """HTTP errors that say nothing about which revision a server speaks."""
@@ -126,10 +129,11 @@ class Dialogue:
         return self._request("tools/list", {} if cursor is None else {"cursor": cursor})
 
     def call_tool(self, tool: ToolDefinition, arguments: bytes) -> Outgoing:
-        """tools/call.  ``arguments`` is a JSON object or empty.  Raises BadArguments."""
+        """tools/call.  ``arguments`` is a JSON object, or empty or null for none.  Raises
+        BadArguments."""
         read = _read_arguments(arguments)
         params: dict[str, Any] = {"name": tool.name}
-        params["arguments"] = msgspec.Raw(arguments) if arguments.strip() else {}
+        params["arguments"] = {} if arguments.strip() in NO_ARGUMENTS else msgspec.Raw(arguments)
         headers: tuple[tuple[str, str], ...] = ()
         if self.stateless:
             headers = (
@@ -273,6 +277,13 @@ class Negotiation:
         self._ids = ids
         self._agreed: Dialogue | None = None
         self._asked_stateless = False
+        self._silent = self._asked_again = False
+
+    @property
+    def probes(self) -> bool:
+        """Whether the last request is one that a server may not understand, so that it may be
+        given little time; after that call :meth:`not_answered`."""
+        return self._asked_stateless and not self._silent
 
     def start(self) -> Outgoing:
         """The first request."""
@@ -280,6 +291,11 @@ class Negotiation:
         return Dialogue(STATELESS_VERSION, self._client, self._ids)._request(
             "server/discover", _EMPTY
         )
+
+    def not_answered(self) -> Outgoing:
+        """The probe had no answer in time: take the server for an older one."""
+        self._asked_stateless, self._silent = False, True
+        return self._initialize()
 
     def take(self, reader: AnswerReader) -> Step:
         """Read the answer to the last request.  Raises McpError."""
@@ -326,7 +342,15 @@ class Negotiation:
 
     def _opened(self, reader: AnswerReader) -> Outgoing:
         try:
-            answer = msgspec.json.decode(reader.result(), type=_Initialized)
+            result = reader.result()
+        except (RpcRefused, HttpRefused) as ex:
+            if not self._silent or self._asked_again or isinstance(ex, Unauthorized):
+                raise
+            # It is a newer server after all, and only slow.
+            self._asked_again = True
+            return self.start()
+        try:
+            answer = msgspec.json.decode(result, type=_Initialized)
         except msgspec.DecodeError as ex:
             raise NoCommonVersion(f"the server's answer to initialize is wrong: {ex}") from ex
         if answer.protocol_version not in SESSION_VERSIONS:
@@ -375,7 +399,7 @@ def _says_nothing(error: McpError) -> bool:
 
 
 def _read_arguments(arguments: bytes) -> Mapping[str, Any]:
-    if not arguments.strip():
+    if arguments.strip() in NO_ARGUMENTS:
         return {}
     try:
         return msgspec.json.decode(arguments, type=dict[str, Any])

@@ -6,7 +6,7 @@ ended.  Calls run side by side up to a limit, the others wait in line; at its de
 is answered, running or not, and its connection is cut.
 
 A call that the server did not handle because it had forgotten the session is sent once more,
-after a new session was opened.
+after a new session was opened.  One whose token the server refuses goes back to the owner.
 """
 
 from __future__ import annotations
@@ -260,10 +260,12 @@ class McpSession(GatewayActor):
             error = self._as_error(ex)
             if not_handled(error) and not job.cutter.is_cut:
                 lost = error
+            elif isinstance(error, Unauthorized) and not job.cutter.is_cut:
+                # The owner may have a newer token, for another session.
+                token, failure = self._server.token, job.failure(str(error))
+                self._tell_owner(TokenRefused(self.actor_urn, call, token, failure))
             else:
                 job.fail(str(error))
-            if isinstance(error, Unauthorized):
-                self._tell_owner(TokenRefused(self.actor_urn))
             late = job.cutter.is_cut or isinstance(error, DeadlinePassed)
             if late and request is not None:
                 cancel = dialogue.cancel(request, "nobody waits for the result any more")

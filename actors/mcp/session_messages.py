@@ -6,6 +6,7 @@ from attrs import field, frozen
 
 from aigateway.actors.actor import Reply
 from aigateway.actors.mcp.definitions import ToolDefinition
+from aigateway.actors.mcp.messages import CallTool
 from aigateway.actors.mcp.results import ToolResult
 
 __all__ = [
@@ -43,6 +44,10 @@ class Call:
     arguments: bytes = field(repr=False)
     deadline: float
     reply: Reply[ToolResult] = field(repr=False, eq=False)
+    asked: CallTool | None = None
+    """What it was made of."""
+    repeated: bool = False
+    """It was sent with another token before."""
 
 
 @frozen
@@ -65,9 +70,14 @@ class SessionFailed:
 
 @frozen
 class TokenRefused:
-    """Told to the owner: the server did not take the token for a call."""
+    """Told to the owner: the server did not take the token for a call, which has no reply yet
+    and is the owner's now."""
 
     urn: str
+    call: Call
+    token: str = field(repr=False)
+    failure: ToolResult
+    """What is replied when there is no other token."""
 
 
 @frozen

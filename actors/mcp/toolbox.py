@@ -15,6 +15,7 @@ from aigateway.actors.mcp.definitions import ToolDefinition
 from aigateway.actors.mcp.filters import ToolFilter
 from aigateway.actors.mcp.messages import CallTool, GetTools, ServerProblem, Tool, ToolSet
 from aigateway.actors.mcp.names import tool_ids
+from aigateway.actors.mcp.session_messages import TokenRefused
 from aigateway.actors.mcp.shelf import UserKey
 
 __all__ = ["KnownServer", "Shared", "UserTools", "Users", "Waiting", "assemble"]
@@ -73,6 +74,8 @@ class UserTools:
     configured: bool = False
     """That load has got its configuration."""
     waiting: list[Waiting] = Factory(list)
+    refused: list[TokenRefused] = Factory(list)
+    """Calls that wait for another token."""
     fresh_until: float = float("-inf")
     """Until then the set is good without asking."""
     good_until: float = float("-inf")

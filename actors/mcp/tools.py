@@ -17,6 +17,7 @@ from typing import Any
 
 import pykka
 import structlog
+from attrs import evolve
 
 from aigateway.actors.actor import GatewayActor, complete, fail, tell_quietly
 from aigateway.actors.coderd.messages import (
@@ -193,13 +194,28 @@ class McpTools(GatewayActor):
         if deadline <= time.monotonic():
             self._refuse(message, "the tools were not found in time")
             return
-        call = Call(tool, message.arguments_json, deadline, reply)
+        call = Call(tool, message.arguments_json, deadline, reply, message)
         try:
             self._sessions.get(user, server).tell(call)
         except McpError as ex:
             self._refuse(message, str(ex))
         except pykka.ActorDeadError as ex:
             fail(reply, ex)
+
+    def _repeat_refused(self, user: UserTools) -> None:
+        """Send calls again whose token was refused, where there is another one now."""
+        refused, user.refused = user.refused, []
+        for each in refused:
+            asked = each.call.asked
+            place = None if asked is None else user.places.get(asked.tool_id)
+            if place is None or place[0].config.token == each.token:
+                complete(each.call.reply, each.failure)
+                continue
+            try:
+                session = self._sessions.get(user, place[0])
+                session.tell(evolve(each.call, repeated=True))
+            except (McpError, pykka.ActorDeadError):
+                complete(each.call.reply, each.failure)
 
     @staticmethod
     def _refuse(message: CallTool, text: str) -> None:
@@ -249,6 +265,7 @@ class McpTools(GatewayActor):
         user.configured = True
         self._sessions.apply(user, answer)
         self._update(user)
+        self._repeat_refused(user)
         self._finish_when_all_told(user)
 
     def _finish_when_all_told(self, user: UserTools) -> None:
@@ -284,6 +301,13 @@ class McpTools(GatewayActor):
             user.good_until = now + limits.keep
         self._update(user)
         self._answer_waiting(user)
+        if failure is not None:
+            self._repeat_refused(user)
+        elif user.refused:
+            # They were refused after the configuration of this load came.
+            asked = user.refused[0].call.asked
+            assert asked is not None
+            self._start_load(user, asked.session_token)
 
     def _update(self, user: UserTools) -> None:
         user.update(self._shared)
@@ -327,12 +351,27 @@ class McpTools(GatewayActor):
         self._finish_when_all_told(user)
 
     def _token_refused(self, message: TokenRefused) -> None:
-        place = self._sessions.find(message.urn)
-        if place is not None:
+        place, call = self._sessions.find(message.urn), message.call
+        user, asked = None if place is None else place[0], call.asked
+        if user is not None:
             # The control plane may have a newer token.
-            user = place[0]
             user.fresh_until = self._clock()
             self._shelf.drop(user.key)
+        elif asked is not None:
+            # It was asked already, on account of another call.
+            user = self._users.find(user_key(asked.user_id, asked.session_token))
+        if user is None or asked is None or call.repeated or not asked.session_token:
+            complete(call.reply, message.failure)
+            return
+        left = max(0.0, call.deadline - time.monotonic())
+        timer = threading.Timer(left, complete, (call.reply, message.failure))
+        timer.daemon = True
+        timer.start()
+        user.refused.append(message)
+        if place is None:
+            self._repeat_refused(user)
+        elif user.load is None:
+            self._start_load(user, asked.session_token)
 
     def _watch_session(self, actor: GatewayActor, error: BaseException | None) -> None:
         # In the dying session's own thread.
@@ -356,6 +395,7 @@ class McpTools(GatewayActor):
             self._timers.pop(user.load).cancel()
         user.places = {}
         self._answer_waiting(user)
+        self._repeat_refused(user)
         for server in user.servers.values():
             self._sessions.close(server)
 

@@ -295,12 +295,17 @@ NO_SESSION = rpc(error={"code": -32000, "message": "Bad Request: No valid sessio
         (404, rpc(error={"code": -32001, "message": "Session not found"}), True),
         (400, NO_SESSION, True),
         (400, b"", False),
-        (400, rpc(error={"code": -32602, "message": "session"}), False),
+        (400, b'{"error": "Session not found"}', True),
+        (400, b"no such Session", True),
+        (400, b'{"error": "bad argument"}', False),
+        (400, rpc(error={"code": -32602, "message": "session"}), True),
+        (400, rpc(id=7, error={"code": -32602, "message": "session"}), False),
+        (410, b"", True),
         (400, rpc(error={"code": -32000, "message": "other"}), False),
         (500, NO_SESSION, False),
     ],
 )
-def test_a_lost_session_is_known_by_404_and_by_what_the_sdks_say(status, body, lost):
+def test_a_lost_session_is_known_by_its_status_or_by_what_is_said(status, body, lost):
     reader = AnswerReader(7, in_session=True)
     read([body], reader, status, JSON)
     assert isinstance(error_of(reader), SessionLost) is lost

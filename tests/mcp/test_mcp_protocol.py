@@ -253,9 +253,7 @@ def test_no_arguments_are_an_empty_object(arguments):
     assert message(in_session().call_tool(TOOL, arguments))["params"]["arguments"] == {}
 
 
-@pytest.mark.parametrize(
-    "arguments", [b"[1]", b"{", b"null", b'"x"', b'{"a": "\xff"}', b"[" * 9999]
-)
+@pytest.mark.parametrize("arguments", [b"[1]", b"{", b'"x"', b'{"a": "\xff"}', b"[" * 9999])
 def test_arguments_must_be_an_object(arguments):
     with pytest.raises(BadArguments):
         in_session().call_tool(TOOL, arguments)
