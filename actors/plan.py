@@ -10,6 +10,7 @@ import pykka
 from attrs import field, frozen
 
 from aigateway.actors.mcp.shelf import ToolShelf
+from aigateway.actors.mcp.troubles import ToolTroubles
 from aigateway.actors.providers.provider import ProviderLimits
 
 __all__ = ["GatewayPlan", "StartControlPlane", "StartMcp"]
@@ -34,3 +35,5 @@ class GatewayPlan:
     """None: nobody can have MCP servers."""
     tool_shelf: ToolShelf = field(factory=ToolShelf)
     """Where that actor lays tools for all to read."""
+    tool_troubles: ToolTroubles = field(factory=ToolTroubles)
+    """Which of them are not offered, and why."""

@@ -19,6 +19,7 @@ from attrs import Factory, define, frozen
 
 from aigateway.actors.actor import Crash, GatewayActor
 from aigateway.actors.coderd.messages import ProvidersChanged, SubscribeProviders
+from aigateway.actors.mcp.messages import GetMcpState, LeftOut, McpState
 from aigateway.actors.plan import GatewayPlan
 from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.messages import GetProviderState, ProviderState, Retire
@@ -34,6 +35,8 @@ BACKOFF_FLOOR, BACKOFF_CEILING = 0.05, 5.0
 WINDOW = 60.0
 MAX_DEATHS = 12
 """Deaths of one role within ``WINDOW`` seconds after which the worker gives up."""
+MAX_LEFT_OUT = 50
+"""Lines for tools that are not offered."""
 SWEEP_EVERY = 1.0
 """Seconds between looks for actors that died without a word."""
 
@@ -331,9 +334,9 @@ def _describe(child: _Child) -> list[ActorInfo]:
     detail = ""
     workers: list[ActorInfo] = []
     if ref is not None and state == "running":
-        question = {"recorder": GetSpoolStats()}.get(child.role)
+        question: Any = {"recorder": GetSpoolStats(), "mcp": GetMcpState()}.get(child.role)
         if child.role.startswith("provider/"):
-            question = GetProviderState()  # type: ignore[assignment]
+            question = GetProviderState()
         answer = _ask_quietly(ref, question) if question is not None else None
         if isinstance(answer, ProviderState):
             detail = (
@@ -344,10 +347,23 @@ def _describe(child: _Child) -> list[ActorInfo]:
                 ActorInfo(w.role, w.state, 0, 0, detail=f"exchanges={w.exchanges}")
                 for w in answer.workers
             ]
+        elif isinstance(answer, McpState):
+            detail = (
+                f"users={answer.users} sessions={answer.sessions} listeners={answer.listeners}"
+                f" left_out={len(answer.left_out)}"
+            )
+            workers = [_left_out(tool) for tool in answer.left_out[:MAX_LEFT_OUT]]
         elif answer is not None:
             detail = f"spooled={answer.depth} dead_letters={answer.dead_letters}"
     first = ActorInfo(child.role, state, child.restarts, inbox, child.last_error, detail)
     return [first, *workers]
+
+
+def _left_out(tool: LeftOut) -> ActorInfo:
+    """A line for a tool that is not offered."""
+    role = "/".join(["mcp", tool.server_id, *([tool.tool] if tool.tool else [])])
+    where = f"{tool.where}: " if tool.where else ""
+    return ActorInfo(role, "left out", 0, 0, detail=f"{where}{tool.reason}")
 
 
 def _ask_quietly(ref: pykka.ActorRef[Any], message: Any) -> Any:

@@ -15,6 +15,7 @@ import structlog
 from gunicorn.arbiter import Arbiter
 
 from aigateway.actors.mcp.shelf import ToolShelf
+from aigateway.actors.mcp.troubles import ToolTroubles
 from aigateway.actors.plan import GatewayPlan
 from aigateway.actors.providers.bedrock.signing import preload
 from aigateway.actors.providers.provider import ProviderLimits
@@ -165,7 +166,7 @@ def make_plan(settings: Settings, tree: ActorTree, ways_out: WaysOut | None = No
             with contextlib.suppress(pykka.ActorDeadError):
                 recorder.tell(ControlPlaneChanged())
 
-    shelf = ToolShelf()
+    shelf, troubles = ToolShelf(), ToolTroubles()
     return GatewayPlan(
         start_control_plane=control_plane_starter(
             settings, on_fatal=(ways_out or WaysOut()).refused, on_connected=connected
@@ -173,6 +174,7 @@ def make_plan(settings: Settings, tree: ActorTree, ways_out: WaysOut | None = No
         state_dir=Path(settings.state_dir),
         spool_max_size=settings.spool_max_size,
         limits=ProviderLimits(settings.drain_max, settings.drain_timeout),
-        start_mcp=mcp_starter(settings, tree, shelf),
+        start_mcp=mcp_starter(settings, tree, shelf, troubles),
         tool_shelf=shelf,
+        tool_troubles=troubles,
     )

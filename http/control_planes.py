@@ -12,6 +12,7 @@ from aigateway.actors.coderd.local import LocalControlPlane
 from aigateway.actors.coderd.messages import McpConfiguration, McpServer
 from aigateway.actors.mcp.filters import BadPattern, ToolFilter
 from aigateway.actors.mcp.shelf import ToolShelf
+from aigateway.actors.mcp.troubles import ToolTroubles
 from aigateway.actors.plan import StartControlPlane, StartMcp
 from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.tree import ActorTree
@@ -77,7 +78,9 @@ def _mcp_configuration(settings: Settings) -> McpConfiguration:
     )
 
 
-def mcp_starter(settings: Settings, tree: ActorTree, shelf: ToolShelf) -> StartMcp | None:
+def mcp_starter(
+    settings: Settings, tree: ActorTree, shelf: ToolShelf, troubles: ToolTroubles
+) -> StartMcp | None:
     """A function that starts the actor for injected tools; None when there can be none."""
     if settings.local and not settings.mcp_servers:
         return None
@@ -91,6 +94,7 @@ def mcp_starter(settings: Settings, tree: ActorTree, shelf: ToolShelf) -> StartM
             watcher,
             tree=tree,
             shelf=shelf,
+            troubles=troubles,
             proxy_for=lambda url: proxy_for(url, settings.provider_environ),
         )
 

@@ -7,7 +7,6 @@ leave first, the thread closes it.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -18,10 +17,10 @@ from attrs import define
 from aigateway.actors.providers.bedrock.answer import BedrockInterception
 from aigateway.actors.providers.errors import Quiet, UpstreamCut
 from aigateway.actors.providers.interception.interface import Headers
-from aigateway.actors.providers.messages import Drain, GiveBack, Opened, Refused
+from aigateway.actors.providers.messages import Drain, Opened, Refused
 from aigateway.actors.providers.recording import Recording
 from aigateway.http.answers import Answer
-from aigateway.http.injection import Rounds
+from aigateway.http.injection import Rounds, give_back
 from aigateway.http.relay import Finished, InterceptedBody, Patience, UpstreamSilent
 from aigateway.http.upstream import refusal_answer
 
@@ -262,7 +261,7 @@ def _read_rounds(opened: Opened, rounds: Rounds, patience: Patience) -> tuple[Op
         opened = result
         if loop.refusal is not None:
             status, body = loop.refusal
-            _give_back(opened)
+            give_back(opened)
             recording.cut("the upstream's answer cannot be relayed", "server_error")
             recording.close()
             raise Answer(status, body, "application/json")
@@ -291,7 +290,7 @@ def _read_round(opened: Opened, recording: Recording, patience: Patience) -> int
         recording.cut(str(ex), ex.error_type)
         return ex.status
     finally:
-        _give_back(opened)
+        give_back(opened)
     return UpstreamCut.status
 
 
@@ -305,11 +304,3 @@ def _read(opened: Opened, patience: Patience) -> bytes:
             if silent >= patience.idle:
                 exchange.close()
                 raise UpstreamSilent(f"the upstream was silent for {silent:.0f} s") from None
-
-
-def _give_back(opened: Opened) -> None:
-    exchange = opened.exchange
-    if not exchange.reusable:
-        exchange.close()
-    with contextlib.suppress(pykka.ActorDeadError):
-        opened.provider.tell(GiveBack(opened.worker, exchange))

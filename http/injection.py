@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 
@@ -10,16 +11,21 @@ import structlog
 from attrs import define, evolve
 
 from aigateway.actors.actor import Reply, complete, new_reply
-from aigateway.actors.mcp.messages import CallTool, GetTools, ToolSet
+from aigateway.actors.mcp.messages import CallTool, GetTools, LeftOut, ToolSet
 from aigateway.actors.mcp.results import ToolResult
 from aigateway.actors.mcp.shelf import user_key
 from aigateway.actors.providers.bedrock.answer import BedrockInterception
 from aigateway.actors.providers.config import ProviderConfig
+from aigateway.actors.providers.errors import Quiet, UpstreamCut
+from aigateway.actors.providers.exchange import Exchange
 from aigateway.actors.providers.interception.injected import InjectedCall, InjectedInterception
 from aigateway.actors.providers.interception.injection import Encodings, takes_tools
 from aigateway.actors.providers.interception.interface import Headers, Interception
 from aigateway.actors.providers.interception.opening_injected import INJECTABLE, with_tools
-from aigateway.actors.providers.messages import Opened, Refused
+from aigateway.actors.providers.interception.tool_refusals import refused_tools
+from aigateway.actors.providers.interception.tool_rules import Rules
+from aigateway.actors.providers.interception.tools import Tool
+from aigateway.actors.providers.messages import GiveBack, Opened, Refused
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.http.call import Call
@@ -27,12 +33,19 @@ from aigateway.http.inflight import Stopping
 from aigateway.http.runtime import NoAnswer, Runtime
 from aigateway.http.upstream import Upstream
 
-__all__ = ["TOOL_DEADLINE", "Injector", "Rounds", "without_codings"]
+__all__ = ["Injector", "Rounds", "without_codings"]
 
-TOOL_DEADLINE = 60.0
-"""Seconds that one call of a tool may take; then the model is told that it failed."""
 _GRACE = 5.0
-"""Seconds beyond that for the actor to say so."""
+"""Seconds beyond the limit on a tool's call for the actor to say so."""
+TRIES = 5
+"""How often one request is sent again because of injected tools that its provider refuses."""
+REFUSALS = (400, 422)
+"""Statuses of requests that were understood and not liked."""
+_REFUSAL_SIZE = 256 * 1024
+_REFUSAL_WAIT = 5.0
+"""Bytes and seconds of silence up to which a refusal is read."""
+_QUOTED = 500
+"""Characters of it that are logged."""
 _TOOLS_WAIT = 15.0
 """Seconds to wait for the actor; it answers within 10, with the tools it has."""
 
@@ -42,10 +55,17 @@ log = structlog.get_logger("ai-gateway.mcp")
 class Injector:
     """Asks the actor of this process for tools and has it run them."""
 
-    def __init__(self, runtime: Runtime, max_rounds: int) -> None:
+    def __init__(
+        self, runtime: Runtime, *, max_rounds: int, tool_timeout: float, max_result_size: int
+    ) -> None:
+        """One call of a tool may take ``tool_timeout`` seconds, then the model is told that it
+        failed; it is shown ``max_result_size`` bytes of the result."""
         self._runtime = runtime
         self._max_rounds = max_rounds
-        self._encodings = Encodings()
+        self._tool_timeout = tool_timeout
+        self._max_result_size = max_result_size
+        self._troubles = runtime.plan.tool_troubles
+        self._encodings = Encodings(self._changed)
 
     def offer(self, interception: Interception, call: Call, api: str, token: str) -> Interception:
         """The interception with the user's tools, or the same one when there are none."""
@@ -62,6 +82,7 @@ class Injector:
             self._encodings,
             content_encoding=call.inbound.header("Content-Encoding"),
             max_rounds=self._max_rounds,
+            without=self._troubles.refused(call.provider_name, tool_set.tools),
         )
         known, offered = len(tool_set.tools), 0
         if isinstance(offering, InjectedInterception):
@@ -93,25 +114,25 @@ class Injector:
 
     def run(
         self,
-        calls: Sequence[InjectedCall],
+        calls: Sequence[tuple[InjectedCall, str]],
         user_id: str,
         token: str,
         ended: Callable[[int, ToolResult], None] = lambda _number, _result: None,
     ) -> list[ToolResult]:
-        """Run calls at once; each has a result at its deadline, whatever happens.
+        """Run calls at once, each with the arguments that the tool's server expects; each has
+        a result at its deadline, whatever happens.
 
         ``ended`` is told of each with its number, in order.
         """
         actor = self._runtime.tree.find("mcp")
-        end = time.monotonic() + TOOL_DEADLINE + _GRACE
+        limit = self._tool_timeout
+        end = time.monotonic() + limit + _GRACE
         inflight = self._runtime.inflight
         replies: list[Reply[ToolResult]] = []
-        for call in calls:
+        for call, arguments in calls:
             reply = new_reply()
             replies.append(reply)
-            message = CallTool(
-                user_id, call.tool, call.arguments.encode(), TOOL_DEADLINE, reply, token
-            )
+            message = CallTool(user_id, call.tool, arguments.encode(), limit, reply, token)
             try:
                 if actor is None:
                     raise pykka.ActorDeadError("mcp is being restarted")
@@ -120,17 +141,95 @@ class Injector:
             except (pykka.ActorDeadError, Stopping) as ex:
                 complete(reply, _failed(call, str(ex)))
         results = []
-        for call, reply in zip(calls, replies, strict=True):
+        for (call, _), reply in zip(calls, replies, strict=True):
             try:
-                results.append(reply.get(timeout=max(0.0, end - time.monotonic())))
+                result = reply.get(timeout=max(0.0, end - time.monotonic()))
+                results.append(result.within(self._max_result_size))
             except pykka.Timeout:
-                results.append(_failed(call, f"no result within {TOOL_DEADLINE:g} s"))
+                results.append(_failed(call, f"no result within {limit:g} s"))
             except Exception as ex:
                 results.append(_failed(call, str(ex)))
             finally:
                 inflight.forget(reply)
             ended(len(results) - 1, results[-1])
         return results
+
+    # -- definitions that providers do not take
+
+    def _changed(self, tool: Tool, rules: Rules, problem: str, *, left_out: bool) -> None:
+        """How a definition goes out, if it does."""
+        server = tool.server_id
+        if left_out:
+            self._troubles.leave_out(LeftOut(server, tool.name, rules.name, problem))
+        else:
+            self._troubles.offer(server, tool.name, rules.name)
+        if problem and self._troubles.is_new(server, tool.name, rules.name, problem):
+            told = log.warning if left_out else log.info
+            told(
+                "mcp tool left out" if left_out else "mcp tool changed for the provider",
+                server=server, tool=tool.name, api=rules.name, reason=problem,
+            )  # fmt: skip
+
+    def without_refused(
+        self,
+        loop: InjectedInterception,
+        result: Opened | Refused,
+        send: Callable[[bytes], Opened | Refused],
+        provider: str,
+    ) -> Opened | Refused:
+        """Send the first round again while the provider refuses it because of injected tools.
+
+        ``send`` takes the body.  Each time it goes without the tools that are named; after
+        ``TRIES`` such refusals without any.  They stay out of later requests to ``provider``
+        if the request passes without them.
+        """
+        taken_out: dict[str, tuple[Tool, str]] = {}
+        for tries in range(1, TRIES + 1):
+            if isinstance(result, Refused) or result.exchange.status not in REFUSALS:
+                break
+            refusal = _read_refusal(result.exchange)
+            suspects = refused_tools(loop.body, refusal, loop.tools.keys())
+            if not suspects:
+                result.exchange.put_back(refusal)
+                break
+            for name, text in suspects.items():
+                taken_out[name] = (loop.tools[name], text)
+            give_back(result)
+            loop.leave_out(suspects if tries < TRIES else loop.tools.keys())
+            result = send(loop.upstream_body())
+        if taken_out and isinstance(result, Opened) and result.exchange.status < 400:
+            for tool, text in taken_out.values():
+                self._refused(provider, tool, text)
+        return result
+
+    def _refused(self, provider: str, tool: Tool, text: str) -> None:
+        text = text[:_QUOTED]
+        self._troubles.refuse(provider, tool)
+        self._troubles.leave_out(LeftOut(tool.server_id, tool.name, provider, text))
+        if self._troubles.is_new(tool.server_id, tool.name, provider, text):
+            log.warning(
+                "mcp tool left out: the provider refuses its definition",
+                server=tool.server_id, tool=tool.name, provider=provider, reason=text,
+            )  # fmt: skip
+
+
+def give_back(opened: Opened) -> None:
+    """Let go of an answer that was read as far as somebody wanted."""
+    exchange = opened.exchange
+    if not exchange.reusable:
+        exchange.close()
+    with contextlib.suppress(pykka.ActorDeadError):
+        opened.provider.tell(GiveBack(opened.worker, exchange))
+
+
+def _read_refusal(exchange: Exchange) -> bytes:
+    """What has come of a refusal's body, up to a limit of size and time."""
+    body = b""
+    exchange.set_quiet(_REFUSAL_WAIT)
+    with contextlib.suppress(Quiet, UpstreamCut):
+        while len(body) < _REFUSAL_SIZE and (data := exchange.read()):
+            body += data
+    return body
 
 
 def without_codings(headers: Headers) -> Headers:
@@ -158,10 +257,11 @@ class Rounds:
 
     def run(self) -> list[ToolResult]:
         """Run the calls of the round that has ended."""
-        calls, user_id, trace = self.loop.calls, self.call.user_id, self.call.trace
+        user_id, trace = self.call.user_id, self.call.trace
+        calls = [(call, self.loop.arguments_of(call)) for call in self.loop.calls]
         if trace is None:
             return self.injector.run(calls, user_id, self.token)
-        spans = [trace.tool_call(call.tool) for call in calls]
+        spans = [trace.tool_call(call.tool) for call, _ in calls]
         return self.injector.run(
             calls,
             user_id,

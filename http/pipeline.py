@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pykka
 import structlog
+from attrs import evolve
 
 from aigateway.actors.coderd.messages import Caller
 from aigateway.actors.providers.bedrock.answer import BedrockInterception
@@ -105,7 +106,12 @@ class Pipeline:
         self._patience = Patience(settings.keepalive_ping, settings.idle_timeout)
         self._injector: Injector | None = None
         if runtime.plan.start_mcp is not None:
-            self._injector = Injector(runtime, settings.mcp_max_iterations)
+            self._injector = Injector(
+                runtime,
+                max_rounds=settings.mcp_max_iterations,
+                tool_timeout=settings.mcp_tool_timeout,
+                max_result_size=settings.mcp_max_result_size,
+            )
 
     # -- in order
 
@@ -245,6 +251,13 @@ class Pipeline:
                 attempts=call.dump,
             )
             result = self._upstream.perform(config, request)
+            if self._injector is not None and isinstance(interception, InjectedInterception):
+                result = self._injector.without_refused(
+                    interception,
+                    result,
+                    lambda body: self._upstream.perform(config, evolve(request, body=body)),
+                    config.name,
+                )
         except Answer:
             recording.cut("the request cannot be forwarded", "bad_request")
             recording.close()

@@ -11,6 +11,7 @@ __all__ = [
     "CallTool",
     "GetMcpState",
     "GetTools",
+    "LeftOut",
     "McpLimits",
     "McpState",
     "ServerProblem",
@@ -31,9 +32,8 @@ class Tool:
     server_url: str
     description: str = field(repr=False)
     input_schema: bytes = field(repr=False)
-    """A JSON object: ``type`` is object, ``properties`` is there, and there are no root
-    keywords that a provider's API refuses.  The same bytes as long as the server says the
-    same."""
+    """JSON as its server wrote it: a schema of objects.  The same bytes as long as the server
+    says the same."""
 
 
 @frozen
@@ -94,12 +94,25 @@ class CallTool:
 
 
 @frozen
+class LeftOut:
+    """A tool that is not offered."""
+
+    server_id: str
+    tool: str
+    """Its name; empty where it is not known."""
+    where: str
+    """To which provider or API; empty: to none."""
+    reason: str
+
+
+@frozen
 class McpState:
-    """For ``aigateway actors`` and metrics: how much is kept."""
+    """For ``aigateway actors`` and metrics: how much is kept, and what is not offered."""
 
     users: int
     sessions: int
     listeners: int
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @frozen

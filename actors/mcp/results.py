@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 __all__ = ["ResultTexts", "ToolResult"]
 
 
 @frozen
 class ResultTexts:
-    """A result as texts, for APIs that take text blocks.  There is always at least one."""
+    """A result as texts, for APIs that take text blocks and none that is empty."""
 
     texts: tuple[str, ...]
     is_error: bool
@@ -59,13 +59,61 @@ class ToolResult:
         failed = self.is_error
         for block in msgspec.json.decode(self.content, type=list[dict[str, Any]]):
             text, wrong = _text_of(block)
-            texts.append(text)
+            if text.strip():
+                texts.append(text)
             failed = failed or wrong
         if not texts and self.structured_content is not None:
             texts.append(self.structured_content.decode())
-        if not texts:
-            return ResultTexts(("Error: no valid tool result content",), True)
+        if not texts and failed:
+            texts.append("Error: the tool failed and did not say why")
         return ResultTexts(tuple(texts), failed)
+
+    def within(self, limit: int) -> ToolResult:
+        """The result with at most ``limit`` bytes of content, and a note where more was cut.
+
+        Texts are cut between characters; what cannot be cut is left out when it is too much.
+        """
+        size = len(self.content) + len(self.structured_content or b"")
+        if size <= limit:
+            return self
+        blocks = msgspec.json.decode(self.content, type=list[dict[str, Any]])
+        if not blocks and self.structured_content is not None:
+            blocks = [{"type": "text", "text": self.structured_content.decode()}]
+        kept: list[dict[str, Any]] = []
+        shown = 0
+        for block in blocks:
+            block = _shortened(block, limit - shown)
+            if block:
+                kept.append(block)
+                shown += _size_of(block)
+        if shown == sum(map(_size_of, blocks)) and self.structured_content is None:
+            # It was long only as it was written.
+            return self
+        note = f"[The result is too long: {shown} bytes of about {size} are shown.]"
+        kept.append({"type": "text", "text": note})
+        return evolve(self, content=msgspec.json.encode(kept), structured_content=None)
+
+
+def _shortened(block: dict[str, Any], room: int) -> dict[str, Any]:
+    """A block that fits into ``room`` bytes; empty when nothing of it does."""
+    if _size_of(block) <= room:
+        return block
+    inside = block.get("resource") if block.get("type") == "resource" else block
+    if not isinstance(inside, dict) or not isinstance(inside.get("text"), str):
+        return {}
+    text = inside["text"].encode()[: max(room, 0)].decode("utf-8", "ignore")
+    if not text:
+        return {}
+    shorter = {**inside, "text": text}
+    return shorter if inside is block else {**block, "resource": shorter}
+
+
+def _size_of(block: dict[str, Any]) -> int:
+    """Bytes of a block: of its text, or of all of it."""
+    inside = block.get("resource") if block.get("type") == "resource" else block
+    if isinstance(inside, dict) and isinstance(inside.get("text"), str):
+        return len(inside["text"].encode())
+    return len(msgspec.json.encode(block))
 
 
 def _text_of(block: dict[str, Any]) -> tuple[str, bool]:

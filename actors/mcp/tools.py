@@ -33,6 +33,7 @@ from aigateway.actors.mcp.messages import (
     CallTool,
     GetMcpState,
     GetTools,
+    LeftOut,
     McpLimits,
     McpState,
     ServerProblem,
@@ -47,6 +48,7 @@ from aigateway.actors.mcp.session_messages import (
 )
 from aigateway.actors.mcp.shelf import ToolShelf, user_key
 from aigateway.actors.mcp.toolbox import KnownServer, Shared, Users, UserTools, Waiting
+from aigateway.actors.mcp.troubles import ToolTroubles
 from aigateway.actors.tree import ActorTree
 
 __all__ = ["McpTools"]
@@ -60,7 +62,8 @@ log = structlog.get_logger("ai-gateway.mcp")
 class McpTools(GatewayActor):
     """Finds the control plane in ``tree``.  ``proxy_for`` names the HTTP proxy to a URL.
 
-    What needs no question is on ``shelf``; ``clock`` is the shelf's.
+    What needs no question is on ``shelf``; ``clock`` is the shelf's.  Tools that cannot be
+    offered are noted in ``troubles``.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class McpTools(GatewayActor):
         proxy_for: Callable[[str], str] = lambda _url: "",
         limits: McpLimits | None = None,
         shelf: ToolShelf | None = None,
+        troubles: ToolTroubles | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(role, watcher)
@@ -80,6 +84,7 @@ class McpTools(GatewayActor):
         self._limits = limits or McpLimits()
         self._clock = clock
         self._shelf = shelf or ToolShelf()
+        self._troubles = troubles or ToolTroubles()
         self._too_late = f"no answer within {self._limits.tools_wait:g} s"
         self._sessions = Sessions(
             role,
@@ -126,7 +131,12 @@ class McpTools(GatewayActor):
             case Sweep():
                 self._sweep()
             case GetMcpState():
-                return McpState(len(self._users), len(self._sessions), self._sessions.listeners)
+                return McpState(
+                    len(self._users),
+                    len(self._sessions),
+                    self._sessions.listeners,
+                    self._troubles.left_out,
+                )
             case _:
                 raise TypeError(f"{self.role}: unknown message {type(message).__name__}")
         return None
@@ -328,9 +338,12 @@ class McpTools(GatewayActor):
         if place is None:
             return
         user, server = place
+        server_id = server.config.id
+        self._troubles.listed(server_id, {tool.name for tool in message.tools})
         for problem in message.problems:
-            if problem not in server.problems:
-                log.warning("mcp tool left out", server=server.config.id, reason=problem)
+            self._troubles.leave_out(LeftOut(server_id, "", "", problem))
+            if self._troubles.is_new(server_id, problem):
+                log.warning("mcp tool left out", server=server_id, reason=problem)
         server.tools = tuple(self._shared.once(tool) for tool in message.tools)
         server.problems = message.problems
         server.pending = server.failed = False

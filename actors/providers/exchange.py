@@ -311,6 +311,11 @@ class Exchange:
             self.last_data_at = time.monotonic()
             self._feed(arrived)
 
+    def put_back(self, data: bytes) -> None:
+        """Let the next :meth:`read` return what was read already."""
+        if data:
+            self._parts.insert(0, data)
+
     def _receive(self) -> bytes:
         self._waiting_since = time.monotonic()
         return self._connection.incoming.recv(READ_SIZE)

@@ -140,6 +140,14 @@ class Settings(ProcessSettings):
         "25",
         help="How many rounds of injected tool calls one request may take.",
     )
+    mcp_tool_timeout: float = _request(
+        TIMEOUT, "60s", help="Limit on one call of an injected tool."
+    )
+    mcp_max_result_size: int = _request(
+        SIZE,
+        "256KiB",
+        help="How much of an injected tool's result the model is shown; the rest is cut.",
+    )
     drain_max: int = _request(
         whole_number(),
         "64",
