@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
+from aigateway.http.cli._tables import console, table_box
 from aigateway.http.diagnosis.report import as_text
 from aigateway.http.settings import load
 from aigateway.http.settings.flags import settings_options
@@ -88,7 +88,11 @@ def _list(folder: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([{"pid": pid, **answer} for pid, answer in answers], indent=2))
         return
-    table = Table("worker", "actor", "state", "restarts", "inbox", "detail", "last error")
+    table = Table("worker", box=table_box())
+    # A role is what one types to restart an actor, so it is never cut.
+    table.add_column("actor", no_wrap=True)
+    for name in ("state", "restarts", "inbox", "detail", "last error"):
+        table.add_column(name, overflow="fold")
     for pid, answer in answers:
         if answer.get("error"):
             table.add_row(str(pid), "", answer["error"], "", "", "", "")
@@ -97,7 +101,7 @@ def _list(folder: Path, as_json: bool) -> None:
                 str(pid), info["role"], info["state"], str(info["restarts"]),
                 str(info["inbox"]), info["detail"], info["last_error"],
             )  # fmt: skip
-    Console().print(table)
+    console().print(table)
 
 
 def _trace(folder: Path, as_json: bool) -> None:

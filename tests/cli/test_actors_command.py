@@ -78,3 +78,15 @@ def test_trace_is_no_option_of_a_subcommand(folder: Path) -> None:
     result = run(folder, "--trace", "redeliver")
     assert result.exit_code == 2
     assert "--trace goes without a subcommand" in result.output
+
+
+def test_roles_are_whole_at_any_width(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    role = "provider/anthropic-eu-central/worker-12"
+    info = {"role": role, "state": "busy", "restarts": 0, "inbox": 0, "last_error": ""}
+    actor = {**info, "detail": "exchanges=311 " * 8}
+    monkeypatch.setattr(actors, "ask_all", lambda *_: [(7, {"actors": [actor]})])
+    for width in (240, 80):
+        monkeypatch.setattr("aigateway.http.cli._tables.PIPE_WIDTH", width)
+        shown = run(folder).output
+        assert role in shown
+        assert not set(shown) & set("│┃┏┓┗┛"), "frames are not for grep"
