@@ -6,6 +6,7 @@ takes of it is decided where it is offered.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -17,6 +18,8 @@ from aigateway.actors.providers.interception.schema_reading import UnusableSchem
 
 __all__ = ["CallOutcome", "ToolDefinition", "ToolsPage", "read_call_result", "read_tools_page"]
 
+KEPT = 2048
+"""Schemas of which it is known whether they can be used."""
 NAME_LIMIT = 256
 """Characters of a tool's name.  The standard says up to 128 (2026-07-28, "Tool Names")."""
 
@@ -142,10 +145,25 @@ def _definition(raw: msgspec.Raw, mirror_params: bool) -> ToolDefinition:
         raise _Unusable(f"tool {quoted(name)[:NAME_LIMIT]!r}: not a usable name")
     if tool.execution is not None and tool.execution.task_support == "required":
         raise _Unusable(f"tool {name!r} can only be run as a task, which the gateway cannot")
+    problem = _problem_of(bytes(tool.input_schema))
+    if problem:
+        raise _Unusable(f"tool {name!r}: {problem}")
     try:
-        read_schema(schema)
         annotated = mirror_params and isinstance(schema, dict)
         headers = find_param_headers(schema) if annotated else ()
-    except (BadAnnotation, UnusableSchema) as ex:
+    except BadAnnotation as ex:
         raise _Unusable(f"tool {name!r}: {ex}") from ex
     return ToolDefinition(name, tool.description or "", bytes(tool.input_schema), headers)
+
+
+@lru_cache(KEPT)
+def _problem_of(schema: bytes) -> str:
+    """Why nothing can be made of a schema; empty: something can.
+
+    PERF: each user's session lists the same definitions again and again.
+    """
+    try:
+        read_schema(msgspec.json.decode(schema))
+    except UnusableSchema as ex:
+        return str(ex)
+    return ""

@@ -236,6 +236,15 @@ def test_a_key_never_takes_the_name_of_another() -> None:
     }
 
 
+def test_values_keep_their_text() -> None:
+    way_back = fitted({"type": "object", "properties": {"$a": {}, "b": {}}}).way_back
+    assert way_back is not None
+    written = '{"a":123456789012345678901234567890, "b": [1.50, 1e400, "\\u00e9"]}'
+    assert way_back.arguments(written) == (
+        '{"$a":123456789012345678901234567890,"b":[1.50, 1e400, "\\u00e9"]}'
+    )
+
+
 def test_keys_of_data_stay_as_the_model_writes_them() -> None:
     schema = {
         "type": "object",

@@ -36,7 +36,7 @@ __all__ = ["CUT_OFF", "UnusableSchema", "read_schema"]
 CUT_OFF = "cut off"
 """Marks a node of which no more was read: it may hold any key of the others."""
 
-ATTEMPTS = ((2, 20), (1, 20), (1, 8), (1, 5), (1, 3))
+ATTEMPTS = ((2, 20), (1, 10), (1, 5), (1, 3))
 """How often a schema may contain itself, and how deep schemas may lie in each other.  The next
 pair is tried when the one before makes too much of it."""
 NODES = 2000

@@ -12,10 +12,12 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
-from typing import Any
 
 import msgspec
 from attrs import frozen
+from msgspec import Raw
+
+from aigateway.actors.providers.interception.reading import is_json, items, members, text
 
 __all__ = ["NOTHING", "WayBack", "way_back_of_branches", "wanted_names"]
 
@@ -69,7 +71,7 @@ class WayBack:
     keys: Mapping[str, tuple[str, WayBack | None]]
     """What the model's keys are called by the server, and the way back inside their values.
     Other keys stay."""
-    items: WayBack | None = None
+    elements: WayBack | None = None
     """Inside the elements of an array."""
     rest: WayBack | None = None
     """Inside the values of keys that the schema does not name."""
@@ -79,36 +81,35 @@ class WayBack:
     """An object that the model can only write as text."""
 
     def arguments(self, written: str) -> str:
-        """The arguments as the server expects them.
+        """The arguments as the server expects them; values keep their text.
 
         What is no JSON object comes back as it is.
         """
-        try:
-            read = msgspec.json.decode(written)
-            if not isinstance(read, dict):
-                return written
-            return msgspec.json.encode(self._value(read)).decode()
-        except (ValueError, RecursionError, OverflowError):
+        data = written.encode("utf-8", "surrogatepass").strip()
+        if not data.startswith(b"{") or not is_json(data):
             return written
+        return self._value(data).decode("utf-8", "surrogatepass")
 
-    def _value(self, value: Any) -> Any:
-        if self.as_text and isinstance(value, str):
-            try:
-                value = msgspec.json.decode(value, type=dict[str, Any])
-            except (ValueError, RecursionError):
-                return value
+    def _value(self, data: bytes) -> bytes:
+        if self.as_text and data.startswith(b'"'):
+            meant = (text(data) or "").strip().encode()
+            if not meant.startswith(b"{") or not is_json(meant):
+                return data
+            data = meant
         below = self if self.everywhere else None
-        if isinstance(value, list):
-            way = self.items or below
-            return value if way is None else [way._value(element) for element in value]
-        if not isinstance(value, dict):
-            return value
+        if data.startswith(b"["):
+            way = self.elements or below
+            if way is None:
+                return data
+            return b"[" + b",".join(way._value(bytes(element)) for element in items(data)) + b"]"
+        if not data.startswith(b"{"):
+            return data
         changed = {}
         unnamed = self.rest or below
-        for key, inner in value.items():
-            name, way = self.keys.get(key, (self.everywhere.get(key, key), unnamed))
-            changed[name] = inner if way is None else way._value(inner)
-        return changed
+        for key, value in members(data).items():
+            name, inside = self.keys.get(key, (self.everywhere.get(key, key), unnamed))
+            changed[name] = value if inside is None else Raw(inside._value(bytes(value)))
+        return msgspec.json.encode(changed)
 
 
 def way_back_of_branches(ways: Collection[WayBack | None]) -> WayBack | None:
@@ -124,7 +125,7 @@ def way_back_of_branches(ways: Collection[WayBack | None]) -> WayBack | None:
             inner.setdefault(key, []).append(below)
     return WayBack(
         {key: (name, way_back_of_branches(inner[key])) for key, name in names.items()},
-        way_back_of_branches([way.items for way in known]),
+        way_back_of_branches([way.elements for way in known]),
         way_back_of_branches([way.rest for way in known]),
         next((way.everywhere for way in known if way.everywhere), NOTHING),
         any(way.as_text for way in known),
