@@ -35,6 +35,11 @@ BACKOFF_FLOOR, BACKOFF_CEILING = 0.05, 5.0
 WINDOW = 60.0
 MAX_DEATHS = 12
 """Deaths of one role within ``WINDOW`` seconds after which the worker gives up."""
+HOW = (
+    "set CODER_AI_GATEWAY_ANTHROPIC_KEY or CODER_AI_GATEWAY_OPENAI_KEY, or"
+    " CODER_AI_GATEWAY_PROVIDER_0_TYPE and _KEYS; or add providers in the Coder deployment"
+)
+"""What to do where there is no provider."""
 MAX_LEFT_OUT = 50
 """Lines for tools that are not offered."""
 SWEEP_EVERY = 1.0
@@ -275,6 +280,10 @@ class Supervisor(GatewayActor):
                 self._add(provider_role(name), self._provider_starter(config))
         self._tree.replace_providers(configs)
         log.info("providers in use", providers=sorted(new), changed=sorted(changed))
+        if not new:
+            log.warning(
+                "no AI provider is configured, so every request is answered 404", way_out=HOW
+            )
 
     def _provider_starter(self, config: ProviderConfig) -> Callable[[], pykka.ActorRef[Any]]:
         def start() -> pykka.ActorRef[Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import structlog
 from attrs import frozen
 
@@ -45,7 +47,7 @@ def find_route(call: Call, tree: ActorTree) -> tuple[Target, Intercept | Passthr
     if config is None or route is None:
         if config is not None and not config.enabled:
             raise _disabled(config)
-        raise plain(404, f"route not supported: {inbound.method} {inbound.path}")
+        raise _no_route(inbound.method, inbound.path, path, tree)
     if not config.enabled:
         raise _disabled(config)
     call.provider, call.route = config, route.route
@@ -53,6 +55,33 @@ def find_route(call: Call, tree: ActorTree) -> tuple[Target, Intercept | Passthr
         log.error("request for a misconfigured provider", provider=config.name)
         raise plain(503, f'AI provider "{config.name}" is misconfigured')
     return Target(config, slash + rest), route
+
+
+def _no_route(method: str, asked: str, path: str, tree: ActorTree) -> Answer:
+    """The reference's words, and what was probably meant."""
+    text = f"route not supported: {method} {asked}"
+    configs = [config for config in tree.provider_configs() if config.enabled]
+    if not configs:
+        return plain(404, f"{text}; no AI provider is configured")
+    likely = _likely_path(method, path, configs)
+    if not likely:
+        return plain(404, text)
+    log.warning("a client uses a wrong base address", method=method, likely_path=likely)
+    return plain(404, f"{text}; did you mean {likely}?")
+
+
+def _likely_path(method: str, path: str, configs: list[ProviderConfig]) -> str:
+    """The path with the provider's name in front, and with /v1 once; empty: not that either."""
+    single = re.sub(r"/v1(?:/v1)+/", "/v1/", path)
+    for config in configs:
+        own = f"/{config.name}"
+        rest = single.removeprefix(own) if single.startswith(f"{own}/") else single
+        for tried in (rest, f"/v1{rest}"):
+            if f"{own}{tried}" != path and isinstance(
+                resolve(config.type, method, tried), Intercept
+            ):
+                return f"{own}{tried}"
+    return ""
 
 
 def _disabled(config: ProviderConfig) -> Answer:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+from pathlib import Path
 
 import pytest
 import requests
-from gateway_process import GatewayProcess
+from gateway_process import GatewayProcess, message_of
 from imitation_provider import ScriptedProvider
 
 
@@ -51,6 +52,37 @@ def test_an_unknown_token_is_refused(any_gateway: GatewayProcess) -> None:
 def test_an_unknown_route_is_404(any_gateway: GatewayProcess, path: str) -> None:
     answer = _post(any_gateway, path, b"{}")
     assert (answer.status_code, answer.text) == (404, f"route not supported: POST {path}\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "likely"),
+    [
+        ("/v1/messages", "/anthropic/v1/messages"),
+        ("/messages", "/anthropic/v1/messages"),
+        ("/anthropic/v1/v1/messages", "/anthropic/v1/messages"),
+        ("/anthropic/messages", "/anthropic/v1/messages"),
+        ("/v1/chat/completions", "/openai/v1/chat/completions"),
+        ("/openai/v1/v1/responses", "/openai/v1/responses"),
+        ("/openai/chat/completions", "/openai/v1/chat/completions"),
+    ],
+)
+def test_a_wrong_base_address_is_answered_with_the_likely_one(
+    any_gateway: GatewayProcess, path: str, likely: str
+) -> None:
+    answer = _post(any_gateway, path, b"{}")
+    assert answer.status_code == 404
+    assert answer.text == f"route not supported: POST {path}; did you mean {likely}?\n"
+    lines = [line for line in any_gateway.logs() if "wrong base" in message_of(line)]
+    assert lines[-1]["fields"]["likely_path"] == likely
+
+
+def test_without_any_provider_the_log_and_the_answers_say_so(tmp_path: Path) -> None:
+    with GatewayProcess(tmp_path, []) as gateway:
+        answer = _post(gateway, "/anthropic/v1/messages", b"{}")
+        assert answer.status_code == 404
+        assert answer.text.endswith("; no AI provider is configured\n")
+        (line,) = [each for each in gateway.logs() if "no AI provider" in message_of(each)]
+        assert "CODER_AI_GATEWAY_ANTHROPIC_KEY" in line["fields"]["way_out"]
 
 
 @pytest.mark.parametrize("body", [b"", b"   ", b"{", b'{"model": 1', b"\xff\xfe"])
