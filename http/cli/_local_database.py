@@ -16,6 +16,8 @@ from aigateway.http.settings.flags import settings_options
 
 __all__ = ["database_options", "printable", "reading", "writing"]
 
+HOW = "Name one with --local-db or CODER_AI_GATEWAY_LOCAL_DB."
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -27,7 +29,7 @@ def database_options(function: F) -> F:
 @contextmanager
 def reading(flags: dict[str, Any]) -> Iterator[sqlite3.Connection]:
     """The database that ``flags`` and the environment name, to read from."""
-    file = _file(flags)
+    file, _named = _file(flags)
     with _as_failures(file):
         connection = read_database(file)
         try:
@@ -37,11 +39,24 @@ def reading(flags: dict[str, Any]) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
-def writing(flags: dict[str, Any], *, create: bool = False) -> Iterator[sqlite3.Connection]:
-    """The database to write to, made when it is not there and ``create`` is set."""
-    file = _file(flags)
+def writing(
+    flags: dict[str, Any], *, create: bool = False, quiet: bool = False
+) -> Iterator[sqlite3.Connection]:
+    """The database to write to, made when it is not there and ``create`` is set.
+
+    Where nobody named one it says which one it is, unless ``quiet``, and always that it is new:
+    a gateway elsewhere will not know what is written there.
+    """
+    file, named = _file(flags)
     with _as_failures(file):
+        was_there = os.path.exists(file)
         connection = open_database(file, create=create)
+        if create and not named:
+            shown = os.path.abspath(file)
+            if not was_there:
+                click.echo(f"Warning: no database was named, so {shown} was made. {HOW}", err=True)
+            elif not quiet:
+                click.echo(f"No database was named, {shown} is used. {HOW}", err=True)
         try:
             yield connection
         finally:
@@ -54,9 +69,11 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
-def _file(flags: dict[str, Any]) -> str:
+def _file(flags: dict[str, Any]) -> tuple[str, bool]:
+    """The database's file, and whether somebody named it."""
     try:
-        return load(flags, os.environ, require_coderd=False).local_db
+        settings = load(flags, os.environ, require_coderd=False)
+        return settings.local_db, settings.sources["local_db"].kind != "default"
     except SettingsError as ex:
         raise click.UsageError(str(ex)) from ex
 

@@ -53,7 +53,7 @@ def create(
     """
     if quiet and as_json:
         raise click.UsageError("--quiet and --json exclude each other")
-    with writing(flags, create=True) as connection:
+    with writing(flags, create=True, quiet=quiet) as connection:
         try:
             made = create_key(connection, username, user_id, expires_in)
         except ValueError as ex:

@@ -60,6 +60,23 @@ def test_create_says_how_long_the_key_is_good(run: Run) -> None:
     assert made["expires_at"] > made["created_at"]
 
 
+def test_create_says_which_database_it_took_if_nobody_named_one(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CODER_AI_GATEWAY_LOCAL_DB")
+    monkeypatch.chdir(tmp_path)
+    made = tmp_path / "aigateway.db"
+    first = run(keys, "create", "--quiet", "ada")
+    assert TOKEN.fullmatch(first.stdout)
+    assert f"Warning: no database was named, so {made} was made." in first.stderr
+    assert "--local-db" in first.stderr
+    assert f"{made} is used" in run(keys, "create", "ada").stderr
+    assert run(keys, "create", "--quiet", "ada").stderr == ""
+    named = run(keys, "create", "--local-db", str(tmp_path / "other.db"), "ada")
+    assert "No database" not in named.stderr
+    assert "Warning" not in named.stderr
+
+
 def test_the_secret_is_never_shown_again(run: Run) -> None:
     token = run(keys, "create", "-q", "ada").stdout.strip()
     secret = token.split("-")[1]
