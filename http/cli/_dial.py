@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import requests
-from attrs import frozen
+from attrs import evolve, frozen
 
 from aigateway.actors.providers.adapter import UpstreamAdapter
 from aigateway.actors.providers.bedrock.making import BedrockMaker, standing_credential
@@ -89,6 +89,9 @@ def _dial(attempt: _Attempt) -> Dialled:
     except (UpstreamError, ValueError) as ex:
         return Dialled(config.name, attempt.what, time.monotonic() - began, problem=str(ex))
     note, problem = _judge(attempt, status)
+    if status in (404, 405) and not attempt.model:
+        # Some providers have no list of models; others were given a wrong path.
+        note, problem = _judge_path(attempt) or (note, problem)
     return Dialled(config.name, attempt.what, time.monotonic() - began, status, note, problem)
 
 
@@ -147,6 +150,20 @@ def _judge(attempt: _Attempt, status: int) -> tuple[str, str]:
     if status in (404, 405):
         return "reachable; it has no list of models, so the key was not tried", ""
     return "", f"it answered with HTTP status {status}"
+
+
+def _judge_path(attempt: _Attempt) -> tuple[str, str] | None:
+    """A problem if the provider's address answers with the other spelling of its path."""
+    config = attempt.config
+    given = config.base_url.rstrip("/")
+    other = given.removesuffix("/v1") if given.endswith("/v1") else f"{given}/v1"
+    try:
+        status = _status_of(evolve(attempt, config=evolve(config, base_url=other)))
+    except (UpstreamError, ValueError):
+        return None
+    if 200 <= status < 300 or status in (401, 403, 429):
+        return "", f"nothing is at this path, but {other} answers: use that as the base URL"
+    return None
 
 
 def dial_coderd(settings: Settings) -> Dialled:

@@ -83,6 +83,29 @@ def test_each_provider_is_asked_for_its_models_with_each_key(
 
 
 @pytest.mark.parametrize(
+    ("kind", "given", "right"),
+    [("openai", "", "/v1"), ("openai", "/", "/v1"), ("anthropic", "/v1", "")],
+)
+@pytest.mark.parametrize("status", [200, 401])
+def test_a_wrong_path_is_a_problem_that_names_the_right_one(
+    dial: Any, scripted_provider: ScriptedProvider, kind: str, given: str, right: str, status: int
+) -> None:
+    scripted_provider.otherwise = lambda request: answer(
+        {"data": []}, status if request.target == "/v1/models" else 404
+    )
+    base = scripted_provider.url
+    result = dial(
+        *("--local", "--json"),
+        providers=[{"TYPE": kind, "BASE_URL": f"{base}{given}", "KEY": GOOD}],
+    )
+    (found,) = dialled(result)
+    assert result.exit_code == 1
+    assert found["problem"] == (
+        f"nothing is at this path, but {base}{right} answers: use that as the base URL"
+    )
+
+
+@pytest.mark.parametrize(
     ("status", "note", "problem"),
     [
         (200, "", None),
