@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from datetime import UTC, datetime
 from threading import Timer
 from typing import Any
 
@@ -22,6 +23,7 @@ from aigateway.actors.coderd.messages import ProvidersChanged, SubscribeProvider
 from aigateway.actors.mcp.messages import GetMcpState, LeftOut, McpState
 from aigateway.actors.plan import GatewayPlan
 from aigateway.actors.providers.config import ProviderConfig
+from aigateway.actors.providers.keypool import Rest
 from aigateway.actors.providers.messages import GetProviderState, ProviderState, Retire
 from aigateway.actors.providers.provider import Provider
 from aigateway.actors.recorder.messages import ControlPlaneChanged, GetSpoolStats
@@ -42,6 +44,8 @@ HOW = (
 """What to do where there is no provider."""
 MAX_LEFT_OUT = 50
 """Lines for tools that are not offered."""
+SHOWN_RESTS = 20
+"""Rests of one key that are listed."""
 SWEEP_EVERY = 1.0
 """Seconds between looks for actors that died without a word."""
 
@@ -353,8 +357,11 @@ def _describe(child: _Child) -> list[ActorInfo]:
                 f" waiting={answer.waiting}"
             )
             workers = [
-                ActorInfo(w.role, w.state, 0, 0, detail=f"exchanges={w.exchanges}")
-                for w in answer.workers
+                *_resting_keys(child.role, answer),
+                *(
+                    ActorInfo(w.role, w.state, 0, 0, detail=f"exchanges={w.exchanges}")
+                    for w in answer.workers
+                ),
             ]
         elif isinstance(answer, McpState):
             detail = (
@@ -373,6 +380,25 @@ def _left_out(tool: LeftOut) -> ActorInfo:
     role = "/".join(["mcp", tool.server_id, *([tool.tool] if tool.tool else [])])
     where = f"{tool.where}: " if tool.where else ""
     return ActorInfo(role, "left out", 0, 0, detail=f"{where}{tool.reason}")
+
+
+def _resting_keys(role: str, state: ProviderState) -> list[ActorInfo]:
+    """A line for each rest of each key: for what, until when, why."""
+    now = time.time()
+    lines = []
+    for key in state.keys:
+        name = f"{role}/key {key.hint}"
+        told = [_told(rest, now) for rest in key.rests[:SHOWN_RESTS]]
+        if len(key.rests) > SHOWN_RESTS:
+            told.append(f"{len(key.rests) - SHOWN_RESTS} more rests")
+        lines += [ActorInfo(name, "resting", 0, 0, detail=detail) for detail in told]
+    return lines
+
+
+def _told(rest: Rest, now: float) -> str:
+    until = datetime.fromtimestamp(now + rest.remaining, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    what = "everything" if rest.subject is None else str(rest.subject)
+    return f"{what} until {until} ({rest.reason})"
 
 
 def _ask_quietly(ref: pykka.ActorRef[Any], message: Any) -> Any:

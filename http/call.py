@@ -39,6 +39,8 @@ class Call:
     model: str = ""
     """The model that is asked for and recorded."""
     client: str = ""
+    session_id: str | None = None
+    """What its program calls the conversation, if it says."""
     recorded: bool = False
     """The interception's start was accepted by the control plane."""
     answer_headers: Headers | None = None

@@ -21,6 +21,8 @@ from aigateway.actors.providers.bedrock.answer import BedrockInterception
 from aigateway.actors.providers.bedrock.making import standing_credential
 from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.errors import Unsendable
+from aigateway.actors.providers.interception.affinity import affinity_of, affinity_of_passed
+from aigateway.actors.providers.interception.client import identify
 from aigateway.actors.providers.interception.credentials import (
     BYOK,
     Credential,
@@ -38,6 +40,7 @@ from aigateway.actors.providers.interception.interface import (
 )
 from aigateway.actors.providers.interception.opening import open_interception
 from aigateway.actors.providers.interception.reading import members, text
+from aigateway.actors.providers.interception.relay import Relay
 from aigateway.actors.providers.interception.routes import (
     MESSAGES,
     Intercept,
@@ -175,6 +178,10 @@ class Pipeline:
             model=_passed_model(config, inbound, body),
             add_credential=own is None and config.type != "copilot",
             attempts=call.dump,
+            passed=call.route,
+            affinity=affinity_of_passed(
+                identify(inbound.headers, lambda: b"").session_id, call.user_id, call.route
+            ),
         )
         call.begin("provider")
         result = self._upstream.perform(config, request)
@@ -199,7 +206,8 @@ class Pipeline:
         trace = call.trace
         if trace is not None:
             trace.intercept(provider=config.name, user=caller.user_id)
-        interception = self._open(call, route)
+        opened = self._open(call, route)
+        interception: Interception = opened
         if model_for(config, interception.model, config.name) is None:
             call.interception_id = ""
             raise no_such_model(config, route.api, interception.model)
@@ -215,6 +223,7 @@ class Pipeline:
         record_start(
             self._runtime, self.settings, call, caller, config, interception, credential, firewall
         )
+        affinity = affinity_of(call.session_id, caller.user_id, opened.opening)
         self._runtime.inflight.record(recording)
         if self._metrics is not None:
             self._metrics.began(config.name, call.model, call.route)
@@ -246,6 +255,7 @@ class Pipeline:
                 provider=config.name,
                 route=call.route,
                 model=interception.model,
+                affinity=affinity,
                 api=route.api,
                 streaming=interception.streaming,
                 attempts=call.dump,
@@ -296,7 +306,7 @@ class Pipeline:
             call.waited += time.monotonic() - began
         return result, recording
 
-    def _open(self, call: Call, route: Intercept) -> Interception:
+    def _open(self, call: Call, route: Intercept) -> Relay:
         body = self._read_body(call)
         call.interception_id = new_interception_id()
         try:

@@ -39,7 +39,7 @@ def record_start(
     """Have the start recorded; raises an Answer when that fails."""
     inbound = call.inbound
     info = identify(inbound.headers, lambda: _readable(inbound))
-    call.client = info.client
+    call.client, call.session_id = info.client, info.session_id
     record = records.Interception(
         id=interception.id,
         initiator_id=caller.user_id,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
-from attrs import evolve
-
 from aigateway.actors.providers.config import ProviderConfig
-from aigateway.actors.providers.interception.headers import UnsafeHeader, for_upstream
+from aigateway.actors.providers.interception.header_list import first_of
+from aigateway.actors.providers.interception.headers import UnsafeHeader, for_client, for_upstream
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.messages import Opened, Perform, Refused
 from aigateway.actors.providers.request import UpstreamRequest
@@ -60,7 +60,14 @@ def refusal_answer(dialect: str, refused: Refused) -> Answer:
     """What the client gets when no provider answered."""
     if refused.body is None:
         return api_error(dialect, refused.status, refused.message, retry_after=refused.retry_after)
-    answer = Answer(refused.status, refused.body, "application/json")
-    if refused.retry_after is None:
-        return answer
-    return evolve(answer, headers=(("Retry-After", str(refused.retry_after)),))
+    headers: list[tuple[str, str]] = []
+    with contextlib.suppress(UnsafeHeader):
+        headers = [
+            (name, value)
+            for name, value in for_client(refused.headers)
+            if name.lower() not in ("content-type", "content-length")
+        ]
+    if refused.retry_after is not None:
+        headers.append(("Retry-After", str(refused.retry_after)))
+    content_type = first_of(refused.headers, "content-type") or "application/json"
+    return Answer(refused.status, refused.body, content_type, tuple(headers))

@@ -88,6 +88,8 @@ class ProviderConfig:
     """Names of other providers of the same API, used in their order when this one cannot
     answer."""
     max_retries: int = 0
+    key_rest_max: float = 300.0
+    """Longest rest of a key, whatever a provider asks for."""
     max_connections: int = 4096
     """Upstream connections per gateway worker, at most."""
     connect_timeout: float = 10.0

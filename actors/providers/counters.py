@@ -30,8 +30,8 @@ class Counters:
     """How many walks through the pool have ended after so many keys."""
     exhaustions: dict[str, int] = field(factory=dict)
     """Requests that found no key (left), by outcome: rate_limited or auth_failed."""
-    key_transitions: dict[str, int] = field(factory=dict)
-    """Changes of a key's state, by reason: rate_limited, unauthorized or forbidden."""
+    rests: dict[str, int] = field(factory=dict)
+    """Rests of keys that have begun, by reason: rate_limited or unauthorized."""
     trips: dict[tuple[str, str], int] = field(factory=dict)
     """Times a circuit has opened, by route and model."""
     rejects: dict[tuple[str, str], int] = field(factory=dict)
@@ -52,7 +52,7 @@ class Counters:
             self,
             keys_tried=dict(self.keys_tried),
             exhaustions=dict(self.exhaustions),
-            key_transitions=dict(self.key_transitions),
+            rests=dict(self.rests),
             trips=dict(self.trips),
             rejects=dict(self.rejects),
         )
@@ -65,8 +65,8 @@ class Counters:
     def exhausted(self, outcome: str) -> None:
         self.exhaustions[outcome] = self.exhaustions.get(outcome, 0) + 1
 
-    def key_changed(self, reason: str) -> None:
-        self.key_transitions[reason] = self.key_transitions.get(reason, 0) + 1
+    def key_rests(self, reason: str) -> None:
+        self.rests[reason] = self.rests.get(reason, 0) + 1
 
     def tripped(self, route: str, model: str) -> None:
         self.trips[route, model] = self.trips.get((route, model), 0) + 1

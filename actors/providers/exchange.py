@@ -188,6 +188,7 @@ class Exchange:
     __slots__ = (
         "__weakref__",
         "_bodiless",
+        "_closed_well",
         "_connection",
         "_fault",
         "_interrupted",
@@ -213,6 +214,7 @@ class Exchange:
         self._bodiless = bodiless
         self._parts: list[bytes] = []
         self._keep_alive = True
+        self._closed_well = False
         self._fault = ""
         self._interrupted = ""
         self._patience = math.inf
@@ -297,6 +299,8 @@ class Exchange:
                 return b""
             if self._interrupted:
                 raise self._cut("")
+            if self._closed_well:
+                return b""
             if self.broken:
                 raise UpstreamCut("the framing of the upstream's answer is broken")
             try:
@@ -357,7 +361,13 @@ class Exchange:
                 name == "transfer-encoding" and "chunked" in value.lower()
             ):
                 raise UpstreamCut("the upstream closed the connection inside its answer")
+        self._closed_well = True
         return b""
+
+    def unread(self, data: bytes) -> None:
+        """Let :meth:`read` return this next: what it returned before, perhaps edited."""
+        if data:
+            self._parts.insert(0, data)
 
     @property
     def reusable(self) -> bool:

@@ -12,9 +12,10 @@ from aigateway.actors.providers.breaker import Ticket
 from aigateway.actors.providers.errors import UpstreamError
 from aigateway.actors.providers.exchange import Exchange
 from aigateway.actors.providers.interception.credentials import Credential
-from aigateway.actors.providers.keypool import Key, Walker
+from aigateway.actors.providers.keypool import Walker
 from aigateway.actors.providers.messages import Opened, Perform, Refused
 from aigateway.actors.providers.recording import Recording
+from aigateway.actors.providers.refusals import ProviderAnswer
 from aigateway.actors.providers.request import UpstreamRequest
 
 __all__ = [
@@ -53,7 +54,8 @@ class Job:
     """Monotonic time at which the first attempt began; 0 before."""
     walker: Walker | None = None
     """Its walk through the keys; None: it brings its own credential."""
-    key: Key | None = None
+    refusal: ProviderAnswer | None = None
+    """The last answer that made the provider try another key, to be told if that fails."""
     ticket: Ticket | None = None
     """From the circuit breaker, until the result is reported."""
     retries: int = 0
@@ -85,6 +87,11 @@ class Job:
     @property
     def reply(self) -> Reply[Opened | Refused]:
         return self.perform.reply
+
+    @property
+    def shared(self) -> bool:
+        """Whether it is sent with a credential of the gateway's, not with the user's own."""
+        return self.request.add_credential and self.request.credential is None
 
     @property
     def hint(self) -> str:
@@ -136,8 +143,13 @@ class Answered:
     worker: pykka.ActorRef[Any] = field(repr=False)
     job: Job = field(repr=False)
     exchange: Exchange = field(repr=False)
-    # Such an answer refuses the request, so it may be sent again.
-    sent = False
+    answer: ProviderAnswer
+    """The same, as far as it was read; the exchange still has all of its body."""
+
+    @property
+    def sent(self) -> bool:
+        """An answer that refuses the request says that it may be sent again."""
+        return self.answer.status < 400
 
     @property
     def reply(self) -> Reply[Opened | Refused]:

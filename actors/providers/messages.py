@@ -11,6 +11,7 @@ from aigateway.actors.actor import Reply
 from aigateway.actors.providers.breaker import CircuitStatus
 from aigateway.actors.providers.counters import Counters
 from aigateway.actors.providers.exchange import Exchange
+from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.keypool import KeyStatus
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.request import UpstreamRequest
@@ -45,6 +46,9 @@ class Opened:
     """The one that the provider was asked for, by its own name."""
     converted: bool = False
     """Whether the answer has Bedrock's form and has to be put into Anthropic's."""
+    shared: bool = False
+    """It was asked with a credential of the gateway's: what the answer tells of the account is
+    not the client's business."""
 
 
 @frozen
@@ -64,6 +68,10 @@ class Refused:
     """Who refused: the provider that was asked, or the last one it fell back on."""
     begun_at: float = 0.0
     """When a worker began with it; 0: none did."""
+    headers: Headers = ()
+    """Further headers for the client; those of the provider where the answer is its own."""
+    quotes: bool = False
+    """``message`` and ``body`` repeat what a provider said to the gateway's credential."""
 
 
 @frozen(kw_only=True)

@@ -42,7 +42,6 @@ from aigateway.actors.providers.messages import (
     Drain,
     GetProviderState,
     GiveBack,
-    Opened,
     Perform,
     ProviderState,
     Refused,
@@ -59,7 +58,7 @@ from aigateway.actors.providers.strategy import (
     Step,
     Strategy,
 )
-from aigateway.actors.providers.worker import UpstreamWorker
+from aigateway.actors.providers.worker import UpstreamWorker, open_answer
 from aigateway.actors.providers.workforce import (
     Hiring,
     ProviderLimits,
@@ -229,19 +228,16 @@ class Provider(GatewayActor):
     def _answered(self, message: Answered) -> None:
         now = time.monotonic()
         job, exchange, worker = message.job, message.exchange, message.worker
-        step = self._strategy.answered(job, exchange.status, exchange.headers, now)
+        step = self._strategy.answered(job, message.answer, now)
+        if isinstance(step, FallBack):
+            if self._hand_on(job):
+                self._workforce.discard(worker, exchange)
+                return
+            step = step.instead
         match step:
             case Relay():
-                opened = Opened(
-                    exchange,
-                    worker,
-                    self.actor_ref,
-                    self._config.name,
-                    job.hint,
-                    job.begun_at,
-                    job.model,
-                    self._maker.converted,
-                )
+                name = self._config.name
+                opened = open_answer(worker, self.actor_ref, name, self._maker, job, exchange)
                 if not job.settle(opened):
                     self._workforce.discard(worker, exchange)
             case Send():
@@ -250,6 +246,15 @@ class Provider(GatewayActor):
             case _:
                 self._workforce.discard(worker, exchange)
                 self._follow(job, step, now)
+
+    def _hand_on(self, job: Job) -> bool:
+        """Hand a request on to the fallback; False when nobody is there to take it."""
+        if not hand_on(job, self._config, self._tree):
+            return False
+        self._counters.fallbacks += 1
+        log.warning("request handed on to the fallback", provider=self._config.name)
+        job.let_go()
+        return True
 
     def _failed(self, message: Failed) -> None:
         now = time.monotonic()
@@ -264,7 +269,7 @@ class Provider(GatewayActor):
         member = self._roster.find(message.worker)
         step = self._strategy.failed(job, error, now)
         if member is not None:
-            # The strategy has counted its walk, or will.
+            # The strategy has ended its walk, or will.
             member.walker = None
             self._workforce.free(member, now, connected=False)
         self._follow(job, step, now)
@@ -277,13 +282,9 @@ class Provider(GatewayActor):
                 self._place(job, now)
             case Pause(seconds):
                 self._alarm.add(seconds, Resume(job))
-            case FallBack(refused):
-                if hand_on(job, self._config, self._tree):
-                    self._counters.fallbacks += 1
-                    log.warning("request handed on to the fallback", provider=self._config.name)
-                    job.let_go()
-                else:
-                    job.settle(refused)
+            case FallBack(instead):
+                if not self._hand_on(job):
+                    self._follow(job, instead, now)
             case Refuse(refused):
                 job.settle(refused)
             case Relay():
@@ -333,7 +334,7 @@ class Provider(GatewayActor):
         if message.job is not None:
             self._settle_orphan(message.job, now)
         elif member is not None and member.walker is not None:
-            self._counters.walked(member.walker.attempts)
+            self._counters.walked(member.walker.end())
         if member is not None:
             self._next(now)
 

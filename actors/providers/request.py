@@ -12,6 +12,7 @@ from typing import Protocol
 from attrs import field, frozen
 
 from aigateway.actors.providers.exchange import Exchange
+from aigateway.actors.providers.interception.affinity import NO_AFFINITY, Affinity
 from aigateway.actors.providers.interception.credentials import Credential
 from aigateway.actors.providers.interception.interface import Headers
 
@@ -55,6 +56,10 @@ class UpstreamRequest:
     route: str = ""
     """Of an intercepted request; empty: it is passed through, which neither the circuit
     breaker nor the fallback is for."""
+    passed: str = ""
+    """Which of the table's routes a passed-through request matched; a few for each provider."""
+    affinity: Affinity = NO_AFFINITY
+    """With which others it belongs together."""
     provider: str = ""
     """The name of the one that the client asked."""
     model: str = ""

@@ -6,17 +6,20 @@ A request goes through up to four layers, each of which may end it:
 
 1. The circuit breaker, if configured, admits or rejects it.  It hears the status that the
    client gets, once, however many attempts that took.
-2. The key pool gives the first valid key.  An answer that is about the key (401, 403, 429)
-   marks it and the next one is tried, on the same connection.
+2. The key pool gives the key of the request's session, or another one while that rests.  An
+   answer that is about the key (401, 403, 429) is noted and the next one is tried, on the same
+   connection.  When no key is left the last answer is the client's, as it came; but a 401 is
+   about a key that the client does not know, and would read as one about its own.
 3. A retry, if configured, tries again after a pause: when no byte was sent, or when the
    answer itself says that another try may help.
 4. The fallback, if configured, is another provider.  It gets the request when no key is left,
    the circuit is open, or the upstream broke off before the first byte of its answer.
 
 Nothing of this ever happens after a byte of an answer has reached the client.  A user's own
-key is tried once with its own provider: no marks, no further key, no fallback; retries are
-for it too.  Waiting for a key to come back may take a minute, so a fallback, if there is
-one, is preferred to that; to a short pause it is not.
+key is tried once with its own provider: no rests, no further key, no fallback; retries are
+for it too.  A request that is bound to an account is tried with that account's key alone.
+Waiting for a key to come back may take a minute, so a fallback, if there is one, is preferred
+to that; to a short pause it is not.
 
 Like :mod:`.keypool` and :mod:`.breaker` this decides and does nothing: the time and the dice
 are passed in, and each method returns a step.
@@ -24,6 +27,7 @@ are passed in, and each method returns a step.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -39,6 +43,7 @@ from aigateway.actors.providers.breaker import (
 )
 from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.counters import Counters
+from aigateway.actors.providers.delays import requested_delay
 from aigateway.actors.providers.errors import (
     AnswerTimeout,
     OutOfFiles,
@@ -47,23 +52,26 @@ from aigateway.actors.providers.errors import (
 )
 from aigateway.actors.providers.interception import error_bodies
 from aigateway.actors.providers.interception.credentials import Credential, centralized
-from aigateway.actors.providers.interception.header_list import first_of
-from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.jobs import Job
 from aigateway.actors.providers.keypool import (
-    Exhausted,
     KeyPool,
     KeyStatus,
-    KeyTransition,
-    requested_delay,
+    Marked,
+    Subject,
+    Walker,
 )
 from aigateway.actors.providers.messages import Perform, Refused
+from aigateway.actors.providers.refusals import ProviderAnswer
 from aigateway.actors.providers.worker import refusal_of
 
 __all__ = ["FallBack", "Pause", "Refuse", "Relay", "Send", "Step", "Strategy"]
 
 KEY_STATUSES = frozenset({401, 403, 429})
 """Statuses that say something about a key."""
+CREDENTIAL_STATUSES = frozenset({401, 403})
+"""Statuses that may say something about a credential that is the only one."""
+SUCCESSES = frozenset(range(200, 300))
+"""Statuses that show that a key is accepted."""
 RETRY_STATUSES = frozenset({408, 409, 429, *range(500, 600)})
 """Statuses after which the providers' own SDKs try again."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
@@ -75,6 +83,8 @@ MAX_PAUSED = 1000
 LONGEST_REQUESTED = 60.0
 """Seconds of an upstream's Retry-After that are waited; the SDKs' value.  After that long the
 client is better off asking again."""
+BOUND_WAIT = 10.0
+"""Seconds that a request which no other key may serve waits for its own to come back."""
 
 log = structlog.get_logger("ai-gateway.provider")
 
@@ -105,9 +115,9 @@ class Refuse:
 
 @frozen
 class FallBack:
-    """Hand the request on to the fallback; say this when there is none."""
+    """Hand the request on to the fallback; do this when there is none."""
 
-    refused: Refused
+    instead: Refuse | Relay
 
 
 Step: TypeAlias = Send | Relay | Pause | Refuse | FallBack
@@ -133,7 +143,8 @@ class Strategy:
         self._counters = counters
         self._random = random
         self._standing = standing
-        self._pool = KeyPool(config.keys) if config.keys and config.type != "copilot" else None
+        pooled = config.keys and config.type != "copilot"
+        self._pool = KeyPool(config.keys, config.key_rest_max) if pooled else None
         self._credentials = (
             [centralized(config.type, key) for key in config.keys] if self._pool else []
         )
@@ -144,6 +155,7 @@ class Strategy:
         """Requests that wait for a retry."""
         self._retried = RETRY_STATUSES if config.max_retries > 0 else frozenset[int]()
         self._asked_back = self._retried | KEY_STATUSES
+        self._asked_on_trial = self._asked_back | SUCCESSES
 
     @property
     def has_credentials(self) -> bool:
@@ -167,12 +179,12 @@ class Strategy:
             perform.sent,
             perform.begun_at,
         )
-        if request.add_credential and request.credential is None:
+        if job.shared:
             if self._pool is not None:
-                job.walker = self._pool.walk()
-                job.ask_back = self._asked_back
+                job.walker = self._walk(job)
             else:
                 job.credential = self._standing
+                job.ask_back = self._retried | CREDENTIAL_STATUSES
         if self._breaker is not None and request.route:
             admission = self._breaker.admit(request.route, model, now)
             if isinstance(admission, Rejected):
@@ -185,29 +197,27 @@ class Strategy:
         return job, self._take_key(job, now)
 
     def resume(self, job: Job, now: float) -> Step:
-        """The pause is over: begin again, with the first key that is valid by now."""
+        """The pause is over: begin again, with the best key by now."""
         self.paused -= 1
         self._counters.retries += 1
         if job.walker is not None:
-            assert self._pool is not None
-            self._counters.walked(job.walker.attempts)
-            job.walker = self._pool.walk()
+            job.walker = self._walk(job)
         return self._take_key(job, now)
 
-    def answered(self, job: Job, status: int, headers: Headers, now: float) -> Step:
+    def answered(self, job: Job, answer: ProviderAnswer, now: float) -> Step:
         """The upstream has answered with one of the job's ``ask_back`` statuses."""
-        if job.key is not None:
-            assert self._pool is not None
-            marked = self._pool.mark(job.key, status, headers, now)
+        status = answer.status
+        if job.walker is not None:
+            if status in SUCCESSES:
+                job.walker.accepted()
+            marked = job.walker.refused(status, answer.headers, now, answer.received_at)
             if marked is not None:
-                if marked.transition is not None:
-                    self._note_key(marked.transition, status)
-                step = self._take_key(job, now)
-                if isinstance(step, Send):
-                    self._counters.failovers += 1
-                return step
+                return self._after_refusal(job, answer, marked, now)
+        elif job.shared and answer.rejects_credential:
+            self._end(job, 502, now)
+            return self._give_up(job, Refuse(self._credential_refused(job, answer)))
         if status in self._retried:
-            pause = self._pause(job, headers, now)
+            pause = self._pause(job, answer, now)
             if pause is not None:
                 return pause
         self.report_job(job, status, now)
@@ -216,7 +226,7 @@ class Strategy:
     def failed(self, job: Job, error: UpstreamError, now: float) -> Step:
         """No answer came; ``job.sent`` says whether the upstream may have seen the request."""
         if not error.sent and not isinstance(error, Unsendable):
-            pause = self._pause(job, (), now)
+            pause = self._pause_for(job, 0.0, now)
             if pause is not None:
                 return pause
         # A failure without an answer becomes a 502, which does not count; a timeout a 504.
@@ -226,13 +236,14 @@ class Strategy:
         if ours or isinstance(error, AnswerTimeout | Unsendable):
             # Nobody waits for a second answer; nobody else could send it.
             return Refuse(refused)
-        return self._give_up(job, refused)
+        return self._give_up(job, Refuse(self._told_before(job) or refused))
 
     def dropped(self, job: Job, refused: Refused, now: float) -> Step:
         """It ends for a reason of ours, which says nothing about the upstream."""
         self._end(job, None, now)
         name = self._config.name
-        return Refuse(evolve(refused, credential_hint=job.hint, sent=job.sent, provider_name=name))
+        refused = evolve(refused, credential_hint=job.hint, sent=job.sent, provider_name=name)
+        return Refuse(self._told_before(job) or refused)
 
     def report_job(self, job: Job, status: int | None, now: float) -> None:
         """Tell the breaker the status that the client gets, None for none that counts."""
@@ -257,37 +268,121 @@ class Strategy:
 
     # -- decisions
 
+    def _walk(self, job: Job) -> Walker:
+        assert self._pool is not None
+        request = job.request
+        subject = Subject.model(job.model) if request.route else Subject.route(request.passed)
+        return self._pool.walk(subject, request.affinity)
+
     def _take_key(self, job: Job, now: float) -> Step:
+        """Choose a key for a request that has asked nobody since it began, or began again."""
         if job.walker is None:
             return _SEND
-        key = job.walker.next(now)
-        if isinstance(key, Exhausted):
-            return self._exhausted(job, key, now)
-        job.key = key
-        job.credential = self._credentials[key.index]
-        return _SEND
+        return _SEND if self._next_key(job, now) else self._all_rest(job, now)
 
-    def _exhausted(self, job: Job, exhausted: Exhausted, now: float) -> Step:
-        rate_limited = exhausted.outcome == "rate_limited"
-        if rate_limited and not self._may_fall_back(job):
-            pause = self._pause_for(job, exhausted.wait, now)
+    def _next_key(self, job: Job, now: float) -> bool:
+        """Take the next key for the job; False when none is left."""
+        assert self._pool is not None
+        assert job.walker is not None
+        key = job.walker.next(now)
+        if key is None:
+            return False
+        job.credential = self._credentials[key.index]
+        on_trial = self._pool.is_on_trial(key)
+        job.ask_back = self._asked_on_trial if on_trial else self._asked_back
+        return True
+
+    def _after_refusal(self, job: Job, answer: ProviderAnswer, marked: Marked, now: float) -> Step:
+        """The answer was about the key: try the next one, or say what becomes of the request."""
+        assert job.walker is not None
+        self._note_key(marked, job, answer)
+        if not job.request.affinity.bound and self._next_key(job, now):
+            self._counters.failovers += 1
+            if answer.status != 401 and answer.whole:
+                job.refusal = answer
+            return _SEND
+        if marked.reason == "rate_limited":
+            back_in = job.walker.back_in(now)
+            if not self._may_fall_back(job) and not answer.says_no_retry:
+                pause = self._pause_for(job, back_in, now)
+                if pause is not None:
+                    return pause
+            self._counters.exhausted("rate_limited")
+            self._end(job, answer.status, now)
+            return self._give_up(job, _RELAY)
+        if marked.reason == "unauthorized":
+            self._counters.exhausted("auth_failed")
+            self._end(job, 502, now)
+            refused = self._told_before(job) or self._credential_refused(job, answer)
+            return self._give_up(job, Refuse(refused))
+        self._end(job, answer.status, now)
+        return _RELAY
+
+    def _all_rest(self, job: Job, now: float) -> Step:
+        """Every key that may serve the request rests after a 429: nobody is asked."""
+        assert job.walker is not None
+        back_in = job.walker.back_in(now)
+        if not self._may_fall_back(job):
+            bound = job.request.affinity.bound and back_in <= BOUND_WAIT
+            pause = self._pause_for(job, back_in, now, always=bound and not job.retries)
             if pause is not None:
                 return pause
-        self._counters.exhausted(exhausted.outcome)
+        self._counters.exhausted("rate_limited")
         # Without an attempt nothing is known of the upstream.
-        self._end(job, exhausted.status if job.attempts else None, now)
-        body = error_bodies.keys_rate_limited if rate_limited else error_bodies.keys_rejected
+        self._end(job, 429 if job.attempts else None, now)
+        seconds = math.ceil(back_in)
+        message = f"all configured keys are rate-limited (retry after {_duration(seconds)})"
         refused = Refused(
-            exhausted.status,
-            exhausted.message,
-            "rate_limited" if rate_limited else "unauthorized",
-            exhausted.retry_after,
-            body(self._dialect(job), exhausted.message),
+            429,
+            message,
+            "rate_limited",
+            seconds,
+            error_bodies.keys_rate_limited(self._dialect(job), message),
             job.hint,
             job.sent,
             self._config.name,
         )
-        return self._give_up(job, refused)
+        return self._give_up(job, Refuse(self._told_before(job) or refused))
+
+    def _credential_refused(self, job: Job, answer: ProviderAnswer) -> Refused:
+        """What a client is told of a 401 that is about the gateway's credential.
+
+        APPSEC: as it came it would read as one about the client's own, and a client may ask
+        its user to sign in again, or throw its key away.
+        """
+        said = ": ".join(part for part in (answer.error_type, answer.message) if part)
+        where = f" (request id {answer.request_id})" if answer.request_id else ""
+        message = f"the provider does not accept the gateway's credential: {said}{where}"
+        return Refused(
+            502,
+            message,
+            "unauthorized",
+            None,
+            error_bodies.keys_rejected(self._dialect(job), message),
+            job.hint,
+            job.sent,
+            self._config.name,
+            headers=(("x-should-retry", "false"),),
+            quotes=True,
+        )
+
+    def _told_before(self, job: Job) -> Refused | None:
+        """The answer to an earlier key of this request, if one was kept."""
+        kept = job.refusal
+        if kept is None:
+            return None
+        return Refused(
+            kept.status,
+            kept.message,
+            kept.kind,
+            None,
+            kept.body,
+            job.hint,
+            job.sent,
+            self._config.name,
+            headers=kept.headers,
+            quotes=True,
+        )
 
     def _rejected(self, job: Job, rejected: Rejected) -> Step:
         refused = Refused(
@@ -299,10 +394,10 @@ class Strategy:
             sent=job.sent,
             provider_name=self._config.name,
         )
-        return self._give_up(job, refused)
+        return self._give_up(job, Refuse(refused))
 
-    def _give_up(self, job: Job, refused: Refused) -> Step:
-        return FallBack(refused) if self._may_fall_back(job) else Refuse(refused)
+    def _give_up(self, job: Job, instead: Refuse | Relay) -> Step:
+        return FallBack(instead) if self._may_fall_back(job) else instead
 
     def _may_fall_back(self, job: Job) -> bool:
         """Whether another provider could answer, with a key of its own."""
@@ -312,18 +407,22 @@ class Strategy:
             and request.route
             and request.credential is None
             and request.add_credential
+            and not request.affinity.bound
         )
 
-    def _pause(self, job: Job, headers: Headers, now: float) -> Pause | None:
+    def _pause(self, job: Job, answer: ProviderAnswer, now: float) -> Pause | None:
         """The pause before the next retry, None when there is to be none."""
-        if first_of(headers, "x-should-retry").lower() == "false":
+        if answer.says_no_retry:
             return None
-        return self._pause_for(job, requested_delay(headers), now)
+        return self._pause_for(job, requested_delay(answer.headers, answer.received_at), now)
 
-    def _pause_for(self, job: Job, requested: float, now: float) -> Pause | None:
-        if job.retries >= self._config.max_retries or requested > LONGEST_REQUESTED:
+    def _pause_for(
+        self, job: Job, requested: float, now: float, *, always: bool = False
+    ) -> Pause | None:
+        """``always``: also where retries are not configured."""
+        if job.retries >= self._config.max_retries and not always:
             return None
-        if self.paused >= MAX_PAUSED:
+        if requested > LONGEST_REQUESTED or self.paused >= MAX_PAUSED:
             return None
         if requested > 0:
             # Never sooner, and not all at once.
@@ -335,13 +434,17 @@ class Strategy:
             return None
         job.retries += 1
         self.paused += 1
+        self._end_walk(job)
         return Pause(seconds)
 
     def _end(self, job: Job, status: int | None, now: float) -> None:
         """The job ends here, without an exchange: settle what it had taken."""
-        if job.walker is not None:
-            self._counters.walked(job.walker.attempts)
+        self._end_walk(job)
         self.report_job(job, status, now)
+
+    def _end_walk(self, job: Job) -> None:
+        if job.walker is not None:
+            self._counters.walked(job.walker.end())
 
     def _dialect(self, job: Job) -> str:
         # Bedrock's circuit has a body of its own; it speaks one API only.
@@ -350,15 +453,21 @@ class Strategy:
 
     # -- what operators hear of
 
-    def _note_key(self, transition: KeyTransition, status: int) -> None:
-        self._counters.key_changed(transition.reason)
-        permanent = transition.after == "permanent"
+    def _note_key(self, marked: Marked, job: Job, answer: ProviderAnswer) -> None:
+        rest = marked.begun
+        if rest is None:
+            return
+        self._counters.key_rests(rest.reason)
         log.warning(
-            "key marked permanent" if permanent else "key marked temporary",
+            "key rests",
             provider=self._config.name,
-            api_key_hint=transition.hint,
-            status=status,
-            cooldown=transition.cooldown or None,
+            api_key_hint=rest.hint,
+            subject=str(rest.subject) if rest.subject is not None else "everything",
+            status=answer.status,
+            seconds=round(rest.remaining, 3),
+            error_type=answer.error_type,
+            error=answer.message,
+            provider_request_id=answer.request_id,
         )
 
     def _note_circuit(self, transition: CircuitTransition | None) -> None:
@@ -374,3 +483,12 @@ class Strategy:
             before=transition.before,
             after=transition.after,
         )
+
+
+def _duration(seconds: int) -> str:
+    """Whole seconds as the reference writes them: ``5s``, ``1m0s``, ``2h0m1s``."""
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes}m{seconds}s"
+    return f"{minutes}m{seconds}s" if minutes else f"{seconds}s"

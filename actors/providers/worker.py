@@ -32,12 +32,14 @@ from aigateway.actors.providers.jobs import (
 from aigateway.actors.providers.making import Maker
 from aigateway.actors.providers.messages import Drain, Opened, Refused
 from aigateway.actors.providers.recording import Recording
+from aigateway.actors.providers.refusals import ProviderAnswer
 from aigateway.actors.providers.request import Attempts
 
-__all__ = ["UpstreamWorker", "abandon", "refusal_of"]
+__all__ = ["UpstreamWorker", "abandon", "open_answer", "refusal_of"]
 
 DISCARD_LIMIT = 64 * 1024
-"""Bytes of an unwanted answer that are read so that its connection can be used again."""
+"""Bytes of a refusal, or of an unwanted answer, that are read for the provider to decide, or so
+that the connection can be used again."""
 DISCARD_TIME = 1.0
 """Seconds for that."""
 
@@ -127,7 +129,8 @@ class UpstreamWorker(GatewayActor):
             return
         self._lent = exchange
         if exchange.status in job.ask_back:
-            self._tell_provider(Answered(self.actor_ref, job, exchange))
+            answer = _heard(exchange, job)
+            self._tell_provider(Answered(self.actor_ref, job, exchange, answer))
         else:
             self._open(job, exchange)
 
@@ -155,15 +158,8 @@ class UpstreamWorker(GatewayActor):
         if job.ticket is not None:
             # Before the client can ask again.
             self._tell_provider(Reported(job.ticket, exchange.status))
-        opened = Opened(
-            exchange,
-            self.actor_ref,
-            self._provider,
-            self._provider_name,
-            job.hint,
-            job.begun_at,
-            job.model,
-            self._maker.converted,
+        opened = open_answer(
+            self.actor_ref, self._provider, self._provider_name, self._maker, job, exchange
         )
         if not job.settle(opened):
             exchange.close()
@@ -218,7 +214,7 @@ class UpstreamWorker(GatewayActor):
             case Failed() | Answered():
                 if isinstance(message, Answered):
                     message.exchange.close()
-                fail(message.reply, ActorDied("the provider's actor died", sent=False))
+                fail(message.reply, ActorDied("the provider's actor died", sent=message.sent))
             case Released() | Drained():
                 message.exchange.close()
             case _:
@@ -233,19 +229,59 @@ def _show(attempts: Attempts, made: requests.PreparedRequest) -> None:
 
 def _discard(exchange: Exchange) -> None:
     """Read a small rest; close the connection on a large or a slow one."""
+    _read_small(exchange)
+    if not exchange.reusable:
+        exchange.close()
+
+
+def _heard(exchange: Exchange, job: Job) -> ProviderAnswer:
+    """What the provider decides on; of a refusal the body too, if it is small and there.
+
+    Only of answers to the gateway's own credential: a user's is relayed as it comes.
+    """
+    body, whole = b"", False
+    if exchange.status >= 400 and job.shared:
+        body, whole = _read_small(exchange)
+        exchange.unread(body)
+    return ProviderAnswer(exchange.status, exchange.headers, body, whole, time.time())
+
+
+def _read_small(exchange: Exchange) -> tuple[bytes, bool]:
+    """What comes of the rest within :data:`DISCARD_TIME`, and whether that is all of it."""
     deadline = time.monotonic() + DISCARD_TIME
-    size = 0
+    read = bytearray()
     try:
-        while size <= DISCARD_LIMIT and (left := deadline - time.monotonic()) > 0:
+        while len(read) <= DISCARD_LIMIT and (left := deadline - time.monotonic()) > 0:
             exchange.set_quiet(left)
             data = exchange.read()
             if not data:
-                break
-            size += len(data)
+                return bytes(read), True
+            read += data
     except (Quiet, UpstreamCut):
         pass
-    if not exchange.reusable:
-        exchange.close()
+    return bytes(read), False
+
+
+def open_answer(
+    worker: pykka.ActorRef[Any],
+    provider: pykka.ActorRef[Any],
+    provider_name: str,
+    maker: Maker,
+    job: Job,
+    exchange: Exchange,
+) -> Opened:
+    """What the request is told of an answer that becomes its own."""
+    return Opened(
+        exchange,
+        worker,
+        provider,
+        provider_name,
+        job.hint,
+        job.begun_at,
+        job.model,
+        maker.converted,
+        job.shared,
+    )
 
 
 def refusal_of(error: UpstreamError, job: Job, provider_name: str) -> Refused:

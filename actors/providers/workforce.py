@@ -113,7 +113,7 @@ class Workforce:
         """Let the worker get rid of an answer, after which it is released."""
         member = self.roster.find(worker)
         if member is not None:
-            member.walker = None
+            self._end_walk(member, answered=False)
         if not tell(worker, Discard(exchange)):
             exchange.close()
 
@@ -172,10 +172,13 @@ class Workforce:
 
     def free(self, member: Member, now: float, *, connected: bool) -> None:
         """The worker has nothing to do."""
-        if member.walker is not None:
-            self._counters.walked(member.walker.attempts)
-            member.walker = None
+        self._end_walk(member, answered=True)
         self.roster.free(member, now, connected=connected)
+
+    def _end_walk(self, member: Member, *, answered: bool) -> None:
+        walker, member.walker = member.walker, None
+        if walker is not None:
+            self._counters.walked(walker.end(answered=answered))
 
     # -- coming and going
 

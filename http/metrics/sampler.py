@@ -28,6 +28,7 @@ from aigateway.actors.tree import provider_role
 from aigateway.http.admission import Admission
 from aigateway.http.call import Call
 from aigateway.http.metrics.observer import RequestMetrics
+from aigateway.http.metrics.series import MAX_REST_LABELS
 from aigateway.http.runtime import Runtime
 
 __all__ = ["Sampler"]
@@ -67,6 +68,8 @@ class Sampler:
         self._gauges = _Gauges()
         self._urns: dict[str, str] = {}
         """Of the provider actors, by the providers' names."""
+        self._rest_labels: dict[str, set[_Labels]] = {}
+        """Labels of rests that have series, by provider: they cannot be taken back."""
         self._coderd_urn = ""
         self._timed: dict[tuple[str, str], CallTimes] = {}
         """What was seen last of the actor with this urn."""
@@ -190,11 +193,30 @@ class Sampler:
             (name, circuit.route, circuit.model): GAUGE[circuit.state] for circuit in state.circuits
         }
         self._gauges.fill(self._series.key_state, keys, name)
+        self._gauges.fill(self._series.key_rest_until, self._rests(name, state), name)
         self._gauges.fill(self._series.breaker_state, circuits, name)
+
+    def _rests(self, name: str, state: ProviderState) -> dict[_Labels, float]:
+        """When each rest ends, by labels; as many of them as a provider may have."""
+        known = self._rest_labels.setdefault(name, set())
+        ends: dict[_Labels, float] = {}
+        now = time.time()
+        for key in state.keys:
+            for rest in key.rests:
+                subject = "everything" if rest.subject is None else str(rest.subject)
+                labels = (name, rest.hint, subject, rest.reason)
+                if rest.subject is not None and labels not in known:
+                    if len(known) < MAX_REST_LABELS:
+                        known.add(labels)
+                    else:
+                        labels = (name, rest.hint, "other", rest.reason)
+                ends[labels] = max(ends.get(labels, 0.0), round(now + rest.remaining, 1))
+        return ends
 
     def _forget(self, name: str) -> None:
         """There is no such provider any more."""
         self._gauges.fill(self._series.key_state, {}, name)
+        self._gauges.fill(self._series.key_rest_until, {}, name)
         self._gauges.fill(self._series.breaker_state, {}, name)
         self._totals.forget(self._urns.pop(name))
 
@@ -207,7 +229,7 @@ class Sampler:
             ("refused", counters.drains_refused),
         ):
             self._totals.reach((urn, "drains", outcome), drains, series.drains, (outcome,))
-        for reason, count in counters.key_transitions.items():
+        for reason, count in counters.rests.items():
             labels: _Labels = (name, reason)
             self._totals.reach((urn, "key", reason), count, series.key_transitions, labels)
         for outcome, count in counters.exhaustions.items():

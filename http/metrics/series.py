@@ -20,7 +20,14 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
 from aigateway.actors.coderd.call_counters import BOUNDS
 from aigateway.http.metrics.batch_histogram import BatchHistogram
 
-__all__ = ["DURATION_BUCKETS", "PREFIX", "STAGE_BUCKETS", "Description", "Series"]
+__all__ = [
+    "DURATION_BUCKETS",
+    "MAX_REST_LABELS",
+    "PREFIX",
+    "STAGE_BUCKETS",
+    "Description",
+    "Series",
+]
 
 PREFIX = "coder_ai_gateway"
 DURATION_BUCKETS = (0.5, 2, 5, 15, 30, 60, 120)
@@ -30,6 +37,9 @@ STAGE_BUCKETS = (
 )  # fmt: skip
 """Seconds; the gateway's own work is a matter of tenths of milliseconds."""
 ATTEMPT_BUCKETS = (1, 2, 3, 4, 5, 10, 25)
+
+MAX_REST_LABELS = 50
+"""Rests of one provider that have series of their own.  Clients choose the names of models."""
 
 Factor = tuple[int, str]
 
@@ -140,21 +150,30 @@ class Series:
         )
         self.key_transitions = self._counter(
             "key_pool_state_transitions",
-            "Keys that were marked: rate_limited, unauthorized, forbidden",
+            "Rests of keys that began: rate_limited (for a model or route), unauthorized",
             ("provider", "reason"),
-            PROVIDERS, (3, "reasons"),
+            PROVIDERS, (2, "reasons"),
         )  # fmt: skip
         self.key_exhaustions = self._counter(
             "key_pool_exhaustions",
-            "Requests that found no usable key: rate_limited, auth_failed",
+            "Requests for which no key was left: rate_limited, auth_failed",
             ("provider", "outcome"),
             PROVIDERS, (2, "outcomes"),
         )  # fmt: skip
         self.key_state = self._gauge(
             "key_pool_state",
-            "Keys by state; the worst of all workers",
+            "Keys by state: valid, or temporary while they rest for anything; the most of any "
+            "worker",
             ("provider", "state"),
-            PROVIDERS, (3, "states"),
+            PROVIDERS, (2, "states"),
+            mode="livemax",
+        )  # fmt: skip
+        self.key_rest_until = self._gauge(
+            "key_pool_rest_until_timestamp_seconds",
+            "When a key's rest ends, 0 after that; key is masked, subject is the model or route, "
+            "everything, or other for those beyond the bound",
+            ("provider", "key", "subject", "reason"),
+            PROVIDERS, (MAX_REST_LABELS + 5 * 2, "rests"),
             mode="livemax",
         )  # fmt: skip
         self.failover_attempts = self._histogram(

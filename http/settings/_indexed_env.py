@@ -88,6 +88,7 @@ _LISTS = {
 _EXTRAS: dict[str, tuple[str, Kind]] = {
     "MODELS": ("models", MODELS),
     "MAX_RETRIES": ("max_retries", whole_number()),
+    "KEY_REST_MAX": ("key_rest_max", TIMEOUT),
     "MAX_CONNECTIONS": ("max_connections", whole_number(1)),
     "CONNECT_TIMEOUT": ("connect_timeout", TIMEOUT),
     "FIRST_BYTE_TIMEOUT": ("first_byte_timeout", TIMEOUT),

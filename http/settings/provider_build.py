@@ -44,6 +44,15 @@ DEFAULT_BASE_URLS = {
 }
 """The other types have no address of their own."""
 
+_OF_ALL = (
+    "connect_timeout",
+    "first_byte_timeout",
+    "idle_timeout",
+    "max_retries",
+    "key_rest_max",
+)
+"""Options that hold for each provider unless it has a value of its own."""
+
 
 @frozen
 class ProviderOutcome:
@@ -85,10 +94,7 @@ def build_providers(
     """Make each provider's configuration; one that cannot serve has ``error`` set."""
     built = []
     for entry in entries:
-        timeouts = {
-            name: getattr(settings, name)
-            for name in ("connect_timeout", "first_byte_timeout", "idle_timeout", "max_retries")
-        }
+        timeouts = {name: getattr(settings, name) for name in _OF_ALL}
         config = ProviderConfig(
             name=entry.name,
             type=entry.type,
@@ -115,13 +121,7 @@ def finish_providers(
     return _with_fallbacks(
         [
             _finish(
-                evolve(
-                    p,
-                    connect_timeout=settings.connect_timeout,
-                    first_byte_timeout=settings.first_byte_timeout,
-                    idle_timeout=settings.idle_timeout,
-                    max_retries=settings.max_retries,
-                ),
+                evolve(p, **{name: getattr(settings, name) for name in _OF_ALL}),
                 settings,
                 _Names(),
             )

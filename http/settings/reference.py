@@ -90,16 +90,16 @@ FIELDS = {
     "letters, digits and single hyphens (`{pattern}`); each name once.",
     "BASE_URL": "Address of the API. For all but `anthropic`, `bedrock` and `copilot` it holds the "
     "version, as in `https://host/v1`. Defaults: {bases}; the other types need one.",
-    "KEY, KEYS": "One key, or up to {keys} separated by commas, tried in their order when one "
-    "fails. Not for `bedrock` and `copilot`. Without keys only users who bring their own "
+    "KEY, KEYS": "One key, or up to {keys} separated by commas, among which sessions are shared "
+    "out. Not for `bedrock` and `copilot`. Without keys only users who bring their own "
     "are served.",
     "MODELS": "Models that it serves, with commas between them: names as clients ask for them, and "
     "behind `=` what the provider calls them. `*` stands for any text. Others are refused with "
     "404. Default: any. See [Models](providers.md#models).",
     "FALLBACK": "Names of other providers of the same API, with commas between them, that take "
     "over in this order when this one cannot answer.",
-    "MAX_RETRIES, CONNECT_TIMEOUT, FIRST_BYTE_TIMEOUT, IDLE_TIMEOUT": "For this provider, instead "
-    "of the options of that name.",
+    "MAX_RETRIES, KEY_REST_MAX, CONNECT_TIMEOUT, FIRST_BYTE_TIMEOUT, IDLE_TIMEOUT": "For this "
+    "provider, instead of the options of that name.",
     "MAX_CONNECTIONS": "Connections to this provider per worker process, at most. Default: 4096.",
     "PROXY": "HTTP proxy for this provider. Default: what `HTTPS_PROXY`, `HTTP_PROXY`, "
     "`ALL_PROXY` and `NO_PROXY` say.",

@@ -135,6 +135,11 @@ class Settings(ProcessSettings):
         "0",
         help="How often a request that failed before its first byte is sent to a provider again.",
     )
+    key_rest_max: float = _request(
+        TIMEOUT,
+        "5m",
+        help="Longest rest of a provider's key after a 429 or 401, whatever the provider asks for.",
+    )
     mcp_max_iterations: int = _request(
         whole_number(1),
         "25",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,7 +16,7 @@ from aigateway.actors.coderd.messages import Status
 from aigateway.actors.providers.breaker import CircuitStatus
 from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.counters import Counters
-from aigateway.actors.providers.keypool import KeyStatus
+from aigateway.actors.providers.keypool import KeyStatus, Rest, Subject
 from aigateway.actors.providers.messages import GetProviderState, ProviderState
 from aigateway.actors.recorder.messages import GetSpoolStats
 from aigateway.actors.recorder.spool import SpoolStats
@@ -131,19 +132,45 @@ def test_requests_wait_for_different_things(process: Process) -> None:
     assert waiting == {"place": 1, "control_plane": 3, "connection": 5, "retry": 1}
 
 
+RESTS = Rest("k", None, "unauthorized", 60.0)
+
+
+def test_each_rest_of_a_key_has_its_end_and_a_bounded_number_have_names(process: Process) -> None:
+    def until(subject: str, reason: str = "rate_limited") -> float | None:
+        labels = {"provider": "a", "key": "k", "subject": subject, "reason": reason}
+        return process.value("key_pool_rest_until_timestamp_seconds", **labels)
+
+    def rest(number: int) -> Rest:
+        return Rest("k", Subject.model(f"m{number}"), "rate_limited", 60.0 + number)
+
+    says = process.provider("a", keys=(KeyStatus("k", (RESTS, rest(0))),))
+    began = time.time()
+    process.sampler.sample()
+    for end in (until("everything", "unauthorized"), until("model m0")):
+        assert end is not None
+        assert 59 < end - began < 90
+    many = tuple(rest(number) for number in range(1, 200))
+    says[GetProviderState] = ProviderState("a", 0, 0, 0, 0, (), keys=(KeyStatus("k", many),))
+    process.sampler.sample()
+    assert until("model m0") == 0, "it is over"
+    assert until("model m49")
+    assert until("model m50") is None
+    other = until("other")
+    assert other is not None
+    assert other > began + 250
+
+
 def test_an_actor_that_hangs_keeps_its_values_and_nobody_elses(process: Process) -> None:
-    keys = (KeyStatus("k", "valid"),)
+    keys = (KeyStatus("k"),)
     hangs = process.provider("a", keys=keys, waiting=1)
     moves = process.provider("b", keys=keys)
     process.sampler.sample()
     hangs[GetProviderState] = None
-    moves[GetProviderState] = ProviderState(
-        "b", 0, 0, 0, 0, (), keys=(KeyStatus("k", "permanent"),)
-    )
+    moves[GetProviderState] = ProviderState("b", 0, 0, 0, 0, (), keys=(KeyStatus("k", (RESTS,)),))
     process.sampler.sample()
     assert process.value("key_pool_state", provider="a", state="valid") == 1
     assert process.value("key_pool_state", provider="b", state="valid") == 0
-    assert process.value("key_pool_state", provider="b", state="permanent") == 1
+    assert process.value("key_pool_state", provider="b", state="temporary") == 1
 
 
 def test_inboxes_and_restarts_are_seen_without_asking(process: Process) -> None:
@@ -185,9 +212,7 @@ def test_a_successor_counts_from_0_and_nothing_is_lost(process: Process) -> None
 
 
 def test_what_is_gone_is_shown_as_nothing(process: Process) -> None:
-    process.provider(
-        "a", keys=(KeyStatus("k", "valid"),), circuits=(CircuitStatus("/r", "m", "open"),)
-    )
+    process.provider("a", keys=(KeyStatus("k"),), circuits=(CircuitStatus("/r", "m", "open"),))
     process.sampler.sample()
     info = {"provider_name": "a", "provider_type": "openai", "status": "enabled"}
     circuit = {"provider": "a", "endpoint": "/r", "model": "m"}

@@ -196,7 +196,7 @@ DAYS = [
 def test_no_request_hangs_and_the_books_balance(luck, how, monkeypatch):
     settings = SETTINGS[how]
     monkeypatch.setattr("aigateway.actors.providers.strategy.FIRST_PAUSE", 0.01)
-    monkeypatch.setattr("aigateway.actors.providers.keypool.DEFAULT_COOLDOWN", 0.05)
+    monkeypatch.setattr("aigateway.actors.providers.keypool.DEFAULT_REST", 0.05)
     seed = sum(luck.encode())
     weather = Weather(random.Random(seed), list(EACH[luck]))
     with (
@@ -214,7 +214,7 @@ def test_no_request_hangs_and_the_books_balance(luck, how, monkeypatch):
         assert ledger.outcomes["whole"] or luck == "rejections"
 
 
-def test_keys_that_die_one_after_the_other_are_never_used_again():
+def test_keys_that_are_refused_one_after_the_other_cost_no_request_while_one_is_left():
     weather = Weather(random.Random(1), [good])
     with ScriptedProvider(otherwise=weather) as provider, running(provider.url, keys=KEYS) as rig:
         for dead in range(len(KEYS) + 1):
@@ -224,19 +224,22 @@ def test_keys_that_die_one_after_the_other_are_never_used_again():
             new = provider.requests[before:]
             if dead < len(KEYS):
                 assert ledger.outcomes["refused"] == 0
-                assert [key.state for key in rig.state.keys] == ["permanent"] * dead + ["valid"] * (
+                assert [key.state for key in rig.state.keys] == ["temporary"] * dead + ["valid"] * (
                     len(KEYS) - dead
                 )
                 used = Counter(request.header("X-Api-Key") for request in new)
                 assert used[KEYS[dead]] == CLIENTS * CALLS
-                # Only those that were under way when it died have met the dead key.
+                # Only those that were under way when it was refused have met the dead key.
                 assert sum(used[key] for key in KEYS[:dead]) <= CLIENTS
             else:
                 assert ledger.outcomes == {"refused": CLIENTS * CALLS}
-                assert len(new) <= CLIENTS
         check_books(rig, provider, {})
-        assert rig.counters.key_transitions == {"unauthorized": len(KEYS)}
+        assert rig.counters.rests == {"unauthorized": len(KEYS)}
         assert rig.counters.exhaustions == {"auth_failed": CLIENTS * CALLS}
+        # They were not dead after all.
+        weather.dead_keys = frozenset()
+        assert run_day(rig, 99).outcomes["refused"] == 0
+        assert [key.state for key in rig.state.keys].count("valid") >= 1
 
 
 def test_a_region_that_goes_down_and_comes_back_is_bypassed_meanwhile():

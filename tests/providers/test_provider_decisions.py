@@ -23,13 +23,27 @@ from aigateway.actors.providers.errors import (
     Unsendable,
     UpstreamError,
 )
+from aigateway.actors.providers.interception.affinity import Affinity
+from aigateway.actors.providers.interception.credentials import CENTRALIZED, Credential
+from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.jobs import Job
 from aigateway.actors.providers.messages import Perform
+from aigateway.actors.providers.refusals import ProviderAnswer
 from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.actors.providers.roster import Member, Roster
-from aigateway.actors.providers.strategy import FallBack, Pause, Refuse, Relay, Send, Strategy
+from aigateway.actors.providers.strategy import (
+    FallBack,
+    Pause,
+    Refuse,
+    Relay,
+    Send,
+    Step,
+    Strategy,
+)
 
 NOW = 1000.0
+NOON = 1_792_584_000.0
+"""Wed, 21 Oct 2026 12:00:00 GMT, in Unix seconds."""
 
 
 def make_perform(**changes: Any) -> Perform:
@@ -156,16 +170,27 @@ def test_a_roster_always_knows_who_does_what(steps):
 # -- the strategy
 
 
-def decide(random: float = 0.0, **settings: Any) -> tuple[Strategy, Counters]:
+def decide(
+    random: float = 0.0, standing: Credential | None = None, **settings: Any
+) -> tuple[Strategy, Counters]:
     counters = Counters()
-    return Strategy(make_config("http://h", **settings), counters, lambda: random), counters
+    config = make_config("http://h", **settings)
+    return Strategy(config, counters, lambda: random, standing), counters
 
 
 def begin(strategy: Strategy, *, deadline: float = math.inf, **changes: Any) -> Job:
-    job, step = strategy.begin(make_perform(**changes), "m", deadline, NOW)
+    model = changes.get("model", "m")
+    job, step = strategy.begin(make_perform(**changes), model, deadline, NOW)
     assert isinstance(step, Send)
     job.attempts += 1
     return job
+
+
+def answered(
+    strategy: Strategy, job: Job, status: int, headers: Headers, now: float, body: bytes = b""
+) -> Step:
+    """An answer comes; its clock stands still at noon."""
+    return strategy.answered(job, ProviderAnswer(status, headers, body, True, NOON), now)
 
 
 @pytest.mark.parametrize(("dice", "pauses"), [
@@ -176,9 +201,9 @@ def test_pauses_grow_up_to_a_limit_and_are_jittered(dice, pauses):
     strategy, _ = decide(dice, max_retries=len(pauses))
     job = begin(strategy)
     for pause in pauses:
-        assert strategy.answered(job, 500, (), NOW) == Pause(pause)
+        assert answered(strategy, job, 500, (), NOW) == Pause(pause)
         assert isinstance(strategy.resume(job, NOW), Send)
-    assert isinstance(strategy.answered(job, 500, (), NOW), Relay)
+    assert isinstance(answered(strategy, job, 500, (), NOW), Relay)
 
 
 @pytest.mark.parametrize(
@@ -190,18 +215,20 @@ def test_pauses_grow_up_to_a_limit_and_are_jittered(dice, pauses):
         ([("retry-after-ms", "1500"), ("Retry-After", "9")], Pause(1.75)),
         ([("Retry-After", "-1")], Pause(0.375)),
         ([("Retry-After", "Wed, 21 Oct 2026 07:28:00 GMT")], Pause(0.375)),
+        ([("Retry-After", "Wed, 21 Oct 2026 12:00:05 GMT")], Pause(5.25)),
+        ([("Retry-After", "1.5")], Pause(1.75)),
         ([("X-Should-Retry", "False")], Relay()),
         ([("X-Should-Retry", "true")], Pause(0.375)),
     ],
 )
 def test_an_upstreams_wish_is_heard(headers, step):
     strategy, _ = decide(1.0, max_retries=1)
-    assert strategy.answered(begin(strategy), 503, headers, NOW) == step
+    assert answered(strategy, begin(strategy), 503, headers, NOW) == step
 
 
 def test_a_pause_that_would_last_beyond_the_deadline_is_not_made():
     strategy, _ = decide(max_retries=1)
-    assert isinstance(strategy.answered(begin(strategy, deadline=NOW + 0.5), 500, (), NOW), Relay)
+    assert isinstance(answered(strategy, begin(strategy, deadline=NOW + 0.5), 500, (), NOW), Relay)
     assert strategy.paused == 0
 
 
@@ -209,10 +236,10 @@ def test_only_so_many_pause_at_once(monkeypatch):
     monkeypatch.setattr(strategy_module, "MAX_PAUSED", 1)
     strategy, _ = decide(max_retries=2)
     first, second = begin(strategy), begin(strategy)
-    assert isinstance(strategy.answered(first, 500, (), NOW), Pause)
-    assert isinstance(strategy.answered(second, 500, (), NOW), Relay)
+    assert isinstance(answered(strategy, first, 500, (), NOW), Pause)
+    assert isinstance(answered(strategy, second, 500, (), NOW), Relay)
     strategy.resume(first, NOW)
-    assert isinstance(strategy.answered(first, 500, (), NOW), Pause)
+    assert isinstance(answered(strategy, first, 500, (), NOW), Pause)
 
 
 FAILURES: list[tuple[UpstreamError, bool, bool]] = [
@@ -235,7 +262,9 @@ def test_what_is_done_about_a_request_without_an_answer(error, again, elsewhere)
         strategy.resume(job, NOW)
         step = strategy.failed(job, error, NOW)
     assert isinstance(step, FallBack if elsewhere else Refuse)
-    assert isinstance(step, FallBack | Refuse)
+    if isinstance(step, FallBack):
+        step = step.instead
+    assert isinstance(step, Refuse)
     assert (step.refused.status, step.refused.message) == (error.status, str(error))
 
 
@@ -243,12 +272,11 @@ def test_a_resting_key_is_waited_for_exactly():
     strategy, counters = decide(0.5, max_retries=1, keys=KEYS[:1])
     job = begin(strategy)
     limited = [("Retry-After", "20")]
-    assert strategy.answered(job, 429, limited, NOW) == Pause(20.125)
+    assert answered(strategy, job, 429, limited, NOW) == Pause(20.125)
     assert isinstance(strategy.resume(job, NOW + 20.125), Send)
     assert counters.keys_tried == {1: 1}
-    step = strategy.answered(job, 429, limited, NOW + 30)
-    assert isinstance(step, Refuse)
-    assert step.refused.retry_after == 20
+    # The client gets what the provider says.
+    assert answered(strategy, job, 429, limited, NOW + 30) == Relay()
     assert counters.exhaustions == {"rate_limited": 1}
 
 
@@ -256,6 +284,147 @@ def test_a_users_own_key_never_marks_one_of_ours():
     strategy, counters = decide(max_retries=1)
     job = begin(strategy, credential=OWN)
     assert job.ask_back.isdisjoint({401, 403})
-    assert isinstance(strategy.answered(job, 429, (), NOW), Pause)
+    assert isinstance(answered(strategy, job, 429, (), NOW), Pause)
     assert {key.state for key in strategy.keys(NOW)} == {"valid"}
-    assert counters.key_transitions == {}
+    assert counters.rests == {}
+
+
+# -- what becomes of a request when keys are refused
+
+
+def test_a_403_goes_to_the_next_key_and_then_to_the_client():
+    strategy, counters = decide()
+    job = begin(strategy)
+    assert answered(strategy, job, 403, (), NOW) == Send()
+    assert answered(strategy, job, 403, (), NOW) == Relay()
+    assert {key.state for key in strategy.keys(NOW)} == {"valid"}
+    assert (counters.failovers, counters.exhaustions, counters.rests) == (1, {}, {})
+
+
+def test_a_429_that_forbids_retries_goes_to_the_client_at_once():
+    strategy, _ = decide(max_retries=3)
+    job = begin(strategy)
+    assert answered(strategy, job, 429, [("x-should-retry", "false")], NOW) == Relay()
+    assert {key.state for key in strategy.keys(NOW)} == {"valid"}
+
+
+def test_a_last_429_that_forbids_retries_is_not_waited_for():
+    strategy, _ = decide(max_retries=3, keys=KEYS[:1])
+    headers = [("x-should-retry", "false"), ("Retry-After", "2")]
+    assert answered(strategy, begin(strategy), 429, headers, NOW) == Relay()
+
+
+SAID = b'{"type":"error","error":{"type":"authentication_error","message":"bad key"}}'
+
+
+STANDING = Credential((), CENTRALIZED, "", "AKIA...")
+
+
+@pytest.mark.parametrize("keys", [KEYS[:1], ()])
+def test_a_401_to_the_gateways_credential_is_told_as_its_own_trouble(keys):
+    strategy, _ = decide(keys=keys, standing=STANDING)
+    job = begin(strategy, api="messages")
+    assert 401 in job.ask_back
+    step = answered(strategy, job, 401, [("request-id", "req_9")], NOW, SAID)
+    assert isinstance(step, Refuse)
+    refused = step.refused
+    assert (refused.status, refused.error_type, refused.quotes) == (502, "unauthorized", True)
+    assert ("x-should-retry", "false") in refused.headers
+    for word in ("authentication_error", "bad key", "req_9"):
+        assert word in refused.message
+
+
+AWS = [
+    ("ExpiredTokenException", "The security token included in the request is expired", True),
+    ("UnrecognizedClientException", "The security token ... is invalid.", True),
+    ("InvalidSignatureException", "The request signature we calculated does not match", True),
+    ("MissingAuthenticationTokenException", "Missing Authentication Token", True),
+    ("IncompleteSignatureException", "x", True),
+    ("UnrecognizedClientException:http://internal.amazon.com/coral/x", "x", True),
+    ("com.amazon.coral.service#ExpiredTokenException", "x", True),
+    ("AccessDeniedException", "You don't have access to the model with that ID.", False),
+    ("AccessDeniedException", "Bearer Token has expired", True),
+    ("", "blocked by policy", False),
+]
+
+
+@pytest.mark.parametrize(("kind", "message", "about"), AWS)
+def test_a_403_by_which_aws_means_its_credentials_counts_as_a_401(kind, message, about):
+    strategy, _ = decide(type="bedrock", keys=(), standing=STANDING)
+    job = begin(strategy)
+    headers = [("x-amzn-RequestId", "r-1"), *([("x-amzn-ErrorType", kind)] if kind else [])]
+    body = b'{"message":"%s"}' % message.encode()
+    step = answered(strategy, job, 403, headers, NOW, body)
+    assert isinstance(step, Refuse) is about
+    assert isinstance(step, Relay) is not about
+
+
+def test_an_earlier_answer_is_told_when_the_next_key_meets_no_answer():
+    strategy, _ = decide()
+    job = begin(strategy)
+    limited = [("Retry-After", "9"), ("Content-Type", "text/plain")]
+    assert answered(strategy, job, 429, limited, NOW, b"slow down") == Send()
+    step = strategy.failed(job, HeadCut("reset"), NOW)
+    assert isinstance(step, Refuse)
+    assert (step.refused.status, step.refused.body) == (429, b"slow down")
+    assert step.refused.headers == limited
+
+
+def test_a_rate_limit_is_told_rather_than_a_later_refusal_of_another_key():
+    strategy, _ = decide()
+    job = begin(strategy)
+    assert answered(strategy, job, 429, [("Retry-After", "9")], NOW, b"slow down") == Send()
+    step = answered(strategy, job, 401, (), NOW, SAID)
+    assert isinstance(step, Refuse)
+    assert (step.refused.status, step.refused.body) == (429, b"slow down")
+
+
+def test_a_key_that_was_refused_is_asked_about_its_success():
+    strategy, _ = decide(keys=KEYS[:1])
+    assert isinstance(answered(strategy, begin(strategy), 401, (), NOW), Refuse)
+    job = begin(strategy)
+    assert 200 in job.ask_back
+    assert answered(strategy, job, 200, (), NOW) == Relay()
+    assert {key.state for key in strategy.keys(NOW)} == {"valid"}
+    assert 200 not in begin(strategy).ask_back
+
+
+def test_a_bound_request_takes_no_other_key_and_no_other_provider():
+    strategy, _ = decide(fallback="spare")
+    bound = Affinity("session", bound=True)
+    for status in (403, 429):
+        step = answered(
+            strategy, begin(strategy, affinity=bound, model=str(status)), status, (), NOW
+        )
+        assert isinstance(step, Relay)
+    step = answered(strategy, begin(strategy, affinity=bound), 401, (), NOW)
+    assert isinstance(step, Refuse)
+    step = strategy.failed(begin(strategy, affinity=bound), HeadCut("reset"), NOW)
+    assert isinstance(step, Refuse)
+
+
+@pytest.mark.parametrize(("seconds", "waits"), [("10", True), ("11", False)])
+def test_a_bound_request_waits_once_for_a_key_that_is_back_soon(seconds, waits):
+    strategy, _ = decide()
+    bound = Affinity("session", bound=True)
+    limited = [("Retry-After", seconds)]
+    answered(strategy, begin(strategy, affinity=bound), 429, limited, NOW)
+    job, step = strategy.begin(make_perform(affinity=bound), "m", math.inf, NOW)
+    if not waits:
+        assert isinstance(step, Refuse)
+        assert (step.refused.status, step.refused.retry_after) == (429, 11)
+        return
+    assert step == Pause(10.0)
+    assert isinstance(strategy.resume(job, NOW + 10), Send)
+
+
+def test_nobody_is_asked_while_all_keys_rest_for_the_model():
+    strategy, counters = decide(keys=KEYS[:1])
+    answered(strategy, begin(strategy, model="m"), 429, [("Retry-After", "2.5")], NOW)
+    job, step = strategy.begin(make_perform(model="m"), "m", math.inf, NOW)
+    assert isinstance(step, Refuse)
+    assert (step.refused.status, step.refused.retry_after, step.refused.sent) == (429, 3, False)
+    assert job.attempts == 0
+    assert counters.exhaustions == {"rate_limited": 2}
+    begin(strategy, model="another")
+    begin(strategy, route="", passed="/v1/models")

@@ -9,6 +9,7 @@ import pytest
 from attrs import frozen
 from imitation_provider import (
     ReceivedRequest,
+    Reset,
     ScriptedProvider,
     Steps,
     WaitFor,
@@ -18,8 +19,12 @@ from imitation_provider import (
 )
 from provider_rig import KEYS, OWN, PATIENCE, running
 
+from aigateway.actors.providers.errors import UpstreamCut
+from aigateway.actors.providers.interception.affinity import Affinity
 from aigateway.actors.providers.messages import Opened
 
+FIRST_KEYS = Affinity("a")
+"""A session that has the first of two keys."""
 HINTS = ("sk-f...abcd", "sk-s...abcd", "sk-t...abcd")
 
 
@@ -49,31 +54,25 @@ def test_the_first_key_carries_the_load(scripted_provider):
 
 
 @pytest.mark.parametrize(
-    ("status", "state", "reason"),
-    [
-        (401, "permanent", "unauthorized"),
-        (403, "permanent", "forbidden"),
-        (429, "temporary", "rate_limited"),
-    ],
+    ("status", "rests"),
+    [(401, {"unauthorized": 1}), (403, {}), (429, {"rate_limited": 1})],
 )
 @pytest.mark.parametrize("framing", ["length", "chunked"])
-def test_the_next_key_steps_in_on_the_same_connection(
-    scripted_provider, status, state, reason, framing
-):
+def test_the_next_key_steps_in_on_the_same_connection(scripted_provider, status, rests, framing):
     refusal = answer({"error": "no"}, status, framing=framing)
     scripted_provider.otherwise = by_key({KEYS[0]: refusal, KEYS[1]: answer("ok")})
     with running(scripted_provider.url) as rig:
-        opened = rig.open()
+        opened = rig.open(affinity=FIRST_KEYS)
         assert opened.credential_hint == HINTS[1]
         assert rig.finish(opened) == b"ok"
-        assert rig.call() == (200, b"ok")
+        assert rig.call(affinity=FIRST_KEYS) == (200, b"ok")
         settled = rig.settle()
     # The second request knows better than to try the first key.
     assert keys_sent(scripted_provider) == [KEYS[0], KEYS[1], KEYS[1]]
     assert [request.connection for request in scripted_provider.requests] == [1, 1, 1]
-    assert [key.state for key in settled.keys] == [state, "valid"]
+    assert [key.state for key in settled.keys] == ["temporary" if rests else "valid", "valid"]
     counters = settled.counters
-    assert counters.key_transitions == {reason: 1}
+    assert counters.rests == rests
     assert (counters.attempts, counters.failovers) == (3, 1)
     assert counters.keys_tried == {2: 1, 1: 1}
     assert counters.exhaustions == {}
@@ -115,70 +114,124 @@ def scripted_body(status: int) -> bytes:
     return json.dumps({"type": "error", "error": detail}).encode()
 
 
+# -- no key is left
+
+
+def test_the_providers_last_answer_is_the_clients_as_it_came(scripted_provider):
+    first = answer("one", 429, [("X-A", "1")], content_type="text/plain")
+    second = answer(
+        b"two" * 40_000, 429, [("X-A", "2"), ("Retry-After", "86400")], content_type="text/plain"
+    )
+    scripted_provider.otherwise = by_key({KEYS[0]: first, KEYS[1]: second})
+    with running(scripted_provider.url) as rig:
+        opened = rig.open()
+        assert opened.exchange.status == 429
+        assert {("X-A", "2"), ("Retry-After", "86400")} <= set(opened.exchange.headers)
+        assert (opened.credential_hint, opened.shared) == (HINTS[1], True)
+        assert rig.finish(opened) == b"two" * 40_000
+        counters = rig.settle().counters
+    assert counters.exhaustions == {"rate_limited": 1}
+    assert counters.keys_tried == {2: 1}
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked", "close"])
+@pytest.mark.parametrize("status", [403, 429])
+def test_a_refusal_of_the_only_key_is_the_clients_however_it_is_framed(
+    scripted_provider, status, framing
+):
+    body = {"error": {"message": "no"}}
+    scripted_provider.otherwise = answer(body, status, framing=framing)
+    with running(scripted_provider.url, keys=KEYS[:1]) as rig:
+        assert rig.call() == (status, json.dumps(body).encode())
+
+
+def test_a_refusal_that_breaks_off_is_told_as_far_as_it_came(scripted_provider):
+    scripted_provider.otherwise = [head(403, [("Content-Length", "10")]), b"half", Reset()]
+    with running(scripted_provider.url, keys=KEYS[:1]) as rig:
+        opened = rig.open()
+        opened.exchange.set_quiet(PATIENCE)
+        assert opened.exchange.read() == b"half"
+        with pytest.raises(UpstreamCut):
+            opened.exchange.read()
+        rig.give_back(opened)
+
+
 @frozen
 class Bad:
-    """A pool that has no key for a request."""
+    """Keys that are all refused."""
 
     name: str
-    answers: dict[str, Steps]
-    status: int
-    message: str
-    retry_after: int | None
-    error_type: str
-    kind: str
-    sent: int
-    api: str = "messages"
+    api: str
+    type: str = "anthropic"
 
 
-LIMITED = "all configured keys are rate-limited (retry after {})"
-REJECTED = "all configured keys failed authentication"
-
-BAD = [
-    Bad("all limited", {KEYS[0]: error(429), KEYS[1]: error(429, retry_after="7")},
-        429, LIMITED.format("7s"), 7, "rate_limited", "rate_limit_error", 2),
-    Bad("all rejected", {KEYS[0]: error(401), KEYS[1]: error(403)},
-        502, REJECTED, None, "unauthorized", "api_error", 2),
-    Bad("one of each", {KEYS[0]: error(403), KEYS[1]: error(429)},
-        429, LIMITED.format("1m0s"), 60, "rate_limited", "rate_limit_error", 2),
-    Bad("all limited, of OpenAI's API", {KEYS[0]: error(429), KEYS[1]: error(429)},
-        429, LIMITED.format("1m0s"), 60, "rate_limited", "rate_limit_error", 2, "responses"),
-    Bad("all rejected, of OpenAI's API", {KEYS[0]: error(401), KEYS[1]: error(401)},
-        502, REJECTED, None, "unauthorized", "api_error", 2, "chat-completions"),
-]  # fmt: skip
+BAD = [Bad("of Anthropic's", "messages"), Bad("of Chat Completions", "chat-completions", "openai"),
+       Bad("of Responses", "responses", "openai"), Bad("of a passed route", "", "openai"),
+       Bad("of a passed route of Anthropic's", "")]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", BAD, ids=lambda case: case.name)
-def test_a_request_that_finds_no_key_is_answered_by_the_gateway(scripted_provider, case):
-    scripted_provider.otherwise = by_key(case.answers)
-    with running(scripted_provider.url) as rig:
-        refused = rig.refuse(api=case.api)
-        assert (refused.status, refused.message) == (case.status, case.message)
-        assert (refused.retry_after, refused.error_type) == (case.retry_after, case.error_type)
+def test_keys_that_are_all_refused_are_the_gateways_trouble_in_the_shape_of_the_api(
+    scripted_provider, case
+):
+    said = {"error": {"type": "authentication_error", "message": "invalid x-api-key"}}
+    scripted_provider.otherwise = answer(said, 401, [("x-request-id", "req_77")])
+    route = "" if not case.api else "/v1/messages"
+    with running(scripted_provider.url, type=case.type) as rig:
+        refused = rig.refuse(api=case.api, route=route)
+        assert (refused.status, refused.error_type) == (502, "unauthorized")
+        assert ("x-should-retry", "false") in refused.headers
         assert (refused.credential_hint, refused.provider_name) == (HINTS[1], "anthropic")
         assert refused.body is not None
         body = json.loads(refused.body)
-        assert body["error"]["type"] == case.kind
-        assert body["error"]["message"] == case.message
-        assert ("type" in body) is (case.api == "messages")
-        # From now on nothing is sent at all.
-        again = rig.refuse()
-        assert again.status == case.status
-        assert not again.sent
+        assert body["error"]["type"] == "api_error"
+        assert ("type" in body) is (case.type == "anthropic")
+        for word in ("authentication_error", "invalid x-api-key", "req_77"):
+            assert word in body["error"]["message"]
+        # Resting keys are asked all the same.
+        scripted_provider.otherwise = answer("ok")
+        assert rig.call() == (200, b"ok")
         settled = rig.settle()
-    assert len(scripted_provider.requests) == case.sent
-    outcome = "auth_failed" if case.status == 502 else "rate_limited"
-    assert settled.counters.exhaustions == {outcome: 2}
-    assert settled.counters.keys_tried == {2: 1}
-    assert (settled.idle, settled.busy) == (1, 0)
+    assert len(scripted_provider.requests) == 3
+    assert settled.counters.exhaustions == {"auth_failed": 1}
+    assert [key.state for key in settled.keys] == ["valid", "temporary"]
+    assert settled.busy == 0
+
+
+@pytest.mark.parametrize("api", ["messages", "responses"])
+def test_while_all_keys_rest_for_a_model_the_gateway_answers_for_it_alone(scripted_provider, api):
+    scripted_provider.play(error(429, retry_after="7"))
+    scripted_provider.otherwise = answer("ok")
+    with running(scripted_provider.url, keys=KEYS[:1]) as rig:
+        assert rig.call(model="m")[0] == 429
+        refused = rig.refuse(model="m", api=api)
+        assert (refused.status, refused.retry_after, refused.sent) == (429, 7, False)
+        assert refused.message == "all configured keys are rate-limited (retry after 7s)"
+        assert refused.body is not None
+        body = json.loads(refused.body)
+        assert body["error"]["type"] == "rate_limit_error"
+        assert ("type" in body) is (api == "messages")
+        assert rig.call(model="another") == (200, b"ok")
+        assert rig.call(route="", passed="/v1/models") == (200, b"ok")
+    assert len(scripted_provider.requests) == 3
 
 
 def test_a_key_comes_back_when_its_rest_is_over(scripted_provider):
     scripted_provider.play(answer("slow down", 429, [("retry-after-ms", "30")]))
     scripted_provider.otherwise = answer("ok")
     with running(scripted_provider.url, keys=KEYS[:1]) as rig:
-        assert rig.refuse().retry_after == 1
+        assert rig.call() == (429, b"slow down")
         over = threading.Event()
         over.wait(0.04)
+        assert rig.call() == (200, b"ok")
+
+
+def test_no_rest_is_longer_than_configured(scripted_provider):
+    scripted_provider.play(error(429, retry_after="287441"))
+    scripted_provider.otherwise = answer("ok")
+    with running(scripted_provider.url, keys=KEYS[:1], key_rest_max=0.05) as rig:
+        assert rig.call()[0] == 429
+        threading.Event().wait(0.06)
         assert rig.call() == (200, b"ok")
 
 
@@ -193,6 +246,29 @@ def test_the_type_shapes_the_error_when_the_api_is_not_told(scripted_provider):
     assert scripted_provider.requests[0].target == "/responses"
 
 
+def test_a_success_ends_what_a_401_began(scripted_provider):
+    scripted_provider.play(error(401))
+    scripted_provider.otherwise = answer("ok")
+    with running(scripted_provider.url, keys=KEYS[:1]) as rig:
+        assert rig.refuse().status == 502
+        assert [rest.reason for rest in rig.state.keys[0].rests] == ["unauthorized"]
+        assert rig.call() == (200, b"ok")
+        assert rig.state.keys[0].rests == ()
+
+
+def test_requests_of_a_session_keep_their_key_and_sessions_share_the_keys(scripted_provider):
+    scripted_provider.otherwise = answer("ok")
+    with running(scripted_provider.url, keys=KEYS) as rig:
+        used = {}
+        for _ in range(3):
+            for number in range(12):
+                opened = rig.open(affinity=Affinity(f"session-{number}"))
+                rig.finish(opened)
+                used.setdefault(number, set()).add(opened.credential_hint)
+        assert all(len(keys) == 1 for keys in used.values())
+        assert set().union(*used.values()) == set(HINTS)
+
+
 # -- a user's own key
 
 
@@ -203,6 +279,7 @@ def test_a_users_own_key_is_tried_once_and_its_answer_is_the_users(scripted_prov
         opened = rig.open(credential=OWN)
         assert opened.credential_hint == OWN.hint
         assert (opened.exchange.status, rig.finish(opened)) == (status, b"yours")
+        assert not opened.shared
         settled = rig.settle()
     assert keys_sent(scripted_provider) == ["sk-mine-0123456789abcdef"]
     assert [key.state for key in settled.keys] == ["valid", "valid"]
@@ -285,7 +362,7 @@ def test_keys_that_fail_under_load_cost_each_request_at_most_one_try_each(script
             assert result.credential_hint == HINTS[1]
             assert rig.finish(result) == b"ok"
         counters = rig.settle().counters
-    assert counters.key_transitions == {"rate_limited": 1}
+    assert counters.rests == {"rate_limited": 1}
     assert (counters.attempts, counters.failovers) == (16, 8)
     assert counters.attempts == len(scripted_provider.requests)
     assert counters.keys_tried == {2: 8}

@@ -1,20 +1,21 @@
-"""Every state of a provider's keys, and every way from one to the next."""
+"""What answers make of a provider's keys, and which key a request gets next."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from aigateway.actors.providers import keypool
+from aigateway.actors.providers.interception.affinity import NO_AFFINITY, Affinity
+from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.keypool import (
-    MAX_COOLDOWN,
-    Exhausted,
     Key,
     KeyPool,
     KeyPoolError,
     KeyStatus,
-    KeyTransition,
     Marked,
+    Rest,
+    Subject,
+    Walker,
 )
 
 FIRST = "sk-first-0123456789abcd"
@@ -23,19 +24,45 @@ THIRD = "sk-third-0123456789abcd"
 KEYS = (FIRST, SECOND, THIRD)
 HINT = "sk-f...abcd"
 START = 1000.0
+WALL = 1_764_000_000.0
+MODEL = Subject.model("m")
+OTHER = Subject.model("n")
 
 
-def the_key(pool: KeyPool, now: float = START) -> Key:
-    key = pool.walk().next(now)
-    assert isinstance(key, Key)
-    return key
+def take(
+    pool: KeyPool,
+    now: float = START,
+    subject: Subject = MODEL,
+    affinity: Affinity = NO_AFFINITY,
+) -> Walker:
+    """A request that was given a key."""
+    walker = pool.walk(subject, affinity)
+    assert isinstance(walker.next(now), Key)
+    return walker
 
 
-def states(pool: KeyPool, now: float) -> list[str]:
-    return [status.state for status in pool.states(now)]
+def refuse(walker: Walker, status: int, headers: Headers = (), now: float = START) -> Marked | None:
+    return walker.refused(status, headers, now, WALL)
 
 
-def seconds(value: str) -> list[tuple[str, str]]:
+def index_of(walker: Walker) -> int:
+    assert walker.last is not None
+    return walker.last.index
+
+
+def handed_out(
+    pool: KeyPool, now: float, subject: Subject = MODEL, affinity: Affinity = NO_AFFINITY
+) -> list[int]:
+    """The places of all keys that one request would try, in order."""
+    walker = pool.walk(subject, affinity)
+    places = []
+    while (key := walker.next(now)) is not None:
+        places.append(key.index)
+    walker.end()
+    return places
+
+
+def seconds(value: str) -> Headers:
     return [("Retry-After", value)]
 
 
@@ -53,276 +80,250 @@ def test_keys_that_make_no_pool_are_refused_without_being_shown(keys: list[str],
     assert FIRST not in str(caught.value)
 
 
-def test_a_pool_starts_with_every_key_valid() -> None:
+def test_a_pool_starts_with_every_key_valid_and_in_order() -> None:
     pool = KeyPool(KEYS)
     assert len(pool) == 3
     assert pool.states(START) == (
-        KeyStatus("sk-f...abcd", "valid"),
-        KeyStatus("sk-s...abcd", "valid"),
-        KeyStatus("sk-t...abcd", "valid"),
+        KeyStatus("sk-f...abcd"),
+        KeyStatus("sk-s...abcd"),
+        KeyStatus("sk-t...abcd"),
     )
-    assert pool.counts(START) == {"valid": 3, "temporary": 0, "permanent": 0}
+    assert [status.state for status in pool.states(START)] == ["valid"] * 3
+    assert handed_out(pool, START) == [0, 1, 2]
 
 
-# Earlier answers as (status, seconds of Retry-After, time), then one more, at START.
-TRANSITIONS = [
-    # valid →
-    ("valid", 200, "", None, "valid"),
-    ("valid", 429, "30", ("valid", "temporary", "rate_limited", 30.0), "temporary"),
-    ("valid", 429, "", ("valid", "temporary", "rate_limited", 60.0), "temporary"),
-    ("valid", 401, "", ("valid", "permanent", "unauthorized", 0.0), "permanent"),
-    ("valid", 403, "", ("valid", "permanent", "forbidden", 0.0), "permanent"),
-    # temporary →
-    ("temporary", 200, "", None, "temporary"),
-    ("temporary", 429, "30", (), "temporary"),
-    ("temporary", 401, "", ("temporary", "permanent", "unauthorized", 0.0), "permanent"),
-    ("temporary", 403, "", ("temporary", "permanent", "forbidden", 0.0), "permanent"),
-    # permanent →
-    ("permanent", 200, "", None, "permanent"),
-    ("permanent", 429, "30", (), "permanent"),
-    ("permanent", 401, "", (), "permanent"),
-    ("permanent", 403, "", (), "permanent"),
-    # temporary, and over →
-    ("recovered", 200, "", None, "valid"),
-    ("recovered", 429, "5", ("valid", "temporary", "rate_limited", 5.0), "temporary"),
-    ("recovered", 401, "", ("valid", "permanent", "unauthorized", 0.0), "permanent"),
-    ("recovered", 403, "", ("valid", "permanent", "forbidden", 0.0), "permanent"),
-]
-REASONS = {429: "rate_limited", 401: "unauthorized", 403: "forbidden"}
+# -- 429
 
 
-@pytest.mark.parametrize(("before", "status", "delay", "transition", "after"), TRANSITIONS)
-def test_each_answer_moves_a_key_to_its_next_state(
-    before: str,
-    status: int,
-    delay: str,
-    transition: tuple[str, str, str, float] | tuple[()] | None,
-    after: str,
-) -> None:
-    pool = KeyPool([FIRST])
-    key = the_key(pool, 0.0)
-    if before == "temporary":
-        pool.mark(key, 429, seconds("20"), START - 10)
-    elif before == "recovered":
-        pool.mark(key, 429, seconds("20"), START - 20)
-    elif before == "permanent":
-        pool.mark(key, 401, [], START - 10)
-
-    marked = pool.mark(key, status, seconds(delay), START)
-
-    if transition is None:
-        assert marked is None
-    elif not transition:
-        assert marked == Marked(REASONS[status], None)
-    else:
-        assert marked == Marked(transition[2], KeyTransition(HINT, *transition))
-    assert states(pool, START) == [after]
-
-
-@pytest.mark.parametrize("status", [200, 201, 400, 402, 404, 408, 413, 422, 500, 502, 503, 529])
-def test_an_answer_that_is_not_about_the_key_marks_nothing(status: int) -> None:
+def test_a_429_excludes_the_key_for_its_model_alone_until_the_rest_is_over() -> None:
     pool = KeyPool(KEYS)
-    assert pool.mark(the_key(pool), status, seconds("30"), START) is None
-    assert pool.counts(START)["valid"] == 3
+    rest = Rest(HINT, MODEL, "rate_limited", 30.0)
+    assert refuse(take(pool), 429, seconds("30")) == Marked("rate_limited", rest)
+    assert handed_out(pool, START + 29.9) == [1, 2]
+    assert handed_out(pool, START + 29.9, OTHER) == [0, 1, 2]
+    assert handed_out(pool, START + 29.9, Subject.route("m")) == [0, 1, 2]
+    assert pool.states(START + 10)[0] == KeyStatus(HINT, (Rest(HINT, MODEL, "rate_limited", 20),))
+    assert handed_out(pool, START + 30) == [0, 1, 2]
+    assert pool.states(START + 30)[0].state == "valid"
 
 
-DELAYS = [
-    ([], 60.0),
-    ([("Retry-After", "7")], 7.0),
-    ([("retry-after", " 7 ")], 7.0),
-    ([("Retry-After-Ms", "1500")], 1.5),
-    ([("retry-after-ms", "0.5")], 0.0005),
-    ([("Retry-After", "7"), ("Retry-After-Ms", "1500")], 1.5),
-    ([("Retry-After", "7"), ("Retry-After-Ms", "0")], 7.0),
-    ([("Retry-After", "7"), ("Retry-After-Ms", "-1")], 7.0),
-    ([("Retry-After", "7"), ("Retry-After-Ms", "soon")], 7.0),
-    ([("Retry-After", "7"), ("Retry-After-Ms", "nan")], 7.0),
-    ([("Retry-After", "7"), ("Retry-After-Ms", "inf")], 7.0),
-    ([("Retry-After", "0")], 60.0),
-    ([("Retry-After", "-5")], 60.0),
-    ([("Retry-After", "1.5")], 60.0),
-    ([("Retry-After", "")], 60.0),
-    ([("Retry-After", "Wed, 21 Oct 2026 07:28:00 GMT")], 60.0),
-    ([("Retry-After", "9" * 500)], 60.0),
-    ([("Retry-After", "9" * 5000)], 60.0),
-    ([("Retry-After", "99999999")], MAX_COOLDOWN),
-    ([("Retry-After-Ms", "1e300")], MAX_COOLDOWN),
-]
-
-
-@pytest.mark.parametrize(("headers", "cooldown"), DELAYS)
-def test_a_key_rests_as_long_as_the_answer_says(
-    headers: list[tuple[str, str]], cooldown: float
-) -> None:
+def test_a_429_of_a_passed_route_leaves_models_and_other_routes_alone() -> None:
     pool = KeyPool([FIRST])
-    marked = pool.mark(the_key(pool, 0.0), 429, headers, 0.0)
-    assert marked is not None
-    assert marked.transition is not None
-    assert marked.transition.cooldown == pytest.approx(cooldown)
-    [status] = pool.states(0.0)
-    assert status.remaining == pytest.approx(cooldown)
-    assert states(pool, cooldown * 0.999) == ["temporary"]
-    assert states(pool, cooldown * 1.001) == ["valid"]
+    counting = Subject.route("/v1/messages/count_tokens")
+    refuse(take(pool, subject=counting), 429, seconds("30"))
+    assert handed_out(pool, START + 1, counting) == []
+    assert handed_out(pool, START + 1, Subject.route("/v1/models")) == [0]
+    assert handed_out(pool, START + 1) == [0]
 
 
-def test_a_later_deadline_is_kept_and_an_earlier_one_replaced() -> None:
+def test_a_429_without_a_delay_rests_a_minute() -> None:
     pool = KeyPool([FIRST])
-    key = the_key(pool)
-    pool.mark(key, 429, seconds("30"), START)
-    pool.mark(key, 429, seconds("5"), START + 1)
-    assert pool.states(START + 2) == (KeyStatus(HINT, "temporary", 28.0),)
-    pool.mark(key, 429, seconds("60"), START + 2)
-    assert pool.states(START + 2) == (KeyStatus(HINT, "temporary", 60.0),)
+    refuse(take(pool), 429)
+    assert handed_out(pool, START + 59.9) == []
+    assert handed_out(pool, START + 60) == [0]
 
 
-def test_a_success_does_not_end_a_rest() -> None:
+@pytest.mark.parametrize("value", ["false", "False", " false "])
+def test_a_429_that_forbids_retries_and_names_no_delay_is_not_about_the_key(value: str) -> None:
     pool = KeyPool([FIRST])
-    key = the_key(pool)
-    pool.mark(key, 429, seconds("30"), START)
-    assert pool.mark(key, 200, [], START + 1) is None
-    assert states(pool, START + 1) == ["temporary"]
+    assert refuse(take(pool), 429, [("x-should-retry", value)]) is None
+    assert pool.states(START)[0].state == "valid"
 
 
-def test_every_request_begins_with_the_first_valid_key() -> None:
+def test_a_429_that_forbids_retries_and_names_a_delay_rests() -> None:
+    pool = KeyPool([FIRST])
+    assert refuse(take(pool), 429, [("x-should-retry", "false"), *seconds("7")])
+    assert handed_out(pool, START + 6.9) == []
+    assert handed_out(pool, START + 7) == [0]
+
+
+@pytest.mark.parametrize("value", ["86400", "287441", "99999999999999999999"])
+@pytest.mark.parametrize("longest", [300.0, 20.0])
+def test_no_rest_is_longer_than_the_pool_allows(value: str, longest: float) -> None:
+    pool = KeyPool([FIRST], longest)
+    refuse(take(pool), 429, seconds(value))
+    assert handed_out(pool, START + longest - 0.1) == []
+    assert handed_out(pool, START + longest) == [0]
+
+
+def test_a_later_end_is_kept_and_an_earlier_one_replaced() -> None:
+    pool = KeyPool([FIRST])
+    one, other, third = take(pool), take(pool), take(pool)
+    refuse(one, 429, seconds("30"))
+    assert refuse(other, 429, seconds("5"), START + 1) == Marked("rate_limited")
+    assert pool.states(START + 2)[0].rests[0].remaining == 28.0
+    refuse(third, 429, seconds("60"), START + 2)
+    assert pool.states(START + 2)[0].rests[0].remaining == 60.0
+
+
+def test_a_request_learns_when_its_first_key_is_back() -> None:
+    pool = KeyPool(KEYS[:2])
+    walker = take(pool)
+    assert walker.back_in(START) == 0
+    refuse(walker, 429, seconds("9"))
+    walker.next(START)
+    refuse(walker, 429, [("retry-after-ms", "1200")])
+    assert walker.next(START) is None
+    assert walker.back_in(START) == pytest.approx(1.2)
+    assert pool.walk(OTHER, NO_AFFINITY).back_in(START) == 0
+
+
+# -- 401
+
+
+def test_a_401_orders_keys_for_every_model_and_takes_none_away() -> None:
     pool = KeyPool(KEYS)
-    assert [the_key(pool).index for _ in range(3)] == [0, 0, 0]
-    pool.mark(the_key(pool), 429, seconds("10"), START)
-    assert the_key(pool).index == 1
-    pool.mark(the_key(pool), 403, [], START)
-    assert the_key(pool).index == 2
-    assert the_key(pool, START + 10).index == 0
+    rest = Rest(HINT, None, "unauthorized", 60.0)
+    assert refuse(take(pool), 401) == Marked("unauthorized", rest)
+    assert handed_out(pool, START + 59) == [1, 2, 0]
+    assert handed_out(pool, START + 59, OTHER) == [1, 2, 0]
+    assert handed_out(pool, START + 60) == [0, 1, 2]
 
 
-def test_a_walk_tries_each_key_once() -> None:
+def test_when_all_rest_for_401_the_one_whose_rest_ends_first_is_tried_first() -> None:
     pool = KeyPool(KEYS)
-    walker = pool.walk()
+    walker = take(pool)
+    for later in (0.0, 1.0, 2.0):
+        refuse(walker, 401, now=START + later)
+        walker.next(START + later)
+    assert handed_out(pool, START + 3) == [0, 1, 2]
+    # The first is refused once more, and rests longer than the others.
+    refuse(take(pool, START + 4), 401, now=START + 4)
+    assert handed_out(pool, START + 5) == [1, 2, 0]
+
+
+def test_a_rest_after_401_doubles_while_it_repeats_up_to_the_cap_and_a_success_ends_it() -> None:
+    pool = KeyPool([FIRST])
+    now = START
+    for expected in (60.0, 120.0, 240.0, 300.0, 300.0):
+        walker = take(pool, now)
+        marked = refuse(walker, 401, now=now)
+        assert marked is not None
+        assert marked.begun == Rest(HINT, None, "unauthorized", expected)
+        now += expected + 1
+    walker = take(pool, now)
+    assert walker.last is not None
+    assert pool.is_on_trial(walker.last)
+    walker.accepted()
+    assert not pool.is_on_trial(walker.last)
+    assert pool.states(now)[0].state == "valid"
+    refuse(take(pool, now), 401, now=now)
+    assert pool.states(now)[0].rests[0].remaining == 60.0
+
+
+def test_many_requests_that_meet_the_same_401_count_once() -> None:
+    pool = KeyPool([FIRST])
+    walkers = [take(pool, START - 1) for _ in range(50)]
+    marks = [refuse(walker, 401) for walker in walkers]
+    assert [mark is not None and mark.begun is not None for mark in marks] == [True] + [False] * 49
+    assert pool.states(START)[0].rests[0].remaining == 60.0
+
+
+# -- 403
+
+
+def test_a_403_rests_nothing_but_is_the_last_choice_of_its_session_for_this_model() -> None:
+    pool = KeyPool(KEYS)
+    session = Affinity("session")
+    walker = take(pool, affinity=session)
+    refused = index_of(walker)
+    assert refuse(walker, 403) == Marked("forbidden")
+    assert [status.state for status in pool.states(START)] == ["valid"] * 3
+    assert handed_out(pool, START, MODEL, session)[-1] == refused
+    assert handed_out(pool, START, OTHER, session)[0] == refused
+    assert handed_out(pool, START, MODEL, NO_AFFINITY) == [0, 1, 2]
+
+
+def test_a_403_never_takes_the_only_key_away() -> None:
+    pool = KeyPool([FIRST])
+    for affinity in (NO_AFFINITY, Affinity("session")):
+        for _ in range(3):
+            refuse(take(pool, affinity=affinity), 403)
+    assert handed_out(pool, START) == [0]
+
+
+@pytest.mark.parametrize("status", [200, 400, 402, 404, 408, 413, 422, 500, 502, 503, 529])
+def test_an_answer_that_is_not_about_the_key_changes_nothing(status: int) -> None:
+    pool = KeyPool(KEYS)
+    assert refuse(take(pool), status, seconds("30")) is None
+    assert pool.states(START)[0].state == "valid"
+
+
+# -- walks
+
+
+def test_a_request_tries_each_key_once() -> None:
+    pool = KeyPool(KEYS)
+    walker = pool.walk(MODEL)
     tried = []
-    for _ in range(3):
-        key = walker.next(START)
-        assert isinstance(key, Key)
+    while (key := walker.next(START)) is not None:
         tried.append(key.secret)
-        assert walker.last == key
-        pool.mark(key, 429, seconds("10"), START)
+        refuse(walker, 401)
     assert tried == [FIRST, SECOND, THIRD]
     assert walker.attempts == 3
-    assert isinstance(walker.next(START), Exhausted)
-    assert isinstance(walker.next(START + 60), Exhausted)
-    assert walker.attempts == 3
-    assert walker.last is not None
-    assert walker.last.secret == THIRD
+    assert walker.next(START + 600) is None
 
 
-def test_a_walk_passes_over_keys_that_another_request_has_lost() -> None:
+def test_requests_in_flight_are_counted_with_the_key_that_they_have_now() -> None:
     pool = KeyPool(KEYS)
-    walker, other = pool.walk(), pool.walk()
+    keys = [key for walker in [pool.walk(MODEL)] for _ in KEYS if (key := walker.next(START))]
+
+    def counts() -> list[int]:
+        return [pool.inflight(key) for key in keys]
+
+    assert counts() == [0, 0, 1]
+    pool = KeyPool(KEYS)
+    walker = take(pool)
+    assert counts() == [1, 0, 0]
+    refuse(walker, 429)
     walker.next(START)
-    other.next(START)
-    second = other.next(START)
-    assert isinstance(second, Key)
-    pool.mark(second, 401, [], START)
-    third = walker.next(START)
-    assert isinstance(third, Key)
-    assert (third.index, walker.attempts) == (2, 2)
+    assert counts() == [0, 1, 0]
+    assert (walker.end(), walker.end()) == (2, 0)
+    assert counts() == [0, 0, 0]
 
 
-def test_two_walks_at_once_blame_the_same_key_once() -> None:
-    pool = KeyPool(KEYS)
-    one, other = pool.walk().next(START), pool.walk().next(START)
-    assert isinstance(one, Key)
-    assert isinstance(other, Key)
-    first, second = (pool.mark(key, 429, seconds("9"), START) for key in (one, other))
-    assert first is not None
-    assert first.transition is not None
-    assert second == Marked("rate_limited", None)
+# -- bounds
 
 
-AUTH_FAILED = Exhausted("auth_failed", 502, "all configured keys failed authentication")
-
-
-def limited(after: int | None, text: str) -> Exhausted:
-    message = f"all configured keys are rate-limited (retry after {text})"
-    return Exhausted("rate_limited", 429, message, after)
-
-
-# The answers that the three keys got at START, and what is left then at START + 1.
-EXHAUSTIONS = [
-    ([(401, ""), (403, ""), (401, "")], AUTH_FAILED),
-    ([(429, "5"), (429, "3"), (429, "10")], limited(2, "2s")),
-    ([(429, ""), (429, ""), (429, "")], limited(59, "59s")),
-    ([(429, "61"), (429, "70"), (403, "")], limited(60, "1m0s")),
-    ([(401, ""), (429, "3602"), (403, "")], limited(3601, "1h0m1s")),
-    ([(401, ""), (429, "1"), (403, "")], limited(None, "0s")),
-    ([(429, "1"), (429, "9"), (429, "9")], limited(None, "0s")),
-]
-
-
-@pytest.mark.parametrize(("answers", "expected"), EXHAUSTIONS)
-def test_an_exhausted_pool_says_why_and_for_how_long(
-    answers: list[tuple[int, str]], expected: Exhausted
+def test_rests_that_are_over_are_forgotten_and_the_others_are_bounded(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(keypool, "MAX_RESTS", 10)
+    pool = KeyPool([FIRST])
+    for number in range(25):
+        subject = Subject.model(f"model-{number}")
+        refuse(take(pool, subject=subject), 429, seconds(str(100 + number)))
+    kept = [rest.subject for rest in pool.states(START)[0].rests]
+    assert kept == [Subject.model(f"model-{number}") for number in range(24, 14, -1)]
+    assert pool.states(START + 200) == (KeyStatus(HINT),)
+    assert "0 rests" in repr(pool)
+
+
+def test_long_names_are_told_apart_in_bounded_space() -> None:
+    one, other = Subject.model("x" * 100_000 + "1"), Subject.model("x" * 100_000 + "2")
+    assert one != other
+    assert max(len(one.name), len(other.name)) <= keypool.LONGEST_NAME
+
+
+def test_last_choices_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keypool, "MAX_LAST_CHOICES", 3)
     pool = KeyPool(KEYS)
-    walker = pool.walk()
-    for status, delay in answers:
-        key = walker.next(START)
-        assert isinstance(key, Key)
-        assert pool.mark(key, status, seconds(delay), START) is not None
-    assert walker.next(START + 1) == expected
-
-
-def test_a_fraction_of_a_second_is_waited_out() -> None:
-    pool = KeyPool([FIRST])
-    pool.mark(the_key(pool), 429, [("retry-after-ms", "1200")], START)
-    assert pool.walk().next(START) == limited(2, "2s")
-    assert pool.walk().next(START + 1.1) == limited(1, "1s")
-
-
-def test_a_pool_without_a_valid_key_is_exhausted_before_the_first_attempt() -> None:
-    pool = KeyPool([FIRST])
-    pool.mark(the_key(pool), 401, [], START)
-    walker = pool.walk()
-    assert walker.next(START) == AUTH_FAILED
-    assert walker.attempts == 0
-    assert walker.last is None
+    sessions = [Affinity(f"s{number}") for number in range(5)]
+    refused = []
+    for session in sessions:
+        walker = take(pool, affinity=session)
+        refused.append(index_of(walker))
+        refuse(walker, 403)
+        walker.end()
+    last = [handed_out(pool, START, MODEL, session)[-1] for session in sessions]
+    assert [a == b for a, b in zip(last, refused, strict=True)][2:] == [True] * 3
+    assert handed_out(pool, START, MODEL, sessions[0])[0] == refused[0]
 
 
 def test_no_key_stands_in_a_repr() -> None:
     pool = KeyPool(KEYS)
-    key = the_key(pool)
-    marked = pool.mark(key, 401, [], START)
-    shown = repr([pool, key, marked, pool.states(START), pool.walk()])
-    assert "<KeyPool of 3>" in shown
+    walker = take(pool)
+    marked = refuse(walker, 401)
+    shown = repr([pool, walker.last, marked, pool.states(START), walker])
+    assert "<KeyPool of 3" in shown
     assert all(secret not in shown for secret in KEYS)
-
-
-@given(
-    st.lists(
-        st.tuples(
-            st.integers(0, 2),
-            st.sampled_from([200, 401, 403, 429, 500]),
-            st.integers(1, 20),
-            st.floats(0, 10),
-        ),
-        max_size=30,
-    )
-)
-def test_a_walk_hands_out_exactly_the_valid_keys_in_order(
-    answers: list[tuple[int, int, int, float]],
-) -> None:
-    pool = KeyPool(KEYS)
-    walker = pool.walk()
-    keys = [key for _ in KEYS if isinstance(key := walker.next(0.0), Key)]
-    now = 0.0
-    for index, status, delay, later in answers:
-        now += later
-        pool.mark(keys[index], status, seconds(str(delay)), now)
-    valid = [index for index, state in enumerate(states(pool, now)) if state == "valid"]
-    walker = pool.walk()
-    handed_out = []
-    while isinstance(key := walker.next(now), Key):
-        handed_out.append(key.index)
-    assert handed_out == valid
-    assert sum(pool.counts(now).values()) == len(KEYS)
-    if not valid and key.outcome == "rate_limited":
-        assert key.retry_after is not None
-        assert 1 <= key.retry_after <= 20
-        assert "valid" in states(pool, now + key.retry_after)

@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import frozen
 
+from aigateway.actors.providers.interception.affinity import NO_OPENING, Opening
 from aigateway.actors.recorder.records import (
     ModelThought,
     PromptUsage,
@@ -39,6 +40,7 @@ class Request:
     """Who spoke, for the prompt's metadata (:data:`~.prompts.PromptKind`)."""
     correlating_tool_call_id: str | None = None
     refusal: tuple[int, bytes] | None = None
+    opening: Opening = NO_OPENING
 
 
 class Recording:

@@ -16,6 +16,7 @@ from aigateway.actors.providers.interception._recording import (
 )
 from aigateway.actors.providers.interception._states import End, Mode
 from aigateway.actors.providers.interception._text import Text
+from aigateway.actors.providers.interception.affinity import opening_of
 from aigateway.actors.providers.interception.decoding import encode
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.interception.outcomes import error_outcome
@@ -63,6 +64,7 @@ def read_chat_request(
         streaming=streaming,
         prompt=_prompt(last),
         correlating_tool_call_id=_answered_call(last),
+        opening=opening_of(CHAT_COMPLETIONS, messages, readable),
     )
     return request, asked is not None, max(count(fields.get("n")), 1)
 

@@ -16,6 +16,7 @@ from aigateway.actors.providers.interception._recording import (
 )
 from aigateway.actors.providers.interception._states import End, Mode
 from aigateway.actors.providers.interception._text import Text
+from aigateway.actors.providers.interception.affinity import opening_of
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.interception.outcomes import error_outcome
 from aigateway.actors.providers.interception.prompts import Said, kind_of, last_said
@@ -41,7 +42,8 @@ __all__ = ["MessagesInterception", "read_messages_request"]
 def read_messages_request(id: str, readable: bytes, body: bytes, headers: Headers = ()) -> Request:
     """Read a request; ``readable`` is ``body`` without its content coding."""
     fields = members(readable)
-    last, texts = last_said(items(fields.get("messages")), _said)
+    messages = items(fields.get("messages"))
+    last, texts = last_said(messages, _said)
     prompt = texts[-1] if texts else None
     kind = None
     if prompt is not None:
@@ -54,6 +56,7 @@ def read_messages_request(id: str, readable: bytes, body: bytes, headers: Header
         prompt=prompt,
         prompt_kind=kind,
         correlating_tool_call_id=_answered_call(last),
+        opening=opening_of(MESSAGES, messages, readable),
     )
 
 

@@ -10,12 +10,13 @@ from aigateway.actors.providers.interception.decoding import (
     decode,
 )
 from aigateway.actors.providers.interception.error_bodies import error_body
-from aigateway.actors.providers.interception.interface import Headers, Interception, InvalidRequest
+from aigateway.actors.providers.interception.interface import Headers, InvalidRequest
 from aigateway.actors.providers.interception.messages import (
     MessagesInterception,
     read_messages_request,
 )
 from aigateway.actors.providers.interception.reading import is_json
+from aigateway.actors.providers.interception.relay import Relay
 from aigateway.actors.providers.interception.responses import (
     ResponsesInterception,
     read_responses_request,
@@ -27,7 +28,7 @@ __all__ = ["open_interception"]
 
 def open_interception(
     api: str, *, id: str, body: bytes, content_encoding: str = "", headers: Headers = ()
-) -> Interception:
+) -> Relay:
     """Open the interception of one request to ``api``.
 
     An encoded body is read decoded and sent as it came.  ``headers`` are the client's: some

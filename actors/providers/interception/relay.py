@@ -97,6 +97,7 @@ class Relay(Recording, ABC):
         self.streaming = request.streaming
         self.correlating_tool_call_id = request.correlating_tool_call_id
         self.refusal = request.refusal
+        self.opening = request.opening
         self.event_stream = False
         self.keepalives: bool | None = None
         self.faults = 0

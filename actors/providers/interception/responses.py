@@ -9,6 +9,7 @@ import msgspec
 
 from aigateway.actors.providers.interception._recording import INCOMPLETE, NOTHING, Request
 from aigateway.actors.providers.interception._states import End
+from aigateway.actors.providers.interception.affinity import opening_of
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.interception.outcomes import error_outcome
 from aigateway.actors.providers.interception.reading import (
@@ -67,6 +68,7 @@ def read_responses_request(id: str, readable: bytes, body: bytes, headers: Heade
         prompt=text(given) if not entries else _prompt(last),
         correlating_tool_call_id=_answered_call(last),
         refusal=_BACKGROUND if boolean(fields.get("background"), loose=True) else None,
+        opening=opening_of(RESPONSES, entries, readable),
     )
 
 

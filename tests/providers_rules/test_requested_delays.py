@@ -1,0 +1,74 @@
+"""How long answers ask to wait."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aigateway.actors.providers.delays import requested_delay
+
+WALL = 1_792_567_620.0
+"""Wed, 21 Oct 2026 07:27:00 GMT."""
+
+DELAYS = [
+    ([], 0.0),
+    ([("Retry-After", "7")], 7.0),
+    ([("retry-after", " 7 ")], 7.0),
+    ([("Retry-After", "1.5")], 1.5),
+    ([("Retry-After", "0.25")], 0.25),
+    ([("Retry-After", "86400")], 86400.0),
+    ([("Retry-After-Ms", "1500")], 1.5),
+    ([("retry-after-ms", "0.5")], 0.0005),
+    ([("Retry-After", "7"), ("Retry-After-Ms", "1500")], 1.5),
+    ([("Retry-After", "7"), ("Retry-After-Ms", "0")], 7.0),
+    ([("Retry-After", "7"), ("Retry-After-Ms", "-1")], 7.0),
+    ([("Retry-After", "7"), ("Retry-After-Ms", "soon")], 7.0),
+    ([("Retry-After", "7"), ("Retry-After-Ms", "nan")], 7.0),
+    ([("Retry-After", "7"), ("Retry-After-Ms", "inf")], 7.0),
+    ([("Retry-After", "0")], 0.0),
+    ([("Retry-After", "-5")], 0.0),
+    ([("Retry-After", "")], 0.0),
+    ([("Retry-After", "9" * 5000)], 0.0),
+    ([("Retry-After", "soon")], 0.0),
+    ([("Retry-After", "١٢")], 0.0),
+    # Dates.
+    ([("Retry-After", "Wed, 21 Oct 2026 07:28:00 GMT")], 60.0),
+    ([("Retry-After", "Wednesday, 21-Oct-26 07:28:00 GMT")], 60.0),
+    ([("Retry-After", "Wed Oct 21 07:28:00 2026")], 60.0),
+    ([("Retry-After", "Wed, 21 Oct 2026 07:26:00 GMT")], 0.0),
+    ([("Retry-After", "Wed, 99 Oct 2026 07:28:00 GMT")], 0.0),
+    # OpenAI's limits, of which only those that are used up count.
+    ([("x-ratelimit-remaining-requests", "0"), ("x-ratelimit-reset-requests", "6m0s")], 360.0),
+    ([("x-ratelimit-remaining-tokens", "0"), ("x-ratelimit-reset-tokens", "20ms")], 0.02),
+    ([("x-ratelimit-remaining-tokens", "0"), ("x-ratelimit-reset-tokens", "1h2m3.5s")], 3723.5),
+    ([("x-ratelimit-remaining-tokens", "9"), ("x-ratelimit-reset-tokens", "6m0s")], 0.0),
+    ([("x-ratelimit-remaining-tokens", "0"), ("x-ratelimit-reset-tokens", "later")], 0.0),
+    ([("Retry-After", "2"), ("x-ratelimit-remaining-tokens", "0"),
+      ("x-ratelimit-reset-tokens", "6m0s")], 2.0),
+    # Anthropic's.
+    ([("anthropic-ratelimit-requests-remaining", "0"),
+      ("anthropic-ratelimit-requests-reset", "2026-10-21T07:27:30Z")], 30.0),
+    ([("anthropic-ratelimit-input-tokens-remaining", "0"),
+      ("anthropic-ratelimit-input-tokens-reset", "2026-10-21T07:27:30+00:00"),
+      ("anthropic-ratelimit-requests-remaining", "5"),
+      ("anthropic-ratelimit-requests-reset", "2026-10-21T08:27:30Z")], 30.0),
+    ([("anthropic-ratelimit-requests-remaining", "0"),
+      ("anthropic-ratelimit-requests-reset", "soon")], 0.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("headers", "seconds"), DELAYS)
+def test_a_delay_is_read_as_it_is_meant(headers: list[tuple[str, str]], seconds: float) -> None:
+    assert requested_delay(headers, WALL) == pytest.approx(seconds)
+
+
+@given(
+    st.sampled_from(["Retry-After", "retry-after-ms", "x-ratelimit-reset-tokens",
+                     "anthropic-ratelimit-tokens-reset"]),
+    st.text(st.characters(max_codepoint=255), max_size=40),
+)  # fmt: skip
+def test_no_header_makes_a_delay_that_is_not_a_time(name: str, value: str) -> None:
+    used_up = [("x-ratelimit-remaining-tokens", "0"), ("anthropic-ratelimit-tokens-remaining", "0")]
+    delay = requested_delay([(name, value), *used_up], WALL)
+    assert 0 <= delay < float("inf")
