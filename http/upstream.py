@@ -13,6 +13,7 @@ from aigateway.actors.providers.messages import Opened, Perform, Refused
 from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.actors.tree import provider_role
 from aigateway.http.answers import Answer, api_error, plain
+from aigateway.http.concealing import conceal
 from aigateway.http.inflight import Stopping
 from aigateway.http.runtime import NoAnswer, Runtime
 
@@ -41,7 +42,8 @@ class Upstream:
         assert isinstance(result, Opened | Refused)
         if isinstance(result, Opened):
             self._runtime.inflight.hold(result.exchange)
-        return result
+        answering = self._runtime.tree.provider_config(result.provider_name) or config
+        return conceal(result, answering.keys)
 
     def provider_of(self, opened: Opened) -> ProviderConfig | None:
         """The configuration of the provider that answered."""

@@ -32,6 +32,13 @@ UNAUTHORIZED = {
 }
 LIMITED = {"type": "error", "error": {"type": "rate_limit_error", "message": "too many tokens"}}
 QUOTA = {"error": {"type": "insufficient_quota", "message": "pay first", "code": "x"}}
+SECRETS = {
+    "error": {
+        "message": "Rate limit for gpt in organization org-AbC123 (key sk-...Z9x4, proj_77aB) of "
+        "arn:aws:bedrock:us-east-1:123456789012:model/m",
+        "type": "tokens",
+    }
+}
 
 
 @frozen
@@ -227,6 +234,58 @@ def test_a_rate_limit_ends_when_the_provider_says_and_is_for_its_model_alone(
             return got.content == BY_NAME["limited-2s"].sent and first.content == got.content
 
         wait_until(asked_again, "the provider is asked again")
+
+
+def test_what_an_error_tells_of_the_account_stays_in_the_gateway(tmp_path: Path) -> None:
+    headers = (
+        ("openai-organization", "org-AbC123"),
+        ("OpenAI-Project", "proj_77aB"),
+        ("anthropic-organization-id", "0b7f…".encode().decode("latin-1")),
+        ("Set-Cookie", "__cf_bm=x; path=/"),
+        ("x-request-id", "req_5"),
+    )
+    secret = ("org-AbC123", "Z9x4", "proj_77aB", "123456789012", KEYS[0])
+    said = json.dumps(SECRETS).replace("(key", f"(sent {KEYS[0]}, key")
+    with gateway_with(tmp_path, KEYS[:1]) as (gateway, provider):
+        for encoding in (None, "gzip", "br"):
+            for status in (400, 403, 429, 500):
+                error = answer(said, status, headers, encoding=encoding)
+                provider.play(error, when=lambda request: b"leaky" in request.body)
+                model = f"leaky-{status}-{encoding}"
+                got = ask(gateway, "responses", model, "alice", stream=status == 400)
+                assert got.status_code == status
+                assert got.json()["error"]["type"] == "tokens"
+                shown = got.text + repr(got.headers)
+                assert [word for word in secret if word in shown] == []
+                assert got.headers["x-request-id"] == "req_5"
+                assert not got.cookies
+                found = gateway.records(got.headers["X-AI-Gateway-Interception-Id"])
+                assert [word for word in secret if word in str(found["error_message"])] == []
+                own = got.headers["X-AI-Gateway-Request-Id"]
+                logged = [line for line in gateway.logs() if own in json.dumps(line)]
+                assert any("org-AbC123" in json.dumps(line) for line in logged)
+        # Of answers that succeed only headers are kept back.
+        whole = answer({"id": "resp_1", "note": "org-AbC123"}, 200, headers)
+        provider.play(whole, when=lambda request: b"leaky" in request.body)
+        got = ask(gateway, "responses", "leaky", "alice", stream=False)
+        assert "org-AbC123" in got.text
+        assert {name.lower() for name, _ in headers} & {n.lower() for n in got.headers} == {
+            "x-request-id"
+        }
+        # And nothing is touched of what is told to a user's own key.
+        provider.play(answer(said, 401, headers), when=lambda request: b"leaky" in request.body)
+        got = requests.post(
+            f"{gateway.url}/openai/v1/responses",
+            json={"model": "leaky", "input": "hi"},
+            headers={
+                "X-Coder-AI-Governance-Token": gateway.key("alice"),
+                "Authorization": "Bearer sk-mine-0123456789",
+            },
+            timeout=PATIENCE,
+        )
+        assert (got.status_code, got.text) == (401, said)
+        assert got.headers["openai-organization"] == "org-AbC123"
+        assert got.cookies["__cf_bm"] == "x"
 
 
 def test_rests_are_seen_and_ended_by_operators(tmp_path: Path) -> None:
