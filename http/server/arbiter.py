@@ -45,6 +45,10 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
     LISTENERS: list[Any]
     killed = 0
     """Workers that did not end when they were told to."""
+    reload_wanted = False
+    """SIGHUP has come since the last reload began."""
+    reloaded_at = 0
+    """The age of the youngest worker when the last reload began."""
 
     @property
     def settings(self) -> Settings:
@@ -82,6 +86,7 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
         metrics = getattr(self.app, "metrics", None)
         if metrics is not None:
             metrics.watch()
+        self._reload_in_turn()
 
     def reap_workers(self) -> None:
         """Take note of workers that have ended.  Raises HaltServer for one that cannot work."""
@@ -109,6 +114,28 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
         rolled out by its supervisor instead.
         """
         self.kill_workers(signal.SIGUSR2)
+
+    # -- reloading
+
+    def handle_hup(self) -> None:
+        """SIGHUP: reload, when a reload that runs is over.
+
+        Each starts a set of workers beside those that serve, so there is one at a time.
+        However many are asked for meanwhile, one follows, with the settings of then.
+        """
+        self.reload_wanted = True
+        self._reload_in_turn()
+
+    def _reload_in_turn(self) -> None:
+        if self.reload_wanted and not self._is_reloading():
+            self.reload_wanted = False
+            self.reloaded_at = self.worker_age
+            super().handle_hup()
+
+    def _is_reloading(self) -> bool:
+        """Whether workers of before still serve, or those of now not yet."""
+        serving = [each for each in self.WORKERS.values() if not _is_replaced(each)]
+        return any(each.age <= self.reloaded_at or not _is_ready(each) for each in serving)
 
     # -- stopping
 

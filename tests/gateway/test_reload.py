@@ -119,3 +119,40 @@ def test_a_bad_certificate_stops_the_start(tmp_path: Path, provider: ScriptedPro
     gateway = GatewayProcess(tmp_path / "gw", [Upstream("anthropic", provider.url)], options)
     with pytest.raises(AssertionError, match="serve: cannot use --tls-cert-file"):
         gateway.start()
+
+
+@pytest.mark.parametrize("worker_class", ["gevent", "gthread"])
+def test_many_hang_ups_make_one_reload_after_another_and_the_last_one_wins(
+    tmp_path: Path, provider: ScriptedProvider, worker_class: str
+) -> None:
+    config = tmp_path / "gateway.yaml"
+
+    def write(size: int) -> None:
+        config.write_text(yaml.safe_dump({"ai_gateway": {"max_body_size": f"{size}KiB"}}))
+
+    write(1000)
+    options = ["--config", str(config), "--worker-class", worker_class]
+    upstreams = [Upstream("anthropic", provider.url)]
+    with GatewayProcess(tmp_path / "gw", upstreams, options, workers=2) as gateway:
+        most = 0
+        for number in range(20):
+            write(500 - number)
+            gateway.process.send_signal(signal.SIGHUP)
+            # So that signals do not become one.
+            assert _ask(gateway) == 200
+            most = max(most, len(gateway.worker_pids()))
+        write(100)
+        gateway.process.send_signal(signal.SIGHUP)
+
+        def settled() -> bool:
+            nonlocal most
+            most = max(most, len(gateway.worker_pids()))
+            return _ask(gateway, "y" * 200_000) == 413 and len(gateway.worker_pids()) == 2
+
+        wait_until(settled, "the last settings hold, in two workers")
+        reloads = [x for x in gateway.logs() if message_of(x) == "settings reloaded"]
+        # The first may wait for the workers of the start, or end among the signals.
+        assert 1 <= len(reloads) <= 6
+        # Those of before, those of now, and those of before that are about to end.
+        assert most <= 6
+        assert gateway.process.poll() is None
