@@ -141,7 +141,7 @@ class Dump:
             file.write(data)
 
     def _open(self, suffix: str) -> BinaryIO:
-        self._base.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make(self._base.parent)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         descriptor = os.open(f"{self._base}{suffix}", flags, 0o600)
         # Unbuffered: whoever follows the file sees each event when it comes.
@@ -159,6 +159,14 @@ class Dump:
                 path=str(self._base),
                 error=ex.strerror or str(ex),
             )
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and those above it that are missing, for nobody else to look into."""
+    if folder.is_dir():
+        return
+    _make(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def _head(first: str, headers: Iterable[tuple[str, str]]) -> bytes:

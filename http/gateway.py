@@ -11,6 +11,7 @@ from structlog.contextvars import bind_contextvars
 
 from aigateway.actors.providers.errors import GatewayEnds
 from aigateway.actors.providers.interception.headers import UnsafeHeader, for_client
+from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.messages import Opened
 from aigateway.actors.providers.recording import Recording
 from aigateway.http.answers import Answer, api_error, plain
@@ -34,6 +35,7 @@ EXACT_HEAD = "aigateway.head"
 """WSGI environment key for a status line and headers to send exactly as they are."""
 CLOSE_BEHIND = "aigateway.close"
 """WSGI environment key: close the connection behind the answer."""
+BUFFERING = "X-Accel-Buffering"
 ANEW = "aigateway.anew"
 """WSGI environment key: a function that replaces a head that was not sent yet."""
 TRACE = "aigateway.trace"
@@ -146,6 +148,11 @@ class Gateway:
             body = call.dump.passthrough(opened, self._patience, finished)
         else:
             body = PassthroughBody(opened, self._patience, finished)
+        streaming = recording is not None and recording.interception.event_stream
+        if streaming or _is_event_stream(headers):
+            # nginx holds a stream back until it has a buffer of it, unless it is told not to.
+            headers = [(n, value) for n, value in headers if n.lower() != BUFFERING.lower()]
+            headers.append((BUFFERING, "no"))
         headers.append((REQUEST_ID_HEADER, call.request_id))
         body.instead = partial(_instead, req, call, recording)
         resp.stream = body
@@ -209,6 +216,13 @@ class Gateway:
         }
         shown = {name: value for name, value in fields.items() if value != ""}
         write_line("info", "ai-gateway", "request", shown)
+
+
+def _is_event_stream(headers: Headers) -> bool:
+    return any(
+        name.lower() == "content-type" and value.strip().lower().startswith("text/event-stream")
+        for name, value in headers
+    )
 
 
 def _stopping() -> Answer:

@@ -14,7 +14,7 @@ from aigateway.actors.coderd.schema import LocalDatabaseError, open_database, re
 from aigateway.http.settings import SettingsError, load
 from aigateway.http.settings.flags import settings_options
 
-__all__ = ["database_options", "printable", "reading", "writing"]
+__all__ = ["database_options", "reading", "writing"]
 
 HOW = "Name one with --local-db or CODER_AI_GATEWAY_LOCAL_DB."
 
@@ -61,12 +61,6 @@ def writing(
             yield connection
         finally:
             connection.close()
-
-
-def printable(text: str) -> str:
-    """``text`` without control characters: clients choose their names, and may put there
-    what a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 def _file(flags: dict[str, Any]) -> tuple[str, bool]:

@@ -12,9 +12,11 @@ from typing import Any
 
 import click
 from rich.table import Table
+from rich.text import Text
 
 from aigateway.http.cli._tables import console, table_box
 from aigateway.http.diagnosis.report import as_text
+from aigateway.http.printable import printable
 from aigateway.http.settings import load
 from aigateway.http.settings.flags import settings_options
 
@@ -97,10 +99,9 @@ def _list(folder: Path, as_json: bool) -> None:
         if answer.get("error"):
             table.add_row(str(pid), "", answer["error"], "", "", "", "")
         for info in answer.get("actors", []):
-            table.add_row(
-                str(pid), info["role"], info["state"], str(info["restarts"]),
-                str(info["inbox"]), info["detail"], info["last_error"],
-            )  # fmt: skip
+            cells = [info[name] for name in ("role", "state", "restarts", "inbox", "detail")]
+            cells.append(info["last_error"])
+            table.add_row(str(pid), *(Text(printable(str(cell))) for cell in cells))
     console().print(table)
 
 

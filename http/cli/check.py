@@ -32,6 +32,8 @@ from aigateway.http.settings.table import GROUPS
 if TYPE_CHECKING:
     from aigateway.http.cli._dial import Dialled
 
+from aigateway.http.printable import printable
+
 __all__ = [
     "Report",
     "command",
@@ -157,7 +159,7 @@ def _rows(settings: Settings, changed: bool) -> Iterator[Option]:
 
 def _option_cells(row: Option, settings: Settings) -> tuple[str, str, str]:
     shown = row.show(getattr(settings, row.name))
-    return row.flags[0], _printable(shown) or "-", str(settings.sources[row.name])
+    return row.flags[0], printable(shown) or "-", str(settings.sources[row.name])
 
 
 def _provider_lines(report: Report) -> Iterator[str]:
@@ -171,8 +173,8 @@ def _provider_lines(report: Report) -> Iterator[str]:
     ):
         cells.append(
             (
-                _printable(provider.name),
-                _printable(provider.type) or "-",
+                printable(provider.name),
+                printable(provider.type) or "-",
                 outcome.status,
                 _address(provider.base_url) or "-",
                 _credentials(provider),
@@ -185,10 +187,10 @@ def _provider_lines(report: Report) -> Iterator[str]:
 def _dial_cells(each: Dialled) -> tuple[str, ...]:
     return (
         each.target,
-        _printable(each.what),
+        printable(each.what),
         str(each.status or "-"),
         f"{each.seconds * 1000:.0f} ms",
-        _printable(each.problem or each.note or "fine"),
+        printable(each.problem or each.note or "fine"),
     )
 
 
@@ -205,11 +207,7 @@ def _address(url: str) -> str:
     """Without a password that somebody has put into it."""
     scheme, separator, rest = url.partition("://")
     host, slash, path = rest.partition("/")
-    return _printable(f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}")
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+    return printable(f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}")
 
 
 def _columns(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:

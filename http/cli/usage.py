@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +10,9 @@ import click
 
 from aigateway.actors.coderd.schema import timestamp
 from aigateway.actors.coderd.usage import GROUPS, UsageRow, usage_by, usage_total
-from aigateway.http.cli._local_database import database_options, printable, reading
+from aigateway.http.cli._local_database import database_options, reading
 from aigateway.http.cli._moments import moment
+from aigateway.http.printable import csv_field, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -143,9 +142,9 @@ def _print_json(
 
 
 def _print_csv(by: tuple[str, ...], rows: list[UsageRow]) -> None:
-    writer = csv.DictWriter(sys.stdout, [*by, *_COLUMNS], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_data(by, row) for row in rows)
+    click.echo(",".join([*by, *_COLUMNS]))
+    for row in rows:
+        click.echo(",".join(csv_field(value) for value in _data(by, row).values()))
 
 
 def _print_table(

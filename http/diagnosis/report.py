@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from aigateway.http.printable import printable
+
 __all__ = ["as_text"]
 
 _SHOWN_ROLES = 6
@@ -16,7 +18,7 @@ _SHOWN_ROLES = 6
 
 def as_text(snapshot: Mapping[str, Any]) -> str:
     """Several lines, without a newline at the end."""
-    return "\n".join(line.rstrip() for line in _lines(snapshot))
+    return "\n".join(printable(line).rstrip() for line in _lines(snapshot))
 
 
 def _lines(seen: Mapping[str, Any]) -> Iterator[str]:

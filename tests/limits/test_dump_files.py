@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import os
 import stat
 from pathlib import Path
 from typing import Any, cast
@@ -197,3 +198,16 @@ def test_a_dump_that_cannot_be_written_is_logged_once(tmp_path: Path) -> None:
     assert [line["log_level"] for line in logs] == ["warning"]
     assert "--ai-gateway-dump-dir" in logs[0]["event"]
     assert SECRET not in repr(logs)
+
+
+def test_every_folder_that_is_made_is_for_nobody_else(tmp_path: Path) -> None:
+    top = tmp_path / "a" / "b"
+    before = os.umask(0)
+    try:
+        dump = dump_of_interception(str(top), "anthropic", "m", "1")
+        dump.request("POST", "http://x/", [], b"{}")
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "a").rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o700

@@ -218,7 +218,7 @@ def test_usage_draws_a_bar_for_each_row(run: Run, used: None) -> None:
 
 def test_what_clients_choose_cannot_command_the_terminal(run: Run, used: None) -> None:
     table = run(usage, "--by", "model", "--chart", "tokens").stdout
-    assert "[red]\ufffd[31m" in table
+    assert "[red]\\x1b[31m" in table
     assert "\x1b" not in table
 
 
