@@ -47,6 +47,8 @@ class Call:
     """The answer's headers where they are not those of the upstream."""
     make_body: Callable[[Opened, Callable[[Finished], None]], Iterator[bytes]] | None = None
     """Makes the answer's body where it is not relayed as it comes: tools were injected."""
+    watch: Callable[[bytes, bool], None] | None = None
+    """Is shown the answer to a passed request as it is relayed."""
     dump: Dump | None = None
     trace: RequestTrace | None = None
     stages: dict[str, float] = field(factory=dict)

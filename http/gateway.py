@@ -135,19 +135,22 @@ class Gateway:
             headers = for_client(call.answer_headers or exchange.headers)
         except UnsafeHeader:
             headers = [("Content-Type", "application/octet-stream")]
+        body: Any
         if recording is not None:
             if recording.interception.event_stream:
                 # Pings or an error event may change the length that was declared.
                 headers = [(n, value) for n, value in headers if n.lower() != "content-length"]
             headers.append((INTERCEPTION_HEADER, call.interception_id))
             if call.make_body is None:
-                body: Any = InterceptedBody(opened, recording, self._patience, finished)
+                body = InterceptedBody(opened, recording, self._patience, finished)
             else:
                 body = call.make_body(opened, finished)
         elif call.dump is not None:
             body = call.dump.passthrough(opened, self._patience, finished)
+            body.watch = call.watch
         else:
             body = PassthroughBody(opened, self._patience, finished)
+            body.watch = call.watch
         streaming = recording is not None and recording.interception.event_stream
         if streaming or _is_event_stream(headers):
             # nginx holds a stream back until it has a buffer of it, unless it is told not to.

@@ -43,8 +43,14 @@ from aigateway.actors.providers.interception.reading import members, text
 from aigateway.actors.providers.interception.relay import Relay
 from aigateway.actors.providers.interception.routes import (
     MESSAGES,
+    RESPONSES,
     Intercept,
     Passthrough,
+)
+from aigateway.actors.providers.interception.stored_ids import (
+    ids_in_body,
+    ids_in_path,
+    is_stored,
 )
 from aigateway.actors.providers.making import url_for
 from aigateway.actors.providers.messages import GiveBack, Opened, Refused
@@ -70,11 +76,12 @@ from aigateway.http.injected_relay import follow
 from aigateway.http.injection import Injector, Rounds, without_codings
 from aigateway.http.model_list import listed_models, no_such_model
 from aigateway.http.rate_limit import make_rate_limit
-from aigateway.http.record_start import record_start
+from aigateway.http.record_start import readable_body, record_start
 from aigateway.http.relay import Patience
 from aigateway.http.routing import Target, find_route
 from aigateway.http.runtime import Runtime
 from aigateway.http.settings import Settings
+from aigateway.http.stored_ids import CreatedId, StoredIds
 from aigateway.http.upstream import Upstream, headers_for, refusal_answer
 
 if TYPE_CHECKING:
@@ -107,6 +114,7 @@ class Pipeline:
         )
         self._upstream = Upstream(runtime)
         self._patience = Patience(settings.keepalive_ping, settings.idle_timeout)
+        self._stored = StoredIds(runtime) if settings.local else None
         self._injector: Injector | None = None
         if runtime.plan.start_mcp is not None:
             self._injector = Injector(
@@ -128,7 +136,7 @@ class Pipeline:
         call.begin("read")
         target, route = find_route(call, self._runtime.tree)
         if isinstance(route, Passthrough):
-            return self._pass_through(call, presented, target), None
+            return self._pass_through(call, presented, caller, target, route), None
         if call.inbound.header("Upgrade").lower() == "websocket":
             raise plain(
                 426,
@@ -139,7 +147,14 @@ class Pipeline:
 
     # -- passed through
 
-    def _pass_through(self, call: Call, presented: Presented, target: Target) -> Opened:
+    def _pass_through(
+        self,
+        call: Call,
+        presented: Presented,
+        caller: Caller,
+        target: Target,
+        route: Passthrough,
+    ) -> Opened:
         inbound, config = call.inbound, target.provider
         if (listed := listed_models(config, inbound.method, target.rest)) is not None:
             raise listed
@@ -150,6 +165,8 @@ class Pipeline:
         own = None
         if config.bedrock is None:
             own = byok_credential(config.type, presented.remaining_headers)
+        if self._stored is not None and own is None:
+            self._check_passed_ids(self._stored, call, caller, target, route, body)
         url = _url(config, target.rest, inbound.query)
         if call.trace is not None:
             call.trace.passthrough(call.route, url, inbound.method)
@@ -191,7 +208,30 @@ class Pipeline:
             if result.body is not None or result.retry_after is not None:
                 raise refusal_answer(config.type, result)
             raise plain(502, "upstream proxy error")
+        makes = route.route == "/conversations" and inbound.method == "POST"
+        if makes and self._stored is not None and own is None:
+            call.watch = CreatedId(self._stored, caller, result.exchange)
         return result
+
+    def _check_passed_ids(
+        self,
+        stored: StoredIds,
+        call: Call,
+        caller: Caller,
+        target: Target,
+        route: Passthrough,
+        body: bytes,
+    ) -> None:
+        """Raise the Answer for a request that names what another user has stored."""
+        ids = ids_in_path(target.rest)
+        if body and route.route == "/responses/":
+            coding = call.inbound.header("Content-Encoding")
+            try:
+                ids += ids_in_body(decode(body, coding) if coding else body)
+            except DecodingError as ex:
+                text = f"request body does not decode as {coding}: {ex}"
+                raise api_error(target.provider.type, 400, text) from ex
+        stored.check(caller, target.provider.type, ids)
 
     # -- intercepted
 
@@ -215,7 +255,17 @@ class Pipeline:
             interception = self._injector.offer(interception, call, route.api, presented.token)
         call.model = recorded_model(config, interception.model)
         credential = self._credential(config, presented, route)
-        recording = self._recording(call, caller, interception)
+        observe = self._observer(call, caller)
+        if self._stored is not None and route.api == RESPONSES and credential.kind != BYOK:
+            readable = readable_body(inbound)
+            try:
+                self._stored.check(caller, route.api, ids_in_body(readable))
+            except Answer:
+                call.interception_id = ""
+                raise
+            if is_stored(readable):
+                observe = self._stored.watching(caller, observe)
+        recording = self._recording(call, interception, observe)
         if trace is not None:
             recording.trace = trace
             trace.created(interception, model=call.model, bedrock=_bedrock(config, route))
@@ -340,9 +390,13 @@ class Pipeline:
             raise api_error(route.api, 400, text)
         raise api_error(route.api, 400, f'no credential for the provider "{config.name}"')
 
-    def _recording(self, call: Call, caller: Caller, interception: Interception) -> Recording:
+    def _recording(
+        self,
+        call: Call,
+        interception: Interception,
+        observe: Callable[[list[records.UsageRecord]], None] | None,
+    ) -> Recording:
         ledger = Ledger(self._runtime.tree, interception.id)
-        observe = self._observer(call, caller)
         config = call.provider
         if config is None or not config.dump_dir:
             return Recording(interception, ledger, observe)

@@ -21,7 +21,7 @@ from aigateway.http.inbound import Inbound
 from aigateway.http.runtime import NoAnswer, Runtime, retry_after
 from aigateway.http.settings import Settings
 
-__all__ = ["record_start"]
+__all__ = ["readable_body", "record_start"]
 
 log = structlog.get_logger("ai-gateway")
 
@@ -38,7 +38,7 @@ def record_start(
 ) -> None:
     """Have the start recorded; raises an Answer when that fails."""
     inbound = call.inbound
-    info = identify(inbound.headers, lambda: _readable(inbound))
+    info = identify(inbound.headers, lambda: readable_body(inbound))
     call.client, call.session_id = info.client, info.session_id
     record = records.Interception(
         id=interception.id,
@@ -78,7 +78,7 @@ def record_start(
     raise plain(500, "failed to record interception")
 
 
-def _readable(inbound: Inbound) -> bytes:
+def readable_body(inbound: Inbound) -> bytes:
     """The body without its content encoding; it was read and decoded once before."""
     coding = inbound.header("Content-Encoding")
     return decode(inbound.body, coding) if coding else inbound.body

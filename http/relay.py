@@ -273,7 +273,10 @@ class InterceptedBody(_Body):
 
 
 class PassthroughBody(_Body):
-    """The body of an answer that nobody reads on the way."""
+    """The body of an answer that is not recorded."""
+
+    watch: Callable[[bytes, bool], None] | None = None
+    """Is shown each piece before it goes out, and whether it is the last one."""
 
     def _next_piece(self) -> bytes:
         try:
@@ -286,7 +289,10 @@ class PassthroughBody(_Body):
             self._cut_next = True
             self._over = False
             return b""
-        if not data or self._exchange.complete:
+        last = not data or self._exchange.complete
+        if self.watch is not None:
+            self.watch(data, last)
+        if last:
             self._give_back()
             self._finish("complete", data)
         else:

@@ -27,12 +27,15 @@ from aigateway.actors.coderd.messages import (
     Authorize,
     Caller,
     CallStats,
+    CheckIds,
     Denied,
     GetCallStats,
     GetMcpConfiguration,
     GetStatus,
     McpConfiguration,
+    NotYours,
     ProvidersChanged,
+    RememberIds,
     Status,
     Stored,
     StoreInterception,
@@ -96,6 +99,7 @@ class LocalControlPlane(GatewayActor):
         self._lookups: list[Authorize] = []
         self._starts: list[StoreInterception] = []
         self._batches: list[StoreRecords] = []
+        self._claims: list[tuple[str, tuple[str, ...], RememberIds | None]] = []
         self._flush_told = False
         self._locked_since: float | None = None
         self._rest = _FIRST_REST
@@ -113,6 +117,9 @@ class LocalControlPlane(GatewayActor):
             fail(lookup.reply, died)
         for start in self._starts:
             fail(start.reply, died)
+        for _user_id, _ids, claim in self._claims:
+            if claim is not None:
+                fail(claim.reply, died)
         self._send_back(self._batches, str(died))
         if hasattr(self, "_store"):
             self._store.close()
@@ -130,6 +137,21 @@ class LocalControlPlane(GatewayActor):
     def _store_records(self, message: StoreRecords) -> None:
         self._batches.append(message)
         self._flush_soon()
+
+    def _remember_ids(self, message: RememberIds) -> None:
+        self._claims.append((message.user_id, message.ids, message))
+        self._flush_soon()
+
+    def _check_ids(self, message: CheckIds) -> None:
+        try:
+            foreign, used = self._store.foreign_id(message.user_id, message.ids, self._clock())
+        except (DatabaseBusy, DatabaseTrouble) as ex:
+            complete(message.reply, Unavailable(f"local database: {ex}"))
+            return
+        if used:
+            self._claims.append((message.user_id, used, None))
+            self._flush_soon()
+        complete(message.reply, Accepted() if foreign is None else NotYours(foreign))
 
     def _subscribe(self, message: SubscribeProviders) -> None:
         _tell(message.subscriber, ProvidersChanged(self._providers))
@@ -193,15 +215,36 @@ class LocalControlPlane(GatewayActor):
     def _flush(self, _message: _Flush) -> None:
         self._flush_told = False
         self._look_up()
-        written = self._write()
+        written = self._remember() and self._write()
         if self._lookups or not written:
             # Jitter, or two workers would go on meeting each other.
             time.sleep(self._rest * random.uniform(0.5, 1.0))
             self._rest = min(self._rest * 2, _LONGEST_REST)
         elif self._trouble is None:
             self._recovered()
-        if self._lookups or self._starts or self._batches:
+        if self._lookups or self._starts or self._batches or self._claims:
             self._flush_soon()
+
+    def _remember(self) -> bool:
+        """Note whose ids are whose; False when it must be tried again."""
+        claims, self._claims = self._claims, []
+        if not claims:
+            return True
+        answer: Accepted | Unavailable = Accepted()
+        try:
+            self._store.remember_ids([(user_id, ids) for user_id, ids, _ in claims], self._clock())
+        except DatabaseBusy as ex:
+            if self._patient():
+                self._claims[:0] = claims
+                return False
+            answer = Unavailable(f"local database: {ex}")
+        except DatabaseTrouble as ex:
+            self._trouble = str(ex)
+            answer = Unavailable(f"local database: {ex}")
+        for _user_id, _ids, message in claims:
+            if message is not None:
+                complete(message.reply, answer)
+        return True
 
     def _write(self) -> bool:
         """Write what has been collected; False when it must be tried again."""
@@ -283,6 +326,8 @@ class LocalControlPlane(GatewayActor):
         Authorize: _authorize,
         StoreInterception: _store_interception,
         StoreRecords: _store_records,
+        RememberIds: _remember_ids,
+        CheckIds: _check_ids,
         SubscribeProviders: _subscribe,
         GetMcpConfiguration: _get_mcp,
         GetCallStats: _get_call_stats,

@@ -25,13 +25,16 @@ __all__ = [
     "Authorize",
     "CallStats",
     "Caller",
+    "CheckIds",
     "Denied",
     "GetCallStats",
     "GetStatus",
     "McpConfiguration",
     "McpServer",
+    "NotYours",
     "GetMcpConfiguration",
     "ProvidersChanged",
+    "RememberIds",
     "Spooled",
     "Status",
     "StoreInterception",
@@ -98,6 +101,35 @@ class StoreInterception:
 
     record: Interception
     reply: Reply[Accepted | Denied | Unavailable] = field(repr=False, eq=False)
+
+
+@frozen
+class RememberIds:
+    """What the provider stores under these ids is this user's.  Replies Accepted or Unavailable.
+
+    Only the embedded control plane knows it, and :class:`CheckIds`.
+    """
+
+    user_id: str
+    ids: tuple[str, ...]
+    reply: Reply[Accepted | Unavailable] = field(repr=False, eq=False)
+
+
+@frozen
+class NotYours:
+    """What is stored under this id is another user's."""
+
+    id: str
+
+
+@frozen
+class CheckIds:
+    """May this user name these ids?  Replies Accepted (none is known as another user's),
+    NotYours or Unavailable."""
+
+    user_id: str
+    ids: tuple[str, ...]
+    reply: Reply[Accepted | NotYours | Unavailable] = field(repr=False, eq=False)
 
 
 @frozen

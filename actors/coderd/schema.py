@@ -31,7 +31,7 @@ __all__ = [
     "transaction",
 ]
 
-VERSION = 1
+VERSION = 2
 """``PRAGMA user_version`` of the newest schema."""
 
 APPLICATION_ID = int.from_bytes(b"aigw", "big")
@@ -129,7 +129,16 @@ CREATE TABLE api_keys (
 );
 """
 
-_MIGRATIONS = (_VERSION_1,)
+_VERSION_2 = """
+CREATE TABLE stored_ids (
+    id TEXT NOT NULL PRIMARY KEY,
+    user_id TEXT NOT NULL,
+    used_at TEXT NOT NULL
+);
+CREATE INDEX stored_ids_used_at ON stored_ids (used_at);
+"""
+
+_MIGRATIONS = (_VERSION_1, _VERSION_2)
 """``_MIGRATIONS[n]`` leads from version n to n + 1."""
 
 

@@ -24,6 +24,7 @@ from aigateway.actors.coderd._rows import (
     start_row,
     without_surrogates,
 )
+from aigateway.actors.coderd._stored_ids import foreign_id, remember
 from aigateway.actors.coderd.messages import Caller, Denied
 from aigateway.actors.coderd.schema import (
     LocalDatabaseError,
@@ -130,6 +131,28 @@ class Store:
                 return _write_together(connection, starts, records)
             except _BAD_VALUES:
                 return _write_singly(connection, starts, records)
+        except (sqlite3.Error, LocalDatabaseError, OSError) as ex:
+            raise self._failed(ex) from ex
+
+    def remember_ids(self, claims: Sequence[tuple[str, Sequence[str]]], now: float) -> None:
+        """Note ids as those of users; see :mod:`._stored_ids`.
+
+        Raises :class:`DatabaseBusy` and :class:`DatabaseTrouble`.
+        """
+        try:
+            remember(self._opened_for_writing(), claims, now)
+        except (sqlite3.Error, LocalDatabaseError, OSError) as ex:
+            raise self._failed(ex) from ex
+
+    def foreign_id(
+        self, user_id: str, ids: Sequence[str], now: float
+    ) -> tuple[str | None, tuple[str, ...]]:
+        """The first of ``ids`` that is another user's, and those whose use is to be noted.
+
+        Raises :class:`DatabaseBusy` and :class:`DatabaseTrouble`.
+        """
+        try:
+            return foreign_id(self._opened(), user_id, ids, now)
         except (sqlite3.Error, LocalDatabaseError, OSError) as ex:
             raise self._failed(ex) from ex
 
