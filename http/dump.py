@@ -1,9 +1,13 @@
 """Requests and answers written to files, for debugging (``--ai-gateway-dump-dir``).
 
-Each request gets up to three files beside each other: ``….req.txt`` with what was sent to the
-provider, ``….resp.txt`` with what came back, byte for byte, and ``….req_error.txt`` when
-something broke.  Credentials in headers are masked.  **Bodies are not**: they hold what users
-and models said, so folders and files are readable by the gateway's user alone.
+Each attempt at a request gets up to three files beside each other: ``….req.txt`` with what was
+sent to the provider, ``….resp.txt`` with what came back, byte for byte, and
+``….req_error.txt`` when something broke.  Further attempts, with another key, at another
+provider, or for another round of tools, have a number behind the name (``…-2.req.txt``) and
+lie in the folder of the provider that they were sent to.
+
+Credentials in headers are masked.  **Bodies are not**: they hold what users and models said,
+so folders and files are readable by the gateway's user alone.
 
 Off by default, and then nothing of this is imported.  A dump that cannot be written is
 logged, once, and disturbs nobody.
@@ -24,7 +28,7 @@ import msgspec
 import structlog
 
 from aigateway.actors.providers.errors import UpstreamCut
-from aigateway.actors.providers.exchange import Exchange
+from aigateway.actors.providers.exchange import AnswerCopy, Exchange
 from aigateway.actors.providers.interception.credentials import mask
 from aigateway.actors.providers.interception.headers import GOVERNANCE_PREFIX
 from aigateway.actors.providers.interception.interface import Headers
@@ -80,11 +84,56 @@ def _safe(text: str) -> str:
 
 
 class Dump:
-    """The files of one request; ``base`` is their path without suffix."""
+    """The files of one request, attempt by attempt; ``base`` is the path of the first one's
+    without suffix: below a folder for the provider, and one for the kind or the model."""
 
     def __init__(self, base: Path) -> None:
         self._base = base
-        self._failed = False
+        self._number = 0
+        self._attempt = _Attempt(base)
+
+    def request(
+        self, method: str, url: str, headers: Headers, body: bytes, *, provider: str = ""
+    ) -> None:
+        """Write what is sent upstream: a new attempt begins."""
+        self._number += 1
+        base = self._base
+        if provider:
+            base = base.parents[1].with_name(_safe(provider)) / base.parent.name / base.name
+        if self._number > 1:
+            base = base.with_name(f"{base.name}-{self._number}")
+        self._attempt = _Attempt(base, failed=self._attempt.failed)
+        self._attempt.request(method, url, headers, body)
+
+    def answer(self, exchange: Exchange) -> AnswerCopy:
+        """The head of its answer is there."""
+        self._attempt.answer(exchange)
+        return self._attempt
+
+    def data(self, data: bytes) -> None:
+        """Write what arrived of the newest attempt's body."""
+        self._attempt.data(data)
+
+    def error(self, text: str) -> None:
+        """Write what broke in the newest attempt."""
+        self._attempt.error(text)
+
+    def passthrough(self, *rest: Any) -> PassthroughBody:
+        """The body of a passed-through answer, written here as it is relayed."""
+        return DumpedPassthrough(self, *rest)
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        self._attempt.close()
+
+
+class _Attempt:
+    """The files of one attempt."""
+
+    def __init__(self, base: Path, *, failed: bool = False) -> None:
+        self._base = base
+        self.failed = failed
+        """It cannot be written, which was said."""
         self._head = b""
         self._answer: BinaryIO | None = None
 
@@ -116,10 +165,6 @@ class Dump:
         if data:
             self._guarded(lambda: self._append(data))
 
-    def passthrough(self, *rest: Any) -> PassthroughBody:
-        """The body of a passed-through answer, written here as it is relayed."""
-        return DumpedPassthrough(self, *rest)
-
     def close(self) -> None:
         """Nothing more comes."""
         if self._head:
@@ -148,12 +193,12 @@ class Dump:
         return open(descriptor, "wb", buffering=0)
 
     def _guarded(self, write: Callable[[], object]) -> None:
-        if self._failed:
+        if self.failed:
             return
         try:
             write()
         except OSError as ex:
-            self._failed = True
+            self.failed = True
             log.warning(
                 "cannot write the dump of a request; check --ai-gateway-dump-dir",
                 path=str(self._base),
@@ -190,15 +235,11 @@ def _pretty(body: bytes) -> bytes:
 
 
 class DumpedRecording(Recording):
-    """A recording whose answer is written to a dump, whoever reads it to its end."""
+    """A recording whose end is written to a dump; the answer's exchange shows the rest."""
 
     def __init__(self, dump: Dump, *rest: Any) -> None:
         super().__init__(*rest)
         self._dump = dump
-
-    def data(self, arrived: bytes) -> bytes:
-        self._dump.data(arrived)
-        return super().data(arrived)
 
     def cut(self, reason: str, error_type: str) -> bytes:
         self._dump.error(reason)
@@ -218,12 +259,10 @@ class DumpedPassthrough(PassthroughBody):
 
     def _read(self) -> bytes:
         try:
-            data = super()._read()
+            return super()._read()
         except UpstreamCut as ex:
             self._dump.error(str(ex))
             raise
-        self._dump.data(data)
-        return data
 
     def _give_back(self) -> None:
         self._dump.close()

@@ -19,7 +19,7 @@ import socket
 import termios
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import httptools
 
@@ -37,7 +37,7 @@ from aigateway.actors.providers.sending import READ_SIZE, send_request
 from aigateway.actors.providers.silence import can_watch, watch
 from aigateway.actors.waiting import is_cooperative, patient
 
-__all__ = ["MAX_HEAD", "Exchange", "UpstreamConnection", "idle_limit", "request_head"]
+__all__ = ["MAX_HEAD", "AnswerCopy", "Exchange", "UpstreamConnection", "idle_limit", "request_head"]
 
 MAX_HEAD = 256 * 1024
 """Bytes of an answer's head, interim answers included, before it is taken for an attack."""
@@ -68,6 +68,16 @@ def request_head(method: str, target: str, host: str, headers: Iterable[tuple[st
         return f"{text}\r\n\r\n".encode("latin-1")
     except UnicodeEncodeError:
         raise ValueError("a header of the request contains characters above 255") from None
+
+
+class AnswerCopy(Protocol):
+    """Is shown an answer's body as it is read."""
+
+    def data(self, data: bytes) -> None:
+        """This was read."""
+
+    def close(self) -> None:
+        """Nothing more is read."""
 
 
 class UpstreamConnection:
@@ -199,6 +209,7 @@ class Exchange:
         "_waiting_since",
         "broken",
         "complete",
+        "copy",
         "detached",
         "head_at",
         "headers",
@@ -228,6 +239,7 @@ class Exchange:
         """Nothing more can be read than what was read already."""
         self.detached = False
         """It was given back."""
+        self.copy: AnswerCopy | None = None
         self.reused = connection.exchanges > 1
         """The connection had carried another exchange before."""
         self.touched = False
@@ -294,6 +306,8 @@ class Exchange:
             if parts:
                 data = parts[0] if len(parts) == 1 else b"".join(parts)
                 parts.clear()
+                if self.copy is not None:
+                    self.copy.data(data)
                 return data
             if self.complete:
                 return b""
@@ -383,6 +397,8 @@ class Exchange:
         self.broken = True
         if not self.detached:
             self._connection.close()
+            if self.copy is not None:
+                self.copy.close()
 
     def interrupt(self, reason: str) -> None:
         """From outside: whoever reads, now or next, gets GatewayEnds with this text.
@@ -400,6 +416,8 @@ class Exchange:
             return
         self.detached = True
         self._waiting_since = math.inf
+        if self.copy is not None:
+            self.copy.close()
         # The parser knows the exchange: without this only the garbage collector would end them.
         del self._parser
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from attrs import field, frozen
 
-from aigateway.actors.providers.exchange import Exchange
+from aigateway.actors.providers.exchange import AnswerCopy, Exchange
 from aigateway.actors.providers.interception.affinity import NO_AFFINITY, Affinity
 from aigateway.actors.providers.interception.credentials import Credential
 from aigateway.actors.providers.interception.interface import Headers
@@ -22,11 +22,14 @@ __all__ = ["Attempts", "UpstreamRequest"]
 class Attempts(Protocol):
     """Is shown each attempt as it goes over the wire, by the worker that makes it."""
 
-    def request(self, method: str, url: str, headers: Headers, body: bytes) -> None:
-        """This is about to be sent, credentials included."""
+    def request(
+        self, method: str, url: str, headers: Headers, body: bytes, *, provider: str
+    ) -> None:
+        """This is about to be sent to ``provider``, credentials included."""
 
-    def answer(self, exchange: Exchange) -> None:
-        """The head of its answer is there."""
+    def answer(self, exchange: Exchange) -> AnswerCopy:
+        """The head of its answer is there.  What is returned is shown the body, by whoever
+        reads it."""
 
     def error(self, text: str) -> None:
         """No answer came."""

@@ -139,7 +139,7 @@ class UpstreamWorker(GatewayActor):
         try:
             made = self._maker.make(job.request, job.model, job.credential)
             if attempts is not None:
-                _show(attempts, made)
+                _show(attempts, made, self._provider_name)
             timeout = min(self._head_timeout, job.deadline - time.monotonic())
             if timeout <= 0:
                 error = AnswerTimeout("no time was left to send the request")
@@ -151,7 +151,7 @@ class UpstreamWorker(GatewayActor):
                 attempts.error(str(ex))
             raise
         if attempts is not None:
-            attempts.answer(exchange)
+            exchange.copy = attempts.answer(exchange)
         return exchange
 
     def _open(self, job: Job, exchange: Exchange) -> None:
@@ -221,10 +221,11 @@ class UpstreamWorker(GatewayActor):
                 pass
 
 
-def _show(attempts: Attempts, made: requests.PreparedRequest) -> None:
+def _show(attempts: Attempts, made: requests.PreparedRequest, provider: str) -> None:
     """Show an attempt to whoever keeps a copy of it."""
     body = made.body if isinstance(made.body, bytes) else b""
-    attempts.request(made.method or "", made.url or "", [*made.headers.items()], body)
+    headers = [*made.headers.items()]
+    attempts.request(made.method or "", made.url or "", headers, body, provider=provider)
 
 
 def _discard(exchange: Exchange) -> None:

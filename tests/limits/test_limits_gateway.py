@@ -15,6 +15,7 @@ from imitation_provider import (
     ScriptedProvider,
     WaitFor,
     answer,
+    error,
     event,
     imitate,
     stream,
@@ -228,6 +229,56 @@ def test_what_broke_is_dumped_too(tmp_path: Path, worker_class: str) -> None:
             assert "cannot connect" in only(dumps / "away" / "claude-x", "req_error")
             assert "cannot connect" in only(dumps / "away" / "passthrough", "req_error")
             assert not files(dumps / "away", "resp")
+
+
+@WORKERS
+def test_each_attempt_has_its_own_pair_in_the_folder_of_its_provider(
+    tmp_path: Path, worker_class: str
+) -> None:
+    dumps = tmp_path / "dumps"
+    keys = {"KEYS": "sk-one-key-0000000001,sk-two-key-0000000002", "FALLBACK": "second"}
+    with (
+        ScriptedProvider() as first,
+        ScriptedProvider(otherwise=imitate()) as second,
+        GatewayProcess(
+            tmp_path / "gw",
+            [
+                Upstream("anthropic", first.url, "first", "", keys),
+                Upstream("anthropic", second.url, "second", "sk-second-key-00000003"),
+            ],
+            ["--worker-class", worker_class, "--ai-gateway-dump-dir", str(dumps)],
+        ) as dumping,
+    ):
+        first.play(error(429, retry_after="60"))
+        first.play(error(429, retry_after="60"))
+        got = requests.post(
+            f"{dumping.url}/first/v1/messages",
+            json=ASK,
+            headers={"X-Api-Key": dumping.key()},
+            timeout=30,
+        )
+        assert got.status_code == 200
+
+        wait_until(lambda: len(list(dumps.rglob("*.txt"))) == 6, "there are six files")
+        asked = [files(dumps / name / "claude-x", "req") for name in ("first", "second")]
+        answered = [files(dumps / name / "claude-x", "resp") for name in ("first", "second")]
+        assert [len(found) for found in (*asked, *answered)] == [2, 1, 2, 1]
+        requests_sent, answers = [*asked[0], *asked[1]], [*answered[0], *answered[1]]
+        assert [name.name.removesuffix(".req.txt") for name in requests_sent] == [
+            name.name.removesuffix(".resp.txt") for name in answers
+        ]
+        said = {}
+        for sent, file in zip(requests_sent, answers, strict=True):
+            (key,) = (k for k in ("0001", "0002", "0003") if f"...{k}\r\n" in _raw(sent))
+            said[key] = _raw(file)
+        assert said["0003"].endswith(got.text)
+        for key in ("0001", "0002"):
+            assert said[key].startswith("HTTP/1.1 429 ")
+            assert "scripted 429" in said[key]
+
+
+def _raw(file: Path) -> str:
+    return file.read_bytes().decode()
 
 
 def test_a_dump_that_cannot_be_written_disturbs_nobody(tmp_path: Path) -> None:
