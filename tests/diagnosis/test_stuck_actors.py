@@ -37,7 +37,7 @@ def make_trouble(module):
                 os.unlink(os.path.join(FOLDER, "die"))
                 raise RuntimeError("died with " + self._config.keys[0])
             open(os.path.join(FOLDER, "hangs"), "w").close()
-            hang_here(message.body)
+            hang_here(message.request.body)
         return receive(self, message)
 
     module.Provider.receive = troubled
