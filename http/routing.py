@@ -47,7 +47,7 @@ def find_route(call: Call, tree: ActorTree) -> tuple[Target, Intercept | Passthr
     if config is None or route is None:
         if config is not None and not config.enabled:
             raise _disabled(config)
-        raise _no_route(inbound.method, inbound.path, path, tree)
+        raise _no_route(inbound.method, inbound.shown_path, path, tree)
     if not config.enabled:
         raise _disabled(config)
     call.provider, call.route = config, route.route

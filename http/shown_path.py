@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
-from aigateway.actors.providers.interception.secret_names import is_secret_name
+from aigateway.actors.providers.interception.secret_names import holds, is_secret_name
 
 __all__ = ["shown_path"]
 
@@ -31,7 +31,7 @@ def shown_path(path: str, token: str = "") -> str:
 
 def _shown(segment: str, token: str) -> str:
     plain = unquote(segment) if "%" in segment else segment
-    if token and token in plain:
+    if holds(plain, token):
         return MASK
     name, equals, _ = plain.partition("=")
     if equals and is_secret_name(name.rpartition(";")[2]):

@@ -11,6 +11,8 @@ from typing import Any, cast
 
 from gunicorn.http.errors import NoMoreData, ParseException
 
+from aigateway.http.shown_path import shown_path
+
 __all__ = ["QuietErrors", "without_content"]
 
 
@@ -20,8 +22,8 @@ class QuietErrors:
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer and log an error of the request or of ours."""
         if getattr(req, "uri", None):
-            # gunicorn names the target in the log, and a query may hold a key.
-            req.uri = req.uri.partition("?")[0]
+            # gunicorn names the target in the log, and it may hold a key.
+            req.uri = shown_path(req.uri.partition("?")[0])
         super().handle_error(req, client, addr, without_content(exc))  # type: ignore[misc]
 
 

@@ -15,6 +15,7 @@ from attrs import field, frozen
 from aigateway.actors.providers.interception.header_list import HeaderList, first_of, values_of
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.interception.routes import ANTHROPIC_TYPES
+from aigateway.actors.providers.interception.secret_names import holds
 
 __all__ = [
     "BYOK",
@@ -87,7 +88,7 @@ def extract(headers: Headers) -> Presented | None:
         [
             (name, value)
             for name, value in headers
-            if name.lower() not in removed and token not in value
+            if name.lower() not in removed and not holds(value, token)
         ]
     )
     return Presented(token, byok, remaining, request_id)

@@ -13,6 +13,7 @@ from urllib.parse import unquote_plus
 from aigateway.actors.providers.interception.interface import Headers
 
 __all__ = [
+    "holds",
     "is_secret_name",
     "masked_query",
     "same_name",
@@ -47,6 +48,10 @@ _SESSION_COOKIE = re.compile(
 """Cookies by which a browser is signed in somewhere."""
 
 
+_LONG = 8
+"""Characters of a token from which on no other text has it by chance."""
+
+
 # PERF: the same names come with every request.
 @lru_cache(maxsize=1024)
 def same_name(name: str) -> str:
@@ -61,6 +66,11 @@ def is_secret_name(name: str) -> bool:
     secret.  Case and the difference between ``-`` and ``_`` do not matter."""
     name = same_name(name)
     return _SECRET.search(name) is not None and _NO_SECRET.search(name) is None
+
+
+def holds(text: str, token: str) -> bool:
+    """Whether ``token`` stands in ``text``; one of a few letters only as a word of its own."""
+    return bool(token) and (token in text if len(token) >= _LONG else token in text.split())
 
 
 def without_secrets(query: str, token: str = "") -> str:
