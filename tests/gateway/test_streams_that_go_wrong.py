@@ -211,7 +211,7 @@ def test_a_whole_stream_is_relayed_and_ended(
 def test_an_upstream_that_breaks_off_before_its_head_is_a_502(
     each_gateway: GatewayProcess, provider: ScriptedProvider, api: Api, how: Step
 ) -> None:
-    got = _stream(each_gateway, api, [how], provider)
+    got = _stream(each_gateway, api, [b"HTTP/1.1 2", how], provider)
     assert (got.status, got.headers["content-type"]) == (502, "application/json")
     assert json.loads(got.body)["error"]["message"]
     found = each_gateway.records(got.interception_id)
