@@ -182,7 +182,7 @@ def test_a_streamed_message(
     found = bedrock_gateway.records(last_id(bedrock_gateway))
     assert (found["model"], found["provider"], found["provider_name"]) == (MODEL, "bedrock", "aws")
     assert (found["credential_kind"], found["credential_hint"]) == ("centralized", "AKIA...MPLE")
-    assert tokens(found) == [(10, 4), (0, 10)]
+    assert tokens(found) == [(10, 10)]
     assert [row["prompt"] for row in found["user_prompts"]] == ["Good morning."]
     assert found["error_type"] is None
 
@@ -351,7 +351,7 @@ def test_the_usage_of_a_client_that_left_is_recorded(
     got.close()
     go_on.set()
     found = bedrock_gateway.records(got.headers["X-AI-Gateway-Interception-Id"])
-    assert sum(row["output_tokens"] for row in found["token_usages"]) == 14
+    assert sum(row["output_tokens"] for row in found["token_usages"]) == 10
 
 
 def test_without_credentials_the_answer_says_so(bedrock_gateway: GatewayProcess) -> None:
@@ -431,7 +431,7 @@ def test_anthropic_falls_back_on_bedrock(
     assert (found["provider_name"], found["model"]) == ("aws-list", "claude-x")
     models = {json.loads(row["metadata"])["provider_model"] for row in found["token_usages"]}
     assert models == {MODEL}
-    assert tokens(found) == [(10, 4), (0, 10)]
+    assert tokens(found) == [(10, 10)]
 
 
 def test_a_users_own_key_falls_back_on_nobody(

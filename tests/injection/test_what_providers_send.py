@@ -113,7 +113,7 @@ def test_usage_that_is_known_at_the_end_counts_for_all_rounds() -> None:
     (usage,) = [each["usage"] for each in data_of(shown) if each["type"] == "message_delta"]
     assert usage["input_tokens"] == 950
     assert usage["cache_read_input_tokens"] == 10
-    assert usage["output_tokens"] == 1 + 10 + 1 + 4
+    assert usage["output_tokens"] == 10 + 4
     assert usage["server_tool_use"] == searched
 
 

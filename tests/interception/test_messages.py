@@ -137,6 +137,62 @@ def test_the_correlating_call_is_the_last_one_answered(last: Any, call: str | No
     assert interception.correlating_tool_call_id == call
 
 
+REMINDER = {"type": "text", "text": "<system-reminder>\nToday is a day.\n</system-reminder>"}
+NOTE = {"role": "system", "content": "Available agent types:\n- any"}
+
+
+def as_claude_code(*messages: dict[str, Any], **headers: str) -> Exchange:
+    """An exchange with what Claude Code 2.1.197 sends, in short."""
+    named = [(name.replace("_", "-"), value) for name, value in headers.items()]
+    request = {
+        "model": "claude-imaginary-1",
+        "system": [
+            {"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1.197.000;"},
+            {"type": "text", "text": "You are an agent."},
+        ],
+        "messages": list(messages),
+        "stream": True,
+    }
+    agent = ("User-Agent", "claude-cli/2.1.197 (external, sdk-cli)")
+    interception = begin(open_one("messages", request, headers=[agent, *named]))
+    return finish(interception, interception.receive_data(MESSAGES_STREAM, 1.0))
+
+
+def test_the_first_prompt_of_a_session_is_the_persons() -> None:
+    typed = {"type": "text", "text": "Make a file."}
+    result = as_claude_code({"role": "user", "content": [REMINDER, typed]}, NOTE)
+    assert [(p.prompt, p.metadata) for p in result.prompts] == [
+        ("Make a file.", {"prompt_kind": "user"})
+    ]
+
+
+def test_a_subagents_task_is_told_from_what_somebody_typed() -> None:
+    task = {"role": "user", "content": [REMINDER, {"type": "text", "text": "Count the files."}]}
+    result = as_claude_code(task, NOTE, X_Claude_Code_Agent_Id="a7e")
+    assert [(p.prompt, p.metadata) for p in result.prompts] == [
+        ("Count the files.", {"prompt_kind": "agent"})
+    ]
+
+
+@pytest.mark.parametrize("behind", [[], [NOTE], [NOTE, NOTE]])
+def test_results_of_tools_are_correlated_and_no_prompt(behind: list[dict[str, Any]]) -> None:
+    result = as_claude_code(
+        {"role": "user", "content": [REMINDER, {"type": "text", "text": "Make a file."}]},
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "t1"}]},
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "t1", "content": "done"},
+                {"type": "tool_result", "tool_use_id": "t2", "content": "done"},
+                REMINDER,
+            ],
+        },
+        *behind,
+    )
+    assert result.prompts == []
+    assert result.interception.correlating_tool_call_id == "t2"
+
+
 # -- streams
 
 
@@ -156,8 +212,7 @@ def test_a_whole_stream_is_recorded() -> None:
         ("msg_imag1", "weather", "toolu_1", '{"city": "Ghent"}', False)
     ]
     assert [(t.input_tokens, t.output_tokens, t.msg_id) for t in result.tokens] == [
-        (21, 3, "msg_imag1"),
-        (0, 40, "msg_imag1"),
+        (21, 40, "msg_imag1")
     ]
     assert {each.interception_id for each in result.records} == {"int-1"}
 
@@ -174,62 +229,76 @@ def test_records_are_taken_once() -> None:
     assert result.outcome == Outcome()
 
 
-def test_the_start_of_a_message_counts_everything_and_its_deltas_only_output() -> None:
-    start = message_start(
-        input_tokens=5,
-        output_tokens=2,
-        cache_read_input_tokens=700,
-        cache_creation_input_tokens=80,
-        cache_creation={"ephemeral_5m_input_tokens": 30, "ephemeral_1h_input_tokens": 50},
-        server_tool_use={"web_search_requests": 0},
-        service_tier="priority",
-    )
-    delta = message_delta(33, input_tokens=5, cache_read_input_tokens=700)
-    first, second = stream(start, text_block(0, "x"), delta, MESSAGE_STOP).tokens
-    assert first.input_tokens == 5
-    assert first.output_tokens == 2
-    assert first.cache_read_input_tokens == 700
-    assert first.cache_write_input_tokens == 80
-    assert first.extra_token_types == {
-        "web_search_requests": 0,
+@pytest.mark.parametrize("streaming", [True, False])
+def test_all_that_a_usage_tells_is_in_one_record(streaming: bool) -> None:
+    told = {
+        "input_tokens": 5,
+        "output_tokens": 33,
+        "cache_read_input_tokens": 700,
+        "cache_creation_input_tokens": 80,
+        "cache_creation": {"ephemeral_5m_input_tokens": 30, "ephemeral_1h_input_tokens": 50},
+        "server_tool_use": {"web_search_requests": 2, "web_fetch_requests": 1},
+        "output_tokens_details": {"thinking_tokens": 11},
+        "service_tier": "priority",
+        "speed": "fast",
+        "inference_geo": "eu",
+    }
+    if streaming:
+        # Some of it in the start, most of it only in the end.
+        start = message_start(input_tokens=5, output_tokens=2, cache_read_input_tokens=None)
+        (found,) = stream(start, message_delta(**told), MESSAGE_STOP).tokens
+    else:
+        (found,) = blocking(usage=told).tokens
+    assert (found.input_tokens, found.output_tokens) == (5, 33)
+    assert (found.cache_read_input_tokens, found.cache_write_input_tokens) == (700, 80)
+    assert found.extra_token_types == {
+        "web_search_requests": 2,
+        "web_fetch_requests": 1,
         "cache_ephemeral_1h_input": 50,
         "cache_ephemeral_5m_input": 30,
+        "output_thinking": 11,
     }
-    assert first.metadata == {"service_tier": "priority"}
-    assert (second.input_tokens, second.output_tokens) == (0, 33)
-    assert (second.cache_read_input_tokens, second.cache_write_input_tokens) == (0, 0)
-    assert second.extra_token_types == {}
-    assert second.metadata == {}
+    assert found.metadata == {"service_tier": "priority", "speed": "fast", "inference_geo": "eu"}
 
 
-def test_searches_of_the_provider_are_counted_when_they_are_told() -> None:
-    delta = message_delta(9, server_tool_use={"web_search_requests": 2})
-    _first, second = stream(message_start(), delta, MESSAGE_STOP).tokens
-    assert second.extra_token_types == {"web_search_requests": 2}
-
-
-def test_input_that_came_after_the_start_is_counted_once() -> None:
-    # As after a search of the web: each delta tells the total so far.
-    tokens = stream(
-        message_start(input_tokens=5, cache_read_input_tokens=700),
-        message_delta(4, None, input_tokens=90, cache_read_input_tokens=700),
-        message_delta(9, input_tokens=2000, cache_creation_input_tokens=30),
-        MESSAGE_STOP,
-    ).tokens
-    assert [each.input_tokens for each in tokens] == [5, 85, 1910]
-    assert [each.cache_read_input_tokens for each in tokens] == [700, 0, 0]
-    assert [each.cache_write_input_tokens for each in tokens] == [0, 0, 30]
-
-
-def test_input_that_only_the_end_tells_is_counted() -> None:
-    start = event("message_start", message={"id": "m"})
-    (end,) = stream(start, message_delta(9, input_tokens=12), MESSAGE_STOP).tokens
-    assert (end.input_tokens, end.output_tokens) == (12, 9)
-
-
-def test_each_message_delta_is_a_record() -> None:
-    tokens = stream(message_start(), message_delta(4, None), message_delta(9), MESSAGE_STOP).tokens
-    assert [each.output_tokens for each in tokens] == [3, 4, 9]
+@pytest.mark.parametrize(
+    ("start", "deltas", "counted"),
+    [
+        ({"input_tokens": 9, "output_tokens": 4}, [20, 47], (9, 47, 0, 0)),
+        ({"input_tokens": 9, "output_tokens": 1}, [15], (9, 15, 0, 0)),
+        ({"input_tokens": 9, "output_tokens": 30}, [12], (9, 12, 0, 0)),
+        ({"input_tokens": 9, "output_tokens": 30}, [0], (9, 0, 0, 0)),
+        ({"input_tokens": 9, "output_tokens": 30}, [], (9, 30, 0, 0)),
+        ({"input_tokens": 9, "output_tokens": 3}, [None], (9, 3, 0, 0)),
+        (
+            {"input_tokens": 5, "output_tokens": 1, "cache_read_input_tokens": 700},
+            [
+                {"output_tokens": 4, "input_tokens": 90},
+                {"output_tokens": 9, "input_tokens": 60, "cache_creation_input_tokens": 30},
+            ],
+            (60, 9, 700, 30),
+        ),
+        (
+            {"input_tokens": 5, "cache_read_input_tokens": 700, "cache_creation_input_tokens": 8},
+            [{"output_tokens": 9, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 3}],
+            (5, 9, 0, 3),
+        ),
+        (None, [{"output_tokens": 9, "input_tokens": 12}], (12, 9, 0, 0)),
+    ],
+)
+def test_each_usage_is_a_running_total_and_the_last_one_counts(
+    start: Any, deltas: list[Any], counted: tuple[int, ...]
+) -> None:
+    first = event("message_start", message={"id": "m", **({"usage": start} if start else {})})
+    told = [each if isinstance(each, dict) else {"output_tokens": each} for each in deltas]
+    events = [event("message_delta", delta={}, usage=each) for each in told]
+    (found,) = stream(first, *events, MESSAGE_STOP).tokens
+    assert (
+        found.input_tokens,
+        found.output_tokens,
+        found.cache_read_input_tokens,
+        found.cache_write_input_tokens,
+    ) == counted
 
 
 @pytest.mark.parametrize(
@@ -243,8 +312,9 @@ def test_each_message_delta_is_a_record() -> None:
 def test_odd_usage_is_read_as_far_as_it_makes_sense(
     usage: dict[str, Any], counted: tuple[int, int]
 ) -> None:
-    first, _second = stream(message_start(**usage), message_delta(), MESSAGE_STOP).tokens
-    assert (first.input_tokens, first.output_tokens) == counted
+    no_usage = event("message_delta", delta={"stop_reason": "end_turn"}, usage=7)
+    (found,) = stream(message_start(**usage), no_usage, MESSAGE_STOP).tokens
+    assert (found.input_tokens, found.output_tokens) == counted
 
 
 def test_a_message_without_usage_has_no_start_record() -> None:
@@ -307,12 +377,12 @@ def test_a_block_that_begins_anew_ends_the_one_before() -> None:
     assert [t.content for t in result.thoughts] == ["one", "two"]
 
 
-def test_only_thinking_and_client_tools_are_recorded() -> None:
+def test_of_other_blocks_nothing_is_recorded() -> None:
     result = stream(
         message_start(),
         block(0, {"type": "redacted_thinking", "data": "xx"}),
-        block(1, {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}),
-        block(2, {"type": "web_search_tool_result", "content": []}),
+        block(1, {"type": "web_search_tool_result", "content": []}),
+        block(2, {"type": "of_the_future", "id": "f", "name": "unheard_of"}),
         block(3, {"type": "thinking", "thinking": ""}),
         block(4, {"type": "thinking", "thinking": "at once"}),
         block(5, {"type": "tool_use", "id": "", "name": "nameless"}),
@@ -335,7 +405,7 @@ def test_events_without_a_name_are_known_by_their_type() -> None:
         line + b"\n" for line in MESSAGES_STREAM.splitlines() if not line.startswith(b"event:")
     )
     result = stream(nameless)
-    assert [t.output_tokens for t in result.tokens] == [3, 40]
+    assert [t.output_tokens for t in result.tokens] == [40]
     assert len(result.tools) == len(result.thoughts) == 1
 
 
@@ -359,10 +429,275 @@ def test_garbage_in_an_event_disturbs_nothing(name: str, garbage: bytes) -> None
     assert [t.tool for t in before.tools] == ["weather"]
 
 
-def test_a_second_message_in_a_stream_counts_too() -> None:
-    result = stream(message_start(), text_block(0, "x"), MESSAGES_STREAM)
-    assert [(t.input_tokens, t.output_tokens) for t in result.tokens] == [(21, 3), (21, 3), (0, 40)]
-    assert [t.metadata for t in result.tokens] == [{"usage_complete": False}, {}, {}]
+def test_a_second_message_in_a_stream_is_a_second_call() -> None:
+    other = event("message_start", message={"id": "msg_0", "usage": {"input_tokens": 7}})
+    result = stream(other, text_block(0, "x"), MESSAGES_STREAM)
+    assert [(t.msg_id, t.input_tokens, t.output_tokens) for t in result.tokens] == [
+        ("msg_0", 7, 0),
+        ("msg_imag1", 21, 40),
+    ]
+    assert [t.metadata for t in result.tokens] == [{"usage_complete": False}, {}]
+
+
+def test_a_start_that_comes_twice_counts_once() -> None:
+    result = stream(message_start(), message_start(), text_block(0, "x"), MESSAGES_STREAM)
+    assert [(t.input_tokens, t.output_tokens) for t in result.tokens] == [(21, 40)]
+
+
+SERVER_TOOLS: list[dict[str, Any]] = [
+    {"type": "server_tool_use", "id": "srv_1", "name": "web_search", "input": {"query": "Ghent"}},
+    {"type": "server_tool_use", "id": "srv_2", "name": "web_fetch", "input": {"url": "http://x"}},
+    {"type": "server_tool_use", "id": "srv_3", "name": "bash_code_execution", "input": {}},
+    {"type": "server_tool_use", "id": "srv_4", "name": "tool_search_tool_regex", "input": {"a": 1}},
+    {
+        "type": "mcp_tool_use",
+        "id": "mcp_1",
+        "name": "issue",
+        "server_name": "tracker",
+        "input": {"n": 4},
+    },
+]
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_tools_that_the_provider_calls_are_recorded(streaming: bool) -> None:
+    if streaming:
+        blocks = [
+            block(
+                number,
+                {**each, "input": {}},
+                {"type": "input_json_delta", "partial_json": json.dumps(each["input"])[:5]},
+                {"type": "input_json_delta", "partial_json": json.dumps(each["input"])[5:]},
+            )
+            for number, each in enumerate(SERVER_TOOLS)
+        ]
+        result = stream(message_start(), *blocks, message_delta(), MESSAGE_STOP)
+    else:
+        result = blocking(content=SERVER_TOOLS)
+    assert [(t.tool, t.tool_call_id, json.loads(t.input)) for t in result.tools] == [
+        (each["name"], each["id"], each["input"]) for each in SERVER_TOOLS
+    ]
+    assert [t.metadata for t in result.tools] == [
+        *[{"type": "server_tool_use"}] * 4,
+        {"type": "mcp_tool_use", "server_name": "tracker"},
+    ]
+    assert not any(t.injected for t in result.tools)
+
+
+# -- several billed calls in one answer
+
+
+def counts(tokens: Any) -> list[tuple[Any, ...]]:
+    return [
+        (t.metadata.get("iteration"), t.input_tokens, t.output_tokens, t.cache_read_input_tokens)
+        for t in tokens
+    ]
+
+
+def answered(streaming: bool, usage: Any, reason: str = "end_turn", **answer: Any) -> Exchange:
+    if not streaming:
+        return blocking(usage=usage, stop_reason=reason, **answer)
+    start = event("message_start", message={"id": "m", "model": "claude-imaginary-1", "usage": {}})
+    content = [block(number, each) for number, each in enumerate(answer.pop("content", []))]
+    end = event("message_delta", delta={"stop_reason": reason, **answer}, usage=usage)
+    return stream(start, *content, end, MESSAGE_STOP)
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_compaction_is_a_call_of_its_own(streaming: bool) -> None:
+    usage = {
+        "input_tokens": 23000,
+        "output_tokens": 1000,
+        "service_tier": "standard",
+        "iterations": [
+            {"type": "compaction", "input_tokens": 180000, "output_tokens": 3500},
+            {"type": "message", "input_tokens": 23000, "output_tokens": 1000},
+        ],
+    }
+    found = answered(streaming, usage).tokens
+    assert counts(found) == [("compaction", 180000, 3500, 0), ("message", 23000, 1000, 0)]
+    assert [t.metadata["service_tier"] for t in found] == ["standard", "standard"]
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_an_advisor_is_recorded_with_its_model(streaming: bool) -> None:
+    # The counts at the top know the input of the first sampling only.
+    usage = {
+        "input_tokens": 410,
+        "output_tokens": 530,
+        "iterations": [
+            {"type": "message", "input_tokens": 410, "output_tokens": 90},
+            {
+                "type": "advisor_message",
+                "model": "claude-wise-1",
+                "input_tokens": 820,
+                "output_tokens": 1600,
+            },
+            {
+                "type": "message",
+                "input_tokens": 1350,
+                "output_tokens": 440,
+                "cache_read_input_tokens": 410,
+            },
+        ],
+    }
+    found = answered(streaming, usage).tokens
+    assert counts(found) == [
+        ("message", 410, 90, 0),
+        ("advisor_message", 820, 1600, 0),
+        ("message", 1350, 440, 410),
+    ]
+    assert [t.metadata.get("provider_model") for t in found] == [None, "claude-wise-1", None]
+
+
+def test_a_list_without_what_was_sampled_goes_beside_the_counts() -> None:
+    advisor = {"type": "advisor_message", "input_tokens": 820, "output_tokens": 16}
+    usage = {"input_tokens": 410, "output_tokens": 530, "iterations": [advisor]}
+    assert counts(answered(True, usage).tokens) == [
+        ("advisor_message", 820, 16, 0),
+        (None, 410, 530, 0),
+    ]
+
+
+def test_the_last_total_counts_where_the_list_is_older() -> None:
+    listed = [
+        {"type": "message", "input_tokens": 5, "output_tokens": 7},
+        {"type": "message", "input_tokens": 6, "output_tokens": 1},
+    ]
+    start = message_start(input_tokens=5, output_tokens=7, iterations=listed)
+    found = stream(start, message_delta(20), MESSAGE_STOP).tokens
+    assert counts(found) == [("message", 5, 7, 0), ("message", 6, 13, 0)]
+
+
+@pytest.mark.parametrize("odd", [7, "x", None, [], [7, None, {}], [{"input_tokens": 3}]])
+def test_odd_iterations_leave_the_counts(odd: Any) -> None:
+    usage = {"input_tokens": 5, "output_tokens": 7, "iterations": odd}
+    assert counts(answered(False, usage).tokens) == [(None, 5, 7, 0)]
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize(("category", "billed"), [("cyber", False), (None, False), ("bio", True)])
+def test_who_declines_before_writing_is_billed_for_some_categories_only(
+    streaming: bool, category: str | None, billed: bool
+) -> None:
+    handed_over = {
+        "type": "fallback",
+        "from": {"model": "claude-imaginary-1"},
+        "to": {"model": "claude-stand-in-1"},
+        "trigger": {"type": "refusal", "category": category},
+    }
+    usage = {
+        "input_tokens": 412,
+        "output_tokens": 264,
+        "iterations": [
+            {
+                "type": "message",
+                "model": "claude-imaginary-1",
+                "input_tokens": 535,
+                "output_tokens": 0,
+            },
+            {
+                "type": "fallback_message",
+                "model": "claude-stand-in-1",
+                "input_tokens": 412,
+                "output_tokens": 264,
+            },
+        ],
+    }
+    result = answered(streaming, usage, content=[handed_over], model="claude-stand-in-1")
+    first, second = result.tokens
+    assert counts([second]) == [("fallback_message", 412, 264, 0)]
+    assert second.metadata["provider_model"] == "claude-stand-in-1"
+    assert counts([first]) == [("message", 535 if billed else 0, 0, 0)]
+    assert first.metadata.get("not_billed") == (None if billed else {"input_tokens": 535})
+    assert result.outcome.metadata["provider_model"] == "claude-stand-in-1"
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("written", [0, 5])
+def test_a_refusal_is_told_and_billed_if_something_was_written(
+    streaming: bool, written: int
+) -> None:
+    details = {"type": "refusal", "category": "cyber"}
+    usage = {"input_tokens": 412, "output_tokens": written}
+    result = answered(streaming, usage, "refusal", stop_details=details, content=[])
+    (found,) = result.tokens
+    assert (found.input_tokens, found.output_tokens) == ((412, 5) if written else (0, 0))
+    assert ("not_billed" in found.metadata) is not bool(written)
+    assert found.metadata["stop_reason"] == "refusal"
+    assert result.outcome == Outcome(
+        metadata={"stop_reason": "refusal", "refusal_category": "cyber"}
+    )
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        *[(each, each) for each in ("max_tokens", "pause_turn", "model_context_window_exceeded")],
+        *[(each, None) for each in ("end_turn", "tool_use", "stop_sequence")],
+    ],
+)
+def test_why_an_answer_stopped_is_told_unless_it_had_been_done(
+    streaming: bool, reason: str, told: str | None
+) -> None:
+    result = answered(streaming, {"output_tokens": 1}, reason)
+    assert result.outcome == Outcome(metadata={"stop_reason": told} if told else {})
+    assert result.tokens[0].metadata.get("stop_reason") == told
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_who_answered_is_recorded_if_it_is_another_model_than_asked(streaming: bool) -> None:
+    for model, told in (("claude-imaginary-1", None), ("claude-imaginary-2", "claude-imaginary-2")):
+        if streaming:
+            usage = {"output_tokens": 1}
+            start = event("message_start", message={"id": "m", "model": model, "usage": usage})
+            result = stream(start, message_delta(), MESSAGE_STOP)
+        else:
+            body = json.dumps({**MESSAGES_BODY, "model": model}).encode()
+            result = exchange("messages", MESSAGES_REQUEST, body, content_type=JSON)
+        assert result.outcome.metadata.get("provider_model") == told
+        assert result.tokens[0].metadata.get("provider_model") == told
+
+
+# -- ends
+
+
+def test_a_reason_to_stop_and_a_framed_end_make_a_whole_answer() -> None:
+    events = (
+        message_start(),
+        tool_block(0, "t1", "a", '{"x":1}', stop=False),
+        message_delta(9, "max_tokens"),
+    )
+    result = stream(*events)
+    assert result.client == b"".join(events)
+    assert result.interception.complete
+    assert not result.interception.cut
+    assert result.outcome.error_type is None
+    assert [t.tool for t in result.tools] == ["a"]
+    assert [(t.output_tokens, t.metadata) for t in result.tokens] == [
+        (9, {"stop_reason": "max_tokens"})
+    ]
+
+
+@pytest.mark.parametrize(
+    ("last", "end"),
+    [(message_delta(9), "unframed"), (message_delta(9), "cut"), (message_delta(9, None), "framed")],
+)
+def test_without_both_it_is_a_cut(last: bytes, end: str) -> None:
+    result = exchange("messages", MESSAGES_REQUEST, message_start() + last, end=end)
+    assert result.client.startswith(message_start() + last + b"event: error\n")
+    assert result.interception.cut
+    assert result.outcome.error_type == "server_error"
+
+
+def test_an_error_behind_half_an_answer_leaves_what_was_known() -> None:
+    error = event("error", error={"type": "overloaded_error", "message": "Overloaded"})
+    result = stream(message_start(), text_block(0, "x"), message_delta(7, None), error)
+    assert [(t.input_tokens, t.output_tokens, t.metadata) for t in result.tokens] == [
+        (21, 7, {"usage_complete": False})
+    ]
+    assert result.outcome.error_type == "overloaded"
 
 
 @pytest.mark.parametrize(
@@ -414,9 +749,9 @@ def test_what_was_finished_before_a_cut_is_recorded(end: str) -> None:
 
 def test_usage_is_complete_once_the_message_has_a_stop_reason() -> None:
     result = stream(message_start(), message_delta(12), end="cut")
-    assert [(t.output_tokens, t.metadata) for t in result.tokens] == [(3, {}), (12, {})]
+    assert [(t.output_tokens, t.metadata) for t in result.tokens] == [(12, {})]
     result = stream(message_start(), message_delta(12, None), end="cut")
-    assert [t.metadata for t in result.tokens] == [{"usage_complete": False}] * 2
+    assert [t.metadata for t in result.tokens] == [{"usage_complete": False}]
 
 
 def test_a_cut_before_any_usage_says_that_usage_is_missing() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigateway.actors.providers.interception.prompts import Said, is_wrapper, last_said
+from aigateway.actors.providers.interception.prompts import Said, is_wrapper, kind_of, last_said
 from aigateway.actors.providers.interception.reading import Object, members, text
 
 REMINDER = "<system-reminder>\nBe brief.\n</system-reminder>"
@@ -87,3 +87,54 @@ def test_a_conversation_of_instructions_alone_has_no_prompt() -> None:
 @given(st.text())
 def test_any_text_between_the_tags_of_a_wrapper_belongs_to_it(inside: str) -> None:
     assert is_wrapper(f"<system-reminder>{inside.replace('<', '')}</system-reminder>")
+
+
+CLAUDE_CODE = ("User-Agent", "claude-cli/2.1.197 (external, cli)")
+BILLING = "x-anthropic-billing-header: cc_version=2.1.197.000; cc_entrypoint=cli;"
+
+
+@pytest.mark.parametrize(
+    ("more", "system", "prompt", "kind"),
+    [
+        ([], BILLING, "Fix the build.", "user"),
+        ([], BILLING, "quota", "user"),
+        ([("X-Claude-Code-Agent-Id", "a1")], BILLING, "Count the files.", "agent"),
+        ([("X-Claude-Code-Parent-Agent-Id", "a0")], BILLING, "Count the files.", "agent"),
+        ([], f"{BILLING} cc_is_subagent=true;", "Count the files.", "agent"),
+        (
+            [],
+            "Generate a concise, sentence-case title (3-7 words) that captures the topic.",
+            "<session>\nFix the build.\n</session>",
+            "title",
+        ),
+        ([], BILLING, "The user stepped away and is coming back. Recap in 9 words.", "summary"),
+        (
+            [],
+            "Write a short summary label describing what these tool calls did.",
+            "Tool: Bash",
+            "summary",
+        ),
+        (
+            [("X-Claude-Code-Agent-Id", "a1")],
+            BILLING,
+            "CRITICAL: Respond with TEXT ONLY. Do NOT call any tools.\nSummarize.",
+            "compaction",
+        ),
+        (
+            [],
+            "You are a helpful AI assistant tasked with summarizing conversations.",
+            "Go on.",
+            "compaction",
+        ),
+        ([("X-App", "cli")], "", "quota", "client"),
+        ([], BILLING, "[SUGGESTION MODE: Suggest what may be typed next.]", "client"),
+    ],
+)
+def test_who_speaks_through_claude_code_is_told(
+    more: list[tuple[str, str]], system: str, prompt: str, kind: str
+) -> None:
+    assert kind_of([CLAUDE_CODE, *more], system, prompt) == kind
+
+
+def test_of_an_unknown_program_nobody_can_tell() -> None:
+    assert kind_of([("User-Agent", "curl/8")], "", "Fix the build.") is None

@@ -25,6 +25,11 @@ INCOMPLETE: Mapping[str, object] = MappingProxyType({"usage_complete": False})
 TRUNCATED: Mapping[str, object] = MappingProxyType({"truncated": True})
 """Metadata of a text that was too long to be kept whole."""
 
+_DONE = frozenset(
+    {"end_turn", "tool_use", "stop_sequence", "stop", "tool_calls", "function_call", "completed"}
+)
+"""Reasons to stop that tell nothing: the model had said what it wanted to say."""
+
 
 @frozen(kw_only=True)
 class Request:
@@ -61,12 +66,13 @@ class Recording:
         return records
 
     def _note_answer(self, *, model: str | None = None, stop_reason: str | None = None) -> None:
-        """Note who answers, and why the answer ended; what is empty tells nothing."""
+        """Note who answers, if it is another model than was asked, and why the answer ended, if
+        it is not because the model had done."""
         if model and model != self._asked_model:
             self._end_metadata["provider_model"] = model
         elif model:
             self._end_metadata.pop("provider_model", None)
-        if stop_reason:
+        if stop_reason and stop_reason not in _DONE:
             self._end_metadata["stop_reason"] = stop_reason
 
     def _metadata_of_call(self, *, whole: bool) -> dict[str, object]:

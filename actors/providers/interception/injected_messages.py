@@ -49,7 +49,6 @@ _COUNTS: tuple[tuple[str, ...], ...] = (
     ("server_tool_use", "web_search_requests"),
     ("server_tool_use", "web_fetch_requests"),
 )
-_OUTPUT = ("output_tokens",)
 _DETAILS = ("output_tokens_details", "server_tool_use")
 """Groups of counts that only some messages have."""
 _CUT_SHORT = frozenset(
@@ -73,6 +72,8 @@ class InjectedMessages(InjectedInterception):
     # Of the answer that the client gets.
     _next_index = 0
     _used: dict[tuple[str, ...], int]
+    _earlier_iterations: list[bytes]
+    _iterations: list[bytes]
     _container = b""
 
     def _make_round(self, first: Relay | None) -> Relay:
@@ -82,11 +83,15 @@ class InjectedMessages(InjectedInterception):
             model=self.model,
             streaming=self.streaming,
             prompt=None if first is None else first._prompt,
+            prompt_kind=None if first is None else first._prompt_kind,
         )
         if first is not None:
             self._used = {}
+            self._earlier_iterations = []
         else:
             self._used = self._totals()
+            self._earlier_iterations += self._iterations
+        self._iterations = []
         # The round's counts so far.
         self._usage: dict[tuple[str, ...], int] = {}
         self._pieces: list[bytes] = []
@@ -188,6 +193,9 @@ class InjectedMessages(InjectedInterception):
             counted = {path[1]: total for path, total in totals.items() if path[0] == group}
             if is_null(usage.get(group)) and any(counted.values()):
                 document = set_member(document, msgspec.json.encode(counted), "usage", group)
+        if self._earlier_iterations:
+            all_of_them = b",".join([*self._earlier_iterations, *self._iterations])
+            document = set_member(document, b"[" + all_of_them + b"]", "usage", "iterations")
         return document
 
     def _end_stream(self) -> bytes:
@@ -245,14 +253,14 @@ class InjectedMessages(InjectedInterception):
         return self._stop_reason not in _CUT_SHORT
 
     def _read_usage(self, usage: Object) -> None:
-        """Take the counts of a message: those of later events are totals of what it has cost."""
+        """Take the counts of a message: each is a total of what it has cost so far."""
         for path in _COUNTS:
             counts = usage if len(path) == 1 else members(usage.get(path[0]))
-            if path[-1] not in counts:
+            if is_null(counts.get(path[-1])):
                 continue
-            value, before = count(counts[path[-1]]), self._usage.get(path, 0)
-            # The output's are added up, as they are in the records.
-            self._usage[path] = before + value if path == _OUTPUT else max(before, value)
+            self._usage[path] = count(counts[path[-1]])
+        if not is_null(usage.get("iterations")):
+            self._iterations = list(map(bytes, items(usage["iterations"])))
 
     def _totals(self) -> dict[tuple[str, ...], int]:
         paths = self._used.keys() | self._usage.keys()

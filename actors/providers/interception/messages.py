@@ -8,12 +8,13 @@ from typing import ClassVar
 import msgspec
 from attrs import define, field
 
-from aigateway.actors.providers.interception._recording import (
-    INCOMPLETE,
-    NOTHING,
-    TRUNCATED,
-    Request,
+from aigateway.actors.providers.interception._billed_calls import (
+    COUNTS,
+    BilledCall,
+    Refusals,
+    billed_calls,
 )
+from aigateway.actors.providers.interception._recording import NOTHING, TRUNCATED, Request
 from aigateway.actors.providers.interception._states import End, Mode
 from aigateway.actors.providers.interception._text import Text
 from aigateway.actors.providers.interception.affinity import opening_of
@@ -35,6 +36,7 @@ from aigateway.actors.providers.interception.reading import (
 from aigateway.actors.providers.interception.relay import Relay
 from aigateway.actors.providers.interception.routes import MESSAGES, Api
 from aigateway.actors.providers.interception.sse import parse_event
+from aigateway.actors.providers.interception.usage import RunningUsage
 
 __all__ = ["MessagesInterception", "read_messages_request"]
 
@@ -107,19 +109,11 @@ class _Block:
     type: str
     id: str = ""
     name: str = ""
+    server: str = ""
+    """Which MCP server's tool it is, where the provider calls it."""
     content: Text = field(factory=Text)
     whole_input: str = "{}"
     """What the block's start said, for tools that take no input."""
-
-
-@define
-class _Usage:
-    """Token counts of one event or answer, not yet recorded."""
-
-    created_at: float
-    counts: dict[str, int]
-    extra: dict[str, int] = field(factory=dict)
-    metadata: dict[str, object] = field(factory=dict)
 
 
 class MessagesInterception(Relay):
@@ -133,10 +127,11 @@ class MessagesInterception(Relay):
         super().__init__(request)
         self._msg_id = ""
         self._blocks: dict[int, _Block] = {}
-        self._usages: list[_Usage] = []
+        self._usage = RunningUsage()
+        self._usage_at = 0.0
         self._usage_final = False
-        self._told: dict[str, int] = {}
-        """The counts of this message that the provider has told so far, output aside."""
+        self._refusals = Refusals()
+        self._told_usage = False
 
     # -- streams
 
@@ -157,16 +152,16 @@ class MessagesInterception(Relay):
             handler(self, event, now)
 
     def _on_start(self, event: Object, now: float) -> None:
-        self._flush_usages(INCOMPLETE)
         message = members(event.get("message"))
-        self._msg_id = text(message.get("id")) or ""
-        self._record_prompt(self._msg_id, now)
-        self._usage_final = False
-        self._told = {}
-        if "usage" in message:
-            usage = _whole_usage(members(message["usage"]), now)
-            self._told = {name: usage.counts[name] for name in _INPUT_COUNTS}
-            self._usages.append(usage)
+        msg_id = text(message.get("id")) or ""
+        if msg_id != self._msg_id or not msg_id:
+            # Another message is another call; the same one again only tells more of it.
+            self._record_usage(whole=self._usage_final)
+            self._usage_final = False
+        self._msg_id = msg_id
+        self._record_prompt(msg_id, now)
+        self._note_answer(model=text(message.get("model")))
+        self._take_usage(message.get("usage"), now)
 
     def _on_block_start(self, event: Object, now: float) -> None:
         block = members(event.get("content_block"))
@@ -174,11 +169,10 @@ class MessagesInterception(Relay):
         index = count(event.get("index"))
         if kind == "thinking":
             started = _Block(kind, content=Text(text(block.get("thinking")) or ""))
-        elif kind == "tool_use":
-            started = _Block(kind, text(block.get("id")) or "", text(block.get("name")) or "")
-            if "input" in block:
-                started.whole_input = source(block["input"])
+        elif kind in _TOOL_BLOCKS:
+            started = _tool_block(kind, block)
         else:
+            self._note_hand_over(block)
             return
         self._finish_block(index, now)
         self._blocks[index] = started
@@ -195,28 +189,47 @@ class MessagesInterception(Relay):
         self._finish_block(count(event.get("index")), now)
 
     def _on_delta(self, event: Object, now: float) -> None:
-        if text(members(event.get("delta")).get("stop_reason")) is not None:
+        self._note_stop(members(event.get("delta")))
+        self._take_usage(event.get("usage"), now)
+
+    def _note_stop(self, part: Object) -> None:
+        reason = text(part.get("stop_reason"))
+        if reason:
             self._usage_final = True
-        if "usage" in event:
-            usage = members(event["usage"])
-            counts = {"output_tokens": count(usage.get("output_tokens"))}
-            # The others are totals of the message so far: what the start told, unless the
-            # provider went on to search the web, or only knows them now.
-            for name in _INPUT_COUNTS:
-                total, told = count(usage.get(name)), self._told.get(name, 0)
-                if total > told:
-                    counts[name] = total - told
-                    self._told[name] = total
-            searches = _searches(usage)
-            extra = {"web_search_requests": searches} if searches else {}
-            self._usages.append(_Usage(now, counts, extra))
+            self._note_answer(stop_reason=reason)
+        if reason == "refusal":
+            category = text(members(part.get("stop_details")).get("category")) or ""
+            self._refusals.last = category
+            if category:
+                self._end_metadata["refusal_category"] = category
+
+    def _note_hand_over(self, block: Object) -> None:
+        """A block may mark where another model went on, since the one before declined."""
+        if text(block.get("type")) != "fallback":
+            return
+        self._note_answer(model=text(members(block.get("to")).get("model")))
+        declined = text(members(block.get("from")).get("model")) or ""
+        category = text(members(block.get("trigger")).get("category")) or ""
+        self._refusals.handed_over[declined] = category
+
+    def _take_usage(self, usage: Buffer | None, now: float) -> None:
+        told = members(usage)
+        if told:
+            self._usage.take(told)
+            self._usage_at = now
 
     def _on_stop(self, event: Object, now: float) -> None:
-        # A call cut short by max_tokens may end without an end of its block.
+        self._finish_blocks(now)
+        self._record_usage(whole=True)
+        self._complete = True
+
+    def _finish_blocks(self, now: float) -> None:
+        """A call cut short by max_tokens may end without an end of its block."""
         for index in list(self._blocks):
             self._finish_block(index, now)
-        self._flush_usages(NOTHING)
-        self._complete = True
+
+    def _may_end(self) -> bool:
+        return self._usage_final
 
     def _on_error(self, event: Object, now: float) -> None:
         outcome = error_outcome(event.get("error"))
@@ -232,7 +245,7 @@ class MessagesInterception(Relay):
             self._record_thought(content, "thinking", now, metadata)
         elif block.id:
             arguments = content if content.strip() else block.whole_input
-            self._record_call(block.id, block.name, arguments, now, metadata)
+            self._record_call(block, arguments, now, metadata)
 
     # -- blocking answers
 
@@ -243,16 +256,22 @@ class MessagesInterception(Relay):
             return
         self._msg_id = text(answer.get("id")) or ""
         self._record_prompt(self._msg_id, now)
-        self._usages.append(_whole_usage(members(answer.get("usage")), now))
-        self._flush_usages(NOTHING)
-        for item in items(answer.get("content")):
-            block = members(item)
+        self._note_stop(answer)
+        self._take_usage(answer.get("usage"), now)
+        content = [members(item) for item in items(answer.get("content"))]
+        for block in content:
+            self._note_hand_over(block)
+        # Who answered is told last by the answer itself.
+        self._note_answer(model=text(answer.get("model")))
+        self._record_usage(whole=True)
+        if not self._told_usage:
+            self._record_unknown_usage(now)
+        for block in content:
             kind = text(block.get("type"))
             if kind == "thinking":
                 self._record_thought(text(block.get("thinking")), "thinking", now)
-            elif kind == "tool_use" and (call := text(block.get("id"))):
-                arguments = source(block.get("input", b"{}"))
-                self._record_call(call, text(block.get("name")) or "", arguments, now)
+            elif kind in _TOOL_BLOCKS and (call := _tool_block(kind, block)).id:
+                self._record_call(call, call.whole_input, now)
 
     # -- both
 
@@ -260,41 +279,60 @@ class MessagesInterception(Relay):
         unseen = end is End.CUT and self._answered
         if self.streaming or self._mode is Mode.STREAM or unseen:
             self._record_prompt(self._msg_id, now)
-        incomplete = end is not End.WHOLE and not self._usage_final
-        if unseen and incomplete and not self._usages:
-            self._usages.append(_Usage(now, {}))
-        self._flush_usages(INCOMPLETE if incomplete else NOTHING)
+        if end is End.WHOLE:
+            self._finish_blocks(now)
+        whole = end is End.WHOLE or self._usage_final
+        self._record_usage(whole=whole)
+        if unseen and not whole and not self._told_usage:
+            self._record_unknown_usage(now)
 
-    def _flush_usages(self, metadata: Mapping[str, object]) -> None:
-        for usage in self._usages:
-            self._record_tokens(
-                self._msg_id,
-                usage.created_at,
-                input_tokens=usage.counts.get("input_tokens", 0),
-                output_tokens=usage.counts.get("output_tokens", 0),
-                cache_read_input_tokens=usage.counts.get("cache_read_input_tokens", 0),
-                cache_write_input_tokens=usage.counts.get("cache_creation_input_tokens", 0),
-                extra_token_types=usage.extra,
-                metadata={**usage.metadata, **metadata},
-            )
-        self._usages.clear()
+    def _record_unknown_usage(self, now: float) -> None:
+        self._usage_at = now
+        self._record_billed(BilledCall(dict.fromkeys(COUNTS, 0)), whole=False)
+
+    def _record_usage(self, *, whole: bool) -> None:
+        """Record what the message at hand has cost: a record for each billed call."""
+        usage, self._usage = self._usage, RunningUsage()
+        if not usage:
+            return
+        self._told_usage = True
+        refusals, self._refusals = self._refusals, Refusals()
+        calls = billed_calls(usage, refusals, asked_model=self._asked_model)
+        for call in calls:
+            self._record_billed(call, whole=whole)
+
+    def _record_billed(self, call: BilledCall, *, whole: bool) -> None:
+        metadata = self._metadata_of_call(whole=whole)
+        if call.model is not None:
+            metadata.pop("provider_model", None)
+            if call.model != self._asked_model:
+                metadata["provider_model"] = call.model
+        self._record_tokens(
+            self._msg_id,
+            self._usage_at,
+            {**call.metadata, **metadata},
+            input_tokens=call.counts["input_tokens"],
+            output_tokens=call.counts["output_tokens"],
+            cache_read_input_tokens=call.counts["cache_read_input_tokens"],
+            cache_write_input_tokens=call.counts["cache_creation_input_tokens"],
+            extra_token_types=call.extra,
+        )
 
     def _record_call(
-        self,
-        call: str,
-        name: str,
-        arguments: str,
-        now: float,
-        metadata: Mapping[str, object] = NOTHING,
+        self, block: _Block, arguments: str, now: float, metadata: Mapping[str, object] = NOTHING
     ) -> None:
         if not is_json(arguments.encode()):
             # Cut short by max_tokens: kept for the reader, as a string.
             arguments = json_text(arguments)
+        if block.type != "tool_use":
+            metadata = {**metadata, "type": block.type}
+        if block.server:
+            metadata = {**metadata, "server_name": block.server}
         self._record_tool(
             self._msg_id,
             now,
-            tool=name,
-            tool_call_id=call,
+            tool=block.name,
+            tool_call_id=block.id,
             input=arguments,
             metadata=metadata,
         )
@@ -305,28 +343,19 @@ class MessagesInterception(Relay):
         return b"event: error\ndata: " + data + b"\n\n"
 
 
-def _whole_usage(usage: Object, now: float) -> _Usage:
-    """Read the usage of a message: all counts and the extra ones, zero or not."""
-    written = members(usage.get("cache_creation"))
-    tier = text(usage.get("service_tier"))
-    return _Usage(
-        now,
-        {name: count(usage.get(name)) for name in _COUNTS},
-        {
-            "web_search_requests": _searches(usage),
-            "cache_ephemeral_1h_input": count(written.get("ephemeral_1h_input_tokens")),
-            "cache_ephemeral_5m_input": count(written.get("ephemeral_5m_input_tokens")),
-        },
-        {"service_tier": tier} if tier else {},
+_TOOL_BLOCKS = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
+"""Calls of the client's tools, of the provider's, and of MCP servers that the provider asks."""
+
+
+def _tool_block(kind: str, block: Object) -> _Block:
+    return _Block(
+        kind,
+        text(block.get("id")) or "",
+        text(block.get("name")) or "",
+        text(block.get("server_name")) or "",
+        whole_input=source(block["input"]) if "input" in block else "{}",
     )
 
-
-def _searches(usage: Object) -> int:
-    return count(members(usage.get("server_tool_use")).get("web_search_requests"))
-
-
-_INPUT_COUNTS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
-_COUNTS = ("output_tokens", *_INPUT_COUNTS)
 
 _EVENT_TYPES = {
     "overloaded": "overloaded_error",

@@ -28,8 +28,9 @@ from aigateway.actors.providers.interception.reading import Buffer, Object, memb
 
 __all__ = ["PromptKind", "Said", "is_wrapper", "kind_of", "last_said", "typed"]
 
-PromptKind: TypeAlias = Literal["user", "agent", "title", "summary", "compaction"]
-"""Who spoke: a person; the client on behalf of a subagent; or the client for its own ends."""
+PromptKind: TypeAlias = Literal["user", "agent", "title", "summary", "compaction", "client"]
+"""Who spoke: a person; the client on behalf of a subagent; or the client for its own ends:
+for a title, a summary for its user, a shorter conversation, or anything else."""
 
 INSTRUCTING_ROLES = frozenset({"system", "developer"})
 
@@ -139,9 +140,64 @@ class _Sign:
     """Texts of which one stands in the system prompt or instructions."""
     prompt: tuple[str, ...] = ()
     """Beginnings of which the prompt has one."""
+    bare: tuple[str, ...] = ()
+    """Texts of which the prompt is one, with no system prompt beside it."""
 
 
-_SIGNS: tuple[_Sign, ...] = ()
+# A client's own sentences are told by their first words: they change from version to version.
+_CLAUDE_CODE = (
+    _Sign(
+        "compaction",
+        system=("tasked with summarizing conversations",),
+    ),
+    _Sign(
+        "compaction",
+        prompt=(
+            "CRITICAL: Respond with TEXT ONLY. Do NOT call any tools.",
+            "Your task is to create a detailed summary of th",
+        ),
+    ),
+    _Sign(
+        "title",
+        system=(
+            "sentence-case title (3-7 words)",
+            "Analyze if this message indicates a new conversation topic",
+            "Summarize this coding conversation in under 50 characters",
+        ),
+    ),
+    _Sign(
+        "title",
+        prompt=(
+            "You are coming up with a succinct title and git branch name",
+            "Generate a short kebab-case name",
+            "Please write a 5-10 word title for the following conversation",
+        ),
+    ),
+    _Sign("summary", system=("Write a short summary label describing what these tool calls",)),
+    _Sign(
+        "summary",
+        prompt=(
+            "The user stepped away and is coming back. Recap",
+            "Describe your most recent action in 3-5 words",
+        ),
+    ),
+    _Sign(
+        "client",
+        system=("You are an assistant for performing a web search tool use",),
+    ),
+    _Sign(
+        "client",
+        prompt=("[SUGGESTION MODE: ", "\nWeb page content:\n", "Web page content:\n"),
+    ),
+    # Whether the key works, what is left of its limits, how long a conversation is.
+    _Sign("client", header="x-app", values=("cli",), bare=("quota", "test", "count")),
+    _Sign("agent", header="x-claude-code-agent-id"),
+    _Sign("agent", header="x-claude-code-parent-agent-id"),
+    _Sign("agent", system=("cc_is_subagent=true",)),
+)
+
+# NOTE(signs): each program has a table of its own; put it here and into _SIGNS.
+_SIGNS: tuple[_Sign, ...] = (*_CLAUDE_CODE,)
 """The first that fits counts."""
 
 _KNOWN = ("claude-cli/", "codex")
@@ -162,6 +218,8 @@ def kind_of(headers: Headers, system: str, prompt: str) -> PromptKind | None:
         if sign.system and not any(each in system for each in sign.system):
             continue
         if sign.prompt and not prompt.startswith(sign.prompt):
+            continue
+        if sign.bare and (system or prompt not in sign.bare):
             continue
         return sign.kind
     known = first_of(headers, "user-agent").lower().startswith(_KNOWN)
