@@ -15,7 +15,7 @@ from aigateway.actors.providers.interception import open_interception
 from aigateway.actors.providers.interception.injected import InjectedInterception
 from aigateway.actors.providers.interception.injection import Encodings, inject
 from aigateway.actors.providers.interception.opening_injected import with_tools
-from aigateway.actors.recorder.records import TokenUsage, ToolUsage
+from aigateway.actors.recorder.records import PromptUsage, TokenUsage, ToolUsage
 
 SCHEMA = b'{"type":"object","properties":{}}'
 TOOLS = ToolSet((Tool("bmcp_s_add", "add", "s", "http://mcp/", "Add.", SCHEMA),))
@@ -117,6 +117,56 @@ def test_usage_that_is_known_at_the_end_counts_for_all_rounds() -> None:
     assert usage["server_tool_use"] == searched
 
 
+def test_each_count_of_a_round_is_a_running_total() -> None:
+    loop = opened("messages", stream=True)
+    play(
+        loop,
+        start(input_tokens=100, cache_read_input_tokens=7, output_tokens=4),
+        *call_block(0, "{}"),
+        *end("tool_use", usage={"output_tokens": 20, "cache_read_input_tokens": 5})[:-1],
+        *end("tool_use", usage={"output_tokens": 15, "input_tokens": 90}),
+    )
+    shown = play(loop, start(input_tokens=50), *end("end_turn", usage={"output_tokens": 3}))
+    usages = [each["usage"] for each in data_of(shown) if each["type"] == "message_delta"]
+    assert [usages[-1]["input_tokens"], usages[-1]["cache_read_input_tokens"]] == [140, 5]
+    rows = [each for each in loop.take_records() if isinstance(each, TokenUsage)]
+    assert [(r.input_tokens, r.output_tokens, r.cache_read_input_tokens) for r in rows] == [
+        (90, 15, 5),
+        (50, 3, 0),
+    ]
+    assert usages[-1]["output_tokens"] == sum(r.output_tokens for r in rows)
+    assert usages[-1]["input_tokens"] == sum(r.input_tokens for r in rows)
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_the_calls_that_all_rounds_were_billed_for_are_in_the_last_usage(streaming: bool) -> None:
+    def usage(compacted: int, sampled: int) -> dict[str, Any]:
+        return {
+            "input_tokens": sampled,
+            "output_tokens": 2,
+            "iterations": [
+                {"type": "compaction", "input_tokens": compacted, "output_tokens": 1},
+                {"type": "message", "input_tokens": sampled, "output_tokens": 2},
+            ],
+        }
+
+    loop = opened("messages", stream=streaming)
+    if streaming:
+        play(loop, start(), *call_block(0, "{}"), *end("tool_use", usage=usage(500, 50)))
+        shown = play(loop, start(), *end("end_turn", usage=usage(600, 60)))
+        (told,) = [each["usage"] for each in data_of(shown) if each["type"] == "message_delta"]
+    else:
+        call = {"type": "tool_use", "id": "toolu_1", "name": "bmcp_s_add", "input": {}}
+        one = {"id": "msg_1", "content": [call], "stop_reason": "tool_use", "usage": usage(500, 50)}
+        play_whole(loop, one)
+        two = {"id": "msg_2", "content": [], "stop_reason": "end_turn", "usage": usage(600, 60)}
+        told = play_whole(loop, two)["usage"]
+    assert [each["input_tokens"] for each in told["iterations"]] == [500, 50, 600, 60]
+    assert told["input_tokens"] == 110
+    rows = [each for each in loop.take_records() if isinstance(each, TokenUsage)]
+    assert [row.input_tokens for row in rows] == [500, 50, 600, 60]
+
+
 def test_usage_of_blocking_rounds_is_added_up() -> None:
     loop = opened("messages")
     tool_use = {"type": "tool_use", "id": "toolu_1", "name": "bmcp_s_add", "input": {}}
@@ -140,6 +190,17 @@ def test_usage_of_blocking_rounds_is_added_up() -> None:
         "cache_creation": {"ephemeral_5m_input_tokens": 8},
         "output_tokens_details": {"thinking_tokens": 1},
     }
+
+
+def test_who_spoke_is_told_with_the_prompt_of_the_first_round() -> None:
+    headers = [("User-Agent", "claude-cli/2.1.197"), ("X-Claude-Code-Agent-Id", "a1")]
+    body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "Count."}]}
+    plain = open_interception("messages", id="1", body=json.dumps(body).encode(), headers=headers)
+    loop = with_tools(plain, TOOLS, Encodings(), max_rounds=9)
+    assert isinstance(loop, InjectedInterception)
+    play(loop, start(), *end("end_turn", usage={"output_tokens": 1}))
+    told = [each for each in loop.take_records() if isinstance(each, PromptUsage)]
+    assert [(each.prompt, each.metadata) for each in told] == [("Count.", {"prompt_kind": "agent"})]
 
 
 def test_a_message_is_given_back_as_it_was_said() -> None:
