@@ -638,7 +638,7 @@ def test_a_refusal_is_told_and_billed_if_something_was_written(
         *[(each, None) for each in ("end_turn", "tool_use", "stop_sequence")],
     ],
 )
-def test_why_an_answer_stopped_is_told_unless_it_had_been_done(
+def test_why_an_answer_stopped_is_told_unless_the_model_was_done(
     streaming: bool, reason: str, told: str | None
 ) -> None:
     result = answered(streaming, {"output_tokens": 1}, reason)

@@ -67,7 +67,7 @@ class Recording:
 
     def _note_answer(self, *, model: str | None = None, stop_reason: str | None = None) -> None:
         """Note who answers, if it is another model than was asked, and why the answer ended, if
-        it is not because the model had done."""
+        it is not because the model was done."""
         if model and model != self._asked_model:
             self._end_metadata["provider_model"] = model
         elif model:

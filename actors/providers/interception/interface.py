@@ -47,7 +47,7 @@ class Outcome:
     error_message: str | None = None
     metadata: Mapping[str, object] = field(factory=dict)
     """What else is known of the end, JSON types only: ``stop_reason`` as the provider put it,
-    where it was none of those that say that the model had done;
+    where it was none of those that say that the model was done;
     ``provider_model`` when another model answered than was asked for, ``unread_events`` how
     many events could not be read, ``unread`` when nothing more could be."""
 
