@@ -68,7 +68,7 @@ MESSAGES = Api(
         _claude("content_block_start", index=0, content_block={"type": "text", "text": ""}),
         _claude("content_block_delta", index=0, delta={"type": "text_delta", "text": "Hello"}),
         _claude("content_block_stop", index=0),
-        _claude("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 8}),
+        _claude("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 9}),
         _claude("message_stop"),
     ),
     last=b"message_stop",

@@ -569,6 +569,13 @@ def test_the_last_total_counts_where_the_list_is_older() -> None:
     assert counts(found) == [("message", 5, 7, 0), ("message", 6, 13, 0)]
 
 
+def test_the_last_total_of_an_only_call_counts_downwards_too() -> None:
+    listed = [{"type": "message", "input_tokens": 5, "output_tokens": 20}]
+    start = message_start(input_tokens=5, output_tokens=20, iterations=listed)
+    found = stream(start, message_delta(12), MESSAGE_STOP).tokens
+    assert counts(found) == [("message", 5, 12, 0)]
+
+
 @pytest.mark.parametrize("odd", [7, "x", None, [], [7, None, {}], [{"input_tokens": 3}]])
 def test_odd_iterations_leave_the_counts(odd: Any) -> None:
     usage = {"input_tokens": 5, "output_tokens": 7, "iterations": odd}

@@ -166,3 +166,13 @@ def test_a_body_in_the_wrong_clothes_is_read(api: str) -> None:
     result = relayed(api, BODIES[api], 10)
     assert result.client == BODIES[api]
     assert result.outcome.error_type is None
+
+
+def test_a_long_event_in_small_reads_takes_linear_time(api: str) -> None:
+    # A search of all that waits at each read would take minutes.
+    interception = begin(open_one(api, request(api)))
+    start = b'event: odd\ndata: {"text":"'
+    interception.receive_data(start, NOW)
+    for _ in range(200_000):
+        interception.receive_data(b"words ", NOW)
+    assert interception.receive_data(b'"}\n\n', NOW).endswith(b'"}\n\n')

@@ -13,7 +13,7 @@ record counts nothing, and keeps what was told as ``not_billed`` in its metadata
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from attrs import define, field
 
@@ -69,14 +69,13 @@ def billed_calls(
     usage: RunningUsage, refusals: Refusals, *, asked_model: str
 ) -> Sequence[BilledCall]:
     """The calls of an answer, from all that its usage told."""
-    whole = BilledCall({name: usage.count(name) for name in COUNTS})
     calls = [_iteration(members(item)) for item in items(usage.fields.get("iterations"))]
     calls = [call for call in calls if call.metadata]
     sampled = [call for call in calls if call.metadata["iteration"] in _SAMPLED]
     if not sampled:
-        sampled = [whole]
-        calls.append(whole)
-    _complete(sampled, whole.counts)
+        sampled = [BilledCall(dict.fromkeys(COUNTS, 0))]
+        calls += sampled
+    _complete(sampled, usage)
     _leave_out_refused(sampled, refusals, asked_model)
     _add_what_belongs_to_all(sampled[-1], calls, usage)
     return calls
@@ -93,17 +92,17 @@ def _iteration(told: Object) -> BilledCall:
     )
 
 
-def _complete(sampled: Sequence[BilledCall], whole: Mapping[str, int]) -> None:
-    """Give the last call what only the counts beside the iterations tell.
+def _complete(sampled: Sequence[BilledCall], usage: RunningUsage) -> None:
+    """Give the last call what the counts beside the iterations tell: the list may be older.
 
-    Output is the sum of all that was sampled; the list may be older than the last total.
+    The counts of an only call are those; output is the sum of all that was sampled.
     """
     last = sampled[-1].counts
     if len(sampled) == 1:
-        last.update({name: max(last[name], whole[name]) for name in COUNTS})
+        last.update({name: usage.count(name) for name in COUNTS if name in usage.fields})
     else:
-        missing = whole["output_tokens"] - sum(call.counts["output_tokens"] for call in sampled)
-        last["output_tokens"] += max(missing, 0)
+        written = sum(call.counts["output_tokens"] for call in sampled)
+        last["output_tokens"] += max(usage.count("output_tokens") - written, 0)
 
 
 def _leave_out_refused(sampled: Sequence[BilledCall], refusals: Refusals, asked_model: str) -> None:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import re
 
 from aigateway.actors.providers.interception.reading import is_json
-from aigateway.actors.providers.interception.sse import EVENT_LIMIT, EventReader
+from aigateway.actors.providers.interception.sse import EventReader
 
 __all__ = ["LenientReader", "documents", "is_junk"]
 
+_USUAL = (b"event:", b"data:", b":")
 _NAMES = (b"event", b"data", b"id", b"retry")
 _FIELD = re.compile(rb"(?:event|data|id|retry)?[:\r\n]")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -23,41 +24,17 @@ _NEXT_DATA = re.compile(rb"(?:\A|[\r\n])data:")
 
 
 class LenientReader(EventReader):
-    """Cuts as :class:`EventReader` does, and what that would never cut.
+    """Cuts as :class:`EventReader` does, and what that would never cut."""
 
-    ``by_line`` turns true when events turn out to end with one line end.
-    """
-
-    __slots__ = ("_looked", "by_line")
-
-    def __init__(self, limit: int = EVENT_LIMIT) -> None:
-        super().__init__(limit)
-        self._looked = 0
-        """Up to where ``_pending`` has been searched, so that waiting costs linear time; -1:
-        it is one event, however many lines it has."""
-        self.by_line = False
-
-    def flush(self) -> bytes:
-        """Return, at the end of the stream, the event that no blank line ended."""
-        self._looked = 0
-        return super().flush()
-
-    def _continue(self, data: bytes) -> list[bytes]:
-        if self.by_line:
-            self._pending += data
-            if b"\n" not in data and b"\r" not in data:
-                return self._wait()
-            return self._cut(self._taken())
-        pieces = super()._continue(data)
-        if pieces:
-            self._looked = 0
-        return pieces
+    __slots__ = ()
 
     def _wait(self) -> list[bytes]:
         pending = self._pending
-        if not self._skipped and self._looked >= 0:
-            if is_junk(pending):
-                if end := self._end_of_line():
+        # ``_looked`` is -1 when it is one event, however many lines it has.
+        if self._looked >= 0 and not self._skipped:
+            # PERF: nearly all that waits is half an event.
+            if not pending.startswith(_USUAL) and is_junk(pending):
+                if end := self._first_line():
                     junk = self._taken()
                     return [junk[:end], *self._cut(junk[end:])]
             elif not self.by_line and self._has_two_events():
@@ -72,15 +49,13 @@ class LenientReader(EventReader):
         self._looked = 0
         return taken
 
-    def _end_of_line(self) -> int:
+    def _first_line(self) -> int:
         """Where the first line that waits ends; 0 as long as it does not."""
         end = _LINE_END.search(self._pending, self._looked)
         self._looked = len(self._pending)
         return 0 if end is None else end.end()
 
-    def _end(self, buffer: bytes | bytearray, start: int) -> int:
-        if not self.by_line:
-            return super()._end(buffer, start)
+    def _end_of_line(self, buffer: bytes | bytearray, start: int) -> int:
         line = _DATA_LINE.search(buffer, start)
         return -1 if line is None else line.end()
 
@@ -91,7 +66,11 @@ class LenientReader(EventReader):
         if self._has_cr:
             found = _NEXT_DATA.search(pending, searched) is not None
         else:
-            found = pending.find(b"\ndata:", searched) >= 0
+            at = pending.find(b"\ndata:", searched)
+            if at >= 0 and pending.startswith(b"event:") and pending.find(b"\ndata:") == at:
+                # PERF: that is the first one, behind the event's name.
+                at = pending.find(b"\ndata:", at + 1)
+            found = at >= 0
         if not found:
             return False
         first = _DATA_LINE.search(pending)

@@ -43,7 +43,17 @@ class EventReader:
     ``limit`` bytes, so that no piece came of it; else it is empty.
     """
 
-    __slots__ = ("_after_cr", "_has_cr", "_limit", "_pending", "_skipped", "_started", "overflowed")
+    __slots__ = (
+        "_after_cr",
+        "_has_cr",
+        "_limit",
+        "_looked",
+        "_pending",
+        "_skipped",
+        "_started",
+        "by_line",
+        "overflowed",
+    )
 
     def __init__(self, limit: int = EVENT_LIMIT) -> None:
         self._limit = limit
@@ -52,6 +62,10 @@ class EventReader:
         self._started = False
         self._has_cr = False
         self._after_cr = False
+        self._looked = 0
+        """How far what waits has been searched by a subclass that looks into it."""
+        self.by_line = False
+        """A subclass has found that events end with one line end."""
         self.overflowed = b""
 
     @property
@@ -83,6 +97,7 @@ class EventReader:
         """Return, at the end of the stream, the event that no blank line ended."""
         rest = b"" if self._skipped else bytes(self._pending)
         self._skipped = 0
+        self._looked = 0
         self._pending.clear()
         return rest
 
@@ -99,12 +114,13 @@ class EventReader:
 
     def _continue(self, data: bytes) -> list[bytes]:
         pending = self._pending
-        searched = max(0, len(pending) - _OVERLAP)
+        searched = 0 if self.by_line else max(0, len(pending) - _OVERLAP)
         pending += data
         if self._end(pending, searched) < 0:
             return self._wait()
         buffer = bytes(pending)
         pending.clear()
+        self._looked = 0
         if self._skipped:
             self._skipped = 0
             return self._cut(buffer[self._end(buffer, 0) :])
@@ -139,11 +155,17 @@ class EventReader:
 
     def _end(self, buffer: bytes | bytearray, start: int) -> int:
         """Where the first event from ``start`` on ends, behind its blank line, or -1."""
+        if self.by_line:
+            return self._end_of_line(buffer, start)
         if not self._has_cr:
             found = buffer.find(b"\n\n", start)
             return -1 if found < 0 else found + 2
         match = _BLANK_LINE.search(buffer, start)
         return -1 if match is None else match.end()
+
+    def _end_of_line(self, buffer: bytes | bytearray, start: int) -> int:
+        """The same where one line end ends an event."""
+        raise NotImplementedError
 
 
 def parse_event(piece: bytes) -> tuple[bytes, bytes]:
