@@ -59,6 +59,8 @@ def test_the_first_known_name_tells_the_kind() -> None:
         ),
         ({"code": 429, "message": "slow"}, Outcome("rate_limited", "slow")),
         ({"code": 502, "message": "bad"}, Outcome("server_error", "bad")),
+        ({"code": "503", "message": "away"}, Outcome("overloaded", "away")),
+        ({"code": 400, "message": {"detail": [{"msg": "bad"}]}}, Outcome("bad_request", "bad")),
         ({"code": "ODD", "message": ["x"]}, Outcome("unknown", "ODD")),
         ({}, Outcome("unknown", "The AI provider reported an error")),
         ("it broke", Outcome("unknown", "it broke")),
@@ -73,6 +75,9 @@ def test_errors_of_any_shape_have_an_outcome(error: object, outcome: Outcome) ->
         assert error_outcome(members(encoded)) == outcome
 
 
+NAMELESS = "The AI provider answered with HTTP status 502"
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -80,10 +85,20 @@ def test_errors_of_any_shape_have_an_outcome(error: object, outcome: Outcome) ->
         (b'{"error":"no"}', "no"),
         (b'{"message":"no"}', "no"),
         (b'{"detail":"no"}', "no"),
+        (
+            b'{"detail":[{"loc":["body","n",0],"msg":"not allowed"},{"msg":"missing"},"x"]}',
+            "body.n.0: not allowed; missing",
+        ),
+        (b'{"object":"error","message":{"detail":[{"msg":"not allowed"}]}}', "not allowed"),
+        (b'[{"error":{"code":400,"message":"no"}}]', "no"),
+        (
+            b'{"detail":' + b"[" * 400 + b"]" * 400 + b"}",
+            NAMELESS,
+        ),
         (b"  upstream timed out\n", "upstream timed out"),
-        (b'{"error":{"message":""}}', "The AI provider answered with HTTP status 502"),
-        (b'{"error":{"message":7}}', "The AI provider answered with HTTP status 502"),
-        (b"", "The AI provider answered with HTTP status 502"),
+        (b'{"error":{"message":""}}', NAMELESS),
+        (b'{"error":{"message":7}}', NAMELESS),
+        (b"", NAMELESS),
         (b"\xff\xfe", "\ufffd\ufffd"),
         (b"x" * 100_000, "x" * MESSAGE_LIMIT),
     ],

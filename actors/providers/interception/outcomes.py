@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from aigateway.actors.providers.interception.interface import Outcome
-from aigateway.actors.providers.interception.reading import Buffer, Object, count, members, text
+from aigateway.actors.providers.interception.reading import (
+    Buffer,
+    Object,
+    count,
+    items,
+    members,
+    text,
+)
 
 __all__ = ["MESSAGE_LIMIT", "error_outcome", "kind_of_name", "kind_of_status", "message_of"]
 
@@ -74,14 +81,14 @@ def kind_of_name(*names: str | None) -> str:
 def error_outcome(error: Buffer | Object | None) -> Outcome:
     """Read the outcome from an error within an answer: an object, or only a string."""
     fields = error if isinstance(error, dict) else members(error)
-    message = text(fields.get("message"))
+    message = _words(fields.get("message")) or _words(fields.get("detail"))
     if not message and not isinstance(error, dict):
-        message = text(error)
+        message = text(error) or ""
     code = text(fields.get("code"))
     kind = kind_of_name(code, text(fields.get("type")))
-    status = count(fields.get("code"))
+    status = count(code.encode() if code else fields.get("code"))
     if kind == "unknown" and status:
-        # Some routers report the status of the provider behind them.
+        # Some report a status: routers that of the provider behind them.
         kind = kind_of_status(status, openai=True)
     message = message or code or "The AI provider reported an error"
     return Outcome(kind, message[:MESSAGE_LIMIT])
@@ -90,13 +97,38 @@ def error_outcome(error: Buffer | Object | None) -> Outcome:
 def message_of(status: int, body: Buffer) -> str:
     """Find the message in the body of an error answer of any shape."""
     fields = members(body)
+    if not fields and (listed := items(body)):
+        # A list of one error, from Gemini's compatible API.
+        fields = members(listed[0])
     error = fields.get("error")
     message = (
-        text(members(error).get("message"))
+        _words(members(error).get("message"))
         or text(error)
-        or text(fields.get("message"))
-        or text(fields.get("detail"))
+        or _words(fields.get("message"))
+        or _words(fields.get("detail"))
     )
     if not message and not fields:
         message = bytes(body[: 4 * MESSAGE_LIMIT]).decode("utf-8", "replace").strip()
     return (message or f"The AI provider answered with HTTP status {status}")[:MESSAGE_LIMIT]
+
+
+_ITEMS = 20
+"""Of what is wrong with a request, so many things are told."""
+
+
+def _words(value: Buffer | None, depth: int = 4) -> str:
+    """The words of a message: a string, or what validators put in its place.
+
+    Those send an object with a ``detail``, or a list of what is wrong, each with its place.
+    """
+    whole = text(value)
+    if whole is not None or not depth:
+        return whole or ""
+    fields = members(value)
+    if not fields:
+        each = [_words(item, depth - 1) for item in items(value)[:_ITEMS] if members(item)]
+        return "; ".join(filter(None, each))
+    names = ("msg", "message", "detail")
+    said = next((words for name in names if (words := _words(fields.get(name), depth - 1))), "")
+    place = ".".join(text(each) or str(count(each)) for each in items(fields.get("loc"))[:_ITEMS])
+    return f"{place}: {said}" if place and said else said
