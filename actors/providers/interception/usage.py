@@ -13,18 +13,16 @@ from aigateway.actors.providers.interception.reading import Object, count, is_nu
 __all__ = ["RunningUsage"]
 
 
-_BRACE = ord("{")
-
-
 class RunningUsage:
     """The usage object of one answer, put together from all that were reported."""
 
-    __slots__ = ("_groups", "fields")
+    __slots__ = ("_groups", "_last", "fields")
 
     def __init__(self) -> None:
         self.fields: Object = {}
         """The last value of each field that is no object."""
         self._groups: dict[str, Object] = {}
+        self._last: dict[str, bytes] = {}
 
     def __bool__(self) -> bool:
         """Whether anything was reported."""
@@ -33,15 +31,16 @@ class RunningUsage:
     def take(self, usage: Object) -> None:
         """Take note of a usage object, whole or in part."""
         for name, value in usage.items():
-            if is_null(value):
+            raw = bytes(value)
+            if raw == b"null":
                 continue
-            if memoryview(value)[0] == _BRACE:
-                group = self._groups.setdefault(name, {})
-                group.update(
-                    {key: each for key, each in members(value).items() if not is_null(each)}
-                )
-            else:
+            if not raw.startswith(b"{"):
                 self.fields[name] = value
+            elif self._last.get(name) != raw:
+                # PERF: with every event comes a running total, and most objects in it stay.
+                self._last[name] = raw
+                group = self._groups.setdefault(name, {})
+                group.update({key: each for key, each in members(raw).items() if not is_null(each)})
 
     def group(self, name: str) -> Object:
         """The last values of the fields inside of an object, ``cache_creation`` for example."""
