@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import ClassVar
 
 import msgspec
 from attrs import define, field
 
-from aigateway.actors.providers.interception._recording import (
-    INCOMPLETE,
-    NOTHING,
-    TRUNCATED,
-    Request,
+from aigateway.actors.providers.interception._chat_calls import OpenCall
+from aigateway.actors.providers.interception._chat_chunk import (
+    CallPart,
+    Choice,
+    Chunk,
+    read_chunk,
 )
+from aigateway.actors.providers.interception._chat_chunk import (
+    Said as SaidPart,
+)
+from aigateway.actors.providers.interception._chat_thoughts import thought_in
+from aigateway.actors.providers.interception._chat_usage import ChatUsage
+from aigateway.actors.providers.interception._pattern import Pattern
+from aigateway.actors.providers.interception._recording import NOTHING, TRUNCATED, Request
 from aigateway.actors.providers.interception._states import End, Mode
 from aigateway.actors.providers.interception._text import Text
 from aigateway.actors.providers.interception.affinity import opening_of
 from aigateway.actors.providers.interception.decoding import encode
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.interception.outcomes import error_outcome
+from aigateway.actors.providers.interception.prompts import (
+    INSTRUCTING_ROLES,
+    Said,
+    kind_of,
+    last_said,
+)
 from aigateway.actors.providers.interception.reading import (
+    Buffer,
     Object,
     boolean,
     count,
     is_json,
-    is_null,
     items,
     json_text,
     members,
@@ -43,26 +57,35 @@ _USAGE_WANTED = b'{"include_usage":true}'
 
 
 def read_chat_request(
-    id: str, readable: bytes, body: bytes, content_encoding: str, headers: Headers = ()
+    id: str,
+    readable: bytes,
+    body: bytes,
+    content_encoding: str,
+    headers: Headers = (),
+    *,
+    ask_usage: bool = True,
 ) -> tuple[Request, bool, int]:
     """Read a request; ``readable`` is ``body`` without its content coding.
 
-    Also tells whether usage had to be asked for on behalf of the client, and how many
-    choices were ordered.
+    A stream is made to tell its usage, unless ``ask_usage`` is false: some providers refuse
+    requests that ask for it.  Also tells whether usage had to be asked for on behalf of the
+    client, and how many choices were ordered.
     """
     fields = members(readable)
     messages = items(fields.get("messages"))
-    last = members(messages[-1]) if messages else {}
+    last, texts = last_said(messages, _said)
+    prompt = texts[-1] if texts else None
     streaming = boolean(fields.get("stream"), loose=True)
     asked = None
-    if streaming:
+    if streaming and ask_usage:
         asked = _with_usage(readable, fields)
     request = Request(
         id=id,
         body=body if asked is None else encode(asked, content_encoding),
         model=text(fields.get("model")) or "",
         streaming=streaming,
-        prompt=_prompt(last),
+        prompt=prompt,
+        prompt_kind=None if prompt is None else kind_of(headers, _system(messages), prompt),
         correlating_tool_call_id=_answered_call(last),
         opening=opening_of(CHAT_COMPLETIONS, messages, readable),
     )
@@ -85,35 +108,50 @@ def _with_usage(body: bytes, fields: Object) -> bytes | None:
     return set_member(body, b"true", "stream_options", "include_usage")
 
 
-def _prompt(message: Object) -> str | None:
-    """The last text of the last message, if the user said it."""
-    if text(message.get("role")) != "user":
-        return None
-    content = message.get("content")
+def _said(message: Object) -> Said:
+    role = text(message.get("role")) or ""
+    if role != "user":
+        return Said(role)
+    return Said(role, _texts(message.get("content")))
+
+
+def _texts(content: Buffer | None) -> list[str]:
+    """The texts of a message's content: one, or those of its parts."""
     whole = text(content)
     if whole is not None:
-        return whole or None
-    for item in reversed(items(content)):
-        part = members(item)
-        if text(part.get("type")) == "text":
-            return text(part.get("text"))
-    return None
+        return [whole] if whole else []
+    parts = [members(item) for item in items(content)]
+    return [
+        said
+        for part in parts
+        if text(part.get("type")) == "text" and (said := text(part.get("text"))) is not None
+    ]
+
+
+def _system(messages: Sequence[Buffer]) -> str:
+    """What the conversation begins with, before anybody speaks."""
+    said: list[str] = []
+    for each in messages:
+        message = members(each)
+        if text(message.get("role")) not in INSTRUCTING_ROLES:
+            break
+        said += _texts(message.get("content"))
+    return "\n".join(said)
 
 
 def _answered_call(message: Object) -> str | None:
-    if text(message.get("role")) != "tool":
+    """The call whose result the message brings; functions of old had calls without an id."""
+    if text(message.get("role")) not in ("tool", "function"):
         return None
     return text(message.get("tool_call_id")) or ""
 
 
 @define
-class _Call:
-    """A tool call that is still arriving."""
+class _Thought:
+    """What a choice has thought aloud so far."""
 
-    id: str = ""
-    name: str = ""
-    custom: bool = False
-    arguments: Text = field(factory=Text)
+    source: str
+    content: Text = field(factory=Text)
 
 
 class ChatInterception(Relay):
@@ -127,141 +165,217 @@ class ChatInterception(Relay):
     def __init__(self, request: Request, withholds: bool = False, choices: int = 1) -> None:
         super().__init__(request)
         self._withholds = withholds
-        self._ordered = choices
         self._msg_id = ""
-        self._usage: Object = {}
+        self._model = ""
+        self._tier = ""
+        self._usage = ChatUsage(choices)
         self._usage_final = False
+        self._usage_recorded = False
         # By the numbers of the choice and of the call in it.
-        self._calls: dict[tuple[int, int], _Call] = {}
+        self._calls: dict[tuple[int, int], OpenCall] = {}
         self._latest: dict[int, tuple[int, int]] = {}
+        self._thoughts: dict[int, _Thought] = {}
+        self._ran: dict[tuple[int, int], Object] = {}
+        self._cited: set[int] = set()
         self._open: set[int] = set()
-        self._finished: set[int] = set()
+        self._reasons: dict[int, str] = {}
+        self._pattern = Pattern()
 
     # -- streams
 
     def _read_event(self, piece: bytes, now: float) -> None:
-        # PERF: most chunks carry a bit of text.  A name in quotes cannot stand inside a
-        # string, where quotes are escaped, so a chunk that shows none of these has none.
-        if (
-            self._msg_id
-            and self._ordered == 1
-            and b'"tool_calls"' not in piece
-            and b'"error"' not in piece
-            and b'"function_call"' not in piece
-            and _is_unset(piece, b'"usage"')
-            and _is_unset(piece, b'"finish_reason"')
-            and b"[DONE]" not in piece
-        ):
+        if self._pattern.fits(piece):
             return
-        _name, data = parse_event(piece)
+        # PERF: one line of data, and nothing else.
+        if piece.startswith(b"data: {") and piece.find(b"\n") == len(piece) - 2:
+            name, data = b"", piece[6:-2]
+        else:
+            name, data = parse_event(piece)
         if not data:
             return
+        self._pattern.forget()
         if data.startswith(b"[DONE]"):
             self._complete = True
             return
-        chunk = members(data)
-        if not chunk and self._read_odd_event(piece, data, now):
+        chunk = read_chunk(data)
+        if chunk is None:
+            self._read_odd_event(piece, data, now)
             return
-        if not is_null(chunk.get("error")):
-            outcome = error_outcome(chunk["error"])
-            self._fail(outcome.error_type or "unknown", outcome.error_message or "")
-            return
+        if chunk.error or chunk.object == "error" or name == b"error":
+            self._fail_with(members(data).get("error") if chunk.error else data)
         self._read_chunk(chunk, piece, now)
 
-    def _read_chunk(self, chunk: Object, piece: bytes, now: float) -> None:
-        if not self._msg_id:
-            self._msg_id = text(chunk.get("id")) or ""
+    def _fail_with(self, error: Buffer | None) -> None:
+        outcome = error_outcome(error)
+        self._fail(outcome.error_type or "unknown", outcome.error_message or "")
+
+    def _read_chunk(self, chunk: Chunk, piece: bytes, now: float) -> None:
+        self._read_head(chunk)
         if self._msg_id:
             self._record_prompt(self._msg_id, now)
-        choices = items(chunk.get("choices"))
-        usage = members(chunk.get("usage"))
-        if usage:
-            # Some send running totals with every chunk: the last one counts.
-            self._usage = usage
-            self._usage_final = not choices
-            if self._withholds and not choices:
+        choices = chunk.choices or []
+        told = self._usage.take(chunk)
+        if told:
+            # Some send running totals with every chunk: those at the end of all are final.
+            self._usage_final = all(choice.reason for choice in choices)
+            if self._withholds and not choices and chunk.usage:
                 self._withhold(piece)
         for choice in choices:
-            self._read_choice(members(choice), now)
+            self._read_choice(choice, now)
+            if not (told or choice.reason):
+                self._usage_final = False
+        plain = len(choices) == 1 and not (told or choices[0].reason)
+        if plain and self._msg_id and self._pattern.learns:
+            self._learn(piece, choices[0])
 
-    def _read_choice(self, choice: Object, now: float) -> None:
-        index = count(choice.get("index"))
+    def _read_head(self, chunk: Chunk) -> None:
+        if not self._msg_id:
+            self._msg_id = chunk.id or ""
+        if chunk.model and chunk.model != self._model:
+            self._model = chunk.model
+            self._note_answer(model=chunk.model)
+        if chunk.service_tier:
+            self._tier = chunk.service_tier
+        if chunk.x_groq and (error := text(chunk.x_groq.get("error"))):
+            self._fail_with(json_text(error).encode())
+
+    def _read_choice(self, choice: Choice, now: float) -> None:
+        index = choice.index
+        said = choice.delta
+        if said is None and index not in self._open:
+            # A whole completion as the only event.
+            said = choice.message
         self._open.add(index)
-        delta = members(choice.get("delta"))
-        for item in items(delta.get("tool_calls")):
-            self._read_call_part(index, members(item), now)
-        if not is_null(delta.get("function_call")):
-            # The only call of a choice, before there were tools.
-            self._read_call_part(index, {"function": delta["function_call"]}, now)
-        if text(choice.get("finish_reason")) is not None:
-            self._finished.add(index)
-            self._finish_calls(index, now)
+        if said is not None:
+            self._read_said(index, said)
+            for part in said.tool_calls or ():
+                self._read_call_part(index, part, now)
+            if said.function_call is not None:
+                # The only call of a choice, before there were tools.
+                self._read_call_part(index, CallPart(function=said.function_call), now)
+        self._read_reason(choice)
+        if choice.reason:
+            self._finish_choice(index, now)
 
-    def _read_call_part(self, choice: int, part: Object, now: float) -> None:
-        key = (choice, count(part.get("index")))
-        given_id = text(part.get("id")) or ""
-        custom = members(part.get("custom"))
-        function = custom or members(part.get("function"))
-        name = text(function.get("name")) or ""
+    def _read_said(self, choice: int, said: SaidPart) -> None:
+        """Take what is said beside the answer and its calls."""
+        thought, name = thought_in(said)
+        if thought:
+            if choice not in self._thoughts:
+                self._thoughts[choice] = _Thought(name)
+            self._thoughts[choice].content.write(thought)
+        if said.refusal:
+            self._end_metadata["refusal"] = True
+        for raw in said.executed_tools or ():
+            ran = members(raw)
+            # Groq: told when it begins, and again with its output.
+            self._ran.setdefault((choice, count(ran.get("index"))), {}).update(ran)
+        for raw in said.annotations or ():
+            if text(members(raw).get("type")) == "url_citation":
+                self._cited.add(choice)
+
+    def _read_reason(self, choice: Choice) -> None:
+        reason = choice.reason
+        if choice.error:
+            self._fail_with(msgspec.json.encode(choice.error))
+        elif reason == "error":
+            self._fail("server_error", "The AI provider reported an error")
+        if reason:
+            self._reasons[choice.index] = reason
+            for index in sorted(self._reasons, reverse=True):
+                # Of several choices the first one that was not simply done counts.
+                self._note_answer(stop_reason=self._reasons[index])
+
+    def _read_call_part(self, choice: int, part: CallPart, now: float) -> None:
+        key = (choice, max(part.index or 0, 0))
         call = self._calls.get(key)
-        if call is not None and name and call.name and given_id not in {"", call.id}:
-            # Some number all their calls 0; others give each part of a call an id of its own.
+        if call is not None and call.ends_before(part):
             self._finish_call(key, now)
             call = None
         if call is None:
-            call = self._calls[key] = _Call()
+            call = self._calls[key] = OpenCall()
         self._latest[choice] = key
-        call.id = call.id or given_id
-        call.name = call.name or name
-        call.custom = call.custom or bool(custom)
-        call.arguments.write(text(function.get("input" if custom else "arguments")) or "")
+        call.add(part)
 
-    def _finish_calls(self, choice: int, now: float) -> None:
+    def _learn(self, piece: bytes, choice: Choice) -> None:
+        """Know chunks again that only add to the text, the thought or the call of this one."""
+        said = choice.delta
+        if said is None or choice.error or said.refusal or said.executed_tools or said.annotations:
+            return
+        thought, name = thought_in(said)
+        if said.tool_calls or said.function_call:
+            part = said.tool_calls[0] if said.tool_calls else None
+            if (
+                part is None
+                or len(said.tool_calls or ()) > 1
+                or part.name
+                or part.custom
+                or thought
+            ):
+                return
+            call = self._calls.get((choice.index, max(part.index or 0, 0)))
+            if call is not None and not call.custom and part.function is not None:
+                self._pattern.learn(piece, b'"arguments"', call.arguments, part.arguments)
+        elif not thought:
+            self._pattern.learn(piece, b'"content"')
+        elif name in ("reasoning_content", "reasoning"):
+            content = self._thoughts[choice.index].content
+            # OpenRouter says it twice.
+            also = (b'"text"',) if said.reasoning_details else ()
+            self._pattern.learn(piece, b'"%s"' % name.encode(), content, thought, also)
+
+    def _finish_choice(self, choice: int, now: float) -> None:
         for key in [key for key in self._calls if key[0] == choice]:
             self._finish_call(key, now)
+        self._finish_thought(choice, now)
 
     def _finish_call(self, key: tuple[int, int], now: float) -> None:
-        call = self._calls.pop(key)
-        metadata = TRUNCATED if call.arguments.truncated else NOTHING
-        self._record_call(call.id, call.name, call.arguments.value(), call.custom, now, metadata)
+        self._pattern.forget()
+        self._record_call(self._calls.pop(key), now)
+
+    def _finish_thought(self, choice: int, now: float, *, whole: bool = True) -> None:
+        self._pattern.forget()
+        thought = self._thoughts.pop(choice, None)
+        if thought is not None:
+            cut = thought.content.truncated or not whole
+            metadata = TRUNCATED if cut else NOTHING
+            self._record_thought(thought.content.value(), thought.source, now, metadata)
 
     def _had_ended(self, key: tuple[int, int]) -> bool:
         """Whether a call had come whole when the stream broke off, as far as can be seen."""
-        call = self._calls[key]
-        whole = call.custom or is_json(call.arguments.value().encode())
-        return whole and self._latest[key[0]] != key
+        return self._calls[key].is_whole and self._latest[key[0]] != key
 
     def _may_end(self) -> bool:
-        return bool(self._finished) and self._open <= self._finished
+        finished = bool(self._reasons) and self._open <= self._reasons.keys()
+        # Some say how it ended only by telling what it cost.
+        return finished or (self._usage_final and bool(self._open))
 
     # -- blocking answers
 
     def _read_body(self, data: bytearray, now: float) -> None:
-        answer = members(data)
-        if not is_null(answer.get("error")) and "choices" not in answer:
-            outcome = error_outcome(answer["error"])
-            self._fail(outcome.error_type or "unknown", outcome.error_message or "")
+        answer = read_chunk(data) or Chunk()
+        if answer.choices is None and (answer.error or answer.object == "error"):
+            self._fail_with(members(data).get("error") if answer.error else data)
             return
-        self._msg_id = text(answer.get("id")) or ""
+        self._read_head(answer)
         self._record_prompt(self._msg_id, now)
-        self._record_usage(members(answer.get("usage")), now, NOTHING)
-        for choice in items(answer.get("choices")):
-            message = members(members(choice).get("message"))
-            for item in items(message.get("tool_calls")):
-                self._read_call(members(item), now)
-            if not is_null(message.get("function_call")):
-                self._read_call({"function": message["function_call"]}, now)
+        self._usage.take(answer)
+        for choice in answer.choices or ():
+            self._read_reason(choice)
+            if (said := choice.message) is None:
+                continue
+            self._read_said(choice.index, said)
+            for part in said.tool_calls or ():
+                self._record_whole_call(part, now)
+            if said.function_call is not None:
+                self._record_whole_call(CallPart(function=said.function_call), now)
+        self._record_rest(now, whole=True)
+        self._record_usage(now, whole=True)
 
-    def _read_call(self, call: Object, now: float) -> None:
-        custom = members(call.get("custom"))
-        function = custom or members(call.get("function"))
-        self._record_call(
-            text(call.get("id")) or "",
-            text(function.get("name")) or "",
-            text(function.get("input" if custom else "arguments")) or "",
-            bool(custom),
-            now,
-        )
+    def _record_whole_call(self, part: CallPart, now: float) -> None:
+        call = OpenCall()
+        call.add(part)
+        self._record_call(call, now)
 
     # -- both
 
@@ -272,59 +386,65 @@ class ChatInterception(Relay):
         for key in list(self._calls):
             if end is End.WHOLE or self._had_ended(key):
                 self._finish_call(key, now)
-        known = any(count(value) for value in self._usage.values())
-        if known or unseen:
-            seen = end is End.WHOLE or self._usage_final
-            self._record_usage(self._usage, now, NOTHING if seen else INCOMPLETE)
+        self._record_rest(now, whole=end is End.WHOLE)
+        if not self._usage_recorded and (self._usage.known or unseen):
+            self._record_usage(now, whole=end is End.WHOLE or self._usage_final)
 
-    def _record_usage(self, usage: Object, now: float, metadata: Mapping[str, object]) -> None:
-        prompt = members(usage.get("prompt_tokens_details"))
-        completion = members(usage.get("completion_tokens_details"))
-        cached = count(prompt.get("cached_tokens"))
+    def _record_rest(self, now: float, *, whole: bool) -> None:
+        """Record what nothing in the answer itself ends."""
+        for choice in list(self._thoughts):
+            self._finish_thought(choice, now, whole=whole)
+        for ran in self._ran.values():
+            self._record_ran(ran, now)
+        self._ran.clear()
+        for _choice in self._cited:
+            # OpenAI's search models and OpenRouter: a search shows by what is cited.
+            self._record_tool(self._msg_id, now, tool="web_search", input="null")
+        self._cited.clear()
+
+    def _record_usage(self, now: float, *, whole: bool) -> None:
+        self._usage_recorded = True
+        tokens = self._usage.tokens()
+        tier = {"service_tier": self._tier} if self._tier else {}
         self._record_tokens(
             self._msg_id,
             now,
-            input_tokens=max(count(usage.get("prompt_tokens")) - cached, 0),
-            output_tokens=count(usage.get("completion_tokens")),
-            cache_read_input_tokens=cached,
-            extra_token_types={
-                "prompt_audio": count(prompt.get("audio_tokens")),
-                "completion_accepted_prediction": count(
-                    completion.get("accepted_prediction_tokens")
-                ),
-                "completion_rejected_prediction": count(
-                    completion.get("rejected_prediction_tokens")
-                ),
-                "completion_audio": count(completion.get("audio_tokens")),
-                "completion_reasoning": count(completion.get("reasoning_tokens")),
-            },
-            metadata=metadata,
+            metadata={**tokens.metadata, **tier, **self._metadata_of_call(whole=whole)},
+            extra_token_types=tokens.extra,
+            **tokens.counts,
         )
 
-    def _record_call(
-        self,
-        call: str,
-        name: str,
-        arguments: str,
-        custom: bool,
-        now: float,
-        metadata: Mapping[str, object] = NOTHING,
-    ) -> None:
-        arguments = arguments if custom else arguments.strip()
-        if custom:
+    def _record_call(self, call: OpenCall, now: float) -> None:
+        metadata: dict[str, object] = dict(TRUNCATED) if call.arguments.truncated else {}
+        arguments = call.arguments.value()
+        if call.custom:
             arguments = json_text(arguments)
-        elif not arguments:
-            arguments = "null"
-        elif not is_json(arguments.encode()):
-            metadata = {**metadata, "invalid_arguments": arguments}
-            arguments = "null"
+        else:
+            arguments = arguments.strip()
+            if not arguments:
+                arguments = "null"
+            elif not is_json(arguments.encode()):
+                metadata["invalid_arguments"] = arguments
+                arguments = "null"
         self._record_tool(
             self._msg_id,
             now,
-            tool=name,
-            tool_call_id=call,
+            tool=call.name,
+            tool_call_id=call.id,
             input=arguments,
             metadata=metadata,
+        )
+
+    def _record_ran(self, ran: Object, now: float) -> None:
+        """Record a tool that the provider ran itself."""
+        arguments = text(ran.get("arguments"))
+        given = source(ran.get("arguments")) if arguments is None else arguments.strip() or "null"
+        self._record_tool(
+            self._msg_id,
+            now,
+            tool=text(ran.get("name")) or text(ran.get("type")) or "",
+            tool_call_id=text(ran.get("id")) or "",
+            input=given if is_json(given.encode()) else json_text(given),
         )
 
     def _error_event(self, error_type: str, message: str) -> bytes:
@@ -338,12 +458,3 @@ _EVENT_TYPES = {
     "rate_limited": ("rate_limit_error", "rate_limit_exceeded"),
     "timeout": ("server_error", "timeout"),
 }
-
-
-def _is_unset(piece: bytes, name: bytes) -> bool:
-    """Whether a member (its name in quotes) is missing, or written once and null."""
-    at = piece.find(name)
-    if at < 0:
-        return True
-    at += len(name)
-    return piece.startswith((b":null", b": null"), at) and piece.find(name, at) < 0

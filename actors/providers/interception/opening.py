@@ -27,14 +27,21 @@ __all__ = ["open_interception"]
 
 
 def open_interception(
-    api: str, *, id: str, body: bytes, content_encoding: str = "", headers: Headers = ()
+    api: str,
+    *,
+    id: str,
+    body: bytes,
+    content_encoding: str = "",
+    headers: Headers = (),
+    ask_usage: bool = True,
 ) -> Relay:
     """Open the interception of one request to ``api``.
 
     An encoded body is read decoded and sent as it came.  ``headers`` are the client's: some
-    programs say there who speaks.  Raises :class:`InvalidRequest` for a body that is empty, no
-    JSON, does not decode (415 for more than two codings), or unpacks to more than 64 MiB or
-    to far more than it is (413).
+    programs say there who speaks.  ``ask_usage`` is false for a provider that refuses requests
+    for a completion's usage.  Raises :class:`InvalidRequest` for a body that is empty, no JSON,
+    does not decode (415 for more than two codings), or unpacks to more than 64 MiB or to far
+    more than it is (413).
     """
     try:
         readable = decode(body, content_encoding)
@@ -47,7 +54,10 @@ def open_interception(
     if api == MESSAGES:
         return MessagesInterception(read_messages_request(id, readable, body, headers))
     if api == CHAT_COMPLETIONS:
-        return ChatInterception(*read_chat_request(id, readable, body, content_encoding, headers))
+        request, withholds, choices = read_chat_request(
+            id, readable, body, content_encoding, headers, ask_usage=ask_usage
+        )
+        return ChatInterception(request, withholds, choices)
     if api == RESPONSES:
         return ResponsesInterception(read_responses_request(id, readable, body, headers))
     raise ValueError(f"unknown API {api!r}")

@@ -24,6 +24,7 @@ __all__ = [
     "items",
     "json_text",
     "members",
+    "number",
     "source",
     "text",
 ]
@@ -109,6 +110,19 @@ def count(data: Buffer | None) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return 0
     return min(max(int(value), 0), _MAX_COUNT)
+
+
+def number(data: Buffer | None) -> int | float | None:
+    """Read a number, an amount of money for example; ``None`` when it is none."""
+    if data is None:
+        return None
+    try:
+        value = _scalar.decode(data)
+    except ValueError:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value
 
 
 def boolean(data: Buffer | None, *, loose: bool = False) -> bool:

@@ -1,0 +1,231 @@
+"""A chunk of a streamed completion, or a whole completion: the fields that are read of it.
+
+PERF: one typed pass over the JSON costs less than looking for single words in it.  Where a
+vendor puts something unexpected the pass gives up, and the same fields are read one by one,
+each as far as it can be.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from aigateway.actors.providers.interception.reading import (
+    Buffer,
+    Object,
+    count,
+    is_null,
+    items,
+    members,
+    text,
+)
+
+__all__ = [
+    "CallPart",
+    "Choice",
+    "Chunk",
+    "Function",
+    "Said",
+    "finish_reason",
+    "read_call_part",
+    "read_chunk",
+]
+
+_NULL = Raw(b"null")
+
+
+class Function(Struct):
+    """What is to be called, or a part of it."""
+
+    name: str | None = None
+    arguments: Raw = _NULL
+    input: Raw = _NULL
+
+
+class CallPart(Struct):
+    """A tool call, or a part of one."""
+
+    index: int | None = None
+    id: str | None = None
+    function: Function | None = None
+    custom: Function | None = None
+
+    @property
+    def name(self) -> str:
+        """The name that this part gives; mostly it is empty but for the first one."""
+        given = self.custom or self.function
+        return (given and given.name) or ""
+
+    @property
+    def arguments(self) -> str:
+        """The text that this part adds; some vendors send an object instead of its text."""
+        given = self.custom or self.function
+        if given is None:
+            return ""
+        value = given.input if self.custom else given.arguments
+        written = text(value)
+        if written is not None:
+            return written
+        raw = bytes(value)
+        return raw.decode("utf-8", "replace") if raw.startswith((b"{", b"[")) else ""
+
+
+class Said(Struct):
+    """A message, or what a chunk adds to it."""
+
+    content: Raw = _NULL
+    refusal: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    reasoning_details: list[Raw] | None = None
+    thinking_blocks: list[Raw] | None = None
+    tool_calls: list[CallPart] | None = None
+    function_call: Function | None = None
+    executed_tools: list[Raw] | None = None
+    annotations: list[Raw] | None = None
+    extra_content: dict[str, Raw] | None = None
+
+
+def finish_reason(given: str | None) -> str:
+    """The reason to finish; empty when there is none.
+
+    Some vendors write one in each chunk: an empty one, or null as a string.
+    """
+    return given if given and given.lower() not in ("null", "none") else ""
+
+
+class Choice(Struct):
+    """One of the answers that were ordered."""
+
+    index: int = 0
+    delta: Said | None = None
+    message: Said | None = None
+    finish_reason: str | None = None
+    usage: dict[str, Raw] | None = None
+    error: Any = None
+
+    @property
+    def reason(self) -> str:
+        """Why it ended; empty while it has not."""
+        return finish_reason(self.finish_reason)
+
+
+class Chunk(Struct):
+    """A chunk or a completion."""
+
+    id: str | None = None
+    object: str | None = None
+    model: str | None = None
+    service_tier: str | None = None
+    choices: list[Choice] | None = None
+    usage: dict[str, Raw] | None = None
+    error: Any = None
+    x_groq: dict[str, Raw] | None = None
+    metrics: dict[str, Raw] | None = msgspec.field(
+        default=None, name="amazon-bedrock-invocationMetrics"
+    )
+
+
+_decoder = msgspec.json.Decoder(Chunk)
+
+
+def read_chunk(data: Buffer) -> Chunk | None:
+    """Read a chunk or a completion; ``None`` when it is no JSON object."""
+    try:
+        return _decoder.decode(data)
+    except (ValueError, RecursionError):
+        fields = members(data)
+    if not fields:
+        return Chunk() if bytes(data[:1]) == b"{" and _is_object(data) else None
+    return Chunk(
+        id=text(fields.get("id")),
+        object=text(fields.get("object")),
+        model=text(fields.get("model")),
+        service_tier=text(fields.get("service_tier")),
+        choices=[_choice(each) for each in items(fields["choices"])]
+        if not is_null(fields.get("choices"))
+        else None,
+        usage=_object(fields.get("usage")),
+        error=_anything(fields.get("error")),
+        x_groq=_object(fields.get("x_groq")),
+        metrics=_object(fields.get("amazon-bedrock-invocationMetrics")),
+    )
+
+
+def read_call_part(part: Buffer) -> CallPart:
+    """Read a tool call, or a part of one."""
+    fields = members(part)
+    index = fields.get("index")
+    return CallPart(
+        index=None if is_null(index) else count(index),
+        id=text(fields.get("id")),
+        function=_function(fields.get("function")),
+        custom=_function(fields.get("custom")),
+    )
+
+
+def _choice(raw: Raw) -> Choice:
+    fields = members(raw)
+    return Choice(
+        index=count(fields.get("index")),
+        delta=_said(fields.get("delta")),
+        message=_said(fields.get("message")),
+        finish_reason=text(fields.get("finish_reason")),
+        usage=_object(fields.get("usage")),
+        error=_anything(fields.get("error")),
+    )
+
+
+def _said(raw: Raw | None) -> Said | None:
+    if is_null(raw):
+        return None
+    fields = members(raw)
+    calls = items(fields.get("tool_calls"))
+    return Said(
+        content=fields.get("content", _NULL),
+        refusal=text(fields.get("refusal")),
+        reasoning_content=text(fields.get("reasoning_content")),
+        reasoning=text(fields.get("reasoning")),
+        reasoning_details=items(fields.get("reasoning_details")) or None,
+        thinking_blocks=items(fields.get("thinking_blocks")) or None,
+        tool_calls=[read_call_part(each) for each in calls] or None,
+        function_call=_function(fields.get("function_call")),
+        executed_tools=items(fields.get("executed_tools")) or None,
+        annotations=items(fields.get("annotations")) or None,
+        extra_content=_object(fields.get("extra_content")),
+    )
+
+
+def _function(raw: Raw | None) -> Function | None:
+    fields = members(raw)
+    if not fields:
+        return None
+    return Function(
+        name=text(fields.get("name")),
+        arguments=fields.get("arguments", _NULL),
+        input=fields.get("input", _NULL),
+    )
+
+
+def _object(raw: Raw | None) -> Object | None:
+    return members(raw) or None
+
+
+def _anything(raw: Raw | None) -> Any:
+    if is_null(raw):
+        return None
+    assert raw is not None
+    try:
+        return msgspec.json.decode(raw)
+    except (ValueError, RecursionError):
+        return text(raw) or True
+
+
+def _is_object(data: Buffer) -> bool:
+    try:
+        msgspec.json.decode(data, type=dict)
+    except (ValueError, RecursionError):
+        return False
+    return True
