@@ -415,6 +415,8 @@ class InjectedInterception(ABC):
 
 
 def _as_json(arguments: str) -> str:
+    if not arguments.strip():
+        return "null"
     return arguments if is_json(arguments.encode()) else json_text(arguments)
 
 

@@ -8,12 +8,18 @@ usage of all.  There is one choice: requests for more get no tools.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import msgspec
-from attrs import frozen
+from attrs import define, field
 
-from aigateway.actors.providers.interception._chat_message import message_of
+from aigateway.actors.providers.interception._chat_calls import OpenCall
+from aigateway.actors.providers.interception._chat_chunk import (
+    CallPart,
+    finish_reason,
+    read_call_part,
+)
+from aigateway.actors.providers.interception._chat_message import message_of, with_whole_calls
 from aigateway.actors.providers.interception._event_edits import edited, replaced
 from aigateway.actors.providers.interception._recording import Request
 from aigateway.actors.providers.interception.chat import ChatInterception
@@ -24,10 +30,10 @@ from aigateway.actors.providers.interception.injected import (
 )
 from aigateway.actors.providers.interception.reading import (
     Object,
-    count,
     is_null,
     items,
     members,
+    number,
     text,
 )
 from aigateway.actors.providers.interception.relay import Relay
@@ -42,36 +48,16 @@ from aigateway.actors.providers.interception.tools import ToolResult
 
 __all__ = ["InjectedChat"]
 
-_COUNTS: tuple[tuple[str, ...], ...] = (
-    ("prompt_tokens",),
-    ("completion_tokens",),
-    ("total_tokens",),
-    ("prompt_tokens_details", "cached_tokens"),
-    ("prompt_tokens_details", "audio_tokens"),
-    ("completion_tokens_details", "reasoning_tokens"),
-    ("completion_tokens_details", "audio_tokens"),
-    ("completion_tokens_details", "accepted_prediction_tokens"),
-    ("completion_tokens_details", "rejected_prediction_tokens"),
-)
 _CUT_SHORT = ("length", "content_filter")
 
 
-@frozen
+@define
 class _Call:
     """A call that is arriving in parts."""
 
-    id: str
-    name: str
     number: int | None
     """Which number the client sees for it; None: it does not see it."""
-
-    def ends_with(self, part: Object) -> bool:
-        """Whether a part with the same number is the first one of another call.
-
-        Some providers number all their calls 0; others repeat the name in each part.
-        """
-        another = text(part.get("id")) not in (None, "", self.id)
-        return another and bool(_name_of(part)) and bool(self.name)
+    open: OpenCall = field(factory=OpenCall)
 
 
 class _Round(RoundReading, ChatInterception):
@@ -90,7 +76,7 @@ class InjectedChat(InjectedInterception):
     _role_said = False
     _withholds = False
     _next_call = 0
-    _used: dict[tuple[str, ...], int]
+    _used: _Numbers
 
     def _make_round(self, first: Relay | None) -> Relay:
         if first is not None:
@@ -98,13 +84,17 @@ class InjectedChat(InjectedInterception):
             self._withholds = first._withholds
             self._used = {}
         else:
-            self._add_usage(self._usage)
+            self._used = {
+                path: self._used.get(path, 0) + self._usage.get(path, 0)
+                for path in self._used.keys() | self._usage.keys()
+            }
         request = Request(
             id=self.id,
             body=b"",
             model=self.model,
             streaming=self.streaming,
             prompt=None if first is None else first._prompt,
+            prompt_kind=None if first is None else first._prompt_kind,
         )
         self._pieces: list[bytes] = []
         self._kept_back: list[bytes] = []
@@ -112,7 +102,7 @@ class InjectedChat(InjectedInterception):
         self._calls: dict[int, _Call] = {}
         self._finish_reason = ""
         self._client_tools = False
-        self._usage: Object = {}
+        self._usage: _Numbers = {}
         made = _Round(request)
         made.offered = self.tools
         return made
@@ -152,20 +142,19 @@ class InjectedChat(InjectedInterception):
     def _edit_chunk(self, piece: bytes, chunk: Object) -> bytes:
         if self._id is None:
             self._id, self._created = chunk.get("id"), chunk.get("created")
-        usage = members(chunk.get("usage"))
-        if usage:
-            self._usage = usage
+        self._usage |= _told_by(chunk)
         choices = items(chunk["choices"])
         if not choices:
             if self._hides:
                 return self._keep_back(piece)
-            return b"" if self._withholds and usage else self._as_of_first(piece)
+            withheld = self._withholds and members(chunk.get("usage"))
+            return b"" if withheld else self._as_of_first(piece)
         left, finishes = [], False
         for choice in choices:
             fields = members(choice)
-            reason = text(fields.get("finish_reason"))
+            reason = finish_reason(text(fields.get("finish_reason")))
             kept = self._edit_choice(bytes(choice), fields)
-            if reason is not None:
+            if reason:
                 self._finish_reason, finishes = reason, True
                 kept = kept or bytes(choice)
             if kept:
@@ -199,25 +188,25 @@ class InjectedChat(InjectedInterception):
         return choice
 
     def _edit_call(self, part_of_call: msgspec.Raw) -> bytes:
-        part = members(part_of_call)
-        index = count(part.get("index"))
+        part = read_call_part(part_of_call)
+        index = max(part.index or 0, 0)
         call = self._calls.get(index)
-        if call is None or call.ends_with(part):
+        if call is None or call.open.ends_before(part):
             call = self._calls[index] = self._begin_call(part)
+        call.open.add(part)
         if call.number is None:
             return b""
         if call.number == index:
             return bytes(part_of_call)
         return replaced(bytes(part_of_call), b"%d" % call.number, "index")
 
-    def _begin_call(self, part: Object) -> _Call:
-        name = _name_of(part)
-        if name in self.tools:
+    def _begin_call(self, part: CallPart) -> _Call:
+        if part.name in self.tools:
             self._hides = True
-            return _Call(text(part.get("id")) or "", name, None)
+            return _Call(None)
         self._client_tools = True
         self._next_call += 1
-        return _Call(text(part.get("id")) or "", name, self._next_call - 1)
+        return _Call(self._next_call - 1)
 
     def _as_of_first(self, piece: bytes) -> bytes:
         """The chunk as one of the client's completion."""
@@ -233,12 +222,21 @@ class InjectedChat(InjectedInterception):
         return edited(piece, edit)
 
     def _with_whole_usage(self, document: bytes) -> bytes:
-        usage = members(members(document).get("usage"))
-        if not usage or self.rounds == 1:
+        """The document with the usage of all completions, wherever its vendor puts it."""
+        if self.rounds == 1:
             return document
-        for path in _COUNTS:
-            total = self._used.get(path, 0) + _count_at(usage, path)
-            document = replaced(document, b"%d" % total, "usage", *path)
+        document = self._added(self._added(document, "usage"), "x_groq", "usage")
+        choices = list(map(bytes, items(members(document).get("choices"))))
+        added = [self._added(choice, "usage") for choice in choices]
+        if added == choices:
+            return document
+        return replaced(document, b"[" + b",".join(added) + b"]", "choices")
+
+    def _added(self, document: bytes, *place: str) -> bytes:
+        for path, value in _numbers(_at(members(document), place)).items():
+            if before := self._used.get(path):
+                total = msgspec.json.encode(before + value)
+                document = replaced(document, total, *place, *path)
         return document
 
     def _end_stream(self) -> bytes:
@@ -283,10 +281,10 @@ class InjectedChat(InjectedInterception):
 
     def _read_answer(self, answer: Object) -> None:
         """Take from a blocking answer what a stream tells by and by."""
-        self._usage = members(answer.get("usage"))
+        self._usage = _told_by(answer)
         for item in items(answer.get("choices"))[:1]:
             choice = members(item)
-            self._finish_reason = text(choice.get("finish_reason")) or ""
+            self._finish_reason = finish_reason(text(choice.get("finish_reason")))
             for call in items(members(choice.get("message")).get("tool_calls")):
                 if not self._is_injected(members(call)):
                     self._client_tools = True
@@ -301,10 +299,6 @@ class InjectedChat(InjectedInterception):
             self._read_answer(members(self.answer_body))
         return self._finish_reason not in _CUT_SHORT
 
-    def _add_usage(self, usage: Object) -> None:
-        for path in _COUNTS:
-            self._used[path] = self._used.get(path, 0) + _count_at(usage, path)
-
     def _next_body(
         self, answered: Sequence[tuple[InjectedCall, ToolResult]], tools_off: bool
     ) -> bytes:
@@ -313,9 +307,15 @@ class InjectedChat(InjectedInterception):
         else:
             choices = items(members(self.answer_body).get("choices"))
             said = bytes(members(choices[0])["message"])
+        said, ids = with_whole_calls(said, f"call_{self.rounds}_")
+        nameless = iter([id for id in ids if id not in {call.id for call, _ in answered}])
         results = [
             msgspec.json.encode(
-                {"role": "tool", "tool_call_id": call.id, "content": result.as_json().decode()}
+                {
+                    "role": "tool",
+                    "tool_call_id": call.id or next(nameless, ""),
+                    "content": result.as_json().decode(),
+                }
             )
             for call, result in answered
         ]
@@ -323,10 +323,34 @@ class InjectedChat(InjectedInterception):
         return set_member(body, b'"none"', "tool_choice") if tools_off else body
 
 
-def _count_at(usage: Object, path: tuple[str, ...]) -> int:
-    for name in path[:-1]:
-        usage = members(usage.get(name))
-    return count(usage.get(path[-1]))
+_Numbers: TypeAlias = dict[tuple[str, ...], int | float]
+"""The numbers of a usage object by the names that lead to them."""
+
+
+def _told_by(document: Object) -> _Numbers:
+    """The usage that a chunk or a completion tells, wherever its vendor puts it."""
+    told: _Numbers = {}
+    for choice in items(document.get("choices"))[:1]:
+        told |= _numbers(members(members(choice).get("usage")))
+    told |= _numbers(_at(document, ("x_groq", "usage")))
+    return told | _numbers(members(document.get("usage")))
+
+
+def _numbers(usage: Object) -> _Numbers:
+    found: _Numbers = {}
+    for name, raw in usage.items():
+        value = number(raw)
+        if value is not None:
+            found[(name,)] = value
+            continue
+        found |= {(name, *path): n for path, n in _numbers(members(raw)).items()}
+    return found
+
+
+def _at(document: Object, place: Sequence[str]) -> Object:
+    for name in place:
+        document = members(document.get(name))
+    return document
 
 
 def _without_reason(document: bytes) -> bytes:
@@ -336,8 +360,3 @@ def _without_reason(document: bytes) -> bytes:
         for choice in items(members(document).get("choices"))
     ]
     return replaced(document, b"[" + b",".join(choices) + b"]", "choices") if choices else document
-
-
-def _name_of(part: Object) -> str:
-    given = part.get("custom", part.get("function"))
-    return text(members(given).get("name")) or ""
