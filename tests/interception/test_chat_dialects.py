@@ -618,6 +618,7 @@ def test_tools_that_the_provider_ran_are_recorded() -> None:
         DONE,
     )
     assert calls(result) == [("", "search", '{"query":"x"}'), ("", "python", '"print(1)"')]
+    assert [t.metadata for t in result.tools] == [{"type": "executed_tools"}] * 2
     assert calls(blocking(said(content="a", executed_tools=[RAN]))) == [
         ("", "search", '{"query":"x"}')
     ]
@@ -632,6 +633,7 @@ def test_a_search_shows_by_what_is_cited() -> None:
         DONE,
     )
     assert calls(result) == [("", "web_search", "null")]
+    assert [t.metadata for t in result.tools] == [{"type": "url_citation"}]
     assert calls(blocking(said(content="a", annotations=cited))) == [("", "web_search", "null")]
     assert calls(blocking(said(content="a", annotations=file))) == []
 

@@ -399,7 +399,8 @@ class ChatInterception(Relay):
         self._ran.clear()
         for _choice in self._cited:
             # OpenAI's search models and OpenRouter: a search shows by what is cited.
-            self._record_tool(self._msg_id, now, tool="web_search", input="null")
+            by = {"type": "url_citation"}
+            self._record_tool(self._msg_id, now, by, tool="web_search", input="null")
         self._cited.clear()
 
     def _record_usage(self, now: float, *, whole: bool) -> None:
@@ -442,6 +443,7 @@ class ChatInterception(Relay):
         self._record_tool(
             self._msg_id,
             now,
+            {"type": "executed_tools"},
             tool=text(ran.get("name")) or text(ran.get("type")) or "",
             tool_call_id=text(ran.get("id")) or "",
             input=given if is_json(given.encode()) else json_text(given),
