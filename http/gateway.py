@@ -75,9 +75,11 @@ class Gateway:
             resp.append_header(REQUEST_ID_HEADER, call.request_id)
             if call.interception_id:
                 resp.append_header(INTERCEPTION_HEADER, call.interception_id)
-            if call.trace is not None:
+            answered = answer.status < 400
+            if call.trace is not None and not answered:
                 call.trace.refused(answer.status, answer.body)
-            outcome = "left" if isinstance(answer.__cause__, ClientVanished) else "refused"
+            vanished = isinstance(answer.__cause__, ClientVanished)
+            outcome = "left" if vanished else "complete" if answered else "refused"
             self._over(call, answer.status, Finished(outcome, len(answer.body), 0.0))
         except BaseException:
             # A fault of ours, which Falcon's error handler answers, or the worker is ending.

@@ -18,6 +18,7 @@ from attrs import evolve
 
 from aigateway.actors.coderd.messages import Caller
 from aigateway.actors.providers.bedrock.answer import BedrockInterception
+from aigateway.actors.providers.bedrock.counting import COUNT_TOKENS, count_answer
 from aigateway.actors.providers.bedrock.making import standing_credential
 from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.errors import Unsendable
@@ -77,7 +78,7 @@ from aigateway.http.injection import Injector, Rounds, without_codings
 from aigateway.http.model_list import listed_models, no_such_model
 from aigateway.http.rate_limit import make_rate_limit
 from aigateway.http.record_start import readable_body, record_start
-from aigateway.http.relay import Patience
+from aigateway.http.relay import Patience, read_whole
 from aigateway.http.routing import Target, find_route
 from aigateway.http.runtime import Runtime
 from aigateway.http.settings import Settings
@@ -159,8 +160,10 @@ class Pipeline:
         if (listed := listed_models(config, inbound.method, target.rest)) is not None:
             raise listed
         if config.bedrock is not None and config.bedrock.invokes:
-            text = f'the provider "{config.name}" is AWS Bedrock, which has no such route'
-            raise api_error(config.type, 404, text)
+            if (target.rest, inbound.method) == (COUNT_TOKENS, "POST"):
+                raise self._count_tokens(call, presented, config)
+            said = f'the provider "{config.name}" is AWS Bedrock, which has no such route'
+            raise api_error(config.type, 404, said)
         body = self._read_body(call)
         own = None
         if config.bedrock is None:
@@ -232,6 +235,33 @@ class Pipeline:
                 text = f"request body does not decode as {coding}: {ex}"
                 raise api_error(target.provider.type, 400, text) from ex
         stored.check(caller, target.provider.type, ids)
+
+    def _count_tokens(self, call: Call, presented: Presented, config: ProviderConfig) -> Answer:
+        """AWS's count in Anthropic's shape; raises an Answer when there is none."""
+        body = self._read_body(call)
+        try:
+            fields = members(decode(body, call.inbound.header("Content-Encoding")))
+        except DecodingError as ex:
+            raise api_error(MESSAGES, 400, f"the request cannot be read: {ex}") from ex
+        model = text(fields.get("model")) or ""
+        if model_for(config, model, config.name) is None:
+            raise no_such_model(config, MESSAGES, model)
+        request = UpstreamRequest(
+            method="POST",
+            rest=COUNT_TOKENS,
+            headers=headers_for(presented.remaining_headers, auth=(), actor=()),
+            body=body,
+            api=MESSAGES,
+            provider=config.name,
+            model=model,
+        )
+        call.begin("provider")
+        result = self._upstream.perform(config, request)
+        call.answered(result.begun_at)
+        if isinstance(result, Refused):
+            raise refusal_answer(MESSAGES, result)
+        status, counted = count_answer(*read_whole(result, self._patience))
+        return Answer(status, counted, "application/json")
 
     # -- intercepted
 

@@ -25,7 +25,17 @@ from aigateway.actors.providers.exchange import Exchange
 from aigateway.actors.providers.messages import Drain, GiveBack, Opened
 from aigateway.actors.providers.recording import Recording
 
-__all__ = ["CutAnswer", "Finished", "InterceptedBody", "PassthroughBody", "Patience"]
+__all__ = [
+    "CutAnswer",
+    "Finished",
+    "InterceptedBody",
+    "PassthroughBody",
+    "Patience",
+    "read_whole",
+]
+
+WHOLE_LIMIT = 1024 * 1024
+"""Bytes of an answer that is read as a whole; of a longer one the rest is dropped."""
 
 log = structlog.get_logger("ai-gateway")
 
@@ -302,3 +312,26 @@ class PassthroughBody(_Body):
     def _client_left(self) -> None:
         self._exchange.close()
         self._give_back()
+
+
+def read_whole(opened: Opened, patience: Patience) -> tuple[int, bytes]:
+    """Read a small answer to its end and give the exchange back: its status and body.
+
+    A cut one is a 502 with the reason as its body.
+    """
+    exchange = opened.exchange
+    exchange.set_quiet(patience.idle)
+    data = b""
+    try:
+        while len(data) < WHOLE_LIMIT and (piece := exchange.read()):
+            data += piece
+        status = exchange.status
+    except (Quiet, UpstreamCut) as ex:
+        status, data = 502, (str(ex) or "the upstream was silent").encode()
+    if not exchange.reusable:
+        exchange.close()
+    try:
+        opened.provider.tell(GiveBack(opened.worker, exchange))
+    except pykka.ActorDeadError:
+        exchange.close()
+    return status, data

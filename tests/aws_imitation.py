@@ -13,7 +13,7 @@ import json
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -139,6 +139,43 @@ def signature_problem(
         return "the scope's day is not that of the request"
     expected = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
     return None if expected == signature else "the signature is wrong"
+
+
+def aws_gate(
+    behind: Callable[[ReceivedRequest], Steps],
+    *,
+    secrets: Mapping[str, str] | None = None,
+    tokens: Collection[str] = (),
+    region: str = "us-west-2",
+    service: str = "bedrock",
+) -> Callable[[ReceivedRequest], Steps]:
+    """A script that lets in what AWS would let in, and refuses the rest as AWS does.
+
+    ``secrets`` are those of the access keys that are valid, looked up for each request;
+    ``tokens`` the API keys.
+    """
+
+    def check(request: ReceivedRequest) -> Steps:
+        authorization = request.header("Authorization") or ""
+        scheme, _, rest = authorization.partition(" ")
+        if scheme == "Bearer":
+            if rest in tokens:
+                return behind(request)
+            return aws_error(403, "UnrecognizedClientException", "Authentication failed")
+        match = _SCOPE.fullmatch(authorization)
+        if match is None:
+            kind = "MissingAuthenticationTokenException"
+            return aws_error(403, kind, "Missing Authentication Token")
+        secret = (secrets or {}).get(match[1])
+        if secret is None:
+            text = "The security token included in the request is invalid."
+            return aws_error(403, "UnrecognizedClientException", text)
+        problem = signature_problem(request, secret, region=region, service=service)
+        if problem is not None:
+            return aws_error(403, "InvalidSignatureException", problem)
+        return behind(request)
+
+    return check
 
 
 def sts_script(access_key: str, secret: str, token: str, *, expires: str) -> Steps:

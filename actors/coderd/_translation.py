@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from aigateway.actors.coderd.wire import coderd_pb2 as pb
 from aigateway.actors.providers.config import BedrockConfig, ProviderConfig
+from aigateway.actors.providers.models import ModelList
 from aigateway.actors.recorder.records import (
     Interception,
     InterceptionEnded,
@@ -230,12 +231,18 @@ def _provider_config(provider: pb.AIProvider) -> ProviderConfig:
 
 
 def _bedrock(bedrock: pb.AIProviderBedrock) -> BedrockConfig:
+    pairs = (
+        (bedrock.model, bedrock.resolved_model),
+        (bedrock.small_fast_model, bedrock.resolved_small_fast_model),
+    )
+    resolved = {profile: model for profile, model in pairs if profile and model}
     return BedrockConfig(
         region=bedrock.region,
         access_key=bedrock.access_key,
         access_key_secret=bedrock.access_key_secret,
-        model=bedrock.resolved_model or bedrock.model,
-        small_fast_model=bedrock.resolved_small_fast_model or bedrock.small_fast_model,
+        model=bedrock.model or bedrock.resolved_model,
+        small_fast_model=bedrock.small_fast_model or bedrock.resolved_small_fast_model,
+        resolved=ModelList(resolved) if resolved else None,
         role_arn=bedrock.role_arn,
         external_id=bedrock.external_id,
         protocol=bedrock.protocol or "invoke-model",

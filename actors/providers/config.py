@@ -44,6 +44,11 @@ class BedrockConfig:
     role_arn: str = ""
     external_id: str = ""
     protocol: str = "invoke-model"
+    bearer_token: str = field(default="", repr=False)
+    """Bedrock's API key, sent instead of a signature; empty: requests are signed."""
+    resolved: ModelList | None = None
+    """What is behind profiles and ARNs: names that AWS is asked for, and the models that it
+    computes with then."""
 
     @property
     def invokes(self) -> bool:

@@ -11,6 +11,7 @@ __all__ = [
     "HeadCut",
     "NotMade",
     "NotSent",
+    "NotSupported",
     "OutOfFiles",
     "Quiet",
     "SendFailed",
@@ -49,6 +50,14 @@ class NotMade(UpstreamError):
     sent = False
     status = 500
     error_type = "unauthorized"
+
+
+class NotSupported(UpstreamError):
+    """The provider has no such operation for this model."""
+
+    sent = False
+    status = 501
+    error_type = "bad_request"
 
 
 class ConnectFailed(UpstreamError):

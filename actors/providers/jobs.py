@@ -61,6 +61,10 @@ class Job:
     retries: int = 0
     """Pauses made so far."""
     attempts: int = 0
+    sent_at: float = 0.0
+    """Monotonic time at which the last attempt was ready to be sent."""
+    renewed: bool = False
+    """Whether it has had the provider's credential renewed."""
     deaths: int = 0
     """Workers that have died of it, or by chance while they had it."""
 

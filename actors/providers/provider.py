@@ -123,9 +123,7 @@ class Provider(GatewayActor):
             # Whether an address can be made at all.
             upstream_url(config.type, config.base_url, "/")
             self._maker = maker_for(config)
-            self._strategy = Strategy(
-                config, self._counters, random.random, standing=self._maker.standing
-            )
+            self._strategy = Strategy(config, self._counters, random.random, self._maker)
         except (ConnectFailed, ValueError) as ex:
             log.error("provider cannot be used", provider=config.name, error=str(ex))
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aigateway.actors.providers.bedrock.models import profile_of, stated_region
-from aigateway.actors.providers.bedrock.rewrite import replacement_model
+from aigateway.actors.providers.bedrock.rewrite import model_behind, replacement_model
 from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.request import UpstreamRequest
 
@@ -32,7 +32,7 @@ def recorded_model(config: ProviderConfig, asked: str) -> str:
     Where Bedrock has one model in the place of all, that is the one.
     """
     if config.models is None and config.bedrock is not None and config.bedrock.invokes:
-        return replacement_model(asked, config.bedrock)
+        return model_behind(config.bedrock, replacement_model(asked, config.bedrock))
     return asked
 
 

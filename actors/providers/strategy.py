@@ -60,6 +60,7 @@ from aigateway.actors.providers.keypool import (
     Subject,
     Walker,
 )
+from aigateway.actors.providers.making import Maker
 from aigateway.actors.providers.messages import Perform, Refused
 from aigateway.actors.providers.refusals import ProviderAnswer
 from aigateway.actors.providers.worker import refusal_of
@@ -132,17 +133,18 @@ class Strategy:
         config: ProviderConfig,
         counters: Counters,
         random: Callable[[], float],
-        standing: Credential | None = None,
+        maker: Maker | None = None,
     ) -> None:
         """``random`` returns a number from 0 to 1.
 
-        ``standing`` is the provider's credential where it has no keys; requests are made with
-        it elsewhere.
+        ``maker`` makes the requests; it may have a credential of its own where there are no
+        keys.
         """
         self._config = config
         self._counters = counters
         self._random = random
-        self._standing = standing
+        self._maker = maker
+        self._standing = maker.standing if maker is not None else None
         pooled = config.keys and config.type != "copilot"
         self._pool = KeyPool(config.keys, config.key_rest_max) if pooled else None
         self._credentials = (
@@ -213,7 +215,11 @@ class Strategy:
             marked = job.walker.refused(status, answer.headers, now, answer.received_at)
             if marked is not None:
                 return self._after_refusal(job, answer, marked, now)
-        elif job.shared and answer.rejects_credential:
+        elif job.shared and self._rejects_credential(answer):
+            if not job.renewed and self._maker is not None and self._maker.renew(job.sent_at):
+                job.renewed = True
+                log.warning("credentials refused, renewing them", provider=self._config.name)
+                return _SEND
             self._end(job, 502, now)
             return self._give_up(job, Refuse(self._credential_refused(job, answer)))
         if status in self._retried:
@@ -267,6 +273,12 @@ class Strategy:
         return tuple(self._breaker.states()) if self._breaker is not None else ()
 
     # -- decisions
+
+    def _rejects_credential(self, answer: ProviderAnswer) -> bool:
+        """Whether the only credential has expired or is wrong, whatever the status is."""
+        if answer.rejects_credential:
+            return True
+        return self._maker is not None and self._maker.refused(answer.status, answer.headers)
 
     def _walk(self, job: Job) -> Walker:
         assert self._pool is not None

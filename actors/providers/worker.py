@@ -138,6 +138,7 @@ class UpstreamWorker(GatewayActor):
         attempts = job.request.attempts
         try:
             made = self._maker.make(job.request, job.model, job.credential)
+            job.sent_at = time.monotonic()
             if attempts is not None:
                 _show(attempts, made, self._provider_name)
             timeout = min(self._head_timeout, job.deadline - time.monotonic())

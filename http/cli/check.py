@@ -196,6 +196,8 @@ def _dial_cells(each: Dialled) -> tuple[str, ...]:
 
 def _credentials(provider: ProviderConfig) -> str:
     if provider.bedrock is not None:
+        if provider.bedrock.bearer_token:
+            return f"aws bearer token {mask(provider.bedrock.bearer_token)}"
         access_key = mask(provider.bedrock.access_key)
         return f"aws key {access_key}" if access_key else "aws credential chain"
     if provider.keys:

@@ -18,10 +18,13 @@ from aigateway.http.settings._kinds import MODELS, PATH, TIMEOUT, URL, Kind, who
 from aigateway.http.settings._option import ENV_PREFIX, OLD_ENV_PREFIX, OptionWarning
 from aigateway.http.settings.errors import SettingsError
 
-__all__ = ["FIELDS", "MAX_KEYS", "IndexedProvider", "read_indexed"]
+__all__ = ["BEARER_TOKEN", "FIELDS", "MAX_KEYS", "IndexedProvider", "read_indexed"]
 
 MAX_KEYS = 5
 """Keys per provider, at most (as in the reference)."""
+
+BEARER_TOKEN = "AWS_BEARER_TOKEN_BEDROCK"
+"""AWS's variable with an API key of Bedrock, which its SDKs prefer to signatures."""
 
 _PREFIXES = (f"{ENV_PREFIX}PROVIDER_", f"{OLD_ENV_PREFIX}PROVIDER_")
 
@@ -46,6 +49,8 @@ class IndexedProvider:
     bedrock_role_arn: str = ""
     bedrock_external_id: str = ""
     bedrock_protocol: str = ""
+    bedrock_bearer_token: str = field(default="", repr=False)
+    bedrock_resolved_models: str = ""
     fallback: str = ""
     extras: Mapping[str, Any] = field(factory=dict)
     """Values that replace a common setting for this provider: attribute of ProviderConfig
@@ -59,6 +64,7 @@ class IndexedProvider:
             self.bedrock_base_url
             or self.bedrock_region
             or self.bedrock_role_arn
+            or self.bedrock_bearer_token
             or any(self.bedrock_access_keys[:1])
             or any(self.bedrock_access_key_secrets[:1])
         )
@@ -76,6 +82,8 @@ _TEXTS = frozenset(
         "BEDROCK_ROLE_ARN",
         "BEDROCK_EXTERNAL_ID",
         "BEDROCK_PROTOCOL",
+        "BEDROCK_BEARER_TOKEN",
+        "BEDROCK_RESOLVED_MODELS",
         "FALLBACK",
     }
 )
@@ -262,12 +270,31 @@ def _bedrock_pairs(p: IndexedProvider) -> None:
         )
 
 
+def _sound_resolved_models(p: IndexedProvider) -> None:
+    try:
+        MODELS.read(p.bedrock_resolved_models)
+    except ValueError as ex:
+        raise _WrongError(
+            f"provider {p.index} ({p.type}): {p.prefix}BEDROCK_RESOLVED_MODELS {ex}"
+        ) from ex
+
+
+def _one_way_to_authenticate(p: IndexedProvider) -> None:
+    if p.bedrock_bearer_token and (any(p.bedrock_access_keys) or p.bedrock_role_arn):
+        raise _WrongError(
+            f"provider {p.index} ({p.type}): BEDROCK_BEARER_TOKEN excludes BEDROCK_ACCESS_KEY "
+            "and BEDROCK_ROLE_ARN, use one of them"
+        )
+
+
 _RULES: tuple[Callable[[IndexedProvider], None], ...] = (
     _known_type,
     _bedrock_where_it_belongs,
     _keys_where_they_belong,
     _sound_keys,
     _bedrock_pairs,
+    _sound_resolved_models,
+    _one_way_to_authenticate,
 )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from aigateway.http.settings._checks import check_settings
+from aigateway.http.settings._indexed_env import BEARER_TOKEN
 from aigateway.http.settings._option import (
     ENV_PREFIX,
     OLD_ENV_PREFIX,
@@ -248,7 +249,10 @@ def _provider_environ(
     found = {
         name: value
         for name, value in environ.items()
-        if name in single or name in PROXY_VARIABLES or name.startswith(PROVIDER_PREFIXES)
+        if name in single
+        or name in PROXY_VARIABLES
+        or name == BEARER_TOKEN
+        or name.startswith(PROVIDER_PREFIXES)
     }
     for row in rows:
         if sources[row.name].kind in ("flag", "yaml"):

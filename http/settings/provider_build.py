@@ -21,7 +21,7 @@ from aigateway.actors.providers.config import (
     BreakerConfig,
     ProviderConfig,
 )
-from aigateway.http.settings._indexed_env import MAX_KEYS
+from aigateway.http.settings._indexed_env import BEARER_TOKEN, MAX_KEYS
 from aigateway.http.settings._option import OptionWarning
 from aigateway.http.settings._proxies import proxy_for
 from aigateway.http.settings.provider_env import ProviderEntry
@@ -149,7 +149,7 @@ def _finish(config: ProviderConfig, settings: Settings, names: _Names) -> Provid
         if config.type in OPENAI_TYPES:
             config = _openai(config, names)
         elif config.type in ("anthropic", "bedrock"):
-            config = _anthropic(config, names)
+            config = _anthropic(_with_bearer_token(config, settings), names)
         elif config.type == "copilot":
             config = evolve(config, base_url=_base_url(config, names), keys=(), allow_byok=True)
         else:
@@ -220,8 +220,24 @@ def _anthropic(config: ProviderConfig, names: _Names) -> ProviderConfig:
 def _effective(bedrock: BedrockConfig | None) -> bool:
     """Whether there is enough to call Bedrock; an address alone is not."""
     return bedrock is not None and bool(
-        bedrock.region or bedrock.role_arn or bedrock.access_key or bedrock.access_key_secret
+        bedrock.region
+        or bedrock.role_arn
+        or bedrock.access_key
+        or bedrock.access_key_secret
+        or bedrock.bearer_token
     )
+
+
+def _with_bearer_token(config: ProviderConfig, settings: Settings) -> ProviderConfig:
+    """AWS's own variable for Bedrock's API key counts where nothing else was configured."""
+    bedrock = config.bedrock
+    token = settings.provider_environ.get(BEARER_TOKEN, "").strip()
+    if not token or not _effective(bedrock):
+        return config
+    assert bedrock is not None
+    if bedrock.bearer_token or bedrock.access_key or bedrock.role_arn:
+        return config
+    return evolve(config, bedrock=evolve(bedrock, bearer_token=token))
 
 
 def _bedrock(config: ProviderConfig, names: _Names) -> ProviderConfig:
@@ -232,7 +248,7 @@ def _bedrock(config: ProviderConfig, names: _Names) -> ProviderConfig:
             "bedrock: both access key and access key secret must be provided together"
         )
     _check_protocol(bedrock, config.base_url, names)
-    if find_spec("botocore") is None:
+    if not bedrock.bearer_token and find_spec("botocore") is None:
         raise _CannotServeError(
             "bedrock: botocore is not installed, run: pip install 'aigateway[bedrock]'"
         )

@@ -55,7 +55,11 @@ class ProviderEntry:
         region = ""
         if self.bedrock is not None:
             region = self.bedrock.region
-            for text in (self.bedrock.access_key, self.bedrock.access_key_secret):
+            for text in (
+                self.bedrock.access_key,
+                self.bedrock.access_key_secret,
+                self.bedrock.bearer_token,
+            ):
                 keys.update(text.encode() + b"\0")
         parts = (self.type, self.base_url, region, keys.hexdigest())
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
@@ -236,4 +240,6 @@ def _bedrock(p: IndexedProvider) -> BedrockConfig:
         role_arn=p.bedrock_role_arn,
         external_id=p.bedrock_external_id,
         protocol=p.bedrock_protocol or "invoke-model",
+        bearer_token=p.bedrock_bearer_token,
+        resolved=MODELS.read(p.bedrock_resolved_models),
     )

@@ -111,6 +111,10 @@ FIELDS = {
     "BEDROCK_ACCESS_KEY, BEDROCK_ACCESS_KEY_SECRET": "AWS credentials; without, the AWS credential "
     "chain is used.",
     "BEDROCK_ACCESS_KEYS, BEDROCK_ACCESS_KEY_SECRETS": "The same as lists; the first pair is used.",
+    "BEDROCK_BEARER_TOKEN": "API key of Bedrock, sent instead of a signature. Without it and "
+    "without an access key or a role, `AWS_BEARER_TOKEN_BEDROCK` counts.",
+    "BEDROCK_RESOLVED_MODELS": "What is behind inference profiles and ARNs, written like "
+    "`MODELS`, as in `arn:aws:…/abc = claude-sonnet-4-5`: it decides what is changed in requests.",
     "BEDROCK_ROLE_ARN, BEDROCK_EXTERNAL_ID": "Role to assume, with its external id.",
     "BEDROCK_PROTOCOL": "`invoke-model` (default), or `mantle`: Anthropic's own API with a "
     "signature, at the address in `BEDROCK_BASE_URL`.",

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from aigateway.actors.providers.bedrock.rewrite import (
     allowed_betas,
     invoke_path,
+    model_behind,
     replacement_model,
     rewrite_body,
 )
 from aigateway.actors.providers.config import BedrockConfig
+from aigateway.actors.providers.models import parse_models
 
 INTERLEAVED = "interleaved-thinking-2025-05-14"
 EFFORT = "effort-2025-11-24"
@@ -25,7 +27,10 @@ SENT = f"{INTERLEAVED},{EFFORT},{CONTEXT},prompt-caching-scope-2026-01-05"
 OPUS_45 = "global.anthropic.claude-opus-4-5-20251101-v1:0"
 SONNET_45 = "global.anthropic.claude-sonnet-4-5-20250929-v1:0"
 OPUS_46 = "us.anthropic.claude-opus-4-6-v1"
+OLD = "anthropic.claude-sonnet-4-20250514-v1:0"
 OPUS_47 = "us.anthropic.claude-opus-4-7"
+
+THINKS = {"type": "enabled", "budget_tokens": 16000}
 
 WHOLE: dict[str, Any] = {
     "model": "claude-sonnet-4-6",
@@ -109,12 +114,17 @@ def test_some_flags_are_for_some_models(model: str, kept: tuple[str, ...]) -> No
 @pytest.mark.parametrize(
     ("model", "kept", "thinking"),
     [
-        ("beddel", set(), {"type": "enabled", "budget_tokens": 16000}),
+        (OLD, set(), {"type": "enabled", "budget_tokens": 16000}),
         (OPUS_45, {"output_config"}, {"type": "enabled", "budget_tokens": 16000}),
         (SONNET_45, {"context_management"}, {"type": "enabled", "budget_tokens": 16000}),
         (OPUS_46, set(), {"type": "adaptive"}),
         ("anthropic.claude-sonnet-4-6", set(), {"type": "adaptive"}),
         (OPUS_47, {"output_config"}, {"type": "adaptive"}),
+        ("beddel", {"output_config"}, {"type": "adaptive"}),
+        ("eu.anthropic.claude-opus-4-10", {"output_config"}, {"type": "adaptive"}),
+        ("eu.anthropic.claude-opus-4-1-20250805-v1:0", set(), THINKS),
+        ("anthropic.claude-sonnet-4", set(), THINKS),
+        ("us.anthropic.claude-3-7-sonnet-20250219-v1:0", set(), THINKS),
     ],
 )
 def test_what_a_model_does_not_take_is_removed(
@@ -148,32 +158,32 @@ def test_a_version_of_the_clients_own_is_kept() -> None:
     [("low", 6400), ("medium", 16000), ("high", 25600), ("max", 30400), ("odd", 25600)],
 )
 def test_the_thinking_budget_follows_the_effort(effort: str, budget: int) -> None:
-    found = rewritten("beddel", output_config={"effort": effort})
+    found = rewritten(OLD, output_config={"effort": effort})
     assert found["thinking"] == {"type": "enabled", "budget_tokens": budget}
 
 
 def test_without_an_effort_it_is_high() -> None:
-    assert rewritten("beddel", output_config=None)["thinking"]["budget_tokens"] == 25600
+    assert rewritten(OLD, output_config=None)["thinking"]["budget_tokens"] == 25600
 
 
 def test_a_budget_under_the_minimum_means_no_thinking() -> None:
-    found = rewritten("beddel", max_tokens=2047)
+    found = rewritten(OLD, max_tokens=2047)
     assert found["thinking"] == {"type": "disabled"}
-    assert rewritten("beddel", max_tokens=2048)["thinking"]["budget_tokens"] == 1024
+    assert rewritten(OLD, max_tokens=2048)["thinking"]["budget_tokens"] == 1024
 
 
 @pytest.mark.parametrize("max_tokens", [None, 0, -5, "many", True])
 def test_without_max_tokens_thinking_is_left_for_bedrock_to_refuse(max_tokens: Any) -> None:
-    found = rewritten("beddel", max_tokens=max_tokens)
+    found = rewritten(OLD, max_tokens=max_tokens)
     assert found["thinking"] == {"type": "adaptive"}
     assert "metadata" not in found
 
 
 def test_a_budget_of_the_clients_own_is_kept() -> None:
     own = {"type": "enabled", "budget_tokens": 2000}
-    assert rewritten("beddel", thinking=own)["thinking"] == own
+    assert rewritten(OLD, thinking=own)["thinking"] == own
     assert rewritten(OPUS_46, thinking=own)["thinking"] == own
-    assert "thinking" not in rewritten("beddel", thinking=None)
+    assert "thinking" not in rewritten(OLD, thinking=None)
 
 
 def test_a_model_that_knows_no_budget_thinks_adaptively() -> None:
@@ -182,6 +192,98 @@ def test_a_model_that_knows_no_budget_thinks_adaptively() -> None:
     assert found["thinking"] == {"type": "adaptive"}
     assert found["output_config"] == {"effort": "low"}
     assert rewritten(OPUS_47, thinking={"type": "disabled"})["thinking"] == {"type": "disabled"}
+    shown = {"type": "enabled", "budget_tokens": 2000, "display": "summarized"}
+    assert rewritten(OPUS_47, thinking=shown)["thinking"] == {
+        "type": "adaptive",
+        "display": "summarized",
+    }
+
+
+def test_a_model_that_cannot_think_is_not_told_to() -> None:
+    assert "thinking" not in rewritten("us.anthropic.claude-3-5-haiku-20241022-v1:0")
+
+
+# -- what is behind a name
+
+ARN = "arn:aws:bedrock:eu-west-1:1:application-inference-profile/x"
+
+
+def test_behind_an_arn_is_what_the_setting_says_else_what_was_asked_for_else_a_new_model() -> None:
+    told = BedrockConfig(resolved=parse_models(f"{ARN} = {OLD}"))
+    assert model_behind(told, ARN, "claude-opus-5") == OLD
+    assert model_behind(BedrockConfig(), ARN, "claude-sonnet-4-5") == "claude-sonnet-4-5"
+    assert model_behind(BedrockConfig(), ARN) == ARN
+    named = "arn:aws:bedrock:us-east-1:1:inference-profile/us.anthropic.claude-sonnet-4-6"
+    assert model_behind(BedrockConfig(), named, "fast") == named
+    assert model_behind(BedrockConfig(), OLD, "fast") == OLD
+    assert rewritten(ARN)["thinking"] == {"type": "adaptive"}
+
+
+# -- flags and fields
+
+TOOL = {"name": "t", "input_schema": {"type": "object"}}
+SEARCH = {"type": "tool_search_tool_regex_20251119", "name": "tool_search_tool_regex"}
+ADVANCED = "advanced-tool-use-2025-11-20"
+TOOL_SEARCH, EXAMPLES = "tool-search-tool-2025-10-19", "tool-examples-2025-10-29"
+STREAMING = "fine-grained-tool-streaming-2025-05-14"
+TOOLS = [
+    SEARCH,
+    {**TOOL, "defer_loading": True, "input_examples": [{}]},
+    {**TOOL, "eager_input_streaming": True},
+    {**TOOL, "eager_input_streaming": False},
+]
+
+
+@pytest.mark.parametrize("betas", ["", ADVANCED])
+def test_a_new_model_searches_tools_with_bedrocks_flags(betas: str) -> None:
+    found = rewritten(OPUS_47, betas, tools=TOOLS)
+    assert set(found["anthropic_beta"]) == {TOOL_SEARCH, EXAMPLES, STREAMING}
+    assert found["tools"] == [SEARCH, TOOLS[1], TOOL, TOOL]
+
+
+@pytest.mark.parametrize("betas", ["", f"{ADVANCED},{TOOL_SEARCH}"])
+def test_an_old_model_gets_neither_the_flags_nor_the_fields(betas: str) -> None:
+    found = rewritten(OLD, betas, tools=TOOLS)
+    assert found["anthropic_beta"] == [STREAMING]
+    assert found["tools"] == [TOOL, TOOL, TOOL]
+    older = rewritten("anthropic.claude-3-7-sonnet-20250219-v1:0", betas, tools=TOOLS[2:])
+    assert "anthropic_beta" not in older
+    assert older["tools"] == [TOOL, TOOL]
+
+
+def test_flags_in_the_body_are_added_to_those_of_the_headers() -> None:
+    own = [CONTEXT, INTERLEAVED, "unknown-2026-01-01", ADVANCED, 7]
+    found = rewritten(SONNET_45, INTERLEAVED, anthropic_beta=own)
+    assert found["anthropic_beta"] == [INTERLEAVED, CONTEXT, TOOL_SEARCH, EXAMPLES]
+    assert "context_management" in found
+    assert "anthropic_beta" not in rewritten(OLD, "", anthropic_beta=["unknown"])
+
+
+def test_caches_lose_their_scope_wherever_they_are_and_nothing_else_changes() -> None:
+    body = rb"""{"system":[ {"type":"text","text":"a","cache_control":
+        {"type":"ephemeral","scope":"global", "ttl":"1h"}} , {"type":"text","text":"scope"}],
+        "tools":[{"name":"t","input_schema":{"properties":{"scope":{}}},
+        "cache_control": {"scope":"organization"} }],
+        "messages":[{"role":"user","content":[{"type":"tool_result","content":
+        [{"type":"text","text":"\u00e9","cache_control":{"type":"x","scope":1}}]},
+        {"type":"text","text":"\"scope\""}]},{"role":"assistant","content":"\"scope\""}]}"""
+    expected = (
+        body.replace(b'"scope":"global", ', b"")
+        .replace(b'"scope":"organization"', b"")
+        .replace(b',"scope":1}', b"}")
+        .replace(b"{", b'{"anthropic_version":"bedrock-2023-05-31",', 1)
+    )
+    found = rewrite_body(body, model=OPUS_47, betas=())
+    assert found == expected
+    assert json.loads(found)["tools"][0]["input_schema"] == {"properties": {"scope": {}}}
+
+
+@pytest.mark.parametrize("field", ["speed", "diagnostics", "tags", "metadata", "service_tier"])
+def test_fields_that_bedrock_refuses_go_with_their_flags(field: str) -> None:
+    for model in (OLD, OPUS_47):
+        found = rewritten(model, "fast-mode-2026-02-01", **{field: "x"})
+        assert field not in found
+        assert "anthropic_beta" not in found
 
 
 # -- bytes
@@ -248,7 +350,7 @@ def test_any_object_comes_out_as_the_object_it_should_be(
     body: dict[str, Any], indent: int | None, ascii_only: bool
 ) -> None:
     raw = json.dumps(body, indent=indent, ensure_ascii=ascii_only).encode()
-    found = json.loads(rewrite_body(raw, model="m", betas=(INTERLEAVED,)))
+    found = json.loads(rewrite_body(raw, model=OLD, betas=(INTERLEAVED,)))
     removed = {"model", "stream", "metadata", "output_config"}
     expected = {name: value for name, value in body.items() if name not in removed}
     thinking = found.get("thinking")

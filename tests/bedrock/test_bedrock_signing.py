@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -141,6 +142,7 @@ class _Source:
         self.fetched = threading.Semaphore(0)
         self.go = threading.Semaphore(0)
         self.has_expired = False
+        self.forgotten = 0
         self.expiry_fails = False
 
     def fetch(self) -> AwsKeys:
@@ -150,6 +152,9 @@ class _Source:
         if isinstance(result, Exception):
             raise result
         return result
+
+    def forget(self) -> None:
+        self.forgotten += 1
 
     def expired(self) -> bool:
         if self.expiry_fails:
@@ -238,9 +243,28 @@ def test_keys_serve_until_they_expire_when_renewing_fails(
         kept.current(10)
 
 
+def test_refused_credentials_are_fetched_anew_once_for_all_who_used_them() -> None:
+    second = AwsKeys("second", "s")
+    source = _Source(KEYS, second)
+    kept = CredentialKeeper(source, name="p", renew_every=60, retry_every=60)
+    source.go.release()
+    assert kept.current(10) == KEYS
+    used_at = time.monotonic()
+    assert kept.renew(used_at)
+    assert kept.renew(used_at)
+    source.go.release()
+    assert kept.current(10) == second
+    # Whoever learns only now that the first ones are bad has better ones already.
+    assert kept.renew(used_at)
+    assert kept.current(0) == second
+    assert source.forgotten == 1
+    kept.close()
+
+
 def test_a_pair_from_the_settings_needs_nobody() -> None:
     kept = keeper_for(BedrockConfig(access_key="a", access_key_secret="s"), "r")
     assert kept.current() == AwsKeys("a", "s")
+    assert not kept.renew(0.0)
     kept.close()
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from aigateway.actors.coderd._translation import RecordError, encode_record, provider_configs
 from aigateway.actors.coderd.wire import coderd_pb2 as pb
 from aigateway.actors.providers.config import BedrockConfig, ProviderConfig
+from aigateway.actors.providers.models import ModelList
 from aigateway.actors.recorder.records import (
     Interception,
     InterceptionEnded,
@@ -359,11 +360,12 @@ def test_providers_are_taken_as_coderd_gives_them() -> None:
         region="eu-west-1",
         access_key="AK",
         access_key_secret="SK",
-        model="real",
+        model="alias",
         small_fast_model="small",
         role_arn="arn",
         external_id="ext",
         protocol="mantle",
+        resolved=ModelList({"alias": "real"}),
     )
     assert aws_2.bedrock == BedrockConfig(model="m", small_fast_model="s", protocol="invoke-model")
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from aigateway.actors.providers.interception.splice import (
     delete_member,
+    edit_elements,
     find_member,
     object_members,
     set_member,
@@ -220,3 +221,34 @@ def test_megabytes_are_searched_at_the_speed_of_a_scan() -> None:
     changed = set_member(document, b"1", "s")
     assert time.perf_counter() - start < 2.0
     assert changed == document[:-2] + b"1}"
+
+
+ELEMENTS = st.lists(st.sampled_from(["1", "[1, 2]", '{"a":"]"}', '","', "null", "11"]), max_size=6)
+
+
+@given(ELEMENTS, st.sampled_from([",", " , ", ",\n"]), st.sets(st.integers(0, 5)))
+def test_elements_are_edited_and_taken_out_of_an_array(
+    elements: list[str], comma: str, chosen: set[int]
+) -> None:
+    array = f"[ {comma.join(elements)} ]".encode()
+    seen: list[bytes] = []
+
+    def edit(element: bytes) -> bytes | None:
+        seen.append(element)
+        if len(seen) - 1 in chosen:
+            return None
+        return b'"new"' if element == b"null" else element
+
+    found = edit_elements(array, edit)
+    assert [each.decode() for each in seen] == elements
+    kept = [
+        '"new"' if each == "null" else each for n, each in enumerate(elements) if n not in chosen
+    ]
+    assert json.loads(found) == [json.loads(each) for each in kept]
+    if not chosen & set(range(len(elements))):
+        assert found == f"[ {comma.join(kept)} ]".encode()
+
+
+def test_what_is_no_array_has_no_elements_to_edit() -> None:
+    for document in (b'{"a":[1]}', b'"[1]"', b"null", b""):
+        assert edit_elements(document, lambda _element: None) == document

@@ -10,7 +10,9 @@ them ready, but for the first ones, which wait.
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from typing import Any, Protocol
 
 import structlog
@@ -72,6 +74,13 @@ class Keeper(Protocol):
         Raises NoCredentials.
         """
 
+    def renew(self, since: float) -> bool:
+        """AWS refuses what was there at ``since`` (monotonic time): fetch anew, without
+        waiting for it.
+
+        False: there is nothing newer to be had.
+        """
+
     def close(self) -> None:
         """Stop renewing."""
 
@@ -85,6 +94,9 @@ class CredentialSource(Protocol):
     def expired(self) -> bool:
         """Whether those that were fetched last have lost their worth."""
 
+    def forget(self) -> None:
+        """Begin anew with the next fetch, whatever is still valid by its own account."""
+
 
 @frozen
 class FixedKeys:
@@ -95,6 +107,10 @@ class FixedKeys:
     def current(self, timeout: float = BUDGET) -> AwsKeys:
         del timeout
         return self.keys
+
+    def renew(self, since: float) -> bool:
+        del since
+        return False
 
     def close(self) -> None:
         pass
@@ -122,6 +138,9 @@ class CredentialKeeper:
         self._closed = threading.Event()
         self._keys: AwsKeys | None = None
         self._error = "no answer of the credential source"
+        self._wake = threading.Event()
+        self._fetched_at = -math.inf
+        self._stale = False
 
     def current(self, timeout: float = BUDGET) -> AwsKeys:
         """See :class:`Keeper`."""
@@ -134,8 +153,19 @@ class CredentialKeeper:
             raise NoCredentials(self._error)
         return keys
 
+    def renew(self, since: float) -> bool:
+        """See :class:`Keeper`.  Many may say so of the same ones."""
+        with self._lock:
+            if self._fetched_at <= since and not self._stale:
+                self._stale = True
+                self._keys = None
+                self._known.clear()
+                self._wake.set()
+        return True
+
     def close(self) -> None:
         self._closed.set()
+        self._wake.set()
 
     def _start(self) -> None:
         with self._lock:
@@ -146,14 +176,17 @@ class CredentialKeeper:
                 self._thread.start()
 
     def _run(self) -> None:
-        pause = 0.0
-        while not self._closed.wait(pause):
+        while not self._closed.is_set():
+            self._wake.clear()
+            if self._stale:
+                self._source.forget()
             pause = self._renew_every if self._fetch() else self._retry_every
             self._known.set()
+            self._wake.wait(pause)
 
     def _fetch(self) -> bool:
         try:
-            self._keys = self._source.fetch()
+            keys = self._source.fetch()
         except Exception as ex:
             # botocore's errors have no common base, and those of its transport come too.
             self._error = str(ex) if isinstance(ex, NoCredentials) else f"{_fault(ex)}"
@@ -165,7 +198,10 @@ class CredentialKeeper:
                 error=self._error,
                 still_valid=self._keys is not None,
             )
+            self._stale = False
             return False
+        with self._lock:
+            self._keys, self._stale, self._fetched_at = keys, False, time.monotonic()
         return True
 
     def _has_expired(self) -> bool:
@@ -203,6 +239,9 @@ class _Botocore:
     def expired(self) -> bool:
         refresh_needed = getattr(self._credentials, "refresh_needed", None)
         return refresh_needed is not None and bool(refresh_needed(0))
+
+    def forget(self) -> None:
+        self._credentials = None
 
     def _load(self) -> Any:
         try:

@@ -6,15 +6,23 @@ import threading
 
 import requests
 
+from aigateway.actors.providers.bedrock.counting import (
+    COUNT_TOKENS,
+    count_body,
+    count_path,
+    foundation_model,
+)
 from aigateway.actors.providers.bedrock.credentials import NoCredentials
+from aigateway.actors.providers.bedrock.refusals import credentials_refused
 from aigateway.actors.providers.bedrock.rewrite import (
     allowed_betas,
     invoke_path,
+    model_behind,
     rewrite_body,
 )
 from aigateway.actors.providers.bedrock.signing import CHAIN_HINT, Signer
 from aigateway.actors.providers.config import ProviderConfig
-from aigateway.actors.providers.errors import NotMade
+from aigateway.actors.providers.errors import NotMade, NotSupported
 from aigateway.actors.providers.interception.credentials import CENTRALIZED, Credential, mask
 from aigateway.actors.providers.interception.decoding import decode
 from aigateway.actors.providers.interception.header_list import values_of
@@ -31,8 +39,8 @@ _NOT_FOR_INVOKE = frozenset({"anthropic-beta", "anthropic-version", "content-enc
 def standing_credential(config: ProviderConfig) -> Credential:
     """What may be said of the credential of a Bedrock provider before there is a signature."""
     assert config.bedrock is not None
-    key = config.bedrock.access_key
-    return Credential((), CENTRALIZED, "", mask(key) if key else CHAIN_HINT)
+    shown = config.bedrock.bearer_token or config.bedrock.access_key
+    return Credential((), CENTRALIZED, "", mask(shown) if shown else CHAIN_HINT)
 
 
 class BedrockMaker:
@@ -59,21 +67,27 @@ class BedrockMaker:
         """
         del credential
         if self._bedrock.invokes:
+            if request.rest == COUNT_TOKENS:
+                return self._count(request, model)
             return self._invoke(request, model)
         url = url_for(self._config, request.rest, request.query)
         body = body_for(self._config, request, model)
         return self.signed(request.method, url, request.headers, body)
 
     def _invoke(self, request: UpstreamRequest, model: str) -> requests.PreparedRequest:
-        headers = request.headers
-        betas = allowed_betas(values_of(headers, "anthropic-beta"), model)
-        body = decode(request.body, ",".join(values_of(headers, "content-encoding")))
-        kept = [pair for pair in headers if pair[0].lower() not in _NOT_FOR_INVOKE]
-        if not values_of(kept, "content-type"):
-            kept.append(("Content-Type", "application/json"))
+        computed = model_behind(self._bedrock, model, request.model)
         # Bedrock has one method for a call, whatever the client used, and knows no query.
         url = url_for(self._config, invoke_path(model, streaming=request.streaming))
-        return self.signed("POST", url, kept, rewrite_body(body, model=model, betas=betas))
+        return self.signed("POST", url, _headers(request), _body(request, computed))
+
+    def _count(self, request: UpstreamRequest, model: str) -> requests.PreparedRequest:
+        computed = model_behind(self._bedrock, model, request.model)
+        counted = foundation_model(computed)
+        if counted is None:
+            raise NotSupported(f'AWS cannot count tokens for "{model}": it is not known what it is')
+        url = url_for(self._config, count_path(counted))
+        body = count_body(_body(request, computed))
+        return self.signed("POST", url, _headers(request), body)
 
     def signed(
         self, method: str, url: str, headers: Headers, body: bytes
@@ -82,11 +96,25 @@ class BedrockMaker:
 
         May wait for AWS credentials; raises NotMade when there are none.
         """
+        token = self._bedrock.bearer_token
+        if token:
+            return framed(method, url, headers, [("Authorization", f"Bearer {token}")], body)
         try:
             signature = self._ready_signer().signature(method, url, headers, body)
         except NoCredentials as ex:
             raise NotMade(f"create anthropic client: {ex}") from ex
         return framed(method, url, headers, signature, body)
+
+    def refused(self, status: int, headers: Headers) -> bool:
+        """See :class:`~aigateway.actors.providers.making.Maker`."""
+        return credentials_refused(status, headers)
+
+    def renew(self, since: float) -> bool:
+        """See :class:`~aigateway.actors.providers.making.Maker`."""
+        if self._signer is None:
+            # Signed with a token of the settings: there was no signer.
+            return False
+        return self._signer.renew(since)
 
     def close(self) -> None:
         """Stop renewing credentials."""
@@ -100,3 +128,17 @@ class BedrockMaker:
             if self._signer is None:
                 self._signer = Signer(self._config)
             return self._signer
+
+
+def _headers(request: UpstreamRequest) -> list[tuple[str, str]]:
+    kept = [pair for pair in request.headers if pair[0].lower() not in _NOT_FOR_INVOKE]
+    if not values_of(kept, "content-type"):
+        kept.append(("Content-Type", "application/json"))
+    return kept
+
+
+def _body(request: UpstreamRequest, computed: str) -> bytes:
+    """The client's body for the model that AWS computes with."""
+    betas = allowed_betas(values_of(request.headers, "anthropic-beta"), computed)
+    body = decode(request.body, ",".join(values_of(request.headers, "content-encoding")))
+    return rewrite_body(body, model=computed, betas=betas)

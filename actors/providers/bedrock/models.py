@@ -18,7 +18,7 @@ from attrs import frozen
 
 from aigateway.actors.providers.config import ProviderConfig
 
-__all__ = ["geographies", "profile_of", "stated_region"]
+__all__ = ["foundation_id", "geographies", "profile_of", "stated_region"]
 
 _REGION_IN_HOST = re.compile(r"[./]([a-z]{2,3}(?:-[a-z]+)+-\d)\.")
 
@@ -84,14 +84,25 @@ def geographies(region: str) -> tuple[str, ...]:
     return _BY_REGION.get(region, ())
 
 
-def profile_of(asked: str, region: str) -> str | None:
-    """Bedrock's inference profile for one of Anthropic's names; None where none is known."""
+def foundation_id(asked: str) -> str | None:
+    """Bedrock's id for one of Anthropic's names; None where none is known."""
+    model = _model_of(asked)
+    return model.id if model is not None else None
+
+
+def _model_of(asked: str) -> _Model | None:
     match = _DATED.fullmatch(asked)
     model = _MODELS.get(match[1]) if match is not None else None
     if match is None or model is None:
         return None
-    if match[2] is not None and match[2] not in model.id:
-        # A snapshot that Bedrock calls otherwise, or does not have.
+    # Otherwise a snapshot that Bedrock calls by another name, or does not have.
+    return model if match[2] is None or match[2] in model.id else None
+
+
+def profile_of(asked: str, region: str) -> str | None:
+    """Bedrock's inference profile for one of Anthropic's names; None where none is known."""
+    model = _model_of(asked)
+    if model is None:
         return None
     return next(
         (f"{place}.{model.id}" for place in geographies(region) if place in model.geographies),

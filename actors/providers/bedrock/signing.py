@@ -107,6 +107,13 @@ class Signer:
             body=body,
         )
 
+    def renew(self, since: float) -> bool:
+        """AWS refuses credentials that were used at ``since``: have others fetched.
+
+        False: there are none.
+        """
+        return self._keeper.renew(since)
+
     def close(self) -> None:
         """Stop renewing credentials."""
         self._keeper.close()

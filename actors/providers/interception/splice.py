@@ -10,17 +10,18 @@ Nothing here checks a document, callers know that it is valid JSON.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 from attrs import frozen
 
-from aigateway.actors.providers.interception.reading import members, text
+from aigateway.actors.providers.interception.reading import items, members, text
 
 __all__ = [
     "Member",
     "add_elements",
     "delete_member",
+    "edit_elements",
     "find_member",
     "object_members",
     "set_each",
@@ -168,6 +169,37 @@ def set_each(document: bytes, value: bytes, name: str) -> bytes:
         if each.name == name and document[each.value_start : each.value_end] != value
     ]
     return spliced(document, edits) if edits else document
+
+
+def edit_elements(array: bytes, edit: Callable[[bytes], bytes | None]) -> bytes:
+    """Replace each element of an array (the whole document) by what ``edit`` makes of it.
+
+    None takes an element out.  Anything but an array stays as it is.
+    """
+    edits: list[tuple[int, int, bytes]] = []
+    spans: list[tuple[int, int]] = []
+    gone: list[int] = []
+    at = 0
+    for place, item in enumerate(items(array)):
+        element = bytes(item)
+        # Only blanks and one comma come before it, so this finds no earlier text.
+        start = array.find(element, at if place else array.find(b"[") + 1)
+        at = start + len(element)
+        spans.append((start, at))
+        edited = edit(element)
+        if edited is None:
+            gone.append(place)
+        elif edited != element:
+            edits.append((start, at, edited))
+    kept = [place for place in range(len(spans)) if place not in set(gone)]
+    for place in gone:
+        # With the comma behind it, or behind the last that is kept the one before it.
+        if kept and place > kept[-1]:
+            edits.append((spans[place - 1][1], spans[place][1], b""))
+        else:
+            end = spans[place + 1][0] if place + 1 < len(spans) else spans[place][1]
+            edits.append((spans[place][0], end, b""))
+    return spliced(array, edits) if edits else array
 
 
 def add_elements(document: bytes, elements: bytes, name: str, *, first: bool = False) -> bytes:

@@ -1,0 +1,65 @@
+"""Anthropic's ``count_tokens`` as AWS's operation CountTokens, without I/O.
+
+AWS counts for a foundation model only, never for a profile or an ARN, and wants the body of
+an InvokeModel request inside.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from urllib.parse import quote
+
+import msgspec
+
+from aigateway.actors.providers.bedrock.models import foundation_id
+from aigateway.actors.providers.interception.error_bodies import error_body
+from aigateway.actors.providers.interception.outcomes import message_of
+from aigateway.actors.providers.interception.reading import members, text
+from aigateway.actors.providers.interception.routes import MESSAGES
+from aigateway.actors.providers.interception.splice import set_member
+
+__all__ = ["COUNT_TOKENS", "count_answer", "count_body", "count_path", "foundation_model"]
+
+COUNT_TOKENS = "/v1/messages/count_tokens"
+"""Anthropic's path."""
+
+_GEOGRAPHY = re.compile(r"(?:us|eu|au|jp|apac|global|us-gov)\.(?=anthropic\.)")
+_CANNOT = re.compile(
+    r"support.{0,20}count(?:ing)?.?tokens|count(?:ing)?.?tokens.{0,40}support", re.IGNORECASE
+)
+
+
+def foundation_model(computed: str) -> str | None:
+    """The foundation model of a profile or of one of Anthropic's names; None: not known."""
+    plain = _GEOGRAPHY.sub("", computed.rpartition("/")[2])
+    if plain.startswith("anthropic."):
+        return plain
+    return foundation_id(plain)
+
+
+def count_path(model: str) -> str:
+    """The path of a call, percent-encoded."""
+    return f"/model/{quote(model, safe='')}/count-tokens"
+
+
+def count_body(invoke_body: bytes) -> bytes:
+    """The body of a call; ``invoke_body`` is that of InvokeModel."""
+    fields = members(invoke_body)
+    if fields and "max_tokens" not in fields:
+        # AWS reads it as a request for an answer, which needs one.
+        invoke_body = set_member(invoke_body, b"1", "max_tokens")
+    encoded = b64encode(invoke_body).decode()
+    return msgspec.json.encode({"input": {"invokeModel": {"body": encoded}}})
+
+
+def count_answer(status: int, body: bytes) -> tuple[int, bytes]:
+    """AWS's answer as Anthropic's: status and body."""
+    fields = members(body)
+    if status == 200 and "inputTokens" in fields:
+        return 200, b'{"input_tokens":' + bytes(fields["inputTokens"]) + b"}"
+    said = text(fields.get("message")) or text(fields.get("Message"))
+    message = said or message_of(status, bytearray(body))
+    if status == 200 or (status == 400 and _CANNOT.search(message)):
+        status = 501
+    return status, error_body(MESSAGES, status, message)
