@@ -13,6 +13,7 @@ from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.messages import Opened
 from aigateway.http.inbound import Inbound
+from aigateway.http.relay import Patience
 
 if TYPE_CHECKING:
     from aigateway.http.dump import Dump
@@ -43,6 +44,8 @@ class Call:
     """What its program calls the conversation, if it says."""
     recorded: bool = False
     """The interception's start was accepted by the control plane."""
+    patience: Patience = field(factory=lambda: Patience(0.0, 300.0))
+    """How long the body of its answer waits for a silent provider."""
     answer_headers: Headers | None = None
     """The answer's headers where they are not those of the upstream."""
     make_body: Callable[[Opened, Callable[[Finished], None]], Iterator[bytes]] | None = None

@@ -20,7 +20,7 @@ from aigateway.http.inbound import ClientVanished, Inbound
 from aigateway.http.inflight import STOPPING, Stopping
 from aigateway.http.logs import write_line
 from aigateway.http.pipeline import INTERCEPTION_HEADER, Pipeline
-from aigateway.http.relay import Finished, InterceptedBody, PassthroughBody, Patience
+from aigateway.http.relay import Finished, InterceptedBody, PassthroughBody
 from aigateway.http.request_id import REQUEST_ID_HEADER, request_id_of
 from aigateway.http.runtime import Runtime
 from aigateway.http.settings import Settings
@@ -51,7 +51,6 @@ class Gateway:
         self.tracing = _tracing(settings)
         self.pipeline = Pipeline(runtime, settings, self.metrics)
         self.admission = self.pipeline.admission
-        self._patience = Patience(settings.keepalive_ping, settings.idle_timeout)
         self.calls: set[Call] = set()
         """Requests that are being served."""
 
@@ -144,14 +143,14 @@ class Gateway:
                 headers = [(n, value) for n, value in headers if n.lower() != "content-length"]
             headers.append((INTERCEPTION_HEADER, call.interception_id))
             if call.make_body is None:
-                body = InterceptedBody(opened, recording, self._patience, finished)
+                body = InterceptedBody(opened, recording, call.patience, finished)
             else:
                 body = call.make_body(opened, finished)
         elif call.dump is not None:
-            body = call.dump.passthrough(opened, self._patience, finished)
+            body = call.dump.passthrough(opened, call.patience, finished)
             body.watch = call.watch
         else:
-            body = PassthroughBody(opened, self._patience, finished)
+            body = PassthroughBody(opened, call.patience, finished)
             body.watch = call.watch
         streaming = recording is not None and recording.interception.event_stream
         if streaming or _is_event_stream(headers):

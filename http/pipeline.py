@@ -53,7 +53,7 @@ from aigateway.actors.providers.interception.stored_ids import (
     ids_in_path,
     is_stored,
 )
-from aigateway.actors.providers.making import url_for
+from aigateway.actors.providers.making import NO_CREDENTIAL, url_for
 from aigateway.actors.providers.messages import GiveBack, Opened, Refused
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.request import UpstreamRequest
@@ -114,7 +114,6 @@ class Pipeline:
             settings.max_concurrency, settings.queue_depth, settings.queue_wait
         )
         self._upstream = Upstream(runtime)
-        self._patience = Patience(settings.keepalive_ping, settings.idle_timeout)
         self._stored = StoredIds(runtime) if settings.local else None
         self._injector: Injector | None = None
         if runtime.plan.start_mcp is not None:
@@ -205,6 +204,7 @@ class Pipeline:
         )
         call.begin("provider")
         result = self._upstream.perform(config, request)
+        call.patience = Patience(0.0, config.idle_timeout)
         call.answered(result.begun_at)
         if isinstance(result, Refused):
             log.warning("passthrough failed", provider=config.name, error=result.message)
@@ -260,7 +260,7 @@ class Pipeline:
         call.answered(result.begun_at)
         if isinstance(result, Refused):
             raise refusal_answer(MESSAGES, result)
-        status, counted = count_answer(*read_whole(result, self._patience))
+        status, counted = count_answer(*read_whole(result, config.idle_timeout))
         return Answer(status, counted, "application/json")
 
     # -- intercepted
@@ -365,7 +365,7 @@ class Pipeline:
             recording.cut(result.message, result.error_type)
             recording.close()
             raise refusal_answer(route.api, result)
-        self._begin_answer(call, config, result, recording)
+        self._begin_answer(call, config, result, recording, route.api)
         if self._injector is not None and isinstance(interception, InjectedInterception):
             began = time.monotonic()
             result = follow(
@@ -380,7 +380,7 @@ class Pipeline:
                     config=config,
                 ),
                 result,
-                self._patience,
+                call.patience,
             )
             # A blocking answer was read to its end: that is waiting for tools and upstream.
             call.waited += time.monotonic() - began
@@ -396,10 +396,18 @@ class Pipeline:
                 body=body,
                 content_encoding=call.inbound.header("Content-Encoding"),
                 headers=call.inbound.headers,
+                ask_usage=self._asks_usage(call.provider),
             )
         except InvalidRequest as ex:
             call.interception_id = ""
             raise Answer(ex.status, ex.body, "application/json") from ex
+
+    def _asks_usage(self, config: ProviderConfig | None) -> bool:
+        """Whether everybody who may answer takes ``stream_options``."""
+        if config is None or not config.stream_options:
+            return False
+        others = map(self._runtime.tree.provider_config, config.fallback)
+        return all(other is None or other.stream_options for other in others)
 
     def _credential(
         self, config: ProviderConfig, presented: Presented, route: Intercept
@@ -413,6 +421,8 @@ class Pipeline:
             return own
         if config.keys and not presented.byok:
             return centralized(config.type, config.keys[0])
+        if config.no_key and not presented.byok:
+            return NO_CREDENTIAL
         # The reference fails such a request when it builds its interceptor.
         log.warning("no credential for the provider", provider=config.name)
         if config.type == "copilot":
@@ -450,10 +460,19 @@ class Pipeline:
         )
 
     def _begin_answer(
-        self, call: Call, config: ProviderConfig, opened: Opened, recording: Recording
+        self,
+        call: Call,
+        config: ProviderConfig,
+        opened: Opened,
+        recording: Recording,
+        api: str,
     ) -> None:
         """The head is there; raises an Answer when what follows cannot be relayed."""
         exchange = opened.exchange
+        answering = self._upstream.provider_of(opened) or config
+        call.patience = Patience.with_provider(answering, api, self.settings.keepalive_ping)
+        if answering.keepalive_ping is not None:
+            recording.interception.keepalives = answering.keepalive_ping > 0
         recording.answered_by(
             opened.provider_name, opened.model, instead_of=(config.name, call.model)
         )

@@ -20,8 +20,10 @@ import pykka
 import structlog
 from attrs import frozen
 
+from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.errors import GatewayEnds, Quiet, UpstreamCut
 from aigateway.actors.providers.exchange import Exchange
+from aigateway.actors.providers.interception.routes import MESSAGES
 from aigateway.actors.providers.messages import Drain, GiveBack, Opened
 from aigateway.actors.providers.recording import Recording
 
@@ -59,6 +61,18 @@ class Patience:
     """Silence after which the client gets a keepalive; 0: never."""
     idle: float
     """Silence after which the upstream counts as cut."""
+
+    @classmethod
+    def with_provider(cls, config: ProviderConfig, api: str, ping: float) -> Patience:
+        """For answers of ``config``'s provider; ``ping`` is the usual time until a keepalive.
+
+        Anthropic's API has an event for keepalives.  The others have none: a comment is all
+        that can be sent, which not every client reads over, so it is sent only if the
+        provider's settings say so.
+        """
+        if config.keepalive_ping is not None:
+            return cls(config.keepalive_ping, config.idle_timeout)
+        return cls(ping if api == MESSAGES else 0.0, config.idle_timeout)
 
     @property
     def quiet(self) -> float:
@@ -314,13 +328,13 @@ class PassthroughBody(_Body):
         self._give_back()
 
 
-def read_whole(opened: Opened, patience: Patience) -> tuple[int, bytes]:
+def read_whole(opened: Opened, idle: float) -> tuple[int, bytes]:
     """Read a small answer to its end and give the exchange back: its status and body.
 
-    A cut one is a 502 with the reason as its body.
+    ``idle`` is the longest silence in seconds.  A cut one is a 502 with the reason as its body.
     """
     exchange = opened.exchange
-    exchange.set_quiet(patience.idle)
+    exchange.set_quiet(idle)
     data = b""
     try:
         while len(data) < WHOLE_LIMIT and (piece := exchange.read()):

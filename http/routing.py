@@ -43,17 +43,18 @@ def find_route(call: Call, tree: ActorTree) -> tuple[Target, Intercept | Passthr
         raise plain(
             503, "AI Gateway is starting up, retry shortly", headers=(("Retry-After", "1"),)
         )
-    route = resolve(config.type, inbound.method, slash + rest) if config is not None else None
-    if config is None or route is None:
-        if config is not None and not config.enabled:
-            raise _disabled(config)
+    if config is None:
         raise _no_route(inbound.method, inbound.shown_path, path, tree)
     if not config.enabled:
         raise _disabled(config)
-    call.provider, call.route = config, route.route
     if config.error is not None:
+        # Also where its type is unknown, and so are its routes.
         log.error("request for a misconfigured provider", provider=config.name)
-        raise plain(503, f'AI provider "{config.name}" is misconfigured')
+        raise plain(503, f'AI provider "{config.name}" is misconfigured: {config.error}')
+    route = resolve(config.type, inbound.method, slash + rest)
+    if route is None:
+        raise _no_route(inbound.method, inbound.shown_path, path, tree)
+    call.provider, call.route = config, route.route
     return Target(config, slash + rest), route
 
 

@@ -87,6 +87,13 @@ class ProviderConfig:
     actor_headers: Mapping[str, str] = field(factory=dict)
     """Header name for each attribute to send upstream: keys ``id``, ``username``, ``email``."""
     dump_dir: str = ""
+    no_key: bool = False
+    """It wants no key (a server of one's own); requests go out without credentials."""
+    stream_options: bool = True
+    """Whether usage is asked for on behalf of clients of the Chat Completions API."""
+    keepalive_ping: float | None = None
+    """Silence after which a waiting stream gets a keepalive, 0: never; None: as usual for its
+    API."""
     models: ModelList | None = None
     """What is served, under which names; None: whatever is asked for, as it is."""
     fallback: tuple[str, ...] = ()

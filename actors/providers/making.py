@@ -14,7 +14,7 @@ import requests
 from aigateway.actors.providers.adapter import HeaderPairs, prepare
 from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.errors import Unsendable
-from aigateway.actors.providers.interception.credentials import Credential
+from aigateway.actors.providers.interception.credentials import CENTRALIZED, Credential
 from aigateway.actors.providers.interception.decoding import DecodingError, decode, encode
 from aigateway.actors.providers.interception.header_list import values_of
 from aigateway.actors.providers.interception.interface import Headers
@@ -22,9 +22,13 @@ from aigateway.actors.providers.interception.routes import upstream_url
 from aigateway.actors.providers.interception.splice import set_each
 from aigateway.actors.providers.request import UpstreamRequest
 
-__all__ = ["Maker", "PlainMaker", "body_for", "framed", "maker_for", "url_for"]
+__all__ = ["NO_CREDENTIAL", "Maker", "PlainMaker", "body_for", "framed", "maker_for", "url_for"]
 
 _FRAMED_METHODS = frozenset({"POST", "PUT", "PATCH"})
+
+
+NO_CREDENTIAL = Credential((), CENTRALIZED, "", "")
+"""Of a provider that wants no key."""
 
 
 class Maker(Protocol):
@@ -64,11 +68,11 @@ class Maker(Protocol):
 class PlainMaker:
     """For providers that take a request as the client makes it, with a key in a header."""
 
-    standing: Credential | None = None
     converted = False
 
     def __init__(self, config: ProviderConfig) -> None:
         self._config = config
+        self.standing: Credential | None = NO_CREDENTIAL if config.no_key else None
 
     def make(
         self, request: UpstreamRequest, model: str, credential: Credential | None

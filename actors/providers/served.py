@@ -42,7 +42,7 @@ def can_stand_in(other: ProviderConfig, own: ProviderConfig, request: UpstreamRe
     Copilot is called with the user's own token only.
     """
     return (
-        bool(other.keys or other.bedrock)
+        bool(other.keys or other.bedrock or other.no_key)
         and other.error is None
         and own.speaks_openai == other.speaks_openai
         and "copilot" not in (own.type, other.type)

@@ -139,7 +139,8 @@ def _judge(attempt: _Attempt, status: int) -> tuple[str, str]:
         return "", ""
     if attempt.model and status == 400:
         return "credentials and model are accepted", ""
-    if attempt.credential is None and attempt.config.bedrock is None and status in (401, 403):
+    own = attempt.credential is None and attempt.config.bedrock is None
+    if own and not attempt.config.no_key and status in (401, 403):
         return "reachable; users bring their own keys", ""
     if status in (401, 403):
         return "", "the credentials were refused"

@@ -202,6 +202,8 @@ def _credentials(provider: ProviderConfig) -> str:
         return f"aws key {access_key}" if access_key else "aws credential chain"
     if provider.keys:
         return "keys " + ", ".join(map(mask, provider.keys))
+    if provider.no_key:
+        return "no key"
     return "the user's own key"
 
 

@@ -14,7 +14,16 @@ from typing import Any
 from attrs import define, evolve, field, frozen
 
 from aigateway.actors.providers.config import PROVIDER_TYPES
-from aigateway.http.settings._kinds import MODELS, PATH, TIMEOUT, URL, Kind, whole_number
+from aigateway.http.settings._kinds import (
+    BOOL,
+    DURATION,
+    MODELS,
+    PATH,
+    TIMEOUT,
+    URL,
+    Kind,
+    whole_number,
+)
 from aigateway.http.settings._option import ENV_PREFIX, OLD_ENV_PREFIX, OptionWarning
 from aigateway.http.settings.errors import SettingsError
 
@@ -102,6 +111,9 @@ _EXTRAS: dict[str, tuple[str, Kind]] = {
     "FIRST_BYTE_TIMEOUT": ("first_byte_timeout", TIMEOUT),
     "IDLE_TIMEOUT": ("idle_timeout", TIMEOUT),
     "PROXY": ("proxy", URL),
+    "NO_KEY": ("no_key", BOOL),
+    "STREAM_OPTIONS": ("stream_options", BOOL),
+    "KEEPALIVE_PING": ("keepalive_ping", DURATION),
     "CA_FILE": ("ca_file", PATH),
 }
 
@@ -134,7 +146,9 @@ class _Draft:
     prefix: str
     values: dict[str, Any] = field(factory=dict)
     extras: dict[str, Any] = field(factory=dict)
-    error: str | None = None
+    errors: list[str] = field(factory=list)
+    unclear: bool = False
+    """A list was given twice: what else may be wrong with it is not known."""
 
     def take(self, key: str, variable: str, value: str) -> bool:
         """Store one field; false when there is no field of that name."""
@@ -152,10 +166,11 @@ class _Draft:
     def _take_list(self, singular: str, *, plural: bool, value: str) -> None:
         attribute = _LISTS[singular]
         if attribute in self.values:
-            self.error = self.error or (
+            self.errors.append(
                 f"provider {self.index}: {singular} and {singular}S are mutually exclusive, "
                 "use one or the other"
             )
+            self.unclear = True
             return
         self.values[attribute] = tuple(value.split(",")) if plural else (value,)
 
@@ -166,7 +181,7 @@ class _Draft:
         try:
             self.extras[attribute] = kind.read(value)
         except ValueError as ex:
-            self.error = self.error or f"provider {self.index}: {variable} {ex}"
+            self.errors.append(f"provider {self.index}: {variable} {ex}")
 
 
 def _read_prefix(
@@ -203,24 +218,22 @@ class _WrongError(ValueError):
 
 def _checked(draft: _Draft) -> IndexedProvider:
     provider = IndexedProvider(
-        index=draft.index,
-        prefix=draft.prefix,
-        extras=draft.extras,
-        error=draft.error,
-        **draft.values,
+        index=draft.index, prefix=draft.prefix, extras=draft.extras, **draft.values
     )
-    if provider.error is not None:
-        return provider
-    try:
-        for rule in _RULES:
+    errors = list(draft.errors)
+    trimmed: dict[str, Any] = {}
+    for rule in () if draft.unclear else _RULES:
+        try:
             rule(provider)
-        trimmed: dict[str, Any] = {
-            attribute: _checked_keys(provider, getattr(provider, attribute))
-            for attribute in _LISTS.values()
-        }
-        return evolve(provider, **trimmed)
-    except _WrongError as ex:
-        return evolve(provider, error=str(ex))
+        except _WrongError as ex:
+            errors.append(str(ex))
+    for attribute in () if draft.unclear else _LISTS.values():
+        try:
+            trimmed[attribute] = _checked_keys(provider, getattr(provider, attribute))
+        except _WrongError as ex:
+            errors.append(str(ex))
+    error = "; ".join(dict.fromkeys(errors)) or None
+    return evolve(provider, error=error, **({} if error else trimmed))
 
 
 def _known_type(p: IndexedProvider) -> None:
@@ -257,8 +270,14 @@ def _keys_where_they_belong(p: IndexedProvider) -> None:
         raise _WrongError(f"{place}: KEY/KEYS and BEDROCK_* fields are mutually exclusive")
 
 
-def _sound_keys(p: IndexedProvider) -> None:
-    _checked_keys(p, p.keys)
+def _no_key_where_there_is_none(p: IndexedProvider) -> None:
+    if not p.extras.get("no_key"):
+        return
+    place = f"provider {p.index} ({p.type})"
+    if p.keys:
+        raise _WrongError(f"{place}: NO_KEY and KEY/KEYS are mutually exclusive, use one of them")
+    if p.type in ("bedrock", "copilot") or p.has_bedrock:
+        raise _WrongError(f"{place}: NO_KEY is not for Bedrock and Copilot, which want credentials")
 
 
 def _bedrock_pairs(p: IndexedProvider) -> None:
@@ -291,7 +310,7 @@ _RULES: tuple[Callable[[IndexedProvider], None], ...] = (
     _known_type,
     _bedrock_where_it_belongs,
     _keys_where_they_belong,
-    _sound_keys,
+    _no_key_where_there_is_none,
     _bedrock_pairs,
     _sound_resolved_models,
     _one_way_to_authenticate,

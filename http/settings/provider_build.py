@@ -196,7 +196,7 @@ def _actor_headers(config: ProviderConfig, settings: Settings) -> dict[str, str]
 
 
 def _openai(config: ProviderConfig, names: _Names) -> ProviderConfig:
-    if not config.keys and not config.allow_byok:
+    if not (config.keys or config.no_key or config.allow_byok):
         raise _CannotServeError(
             f"{config.type} provider has no api keys configured and BYOK is not enabled"
         )
@@ -209,7 +209,7 @@ def _anthropic(config: ProviderConfig, names: _Names) -> ProviderConfig:
         return _bedrock(config, names)
     if config.type == "bedrock":
         raise _CannotServeError("bedrock provider has no bedrock credentials configured")
-    if not config.keys and not config.allow_byok:
+    if not (config.keys or config.no_key or config.allow_byok):
         raise _CannotServeError(
             "anthropic provider has no api keys, no bedrock credentials, and BYOK is not enabled"
         )

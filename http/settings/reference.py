@@ -100,6 +100,12 @@ FIELDS = {
     "over in this order when this one cannot answer.",
     "MAX_RETRIES, KEY_REST_MAX, CONNECT_TIMEOUT, FIRST_BYTE_TIMEOUT, IDLE_TIMEOUT": "For this "
     "provider, instead of the options of that name.",
+    "NO_KEY": "`true` for a server of your own that wants no key (vLLM, Ollama): requests go out "
+    "without credentials. Excludes `KEY`.",
+    "STREAM_OPTIONS": "`false` for a server that refuses `stream_options`: usage of streams of the "
+    "Chat Completions API is then recorded only if the client asks for it. Default: true.",
+    "KEEPALIVE_PING": "Silence after which any of its streams gets a keepalive, 0: never. Default: "
+    "`--keepalive-ping` for Anthropic's API, else never.",
     "MAX_CONNECTIONS": "Connections to this provider per worker process, at most. Default: 4096.",
     "PROXY": "HTTP proxy for this provider. Default: what `HTTPS_PROXY`, `HTTP_PROXY`, "
     "`ALL_PROXY` and `NO_PROXY` say.",

@@ -128,7 +128,8 @@ class Settings(ProcessSettings):
     keepalive_ping: float = _request(
         DURATION,
         "10s",
-        help="Silence after which a waiting Anthropic stream gets a ping event; 0: never.",
+        help="Silence after which a waiting Anthropic stream gets a ping event; 0: never. Other "
+        "streams get none unless a provider's KEEPALIVE_PING says so.",
     )
     max_retries: int = _request(
         whole_number(),

@@ -154,7 +154,12 @@ def gateway(
 ) -> Iterator[GatewayProcess]:
     """Short patience, so that silence shows within a second."""
     options = ["--keepalive-ping", "200ms", "--idle-timeout", "1500ms", "--drain-timeout", "5s"]
-    upstreams = [Upstream("anthropic", provider.url), Upstream("openai", provider.url)]
+    upstreams = [
+        Upstream("anthropic", provider.url),
+        Upstream("openai", provider.url, extra={"KEEPALIVE_PING": "200ms"}),
+        Upstream("openai", provider.url, "quiet", extra={"IDLE_TIMEOUT": "900ms"}),
+        Upstream("anthropic", provider.url, "off", extra={"KEEPALIVE_PING": "0"}),
+    ]
     with GatewayProcess(tmp_path_factory.mktemp("gw"), upstreams, options) as gateway:
         yield gateway
 
@@ -172,7 +177,12 @@ def thread_gateway(
     tmp_path_factory: pytest.TempPathFactory, provider: ScriptedProvider
 ) -> Iterator[GatewayProcess]:
     options = ["--keepalive-ping", "200ms", "--idle-timeout", "1500ms", "--drain-timeout", "5s"]
-    upstreams = [Upstream("anthropic", provider.url), Upstream("openai", provider.url)]
+    upstreams = [
+        Upstream("anthropic", provider.url),
+        Upstream("openai", provider.url, extra={"KEEPALIVE_PING": "200ms"}),
+        Upstream("openai", provider.url, "quiet", extra={"IDLE_TIMEOUT": "900ms"}),
+        Upstream("anthropic", provider.url, "off", extra={"KEEPALIVE_PING": "0"}),
+    ]
     folder = tmp_path_factory.mktemp("gw")
     with GatewayProcess(folder, upstreams, ["--worker-class", "gthread", *options]) as gateway:
         yield gateway
@@ -278,14 +288,27 @@ def test_a_silent_upstream_is_waited_for_and_then_cut(
     got = _stream(each_gateway, api, stream([api.events[0], Stall(hangup)], end=False), provider)
     assert not got.ended
     waiting = got.body.removeprefix(api.events[0])
-    if api is MESSAGES:
-        assert waiting.count(b"event: ping\n") >= 3
-    else:
-        # A comment would break some of these APIs' SDKs.
-        assert b"keepalive" not in waiting
+    ping = b"event: ping\n" if api is MESSAGES else b": keepalive\n"
+    assert waiting.count(ping) >= 3
     assert api.is_error_event(got.body)
     assert hangup.wait(10), "the upstream's connection was not closed"
     assert each_gateway.records(got.interception_id)["error_type"] == "timeout"
+
+
+@APIS
+def test_only_anthropics_api_has_keepalives_unless_a_provider_says_otherwise(
+    gateway: GatewayProcess, provider: ScriptedProvider, api: Api
+) -> None:
+    name = "off" if api is MESSAGES else "quiet"
+    provider.play(stream([api.events[0], Stall()], end=False))
+    with RawClient(gateway) as client:
+        path = api.path.split("/", 2)[2]
+        client.post(f"/{name}/{path}", {**api.ask, "stream": True})
+        got = client.answer()
+    assert got.body.startswith(api.events[0])
+    assert api.is_error_event(got.body)
+    assert b"ping" not in got.body
+    assert b"keepalive" not in got.body
 
 
 # -- odd answers

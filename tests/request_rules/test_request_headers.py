@@ -272,6 +272,14 @@ def test_without_host_and_with_any_other_scheme_it_says_less() -> None:
     assert sent == [("X-Forwarded-Proto", "http"), ("User-Agent", "aibridge")]
 
 
+def test_unless_asked_for_no_provider_learns_for_whom_a_request_is() -> None:
+    headers = [("X-Forwarded-For", "10.0.0.1"), ("Forwarded", "for=10.0.0.1")]
+    sent = for_upstream(
+        headers, auth=[], actor=[], passthrough=True, client_ip="203.0.113.9", host="gateway"
+    )
+    assert sent == [("User-Agent", "aibridge")]
+
+
 def test_an_intercepted_request_gains_nothing_of_a_proxys() -> None:
     sent = for_upstream([], auth=AUTH, actor=[], client_ip="203.0.113.9", host="gateway.example")
     assert sent == AUTH
