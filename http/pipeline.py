@@ -333,6 +333,7 @@ class Pipeline:
                 body=interception.upstream_body(),
                 credential=credential if credential.kind == BYOK else None,
                 provider=config.name,
+                session=call.session_id or caller.user_id,
                 route=call.route,
                 model=interception.model,
                 affinity=affinity,
@@ -406,7 +407,8 @@ class Pipeline:
         """Whether everybody who may answer takes ``stream_options``."""
         if config is None or not config.stream_options:
             return False
-        others = map(self._runtime.tree.provider_config, config.fallback)
+        names = (*config.fallback, *(name for name, _ in config.group))
+        others = map(self._runtime.tree.provider_config, names)
         return all(other is None or other.stream_options for other in others)
 
     def _credential(

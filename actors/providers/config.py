@@ -96,6 +96,9 @@ class ProviderConfig:
     API."""
     models: ModelList | None = None
     """What is served, under which names; None: whatever is asked for, as it is."""
+    group: tuple[tuple[str, int], ...] = ()
+    """Providers of the same API, with their weights, that share what this one is asked for;
+    empty: it answers alone."""
     fallback: tuple[str, ...] = ()
     """Names of other providers of the same API, used in their order when this one cannot
     answer."""

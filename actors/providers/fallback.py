@@ -7,11 +7,13 @@ from attrs import evolve
 
 from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.jobs import Job
+from aigateway.actors.providers.messages import Perform
 from aigateway.actors.providers.served import can_stand_in
+from aigateway.actors.providers.sharing import ranked
 from aigateway.actors.providers.workforce import tell
 from aigateway.actors.tree import ActorTree, provider_role
 
-__all__ = ["hand_on"]
+__all__ = ["hand_on", "share"]
 
 log = structlog.get_logger("ai-gateway.provider")
 
@@ -23,9 +25,39 @@ def hand_on(job: Job, own: ProviderConfig, tree: ActorTree | None) -> bool:
     """
     if tree is None:
         return False
-    perform = job.perform
+    perform = evolve(job.perform, deadline=job.deadline, sent=job.sent, begun_at=job.begun_at)
     names = perform.then if perform.then is not None else _chain(own, tree)
+    return _told(perform, own, names, tree)
+
+
+def share(perform: Perform, own: ProviderConfig, tree: ActorTree | None) -> Perform | None:
+    """Let the group of ``own`` share a request: None when another one answers it.
+
+    Else it is to be answered here, and knows who is asked after that.
+    """
+    request = perform.request
+    alone = request.credential is not None or not request.add_credential or not request.route
+    if not own.group or alone or tree is None or perform.then is not None:
+        return perform
+    names = ranked(own.group, request.session)
+    names += tuple(name for name in _chain(own, tree) if name not in names)
+    if _told(perform, own, names, tree, until=own.name):
+        return None
+    after = names[names.index(own.name) + 1 :] if own.name in names else ()
+    return evolve(perform, then=after)
+
+
+def _told(
+    perform: Perform,
+    own: ProviderConfig,
+    names: tuple[str, ...],
+    tree: ActorTree,
+    until: str = "",
+) -> bool:
+    """Tell the first of ``names`` that can answer, none from ``until`` on."""
     for place, name in enumerate(names, 1):
+        if name == until:
+            break
         ref = tree.find(provider_role(name))
         other = tree.provider_config(name)
         if ref is None or other is None:
@@ -33,14 +65,7 @@ def hand_on(job: Job, own: ProviderConfig, tree: ActorTree | None) -> bool:
         if not can_stand_in(other, own, perform.request):
             log.debug("provider passed over", provider=name, model=perform.request.model)
             continue
-        handed_on = evolve(
-            perform,
-            then=names[place:],
-            deadline=job.deadline,
-            sent=job.sent,
-            begun_at=job.begun_at,
-        )
-        if tell(ref, handed_on):
+        if tell(ref, evolve(perform, then=names[place:])):
             return True
     return False
 

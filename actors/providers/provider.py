@@ -22,7 +22,7 @@ from aigateway.actors.providers.connect import Connector
 from aigateway.actors.providers.counters import Counters
 from aigateway.actors.providers.endpoint import Endpoint
 from aigateway.actors.providers.errors import ConnectFailed
-from aigateway.actors.providers.fallback import hand_on
+from aigateway.actors.providers.fallback import hand_on, share
 from aigateway.actors.providers.interception.routes import upstream_url
 from aigateway.actors.providers.jobs import (
     Answered,
@@ -192,6 +192,11 @@ class Provider(GatewayActor):
 
     def _perform(self, perform: Perform) -> None:
         now = time.monotonic()
+        if self._config.group:
+            here = share(perform, self._config, self._tree)
+            if here is None:
+                return
+            perform = here
         refused = self._misfit(perform)
         if refused is not None:
             complete(perform.reply, refused)

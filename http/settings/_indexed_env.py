@@ -17,6 +17,7 @@ from aigateway.actors.providers.config import PROVIDER_TYPES
 from aigateway.http.settings._kinds import (
     BOOL,
     DURATION,
+    GROUP,
     MODELS,
     PATH,
     TIMEOUT,
@@ -104,6 +105,7 @@ _LISTS = {
 """Singular field: attribute of the list; the plural form adds an S."""
 _EXTRAS: dict[str, tuple[str, Kind]] = {
     "MODELS": ("models", MODELS),
+    "GROUP": ("group", GROUP),
     "MAX_RETRIES": ("max_retries", whole_number()),
     "KEY_REST_MAX": ("key_rest_max", TIMEOUT),
     "MAX_CONNECTIONS": ("max_connections", whole_number(1)),

@@ -18,11 +18,13 @@ from urllib.parse import urlsplit
 from attrs import frozen
 
 from aigateway.actors.providers.models import BadModelList, ModelList, parse_models
+from aigateway.actors.providers.sharing import BadGroup, read_group
 
 __all__ = [
     "ADDRESS",
     "BOOL",
     "DURATION",
+    "GROUP",
     "HEADER",
     "MODELS",
     "PATH",
@@ -418,4 +420,20 @@ MODELS = Kind(
     "behind a =",
     _models,
     _models,
+)
+
+
+def _group(value: Any) -> tuple[tuple[str, int], ...]:
+    try:
+        return read_group(_text(value))
+    except BadGroup as ex:
+        raise _DetailError(str(ex)) from None
+
+
+GROUP = Kind(
+    "group",
+    "NAME[:WEIGHT],...",
+    "names of providers with commas between them, each perhaps with a weight behind a :",
+    _group,
+    _group,
 )

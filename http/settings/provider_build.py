@@ -328,7 +328,8 @@ def provider_warnings(providers: Sequence[ProviderConfig]) -> list[OptionWarning
     by_name = {p.name: p for p in providers}
     warnings = []
     for p in providers:
-        for name in p.fallback if p.error is None else ():
+        names = (*p.fallback, *(name for name, _ in p.group if name != p.name))
+        for name in dict.fromkeys(names) if p.error is None else ():
             other = by_name[name]
             if other.bedrock is None or other.models is not None or other.error is not None:
                 continue
@@ -345,14 +346,16 @@ def provider_warnings(providers: Sequence[ProviderConfig]) -> list[OptionWarning
 def _checked_fallbacks(p: ProviderConfig, by_name: Mapping[str, ProviderConfig]) -> ProviderConfig:
     if p.error is not None:
         return p
-    for name in p.fallback:
-        fallback = by_name.get(name)
-        if fallback is None:
-            return evolve(p, error=f'FALLBACK "{name}" is not the name of a provider')
-        if fallback is p:
-            return evolve(p, error=f'FALLBACK "{name}" is the provider itself')
-        if _api(fallback) != _api(p):
-            return evolve(p, error=f'FALLBACK "{name}" speaks another API than "{p.name}"')
+    named = [("FALLBACK", name) for name in p.fallback]
+    named += [("GROUP", name) for name, _ in p.group]
+    for setting, name in named:
+        other = by_name.get(name)
+        if other is None:
+            return evolve(p, error=f'{setting} "{name}" is not the name of a provider')
+        if other is p and setting == "FALLBACK":
+            return evolve(p, error=f'{setting} "{name}" is the provider itself')
+        if _api(other) != _api(p):
+            return evolve(p, error=f'{setting} "{name}" speaks another API than "{p.name}"')
     if len(set(p.fallback)) < len(p.fallback):
         return evolve(p, error="FALLBACK names a provider twice")
     return p

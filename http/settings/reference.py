@@ -96,6 +96,8 @@ FIELDS = {
     "MODELS": "Models that it serves, with commas between them: names as clients ask for them, and "
     "behind `=` what the provider calls them. `*` stands for any text. Others are refused with "
     "404. Default: any. See [Models](providers.md#models).",
+    "GROUP": "Providers of the same API that share the requests for this one, as in `a:3, b:1`, by "
+    "weight and session. It may be among them. See [Groups](providers.md#groups).",
     "FALLBACK": "Names of other providers of the same API, with commas between them, that take "
     "over in this order when this one cannot answer.",
     "MAX_RETRIES, KEY_REST_MAX, CONNECT_TIMEOUT, FIRST_BYTE_TIMEOUT, IDLE_TIMEOUT": "For this "

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from aigateway.actors.providers.config import BedrockConfig, BreakerConfig, ProviderConfig
+from aigateway.actors.providers.models import ModelList, parse_models
 from aigateway.http.settings import (
     ProviderEntry,
     ProviderOutcome,
@@ -15,6 +16,7 @@ from aigateway.http.settings import (
     build_providers,
     finish_providers,
     provider_outcomes,
+    provider_warnings,
     read_providers,
 )
 
@@ -341,6 +343,50 @@ def test_a_wrong_fallback_is_an_error_before_the_bad_day(
     fallback: str, other: str, error: str
 ) -> None:
     assert pair(fallback, other=other).error == error
+
+
+def test_a_group_is_of_providers_of_the_same_api() -> None:
+    def first(*group: tuple[str, int]) -> ProviderConfig:
+        return build_providers(
+            [
+                ProviderEntry(
+                    name="one", type="openai", base_url="http://h/v1", extras={"group": group}
+                ),
+                ProviderEntry(name="two", type="azure", base_url="http://h/v1"),
+                ProviderEntry(name="three", type="anthropic"),
+            ],
+            Settings(),
+        )[0]
+
+    assert first(("one", 3), ("two", 1)).error is None
+    assert first(("four", 1)).error == 'GROUP "four" is not the name of a provider'
+    assert first(("three", 1)).error == 'GROUP "three" speaks another API than "one"'
+
+
+def test_a_fallback_that_can_never_stand_in_is_warned_of() -> None:
+    def warnings(models: ModelList | None = None, **fields: Any) -> list[str]:
+        found = build_providers(
+            [
+                ProviderEntry(name="a", type="anthropic", fallback=("aws",)),
+                ProviderEntry(
+                    name="aws",
+                    type="bedrock",
+                    base_url="http://h",
+                    bedrock=aws(**fields),
+                    extras={"models": models},
+                ),
+            ],
+            Settings(),
+        )
+        assert found[1].error is None
+        return [f"{each.setting}: {each.message}" for each in provider_warnings(found)]
+
+    assert warnings(region="eu-west-1") == []
+    (warning,) = warnings(region="sa-east-1")
+    assert warning.startswith('provider "aws": never stands in for "a"')
+    assert "MODELS" in warning
+    assert warnings(parse_models("a = b"), region="sa-east-1") == []
+    assert warnings(region="eu-west-1", protocol="mantle")
 
 
 def test_anthropic_may_fall_back_to_bedrock() -> None:
