@@ -333,7 +333,6 @@ class Pipeline:
                 body=interception.upstream_body(),
                 credential=credential if credential.kind == BYOK else None,
                 provider=config.name,
-                session=call.session_id or caller.user_id,
                 route=call.route,
                 model=interception.model,
                 affinity=affinity,

@@ -39,7 +39,7 @@ def share(perform: Perform, own: ProviderConfig, tree: ActorTree | None) -> Perf
     alone = request.credential is not None or not request.add_credential or not request.route
     if not own.group or alone or tree is None or perform.then is not None:
         return perform
-    names = ranked(own.group, request.session)
+    names = ranked(own.group, request.affinity.session)
     names += tuple(name for name in _chain(own, tree) if name not in names)
     if _told(perform, own, names, tree, until=own.name):
         return None

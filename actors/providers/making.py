@@ -51,10 +51,6 @@ class Maker(Protocol):
         cannot have it now.
         """
 
-    def refused(self, status: int, headers: Headers) -> bool:
-        """Whether an answer says that the provider's standing credential has expired or is
-        wrong, whatever its status is."""
-
     def renew(self, since: float) -> bool:
         """Get the standing credential anew, without waiting for it; False: there is no other.
 
@@ -82,10 +78,6 @@ class PlainMaker:
         added = () if credential is None else credential.headers
         body = body_for(self._config, request, model)
         return framed(request.method, url, request.headers, added, body)
-
-    def refused(self, status: int, headers: Headers) -> bool:
-        """See :class:`Maker`."""
-        return False
 
     def renew(self, since: float) -> bool:
         """See :class:`Maker`."""

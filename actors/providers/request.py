@@ -65,8 +65,6 @@ class UpstreamRequest:
     """With which others it belongs together."""
     provider: str = ""
     """The name of the one that the client asked."""
-    session: str = ""
-    """What its conversation is known by, else who asks: a group's choice depends on it."""
     model: str = ""
     """As the client asked for it."""
     streaming: bool = False

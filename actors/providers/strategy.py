@@ -51,7 +51,7 @@ from aigateway.actors.providers.errors import (
     UpstreamError,
 )
 from aigateway.actors.providers.interception import error_bodies
-from aigateway.actors.providers.interception.credentials import Credential, centralized
+from aigateway.actors.providers.interception.credentials import centralized
 from aigateway.actors.providers.jobs import Job
 from aigateway.actors.providers.keypool import (
     KeyPool,
@@ -215,7 +215,7 @@ class Strategy:
             marked = job.walker.refused(status, answer.headers, now, answer.received_at)
             if marked is not None:
                 return self._after_refusal(job, answer, marked, now)
-        elif job.shared and self._rejects_credential(answer):
+        elif job.shared and answer.rejects_credential:
             if not job.renewed and self._maker is not None and self._maker.renew(job.sent_at):
                 job.renewed = True
                 log.warning("credentials refused, renewing them", provider=self._config.name)
@@ -273,12 +273,6 @@ class Strategy:
         return tuple(self._breaker.states()) if self._breaker is not None else ()
 
     # -- decisions
-
-    def _rejects_credential(self, answer: ProviderAnswer) -> bool:
-        """Whether the only credential has expired or is wrong, whatever the status is."""
-        if answer.rejects_credential:
-            return True
-        return self._maker is not None and self._maker.refused(answer.status, answer.headers)
 
     def _walk(self, job: Job) -> Walker:
         assert self._pool is not None

@@ -134,7 +134,7 @@ def test_credentials_that_aws_refuses_are_renewed_once_and_the_request_goes_on(
     use(aws, credentials, NEW, OLD)
     got = ask(gateway, "chain")
     assert got.status_code == 502
-    assert "credentials" in got.json()["error"]["message"]
+    assert "UnrecognizedClientException" in got.json()["error"]["message"]
     found = gateway.records(got.headers["X-AI-Gateway-Interception-Id"])
     assert found["error_type"] == "unauthorized"
     # Nobody is locked out by that.

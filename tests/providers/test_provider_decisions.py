@@ -27,6 +27,7 @@ from aigateway.actors.providers.interception.affinity import Affinity
 from aigateway.actors.providers.interception.credentials import CENTRALIZED, Credential
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.jobs import Job
+from aigateway.actors.providers.making import PlainMaker
 from aigateway.actors.providers.messages import Perform
 from aigateway.actors.providers.refusals import ProviderAnswer
 from aigateway.actors.providers.request import UpstreamRequest
@@ -175,7 +176,9 @@ def decide(
 ) -> tuple[Strategy, Counters]:
     counters = Counters()
     config = make_config("http://h", **settings)
-    return Strategy(config, counters, lambda: random, standing), counters
+    maker = PlainMaker(config)
+    maker.standing = standing
+    return Strategy(config, counters, lambda: random, maker), counters
 
 
 def begin(strategy: Strategy, *, deadline: float = math.inf, **changes: Any) -> Job:

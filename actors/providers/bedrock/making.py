@@ -13,7 +13,6 @@ from aigateway.actors.providers.bedrock.counting import (
     foundation_model,
 )
 from aigateway.actors.providers.bedrock.credentials import NoCredentials
-from aigateway.actors.providers.bedrock.refusals import credentials_refused
 from aigateway.actors.providers.bedrock.rewrite import (
     allowed_betas,
     invoke_path,
@@ -104,10 +103,6 @@ class BedrockMaker:
         except NoCredentials as ex:
             raise NotMade(f"create anthropic client: {ex}") from ex
         return framed(method, url, headers, signature, body)
-
-    def refused(self, status: int, headers: Headers) -> bool:
-        """See :class:`~aigateway.actors.providers.making.Maker`."""
-        return credentials_refused(status, headers)
 
     def renew(self, since: float) -> bool:
         """See :class:`~aigateway.actors.providers.making.Maker`."""
