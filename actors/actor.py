@@ -44,11 +44,13 @@ class ActorDied(Exception):
     """The actor that held a message died before it was answered.
 
     ``sent`` says whether the work may have been begun: then trying again may do it twice.
+    ``in_hand`` says that it died while it handled this message, perhaps of it.
     """
 
-    def __init__(self, message: str, *, sent: bool = False) -> None:
+    def __init__(self, message: str, *, sent: bool = False, in_hand: bool = False) -> None:
         super().__init__(message)
         self.sent = sent
+        self.in_hand = in_hand
 
 
 class CrashedOnRequest(RuntimeError):
@@ -215,7 +217,7 @@ class GatewayActor(pykka.ThreadingActor):
             self.handled()
             return answer
         except BaseException as ex:
-            _fail_reply(message, f"{self.role} died: {ex!r}")
+            _fail_reply(message, f"{self.role} died: {ex!r}", in_hand=True)
             error = self._die(ex)
             if error is ex:
                 raise
@@ -262,7 +264,7 @@ class GatewayActor(pykka.ThreadingActor):
                 self._watcher(self, self._died_of)
 
 
-def _fail_reply(message: Any, text: str) -> None:
+def _fail_reply(message: Any, text: str, *, in_hand: bool = False) -> None:
     """Tell who waits for an answer to ``message``, which may know whether work was begun."""
     sent = bool(getattr(message, "sent", False))
-    fail(getattr(message, "reply", None), ActorDied(text, sent=sent))
+    fail(getattr(message, "reply", None), ActorDied(text, sent=sent, in_hand=in_hand))

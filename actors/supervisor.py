@@ -26,6 +26,7 @@ from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.keypool import Rest
 from aigateway.actors.providers.messages import GetProviderState, ProviderState, Retire
 from aigateway.actors.providers.provider import Provider
+from aigateway.actors.recorder.custody import Custody
 from aigateway.actors.recorder.messages import ControlPlaneChanged, GetSpoolStats
 from aigateway.actors.recorder.recorder import Recorder
 from aigateway.actors.tree import ActorHistory, ActorTree, provider_role
@@ -48,6 +49,8 @@ SHOWN_RESTS = 20
 """Rests of one key that are listed."""
 SWEEP_EVERY = 1.0
 """Seconds between looks for actors that died without a word."""
+LANDING = 1.0
+"""Seconds that coderd has at the end for its answers to what is in the air."""
 
 log = structlog.get_logger("ai-gateway.supervisor")
 
@@ -82,7 +85,7 @@ class RestartActor:
 
 @frozen
 class StopAll:
-    """Asked: stop all actors, the control plane last; answers None when they are gone."""
+    """Asked: stop all actors, the recorder last; answers None when they are gone."""
 
 
 @frozen
@@ -133,8 +136,10 @@ class Supervisor(GatewayActor):
         self._configs: dict[str, ProviderConfig] = {}
         self._sweeper: Timer | None = None
         self._stopping = False
+        self._custody = Custody()
 
     def started(self) -> None:
+        self._tree.custody = self._custody
         self._add("control-plane", self._start_control_plane)
         self._add("recorder", self._start_recorder)
         if self._plan.start_mcp is not None:
@@ -202,6 +207,7 @@ class Supervisor(GatewayActor):
             tree=self._tree,
             folder=self._plan.state_dir,
             max_size=self._plan.spool_max_size,
+            custody=self._custody,
         )
 
     def _start_mcp(self) -> pykka.ActorRef[Any]:
@@ -264,10 +270,13 @@ class Supervisor(GatewayActor):
         order = sorted(self._children, key=lambda role: _STOP_ORDER.get(role, 0))
         for role in order:
             ref = self._children[role].ref
+            if role == "recorder":
+                self._custody.wait_for_landing(LANDING)
             if ref is not None and ref.is_alive():
                 ref.stop(timeout=5)
             self._tree.remove(role)
         self._children.clear()
+        self._custody.close()
 
     # -- providers
 
@@ -337,7 +346,8 @@ class Supervisor(GatewayActor):
         return timer
 
 
-_STOP_ORDER = {"recorder": 1, "control-plane": 2}
+_STOP_ORDER = {"control-plane": 1, "recorder": 2}
+"""The control plane gives back what it has not sent, and the recorder writes that down."""
 
 
 def _describe(child: _Child) -> list[ActorInfo]:

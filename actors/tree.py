@@ -7,12 +7,15 @@ One tree per gateway worker process.  The Supervisor alone writes to it.  Roles 
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pykka
 from attrs import frozen
 
 from aigateway.actors.providers.config import ProviderConfig
+
+if TYPE_CHECKING:
+    from aigateway.actors.recorder.custody import Custody
 
 __all__ = ["ActorHistory", "ActorTree", "provider_role"]
 
@@ -40,6 +43,8 @@ class ActorTree:
         self._changed = threading.Condition()
         self._providers: dict[str, ProviderConfig] = {}
         self.providers_loaded = False
+        self.custody: Custody | None = None
+        """The spools of this process, and how their disk is; None until actors are started."""
 
     def find(self, role: str) -> pykka.ActorRef[Any] | None:
         """Who fills this role now, or None while nobody does."""

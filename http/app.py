@@ -70,7 +70,7 @@ class _Healthz:
 
 
 class _Readyz:
-    """200 while requests can be served, 503 otherwise."""
+    """200 while requests can be served, 503 otherwise; the body says why, or what is amiss."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -78,7 +78,11 @@ class _Readyz:
     def __call__(self, req: falcon.Request, resp: falcon.Response, **_: Any) -> None:
         del req
         self._runtime.start()
-        resp.status = falcon.HTTP_200 if self._runtime.ready() else falcon.HTTP_503
+        reason = self._runtime.why_not_ready()
+        resp.status = falcon.HTTP_503 if reason else falcon.HTTP_200
+        disk = self._runtime.disk
+        if reason or disk != "ok":
+            resp.text = f"{reason or f'the disk for records is {disk}'}\n"
 
 
 class GatewayApp(falcon.App[falcon.Request, falcon.Response]):

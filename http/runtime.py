@@ -178,8 +178,31 @@ class Runtime:
         return status
 
     def ready(self) -> bool:
-        """Connected, and the providers have been loaded once."""
-        return not self.draining and self.tree.providers_loaded and self.status().connected
+        """Connected, the providers have been loaded once, and records can be kept."""
+        return not self.why_not_ready()
+
+    def why_not_ready(self) -> str:
+        """In a few words; empty when it is ready."""
+        if self.draining:
+            return "shutting down"
+        custody = self.tree.custody
+        if custody is not None and custody.refusing:
+            return custody.reason
+        if not self.tree.providers_loaded:
+            return "the providers are not loaded yet"
+        status = self.status()
+        return "" if status.connected else status.detail or "the control plane is away"
+
+    @property
+    def disk(self) -> str:
+        """How the disk of the state folder is, by the names of
+        :class:`~aigateway.actors.recorder.spool.DiskState`."""
+        return str(self.tree.custody.state) if self.tree.custody is not None else "ok"
+
+    @property
+    def lost(self) -> str:
+        """What was lost when the actors were stopped; empty when nothing was."""
+        return self.tree.custody.lost if self.tree.custody is not None else ""
 
     def wait_ready(self, timeout: float) -> bool:
         """Wait until :meth:`ready`, for tests and the demo."""

@@ -104,9 +104,9 @@ class Calls:
                 partial(self._answered, call, session),
             )
         elif self._final is not None:
-            self._conclude(call, Failure(self._final))
+            self._conclude(call, Failure(self._final, sent=call.sent > 0))
         elif not call.patient:
-            self._conclude(call, Failure(f"coderd is away: {self._why_away}"))
+            self._conclude(call, Failure(f"coderd is away: {self._why_away}", sent=False))
         else:
             self._wait(call)
 

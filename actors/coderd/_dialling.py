@@ -87,6 +87,11 @@ class Dialling:
         self._thread.start()
 
     def stop(self) -> None:
+        """Dial no more; the session, if there is one, goes on."""
+        with self._lock:
+            self._stopping.set()
+
+    def hang_up(self) -> None:
         """End the session, if there is one, and dial no more.  Does not wait for it."""
         with self._lock:
             self._stopping.set()

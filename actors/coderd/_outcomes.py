@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from attrs import frozen
+from attrs import field, frozen
 
 __all__ = ["Answer", "Failure", "Outcome", "Refusal", "Run"]
 
@@ -37,6 +37,8 @@ class Failure:
     """False when coderd answers other calls, just not this one."""
     broken: bool = False
     """Only the call's stream broke; its session goes on, as far as is known."""
+    sent: bool = field(default=True, eq=False)
+    """False when the call never left: coderd has certainly not acted on it."""
 
 
 Outcome: TypeAlias = Answer | Refusal | Failure

@@ -5,9 +5,14 @@ a time; a limited number of lanes moves at once, taking turns, so that records l
 the calls that requests wait for.  Each answer is reported at once: what is not reported when
 the process dies is sent again.
 
-coderd does not recognise a record that it has.  So a recorder that takes the place of a dead
-one, and sends what that one had sent, is told of the records that are here already, and of
-those that were stored in the last moments of the dead one, which did not hear of it.
+coderd does not recognise a usage record that it has.  So each record is marked before it is
+sent, and what became of it before that is told to anybody
+(:mod:`~aigateway.actors.recorder.marks`): whoever takes the place of a dead recorder or of a dead
+control plane knows by the marks what is stored and what is still in the air.  A control plane
+that ends gives back what it has not sent, and goes on telling what becomes of the rest.
+
+An interception's end is recognised: coderd refuses one that it has, and when an earlier attempt
+may have stored it that refusal means "done".
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ import pykka
 from attrs import define, field
 
 from aigateway.actors.coderd._calls import Call, Calls
-from aigateway.actors.coderd._outcomes import Answer, Failure, Outcome, Refusal
+from aigateway.actors.coderd._outcomes import Answer, Failure, Outcome, Refusal, Run
 from aigateway.actors.coderd._translation import RecordError, encode_record
 from aigateway.actors.coderd.messages import (
     Accepted,
@@ -33,6 +38,7 @@ from aigateway.actors.coderd.messages import (
     StoreRecords,
     Unavailable,
 )
+from aigateway.actors.recorder.marks import Fate, Marks
 from aigateway.actors.recorder.records import InterceptionEnded
 
 __all__ = ["Recording", "is_wrong"]
@@ -44,8 +50,12 @@ _NOT_TRIED: Final = ""
 _DOUBT: Final = 1.0
 """Seconds before a record is sent again whose stream broke in a session that goes on.  Such a
 session often ends a moment later, with whatever is on its way."""
-_REMEMBERED: Final = 4096
-"""Records stored last; more than a recorder may be told of before it has taken note."""
+_ENDED_BEFORE: Final = ("end interception: ", "no rows in result set")
+"""How coderd's refusal of an end begins, and what stands in it, when there is nothing to end: the
+interception has an end, or does not exist."""
+_FEW: Final = 4
+"""Interceptions that move at once while there is no queue: what is in the air is in doubt when
+the connection breaks."""
 
 StartAnswerer = Callable[[StoreInterception, Accepted | Denied | Unavailable], None]
 
@@ -59,6 +69,7 @@ def is_wrong(text: str) -> bool:
 class _Entry:
     spooled: Spooled
     reply_to: pykka.ActorRef[Any]
+    marks: Marks
 
 
 @define(eq=False)
@@ -66,29 +77,28 @@ class _Lane:
     owner: str
     waiting: dict[Hashable, _Entry] = field(factory=dict)
     """In their order, which is that in which they came.  The first may be on its way."""
+    flying: bool = False
 
     def first(self) -> _Entry:
         return next(iter(self.waiting.values()))
 
-    def remove_first(self) -> Hashable:
-        """Remove it and return what it is known by."""
-        key = next(iter(self.waiting))
-        del self.waiting[key]
-        return key
+    def remove_first(self) -> None:
+        del self.waiting[next(iter(self.waiting))]
 
 
 class Recording:
     """Answers StoreInterception and StoreRecords; used in the actor's thread only.
 
-    ``later`` has something done after so many seconds.  ``timeout`` (seconds) is for the
-    records, ``start_timeout`` for the first one, which a request waits for; ``parallel`` is
-    the number of interceptions whose records are on their way at once.
+    ``run`` has something done in that thread, ``later`` after so many seconds.  ``timeout``
+    (seconds) is for the records, ``start_timeout`` for the first one, which a request waits for;
+    ``parallel`` is the number of interceptions whose records are on their way at once, at most.
     """
 
     def __init__(
         self,
         calls: Calls,
         answer: StartAnswerer,
+        run: Run,
         later: Callable[[float, Callable[[], None]], None],
         *,
         timeout: float,
@@ -97,6 +107,7 @@ class Recording:
     ) -> None:
         self._calls = calls
         self._answer = answer
+        self._run = run
         self._later = later
         self._timeout = timeout
         self._start_timeout = start_timeout
@@ -104,8 +115,8 @@ class Recording:
         self._lanes: dict[str, _Lane] = {}
         self._ready: deque[_Lane] = deque()
         self._moving = 0
-        self._stored: dict[Hashable, None] = {}
-        """What was stored last, oldest first."""
+        self._ended: Callable[[], None] | None = None
+        """What is to be done when nothing is in the air any more; None: it goes on."""
 
     # -- the first record
 
@@ -137,87 +148,139 @@ class Recording:
     # -- the others
 
     def store(self, message: StoreRecords) -> None:
+        marks = message.marks or Marks()
         for spooled in message.batch:
-            key = _key(spooled)
-            if key in self._stored:
-                _tell(message.reply_to, Stored(done=(spooled.seq,)))
-                continue
             owner = _owner(spooled)
             lane = self._lanes.get(owner)
             if lane is None:
                 lane = self._lanes[owner] = _Lane(owner)
                 self._ready.append(lane)
             # One that is here already keeps its place.
-            lane.waiting[key] = _Entry(spooled, message.reply_to)
+            key = (id(marks), spooled.seq)
+            lane.waiting[key] = _Entry(spooled, message.reply_to, marks)
         self._move()
 
-    def release(self, reason: str) -> None:
-        """Send everything back: the actor ends."""
-        for lane in self._lanes.values():
-            _send_back(lane, reason, away=True)
-        self._lanes.clear()
+    def release(self, reason: str, ended: Callable[[], None], *, died: bool) -> None:
+        """The actor ends: send back what was not sent, and say what becomes of the rest.
+
+        ``ended`` is called when that is known of everything, perhaps at once.
+        """
+        self._ended = ended
+        self._ready.clear()
+        for lane in list(self._lanes.values()):
+            _send_back(lane, reason, away=True, died=died, keep_first=lane.flying)
+            if not lane.waiting:
+                del self._lanes[lane.owner]
+        self._end_if_idle()
+
+    def _end_if_idle(self) -> None:
+        if self._ended is not None and not self._lanes:
+            ended, self._ended = self._ended, _nothing
+            ended()
 
     def _move(self) -> None:
-        while self._ready and self._moving < self._parallel:
+        while self._ready and self._moving < self._allowed:
             lane = self._ready.popleft()
             entry = lane.first()
+            seq, marks = entry.spooled.seq, entry.marks
+            fate = marks.fate(seq)
+            if fate is Fate.STORED:
+                self._arrived(lane, entry)
+                continue
+            if fate is Fate.FLYING:
+                # Sent by the control plane before this one.
+                landed = partial(self._run, partial(self._landed, lane))
+                if not marks.on_landing(seq, landed):
+                    self._ready.appendleft(lane)
+                continue
             try:
                 rpc, data = encode_record(entry.spooled.record)
             except RecordError as ex:
                 lane.remove_first()
-                _tell(entry.reply_to, Stored(rejected={entry.spooled.seq: str(ex)}))
+                _tell(entry.reply_to, Stored(rejected={seq: str(ex)}))
                 self._next(lane)
                 continue
-            self._moving += 1
-            self._send(lane, rpc, data)
+            doubtful = marks.doubtful(seq)
+            if not marks.depart(seq):
+                _send_back(lane, "too much waits to be deleted from the spool", away=True)
+                self._next(lane)
+                continue
+            self._send(lane, rpc, data, doubtful)
 
-    def _send(self, lane: _Lane, rpc: str, data: bytes) -> None:
+    @property
+    def _allowed(self) -> int:
+        """Lanes that may move now: the more, the longer the queue."""
+        return min(self._parallel, _FEW + len(self._ready) // 2)
+
+    def _send(self, lane: _Lane, rpc: str, data: bytes, doubtful: bool) -> None:
+        self._moving += 1
+        lane.flying = True
         self._calls.ask(
             Call(
                 rpc=rpc,
                 request=lambda _version: data,
-                done=lambda outcome: self._answered(lane, outcome),
+                done=lambda outcome: self._answered(lane, outcome, doubtful),
                 timeout=self._timeout,
                 patient=False,
             )
         )
 
-    def _answered(self, lane: _Lane, outcome: Outcome) -> None:
+    def _answered(self, lane: _Lane, outcome: Outcome, doubtful: bool) -> None:
         self._moving -= 1
+        lane.flying = False
         entry = lane.first()
-        if isinstance(outcome, Answer):
-            self._remember(lane.remove_first())
-            _tell(entry.reply_to, Stored(done=(entry.spooled.seq,)))
+        seq, marks = entry.spooled.seq, entry.marks
+        if isinstance(outcome, Answer) or (doubtful and _has_ended(entry.spooled, outcome)):
+            marks.arrive(seq)
+            self._arrived(lane, entry)
         elif isinstance(outcome, Refusal) and is_wrong(outcome.text):
             # Wrong in itself: those behind it may be right.
+            marks.refused(seq)
             lane.remove_first()
-            _tell(entry.reply_to, Stored(rejected={entry.spooled.seq: outcome.text}))
-        elif isinstance(outcome, Failure) and outcome.broken:
+            _tell(entry.reply_to, Stored(rejected={seq: outcome.text}))
+            self._next(lane)
+        elif isinstance(outcome, Failure) and outcome.broken and self._ended is None:
             # Kept as it is: what comes for this lane until then waits behind it.
+            marks.lost(seq)
             self._later(_DOUBT, partial(self._give_up, lane, outcome.text))
-            self._move()
-            return
         else:
+            if isinstance(outcome, Failure) and outcome.sent:
+                marks.lost(seq)
+            else:
+                marks.refused(seq)
             away = isinstance(outcome, Failure) and outcome.away
-            _send_back(lane, outcome.text, away=away)
-        self._next(lane)
+            _send_back(lane, outcome.text, away=away or self._ended is not None)
+            self._next(lane)
         self._move()
+
+    def _arrived(self, lane: _Lane, entry: _Entry) -> None:
+        lane.remove_first()
+        _tell(entry.reply_to, Stored(done=(entry.spooled.seq,)))
+        self._next(lane)
+
+    def _landed(self, lane: _Lane) -> None:
+        """What another control plane had sent of this lane is no longer in the air."""
+        if self._lanes.get(lane.owner) is lane and self._ended is None:
+            self._ready.append(lane)
+            self._move()
 
     def _give_up(self, lane: _Lane, reason: str) -> None:
         if self._lanes.get(lane.owner) is lane:
             _send_back(lane, reason, away=True)
             self._next(lane)
 
-    def _remember(self, key: Hashable) -> None:
-        self._stored[key] = None
-        if len(self._stored) > _REMEMBERED:
-            del self._stored[next(iter(self._stored))]
-
     def _next(self, lane: _Lane) -> None:
+        if self._ended is not None:
+            _send_back(lane, _NOT_TRIED, away=True)
         if lane.waiting:
             self._ready.append(lane)
         else:
             del self._lanes[lane.owner]
+            self._end_if_idle()
+
+
+def _nothing() -> None:
+    """It has been done."""
 
 
 def _owner(spooled: Spooled) -> str:
@@ -225,24 +288,27 @@ def _owner(spooled: Spooled) -> str:
     return record.id if isinstance(record, InterceptionEnded) else record.interception_id
 
 
-def _key(spooled: Spooled) -> Hashable:
-    """What a record is known by, however often it is sent; one without an id never is."""
-    record = spooled.record
-    if isinstance(record, InterceptionEnded):
-        return InterceptionEnded, record.id
-    return type(record), record.interception_id, record.record_id or object()
+def _has_ended(spooled: Spooled, outcome: Outcome) -> bool:
+    """Whether coderd refuses an end because it has one."""
+    if not isinstance(spooled.record, InterceptionEnded) or not isinstance(outcome, Refusal):
+        return False
+    beginning, reason = _ENDED_BEFORE
+    return outcome.text.startswith(beginning) and reason in outcome.text
 
 
-def _send_back(lane: _Lane, reason: str, *, away: bool) -> None:
-    """Report all of a lane as not stored, each batch to its sender."""
+def _send_back(
+    lane: _Lane, reason: str, *, away: bool, died: bool = False, keep_first: bool = False
+) -> None:
+    """Report all of a lane as not stored, each batch to its sender; ``keep_first``: all but the
+    first, which is in the air."""
     by_sender: dict[pykka.ActorRef[Any], dict[int, str]] = {}
-    text = reason
-    for entry in lane.waiting.values():
+    text = _NOT_TRIED if keep_first else reason
+    for key in list(lane.waiting)[keep_first:]:
+        entry = lane.waiting.pop(key)
         by_sender.setdefault(entry.reply_to, {})[entry.spooled.seq] = text
         text = _NOT_TRIED
-    lane.waiting.clear()
     for reply_to, retry in by_sender.items():
-        _tell(reply_to, Stored(retry=retry, away=away))
+        _tell(reply_to, Stored(retry=retry, away=away, died=died))
 
 
 def _tell(receiver: pykka.ActorRef[Any], message: Stored) -> None:

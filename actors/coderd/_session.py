@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf
@@ -180,7 +181,7 @@ class Session:
         """Give a call to the client, with the lock held."""
         if self.ended or not self._client.accepts_calls:
             reason = self._ended or self._cut or "coderd is going away"
-            news.append(partial(call.done, Failure(reason)))
+            news.append(partial(call.done, Failure(reason, sent=False)))
             return
         streaming = call.signal is not None
         call.since = time.monotonic()
@@ -196,7 +197,7 @@ class Session:
 
     def _tell(self, news: Sequence[Callable[[], None]]) -> None:
         if news:
-            self._run(partial(_do_all, news))
+            self._run(partial(_do_all, deque(news)))
 
     # -- sending
 
@@ -374,9 +375,10 @@ class Session:
         self._alarm = self._alarms.at(due, self._ring)
 
 
-def _do_all(actions: Sequence[Callable[[], None]]) -> None:
-    for action in actions:
-        action()
+def _do_all(actions: deque[Callable[[], None]]) -> None:
+    """Do each once; called again after an error it goes on with the next."""
+    while actions:
+        actions.popleft()()
 
 
 def _outcome(event: Answered | Refused | Finished | Lost) -> Outcome:

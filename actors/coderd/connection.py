@@ -16,6 +16,10 @@ back to the recorder, which has them on disk.
 coderd's "no" and "coderd is away" are kept apart: the first is :class:`Denied`, all else is
 :class:`Unavailable`, and nothing but coderd's own "yes" lets anybody in.
 
+When the actor ends, records may be in the air: coderd has them, perhaps, and its answer is on
+its way.  The session lives on until they are answered, and whoever reads the answer tells what
+became of them, in its own thread and one at a time.
+
 A refused gateway key (and whatever else will not change by asking again) is fatal: it is
 told to ``on_fatal`` in the dialling thread, shows in :class:`Status`, and everything that
 waits is answered with it.
@@ -23,7 +27,7 @@ waits is answered with it.
 
 from __future__ import annotations
 
-import contextlib
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -103,6 +107,17 @@ class _Run:
     """To itself: something that another thread wants done."""
 
     action: Callable[[], None]
+    lock: threading.RLock = field(repr=False)
+
+    @property
+    def reply(self) -> _Run:
+        """For :class:`~aigateway.actors.actor.GatewayActor`, which tells it of a message that
+        nobody takes any more."""
+        return self
+
+    def set_error(self, _error: BaseException) -> None:
+        with self.lock:
+            self.action()
 
 
 _Request: TypeAlias = Authorize | StoreInterception | GetMcpConfiguration
@@ -136,6 +151,8 @@ class CoderdConnection(GatewayActor):
         self._on_fatal = on_fatal
         self._on_connected = on_connected
         self._open: dict[int, _Request] = {}
+        self._last_words = threading.RLock()
+        """Held by who acts in the place of the actor, or ends it."""
         self._unflushed = 0
         self._session: Session | None = None
         self._detail = "dialling"
@@ -156,6 +173,7 @@ class CoderdConnection(GatewayActor):
         self._recording = Recording(
             self._calls,
             self._answer,
+            self._run,
             self._later,
             timeout=settings.record_timeout,
             start_timeout=settings.call_timeout,
@@ -179,11 +197,20 @@ class CoderdConnection(GatewayActor):
 
     def release(self) -> None:
         reason = f"{self.role} stopped"
-        self._dialling.stop()
-        self._recording.release(reason)
-        for message in self._open.values():
-            fail(message.reply, ActorDied(reason))
-        self._open.clear()
+        with self._last_words:
+            self._dialling.stop()
+            if self._session is not None:
+                # What was begun in the last moment, and is marked as sent.
+                self._session.flush()
+            for message in self._open.values():
+                fail(message.reply, ActorDied(reason))
+            self._open.clear()
+            self._calls.give_up(reason)
+            self._recording.release(reason, self._let_go, died=self._died_of is not None)
+
+    def _let_go(self) -> None:
+        """Nothing is in the air any more."""
+        self._dialling.hang_up()
         self._alarms.at(time.monotonic() + _RELEASE_ALARMS_AFTER, self._alarms.stop)
 
     # -- messages
@@ -244,9 +271,15 @@ class CoderdConnection(GatewayActor):
         complete(reply, answer)
 
     def _run(self, action: Callable[[], None]) -> None:
-        """Have something done in the actor's thread; from any thread, even after its end."""
-        with contextlib.suppress(pykka.ActorDeadError):
-            self.actor_ref.tell(_Run(action))
+        """Have something done in the actor's thread; from any thread.
+
+        After its end it is done here and now, since records may still be in the air.
+        """
+        try:
+            self.actor_ref.tell(_Run(action, self._last_words))
+        except pykka.ActorDeadError:
+            with self._last_words:
+                action()
 
     def _later(self, seconds: float, action: Callable[[], None]) -> None:
         """Have something done in the actor's thread after so many seconds."""

@@ -8,16 +8,20 @@ exceptions: both are ordinary outcomes.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pykka
 from attrs import field, frozen
 
-from aigateway.actors.actor import Reply
+from aigateway.actors.actor import ActorDied, Reply
 from aigateway.actors.coderd.call_counters import CallTimes
 from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.recorder.records import Interception, InterceptionEnded, UsageRecord
+
+if TYPE_CHECKING:
+    from aigateway.actors.recorder.marks import Marks
 
 __all__ = [
     "Accepted",
@@ -144,13 +148,37 @@ class Spooled:
 class StoreRecords:
     """Store these, in this order per interception; tell ``reply_to`` what became of each.
 
-    The control plane tells one or more :class:`Stored`; together they name every ``seq``.
-    After a record that could not be stored, later ones of the same interception must not be
-    tried: they are reported as ``retry`` too.
+    The control plane tells one or more :class:`Stored`; together they name every ``seq``, also
+    when it is replaced meanwhile.  After a record that could not be stored, later ones of the
+    same interception must not be tried: they are reported as ``retry`` too.
+
+    A control plane that does not recognise what it has notes in ``marks`` what it sends and what
+    became of it.
     """
 
     batch: tuple[Spooled, ...]
     reply_to: pykka.ActorRef[Any] = field(repr=False, eq=False)
+    marks: Marks | None = field(default=None, repr=False, eq=False)
+
+    @property
+    def reply(self) -> _Untaken:
+        """For :class:`~aigateway.actors.actor.GatewayActor`, which tells it of a message that
+        nobody takes any more."""
+        return _Untaken(self)
+
+
+class _Untaken:
+    """Sends the records of a message back, since the control plane died before it took them."""
+
+    def __init__(self, message: StoreRecords) -> None:
+        self._message = message
+
+    def set_error(self, error: BaseException) -> None:
+        message = self._message
+        retry = {spooled.seq: str(error) for spooled in message.batch}
+        died = isinstance(error, ActorDied) and error.in_hand
+        with contextlib.suppress(pykka.ActorDeadError):
+            message.reply_to.tell(Stored(retry=retry, away=True, died=died))
 
 
 @frozen
@@ -165,6 +193,9 @@ class Stored:
     """The record itself is wrong; sending it again will not help."""
     away: bool = False
     """The control plane was out of reach: the ``retry`` entries do not count as attempts."""
+    died: bool = False
+    """The control plane died of an error with the ``retry`` entries in its hands; none of them
+    was sent."""
 
 
 @frozen

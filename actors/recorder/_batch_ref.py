@@ -8,6 +8,7 @@ import pykka
 from attrs import frozen
 
 from aigateway.actors.coderd.messages import Stored
+from aigateway.actors.recorder._desk import Desk
 
 __all__ = ["Answer", "BatchRef"]
 
@@ -16,6 +17,7 @@ __all__ = ["Answer", "BatchRef"]
 class Answer:
     """What the control plane says about records of a batch."""
 
+    desk: Desk
     batch: int
     stored: Stored
 
@@ -24,9 +26,10 @@ class BatchRef(pykka.ActorRef[Any]):
     """The recorder, told which batch is meant: a control plane that was replaced may still talk,
     of records that its successor has by now."""
 
-    def __init__(self, recorder: pykka.Actor, batch: int) -> None:
+    def __init__(self, recorder: pykka.Actor, desk: Desk, batch: int) -> None:
         super().__init__(recorder)
+        self._desk = desk
         self._batch = batch
 
     def tell(self, message: Any) -> None:
-        super().tell(Answer(self._batch, message))
+        super().tell(Answer(self._desk, self._batch, message))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Flow", "is_past"]
+__all__ = ["Flow"]
 
 PAUSE_FLOOR, PAUSE_CEILING, PAUSE_GROWTH = 0.05, 10.0, 1.618
 """Back-off in seconds, the same as of the connection to the control plane (spec)."""
@@ -10,11 +10,6 @@ PROBE = 4
 """Parcels on their way, at most, until a control plane that was in trouble stores one."""
 MANY_REFUSALS = 32
 """Refusals in a row, without anything stored, that are taken for trouble."""
-
-
-def is_past(when: float, now: float, longest: float) -> bool:
-    """Whether it is time; more than ``longest`` seconds ahead means that a clock was set."""
-    return when <= now or when > now + longest
 
 
 class Flow:
@@ -29,7 +24,7 @@ class Flow:
     def paused_until(self, now: float) -> float | None:
         """The end of the pause, or None when there is none now."""
         until = self._until
-        return None if until is None or is_past(until, now, PAUSE_CEILING) else until
+        return None if until is None or until <= now else until
 
     def stored(self) -> None:
         """Something got through."""

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import structlog
 
-from aigateway.actors.recorder.parcels import Parcel
 from aigateway.actors.recorder.spool import Spool
 
 __all__ = ["Gauge"]
@@ -24,19 +21,14 @@ class Gauge:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._unchecked = CHECK_BYTES
+        self._checked = -CHECK_BYTES
         self.full = False
 
-    def written(self, parcels: Sequence[Parcel]) -> None:
-        """So much more is in it."""
-        for parcel in parcels:
-            self._unchecked += parcel.size
-
-    def check(self, spool: Spool) -> None:
-        """Look, if there is a reason to.  Raises SpoolError."""
-        if self._unchecked < min(CHECK_BYTES, self._limit // 10) and not self.full:
+    def check(self, spool: Spool, written: int) -> None:
+        """Look, if enough was ``written`` since the last time.  Raises SpoolError."""
+        if written - self._checked < min(CHECK_BYTES, self._limit // 10) and not self.full:
             return
-        self._unchecked = 0
+        self._checked = written
         size = spool.size()
         if not self.full and size >= self._limit:
             self.full = True

@@ -13,12 +13,21 @@ from typing import Any
 
 from attrs import define, frozen
 
-from aigateway.actors.recorder._spool_schema import open_spool, reporting, spool_error
+from aigateway.actors.recorder._spool_schema import (
+    DiskState,
+    SpoolError,
+    open_spool,
+    reporting,
+    spool_error,
+)
+from aigateway.actors.recorder.marks import Marks
 
 __all__ = ["SpoolFile", "SpoolStats"]
 
 VACUUM_STEP = 256
 """Pages given back to the file system in one step: some milliseconds."""
+RESERVE = 64 * 1024
+"""Bytes on the disk that are kept back for deleting what was delivered."""
 
 
 @frozen
@@ -31,6 +40,9 @@ class SpoolStats:
     dead_letters: int
     size: int
     """Bytes on disk that hold data."""
+    state: DiskState = DiskState.OK
+    refusing: bool = False
+    """Whether new interceptions are refused, because of the disk or of the spool's limit."""
 
 
 @define
@@ -44,14 +56,24 @@ class _Tally:
 class SpoolFile:
     """One spool file, held by its lock (``lock_fd``) until :meth:`close`.
 
-    Each method raises SpoolError when the disk refuses, and SpoolCorrupt when the file is no
-    longer a database; nothing has been changed then.
+    ``marks`` are those of an earlier owner in this process, who may still have records in the
+    air; else they are read from the file beside it.  Each method raises SpoolError when the disk
+    refuses, and SpoolCorrupt when the file is no longer a database; nothing has been changed
+    then.
     """
 
-    def __init__(self, path: Path, lock_fd: int) -> None:
+    def __init__(self, path: Path, lock_fd: int, marks: Marks | None = None) -> None:
         self.path = path
         self._lock_fd = lock_fd
-        self._db = open_spool(path)
+        self._reserve = path.with_suffix(".reserve")
+        try:
+            self._db = open_spool(path)
+        except SpoolError as ex:
+            if ex.state is not DiskState.FULL:
+                raise
+            # SQLite's own files beside it take a little too.
+            self.release_reserve()
+            self._db = open_spool(path)
         try:
             with reporting(path):
                 self.depth: int
@@ -68,8 +90,11 @@ class SpoolFile:
         except BaseException:
             self._db.close()
             raise
+        self.marks = marks or Marks(path.with_suffix(".marks"))
+        marked = max(self.marks.parcels(), default=0)
         # Microseconds since 1970: a number is not used again, whatever was deleted.
-        self._numbers = count(max(highest + 1, time.time_ns() // 1000))
+        self._numbers = count(max(highest + 1, marked + 1, time.time_ns() // 1000))
+        self.keep_reserve()
 
     def stats(self) -> SpoolStats:
         with reporting(self.path):
@@ -94,6 +119,30 @@ class SpoolFile:
             self._db.execute(f"PRAGMA incremental_vacuum({VACUUM_STEP})").fetchall()
         return True
 
+    def keep_reserve(self) -> None:
+        """Keep room back on the disk, if there is any."""
+        with contextlib.suppress(OSError):
+            file = os.open(self._reserve, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(file, 0, RESERVE)
+            finally:
+                os.close(file)
+
+    def release_reserve(self) -> None:
+        """Let this spool have the room that was kept back."""
+        with contextlib.suppress(OSError):
+            self._reserve.unlink(missing_ok=True)
+
+    def fold_log(self) -> None:
+        """Give the room of the write-ahead log back to the disk, as far as that is possible."""
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def probe(self) -> None:
+        """Write without changing anything."""
+        with self._transaction():
+            self._db.execute("UPDATE totals SET depth = depth")
+
     def is_there(self) -> bool:
         """Whether the file is still where it was made: nobody deleted or replaced it."""
         try:
@@ -106,7 +155,10 @@ class SpoolFile:
         empty = self.depth == 0 and self.dead_letters == 0
         lock = self.close_database()
         try:
-            if remove and empty and self.is_there():
+            gone = remove and empty and self.is_there()
+            self.marks.close(remove=gone)
+            if gone:
+                self.release_reserve()
                 for suffix in ("-wal", "-shm", ""):
                     Path(f"{self.path}{suffix}").unlink(missing_ok=True)
         finally:

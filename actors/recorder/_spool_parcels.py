@@ -11,7 +11,7 @@ Not thread safe: the recorder actor alone touches it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 import structlog
 from attrs import evolve, frozen
@@ -30,14 +30,13 @@ from aigateway.actors.recorder._encoding import (
 from aigateway.actors.recorder._spool_file import SpoolFile
 from aigateway.actors.recorder._spool_schema import reporting
 from aigateway.actors.recorder.parcels import (
-    PARCEL_BITS,
     PARCEL_SIZE,
     Changes,
     Parcel,
     Refusal,
     number_all,
-    position,
 )
+from aigateway.actors.recorder.records import InterceptionEnded
 
 __all__ = ["DeadLetter", "Spool"]
 
@@ -72,21 +71,86 @@ class Spool(SpoolFile):
     # -- writing
 
     def write(
-        self, new: Sequence[Kept] = (), changes: Changes | None = None, now: float = 0.0
+        self,
+        new: Sequence[Kept] = (),
+        changes: Changes | None = None,
+        now: float = 0.0,
+        ahead: float = 0.0,
+        kept: Sequence[Parcel] = (),
     ) -> list[Parcel]:
         """Add records and apply changes, in one transaction; return what was added.
 
-        ``now`` is the Unix time at which records are set aside.
+        ``now`` is the Unix time at which records are set aside; ``ahead`` is how far the clock
+        on the wall is ahead of that of the changes, in seconds.  ``kept`` are parcels that were
+        in memory alone.  The marks of what is no longer here are dropped.
         """
         packed = [parcel for records in _by_owner(new) for parcel in self._pack(records)]
         with self._transaction() as tally:
             if changes:
                 tally.records, tally.dead = -changes.gone, len(changes.dead)
-                self._apply(changes, now)
+                tally.records += sum(len(p.records) for p in changes.held if not p.on_disk)
+                self._apply(changes, now, ahead)
+            for parcel in kept:
+                self._insert(parcel, encode_left(parcel.records))
+                tally.records += len(parcel.records)
             for parcel, payload in packed:
                 self._insert(parcel, payload)
                 tally.records += len(parcel.records)
+        for parcel in kept:
+            parcel.on_disk = True
+        if changes:
+            self._forget_marks(changes)
         return [parcel for parcel, _ in packed]
+
+    def number(self, new: Sequence[Kept]) -> list[Parcel]:
+        """Records as parcels that a later :meth:`write` will put on the disk."""
+        parcels = [parcel for some in _by_owner(new) for parcel, _ in self._pack(some)]
+        for parcel in parcels:
+            parcel.on_disk = False
+        return parcels
+
+    def delete_some(self, changes: Changes, limit: int) -> bool:
+        """Do a part of the changes: delete some of the parcels that are done with; False when
+        there are none."""
+        for table, numbers in (("parcels", changes.done), ("held", changes.done_held)):
+            if numbers:
+                some = numbers[:limit]
+                marks = ",".join("?" * len(some))
+                with self._transaction() as tally:
+                    count = self._db.execute(
+                        f"SELECT coalesce(sum(count), 0) FROM {table} WHERE number IN ({marks})",
+                        some,
+                    ).fetchone()[0]
+                    self._db.execute(f"DELETE FROM {table} WHERE number IN ({marks})", some)
+                    tally.records = -count
+                changes.gone -= count
+                del numbers[: len(some)]
+                self.marks.forget(some)
+                return True
+        return False
+
+    def forget_strangers(self, known: Set[int] = frozenset()) -> None:
+        """Drop the marks of parcels that are neither here nor among ``known``."""
+        with reporting(self.path):
+            self.marks.forget(
+                number
+                for number in self.marks.parcels()
+                if number not in known
+                and not self._scalar(
+                    f"SELECT exists (SELECT 1 FROM parcels WHERE number = {number})"
+                    f" OR exists (SELECT 1 FROM held WHERE number = {number})"
+                )
+            )
+
+    def _forget_marks(self, changes: Changes) -> None:
+        marks = self.marks
+        marks.forget(changes.done)
+        marks.forget(changes.done_held)
+        for number in changes.rewritten:
+            marks.forget_stored(number)
+        for parcel in changes.held:
+            parcel.on_disk = True
+            marks.forget_stored(parcel.number)
 
     def _pack(self, records: Sequence[Kept]) -> Iterator[tuple[Parcel, bytes]]:
         for first in range(0, len(records), PARCEL_SIZE):
@@ -99,6 +163,9 @@ class Spool(SpoolFile):
                     continue
                 payload = encode(some)
             number, owner = next(self._numbers), owner_of(some[0])
+            if not all(map(_recognisable, some)):
+                some = [_named(record, f"{number}.{at}") for at, record in enumerate(some)]
+                payload = encode(some)
             spooled = number_all(number, some)
             yield Parcel(number, owner, spooled, len(payload), made_at(some[0])), payload
 
@@ -109,7 +176,7 @@ class Spool(SpoolFile):
             (parcel.number, parcel.owner, parcel.made_at, len(parcel.records), payload),
         )
 
-    def _apply(self, changes: Changes, now: float) -> None:
+    def _apply(self, changes: Changes, now: float, ahead: float) -> None:
         db = self._db
         for number, parcel in changes.rewritten.items():
             db.execute(
@@ -127,11 +194,12 @@ class Spool(SpoolFile):
             if refusal is None:
                 db.execute("DELETE FROM refusals WHERE interception_id = ?", (owner,))
                 continue
+            next_at, since = refusal.next_at + ahead, refusal.since + ahead
             reason = _text(refusal.reason)
             db.execute(
                 "INSERT OR REPLACE INTO refusals (interception_id, next_at, since, attempts,"
                 " counted, reason) VALUES (?, ?, ?, ?, ?, ?)",
-                (owner, refusal.next_at, refusal.since, refusal.attempts, refusal.counted, reason),
+                (owner, next_at, since, refusal.attempts, refusal.counted, reason),
             )
         for dead in changes.dead:
             record, reason = dead.spooled.record, _text(dead.reason)
@@ -171,7 +239,7 @@ class Spool(SpoolFile):
                 return parcel
 
     def refusals(self) -> list[tuple[str, Refusal]]:
-        """Which interceptions are held, and why."""
+        """Which interceptions are held, and why, with times of the clock on the wall."""
         with reporting(self.path):
             rows = self._db.execute(
                 "SELECT interception_id, next_at, since, attempts, counted, reason,"
@@ -244,52 +312,24 @@ class Spool(SpoolFile):
 
     # -- another spool
 
-    def take_over(self, other: Spool, limit: int) -> list[Parcel]:
-        """Move the oldest parcels of another spool here; nothing when it has none.
+    def take_dead_letters(self, other: Spool) -> None:
+        """Move all dead letters of another spool here.
 
-        Its dead letters come along at the end.  A crash in the middle leaves some in both
-        files: they are sent twice, and carry the same record id both times.
+        A kill in the middle leaves some in both files; the next one to do it sees that.
         """
-        for table in ("held", "parcels"):
-            parcels: list[Parcel] = []
-            while not parcels:
-                with reporting(other.path):
-                    rows = other._db.execute(
-                        f"{_SELECT} {table} ORDER BY number LIMIT ?", (limit,)
-                    ).fetchall()
-                if not rows:
-                    break
-                parcels = [p for row in rows if (p := other._decoded(table, row)) is not None]
-            if parcels:
-                return self._move(other, table, parcels)
         with reporting(other.path):
             dead = other._db.execute(f"SELECT {_DEAD} FROM dead_letters").fetchall()
         with self._transaction() as tally:
-            self._db.executemany(_INSERT_DEAD, dead)
-            tally.dead = len(dead)
+            for letter in dead:
+                tally.dead += self._db.execute(
+                    f"INSERT INTO dead_letters ({_DEAD}) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 WHERE"
+                    " NOT EXISTS (SELECT 1 FROM dead_letters WHERE interception_id = ?1"
+                    " AND kind = ?2 AND payload = ?3 AND set_aside_at = ?6)",
+                    letter,
+                ).rowcount
         with other._transaction() as tally:
             other._db.execute("DELETE FROM dead_letters")
             tally.dead = -len(dead)
-        return []
-
-    def _move(self, other: Spool, table: str, parcels: list[Parcel]) -> list[Parcel]:
-        moved = []
-        with self._transaction() as tally:
-            for old in parcels:
-                number = next(self._numbers)
-                # In their old positions: a part of the parcel may be gone.
-                records = tuple(
-                    evolve(s, seq=(number << PARCEL_BITS) + position(s.seq)) for s in old.records
-                )
-                parcel = Parcel(number, old.owner, records, old.size, old.made_at)
-                self._insert(parcel, encode_left(records))
-                tally.records += len(records)
-                moved.append(parcel)
-        with other._transaction() as tally:
-            numbers = [(old.number,) for old in parcels]
-            other._db.executemany(f"DELETE FROM {table} WHERE number = ?", numbers)
-            tally.records = -sum(len(old.records) for old in parcels)
-        return moved
 
 
 def _by_owner(records: Sequence[Kept]) -> Iterator[Sequence[Kept]]:
@@ -319,6 +359,17 @@ def _storable(records: Sequence[Kept]) -> list[Kept]:
         else:
             kept.append(record)
     return kept
+
+
+def _recognisable(record: Kept) -> bool:
+    """Whether a store that has it would know it again."""
+    return isinstance(record, InterceptionEnded) or bool(record.record_id)
+
+
+def _named(record: Kept, name: str) -> Kept:
+    if isinstance(record, InterceptionEnded) or record.record_id:
+        return record
+    return evolve(record, record_id=name)
 
 
 def _text(text: str) -> str:

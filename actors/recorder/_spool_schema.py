@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 
 __all__ = [
+    "DiskState",
     "SpoolCorrupt",
     "SpoolError",
     "SpoolForeign",
+    "folder_error",
     "open_spool",
     "reporting",
     "spool_error",
@@ -62,10 +66,26 @@ INSERT INTO totals VALUES (0, 0);
 """
 
 _BROKEN = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_LITTLE = 64 * 1024
+"""Bytes free on a disk that count as none: less than one transaction may need."""
+
+
+class DiskState(StrEnum):
+    """How the disk with the state folder is; the names are those that an operator sees."""
+
+    OK = "ok"
+    SLOW = "slow"
+    FULL = "full"
+    READ_ONLY = "read-only"
+    FAILING = "failing"
 
 
 class SpoolError(Exception):
     """The spool cannot be opened, read or written; the text names the file and the way out."""
+
+    def __init__(self, text: str, state: DiskState = DiskState.FAILING) -> None:
+        super().__init__(text)
+        self.state = state
 
 
 class SpoolCorrupt(SpoolError):
@@ -85,7 +105,34 @@ def spool_error(path: Path, ex: sqlite3.Error) -> SpoolError:
     code = getattr(ex, "sqlite_errorcode", None)
     if code is not None and code & 0xFF in _BROKEN:
         return SpoolCorrupt(path, ex)
-    return SpoolError(f"cannot use the spool {path}: {ex}; check --state-dir and its free space")
+    state = _state(path, None if code is None else code & 0xFF)
+    text = f"cannot use the spool {path}: {ex}; check --state-dir and its free space"
+    return SpoolError(text, state)
+
+
+def _state(path: Path, code: int | None) -> DiskState:
+    """What is wrong with the disk: SQLite says "disk I/O error" or "unable to open" for much."""
+    if code == sqlite3.SQLITE_FULL:
+        return DiskState.FULL
+    if code == sqlite3.SQLITE_READONLY:
+        return DiskState.READ_ONLY
+    try:
+        found = os.statvfs(path.parent)
+    except OSError:
+        return DiskState.FAILING
+    if found.f_flag & os.ST_RDONLY:
+        return DiskState.READ_ONLY
+    return DiskState.FULL if found.f_bavail * found.f_frsize < _LITTLE else DiskState.FAILING
+
+
+def folder_error(text: str, ex: OSError) -> SpoolError:
+    """The error of the system as one of ours."""
+    states = {
+        errno.ENOSPC: DiskState.FULL,
+        errno.EDQUOT: DiskState.FULL,
+        errno.EROFS: DiskState.READ_ONLY,
+    }
+    return SpoolError(text, states.get(ex.errno or 0, DiskState.FAILING))
 
 
 @contextlib.contextmanager
@@ -106,7 +153,8 @@ def open_spool(path: Path) -> sqlite3.Connection:
         # SQLite gives its files beside it the same mode.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as ex:
-        raise SpoolError(f"cannot open the spool {path}: {ex.strerror}; set --state-dir") from ex
+        text = f"cannot open the spool {path}: {ex.strerror}; set --state-dir"
+        raise folder_error(text, ex) from ex
     with reporting(path):
         # No waiting for a lock: the file is ours, and all greenlets would wait too.
         db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)

@@ -24,26 +24,45 @@ that refuses everything is in trouble itself, and that is no reason to set recor
 Trouble.  When the control plane is away, or nothing but refusals comes back, all stops for a
 while, and goes on with a few parcels until one of them is stored.
 
-Deaths.  When the control plane's actor dies, what it held is sent to its successor.  A record
-that was there each time may be the reason, so such records are then sent one by one; the one
-that is alone in the hands of a dying control plane is set aside.
+One owner.  At each moment one process owns a spool: the one that holds its lock.  It keeps
+the lock until all that it has sent has landed or it is dead itself; its recorders and control
+planes come and go meanwhile.  Within the process a record is in one place: on disk, in the hands
+of one control plane, or *in the air*, sent by a control plane that will say what became of it
+even when it is replaced (:mod:`~aigateway.actors.recorder.marks`).  So a record is only ever
+sent while
 
-The caller passes in Unix times, and writes the changes to the disk before it
-reads from there.  A crash before that costs a repetition of what was on its way.
+1. its spool is owned by this process, and
+2. it is not in the air, and
+3. it is not known to be stored, on disk or in the marks, and
+4. all records before it of its interception have been stored or set aside.
+
+What is stored twice is therefore what somebody sent and nobody could answer for: the connection
+broke, or the process was killed, with the record in the air.  That is one record of an
+interception at most, since by the fourth rule only one of them is ever in the air.
+
+Deaths.  When the control plane's actor dies, what it held and had not sent goes to its
+successor.  A record that was there each time may be the reason, so such records are then sent
+one by one; the one that is alone in the hands of a dying control plane is set aside.
+
+The caller passes in the times of a clock that is never set, and writes the changes to the disk
+before it reads held parcels from there.  While the disk refuses, changes gather, what is done is
+remembered by the marks, and parcels that the disk did not take are delivered from memory.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import count
 
 from attrs import frozen
 
 from aigateway.actors.coderd.messages import Spooled, Stored
-from aigateway.actors.recorder._flow import Flow, is_past
+from aigateway.actors.recorder._flow import Flow
 from aigateway.actors.recorder.lanes import RETRY_CEILING, SUSPECT, Lanes
+from aigateway.actors.recorder.marks import Fate
 from aigateway.actors.recorder.parcels import PARCEL_BITS, PARCEL_SIZE, DeadRecord, Parcel, position
 
-__all__ = ["Batch", "Delivery"]
+__all__ = ["Batch", "Delivery", "back_off"]
 
 BATCH = 64
 """Parcels handed to the control plane in one message."""
@@ -133,8 +152,8 @@ class Delivery:
                 away = stored.away
         # Backwards, since what goes back goes to the front.
         for parcel in reversed(over):
-            self._settle(parcel, now)
-        if away:
+            self._settle(parcel, now, died=stored.died)
+        if away and not stored.died:
             self._flow.away(now)
 
     def _answer(self, batch: int, seq: int, over: list[Parcel]) -> Parcel | None:
@@ -152,21 +171,42 @@ class Delivery:
             self.lanes.put_back(parcel)
         self._flow.away(now)
 
-    def replaced(self, now: float, *, crashed: bool) -> None:
-        """Another control plane is in place: what the old one held is sent again."""
-        flying = list(self._flying.values())
-        self._flying.clear()
-        for parcel in reversed(flying):
-            parcel.deaths += crashed
-            alone = crashed and parcel.deaths > SUSPECT
+    def replaced(
+        self, now: float, *, crashed: bool, fate: Callable[[int], Fate] = lambda _seq: Fate.HERE
+    ) -> None:
+        """Another control plane is in place: what the old one held is sent again.
+
+        ``fate`` tells by record number what is known of a record that was not answered.
+        """
+        for parcel in reversed(list(self._flying.values())):
+            fates = {
+                spooled.seq: fate(spooled.seq)
+                for spooled in parcel.records
+                if parcel.open & 1 << position(spooled.seq)
+            }
+            for seq, known in fates.items():
+                if known is Fate.STORED:
+                    parcel.answer(seq)
+            if Fate.FLYING in fates.values():
+                # The old one will say what became of it; the rest was not sent.
+                for seq, known in fates.items():
+                    if known is not Fate.FLYING and parcel.answer(seq):
+                        parcel.not_stored(seq, "", away=True)
+                continue
+            del self._flying[parcel.number]
             self._drop_answered(parcel)
-            if alone and parcel.records:
-                self._set_aside(parcel, 1, "the control plane dies of it")
-            if parcel.records:
-                self.lanes.put_back(parcel)
-            else:
-                self.lanes.gone(parcel, now)
+            self._give_back(parcel, now, crashed=crashed)
         self._flow.hurry()
+
+    def _give_back(self, parcel: Parcel, now: float, *, crashed: bool) -> None:
+        """What is left of the parcel was in the hands of a control plane that is gone."""
+        parcel.deaths += crashed
+        if crashed and parcel.deaths > SUSPECT and parcel.records:
+            self._set_aside(parcel, 1, "the control plane dies of it")
+        if parcel.records:
+            self.lanes.put_back(parcel)
+        else:
+            self.lanes.gone(parcel, now)
 
     # -- time
 
@@ -184,29 +224,19 @@ class Delivery:
         if until is not None:
             return None if self.lanes.idle else until
         due = self.lanes.next_due()
-        return now if due is not None and is_past(due, now, RETRY_CEILING) else due
-
-    def everything(self) -> list[Parcel]:
-        """All that is in memory, and what is yet to be written as held, in order.
-
-        For a new spool: this delivery is not used afterwards.
-        """
-        found = {parcel.number: parcel for parcel in self.lanes.changes.held}
-        for parcel in self.lanes.current():
-            self._drop_answered(parcel)
-            found[parcel.number] = parcel
-        return [found[number] for number in sorted(found) if found[number].records]
+        return None if due is None else max(due, now)
 
     # -- what became of parcels
 
-    def _settle(self, parcel: Parcel, now: float) -> None:
+    def _settle(self, parcel: Parcel, now: float, *, died: bool = False) -> None:
         """All of the parcel that was sent has been answered."""
         del self._flying[parcel.number]
         retry = parcel.retry
         if parcel.went_well:
             # PERF: nearly always; what follows comes to the same.
             stored = len(parcel.records)
-            self.lanes.changes.gone += stored
+            if parcel.on_disk:
+                self.lanes.changes.gone += stored
             parcel.records = ()
         else:
             stored = self._drop_answered(parcel)
@@ -217,7 +247,7 @@ class Delivery:
             self.lanes.gone(parcel, now)
         elif retry is None or retry[parcel.records[0].seq][1]:
             # Sent one by one, and now the next one; or nobody was there.
-            self.lanes.put_back(parcel)
+            self._give_back(parcel, now, crashed=died)
         else:
             self._refused(parcel, retry[parcel.records[0].seq][0], now, begun=stored > 0)
 
@@ -238,7 +268,8 @@ class Delivery:
                 self.lanes.changes.dead.append(dead)
         gone = len(parcel.records) - len(left)
         if gone:
-            self.lanes.changes.gone += gone
+            if parcel.on_disk:
+                self.lanes.changes.gone += gone
             self._rewrite(parcel, tuple(left))
         return gone - len(wrong)
 
@@ -256,7 +287,7 @@ class Delivery:
         refusal.counted += bool(reason) and refusal.stored_then != self._stored
         refusal.stored_then = self._stored
         refusal.reason = reason
-        refusal.next_at = now + _back_off(refusal.attempts)
+        refusal.next_at = now + back_off(refusal.attempts)
         if refusal.counted >= MAX_ATTEMPTS or (reason and now - refusal.since >= MAX_AGE):
             self._set_aside(parcel, refusal.attempts, reason)
             refusal.start_over(now)
@@ -269,9 +300,10 @@ class Delivery:
     def _set_aside(self, parcel: Parcel, attempts: int, reason: str) -> None:
         """Give up the first record of a parcel."""
         self.lanes.changes.dead.append(DeadRecord(parcel.records[0], attempts, reason))
-        self.lanes.changes.gone += 1
+        self.lanes.changes.gone += parcel.on_disk
         self._rewrite(parcel, parcel.records[1:])
 
 
-def _back_off(attempts: int) -> float:
+def back_off(attempts: int) -> float:
+    """Seconds until the next attempt after so many refusals."""
     return float(min(RETRY_CEILING, RETRY_FLOOR * 2.0 ** min(attempts - 1, 30)))

@@ -15,7 +15,6 @@ from itertools import count
 
 from attrs import define, field
 
-from aigateway.actors.recorder._flow import is_past
 from aigateway.actors.recorder.parcels import Changes, Parcel, Refusal
 
 __all__ = ["RETRY_CEILING", "SUSPECT", "Lane", "Lanes"]
@@ -98,6 +97,14 @@ class Lanes:
                 return
             self._take(parcel)
 
+    def admit(self, parcel: Parcel) -> bool:
+        """Take a parcel that the disk has refused, behind all others; False when there is no
+        room for it, or others come first."""
+        if self.backlog or not self._fits(parcel):
+            return False
+        self._take(parcel)
+        return True
+
     def loaded(self, parcels: Sequence[Parcel], *, more: bool) -> None:
         """These were read behind the cursor; ``more``: they were not all."""
         for parcel in parcels:
@@ -123,7 +130,7 @@ class Lanes:
                 or lane.current is not None
                 or next_at != refusal.next_at
             )
-            if not outdated and not is_past(next_at, now, RETRY_CEILING):
+            if not outdated and next_at > now:
                 break
             heapq.heappop(self._due)
             if not outdated:
@@ -141,6 +148,11 @@ class Lanes:
         self._admit(parcel)
         lane.current = parcel
         self.again.append(parcel)
+
+    def found_done(self, parcel: Parcel, now: float) -> None:
+        """A held parcel that was read, and of which nothing is left to do."""
+        parcel.held = True
+        self._note_gone(parcel, self._lanes[parcel.owner], now)
 
     def next_due(self) -> float | None:
         """When a held parcel may be tried again, if there is room for it."""
@@ -166,8 +178,12 @@ class Lanes:
     def gone(self, parcel: Parcel, now: float) -> None:
         """Nothing is left of it."""
         self._forget(parcel)
+        lane = self._lanes[parcel.owner]
+        self._note_gone(parcel, lane, now)
+        self._next(parcel.owner, lane)
+
+    def _note_gone(self, parcel: Parcel, lane: Lane, now: float) -> None:
         changes, owner = self.changes, parcel.owner
-        lane = self._lanes[owner]
         changes.rewritten.pop(parcel.number, None)
         (changes.done_held if parcel.held else changes.done).append(parcel.number)
         refusal = lane.refusal
@@ -179,7 +195,6 @@ class Lanes:
                 self._schedule(owner, refusal)
             else:
                 self._release(owner, lane)
-        self._next(owner, lane)
 
     def refusal(self, parcel: Parcel, now: float) -> Refusal:
         """Why its lane is held, or will be."""
@@ -209,6 +224,31 @@ class Lanes:
             if lane.refusal is not None and lane.current is None:
                 lane.refusal.next_at = now
                 self._schedule(owner, lane.refusal)
+
+    def disk_lost(self) -> list[Parcel]:
+        """The file is gone, with all that was on disk alone; return all that is in memory."""
+        changes = self.changes
+        self.changes = Changes(held=changes.held, dead=changes.dead)
+        self.backlog = False
+        parcels = [*changes.held, *self.current()]
+        held: dict[str, int] = {}
+        for parcel in parcels:
+            parcel.on_disk = False
+            if parcel.held:
+                held[parcel.owner] = held.get(parcel.owner, 0) + 1
+        for parcel in changes.held:
+            held[parcel.owner] = held.get(parcel.owner, 0) + 1
+        for owner, lane in list(self._lanes.items()):
+            if lane.refusal is None:
+                continue
+            lane.refusal.parcels = held.get(owner, 0)
+            if lane.refusal.parcels:
+                self.changes.refusals[owner] = lane.refusal
+            else:
+                self._release(owner, lane)
+                if lane.current is None:
+                    self._next(owner, lane)
+        return parcels
 
     # -- inside
 

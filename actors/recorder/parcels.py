@@ -55,6 +55,8 @@ class Parcel:
     made_at: float
     held: bool = False
     """Whether it lies among the held parcels on disk."""
+    on_disk: bool = True
+    """False while the disk refuses it: then it is in memory alone."""
     batch: int = 0
     """In which batch it is on its way; 0: it is not."""
     sent: int = 0
@@ -107,7 +109,8 @@ class Parcel:
 
 @define(eq=False)
 class Refusal:
-    """Why the records of an interception are held.  Times in Unix seconds."""
+    """Why the records of an interception are held.  Times of a clock that is never set, on
+    disk of that on the wall."""
 
     next_at: float
     """When to try again."""
@@ -153,7 +156,15 @@ class Changes:
     """Interceptions that are held, and that no longer are."""
     dead: list[DeadRecord] = Factory(list)
     gone: int = 0
-    """How many records were delivered or set aside."""
+    """How many records on disk were delivered or set aside."""
 
     def __bool__(self) -> bool:
-        return bool(self.gone or self.rewritten or self.held or self.refusals or self.dead)
+        return bool(
+            self.gone
+            or self.rewritten
+            or self.held
+            or self.done
+            or self.done_held
+            or self.refusals
+            or self.dead
+        )

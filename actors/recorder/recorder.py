@@ -3,11 +3,12 @@
 ``Append`` is answered when the records are on disk: all that is in the inbox goes into one
 transaction, together with what became of earlier records.  What is sent when is decided by
 :class:`~aigateway.actors.recorder.delivery.Delivery`; this actor moves the bytes between it,
-the spool and the control plane.
+the spool and the control plane, for its own spool and for one that a dead worker has left.
 
-When the disk refuses, what was appended stays in memory, new interceptions are refused, and
-delivery goes on.  When the spool file turns out to be damaged it is set aside, and what is in
-memory goes into a new one.
+When the disk refuses, what was appended is delivered from memory, and new interceptions are
+refused.  When the spool file turns out to be damaged it is set aside, and what is in memory goes
+into a new one.  What a recorder holds at its end its successor finds in the process'
+:class:`~aigateway.actors.recorder.custody.Custody`.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from typing import Any
 
 import pykka
 import structlog
-from attrs import evolve
 
 from aigateway.actors.actor import ActorDied, GatewayActor, complete, fail, tell_quietly
 from aigateway.actors.coderd.messages import StoreRecords, Unavailable
 from aigateway.actors.recorder._batch_ref import Answer, BatchRef
 from aigateway.actors.recorder._begins import BEGIN_WAIT, Begins
 from aigateway.actors.recorder._chores import Chores
+from aigateway.actors.recorder._desk import Desk
 from aigateway.actors.recorder._gauge import Gauge
 from aigateway.actors.recorder._reminders import BeginsTooLate, Step, Tick, Wake, Write
-from aigateway.actors.recorder.delivery import Delivery
+from aigateway.actors.recorder.custody import Custody, Estate
 from aigateway.actors.recorder.messages import (
     Append,
     Begin,
@@ -37,21 +38,17 @@ from aigateway.actors.recorder.messages import (
     GetSpoolStats,
     ListDeadLetters,
 )
-from aigateway.actors.recorder.parcels import Changes, Parcel
 from aigateway.actors.recorder.spool import (
-    Spool,
     SpoolCorrupt,
     SpoolError,
     SpoolStats,
+    adopt_spool,
     claim_spool,
-    replace_damaged,
 )
 from aigateway.actors.tree import ActorTree
 
 __all__ = ["Begin", "ControlPlaneChanged", "GetSpoolStats", "Recorder"]
 
-DISK_RETRY = 1.0
-"""Seconds between attempts to write to a disk that refuses."""
 TICK = 30.0
 """Seconds between looks for spools that a dead worker left behind, and other house-keeping."""
 
@@ -59,7 +56,10 @@ log = structlog.get_logger("ai-gateway.recorder")
 
 
 class Recorder(GatewayActor):
-    """Owns one spool and empties it into the control plane."""
+    """Owns a spool and empties it into the control plane.
+
+    ``custody`` outlives it; without one the spool is let go when the actor ends.
+    """
 
     def __init__(
         self,
@@ -70,81 +70,86 @@ class Recorder(GatewayActor):
         folder: Path,
         max_size: int,
         tick: float = TICK,
+        custody: Custody | None = None,
     ) -> None:
         super().__init__(role, watcher)
         self._tree = tree
         self._folder = folder
+        self._custody = custody or Custody()
+        self._alone = custody is None
         self._gauge = Gauge(max_size)
         self._tick_every = tick
-        self._spool: Spool
-        self._delivery = Delivery()
-        self._chores = Chores(folder)
+        self._desks: list[Desk] = []
+        """One's own first, then that of a dead worker, if there is one."""
+        self._chores = Chores()
         self._begins = Begins(tree)
         self._plane: pykka.ActorRef[Any] | None = None
         """Who has what is on its way: the control plane, or the dead one before it."""
-        self._appended: list[Append] = []
         self._flushes: list[Flushed] = []
         self._write_told = self._step_told = False
-        self._disk_refuses = False
-        self._damaged = ""
-        """Why the spool file must be replaced."""
         self._timer: Timer | None = None
         self._timer_at: float | None = None
+        self._retry: Timer | None = None
         self._ticker: Timer | None = None
 
     # -- life
 
     def started(self) -> None:
-        self._spool = claim_spool(self._folder)
-        try:
-            self._take_up()
-        except SpoolCorrupt as ex:
-            self._replace_spool(str(ex))
-        if self._spool.depth:
+        for estate in self._custody.take():
+            self._take_up(estate)
+        if not self._desks:
+            spool = claim_spool(self._folder)
+            self._custody.watch(spool.marks)
+            self._take_up(Estate(spool))
+        own = self._own
+        self._gauge.check(own.spool, own.written)
+        if own.depth:
             log.info(
-                "taking up records of an earlier run",
-                records=self._spool.depth,
-                spool=self._spool.path.name,
+                "taking up records of an earlier run", records=own.depth, spool=own.spool.path.name
             )
         self._tick()
 
-    def _take_up(self) -> None:
-        """Begin with what is in the spool."""
-        self._gauge.check(self._spool)
-        self._delivery = Delivery()
-        self._delivery.lanes.resume(self._spool.refusals(), backlog=self._spool.depth > 0)
+    def _take_up(self, estate: Estate) -> None:
+        """Begin with what is in a spool."""
+        desk = Desk(estate)
+        self._desks.append(desk)
+        try:
+            desk.take_up()
+        except SpoolCorrupt as ex:
+            desk.damaged = str(ex)
+            self._tell_write()
+        except SpoolError as ex:
+            desk.refused(ex)
+
+    @property
+    def _own(self) -> Desk:
+        return self._desks[0]
 
     def release(self) -> None:
-        for timer in (self._timer, self._ticker):
+        for timer in (self._timer, self._ticker, self._retry):
             if timer is not None:
                 timer.cancel()
         self._begins.close()
         for flushed in self._flushes:
             fail(flushed.reply, ActorDied("the recorder stopped"))
-        if not hasattr(self, "_spool"):
-            return
-        try:
-            self._write_down()
-        except SpoolError as ex:
-            log.error("records could not be written at the end", error=str(ex))
-        finally:
-            for append in self._appended:
-                fail(append.reply, ActorDied("the records did not get to the disk"))
-            self._chores.close()
-            self._spool.close(remove=True)
+        for desk in self._desks:
+            desk.write(last=True)
+        self._custody.leave([desk.leave() for desk in self._desks])
+        if self._alone:
+            self._custody.close()
 
     # -- messages
 
     def receive(self, message: Any) -> Any:
         match message:
             case Append():
-                self._appended.append(message)
+                self._own.appended.append(message)
                 self._tell_write()
             case Write():
                 self._write_told = False
                 self._write()
             case Answer():
-                self._delivery.answered(message.batch, message.stored, time.time())
+                message.desk.answered(message.batch, message.stored, time.monotonic())
                 self._tell_write()
             case Begin():
                 self._begin(message)
@@ -160,8 +165,9 @@ class Recorder(GatewayActor):
                 self._control_plane_changed(message)
             case Flushed():
                 self._flushes.append(message)
-                self._delivery.lanes.retry_all(time.time())
-                self._delivery.hurry()
+                for desk in self._desks:
+                    desk.delivery.lanes.retry_all(time.monotonic())
+                    desk.delivery.hurry()
                 self._tell_write()
             case BeginsTooLate():
                 if self._begins.refuse(time.monotonic()):
@@ -171,7 +177,7 @@ class Recorder(GatewayActor):
         return None
 
     def _asked(self, message: Any) -> Any:
-        spool = self._spool
+        spool = self._own.spool
         match message:
             case GetSpoolStats():
                 return self._stats()
@@ -183,12 +189,20 @@ class Recorder(GatewayActor):
         return spool.dead_letters
 
     def _stats(self) -> SpoolStats:
-        stats = self._spool.stats()
-        return evolve(stats, depth=stats.depth + self._chores.depth)
+        found = [desk.spool.stats() for desk in self._desks]
+        return SpoolStats(
+            depth=sum(desk.depth for desk in self._desks),
+            oldest=min((one.oldest for one in found if one.oldest is not None), default=None),
+            dead_letters=sum(one.dead_letters for one in found),
+            size=sum(one.size for one in found),
+            state=self._custody.state,
+            refusing=self._custody.refusing,
+        )
 
     def _begin(self, message: Begin) -> None:
-        if self._gauge.full or self._disk_refuses:
-            text = "the record spool is full, try again later"
+        if self._own.refusing or self._gauge.full:
+            self._check_room()
+            text = f"{self._custody.reason}, try again later"
             complete(message.reply, Unavailable(text, retry_after=5.0))
         elif self._begins.begin(message, time.monotonic()):
             self.later(BEGIN_WAIT, BeginsTooLate())
@@ -201,146 +215,79 @@ class Recorder(GatewayActor):
             self.actor_ref.tell(Write())
 
     def _write(self) -> None:
-        try:
-            self._write_down()
-            self._gauge.check(self._spool)
-        except SpoolError as ex:
-            self._disk_trouble(ex)
-        else:
-            if self._disk_refuses:
-                log.info("the spool can be written again")
-            self._disk_refuses = False
+        for desk in self._desks:
+            self._try_again(desk.write())
+        self._check_room()
         self._pump()
-        if self._flushes and self._spool.depth == 0 and not self._appended:
+        if self._flushes and not any(desk.depth for desk in self._desks):
             flushes, self._flushes = self._flushes, []
             for flushed in flushes:
                 complete(flushed.reply, True)
 
-    def _disk_trouble(self, ex: SpoolError) -> None:
-        """Keep what is in memory, and try again in a moment."""
-        if isinstance(ex, SpoolCorrupt):
-            self._damaged = str(ex)
+    def _check_room(self) -> None:
+        own = self._own
+        if not own.refusing:
+            try:
+                self._gauge.check(own.spool, own.written)
+            except SpoolError as ex:
+                self._try_again(own.refused(ex))
+        self._custody.state = own.state
+        self._custody.refusing = own.refusing or self._gauge.full
+
+    def _try_again(self, delay: float | None) -> None:
+        """Write once more after so many seconds, though nothing happens before."""
+        if delay is None:
+            return
+        if not delay:
             self._tell_write()
-            return
-        if not self._disk_refuses:
-            log.error(
-                "cannot use the spool: new interceptions are refused until it works", error=str(ex)
-            )
-        self._disk_refuses = True
-        self._write_told = True
-        self.later(DISK_RETRY, Write())
-
-    def _write_down(self) -> None:
-        """Write what was appended and what became of records.  Raises SpoolError."""
-        if self._damaged:
-            self._replace_spool(self._damaged)
-        changes = self._delivery.lanes.changes
-        if not self._appended and not changes:
-            return
-        records = [record for append in self._appended for record in append.records]
-        try:
-            parcels = self._write_to_spool(records)
-        except SpoolCorrupt as ex:
-            self._replace_spool(str(ex))
-            parcels = self._write_to_spool(records)
-        except SpoolError:
-            # What was delivered makes room.
-            if not records or not changes:
-                raise
-            self._write_to_spool([])
-            parcels = self._write_to_spool(records)
-        appended, self._appended = self._appended, []
-        self._delivery.lanes.appended(parcels)
-        for append in appended:
-            complete(append.reply, True)
-        self._gauge.written(parcels)
-
-    def _write_to_spool(self, records: list[Any]) -> list[Parcel]:
-        changes = self._delivery.lanes.changes
-        parcels = self._spool.write(records, changes, time.time())
-        self._delivery.lanes.changes = Changes()
-        for dead in changes.dead:
-            log.error(
-                "a record was refused and is set aside",
-                seq=dead.spooled.seq,
-                attempts=dead.attempts,
-                reason=dead.reason,
-            )
-        return parcels
-
-    def _replace_spool(self, reason: str) -> None:
-        """Begin a new file with all that is in memory.  Raises SpoolError: then it is to be
-        tried again."""
-        self._damaged = reason
-        saved = self._delivery.everything()
-        dead = self._delivery.lanes.changes.dead
-        spool = replace_damaged(self._spool, reason)
-        records = [spooled.record for parcel in saved for spooled in parcel.records]
-        try:
-            spool.write(records, Changes(dead=dead), time.time())
-        except BaseException:
-            spool.close_database()
-            raise
-        self._spool = spool
-        self._take_up()
-        self._damaged = ""
+        elif self._retry is None or not self._retry.is_alive():
+            self._retry = self.later(delay, Write())
 
     # -- to the control plane
 
     def _pump(self) -> None:
         """Hand over what may go now."""
-        now = time.time()
-        if not self._delivery.paused(now):
-            try:
-                self._load(now)
-            except SpoolError as ex:
-                self._disk_trouble(ex)
-            self._hand_over(now)
+        now = time.monotonic()
+        for desk in self._desks:
+            if not desk.delivery.paused(now):
+                try:
+                    desk.load(now)
+                except SpoolError as ex:
+                    self._try_again(desk.refused(ex))
+                self._hand_over(desk, now)
+            if desk.delivery.lanes.changes and not desk.refusing:
+                self._tell_write()
         self._set_timer(now)
-        if self._chores.adopting and self._may_adopt():
-            self._tell_step()
+        if len(self._desks) > 1:
+            self._leave_empty()
 
-    def _hand_over(self, now: float) -> None:
+    def _hand_over(self, desk: Desk, now: float) -> None:
         plane = self._tree.find("control-plane")
         self._plane = self._plane or plane
         if plane is not None and plane is not self._plane:
             # A successor whose message is on its way here.  What it got before that message
             # would be sent once more because of it.
             return
-        delivery = self._delivery
-        while (batch := delivery.take_batch(now)) is not None:
-            message = StoreRecords(batch.records, BatchRef(self, batch.number))
-            if not tell_quietly(plane, message):
-                delivery.nobody_there(batch.number, now)
-
-    def _load(self, now: float) -> None:
-        """Read what there is room for.  Raises SpoolError."""
-        lanes = self._delivery.lanes
-        due = lanes.next_due()
-        if self._disk_refuses or (not lanes.room()[0] and (due is None or due > now)):
-            return
-        self._write_down()
-        lanes = self._delivery.lanes
-        while (owner := lanes.take_due(now)) is not None:
-            lanes.loaded_held(owner, self._spool.first_held(owner))
-        limit, size = lanes.room()
-        if limit:
-            parcels, more = self._spool.read(lanes.cursor, limit, size)
-            lanes.loaded(parcels, more=more)
-        if lanes.changes:
-            self._tell_write()
+        while (batch := desk.delivery.take_batch(now)) is not None:
+            ref = BatchRef(self, desk, batch.number)
+            if not tell_quietly(plane, StoreRecords(batch.records, ref, desk.spool.marks)):
+                desk.delivery.nobody_there(batch.number, now)
 
     def _control_plane_changed(self, message: ControlPlaneChanged) -> None:
+        now = time.monotonic()
+        for desk in self._desks:
+            if message.replaced:
+                desk.replaced(now, crashed=message.crashed)
+            desk.delivery.hurry()
         if message.replaced:
-            self._delivery.replaced(time.time(), crashed=message.crashed)
             self._plane = message.plane
-        self._delivery.hurry()
-        if self._begins.retry(time.monotonic()):
+        if self._begins.retry(now):
             self.later(BEGIN_WAIT, BeginsTooLate())
         self._tell_write()
 
     def _set_timer(self, now: float) -> None:
-        when = self._delivery.next_time(now)
+        times = [desk.delivery.next_time(now) for desk in self._desks if not desk.refusing]
+        when = min((one for one in times if one is not None), default=None)
         if when == self._timer_at:
             return
         if self._timer is not None:
@@ -351,34 +298,71 @@ class Recorder(GatewayActor):
     # -- house-keeping
 
     def _tick(self) -> None:
-        if not self._spool.is_there():
-            self._damaged = f"the spool {self._spool.path} was deleted or replaced"
-            self._tell_write()
-        self._chores.look()
+        for desk in self._desks:
+            if not desk.spool.is_there():
+                desk.damaged = f"the spool {desk.spool.path} was deleted or replaced"
+                self._tell_write()
+        self._look()
         self._tell_step()
         self._pump()
         self._ticker = self.later(self._tick_every, Tick())
+
+    def _look(self) -> None:
+        """See whether somebody left a spool behind.  Trouble is logged, and is no reason to die:
+        one's own spool works."""
+        while len(self._desks) == 1:
+            try:
+                left = adopt_spool(self._folder)
+            except SpoolError as ex:
+                log.warning("cannot look for spools of dead workers", error=str(ex))
+                return
+            if left is None:
+                return
+            if left.depth or left.dead_letters:
+                log.info(
+                    "taking over the spool of a dead worker",
+                    records=left.depth,
+                    dead_letters=left.dead_letters,
+                    spool=left.path.name,
+                )
+                self._custody.watch(left.marks)
+                self._take_up(Estate(left, own=False))
+            else:
+                left.close(remove=True)
+
+    def _leave_empty(self) -> None:
+        """Delete the spool of a dead worker when nothing is left in it, and look for another."""
+        left = self._desks[1]
+        if left.depth or left.delivery.lanes.changes or left.refusing or left.damaged:
+            return
+        try:
+            if left.spool.dead_letters:
+                self._own.spool.take_dead_letters(left.spool)
+        except SpoolError as ex:
+            log.warning("cannot move dead letters", error=str(ex))
+            return
+        del self._desks[1]
+        left.spool.close(remove=True)
+        self._look()
+        if len(self._desks) > 1:
+            self._tell_write()
 
     def _tell_step(self) -> None:
         if not self._step_told:
             self._step_told = True
             self.actor_ref.tell(Step())
 
-    def _may_adopt(self) -> bool:
-        """The spool of a dead worker is emptied as fast as one's own, and never into memory."""
-        return not (self._delivery.lanes.backlog or self._gauge.full or self._disk_refuses)
-
     def _step(self) -> None:
+        own = self._own
+        if own.refusing or own.damaged:
+            return
+        lanes = own.delivery.lanes
         try:
-            parcels, more = self._chores.step(
-                self._spool,
-                adopt=self._may_adopt(),
-                shrink=not self._delivery.lanes.backlog,
-            )
+            parcels, more = self._chores.step(own.spool, shrink=not lanes.backlog)
         except SpoolError as ex:
-            self._disk_trouble(ex)
+            self._try_again(own.refused(ex))
         else:
-            self._delivery.lanes.appended(parcels)
+            lanes.appended(parcels)
             if parcels:
                 self._tell_write()
             if more:

@@ -2,7 +2,8 @@
 
 A file belongs to whoever holds the lock on it (``flock`` on a file of its own beside it,
 which the kernel drops when the process dies).  So a worker that replaces a killed one takes
-up its file, and any worker may adopt a file that nobody holds.
+up its file, and any worker may adopt a file that nobody holds.  The recorders of one process
+hand the lock on (:mod:`~aigateway.actors.recorder.custody`).
 """
 
 from __future__ import annotations
@@ -17,17 +18,24 @@ import structlog
 
 from aigateway.actors.recorder._spool_file import SpoolStats
 from aigateway.actors.recorder._spool_parcels import DeadLetter, Spool
-from aigateway.actors.recorder._spool_schema import SpoolCorrupt, SpoolError, SpoolForeign
+from aigateway.actors.recorder._spool_schema import (
+    DiskState,
+    SpoolCorrupt,
+    SpoolError,
+    SpoolForeign,
+    folder_error,
+)
+from aigateway.actors.recorder.marks import Marks
 
 __all__ = [
     "DeadLetter",
+    "DiskState",
     "Spool",
     "SpoolCorrupt",
     "SpoolError",
     "SpoolStats",
     "adopt_spool",
     "claim_spool",
-    "forget_damaged",
     "replace_damaged",
 ]
 
@@ -61,7 +69,8 @@ def adopt_spool(folder: Path, *, warn: bool = False) -> Spool | None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         paths = sorted(folder.glob("spool-*.sqlite"))
     except OSError as ex:
-        raise SpoolError(f"cannot use the state folder {folder}: {ex}; set --state-dir") from ex
+        text = f"cannot use the state folder {folder}: {ex}; set --state-dir"
+        raise folder_error(text, ex) from ex
     for path in paths:
         try:
             spool = _open(path, only_old=True)
@@ -75,7 +84,7 @@ def adopt_spool(folder: Path, *, warn: bool = False) -> Spool | None:
 
 
 def replace_damaged(spool: Spool, reason: str) -> Spool:
-    """Set a damaged spool aside and begin a new one in its place, with the same lock.
+    """Set a damaged spool aside and begin a new one in its place, with the same lock and marks.
 
     Raises SpoolError; then the lock is still held, and it may be called again.
     """
@@ -84,16 +93,7 @@ def replace_damaged(spool: Spool, reason: str) -> Spool:
         _set_aside(spool.path, reason)
     else:
         log.critical("the spool file is gone, a new one is begun", error=reason)
-    return _open_locked(spool.path, lock)
-
-
-def forget_damaged(spool: Spool, reason: str) -> None:
-    """Set a damaged spool aside."""
-    lock = spool.close_database()
-    try:
-        _set_aside(spool.path, reason)
-    finally:
-        os.close(lock)
+    return _open_locked(spool.path, lock, spool.marks)
 
 
 def _set_aside(path: Path, reason: str) -> None:
@@ -130,12 +130,13 @@ def _open(path: Path, *, only_old: bool = False) -> Spool | None:
         raise
 
 
-def _open_locked(path: Path, lock: int) -> Spool:
+def _open_locked(path: Path, lock: int, marks: Marks | None = None) -> Spool:
     try:
-        return Spool(path, lock)
+        spool = Spool(path, lock, marks)
     except SpoolCorrupt as ex:
         _set_aside(path, str(ex))
-        return Spool(path, lock)
+        spool = Spool(path, lock, marks)
+    return spool
 
 
 def _lock(path: Path) -> int | None:
@@ -144,9 +145,8 @@ def _lock(path: Path) -> int | None:
     try:
         lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as ex:
-        raise SpoolError(
-            f"cannot use the state folder {path.parent}: {ex.strerror}; set --state-dir"
-        ) from ex
+        text = f"cannot use the state folder {path.parent}: {ex.strerror}; set --state-dir"
+        raise folder_error(text, ex) from ex
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

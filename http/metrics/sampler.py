@@ -23,7 +23,7 @@ from aigateway.actors.providers.breaker import GAUGE
 from aigateway.actors.providers.keypool import KeyState
 from aigateway.actors.providers.messages import GetProviderState, ProviderState
 from aigateway.actors.recorder.recorder import GetSpoolStats
-from aigateway.actors.recorder.spool import SpoolStats
+from aigateway.actors.recorder.spool import DiskState, SpoolStats
 from aigateway.actors.tree import provider_role
 from aigateway.http.admission import Admission
 from aigateway.http.call import Call
@@ -151,6 +151,8 @@ class Sampler:
             age = 0.0 if stats.oldest is None else max(0.0, time.time() - stats.oldest)
             self._series.spool_age.set(age)
             self._series.dead_letters.set(stats.dead_letters)
+            for state in DiskState:
+                self._series.disk.labels(str(state)).set(stats.state is state)
 
     def _provider_list(self) -> None:
         found: dict[_Labels, float] = {

@@ -222,6 +222,13 @@ class Series:
         self.spool_age = self._gauge(
             "spool_oldest_seconds", "Age of the oldest record that waits", mode="livemax"
         )
+        self.disk = self._gauge(
+            "state_disk",
+            "1 for how the disk with the state folder is: ok, slow, full, read-only, failing;"
+            " the number of workers that find it so",
+            ("state",),
+            (5, "states"),
+        )
         self.dead_letters = self._gauge("dead_letters", "Records that were set aside")
         self.drains = self._counter(
             "drains",

@@ -20,7 +20,7 @@ from gunicorn.errors import HaltServer
 from gunicorn.sock import close_sockets
 
 from aigateway.http.server import hooks
-from aigateway.http.server.last_words import LastWords
+from aigateway.http.server.last_words import LOST, LastWords
 from aigateway.http.settings import Settings
 
 __all__ = ["GatewayArbiter", "take_over"]
@@ -31,6 +31,8 @@ records that wait (10) and traces (5), and to stop its actors (4)."""
 AT_ONCE = 5.0
 """Seconds until a worker that was told to end now is killed.  It needs less than two."""
 LOOK = 0.05
+RECORDS_LOST = 4
+"""Exit code of a gateway that stops in good order but has lost records."""
 
 log = structlog.get_logger("ai-gateway")
 
@@ -42,6 +44,8 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
     """How many signals to stop have come."""
     reason = ""
     """Why the gateway ends by itself."""
+    lost = ""
+    """What a worker has lost at its end."""
     LISTENERS: list[Any]
     killed = 0
     """Workers that did not end when they were told to."""
@@ -102,10 +106,17 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
             raise
 
     def _listen_to_workers(self) -> None:
-        words: LastWords = self.app.last_words
-        self.reason = self.reason or words.heard()
+        self._hear()
         if self.reason:
             raise HaltServer(self.reason, self.WORKER_BOOT_ERROR)
+
+    def _hear(self) -> None:
+        words: LastWords = self.app.last_words
+        heard = words.heard()
+        if heard.startswith(LOST):
+            self.lost = self.lost or heard.removeprefix(LOST)
+        else:
+            self.reason = self.reason or heard
 
     def handle_usr2(self) -> None:
         """Let the workers write what they are doing.
@@ -160,11 +171,17 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
 
     def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
         """End everything, and with it this process."""
-        self.reason = self.reason or self.app.last_words.heard() or reason or ""
+        self._hear()
+        self.reason = self.reason or reason or ""
         try:
             super().halt(self.reason or None, exit_status)
         except SystemExit as ex:
-            raise SystemExit(ex.code or int(self.killed > 0)) from None
+            self._hear()
+            code = ex.code or int(self.killed > 0)
+            if self.lost:
+                log.error("records were lost", reason=self.lost)
+                code = code or RECORDS_LOST
+            raise SystemExit(code) from None
 
     def stop(self, graceful: bool = True) -> None:
         """End the workers: in good order, and at the next signal, or if not ``graceful``, now."""

@@ -17,6 +17,7 @@ from gunicorn.arbiter import Arbiter
 
 from aigateway.http.inbound import keep_request
 from aigateway.http.server.ending import Ending, EndingWorker
+from aigateway.http.server.last_words import LOST
 from aigateway.http.server.sockets import remove_socket
 
 __all__ = [
@@ -38,7 +39,6 @@ STOP_TIMEOUT = 3.0
 """Seconds for the actors to stop.  MCP sessions say goodbye, which takes up to two."""
 NOW_TIMEOUT = 0.5
 """Seconds for the actors to stop, and for traces to be sent, when a worker ends now."""
-
 log = structlog.get_logger("ai-gateway")
 
 
@@ -131,6 +131,8 @@ def worker_exit(_server: Any, worker: Any) -> None:
     # Who cannot go on can send nothing either.
     hopeless = now or bool(getattr(worker, "exit_status", False))
     runtime.stop(0.0 if hopeless else FLUSH_TIMEOUT, NOW_TIMEOUT if now else STOP_TIMEOUT)
+    if runtime.lost:
+        worker.app.last_words.say(LOST + runtime.lost)
     if app.gateway.tracing is not None:
         # Last: what the actors did until now is in it.
         app.gateway.tracing.stop(*([NOW_TIMEOUT] if now else []))

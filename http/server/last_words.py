@@ -9,7 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 
-__all__ = ["LastWords"]
+__all__ = ["LOST", "LastWords"]
+
+LOST = "lost: "
+"""Before what a worker has lost: that is no reason for others to end."""
 
 LONGEST = 2048
 """Bytes; up to 4096 (PIPE_BUF) a write is never mixed with another one."""

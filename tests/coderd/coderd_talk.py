@@ -27,6 +27,7 @@ from aigateway.actors.coderd.messages import (
     StoreRecords,
     SubscribeProviders,
 )
+from aigateway.actors.recorder.marks import Marks
 from aigateway.actors.recorder.records import (
     Interception,
     InterceptionEnded,
@@ -93,6 +94,7 @@ class Talk(Generic[D]):
         self._mailboxes: list[pykka.ActorRef[Any]] = []
         self.box: queue.Queue[Any] = queue.Queue()
         self.mailbox = self.new_mailbox(self.box)
+        self.marks = Marks()
         if connect:
             self.wait_connected()
 
@@ -150,7 +152,7 @@ class Talk(Generic[D]):
 
     def send(self, records: Iterable[UsageRecord | InterceptionEnded]) -> tuple[int, ...]:
         batch = tuple(Spooled(next(_seqs), record) for record in records)
-        self.ref.tell(StoreRecords(batch, self.mailbox))
+        self.ref.tell(StoreRecords(batch, self.mailbox, self.marks))
         return tuple(spooled.seq for spooled in batch)
 
     def reports(self, seqs: Iterable[int]) -> Stored:

@@ -12,10 +12,11 @@ from attrs import evolve
 from coderd_talk import Talk, eventually, interception, prompt
 from fake_coderd import FakeCoderd
 
-from aigateway.actors.coderd import _recording
+from aigateway.actors.actor import Crash
 from aigateway.actors.coderd._recording import is_wrong
 from aigateway.actors.coderd.messages import Spooled, Stored, StoreRecords
 from aigateway.actors.coderd.wire import coderd_pb2 as pb
+from aigateway.actors.recorder.marks import Fate
 from aigateway.actors.recorder.records import InterceptionEnded, TokenUsage
 
 
@@ -214,15 +215,121 @@ def test_one_record_without_an_answer_among_others_counts_as_tried(coderd: FakeC
         assert report == Stored(retry={silent.seq: "no answer within 0.5 s"}, away=False)
 
 
-def test_stopping_sends_records_back(talk: Talk) -> None:
-    mine = owner()
+def test_stopping_sends_back_what_was_not_sent_and_tells_what_becomes_of_the_rest(
+    talk: Talk,
+) -> None:
+    mine, other = owner(), owner()
+    gate = threading.Event()
+    talk.coderd.faults.delay("RecordPromptUsage", gate, times=1)
     talk.coderd.faults.hang("RecordPromptUsage")
-    seqs = talk.send([prompt(mine), prompt(mine)])
+    seqs = talk.send([prompt(mine, "a"), prompt(mine, "b")])
     talk.coderd.wait_for_call("RecordPromptUsage")
+    seqs += talk.send([prompt(other)])
+    talk.coderd.wait_for_call("RecordPromptUsage", 2)
     talk.stop()
-    report = talk.reports(seqs)
+    report = talk.box.get(timeout=10)
+    assert report == Stored(retry={seqs[1]: ""}, away=True)
+    assert talk.marks.flying()
+    gate.set()
+    assert talk.box.get(timeout=10) == Stored(done=(seqs[0],))
+    talk.coderd.cut_connections()
+    assert list(talk.box.get(timeout=10).retry) == [seqs[2]]
+    assert [talk.marks.fate(seq) for seq in seqs] == [Fate.STORED, Fate.HERE, Fate.DOUBTFUL]
+    assert talk.box.empty()
+
+
+def test_a_control_plane_that_crashes_loses_no_answer(talk: Talk) -> None:
+    """Not even those that wait in its inbox behind the message that it dies of."""
+    mine = [owner() for _ in range(4)]
+    gate = threading.Event()
+    talk.coderd.faults.delay("RecordPromptUsage", gate, times=4)
+    seqs = talk.send(prompt(each) for each in mine)
+    talk.coderd.wait_for_call("RecordPromptUsage", 4)
+    in_hand, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        in_hand.set()
+        assert go_on.wait(10)
+
+    actor = talk.ref._actor_weakref()
+    assert actor is not None
+    actor._run(hold)
+    assert in_hand.wait(10)
+    talk.ref.tell(Crash())
+    gate.set()
+    # One that nobody has begun with is sent back.
+    late = talk.send([prompt(owner())])
+    for each in mine:
+        eventually(lambda each=each: prompts(talk.coderd, each))
+    go_on.set()
+    report = talk.reports(seqs + late)
+    assert sorted(report.done) == list(seqs)
+    assert list(report.retry) == list(late)
     assert report.away
-    assert set(report.retry) == set(seqs)
+
+
+def test_the_next_control_plane_waits_for_what_the_last_one_has_in_the_air(
+    coderd: FakeCoderd,
+) -> None:
+    mine = owner()
+    gate = threading.Event()
+    with Talk(coderd) as first, Talk(coderd) as second:
+        second.marks = first.marks
+        coderd.faults.delay("RecordPromptUsage", gate, times=1)
+        (seq,) = first.send([prompt(mine, "a")])
+        coderd.wait_for_call("RecordPromptUsage")
+        first.stop()
+        # As a recorder does that was restarted in this moment: it knows the disk only.
+        batch = (Spooled(seq, prompt(mine, "a")), Spooled(seq + 1000, prompt(mine, "b")))
+        second.ref.tell(StoreRecords(batch, second.mailbox, second.marks))
+        assert second.store(prompt(owner())).done
+        gate.set()
+        assert sorted(second.reports([seq, seq + 1000]).done) == [seq, seq + 1000]
+        assert prompts(coderd, mine) == ["a", "b"]
+
+
+@pytest.mark.parametrize("lost", ["connection", "stream"])
+def test_an_end_that_coderd_has_is_done_though_its_answer_was_lost(talk: Talk, lost: str) -> None:
+    record = interception()
+    talk.start_interception(record)
+    end = InterceptionEnded(id=record.id, ended_at=1.0)
+    if lost == "connection":
+        talk.coderd.faults.drop("RecordInterceptionEnded", times=1)
+    else:
+        talk.coderd.faults.hang_up("RecordInterceptionEnded", act=True, times=1)
+    (seq,) = talk.send([end])
+    assert list(talk.reports([seq]).retry) == [seq]
+    assert talk.marks.fate(seq) is Fate.DOUBTFUL
+    talk.wait_connected()
+    # A refusal for another reason leaves the doubt.
+    talk.coderd.faults.fail("RecordInterceptionEnded", "end interception: no database", times=1)
+    for _ in range(2):
+        talk.ref.tell(StoreRecords((Spooled(seq, end),), talk.mailbox, talk.marks))
+        report = talk.reports([seq])
+    assert report.done == (seq,)
+    assert len(talk.coderd.deployment.stored("RecordInterceptionEnded")) == 1
+
+
+def test_an_end_that_was_never_sent_is_not_taken_for_stored(talk: Talk) -> None:
+    report = talk.store(InterceptionEnded(id=owner(), ended_at=1.0))
+    assert list(report.retry.values()) == ["end interception: sql: no rows in result set"]
+
+
+def test_few_records_are_in_the_air_while_there_is_no_queue(coderd: FakeCoderd) -> None:
+    with Talk(coderd) as talk:
+        coderd.faults.hang("RecordPromptUsage")
+        talk.send(prompt(owner()) for _ in range(6))
+        coderd.wait_for_call("RecordPromptUsage", 4)
+        assert talk.store(*[]).done == ()
+        assert coderd.deployment.count_calls("RecordPromptUsage") <= 5
+
+
+def test_without_room_for_a_mark_nothing_is_sent(talk: Talk) -> None:
+    while talk.marks.depart(len(talk.marks.parcels()) + 1 << 8):
+        pass
+    report = talk.store(prompt(owner()))
+    assert report.away
+    assert talk.coderd.deployment.count_calls("RecordPromptUsage") == 0
 
 
 def test_a_recorder_that_is_gone_does_no_harm(talk: Talk) -> None:
@@ -241,15 +348,18 @@ def test_what_a_dead_recorder_had_sent_is_stored_once(talk: Talk) -> None:
     records = [evolve(prompt(mine, text), record_id=text) for text in "abc"]
     end = InterceptionEnded(id=mine, ended_at=1.0)
     dying = talk.new_mailbox(queue.Queue())
-    batch = tuple(Spooled(seq, record) for seq, record in enumerate([*records, end]))
-    talk.ref.tell(StoreRecords(batch, dying))
+    batch = tuple(Spooled(seq, record) for seq, record in enumerate(records))
+    talk.ref.tell(StoreRecords(batch, dying, talk.marks))
     # The first is stored, the second on its way, the others wait behind it.
     talk.coderd.wait_for_call("RecordPromptUsage", 2)
     dying.stop()
     late = evolve(prompt(mine, "late"), record_id="late")
-    seqs = talk.send([*records, late, end])
+    again = (*batch[:3], Spooled(4, late), Spooled(5, end))
+    talk.ref.tell(StoreRecords(again, talk.mailbox, talk.marks))
     gate.set()
-    assert sorted(talk.reports(seqs).done) == sorted(seqs)
+    seqs = [spooled.seq for spooled in again]
+    # What was stored for the dead one is not in its inbox, but in the marks.
+    assert sorted(talk.reports(seqs).done) == seqs
     assert prompts(talk.coderd, mine) == ["a", "b", "c", "late"]
     assert talk.coderd.deployment.count_calls("RecordPromptUsage") == 4
     assert talk.coderd.deployment.count_calls("RecordInterceptionEnded") == 1
@@ -260,18 +370,6 @@ def test_records_without_an_id_are_stored_as_often_as_they_are_sent(talk: Talk) 
     for _ in range(2):
         assert len(talk.store(prompt(mine), prompt(mine)).done) == 2
     assert len(prompts(talk.coderd, mine)) == 4
-
-
-def test_only_the_records_stored_last_are_remembered(
-    talk: Talk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_recording, "_REMEMBERED", 2)
-    mine = owner()
-    records = [evolve(prompt(mine, text), record_id=text) for text in "abc"]
-    for _ in range(2):
-        assert len(talk.store(*records).done) == 3
-    # Only the first had been forgotten when it came again.
-    assert prompts(talk.coderd, mine) == ["a", "b", "c", "a"]
 
 
 def test_the_end_follows_the_other_records(talk: Talk) -> None:

@@ -171,7 +171,7 @@ class Connection:
             self._server.fail(request.call, *value)
         elif kind == "hang":
             self._coderd.note_call(name)
-        elif kind == "hang up":
+        elif kind == "hang up" and not value:
             self._server.hang_up(request.call, time.monotonic())
         elif kind == "garble":
             assert isinstance(value, bytes)
@@ -195,6 +195,8 @@ class Connection:
             return
         if kind == "drop":
             self.cut()
+        elif kind == "hang up":
+            self._server.hang_up(request.call, time.monotonic())
         elif kind == "delay":
             threading.Thread(
                 target=self._answer_later, args=(request.call, data, value), daemon=True

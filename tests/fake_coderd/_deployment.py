@@ -186,7 +186,9 @@ class Deployment:
 
     def _end(self, name: str, request: pb.RecordInterceptionEndedRequest, gateway: int) -> Message:
         _uuid(request.id, "invalid interception ID")
-        if not any(record.interception_id == request.id for record in self.records):
+        kinds = {record.rpc for record in self.records if record.interception_id == request.id}
+        if not kinds or name in kinds:
+            # It looks for one without an end.
             raise CallError("end interception: sql: no rows in result set")
         return self._store(name, request, gateway)
 

@@ -44,9 +44,11 @@ class Faults:
         """Act on the call and answer it once ``gate`` is set."""
         self._add(rpc, "delay", gate, skip, times)
 
-    def hang_up(self, rpc: str, *, skip: int = 0, times: int | None = None) -> None:
-        """Close the call's stream without an answer."""
-        self._add(rpc, "hang up", None, skip, times)
+    def hang_up(
+        self, rpc: str, *, act: bool = False, skip: int = 0, times: int | None = None
+    ) -> None:
+        """Close the call's stream without an answer, perhaps after it was acted on."""
+        self._add(rpc, "hang up", act, skip, times)
 
     def drop(self, rpc: str, *, skip: int = 0, times: int | None = None) -> None:
         """Act on the call, then cut the connection instead of answering."""

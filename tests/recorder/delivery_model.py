@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from attrs import define, evolve, field
 
 from aigateway.actors.coderd.messages import Spooled, Stored
@@ -37,22 +39,31 @@ class Disk:
     """Numbers of records that were set aside."""
     depth: int = 0
 
-    def write(self, changes: Changes) -> None:
+    def write(self, changes: Changes, kept: Sequence[Parcel] = ()) -> None:
         for number, parcel in changes.rewritten.items():
             table = self.held if parcel.held else self.fresh
-            assert number in table
-            table[number] = _copy(parcel)
+            assert number in table or not parcel.on_disk
+            if number in table:
+                table[number] = _copy(parcel)
         for parcel in changes.held:
-            del self.fresh[parcel.number]
+            if parcel.on_disk:
+                del self.fresh[parcel.number]
+            else:
+                self.depth += len(parcel.records)
+            parcel.on_disk = True
             self.held[parcel.number] = _copy(parcel)
         for number in changes.done:
-            del self.fresh[number]
+            self.fresh.pop(number, None)
         for number in changes.done_held:
-            del self.held[number]
+            self.held.pop(number, None)
         for owner, refusal in changes.refusals.items():
             self.refusals.pop(owner, None)
             if refusal is not None:
                 self.refusals[owner] = evolve(refusal)
+        for parcel in kept:
+            (self.held if parcel.held else self.fresh)[parcel.number] = _copy(parcel)
+            self.depth += len(parcel.records)
+            parcel.on_disk = True
         self.dead += [record.spooled.seq for record in changes.dead]
         self.depth -= changes.gone
         self.check()
@@ -94,9 +105,16 @@ def _copy(parcel: Parcel) -> Parcel:
 class Desk:
     """A delivery with its disk: what the recorder does, without an actor."""
 
-    def __init__(self, disk: Disk | None = None, *, window: int = WINDOW, **limits: int) -> None:
+    def __init__(
+        self,
+        disk: Disk | None = None,
+        *,
+        window: int = WINDOW,
+        now: float = 1000.0,
+        **limits: int,
+    ) -> None:
         self.disk = disk or Disk()
-        self.now = 1000.0
+        self.now = now
         limits.setdefault("window_bytes", WINDOW_BYTES)
         self.delivery = Delivery(Lanes(window=window, **limits))
         self.lanes = self.delivery.lanes
@@ -105,6 +123,8 @@ class Desk:
             refusal.parcels = sum(p.owner == owner for p in self.disk.held.values())
         self.lanes.resume(refusals, backlog=bool(self.disk.fresh))
         self.window = window
+        self._kept: list[Parcel] = []
+        """In memory alone."""
 
     def append(self, *parcels: Parcel) -> None:
         for parcel in parcels:
@@ -113,8 +133,15 @@ class Desk:
         self.lanes.appended(parcels)
 
     def write(self) -> None:
-        self.disk.write(self.lanes.changes)
-        self.lanes.changes = Changes()
+        held = {parcel.number for parcel in self.lanes.changes.held}
+        kept = [p for p in self._kept if p.records and p.number not in held]
+        self.disk.write(self.lanes.changes, kept)
+        self.lanes.changes, self._kept = Changes(), []
+
+    def lose_file(self) -> None:
+        """A new disk, and all that was in memory will be written to it."""
+        self.disk = Disk(dead=list(self.disk.dead))
+        self._kept = self.lanes.disk_lost()
 
     def load(self) -> None:
         assert not self.lanes.changes, "the disk is not up to date"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 import pytest
-from delivery_model import WINDOW_BYTES, Desk, Disk, parcel_of, seqs
+from delivery_model import WINDOW_BYTES, Desk, parcel_of, seqs
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -203,32 +203,22 @@ class History:
         on_disk = self.waiting()
         self.maybe_again |= on_disk & self.stored
         self.rejected -= on_disk
-        self.desk = Desk(self.desk.disk)
+        self.desk = Desk(self.desk.disk, now=self.desk.now)
 
     def corrupt(self, _dice: Dice) -> None:
-        """The file is lost; what was in memory goes into a new one."""
+        """The file is lost; what was in memory goes into a new one, as it was."""
         desk = self.desk
-        lost = self.waiting()
-        saved = desk.delivery.everything()
-        dead = list(desk.disk.dead) + [r.spooled.seq for r in desk.lanes.changes.dead]
-        kept = {spooled.seq for parcel in saved for spooled in parcel.records}
-        assert kept <= lost
-        self.maybe_again |= kept & self.stored
+        before = self.waiting()
+        in_memory = {
+            spooled.seq
+            for parcel in (*desk.lanes.current(), *desk.lanes.changes.held)
+            for spooled in parcel.records
+        }
+        desk.lose_file()
+        desk.write()
+        assert self.waiting() == in_memory <= before
         for owner, numbers in self.appended.items():
-            self.appended[owner] = [n for n in numbers if n in kept or n not in lost]
-        self.flying.clear()
-        self.left.clear()
-        self.desk = Desk(Disk(dead=dead))
-        for parcel in saved:
-            self.number += 1
-            again = parcel_of(self.number, parcel.owner, len(parcel.records), parcel.size)
-            for old, new in zip(parcel.records, again.records, strict=True):
-                numbers = self.appended[parcel.owner]
-                numbers[numbers.index(old.seq)] = new.seq
-                for known in (self.stored, self.maybe_again):
-                    if old.seq in known:
-                        known.add(new.seq)
-            self.desk.append(again)
+            self.appended[owner] = [n for n in numbers if n in in_memory or n not in before]
 
     def wait(self, dice: Dice) -> None:
         self.desk.later(dice.one_of([0.01, 0.5, 10.0, 400.0]))

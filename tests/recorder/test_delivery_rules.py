@@ -320,18 +320,6 @@ def test_on_request_what_is_held_is_tried_at_once() -> None:
     assert owners(desk.pump()) == ["a"]
 
 
-def test_a_clock_that_is_set_back_holds_up_nothing() -> None:
-    desk = roomy()
-    desk.append(parcel_of(1, "a"), parcel_of(2, "b"))
-    (batch,) = desk.pump()
-    first, second = seqs(batch)
-    desk.answer(batch, retry={first: "no"})
-    desk.answer(batch, retry={second: "gone"}, away=True)
-    desk.later(-100_000)
-    assert desk.delivery.next_time(desk.now) == desk.now
-    assert sorted(owners(desk.pump())) == ["a", "b"]
-
-
 # -- deaths of the control plane
 
 
@@ -470,15 +458,29 @@ def test_a_refusal_without_records_is_forgotten() -> None:
     assert desk.lanes.idle
 
 
-def test_everything_that_is_in_memory_can_be_saved() -> None:
+def test_when_the_file_is_lost_what_is_in_memory_goes_on_as_before() -> None:
     desk = roomy()
     desk.append(parcel_of(1, "a", 3), parcel_of(2, "a"), parcel_of(3, "b"), parcel_of(4, "c"))
     (batch,) = desk.pump()
     one, two, three, b, c = seqs(batch)
     desk.answer(batch, done=(one, c), rejected={two: "invalid"}, retry={b: "no"})
-    saved = desk.delivery.everything()
-    assert [s.seq for parcel in saved for s in parcel.records] == [three, 2 << PARCEL_BITS, b]
-    assert [record.spooled.seq for record in desk.lanes.changes.dead] == [two]
+    desk.lose_file()
+    desk.write()
+    # What is on its way is not sent once more.
+    assert desk.pump() == []
+    desk.answer(batch, done=(three,))
+    desk.write()
+    assert desk.disk.dead == [two]
+    (second,) = desk.pump()
+    assert seqs(second) == (2 << PARCEL_BITS,)
+    desk.store_all(second)
+    desk.later(1)
+    (third,) = desk.pump()
+    assert seqs(third) == (b,)
+    desk.store_all(third)
+    desk.write()
+    assert desk.disk.depth == 0
+    assert desk.lanes.idle
 
 
 def test_an_unknown_batch_changes_nothing() -> None:

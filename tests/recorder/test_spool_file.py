@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 from recorder_parts import end, spool_in, text_of, thought, tokens
 
 from aigateway.actors.recorder._spool_file import VACUUM_STEP
@@ -23,7 +24,6 @@ from aigateway.actors.recorder.spool import (
     SpoolError,
     adopt_spool,
     claim_spool,
-    forget_damaged,
     replace_damaged,
 )
 
@@ -145,7 +145,7 @@ def test_a_record_that_no_encoding_takes_is_kept_as_well_as_possible(tmp_path: P
     spool.write([thought("a", "good"), thought("a", SURROGATE, metadata=odd), tokens("a")])
     (parcel,) = read_all(spool)
     good, repaired, _ = (spooled.record for spooled in parcel.records)
-    assert good == thought("a", "good")
+    assert evolve(good, record_id="") == thought("a", "good")
     assert repaired.content == "half ?"  # type: ignore[union-attr]
     assert repaired.metadata == {  # type: ignore[union-attr]
         "half ?": "half ?",
@@ -257,39 +257,19 @@ def test_a_spool_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_another_spool_is_taken_over_in_steps(tmp_path: Path) -> None:
+def test_dead_letters_of_another_spool_are_moved_once(tmp_path: Path) -> None:
     other = _with_dead_letters(tmp_path, 2)
-    held, *_ = parcels = other.write([thought("x", "1"), *(thought(str(n)) for n in range(4))])
-    part = other.write([thought("part", "gone"), thought("part", "left")])[0]
-    part.records = part.records[1:]
-    changes = hold(held)
-    changes.rewritten[part.number], changes.gone = part, 1
-    other.write([], changes)
-    assert len(parcels) == 5
     own = claim_spool(tmp_path)
-    steps = []
-    while moved := own.take_over(other, 2):
-        steps.append(texts(moved))
-    # What was held comes first: it is the oldest of its interception.
-    assert steps == [["x:1"], ["0:", "1:"], ["2:", "3:"], ["part:left"]]
-    assert (other.depth, other.dead_letters) == (0, 0)
-    assert (own.depth, own.dead_letters) == (6, 2)
-    assert texts(read_all(own)) == [text for step in steps for text in step]
-    other.close(remove=True)
-    assert not other.path.exists()
+    # As a kill between the two files leaves it.
+    left = other._db.execute("SELECT * FROM dead_letters").fetchall()
+    own.take_dead_letters(other)
+    other._db.executemany(f"INSERT INTO dead_letters VALUES ({','.join('?' * 8)})", left)
+    other.dead_letters = 2
+    own.take_dead_letters(other)
+    assert (own.dead_letters, other.dead_letters) == (2, 0)
+    assert len(own.list_dead_letters()) == 2
     own.close()
-
-
-def test_unreadable_parcels_of_another_spool_come_along_as_dead_letters(tmp_path: Path) -> None:
-    other = spool_in(tmp_path)
-    for owner in "ab":
-        other.write([thought(owner)])
-    other._db.execute("UPDATE parcels SET payload = x'C1'")
-    own = claim_spool(tmp_path)
-    assert own.take_over(other, 1) == []
-    assert (own.depth, own.dead_letters, other.depth, other.dead_letters) == (0, 2, 0, 0)
     other.close()
-    own.close()
 
 
 def test_a_file_of_another_version_is_left_alone(tmp_path: Path) -> None:
@@ -468,13 +448,6 @@ def test_damage_inside_is_found_when_it_is_read(tmp_path: Path) -> None:
     # The lock was never let go of.
     assert adopt_spool(tmp_path) is None
     new.close(remove=True)
-
-
-def test_a_damaged_file_of_a_dead_worker_is_only_set_aside(tmp_path: Path) -> None:
-    spool = spool_in(tmp_path)
-    forget_damaged(spool, "because")
-    assert adopt_spool(tmp_path) is None
-    assert len(list(tmp_path.glob("*.damaged-*"))) == 1
 
 
 def test_a_deleted_file_is_noticed_and_begun_anew(tmp_path: Path) -> None:

@@ -1,0 +1,337 @@
+"""One spool on its way to the control plane: its delivery, its marks, and how its disk is."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+import structlog
+
+from aigateway.actors.actor import complete
+from aigateway.actors.coderd.messages import Stored
+from aigateway.actors.recorder.custody import Estate, Promise
+from aigateway.actors.recorder.delivery import Delivery, back_off
+from aigateway.actors.recorder.lanes import RETRY_CEILING, WINDOW
+from aigateway.actors.recorder.marks import Fate
+from aigateway.actors.recorder.messages import Append
+from aigateway.actors.recorder.parcels import Changes, Parcel
+from aigateway.actors.recorder.spool import (
+    DiskState,
+    Spool,
+    SpoolCorrupt,
+    SpoolError,
+    replace_damaged,
+)
+
+__all__ = ["DISK_RETRY", "SLOW", "Desk"]
+
+DISK_RETRY = 1.0
+"""Seconds between attempts to write to a disk that refuses, or is slow."""
+SLOW = 1.0
+"""Seconds for one transaction from which on a disk is called slow; it usually takes a
+thousandth of that."""
+_STEP = 256
+"""Parcels deleted in one transaction on a full disk, at first."""
+
+log = structlog.get_logger("ai-gateway.recorder")
+
+
+class Desk:
+    """What a recorder does with one spool.  Times are monotonic seconds."""
+
+    def __init__(self, estate: Estate) -> None:
+        self.spool: Spool = estate.spool
+        self.own = estate.own
+        """Whether new records come here."""
+        self.delivery = Delivery()
+        self.appended: list[Append] = estate.unwritten
+        """To be written next."""
+        self.written = 0
+        """Bytes of new records, ever growing."""
+        self.state = DiskState.OK
+        self.damaged = ""
+        """Why the spool file must be replaced."""
+        self._refused_until = 0.0
+        self._in_memory: dict[int, Parcel] = {parcel.number: parcel for parcel in estate.in_memory}
+        """Parcels that the disk has refused, in order."""
+        self._outside: deque[Parcel] = deque(estate.in_memory)
+        """Those of them that the delivery does not know of yet."""
+        self._promises: list[Promise] = estate.promises
+
+    def take_up(self) -> None:
+        """Begin with what is in the spool.  Raises SpoolCorrupt."""
+        now, wall = time.monotonic(), time.time()
+        refusals = self.spool.refusals()
+        for _, refusal in refusals:
+            # The clock on the wall may have been set since.
+            wait = min(refusal.next_at - wall, back_off(refusal.attempts))
+            age = min(wall - refusal.since, refusal.attempts * RETRY_CEILING)
+            refusal.next_at, refusal.since = now + max(0.0, wait), now - max(0.0, age)
+        self.delivery.lanes.resume(refusals, backlog=self.spool.depth > 0)
+        self.spool.forget_strangers(self._in_memory.keys())
+        for number, parcel in self._in_memory.items():
+            self._drop_stored(parcel)
+            if not parcel.records:
+                self.spool.marks.forget([number])
+        self._settle_promises()
+
+    def leave(self) -> Estate:
+        """All that a successor needs."""
+        # Who was told of this death already comes again.
+        unwritten = [a for a in self.appended if a.reply is None or not a.reply.known]
+        parcels = list(self._in_memory.values())
+        return Estate(self.spool, self.own, unwritten, parcels, self._promises)
+
+    # -- how it is
+
+    @property
+    def refusing(self) -> bool:
+        """Whether the disk takes nothing now."""
+        return self.state not in (DiskState.OK, DiskState.SLOW)
+
+    @property
+    def depth(self) -> int:
+        """Records that wait, on disk and in memory."""
+        waiting = sum(len(append.records) for append in self.appended)
+        return self.spool.depth - self.delivery.lanes.changes.gone + waiting + self.in_memory
+
+    @property
+    def in_memory(self) -> int:
+        """Records that the disk has refused."""
+        return sum(len(parcel.records) for parcel in self._in_memory.values())
+
+    @property
+    def empty(self) -> bool:
+        """Whether all is delivered, and no dead letter is left."""
+        return not (self.depth or self.spool.dead_letters or self.delivery.lanes.changes)
+
+    # -- to the disk
+
+    def write(self, *, last: bool = False) -> float | None:
+        """Write what is to be written; return the seconds after which to call again though
+        nothing has happened, None when there is no need to.
+
+        ``last``: the disk is asked in any case, though it refused a moment ago.
+        """
+        began = time.monotonic()
+        if self.refusing and began < self._refused_until and not last:
+            self._keep_in_memory()
+            return self._refused_until - began
+        try:
+            if self.state is not DiskState.OK and not (self.damaged or self._has_news()):
+                self.spool.probe()
+            self._write_down()
+        except SpoolCorrupt as ex:
+            self.damaged = str(ex)
+            return 0.0
+        except SpoolError as ex:
+            return self.refused(ex)
+        took = time.monotonic() - began
+        self._now_is(DiskState.OK if took < SLOW else DiskState.SLOW)
+        return None if self.state is DiskState.OK else DISK_RETRY
+
+    def refused(self, ex: SpoolError) -> float | None:
+        """The disk does not work; keep what is in memory, and try again in a moment."""
+        if isinstance(ex, SpoolCorrupt):
+            self.damaged = str(ex)
+            return 0.0
+        self._now_is(ex.state, str(ex))
+        self._refused_until = time.monotonic() + DISK_RETRY
+        self._keep_in_memory()
+        for number in (*self.delivery.lanes.changes.done, *self.delivery.lanes.changes.done_held):
+            self.spool.marks.fold(number)
+        return DISK_RETRY
+
+    def _now_is(self, state: DiskState, error: str = "") -> None:
+        if state is self.state:
+            return
+        if state is DiskState.OK:
+            log.info("the spool can be written again", disk=str(state), was=str(self.state))
+        elif state is DiskState.SLOW:
+            log.warning("the disk of the state folder is slow", disk=str(state))
+        else:
+            log.error(
+                "cannot use the spool: new interceptions are refused until it works",
+                disk=str(state),
+                error=error,
+            )
+        self.state = state
+
+    def _has_news(self) -> bool:
+        return bool(self.appended or self._in_memory or self.delivery.lanes.changes)
+
+    def _write_down(self) -> None:
+        """Write what was appended and what became of records.  Raises SpoolError."""
+        if self.damaged:
+            self._replace_spool(self.damaged)
+        if not self._has_news():
+            return
+        try:
+            parcels = self._write_to_spool()
+        except SpoolCorrupt as ex:
+            self._replace_spool(str(ex))
+            parcels = self._write_to_spool()
+        except SpoolError as ex:
+            if ex.state is DiskState.READ_ONLY:
+                raise
+            parcels = self._make_room()
+        outside, self._outside = self._outside, deque()
+        self.delivery.lanes.appended([*outside, *parcels])
+        self.written += sum(parcel.size for parcel in parcels)
+        if self._in_memory:
+            self._settle_promises()
+
+    def _write_to_spool(self, *, new: bool = True) -> list[Parcel]:
+        """All, or only the ``new=False`` changes, in one transaction."""
+        lanes = self.delivery.lanes
+        changes = lanes.changes
+        wall = time.time()
+        records = [record for append in self.appended for record in append.records] if new else []
+        kept: list[Parcel] = []
+        if new and self._in_memory:
+            held = {parcel.number for parcel in changes.held}
+            kept = [p for p in self._in_memory.values() if p.records and p.number not in held]
+        parcels = self.spool.write(records, changes, wall, wall - time.monotonic(), kept)
+        lanes.changes = Changes()
+        if new:
+            appended, self.appended = self.appended, []
+            for append in appended:
+                complete(append.reply, True)
+        for dead in changes.dead:
+            log.error(
+                "a record was refused and is set aside",
+                seq=dead.spooled.seq,
+                attempts=dead.attempts,
+                reason=dead.reason,
+            )
+        return parcels
+
+    def _make_room(self) -> list[Parcel]:
+        """Delete what was delivered, in small steps, with the room that was kept back; then
+        write the rest.  Raises SpoolError."""
+        spool, changes, step = self.spool, self.delivery.lanes.changes, _STEP
+        spool.release_reserve()
+        try:
+            spool.fold_log()
+            while True:
+                try:
+                    if not spool.delete_some(changes, step):
+                        break
+                except SpoolError:
+                    if step == 1:
+                        raise
+                    step = max(1, step // 8)
+                spool.fold_log()
+            if changes:
+                self._write_to_spool(new=False)
+                spool.fold_log()
+            return self._write_to_spool()
+        finally:
+            spool.keep_reserve()
+
+    def _replace_spool(self, reason: str) -> None:
+        """Begin a new file with all that is in memory.  Raises SpoolError: then it is to be
+        tried again."""
+        self.damaged = reason
+        self.spool = replace_damaged(self.spool, reason)
+        for parcel in self.delivery.lanes.disk_lost():
+            self._in_memory[parcel.number] = parcel
+        self._in_memory = dict(sorted(self._in_memory.items()))
+        self.spool.forget_strangers(self._in_memory.keys())
+        self.damaged = ""
+
+    # -- what the disk does not take
+
+    def _keep_in_memory(self) -> None:
+        """Have what was appended delivered from memory."""
+        appended, self.appended = self.appended, []
+        for append in appended:
+            parcels = self.spool.number(append.records)
+            self._in_memory.update((parcel.number, parcel) for parcel in parcels)
+            self._outside += parcels
+            self._promises.append(Promise(append, parcels))
+        self._admit()
+
+    def _admit(self) -> None:
+        lanes, outside = self.delivery.lanes, self._outside
+        while outside and (not outside[0].records or lanes.admit(outside[0])):
+            outside.popleft()
+
+    def _settle_promises(self) -> None:
+        """Forget what is on disk or delivered by now, and tell who waits for it."""
+        self._in_memory = {n: p for n, p in self._in_memory.items() if p.records and not p.on_disk}
+        left: list[Promise] = []
+        for promise in self._promises:
+            if any(parcel.number in self._in_memory for parcel in promise.parcels):
+                left.append(promise)
+            else:
+                complete(promise.append.reply, True)
+        self._promises = left
+
+    # -- to the control plane
+
+    def load(self, now: float) -> None:
+        """Read what there is room for.  Raises SpoolError."""
+        lanes = self.delivery.lanes
+        due = lanes.next_due()
+        if not lanes.room()[0] and (due is None or due > now):
+            return
+        if self.refusing:
+            # Held parcels may not be where they are looked for.
+            if len(lanes.changes.held) >= WINDOW:
+                return
+        else:
+            self._write_down()
+            while (owner := lanes.take_due(now)) is not None:
+                self._load_held(owner, now)
+        limit, size = lanes.room()
+        if limit:
+            parcels, more = self.spool.read(lanes.cursor, limit, size)
+            for parcel in parcels:
+                self._drop_stored(parcel)
+                if not parcel.records:
+                    lanes.changes.done.append(parcel.number)
+            lanes.loaded([parcel for parcel in parcels if parcel.records], more=more)
+            if parcels:
+                lanes.cursor = parcels[-1].number
+        if self._outside:
+            self._admit()
+
+    def _load_held(self, owner: str, now: float) -> None:
+        lanes = self.delivery.lanes
+        parcel = self.spool.first_held(owner)
+        if parcel is not None:
+            parcel.held = True
+            self._drop_stored(parcel)
+            if not parcel.records:
+                lanes.found_done(parcel, now)
+                return
+        lanes.loaded_held(owner, parcel)
+
+    def _drop_stored(self, parcel: Parcel) -> None:
+        """Take out what is stored by the marks, which are ahead of the disk."""
+        marks = self.spool.marks
+        if not marks.knows(parcel.number):
+            return
+        left = tuple(s for s in parcel.records if marks.fate(s.seq) is not Fate.STORED)
+        gone = len(parcel.records) - len(left)
+        if gone:
+            changes = self.delivery.lanes.changes
+            parcel.records = left
+            if parcel.on_disk:
+                changes.gone += gone
+                if left:
+                    changes.rewritten[parcel.number] = parcel
+
+    def answered(self, batch: int, stored: Stored, now: float) -> None:
+        """What became of records of a batch."""
+        self.delivery.answered(batch, stored, now)
+        if self._in_memory:
+            self._settle_promises()
+            self._admit()
+
+    def replaced(self, now: float, *, crashed: bool) -> None:
+        """Another control plane is in place."""
+        self.delivery.replaced(now, crashed=crashed, fate=self.spool.marks.fate)
+        if self._in_memory:
+            self._settle_promises()
