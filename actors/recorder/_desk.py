@@ -20,6 +20,7 @@ from aigateway.actors.recorder.spool import (
     Spool,
     SpoolCorrupt,
     SpoolError,
+    renew,
     replace_damaged,
 )
 
@@ -30,6 +31,8 @@ DISK_RETRY = 1.0
 SLOW = 1.0
 """Seconds for one transaction from which on a disk is called slow; it usually takes a
 thousandth of that."""
+_ALL_DELIVERED = "all that was in it is delivered"
+"""Why a file that is not damaged is replaced."""
 _STEP = 256
 """Parcels deleted in one transaction on a full disk, at first."""
 
@@ -51,6 +54,8 @@ class Desk:
         self.state = DiskState.OK
         self.damaged = ""
         """Why the spool file must be replaced."""
+        self.stuck = False
+        """Whether the last attempt to write has failed."""
         self._refused_until = 0.0
         self._in_memory: dict[int, Parcel] = {parcel.number: parcel for parcel in estate.in_memory}
         """Parcels that the disk has refused, in order."""
@@ -86,7 +91,8 @@ class Desk:
 
     @property
     def refusing(self) -> bool:
-        """Whether the disk takes nothing now."""
+        """Whether nothing new should begin: the disk takes nothing, or has no room for deleting
+        what will have been delivered."""
         return self.state not in (DiskState.OK, DiskState.SLOW)
 
     @property
@@ -114,7 +120,7 @@ class Desk:
         ``last``: the disk is asked in any case, though it refused a moment ago.
         """
         began = time.monotonic()
-        if self.refusing and began < self._refused_until and not last:
+        if self.stuck and began < self._refused_until and not last:
             self._keep_in_memory()
             return self._refused_until - began
         try:
@@ -126,8 +132,17 @@ class Desk:
             return 0.0
         except SpoolError as ex:
             return self.refused(ex)
+        self.stuck = False
         took = time.monotonic() - began
-        self._now_is(DiskState.OK if took < SLOW else DiskState.SLOW)
+        if not self.spool.reserved:
+            self.spool.keep_reserve()
+        if not self.spool.reserved:
+            self.spool.give_back()
+            self.spool.keep_reserve()
+        if not self.spool.reserved:
+            self._now_is(DiskState.FULL, "there is no room for deleting what will be delivered")
+        else:
+            self._now_is(DiskState.OK if took < SLOW else DiskState.SLOW)
         return None if self.state is DiskState.OK else DISK_RETRY
 
     def refused(self, ex: SpoolError) -> float | None:
@@ -135,6 +150,7 @@ class Desk:
         if isinstance(ex, SpoolCorrupt):
             self.damaged = str(ex)
             return 0.0
+        self.stuck = True
         self._now_is(ex.state, str(ex))
         self._refused_until = time.monotonic() + DISK_RETRY
         self._keep_in_memory()
@@ -207,36 +223,52 @@ class Desk:
         return parcels
 
     def _make_room(self) -> list[Parcel]:
-        """Delete what was delivered, in small steps, with the room that was kept back; then
-        write the rest.  Raises SpoolError."""
+        """Delete what was delivered with the room that was kept back; then write the rest.
+        Raises SpoolError.
+
+        Only then the log is folded: with less room than its pages need, that takes what there is
+        and still fails.
+        """
         spool, changes, step = self.spool, self.delivery.lanes.changes, _STEP
-        spool.release_reserve()
-        try:
-            spool.fold_log()
-            while True:
-                try:
-                    if not spool.delete_some(changes, step):
-                        break
-                except SpoolError:
-                    if step == 1:
-                        raise
-                    step = max(1, step // 8)
-                spool.fold_log()
-            if changes:
-                self._write_to_spool(new=False)
-                spool.fold_log()
-            return self._write_to_spool()
-        finally:
-            spool.keep_reserve()
+        if changes:
+            spool.release_reserve()
+            try:
+                while True:
+                    try:
+                        if not spool.delete_some(changes, step):
+                            break
+                    except SpoolError:
+                        if step == 1:
+                            raise
+                        step //= 4
+                if changes:
+                    self._write_to_spool(new=False)
+            except SpoolError:
+                if not self._all_delivered():
+                    raise
+                self._replace_spool(_ALL_DELIVERED)
+            finally:
+                self.spool.give_back()
+                self.spool.keep_reserve()
+        return self._write_to_spool()
+
+    def _all_delivered(self) -> bool:
+        """Whether nothing is left in the file that would have to be kept."""
+        spool = self.spool
+        return spool.depth == self.delivery.lanes.changes.gone and not spool.dead_letters
 
     def _replace_spool(self, reason: str) -> None:
         """Begin a new file with all that is in memory.  Raises SpoolError: then it is to be
         tried again."""
         self.damaged = reason
-        self.spool = replace_damaged(self.spool, reason)
+        if reason == _ALL_DELIVERED:
+            self.spool = renew(self.spool)
+        else:
+            self.spool = replace_damaged(self.spool, reason)
         for parcel in self.delivery.lanes.disk_lost():
             self._in_memory[parcel.number] = parcel
         self._in_memory = dict(sorted(self._in_memory.items()))
+        self.spool.skip_to(max(self.delivery.lanes.cursor, *self._in_memory, 0))
         self.spool.forget_strangers(self._in_memory.keys())
         self.damaged = ""
 
@@ -276,7 +308,7 @@ class Desk:
         due = lanes.next_due()
         if not lanes.room()[0] and (due is None or due > now):
             return
-        if self.refusing:
+        if self.stuck:
             # Held parcels may not be where they are looked for.
             if len(lanes.changes.held) >= WINDOW:
                 return

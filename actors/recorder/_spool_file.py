@@ -26,8 +26,9 @@ __all__ = ["SpoolFile", "SpoolStats"]
 
 VACUUM_STEP = 256
 """Pages given back to the file system in one step: some milliseconds."""
-RESERVE = 64 * 1024
-"""Bytes on the disk that are kept back for deleting what was delivered."""
+RESERVE = 96 * 1024
+"""Bytes on the disk that are kept back for deleting what was delivered: a transaction that
+deletes takes some ten pages of the log."""
 
 
 @frozen
@@ -66,6 +67,8 @@ class SpoolFile:
         self.path = path
         self._lock_fd = lock_fd
         self._reserve = path.with_suffix(".reserve")
+        self.reserved = False
+        """Whether there is room for deleting."""
         try:
             self._db = open_spool(path)
         except SpoolError as ex:
@@ -120,23 +123,35 @@ class SpoolFile:
         return True
 
     def keep_reserve(self) -> None:
-        """Keep room back on the disk, if there is any."""
+        """Keep room back on the disk, if there is any: then :attr:`reserved` is True."""
         with contextlib.suppress(OSError):
             file = os.open(self._reserve, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 os.posix_fallocate(file, 0, RESERVE)
+                self.reserved = True
             finally:
                 os.close(file)
 
     def release_reserve(self) -> None:
         """Let this spool have the room that was kept back."""
+        self.reserved = False
         with contextlib.suppress(OSError):
             self._reserve.unlink(missing_ok=True)
 
-    def fold_log(self) -> None:
-        """Give the room of the write-ahead log back to the disk, as far as that is possible."""
-        with contextlib.suppress(sqlite3.Error):
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    def give_back(self) -> None:
+        """Give free pages and the log back to the disk, as far as that is possible."""
+        with contextlib.suppress(sqlite3.Error, OSError):
+            self._db.execute(f"PRAGMA incremental_vacuum({16 * VACUUM_STEP})").fetchall()
+            wanted = self._scalar("PRAGMA page_count") * self._page_size
+            grows = max(0, wanted - os.stat(self.path).st_size)
+            disk = os.statvfs(self.path.parent)
+            # With less room it would take what there is, and fail.
+            if grows + RESERVE <= disk.f_bavail * disk.f_frsize:
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def skip_to(self, number: int) -> None:
+        """Give only higher numbers from now on."""
+        self._numbers = count(max(number + 1, next(self._numbers)))
 
     def probe(self) -> None:
         """Write without changing anything."""

@@ -25,6 +25,9 @@ VERSION = 1
 """Of the tables below, in the file's ``user_version``."""
 CHECKPOINT_PAGES = 4000
 """Size of the write-ahead log after which it is written back, which makes the disk sync."""
+_LEAST_PAGES, _LOG_PART = 16, 16
+"""On a small disk it is written back when it takes this part of the free room, not before so many
+pages: the pages that it is written back to need room too."""
 
 _TABLES = """
 CREATE TABLE parcels (
@@ -166,6 +169,15 @@ def open_spool(path: Path) -> sqlite3.Connection:
     return db
 
 
+def _log_pages(path: Path) -> int:
+    try:
+        found = os.statvfs(path.parent)
+    except OSError:
+        return CHECKPOINT_PAGES
+    free = found.f_bavail * found.f_frsize // 4096
+    return max(_LEAST_PAGES, min(CHECKPOINT_PAGES, free // _LOG_PART))
+
+
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
     # Before anything is written, or it has no effect.
     db.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -173,7 +185,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     # A killed process loses nothing; a power cut may lose the last commits. A sync for each
     # batch would cost more than all the rest of a request.
     db.execute("PRAGMA synchronous = NORMAL")
-    db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+    db.execute(f"PRAGMA wal_autocheckpoint = {_log_pages(path)}")
     db.execute("PRAGMA journal_size_limit = 4194304")
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version == VERSION:

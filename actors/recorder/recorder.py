@@ -90,6 +90,7 @@ class Recorder(GatewayActor):
         self._timer: Timer | None = None
         self._timer_at: float | None = None
         self._retry: Timer | None = None
+        self._retry_at = 0.0
         self._ticker: Timer | None = None
 
     # -- life
@@ -226,7 +227,7 @@ class Recorder(GatewayActor):
 
     def _check_room(self) -> None:
         own = self._own
-        if not own.refusing:
+        if not own.stuck:
             try:
                 self._gauge.check(own.spool, own.written)
             except SpoolError as ex:
@@ -238,9 +239,11 @@ class Recorder(GatewayActor):
         """Write once more after so many seconds, though nothing happens before."""
         if delay is None:
             return
+        now = time.monotonic()
         if not delay:
             self._tell_write()
-        elif self._retry is None or not self._retry.is_alive():
+        elif self._retry is None or self._retry_at <= now:
+            self._retry_at = now + delay
             self._retry = self.later(delay, Write())
 
     # -- to the control plane
@@ -255,7 +258,7 @@ class Recorder(GatewayActor):
                 except SpoolError as ex:
                     self._try_again(desk.refused(ex))
                 self._hand_over(desk, now)
-            if desk.delivery.lanes.changes and not desk.refusing:
+            if desk.delivery.lanes.changes and not desk.stuck:
                 self._tell_write()
         self._set_timer(now)
         if len(self._desks) > 1:
@@ -286,7 +289,7 @@ class Recorder(GatewayActor):
         self._tell_write()
 
     def _set_timer(self, now: float) -> None:
-        times = [desk.delivery.next_time(now) for desk in self._desks if not desk.refusing]
+        times = [desk.delivery.next_time(now) for desk in self._desks if not desk.stuck]
         when = min((one for one in times if one is not None), default=None)
         if when == self._timer_at:
             return
@@ -333,7 +336,7 @@ class Recorder(GatewayActor):
     def _leave_empty(self) -> None:
         """Delete the spool of a dead worker when nothing is left in it, and look for another."""
         left = self._desks[1]
-        if left.depth or left.delivery.lanes.changes or left.refusing or left.damaged:
+        if left.depth or left.delivery.lanes.changes or left.stuck or left.damaged:
             return
         try:
             if left.spool.dead_letters:
@@ -354,7 +357,7 @@ class Recorder(GatewayActor):
 
     def _step(self) -> None:
         own = self._own
-        if own.refusing or own.damaged:
+        if own.stuck or own.damaged:
             return
         lanes = own.delivery.lanes
         try:

@@ -36,6 +36,7 @@ __all__ = [
     "SpoolStats",
     "adopt_spool",
     "claim_spool",
+    "renew",
     "replace_damaged",
 ]
 
@@ -93,6 +94,22 @@ def replace_damaged(spool: Spool, reason: str) -> Spool:
         _set_aside(spool.path, reason)
     else:
         log.critical("the spool file is gone, a new one is begun", error=reason)
+    return _open_locked(spool.path, lock, spool.marks)
+
+
+def renew(spool: Spool) -> Spool:
+    """Delete a spool of which all is delivered, and begin a new one in its place, with the same
+    lock and marks: that needs no room on a full disk.
+
+    Raises SpoolError; then the lock is still held, and it may be called again.
+    """
+    lock = spool.close_database()
+    try:
+        for suffix in ("-wal", "-shm", ""):
+            Path(f"{spool.path}{suffix}").unlink(missing_ok=True)
+    except OSError as ex:
+        text = f"cannot delete the spool {spool.path}: {ex.strerror}"
+        raise folder_error(text, ex) from ex
     return _open_locked(spool.path, lock, spool.marks)
 
 
