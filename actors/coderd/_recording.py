@@ -135,9 +135,10 @@ class Recording:
         self._calls.ask(call)
 
     def _started(self, message: StoreInterception, call: Call, outcome: Outcome) -> None:
+        again = call.sent > 1 or message.again
         if isinstance(outcome, Answer):
             self._answer(message, Accepted())
-        elif isinstance(outcome, Refusal) and call.sent > 1 and _STORED_BEFORE in outcome.text:
+        elif isinstance(outcome, Refusal) and again and _STORED_BEFORE in outcome.text:
             # It was stored by the attempt whose answer was lost.
             self._answer(message, Accepted())
         elif isinstance(outcome, Refusal) and is_wrong(outcome.text):

@@ -107,7 +107,7 @@ class _Run:
     """To itself: something that another thread wants done."""
 
     action: Callable[[], None]
-    lock: threading.RLock = field(repr=False)
+    lock: threading.RLock = field(factory=threading.RLock, repr=False)
 
     @property
     def reply(self) -> _Run:

@@ -101,10 +101,14 @@ class Accepted:
 
 @frozen
 class StoreInterception:
-    """Record the start of an interception.  Replies Accepted, Denied or Unavailable."""
+    """Record the start of an interception.  Replies Accepted, Denied or Unavailable.
+
+    ``again``: a control plane that died had it in hand, and may have stored it.
+    """
 
     record: Interception
     reply: Reply[Accepted | Denied | Unavailable] = field(repr=False, eq=False)
+    again: bool = False
 
 
 @frozen

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from aigateway.actors.actor import ActorDied, complete, fail, tell_quietly
-from aigateway.actors.coderd.messages import StoreInterception, Unavailable
+from collections.abc import Callable
+
+from attrs import evolve
+
+from aigateway.actors.actor import ActorDied, Reply, complete, fail, tell_quietly
+from aigateway.actors.coderd.messages import Accepted, Denied, StoreInterception, Unavailable
 from aigateway.actors.recorder.messages import Begin
 from aigateway.actors.tree import ActorTree
 
@@ -16,17 +20,39 @@ BEGIN_WAIT = 5.0
 _RESTARTING = Unavailable("the control plane is being restarted")
 
 
-class Begins:
-    """Hands starts of interceptions to whoever is the control plane."""
+class _Handed(Reply[Accepted | Denied | Unavailable]):
+    """The reply of a start that is in the hands of a control plane: its death is no answer."""
 
-    def __init__(self, tree: ActorTree) -> None:
+    __slots__ = ("_again", "_begin")
+
+    def __init__(self, begin: Begin, again: Callable[[Begin], bool]) -> None:
+        super().__init__()
+        self._begin, self._again = begin, again
+
+    def set(self, value: Accepted | Denied | Unavailable) -> None:
+        complete(self._begin.reply, value)
+
+    def set_error(self, error: BaseException) -> None:
+        # Once: the next one may die of it too.
+        once_more = isinstance(error, ActorDied) and not self._begin.again
+        if not (once_more and self._again(evolve(self._begin, again=True))):
+            fail(self._begin.reply, error)
+
+
+class Begins:
+    """Hands starts of interceptions to whoever is the control plane; ``again`` is told, in any
+    thread, of one that has to be begun once more, and says whether that will be done."""
+
+    def __init__(self, tree: ActorTree, again: Callable[[Begin], bool]) -> None:
         self._tree = tree
+        self._again = again
         self._waiting: list[tuple[float, Begin]] = []
 
     def begin(self, message: Begin, now: float) -> bool:
         """Hand it over, or keep it; True when somebody must call :meth:`refuse` later on."""
         control = self._tree.find("control-plane")
-        if tell_quietly(control, StoreInterception(message.record, message.reply)):
+        reply = _Handed(message, self._again)
+        if tell_quietly(control, StoreInterception(message.record, reply, message.again)):
             return False
         if len(self._waiting) >= MAX_BEGINS:
             complete(message.reply, _RESTARTING)

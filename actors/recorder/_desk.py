@@ -44,8 +44,6 @@ class Desk:
 
     def __init__(self, estate: Estate) -> None:
         self.spool: Spool = estate.spool
-        self.own = estate.own
-        """Whether new records come here."""
         self.delivery = Delivery()
         self.appended: list[Append] = estate.unwritten
         """To be written next."""
@@ -85,7 +83,7 @@ class Desk:
         # Who was told of this death already comes again.
         unwritten = [a for a in self.appended if a.reply is None or not a.reply.known]
         parcels = list(self._in_memory.values())
-        return Estate(self.spool, self.own, unwritten, parcels, self._promises)
+        return Estate(self.spool, unwritten, parcels, self._promises)
 
     # -- how it is
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-__all__ = ["BeginsTooLate", "Step", "Tick", "Wake", "Write"]
+__all__ = ["BeginsTooLate", "Claim", "Step", "Tick", "Wake", "Write"]
 
 
 @frozen
@@ -25,6 +25,11 @@ class Tick:
 @frozen
 class Step:
     """Go on with work that is done in small steps."""
+
+
+@frozen
+class Claim:
+    """Look for a spool again: the disk had no room for one."""
 
 
 @frozen

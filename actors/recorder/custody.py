@@ -44,8 +44,6 @@ class Estate:
     """One spool, and what belongs into it."""
 
     spool: Spool
-    own: bool = True
-    """Whether new records go into it; False for the spool of a dead worker."""
     unwritten: list[Append] = Factory(list)
     """What was to be written next; nobody has been told yet that it is safe."""
     in_memory: list[Parcel] = Factory(list)

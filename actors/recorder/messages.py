@@ -29,6 +29,8 @@ class Begin:
 
     record: Interception
     reply: Reply[Accepted | Denied | Unavailable] = field(repr=False, eq=False)
+    again: bool = False
+    """Whether a control plane has died with it in hand."""
 
 
 @frozen

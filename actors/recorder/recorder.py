@@ -26,9 +26,9 @@ from aigateway.actors.coderd.messages import StoreRecords, Unavailable
 from aigateway.actors.recorder._batch_ref import Answer, BatchRef
 from aigateway.actors.recorder._begins import BEGIN_WAIT, Begins
 from aigateway.actors.recorder._chores import Chores
-from aigateway.actors.recorder._desk import Desk
+from aigateway.actors.recorder._desk import DISK_RETRY, Desk
 from aigateway.actors.recorder._gauge import Gauge
-from aigateway.actors.recorder._reminders import BeginsTooLate, Step, Tick, Wake, Write
+from aigateway.actors.recorder._reminders import BeginsTooLate, Claim, Step, Tick, Wake, Write
 from aigateway.actors.recorder.custody import Custody, Estate
 from aigateway.actors.recorder.messages import (
     Append,
@@ -39,6 +39,7 @@ from aigateway.actors.recorder.messages import (
     ListDeadLetters,
 )
 from aigateway.actors.recorder.spool import (
+    DiskState,
     SpoolCorrupt,
     SpoolError,
     SpoolStats,
@@ -81,8 +82,10 @@ class Recorder(GatewayActor):
         self._tick_every = tick
         self._desks: list[Desk] = []
         """One's own first, then that of a dead worker, if there is one."""
+        self._early: list[Append] = []
+        """What came before there was a spool."""
         self._chores = Chores()
-        self._begins = Begins(tree)
+        self._begins = Begins(tree, lambda begin: tell_quietly(self.actor_ref, begin))
         self._plane: pykka.ActorRef[Any] | None = None
         """Who has what is on its way: the control plane, or the dead one before it."""
         self._flushes: list[Flushed] = []
@@ -99,16 +102,32 @@ class Recorder(GatewayActor):
         for estate in self._custody.take():
             self._take_up(estate)
         if not self._desks:
+            self._claim()
+        self._tick()
+
+    def _claim(self) -> None:
+        """Find a spool.  Raises SpoolError, but not for a disk that is full or read-only: then it
+        is tried again, and nothing begins until then."""
+        try:
             spool = claim_spool(self._folder)
-            self._custody.watch(spool.marks)
-            self._take_up(Estate(spool))
+        except SpoolError as ex:
+            if ex.state not in (DiskState.FULL, DiskState.READ_ONLY):
+                raise
+            if self._custody.state is not ex.state:
+                log.error("cannot make a spool", disk=str(ex.state), error=str(ex))
+            self._custody.state, self._custody.refusing = ex.state, True
+            self.later(DISK_RETRY, Claim())
+            return
+        self._custody.watch(spool.marks)
+        self._take_up(Estate(spool, unwritten=self._early))
+        self._early = []
         own = self._own
-        self._gauge.check(own.spool, own.written)
-        if own.depth:
+        if own.spool.depth:
             log.info(
                 "taking up records of an earlier run", records=own.depth, spool=own.spool.path.name
             )
-        self._tick()
+        self._check_room()
+        self._tell_write()
 
     def _take_up(self, estate: Estate) -> None:
         """Begin with what is in a spool."""
@@ -133,6 +152,8 @@ class Recorder(GatewayActor):
         self._begins.close()
         for flushed in self._flushes:
             fail(flushed.reply, ActorDied("the recorder stopped"))
+        for append in self._early:
+            fail(append.reply, ActorDied("there was no spool"))
         for desk in self._desks:
             desk.write(last=True)
         self._custody.leave([desk.leave() for desk in self._desks])
@@ -143,6 +164,8 @@ class Recorder(GatewayActor):
 
     def receive(self, message: Any) -> Any:
         match message:
+            case Append() if not self._desks:
+                self._early.append(message)
             case Append():
                 self._own.appended.append(message)
                 self._tell_write()
@@ -170,6 +193,8 @@ class Recorder(GatewayActor):
                     desk.delivery.lanes.retry_all(time.monotonic())
                     desk.delivery.hurry()
                 self._tell_write()
+            case Claim():
+                self._claim()
             case BeginsTooLate():
                 if self._begins.refuse(time.monotonic()):
                     self.later(BEGIN_WAIT / 5, BeginsTooLate())
@@ -178,10 +203,12 @@ class Recorder(GatewayActor):
         return None
 
     def _asked(self, message: Any) -> Any:
+        if isinstance(message, GetSpoolStats):
+            return self._stats()
+        if not self._desks:
+            return [] if isinstance(message, ListDeadLetters) else 0
         spool = self._own.spool
         match message:
-            case GetSpoolStats():
-                return self._stats()
             case ListDeadLetters():
                 return spool.list_dead_letters(message.after, message.limit)
         if not self._chores.dead_letters(spool, message):
@@ -201,8 +228,8 @@ class Recorder(GatewayActor):
         )
 
     def _begin(self, message: Begin) -> None:
-        if self._own.refusing or self._gauge.full:
-            self._check_room()
+        self._note_state()
+        if self._custody.refusing:
             text = f"{self._custody.reason}, try again later"
             complete(message.reply, Unavailable(text, retry_after=5.0))
         elif self._begins.begin(message, time.monotonic()):
@@ -226,14 +253,17 @@ class Recorder(GatewayActor):
                 complete(flushed.reply, True)
 
     def _check_room(self) -> None:
-        own = self._own
-        if not own.stuck:
+        if self._desks and not self._own.stuck:
             try:
-                self._gauge.check(own.spool, own.written)
+                self._gauge.check(self._own.spool, self._own.written)
             except SpoolError as ex:
-                self._try_again(own.refused(ex))
-        self._custody.state = own.state
-        self._custody.refusing = own.refusing or self._gauge.full
+                self._try_again(self._own.refused(ex))
+        self._note_state()
+
+    def _note_state(self) -> None:
+        if self._desks:
+            self._custody.state = self._own.state
+            self._custody.refusing = self._own.refusing or self._gauge.full
 
     def _try_again(self, delay: float | None) -> None:
         """Write once more after so many seconds, though nothing happens before."""
@@ -268,8 +298,7 @@ class Recorder(GatewayActor):
         plane = self._tree.find("control-plane")
         self._plane = self._plane or plane
         if plane is not None and plane is not self._plane:
-            # A successor whose message is on its way here.  What it got before that message
-            # would be sent once more because of it.
+            # A successor whose message is on its way here: what it got before would be sent again.
             return
         while (batch := desk.delivery.take_batch(now)) is not None:
             ref = BatchRef(self, desk, batch.number)
@@ -311,8 +340,7 @@ class Recorder(GatewayActor):
         self._ticker = self.later(self._tick_every, Tick())
 
     def _look(self) -> None:
-        """See whether somebody left a spool behind.  Trouble is logged, and is no reason to die:
-        one's own spool works."""
+        """See whether somebody left a spool behind.  Trouble is no reason to die."""
         while len(self._desks) == 1:
             try:
                 left = adopt_spool(self._folder)
@@ -329,7 +357,7 @@ class Recorder(GatewayActor):
                     spool=left.path.name,
                 )
                 self._custody.watch(left.marks)
-                self._take_up(Estate(left, own=False))
+                self._take_up(Estate(left))
             else:
                 left.close(remove=True)
 
@@ -356,8 +384,7 @@ class Recorder(GatewayActor):
             self.actor_ref.tell(Step())
 
     def _step(self) -> None:
-        own = self._own
-        if own.stuck or own.damaged:
+        if not self._desks or (own := self._own).stuck or own.damaged:
             return
         lanes = own.delivery.lanes
         try:

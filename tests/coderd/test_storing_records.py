@@ -12,9 +12,15 @@ from attrs import evolve
 from coderd_talk import Talk, eventually, interception, prompt
 from fake_coderd import FakeCoderd
 
-from aigateway.actors.actor import Crash
+from aigateway.actors.actor import Crash, new_reply
 from aigateway.actors.coderd._recording import is_wrong
-from aigateway.actors.coderd.messages import Spooled, Stored, StoreRecords
+from aigateway.actors.coderd.messages import (
+    Accepted,
+    Spooled,
+    Stored,
+    StoreInterception,
+    StoreRecords,
+)
 from aigateway.actors.coderd.wire import coderd_pb2 as pb
 from aigateway.actors.recorder.marks import Fate
 from aigateway.actors.recorder.records import InterceptionEnded, TokenUsage
@@ -313,6 +319,15 @@ def test_an_end_that_coderd_has_is_done_though_its_answer_was_lost(talk: Talk, l
 def test_an_end_that_was_never_sent_is_not_taken_for_stored(talk: Talk) -> None:
     report = talk.store(InterceptionEnded(id=owner(), ended_at=1.0))
     assert list(report.retry.values()) == ["end interception: sql: no rows in result set"]
+
+
+def test_a_start_that_a_dead_control_plane_has_stored_is_accepted(talk: Talk) -> None:
+    record = interception()
+    talk.start_interception(record)
+    reply = new_reply()
+    talk.ref.tell(StoreInterception(record, reply, again=True))
+    assert reply.get(timeout=10) == Accepted()
+    assert len(talk.coderd.deployment.stored("RecordInterception")) == 1
 
 
 def test_few_records_are_in_the_air_while_there_is_no_queue(coderd: FakeCoderd) -> None:

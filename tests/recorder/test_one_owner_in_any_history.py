@@ -228,7 +228,7 @@ class House:
 
     def take_over(self, worker: Worker) -> None:
         if len(worker.desks) == 1 and (left := adopt_spool(self.folder)) is not None:
-            self.take_up(worker, Estate(left, own=False))
+            self.take_up(worker, Estate(left))
             self.work(worker)
 
     def close(self) -> None:

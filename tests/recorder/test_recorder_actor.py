@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ from aigateway.actors.recorder.messages import (
     Redeliver,
 )
 from aigateway.actors.recorder.records import Interception
-from aigateway.actors.recorder.spool import Spool, SpoolCorrupt, SpoolError
+from aigateway.actors.recorder.spool import DiskState, Spool, SpoolCorrupt, SpoolError
 
 NEW = ControlPlaneChanged(replaced=True)
 
@@ -123,6 +124,30 @@ def test_a_start_waits_for_a_control_plane_that_is_being_restarted(
     house.recorder.tell(NEW)
     for reply in waiting:
         assert reply.get(timeout=PATIENCE) == Accepted()
+
+
+def test_a_start_in_the_hands_of_a_dying_control_plane_goes_to_the_next(
+    house: House,
+) -> None:
+    dying = house.tree.find(CONTROL)
+    assert dying is not None
+    in_hand, go_on = threading.Event(), threading.Event()
+
+    def hold(_spooled: Spooled) -> None:
+        in_hand.set()
+        assert go_on.wait(PATIENCE)
+
+    dying.tell(hold)
+    house.append(thought("a"))
+    assert in_hand.wait(PATIENCE)
+    dying.tell(Crash())
+    reply = begin(house)
+    stats(house)
+    go_on.set()
+    wait_until(lambda: not dying.is_alive(), "it is dead")
+    house.plane()
+    house.recorder.tell(NEW)
+    assert reply.get(timeout=PATIENCE) == Accepted()
 
 
 def test_a_start_does_not_wait_for_ever(
@@ -649,6 +674,79 @@ def test_a_deleted_file_is_noticed(house: House) -> None:
     house.append(thought("after"))
     wait_until((house.folder / "spool-0.sqlite").exists, "there is a new file")
     house.wait_stored("after:")
+
+
+@pytest.mark.parametrize(
+    ("state", "text"), [(DiskState.FULL, "full"), (DiskState.READ_ONLY, "read-only")]
+)
+def test_without_room_for_a_spool_nothing_begins_until_there_is(
+    make: Callable[..., House], monkeypatch: pytest.MonkeyPatch, state: DiskState, text: str
+) -> None:
+    monkeypatch.setattr(recorder, "DISK_RETRY", 0.02)
+    works = threading.Event()
+    claim = recorder.claim_spool
+
+    def refuse(folder: Path) -> Spool:
+        if not works.is_set():
+            raise SpoolError("no room", state)
+        return claim(folder)
+
+    monkeypatch.setattr(recorder, "claim_spool", refuse)
+    house = make()
+    house.plane()
+    house.start()
+    answer = begin(house).get(timeout=PATIENCE)
+    assert isinstance(answer, Unavailable)
+    assert f"the disk for records is {text}" in answer.message
+    assert (stats(house).state, stats(house).refusing) == (state, True)
+    assert house.recorder.ask(Redeliver(), timeout=PATIENCE) == 0
+    early = new_reply()
+    house.recorder.tell(Append((thought("a"),), early))
+    house.recorder.tell(Tick())
+    works.set()
+    assert early.get(timeout=PATIENCE) is True
+    wait_until(lambda: begin(house).get(timeout=PATIENCE) == Accepted(), "starts are accepted")
+    house.wait_stored("a:")
+    assert not house.deaths
+
+
+def test_a_disk_that_is_slow_is_called_so_until_it_is_fast_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_desk, "DISK_RETRY", 0.02)
+    monkeypatch.setattr(_desk, "SLOW", 0.0)
+    house.append(thought("a"))
+    wait_until(lambda: stats(house).state is DiskState.SLOW, "it is slow")
+    # That is no reason to refuse anybody.
+    assert begin(house).get(timeout=PATIENCE) == Accepted()
+    monkeypatch.setattr(_desk, "SLOW", 60.0)
+    wait_until(lambda: stats(house).state is DiskState.OK, "it is fast again")
+
+
+@pytest.mark.parametrize("step", [-86400.0, 3e7])
+def test_a_clock_that_is_set_holds_up_no_refused_record(
+    make: Callable[..., House], monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    """Neither while the recorder runs nor over a restart; nor does the record get old by it."""
+    house = make()
+    answers = ["not now"] * 3
+    house.plane(lambda _s: answers.pop() if answers else None)
+    house.start()
+    house.append(thought("a"))
+    wait_until(lambda: len(answers) == 2, "the first refusal")
+    now = time.time
+
+    class Set:
+        monotonic = staticmethod(time.monotonic)
+        time = staticmethod(lambda: now() + step)
+
+    monkeypatch.setattr(_desk, "time", Set)
+    wait_until(lambda: len(answers) == 1, "the second refusal")
+    house.recorder.stop(timeout=PATIENCE)
+    monkeypatch.undo()
+    house.start()
+    house.wait_stored("a:")
+    assert stats(house).dead_letters == 0
 
 
 # -- what others see

@@ -157,6 +157,22 @@ def test_a_record_that_no_encoding_takes_is_kept_as_well_as_possible(tmp_path: P
     spool.close()
 
 
+def test_a_record_without_an_id_gets_one_that_stays(tmp_path: Path) -> None:
+    """So a store that recognises records never has it twice, however often it is sent."""
+    spool = spool_in(tmp_path)
+    mine = evolve(thought("a", "1"), record_id="7")
+    spool.write([mine, thought("a", "2"), thought("a", "3"), end("a")])
+    before = [spooled.record for parcel in read_all(spool) for spooled in parcel.records]
+    spool.close()
+    spool = claim_spool(tmp_path)
+    assert [s.record for parcel in read_all(spool) for s in parcel.records] == before
+    first, *others, _ = before
+    assert first == mine
+    assert len({record.record_id for record in others}) == 2
+    assert all(record.record_id for record in others)
+    spool.close()
+
+
 def test_a_record_that_cannot_be_repaired_takes_no_other_along(tmp_path: Path) -> None:
     spool = spool_in(tmp_path)
     hopeless = tokens("a")
