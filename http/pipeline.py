@@ -43,6 +43,7 @@ from aigateway.actors.providers.interception.opening import open_interception
 from aigateway.actors.providers.interception.reading import members, text
 from aigateway.actors.providers.interception.relay import Relay
 from aigateway.actors.providers.interception.routes import (
+    COMPACTION,
     MESSAGES,
     RESPONSES,
     Intercept,
@@ -95,6 +96,10 @@ CAPACITY = "AI Gateway is currently at capacity. Please try again later."
 INTERCEPTION_HEADER = "X-AI-Gateway-Interception-Id"
 
 log = structlog.get_logger("ai-gateway")
+
+
+_NAMES_IDS = (RESPONSES, COMPACTION)
+"""APIs whose requests may name what was stored before."""
 
 
 class Pipeline:
@@ -286,7 +291,7 @@ class Pipeline:
         call.model = recorded_model(config, interception.model)
         credential = self._credential(config, presented, route)
         observe = self._observer(call, caller)
-        if self._stored is not None and route.api == RESPONSES and credential.kind != BYOK:
+        if self._stored is not None and route.api in _NAMES_IDS and credential.kind != BYOK:
             readable = readable_body(inbound)
             try:
                 self._stored.check(caller, route.api, ids_in_body(readable))

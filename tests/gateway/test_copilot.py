@@ -54,6 +54,7 @@ def ask(gateway: GatewayProcess, path: str, body: Any, **more: Any) -> requests.
     [
         ("/chat/completions", CHAT, "choices"),
         ("/responses", {"model": "gpt-4.1", "input": "tell me of angels"}, "output"),
+        ("/responses/compact", {"model": "gpt-4.1", "input": "tell me of angels"}, "output"),
         ("/v1/messages", {**CHAT, "model": "claude-x", "max_tokens": 9}, "content"),
     ],
 )
@@ -92,7 +93,7 @@ def provider_answer(path: str) -> Any:
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return answer({"id": "chatcmpl-1", "choices": [choice], "usage": usage})
     usage = {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7}
-    if path == "/responses":
+    if path.startswith("/responses"):
         return answer({"id": "resp_1", "status": "completed", "output": [], "usage": usage})
     return answer({"id": "msg_1", "type": "message", "content": [], "usage": usage})
 

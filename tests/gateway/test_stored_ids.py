@@ -81,6 +81,7 @@ def naming(id: str) -> list[tuple[str, str, Any, dict[str, str]]]:
         ("POST", f"/responses/{id}/cancel", None, {}),
         ("GET", f"/responses/{id}/input_items?limit=1", None, {}),
         ("POST", "/responses/input_tokens", {**ask, "previous_response_id": id}, {}),
+        ("POST", "/responses/compact", {**ask, "previous_response_id": id}, {}),
         ("POST", "/responses", {**ask, "previous_response_id": id}, {}),
         ("POST", "/responses", {**ask, "previous_response_id": id, "stream": True}, {}),
         ("POST", "/responses", {**ask, "conversation": id}, {}),

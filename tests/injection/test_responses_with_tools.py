@@ -8,6 +8,7 @@ from typing import Any
 
 import openai
 import pytest
+import requests
 from gateway_process import GatewayProcess
 from imitation_provider import ScriptedProvider, answer, cut, stream
 from round_answers import Call, response, response_events
@@ -163,3 +164,27 @@ def test_a_refused_second_response_is_an_error(codex: Codex) -> None:
     codex.provider.play(answer({"error": {"message": "too long", "type": "bad"}}, 400))
     with pytest.raises(openai.APIError, match="too long"):
         codex.ask(True)
+
+
+def test_a_compaction_is_recorded_and_gets_no_tools(codex: Codex) -> None:
+    usage = {"input_tokens": 200_000, "output_tokens": 900, "total_tokens": 200_900}
+    output = [{"type": "compaction", "id": "cmp_1", "encrypted_content": "abc"}]
+    told = {"id": "resp_7", "object": "response.compaction", "output": output, "usage": usage}
+    codex.provider.play(answer(told))
+    body = b'{"model": "gpt-x",\n "input": [{"role": "user", "content": "2+3?"}]}'
+    raw = requests.post(
+        f"{codex.gateway.url}/openai/v1/responses/compact",
+        data=body,
+        headers={"Authorization": f"Bearer {codex.gateway.key()}"},
+        timeout=30,
+    )
+    assert raw.json() == told
+    request = codex.provider.requests[-1]
+    assert request.target.endswith("/responses/compact")
+    assert request.body == body
+    codex.id = raw.headers["x-ai-gateway-interception-id"]
+    (tokens,) = codex.records["token_usages"]
+    assert (tokens["input_tokens"], tokens["output_tokens"]) == (200_000, 900)
+    assert json.loads(tokens["metadata"])["iteration"] == "compaction"
+    (prompt,) = codex.records["user_prompts"]
+    assert json.loads(prompt["metadata"]) == {"prompt_kind": "compaction"}

@@ -96,7 +96,16 @@ def test_the_prompt_is_what_the_user_said_last(given: Any, prompt: str | None) -
         ({"type": "function_call_output", "call_id": "call_7"}, "call_7"),
         ({"type": "function_call_output", "call_id": ""}, None),
         ({"type": "function_call_output"}, None),
-        ({"type": "custom_tool_call_output", "call_id": "call_7"}, None),
+        ({"type": "custom_tool_call_output", "call_id": "call_7"}, "call_7"),
+        ({"type": "shell_call_output", "call_id": "call_7"}, "call_7"),
+        ({"type": "local_shell_call_output", "id": "call_7"}, "call_7"),
+        ({"type": "function_call_output", "id": "fco_7"}, None),
+        ({"type": "apply_patch_call_output", "call_id": "call_7"}, "call_7"),
+        ({"type": "computer_call_output", "call_id": "call_7"}, "call_7"),
+        ({"type": "tool_search_output", "call_id": "call_7"}, "call_7"),
+        ({"type": "yet_unknown_call_output", "call_id": "call_7"}, "call_7"),
+        ({"type": "mcp_approval_response", "approval_request_id": "mcpr_7"}, "mcpr_7"),
+        ({"type": "function_call", "call_id": "call_7"}, None),
         ("text", None),
     ],
 )
@@ -178,7 +187,7 @@ def test_an_incomplete_response_is_an_end_like_others() -> None:
     )
     result = stream(RESPONSE_CREATED, event("response.incomplete", response=incomplete))
     assert result.interception.complete
-    assert result.outcome == Outcome()
+    assert result.outcome == Outcome(metadata={"stop_reason": "max_output_tokens"})
     assert [t.output_tokens for t in result.tokens] == [20]
     assert [json.loads(t.input) for t in result.tools] == ['{"city":"Gh']
 
@@ -192,7 +201,7 @@ def test_a_failed_response_is_an_error_with_its_usage(usage: Any, records: int) 
     assert result.client == events
     assert result.interception.complete
     assert not result.interception.cut
-    assert result.outcome == Outcome("rate_limited", "too much")
+    assert result.outcome == Outcome("rate_limited", "too much", {"stop_reason": "failed"})
     assert len(result.tokens) == records
 
 
@@ -208,6 +217,7 @@ def test_a_failed_response_is_an_error_with_its_usage(usage: Any, records: int) 
             Outcome("bad_request", "No"),
         ),
         (b'data: {"error":{"message":"No"}}\n\n', Outcome("unknown", "No")),
+        (event("response.error", error={"message": "No"}), Outcome("unknown", "No")),
         (event("error"), Outcome("unknown", "The AI provider reported an error")),
     ],
 )
@@ -266,6 +276,7 @@ def test_what_was_finished_before_a_cut_is_recorded(end: str) -> None:
     assert [t.content for t in result.thoughts] == ["They ask about Ghent."]
     assert [t.tool for t in result.tools] == ["weather"]
     assert [t.metadata for t in result.tokens] == [{"usage_complete": False}]
+    assert [t.output_tokens for t in result.tokens] == [0]
     assert result.interception.cut
     assert result.outcome.error_type == ("unknown" if end == "left" else "server_error")
 
@@ -315,11 +326,11 @@ def test_custom_calls_and_odd_arguments_are_recorded() -> None:
     )
     assert [(t.tool, t.tool_call_id, t.input) for t in result.tools] == [
         ("run", "c1", '"say(\\"x\\")"'),
-        ("run", "c1", '""'),
+        ("run", "c1", "null"),
         ("weather", "call_1", '{"a": 1.0}'),
         ("weather", "call_1", '"oops"'),
         ("weather", "call_1", '""'),
-        ("", "", '""'),
+        ("", "", "null"),
     ]
 
 
@@ -385,7 +396,7 @@ def test_odd_answers_are_read_as_far_as_they_make_sense(answer: dict[str, Any]) 
 
 def test_a_failed_answer_is_an_error() -> None:
     result = blocking(status="failed", error={"code": "server_error", "message": "Sorry"})
-    assert result.outcome == Outcome("server_error", "Sorry")
+    assert result.outcome == Outcome("server_error", "Sorry", {"stop_reason": "failed"})
     assert len(result.prompts) == 1
 
 

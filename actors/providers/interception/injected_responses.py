@@ -32,7 +32,7 @@ from aigateway.actors.providers.interception.reading import (
     text,
 )
 from aigateway.actors.providers.interception.relay import Relay
-from aigateway.actors.providers.interception.responses import ResponsesInterception
+from aigateway.actors.providers.interception.responses import ResponsesInterception, is_end
 from aigateway.actors.providers.interception.routes import RESPONSES, Api
 from aigateway.actors.providers.interception.splice import (
     add_elements,
@@ -53,7 +53,6 @@ _COUNTS: tuple[tuple[str, ...], ...] = (
     ("output_tokens_details", "reasoning_tokens"),
 )
 _BEGINNINGS = frozenset({"response.created", "response.queued", "response.in_progress"})
-_ENDS = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _FOR_CLIENTS = frozenset(
     {
         "apply_patch_call",
@@ -70,6 +69,10 @@ _FOR_CLIENTS = frozenset(
 
 class _Round(RoundReading, ResponsesInterception):
     """Reads one of the responses."""
+
+    def count(self, *path: str) -> int:
+        """A number of tokens of the response, as far as it is known."""
+        return self._usage.count(*path)
 
 
 class InjectedResponses(InjectedInterception):
@@ -93,20 +96,20 @@ class InjectedResponses(InjectedInterception):
         else:
             self._shown += [self._items[at] for at in sorted(self._numbers) if at in self._items]
             for path in _COUNTS:
-                self._used[path] = self._used.get(path, 0) + _count_at(self._usage, path)
+                self._used[path] = self._used.get(path, 0) + self._round.count(*path)
         request = Request(
             id=self.id,
             body=b"",
             model=self.model,
             streaming=self.streaming,
             prompt=None if first is None else first._prompt,
+            prompt_kind=None if first is None else first._prompt_kind,
         )
         self._kept_back: list[bytes] = []
         self._items: dict[int, bytes] = {}
         self._hidden: set[int] = set()
         self._numbers: dict[int, int] = {}
         self._client_tools = False
-        self._usage: Object = {}
         self._status = ""
         made = _Round(request)
         made.offered = self.tools
@@ -120,7 +123,9 @@ class InjectedResponses(InjectedInterception):
         return self._client_tools
 
     def _is_injected(self, item: Object) -> bool:
-        return text(item.get("type")) == "function_call" and text(item.get("name")) in self.tools
+        if text(item.get("type")) != "function_call" or text(item.get("namespace")):
+            return False
+        return text(item.get("name")) in self.tools
 
     # -- streams
 
@@ -135,14 +140,14 @@ class InjectedResponses(InjectedInterception):
             return piece
         name, data = parse_event(piece)
         event = members(data)
-        kind = name.decode("utf-8", "replace") or text(event.get("type")) or ""
         if not event:
             return piece
+        kind = text(event.get("type")) or name.decode("utf-8", "replace")
         if self._id is None:
             self._id = members(event.get("response")).get("id")
         if kind in _BEGINNINGS:
             return self._numbered(piece) if self.rounds == 1 else self._dropped()
-        if kind in _ENDS:
+        if is_end(kind, members(event.get("response"))):
             return self._on_end(piece, members(event.get("response")))
         if "output_index" not in event:
             return self._numbered(piece)
@@ -151,13 +156,14 @@ class InjectedResponses(InjectedInterception):
     def _on_output(self, piece: bytes, kind: str, event: Object) -> bytes:
         index = count(event["output_index"])
         item = members(event.get("item"))
-        if kind == "response.output_item.added":
+        known = index in self._numbers or index in self._hidden
+        if kind == "response.output_item.added" or (item and not known):
             if self._is_injected(item):
                 self._hidden.add(index)
             else:
                 self._numbers[index] = self._next_output
                 self._next_output += 1
-                if text(item.get("type")) in _FOR_CLIENTS:
+                if _is_for_client(item):
                     self._client_tools = True
         if kind == "response.output_item.done" and "item" in event:
             self._items[index] = bytes(event["item"])
@@ -187,6 +193,9 @@ class InjectedResponses(InjectedInterception):
         self._read_answer(response)
         for index, item in enumerate(items(response.get("output"))):
             self._items[index] = bytes(item)
+            # Not all announce their items.
+            if self._is_injected(members(item)):
+                self._hidden.add(index)
         if self._hidden:
             self._kept_back.append(piece)
             self._dropped()
@@ -210,7 +219,7 @@ class InjectedResponses(InjectedInterception):
 
     def _with_whole_usage(self, document: bytes, *place: str) -> bytes:
         for path in _COUNTS:
-            total = self._used.get(path, 0) + _count_at(self._usage, path)
+            total = self._used.get(path, 0) + self._round.count(*path)
             document = replaced(document, b"%d" % total, *place, "usage", *path)
         return document
 
@@ -233,11 +242,10 @@ class InjectedResponses(InjectedInterception):
         return body
 
     def _read_answer(self, answer: Object) -> None:
-        self._usage = members(answer.get("usage"))
         self._status = text(answer.get("status")) or ""
         for each in items(answer.get("output")):
             item = members(each)
-            if text(item.get("type")) in _FOR_CLIENTS and not self._is_injected(item):
+            if _is_for_client(item) and not self._is_injected(item):
                 self._client_tools = True
 
     # -- both
@@ -286,6 +294,12 @@ class InjectedResponses(InjectedInterception):
         return [delete_member(item, "id") for item in kept if not _is_lost(item)]
 
 
+def _is_for_client(item: Object) -> bool:
+    kind = text(item.get("type"))
+    searches = kind == "tool_search_call" and text(item.get("execution")) == "client"
+    return searches or kind in _FOR_CLIENTS
+
+
 def _is_lost(item: bytes) -> bool:
     fields = members(item)
     return text(fields.get("type")) == "reasoning" and is_null(fields.get("encrypted_content"))
@@ -296,9 +310,3 @@ def _with_list_of_input(body: bytes, fields: Object) -> bytes:
     if given is None or text(given) is None:
         return body
     return set_member(body, b'[{"role":"user","content":' + bytes(given) + b"}]", "input")
-
-
-def _count_at(usage: Object, path: tuple[str, ...]) -> int:
-    for name in path[:-1]:
-        usage = members(usage.get(name))
-    return count(usage.get(path[-1]))

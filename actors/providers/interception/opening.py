@@ -18,10 +18,17 @@ from aigateway.actors.providers.interception.messages import (
 from aigateway.actors.providers.interception.reading import is_json
 from aigateway.actors.providers.interception.relay import Relay
 from aigateway.actors.providers.interception.responses import (
+    CompactionInterception,
     ResponsesInterception,
+    read_compaction_request,
     read_responses_request,
 )
-from aigateway.actors.providers.interception.routes import CHAT_COMPLETIONS, MESSAGES, RESPONSES
+from aigateway.actors.providers.interception.routes import (
+    CHAT_COMPLETIONS,
+    COMPACTION,
+    MESSAGES,
+    RESPONSES,
+)
 
 __all__ = ["open_interception"]
 
@@ -60,6 +67,8 @@ def open_interception(
         return ChatInterception(request, withholds, choices)
     if api == RESPONSES:
         return ResponsesInterception(read_responses_request(id, readable, body, headers))
+    if api == COMPACTION:
+        return CompactionInterception(read_compaction_request(id, readable, body, headers))
     raise ValueError(f"unknown API {api!r}")
 
 

@@ -63,6 +63,14 @@ _WRAPPERS = (
     "plugins_instructions",
     "model_switch",
     "personality_spec",
+    "additional_context",
+    "codex_internal_context",
+    "context_window_reminder",
+    "goal_context",
+    "hook_prompt",
+    "image_resize_notice",
+    "recommended_plugins",
+    "skill",
     # Cline, Roo Code, Kilo Code
     "environment_details",
     # GitHub Copilot
@@ -78,7 +86,10 @@ _WRAPPERS = (
 )
 _NAMES = "|".join(sorted(map(re.escape, _WRAPPERS), key=len, reverse=True))
 _ELEMENT = re.compile(
-    rf"\s*<(?P<name>{_NAMES})(?:\s[^<>]*)?>.*?</(?P=name)\s*>\s*", re.DOTALL | re.IGNORECASE
+    rf"\s*<(?P<name>{_NAMES})(?:\s[^<>]*)?>.*?</(?P=name)\s*>\s*"
+    # Codex puts a heading above the instructions of a folder.
+    r"|\s*# AGENTS\.md instructions[^\n]*\s*<INSTRUCTIONS>.*?</INSTRUCTIONS>\s*",
+    re.DOTALL | re.IGNORECASE,
 )
 
 
@@ -134,8 +145,10 @@ class _Sign:
 
     kind: PromptKind
     header: str = ""
-    """A header that is there; with ``value``, and has one of these values."""
+    """A header that is there; with ``values``, and has one of these values; with ``within``,
+    and has this text in its value."""
     values: tuple[str, ...] = ()
+    within: str = ""
     system: tuple[str, ...] = ()
     """Texts of which one stands in the system prompt or instructions."""
     prompt: tuple[str, ...] = ()
@@ -196,8 +209,21 @@ _CLAUDE_CODE = (
     _Sign("agent", system=("cc_is_subagent=true",)),
 )
 
+# Codex 0.171 says what a turn is for, and which of its subagents asks.
+_CODEX = (
+    _Sign("compaction", header="x-codex-turn-metadata", within='"request_kind":"compaction"'),
+    _Sign("compaction", header="x-openai-subagent", values=("compact",)),
+    _Sign("compaction", prompt=("You are performing a CONTEXT CHECKPOINT COMPACTION.",)),
+    _Sign("summary", header="x-codex-turn-metadata", within='"request_kind":"memory"'),
+    _Sign("summary", header="x-openai-subagent", values=("memory_consolidation",)),
+    # After a compaction the summary stands where a prompt would.
+    _Sign("summary", prompt=("Another language model started to solve this problem and produced",)),
+    _Sign("agent", header="x-openai-subagent"),
+    _Sign("agent", header="x-codex-parent-thread-id"),
+)
+
 # NOTE(signs): each program has a table of its own; put it here and into _SIGNS.
-_SIGNS: tuple[_Sign, ...] = (*_CLAUDE_CODE,)
+_SIGNS: tuple[_Sign, ...] = (*_CLAUDE_CODE, *_CODEX)
 """The first that fits counts."""
 
 _KNOWN = ("claude-cli/", "codex")
@@ -214,6 +240,8 @@ def kind_of(headers: Headers, system: str, prompt: str) -> PromptKind | None:
         if sign.header:
             value = first_of(headers, sign.header)
             if not value or (sign.values and value not in sign.values):
+                continue
+            if sign.within not in value:
                 continue
         if sign.system and not any(each in system for each in sign.system):
             continue

@@ -1,36 +1,58 @@
-"""OpenAI's Responses API (``/v1/responses``)."""
+"""OpenAI's Responses API (``/v1/responses``), and what other vendors make of it.
+
+A stream tells the same things several times: an item as deltas, as a finished item, and once more
+in the output of the last event.  Vendors leave out one or another of these, so all are read and
+matched: a call or a thought is recorded once, from whatever told the most of it.
+
+Events are known by their names or, where they have none that is known, by the ``type`` in their
+data, which is what SDKs look at.  Events with one dot in their type (``response.completed``)
+tell of the response as a whole, those with more of a part of it.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import msgspec
 
-from aigateway.actors.providers.interception._recording import INCOMPLETE, NOTHING, Request
+from aigateway.actors.providers.interception._recording import Request
+from aigateway.actors.providers.interception._response_items import (
+    Items,
+    Thinking,
+    call_of,
+    commentary_of,
+    thoughts_of,
+)
 from aigateway.actors.providers.interception._states import End
 from aigateway.actors.providers.interception.affinity import opening_of
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.interception.outcomes import error_outcome
+from aigateway.actors.providers.interception.prompts import Said, kind_of, last_said, typed
 from aigateway.actors.providers.interception.reading import (
     Buffer,
     Object,
     boolean,
     count,
-    is_json,
     is_null,
     items,
-    json_text,
     members,
     source,
     text,
 )
 from aigateway.actors.providers.interception.relay import Relay
-from aigateway.actors.providers.interception.routes import RESPONSES, Api
+from aigateway.actors.providers.interception.routes import COMPACTION, RESPONSES, Api
 from aigateway.actors.providers.interception.sse import parse_event
-from aigateway.actors.recorder.records import UsageRecord
+from aigateway.actors.providers.interception.usage import RunningUsage
 
-__all__ = ["ResponsesInterception", "read_responses_request"]
+__all__ = [
+    "CompactionInterception",
+    "ResponsesInterception",
+    "is_end",
+    "read_compaction_request",
+    "read_responses_request",
+]
 
 
 _BACKGROUND = (
@@ -38,36 +60,52 @@ _BACKGROUND = (
     b'{"code":"501","message":"background requests are currently not supported by AI Bridge"}',
 )
 
-_HOSTED_CALLS = frozenset(
-    {
-        "apply_patch_call",
-        "code_interpreter_call",
-        "computer_call",
-        "file_search_call",
-        "image_generation_call",
-        "local_shell_call",
-        "mcp_call",
-        "shell_call",
-        "web_search_call",
-    }
-)
+
+# -- requests
 
 
 def read_responses_request(id: str, readable: bytes, body: bytes, headers: Headers = ()) -> Request:
     """Read a request; ``readable`` is ``body`` without its content coding."""
+    background = boolean(members(readable).get("background"), loose=True)
+    return _read_request(id, readable, body, headers, refusal=_BACKGROUND if background else None)
+
+
+def read_compaction_request(
+    id: str, readable: bytes, body: bytes, headers: Headers = ()
+) -> Request:
+    """Read a request to ``/responses/compact``: a conversation to be made shorter."""
+    return _read_request(id, readable, body, headers, kind="compaction")
+
+
+def _read_request(
+    id: str,
+    readable: bytes,
+    body: bytes,
+    headers: Headers,
+    *,
+    kind: str | None = None,
+    refusal: tuple[int, bytes] | None = None,
+) -> Request:
     fields = members(readable)
     given = fields.get("input")
     entries = items(given)
-    last = members(entries[-1]) if entries else {}
+    last, texts = last_said(entries, _said)
+    whole = text(given)
+    if whole is not None:
+        texts = typed([whole])
+    prompt = "\n".join(texts) if texts else None
+    if prompt is not None and kind is None:
+        kind = kind_of(headers, text(fields.get("instructions")) or "", prompt)
     model = fields.get("model")
     return Request(
         id=id,
         body=body,
         model=text(model) or _number(model),
         streaming=boolean(fields.get("stream"), loose=True),
-        prompt=text(given) if not entries else _prompt(last),
+        prompt=prompt,
+        prompt_kind=kind,
         correlating_tool_call_id=_answered_call(last),
-        refusal=_BACKGROUND if boolean(fields.get("background"), loose=True) else None,
+        refusal=refusal,
         opening=opening_of(RESPONSES, entries, readable),
     )
 
@@ -77,24 +115,41 @@ def _number(value: Buffer | None) -> str:
     return spelled if spelled[:1] in set("-0123456789") else ""
 
 
-def _prompt(entry: Object) -> str | None:
-    """What the last entry of the input says, if it is the user's."""
-    if text(entry.get("role")) != "user":
-        return None
-    content = entry.get("content")
+def _said(item: Object) -> Said:
+    if text(item.get("type")) in _CONTEXT:
+        return Said("developer")
+    role = text(item.get("role")) or ""
+    if role != "user":
+        return Said(role)
+    content = item.get("content")
     whole = text(content)
     if whole is not None:
-        return whole
-    parts = [members(item) for item in items(content)]
-    said = [text(part.get("text")) for part in parts if text(part.get("type")) == "input_text"]
-    texts = [each for each in said if each is not None]
-    return "\n".join(texts) if texts else None
+        return Said(role, [whole])
+    parts = [members(part) for part in items(content)]
+    said = [text(part.get("text")) for part in parts if text(part.get("type")) in _TEXT_PARTS]
+    return Said(role, [each for each in said if each is not None])
 
 
-def _answered_call(entry: Object) -> str | None:
-    if text(entry.get("type")) != "function_call_output":
+_CONTEXT = frozenset({"additional_context", "additional_tools", "configuration_update"})
+"""Items that set a model up, whoever's role they have."""
+_TEXT_PARTS = frozenset({"input_text", "text"})
+
+
+def _answered_call(item: Object) -> str | None:
+    """The call whose result the item is: one of a function, a shell, a patch, an approval."""
+    kind = text(item.get("type")) or ""
+    if kind == "mcp_approval_response":
+        return text(item.get("approval_request_id")) or None
+    if not kind.endswith("_output"):
         return None
-    return text(entry.get("call_id")) or None
+    call = text(item.get("call_id"))
+    if not call and kind == "local_shell_call_output":
+        # Its id is documented to be the call's.
+        call = text(item.get("id"))
+    return call or None
+
+
+# -- answers
 
 
 class ResponsesInterception(Relay):
@@ -105,40 +160,89 @@ class ResponsesInterception(Relay):
     def __init__(self, request: Request) -> None:
         super().__init__(request)
         self._msg_id = ""
-        # What finished items say, in case no final response repeats them.
-        self._done: list[UsageRecord] = []
+        self._usage = RunningUsage()
+        self._items = Items()
+        self._thinking = Thinking()
+        self._keep_delta = self._thinking.deltas.append
+        self._output_read = False
+        self._usage_recorded = False
+        self._finished = False
+        """The response has told how it ended."""
 
     # -- streams
 
     def _read_event(self, piece: bytes, now: float) -> None:
         # PERF: most events are deltas; what they add up to comes again in a later event.
         if piece.startswith(b"event: ") and piece.endswith(b".delta", 0, piece.find(b"\n")):
+            # Reasoning, of which not all tell the whole, or a refusal.
+            if piece[16:17] == b"r":
+                self._keep_delta(piece)
             return
         name, data = parse_event(piece)
+        if not data:
+            return
         handler = _HANDLERS.get(name)
-        if handler is None and name and self._msg_id:
+        # What is told of a part comes again, or is of no use; so does what has just begun,
+        # unless it tells what it has cost.
+        if (
+            handler is None
+            and name
+            and self._msg_id
+            and (name.count(b".") > 1 or (name in _BEGUN and _USAGE.search(data) is None))
+        ):
             return
         event = members(data)
-        if data and not event and self._read_odd_event(piece, data, now):
+        if not event and self._read_odd_event(piece, data, now):
             return
-        kind = name or (text(event.get("type")) or "").encode()
         if not self._msg_id and "response" in event:
             self._begin(members(event["response"]), now)
-        if not is_null(event.get("error")):
-            kind = b"error"
-        handler = _HANDLERS.get(kind)
         if handler is not None:
             handler(self, event, now)
+            return
+        kind = text(event.get("type")) or name.decode("utf-8", "replace")
+        handler = _HANDLERS.get(kind.encode())
+        if handler is not None:
+            handler(self, event, now)
+        elif kind.startswith("response.") and kind.count(".") > 1:
+            return
+        elif not is_null(event.get("error")):
+            self._on_error(event, now)
+        elif kind.startswith("response."):
+            self._on_progress(kind, event, now)
 
     def _on_item(self, event: Object, now: float) -> None:
-        before = len(self._records)
-        self._read_item(members(event.get("item")), now)
-        self._done += self._records[before:]
-        del self._records[before:]
+        item = members(event.get("item"))
+        kind = text(item.get("type")) or ""
+        # PERF: nearly all messages are answers, which nobody records.
+        if kind == "message" and "phase" not in item:
+            return
+        place = count(event["output_index"]) if "output_index" in event else None
+        self._items.done(place, kind, item, now)
+        if kind == "reasoning" and thoughts_of(item):
+            self._thinking.forget(place or 0)
+
+    def _on_part_of_thought(self, event: Object, now: float) -> None:
+        self._thinking.add(event)
+
+    def _on_whole_thought(self, event: Object, now: float) -> None:
+        self._thinking.tell(event)
 
     def _on_final(self, event: Object, now: float) -> None:
         self._complete = True
-        self._read_response(members(event.get("response")), now)
+        self._finished = True
+        self._read_response(event, members(event.get("response")), now)
+
+    def _on_progress(self, kind: str, event: Object, now: float) -> None:
+        response = members(event.get("response"))
+        if is_end(kind, response):
+            # No event that is documented, so the framing has to prove the end too.
+            self._finished = True
+            self._read_response(event, response, now)
+        else:
+            self._note_response(event, response)
+
+    def _may_end(self) -> bool:
+        return self._finished
 
     def _on_error(self, event: Object, now: float) -> None:
         # Documented with its fields in the event itself, seen with them in `error`.
@@ -152,7 +256,8 @@ class ResponsesInterception(Relay):
         answer = members(data)
         if is_null(answer.get("error")) or "output" in answer:
             self._begin(answer, now)
-            self._read_response(answer, now)
+            self._finished = True
+            self._read_response({}, answer, now)
         else:
             self._on_error(answer, now)
 
@@ -163,84 +268,92 @@ class ResponsesInterception(Relay):
         if self._msg_id:
             self._record_prompt(self._msg_id, now)
 
-    def _read_response(self, response: Object, now: float) -> None:
-        failed = text(response.get("status")) == "failed"
-        if failed:
+    def _note_response(self, event: Object, response: Object) -> None:
+        """Take what a response tells of itself so far."""
+        for usage in (response.get("usage"), event.get("usage")):
+            if not is_null(usage):
+                self._usage.take(members(usage))
+        self._note_answer(model=text(response.get("model")))
+        if tier := text(response.get("service_tier")):
+            self._end_metadata["service_tier"] = tier
+
+    def _read_response(self, event: Object, response: Object, now: float) -> None:
+        """Read the whole response."""
+        self._note_response(event, response)
+        status = text(response.get("status"))
+        details = members(response.get("incomplete_details"))
+        self._note_answer(stop_reason=text(details.get("reason")) or status)
+        if status == "failed":
             self._on_error(response, now)
-        usage = members(response.get("usage"))
-        if usage or not failed:
-            self._record_usage(usage, now, NOTHING)
-        output = items(response.get("output"))
-        for item in output:
-            self._read_item(members(item), now)
-        if not output:
-            # Some send no output again in the final response.
-            self._records += self._done
-        self._done.clear()
+        output = [members(item) for item in items(response.get("output"))]
+        if not self._output_read and (output or self._items):
+            self._read_output(output, now)
+        if self._usage and not self._usage_recorded:
+            # Not only at the end: whose response it is must be known before the client knows it.
+            self._record_usage(now)
 
-    def _read_item(self, item: Object, now: float) -> None:
-        kind = text(item.get("type")) or ""
-        if kind == "reasoning":
-            for part in items(item.get("summary")):
-                content = text(members(part).get("text"))
-                self._record_thought(content, "reasoning_summary", now)
-        elif kind == "message":
-            self._read_message(item, now)
-        elif kind == "function_call":
-            self._record_call(item, _arguments(text(item.get("arguments"))), now)
-        elif kind == "custom_tool_call":
-            self._record_call(item, json_text(text(item.get("input")) or ""), now)
-        elif kind in _HOSTED_CALLS:
-            self._record_tool(
-                self._msg_id,
-                now,
-                tool=text(item.get("name")) or kind,
-                tool_call_id=text(item.get("call_id")) or "",
-                item_id=text(item.get("id")) or "",
-                input="null",
-            )
+    def _read_output(self, output: list[Object], now: float) -> None:
+        """Record calls and thoughts, of these items and of those that finished before."""
+        self._output_read = True
+        told = set()
+        for place, item, when in self._items.merged(output, now):
+            kind = text(item.get("type")) or ""
+            if kind == "reasoning":
+                thoughts = thoughts_of(item) or self._thinking.of(place)
+                told |= {content for content, _ in thoughts}
+                for content, origin in thoughts:
+                    self._record_thought(content, origin, when)
+            elif kind == "message":
+                for content in commentary_of(item):
+                    self._record_thought(content, "commentary", when)
+            elif (call := call_of(kind, item)) is not None:
+                self._record_tool(self._msg_id, when, call.metadata, **call.values)
+        for content, origin in self._thinking.rest():
+            if content not in told:
+                self._record_thought(content, origin, now)
 
-    def _read_message(self, message: Object, now: float) -> None:
-        if text(message.get("role")) != "assistant" or text(message.get("phase")) != "commentary":
-            return
-        for item in items(message.get("content")):
-            part = members(item)
-            if text(part.get("type")) == "output_text":
-                self._record_thought(text(part.get("text")), "commentary", now)
+    def _finish(self, end: End, now: float) -> None:
+        if not self._output_read:
+            self._read_output([], now)
+        failed = end is End.FAILED or (end is End.WHOLE and self._failed)
+        if self._answered and not failed:
+            self._record_prompt(self._msg_id, now)
+        due = self._usage or (self._answered and not failed)
+        if due and not self._usage_recorded:
+            self._record_usage(now)
 
-    def _record_call(self, item: Object, arguments: str, now: float) -> None:
-        self._record_tool(
-            self._msg_id,
-            now,
-            tool=text(item.get("name")) or "",
-            tool_call_id=text(item.get("call_id")) or "",
-            input=arguments,
-        )
-
-    def _record_usage(self, usage: Object, now: float, metadata: Mapping[str, object]) -> None:
-        given = members(usage.get("input_tokens_details"))
-        made = members(usage.get("output_tokens_details"))
-        cached = count(given.get("cached_tokens"))
-        written = count(given.get("cache_write_tokens"))
+    def _record_usage(self, now: float) -> None:
+        self._usage_recorded = True
+        usage = self._usage
+        given, made = usage.count("input_tokens"), usage.count("output_tokens")
+        cached = usage.count("input_tokens_details", "cached_tokens")
+        cached = cached or usage.count("cached_tokens")
+        written = usage.count("input_tokens_details", "cache_write_tokens")
+        reasoning = usage.count("output_tokens_details", "reasoning_tokens")
+        total = usage.count("total_tokens")
+        if reasoning and total >= given + made + reasoning:
+            # Some count reasoning beside the output: the total tells.
+            made += reasoning
+        details = members(usage.group("input_tokens_details").get("cache_write_tokens_details"))
+        kept_for = {
+            f"cache_ephemeral_{name[4:-7]}_input": count(value)
+            for name, value in details.items()
+            if name.startswith("ttl_") and name.endswith("_tokens")
+        }
         self._record_tokens(
             self._msg_id,
             now,
-            input_tokens=max(count(usage.get("input_tokens")) - cached - written, 0),
-            output_tokens=count(usage.get("output_tokens")),
+            input_tokens=max(given - cached - written, 0),
+            output_tokens=made,
             cache_read_input_tokens=cached,
             cache_write_input_tokens=written,
             extra_token_types={
-                "output_reasoning": count(made.get("reasoning_tokens")),
-                "total_tokens": count(usage.get("total_tokens")),
+                "output_reasoning": reasoning,
+                "total_tokens": total,
+                **kept_for,
             },
-            metadata=metadata,
+            metadata=self._metadata_of_call(whole=self._finished and bool(usage)),
         )
-
-    def _finish(self, end: End, now: float) -> None:
-        self._records += self._done
-        self._done.clear()
-        if end is End.CUT and self._answered:
-            self._record_usage({}, now, INCOMPLETE)
 
     def _error_event(self, error_type: str, message: str) -> bytes:
         code = _EVENT_CODES.get(error_type, "server_error")
@@ -257,10 +370,47 @@ class ResponsesInterception(Relay):
         return b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"
 
 
-def _arguments(arguments: str | None) -> str:
-    """Give a function call's arguments as JSON, or as a string when they are none."""
-    stripped = (arguments or "").strip()
-    return stripped if is_json(stripped.encode()) else json_text(stripped)
+class CompactionInterception(ResponsesInterception):
+    """One request to ``/responses/compact`` and its answer.
+
+    It is a call of a model like others.  Its output repeats the conversation, so nothing in it
+    has been called or thought now.
+    """
+
+    api: ClassVar[Api] = COMPACTION
+
+    def _read_output(self, output: list[Object], now: float) -> None:
+        self._output_read = True
+
+    def _metadata_of_call(self, *, whole: bool) -> dict[str, object]:
+        return {**super()._metadata_of_call(whole=whole), "iteration": "compaction"}
+
+
+_USAGE = re.compile(rb'"usage"\s*:\s*\{')
+
+
+_FINALS = frozenset(
+    {
+        "response.completed",
+        "response.incomplete",
+        "response.failed",
+        "response.cancelled",
+        "response.done",
+    }
+)
+"""Events that are the last one of a stream, the documented ones and what vendors made of them."""
+_BEGINNINGS = frozenset({"response.created", "response.queued", "response.in_progress"})
+_BEGUN = frozenset(each.encode() for each in _BEGINNINGS)
+_OVER = frozenset({"completed", "incomplete", "failed", "cancelled"})
+"""https://developers.openai.com/api/reference: the values of ``status`` that no others follow."""
+
+
+def is_end(kind: str, response: Object) -> bool:
+    """Whether an event of this type, about this response, is the stream's end."""
+    if kind in _FINALS:
+        return True
+    of_response = kind.startswith("response.") and kind.count(".") == 1
+    return of_response and kind not in _BEGINNINGS and text(response.get("status")) in _OVER
 
 
 _EVENT_CODES = {
@@ -271,8 +421,10 @@ _EVENT_CODES = {
 
 _HANDLERS: Mapping[bytes, Callable[[ResponsesInterception, Object, float], None]] = {
     b"response.output_item.done": ResponsesInterception._on_item,
-    b"response.completed": ResponsesInterception._on_final,
-    b"response.incomplete": ResponsesInterception._on_final,
-    b"response.failed": ResponsesInterception._on_final,
+    b"response.reasoning_text.done": ResponsesInterception._on_whole_thought,
+    b"response.reasoning_summary_text.done": ResponsesInterception._on_whole_thought,
+    b"response.reasoning_text.delta": ResponsesInterception._on_part_of_thought,
+    b"response.reasoning_summary_text.delta": ResponsesInterception._on_part_of_thought,
     b"error": ResponsesInterception._on_error,
+    **{kind.encode(): ResponsesInterception._on_final for kind in _FINALS},
 }

@@ -16,13 +16,14 @@ from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Literal, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from attrs import frozen
 
 __all__ = [
     "ANTHROPIC_TYPES",
     "CHAT_COMPLETIONS",
+    "COMPACTION",
     "DEFAULT_BASE_URLS",
     "MESSAGES",
     "RESPONSES",
@@ -35,11 +36,13 @@ __all__ = [
     "upstream_url",
 ]
 
-Api: TypeAlias = Literal["messages", "chat-completions", "responses"]
+Api: TypeAlias = Literal["messages", "chat-completions", "responses", "compaction"]
 
 MESSAGES: Api = "messages"
 CHAT_COMPLETIONS: Api = "chat-completions"
 RESPONSES: Api = "responses"
+COMPACTION: Api = "compaction"
+"""Making a conversation of the Responses API shorter: a call of a model too."""
 
 ANTHROPIC_TYPES = frozenset({"anthropic", "bedrock"})
 """Provider types that speak Anthropic's API."""
@@ -105,7 +108,11 @@ _ANTHROPIC = _Table(
 )
 _OPENAI = _Table(
     prefix="/v1",
-    intercepted={"/chat/completions": CHAT_COMPLETIONS, "/responses": RESPONSES},
+    intercepted={
+        "/chat/completions": CHAT_COMPLETIONS,
+        "/responses": RESPONSES,
+        "/responses/compact": COMPACTION,
+    },
     exact=frozenset({"/conversations", "/models"}),
     subtrees=("/conversations/", "/models/", "/responses/"),
 )
@@ -114,6 +121,7 @@ _COPILOT = _Table(
     intercepted={
         "/chat/completions": CHAT_COMPLETIONS,
         "/responses": RESPONSES,
+        "/responses/compact": COMPACTION,
         "/v1/messages": MESSAGES,
     },
     exact=frozenset({"/models", "/_ping", "/auto"}),
@@ -168,15 +176,21 @@ def _resolve(provider_type: str, method: str, rest: str) -> Intercept | Passthro
         return Intercept(api, rest)
     if path in table.exact:
         return Passthrough(path)
+    if _as_servers_read(path) in table.intercepted:
+        # Many servers take `/responses/` for `/responses`: passing it on would be a way round
+        # the records.
+        return None
     for subtree in table.subtrees:
         root = subtree.removesuffix("/")
-        if path == subtree and root in table.intercepted:
-            # Many servers take `/responses/` for `/responses`: passing it on would be a way
-            # round the records.
-            return None
         if path == root or path.startswith(subtree):
             return Passthrough(subtree)
     return None
+
+
+def _as_servers_read(path: str) -> str:
+    """The path without what some servers do not look at."""
+    segments = [segment.partition(";")[0] for segment in unquote(path).split("/")]
+    return "/".join(segments).rstrip("/").lower()
 
 
 # PERF: nearly all requests have one of a few paths.
