@@ -37,8 +37,8 @@ def command(port: int, workers: int, once: bool, keep: bool) -> None:
     """Try it out: a gateway in front of an imitation provider.
 
     The imitation speaks Anthropic's and OpenAI's APIs and makes its answers up. The gateway runs
-    on its embedded control plane in a temporary folder. Lines to paste are printed, and what is
-    recorded is shown as it comes, until Ctrl-C.
+    on its embedded control plane in a temporary folder. Lines to paste are printed, a few requests
+    are sent, and what is recorded is shown as it comes, until Ctrl-C.
     """
     # Not at the top: `aigateway --help` must not pay for them.
     from aigateway.actors.coderd.schema import LocalDatabaseError

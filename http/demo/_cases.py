@@ -1,22 +1,28 @@
-"""The requests of the smoke test."""
+"""The requests of the smoke test, as the clients of today write them.
+
+Claude Code and others end a conversation with a system message, Codex puts the folder's
+instructions and what it knows of the machine in front of the prompt.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import evolve, field, frozen
 
-__all__ = ["CASES", "Case"]
+__all__ = ["CASES", "OPENING", "Case"]
 
 _SESSION = "6f1c7a52-7f0e-4b0c-9a53-2d7d3f6f4f10"
 _CLAUDE_CODE = {
     "anthropic-version": "2023-06-01",
-    "User-Agent": "claude-cli/0 (demonstration)",
+    "User-Agent": "claude-cli/2.1.200 (demonstration)",
     "X-Claude-Code-Session-Id": _SESSION,
 }
-_CODEX = {"User-Agent": "codex_exec/0 (demonstration)", "session-id": _SESSION}
+_CODEX = {"User-Agent": "codex_exec/0.171.0 (demonstration)", "session-id": _SESSION}
 _OTHER = {"User-Agent": "demonstration/0"}
+_REMINDER = "Answer in one sentence, and use the tools that you have."
 
 _SCHEMA = {
     "type": "object",
@@ -39,6 +45,8 @@ class Case:
     session_id: str | None = None
     status: int = 200
     error_type: str = ""
+    answers: str | None = None
+    """The call whose result it ends with."""
 
     @property
     def provider(self) -> str:
@@ -72,7 +80,8 @@ class Case:
         return b"\n\n".join((*events, done, nothing))
 
 
-def _messages(title: str, prompt: str, **fields: Any) -> Case:
+def _claude(title: str, turns: str | Sequence[Any], **fields: Any) -> Case:
+    asked = [{"role": "user", "content": turns}] if isinstance(turns, str) else turns
     return Case(
         title=f"Messages, {title}",
         path="/anthropic/v1/messages",
@@ -82,42 +91,63 @@ def _messages(title: str, prompt: str, **fields: Any) -> Case:
         body={
             "model": "claude-imitation-large",
             "max_tokens": 2000,
-            "messages": [{"role": "user", "content": prompt}],
+            "messages": [*asked, {"role": "system", "content": _REMINDER}],
             **fields,
         },
     )
 
 
 _OVERLOADED = evolve(
-    _messages("overloaded", "please fail with 529"), status=529, error_type="overloaded"
+    _claude("overloaded", "please fail with 529"), status=529, error_type="overloaded"
 )
 
 
-def _chat(title: str, prompt: str, **fields: Any) -> Case:
-    messages = [{"role": "user", "content": prompt}]
+def _chat(title: str, turns: str | Sequence[Any], **fields: Any) -> Case:
+    asked = [{"role": "user", "content": turns}] if isinstance(turns, str) else turns
     return Case(
         title=f"Chat, {title}",
         path="/openai/v1/chat/completions",
-        body={"model": "gpt-imitation-large", "messages": messages, **fields},
+        body={
+            "model": "gpt-imitation-large",
+            "messages": [*asked, {"role": "system", "content": _REMINDER}],
+            **fields,
+        },
     )
 
 
-def _responses(title: str, prompt: str, **fields: Any) -> Case:
+def _codex(title: str, turns: str | Sequence[Any], **fields: Any) -> Case:
+    asked = [_input("user", turns)] if isinstance(turns, str) else turns
     return Case(
         title=f"Responses, {title}",
         path="/openai/v1/responses",
         headers=_CODEX,
         client="Codex",
         session_id=_SESSION,
-        body={"model": "gpt-imitation-large", "input": prompt, **fields},
+        body={
+            "model": "gpt-imitation-large",
+            "input": [_input("user", _FOLDER, _MACHINE), *asked, _input("developer", _REMINDER)],
+            **fields,
+        },
     )
 
 
+def _input(role: str, *texts: str) -> Mapping[str, Any]:
+    parts = [{"type": "input_text", "text": text} for text in texts]
+    return {"type": "message", "role": role, "content": parts}
+
+
+_FOLDER = "# AGENTS.md instructions for /demo\n\n<INSTRUCTIONS>\nBe brief.\n</INSTRUCTIONS>"
+_MACHINE = "<environment_context>\n  <cwd>/demo</cwd>\n</environment_context>"
+
 _CLAUDE_TOOL = {"name": "get_weather", "description": "The weather", "input_schema": _SCHEMA}
+_CLAUDE_SEARCH = {"type": "web_search_20250305", "name": "web_search", "max_uses": 3}
 _FUNCTION = {"name": "get_weather", "description": "The weather", "parameters": _SCHEMA}
 _CHAT_TOOL = {"type": "function", "function": _FUNCTION}
 _RESPONSES_TOOL = {"type": "function", **_FUNCTION}
+_PATCH = {"type": "custom", "name": "apply_patch", "description": "Changes files"}
+_SEARCH = {"type": "web_search"}
 _THINKING = {"type": "enabled", "budget_tokens": 1024}
+_SUMMARY = {"effort": "low", "summary": "auto"}
 _CACHED = [
     {
         "type": "text",
@@ -126,31 +156,132 @@ _CACHED = [
     }
 ]
 
-CASES = (
-    _messages("blocking", "What is the tide doing?", system=_CACHED),
-    _messages("streaming", "What is the wind doing?", system=_CACHED, stream=True),
-    _messages("streaming, tool", _CALL, tools=[_CLAUDE_TOOL], stream=True),
-    _messages("blocking, thinking", "Why is the sea salt?", thinking=_THINKING),
-    _messages(
-        "streaming, thinking, tools",
-        f"{_CALL}, twice",
-        thinking=_THINKING,
+# The second turn of each API: the results of two calls of the first.
+_CALLED = {"city": "Turku", "days": 3}
+_CLAUDE_RESULTS = [
+    {"role": "user", "content": _CALL},
+    {
+        "role": "assistant",
+        "content": [
+            {"type": "tool_use", "id": f"toolu_{n}", "name": "get_weather", "input": _CALLED}
+            for n in (1, 2)
+        ],
+    },
+    {
+        "role": "user",
+        "content": [
+            {"type": "tool_result", "tool_use_id": f"toolu_{n}", "content": "Snow, then sun"}
+            for n in (1, 2)
+        ],
+    },
+]
+_CHAT_RESULTS = [
+    {"role": "user", "content": _CALL},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {
+                "id": f"call_{n}",
+                "type": "function",
+                "function": {"name": "get_weather", "arguments": json.dumps(_CALLED)},
+            }
+            for n in (1, 2)
+        ],
+    },
+    *({"role": "tool", "tool_call_id": f"call_{n}", "content": "Snow, then sun"} for n in (1, 2)),
+]
+_CODEX_RESULTS = [
+    _input("user", _CALL),
+    {
+        "type": "function_call",
+        "call_id": "call_1",
+        "name": "get_weather",
+        "arguments": json.dumps(_CALLED),
+    },
+    {"type": "custom_tool_call", "call_id": "call_2", "name": "apply_patch", "input": "+ sun"},
+    {"type": "function_call_output", "call_id": "call_1", "output": "Snow, then sun"},
+    {"type": "custom_tool_call_output", "call_id": "call_2", "output": "Done"},
+]
+
+_AGENT = _claude(
+    "streaming, thinking, tools",
+    f"{_CALL}, twice",
+    system=_CACHED,
+    thinking=_THINKING,
+    tools=[_CLAUDE_TOOL],
+    stream=True,
+)
+_AGENT_RESULTS = evolve(
+    _claude(
+        "streaming, results, cache",
+        _CLAUDE_RESULTS,
+        system=_CACHED,
         tools=[_CLAUDE_TOOL],
         stream=True,
     ),
+    answers="toolu_2",
+)
+_AGENT_SEARCH = _claude(
+    "streaming, server tool",
+    'Search the web for "tides of Turku"',
+    system=_CACHED,
+    tools=[_CLAUDE_SEARCH],
+    stream=True,
+)
+_ASSISTANT = _chat(
+    "streaming, tools, cache",
+    f"{_CALL}, twice",
+    tools=[_CHAT_TOOL],
+    prompt_cache_key="demo",
+    stream=True,
+)
+_CODER = _codex(
+    "streaming, thinking, tools",
+    'Please use get_weather and apply_patch for "Turku" and 3 days',
+    tools=[_RESPONSES_TOOL, _PATCH],
+    reasoning=_SUMMARY,
+    prompt_cache_key="demo",
+    stream=True,
+)
+_CODER_RESULTS = evolve(
+    _codex(
+        "streaming, results, cache",
+        _CODEX_RESULTS,
+        tools=[_RESPONSES_TOOL, _PATCH],
+        prompt_cache_key="demo",
+        stream=True,
+    ),
+    answers="call_2",
+)
+_CODER_SEARCH = _codex(
+    "streaming, server tool", 'Search the web for "ice on the sea"', tools=[_SEARCH], stream=True
+)
+
+CASES = (
+    _claude("blocking", "What is the tide doing?", system=_CACHED),
+    _claude("streaming", "What is the wind doing?", system=_CACHED, stream=True),
+    _claude("blocking, thinking", "Why is the sea salt?", thinking=_THINKING),
+    _AGENT,
+    _AGENT_RESULTS,
+    _claude("blocking, server tool", 'Search for "tides"', tools=[_CLAUDE_SEARCH]),
+    _AGENT_SEARCH,
     _OVERLOADED,
     _chat("blocking", "What is the moon doing?"),
     _chat("streaming", "And the stars? ☆", stream=True),
     _chat("streaming, usage", "And the sun?", stream=True, stream_options={"include_usage": True}),
     _chat("blocking, tools", f"{_CALL}, twice", tools=[_CHAT_TOOL]),
-    _chat("streaming, tools", f"{_CALL}, twice", tools=[_CHAT_TOOL], stream=True),
-    _responses("blocking", "Tell me a story in 60 words"),
-    _responses("streaming", "Tell me a story in 600 words", stream=True),
-    _responses(
-        "streaming, thinking, tool",
-        _CALL,
-        tools=[_RESPONSES_TOOL],
-        reasoning={"effort": "low", "summary": "auto"},
-        stream=True,
+    _ASSISTANT,
+    evolve(
+        _chat("blocking, results, cache", _CHAT_RESULTS, prompt_cache_key="demo"),
+        answers="call_2",
     ),
+    _codex("blocking", "Tell me a story in 60 words"),
+    _codex("streaming", "Tell me a story in 600 words", stream=True),
+    _CODER,
+    _CODER_RESULTS,
+    _CODER_SEARCH,
 )
+
+OPENING = (_AGENT, _CODER, _AGENT_RESULTS, _ASSISTANT, _CODER_SEARCH, _OVERLOADED, _AGENT_SEARCH)
+"""What the demonstration shows at its start: some of them, all but one streams."""

@@ -71,7 +71,11 @@ def _usage(question: Question, replies: Sequence[Reply]) -> Object:
         "prompt_tokens": question.input_tokens,
         "completion_tokens": output,
         "total_tokens": question.input_tokens + output,
-        "prompt_tokens_details": {"cached_tokens": question.cached_tokens, "audio_tokens": 0},
+        "prompt_tokens_details": {
+            "cached_tokens": question.cached_tokens,
+            "cache_write_tokens": question.cache_written_tokens,
+            "audio_tokens": 0,
+        },
         "completion_tokens_details": {
             "reasoning_tokens": sum(reply.thought_tokens for reply in replies),
             "audio_tokens": 0,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from attrs import frozen
 
 from aigateway.http.demo._question import Question, read_chat, read_messages, read_responses
-from aigateway.http.demo._reply import Reply, reply_to
+from aigateway.http.demo._reply import Call, Reply, reply_to
 from aigateway.http.demo.records import Recorded, Usage
 
 __all__ = ["Expectation", "differences", "expect"]
@@ -30,7 +31,8 @@ class Expectation:
     """The records of one request that went well."""
 
     model: str
-    prompt: str
+    prompt: str | None
+    """None when a tool has the last word: nobody typed anything."""
     message_id: str
     usage: Usage
     tools: tuple[tuple[str, Any, str], ...]
@@ -45,23 +47,37 @@ def expect(path: str, body: bytes) -> Expectation:
     message, call = _IDS[question.api]
     return Expectation(
         model=question.model,
-        prompt=question.prompt,
+        prompt=None if question.tool_result is not None else question.prompt,
         message_id=message + reply.id,
         usage=_usage(question, reply),
-        tools=tuple((c.name, json.loads(c.arguments), call + c.id) for c in reply.calls),
+        tools=(
+            *_searches(question, reply),
+            *((c.name, _asked(c), call + c.id) for c in reply.calls),
+        ),
         # Chat Completions count thoughts and do not show them.
         thoughts=(reply.thought,) if reply.thought and question.api != "chat" else (),
     )
 
 
+def _asked(call: Call) -> Any:
+    return call.arguments if call.custom else json.loads(call.arguments)
+
+
+def _searches(question: Question, reply: Reply) -> Iterator[tuple[str, Any, str]]:
+    """What the provider's own tool is recorded as."""
+    if not reply.search:
+        return
+    if question.api == "messages":
+        yield "web_search", {"query": reply.search}, f"srvtoolu_{reply.id}"
+    else:
+        yield "web_search_call", {"type": "search", "query": reply.search}, ""
+
+
 def _usage(question: Question, reply: Reply) -> Usage:
-    # A stream of Anthropic's tells its output tokens twice, at the start (one token) and at the
-    # end (all of them), and the records add up what is told.
-    told_at_start = 1 if question.api == "messages" and question.stream else 0
     cached, written = question.cached_tokens, question.cache_written_tokens
     return Usage(
         input=question.input_tokens - cached - written,
-        output=told_at_start + reply.output_tokens,
+        output=reply.output_tokens,
         cache_read=cached,
         cache_write=written,
     )
@@ -72,7 +88,10 @@ def differences(expected: Expectation, recorded: Recorded) -> list[str]:
     tools = [(call.tool, _json(call.input), call.call_id) for call in recorded.tools]
     pairs: dict[str, tuple[object, object]] = {
         "model": (expected.model, recorded.model),
-        "prompts": ([expected.prompt], list(recorded.prompts)),
+        "prompts": (
+            [] if expected.prompt is None else [expected.prompt],
+            list(recorded.prompts),
+        ),
         "tokens": (expected.usage, recorded.usage),
         "tool calls": (list(expected.tools), tools),
         "thoughts": (list(expected.thoughts), list(recorded.thoughts)),

@@ -47,7 +47,7 @@ def blocking(question: Question, reply: Reply) -> Object:
         **_opening(question, reply),
         "content": list(_blocks(reply)),
         "stop_reason": _stop_reason(reply),
-        "usage": _usage(question, reply.output_tokens),
+        "usage": _usage(question, reply, reply.output_tokens),
     }
 
 
@@ -58,13 +58,13 @@ def events(question: Question, reply: Reply) -> Iterator[bytes]:
         "content": [],
         "stop_reason": None,
         # The first token is made before the stream begins.
-        "usage": _usage(question, 1),
+        "usage": _usage(question, reply, 1),
     }
     yield named_event({"type": "message_start", "message": opening})
     yield named_event({"type": "ping"})
     for index, block in enumerate(_blocks(reply)):
         yield from _block_events(index, block)
-    usage = _usage(question, reply.output_tokens)
+    usage = _usage(question, reply, reply.output_tokens)
     del usage["cache_creation"], usage["service_tier"]
     delta = {"stop_reason": _stop_reason(reply), "stop_sequence": None}
     yield named_event({"type": "message_delta", "delta": delta, "usage": usage})
@@ -84,7 +84,8 @@ def _opening(question: Question, reply: Reply) -> Object:
     }
 
 
-def _usage(question: Question, output_tokens: int) -> Object:
+def _usage(question: Question, reply: Reply, output_tokens: int) -> Object:
+    searches: Object = {"server_tool_use": {"web_search_requests": 1}} if reply.search else {}
     cached, written = question.cached_tokens, question.cache_written_tokens
     return {
         "input_tokens": question.input_tokens - cached - written,
@@ -92,6 +93,7 @@ def _usage(question: Question, output_tokens: int) -> Object:
         "cache_read_input_tokens": cached,
         "cache_creation": {"ephemeral_5m_input_tokens": written, "ephemeral_1h_input_tokens": 0},
         "output_tokens": output_tokens,
+        **searches,
         "service_tier": "standard",
     }
 
@@ -108,6 +110,8 @@ def _blocks(reply: Reply) -> Iterator[Object]:
         seal = hashlib.sha512(reply.thought.encode()).digest()
         signature = base64.b64encode(seal).decode()
         yield {"type": "thinking", "thinking": reply.thought, "signature": signature}
+    if reply.search:
+        yield from _search(reply)
     if reply.text:
         yield {"type": "text", "text": reply.text}
     for call in reply.calls:
@@ -115,9 +119,18 @@ def _blocks(reply: Reply) -> Iterator[Object]:
         yield {"type": "tool_use", "id": f"toolu_{call.id}", "name": call.name, "input": value}
 
 
+def _search(reply: Reply) -> Iterator[Object]:
+    call = f"srvtoolu_{reply.id}"
+    asked = {"query": reply.search}
+    yield {"type": "server_tool_use", "id": call, "name": "web_search", "input": asked}
+    yield {"type": "web_search_tool_result", "tool_use_id": call, "content": []}
+
+
 def _block_events(index: int, block: Object) -> Iterator[bytes]:
-    empty = {"text": {"text": ""}, "thinking": {"thinking": "", "signature": ""}}
-    start = {**block, **empty.get(block["type"], {"input": {}})}
+    empty: dict[str, Object] = {"text": {"text": ""}, "thinking": {"thinking": "", "signature": ""}}
+    if "input" in block:
+        empty[block["type"]] = {"input": {}}
+    start = {**block, **empty.get(block["type"], {})}
     yield named_event({"type": "content_block_start", "index": index, "content_block": start})
     for delta in _deltas(block):
         yield named_event({"type": "content_block_delta", "index": index, "delta": delta})
@@ -132,7 +145,7 @@ def _deltas(block: Object) -> Iterator[Object]:
         for text in groups(words(block["thinking"]), 3):
             yield {"type": "thinking_delta", "thinking": text}
         yield {"type": "signature_delta", "signature": block["signature"]}
-    else:
+    elif "input" in block:
         yield {"type": "input_json_delta", "partial_json": ""}
         for text in groups(json.dumps(block["input"], ensure_ascii=False), 9):
             yield {"type": "input_json_delta", "partial_json": text}

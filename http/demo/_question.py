@@ -68,6 +68,8 @@ class Question:
     cache_written_tokens: int = 0
     include_usage: bool = False
     choices: int = 1
+    may_search: bool = False
+    """Whether the provider's own search of the web is on offer."""
 
 
 def words(text: str) -> list[str]:
@@ -139,8 +141,28 @@ def _last_prompt(messages: Sequence[Mapping[str, Json]], kind: str) -> str:
 
 def _before_last_answer(turns: Sequence[Mapping[str, Json]]) -> Sequence[Mapping[str, Json]]:
     """The turns that were sent once before: those up to the model's last answer."""
-    answers = [place for place, turn in enumerate(turns) if turn.get("role") == "assistant"]
+    answers = [place for place, turn in enumerate(turns) if _is_answer(turn)]
+    while len(answers) > 1 and answers[-1] == answers[-2] + 1:
+        # The Responses API has an item for each part of an answer.
+        answers.pop()
     return turns[: answers[-1]] if answers else []
+
+
+def _is_answer(turn: Mapping[str, Json]) -> bool:
+    kind = turn.get("type")
+    call = isinstance(kind, str) and kind.endswith("_call")
+    return turn.get("role") == "assistant" or call or kind == "reasoning"
+
+
+def _last_turn(turns: Sequence[Mapping[str, Json]]) -> Mapping[str, Json]:
+    """The last one before what clients of today add: instructions behind all else."""
+    instructs = ("system", "developer")
+    return next((turn for turn in reversed(turns) if turn.get("role") not in instructs), {})
+
+
+def _written(total: int, cached: int) -> int:
+    """All that is new goes into the cache, but for the last token."""
+    return total - cached - 1 if total > cached else 0
 
 
 def read_messages(body: bytes, *, needs_limit: bool = True) -> Question:
@@ -159,7 +181,7 @@ def read_messages(body: bytes, *, needs_limit: bool = True) -> Question:
         before = _before_last_answer(messages)
         seen = count_tokens([message.get("content") for message in before])
         cached = fixed + seen if before else 0
-        written = total - cached - 1 if total > cached else 0
+        written = _written(total, cached)
     choice = _dict(request.get("tool_choice"))
     return Question(
         api="messages",
@@ -175,7 +197,15 @@ def read_messages(body: bytes, *, needs_limit: bool = True) -> Question:
         input_tokens=max(total, 1),
         cached_tokens=cached,
         cache_written_tokens=written,
+        may_search=any(
+            _kind(tool).startswith("web_search") for tool in _objects(request.get("tools"))
+        ),
     )
+
+
+def _kind(tool: Mapping[str, Json]) -> str:
+    kind = tool.get("type")
+    return kind if isinstance(kind, str) else ""
 
 
 def _has_breakpoint(value: Json) -> bool:
@@ -193,9 +223,7 @@ def _messages_tools(request: Mapping[str, Json]) -> Iterator[Tool]:
 
 
 def _tool_result(messages: Sequence[Mapping[str, Json]]) -> str | None:
-    # Claude Code ends its requests with a system message of its own.
-    last = next((m for m in reversed(messages) if m.get("role") != "system"), {})
-    blocks = _objects(last.get("content"))
+    blocks = _objects(_last_turn(messages).get("content"))
     if not blocks or blocks[-1].get("type") != "tool_result":
         return None
     return _said(blocks[-1].get("content"))
@@ -220,10 +248,11 @@ def read_chat(body: bytes) -> Question:
         if isinstance((function := _dict(tool.get("function"))).get("name"), str)
     ]
     chosen = _dict(_dict(choice).get("function"))
-    last = messages[-1] if messages else {}
+    last = _last_turn(messages)
     said = [[message.get("content"), message.get("tool_calls")] for message in messages]
     count = request.get("n")
-    before = _before_last_answer(messages)
+    total = max(count_tokens(said) + count_tokens(request.get("tools")), 1)
+    cached = count_tokens(said[: len(_before_last_answer(messages))])
     return Question(
         api="chat",
         model=model,
@@ -235,8 +264,9 @@ def read_chat(body: bytes) -> Question:
         parallel_tools=request.get("parallel_tool_calls") is not False,
         thinks=request.get("reasoning_effort") not in (None, "none"),
         limit=_limit(request.get("max_tokens"), request.get("max_completion_tokens")),
-        input_tokens=max(count_tokens(said) + count_tokens(request.get("tools")), 1),
-        cached_tokens=count_tokens(said[: len(before)]),
+        input_tokens=total,
+        cached_tokens=cached,
+        cache_written_tokens=_written(total, cached) if request.get("prompt_cache_key") else 0,
         include_usage=_dict(request.get("stream_options")).get("include_usage") is True,
         choices=count if isinstance(count, int) and 1 <= count <= 128 else 1,
     )
@@ -258,11 +288,13 @@ def read_responses(body: bytes) -> Question:
         for tool in _objects(request.get("tools"))
         if tool.get("type") in ("function", "custom") and isinstance(tool.get("name"), str)
     ]
-    last = items[-1] if items else {}
+    last = _last_turn(items)
     is_result = last.get("type") in ("function_call_output", "custom_tool_call_output")
     reasoning = _dict(request.get("reasoning"))
     fixed = count_tokens(request.get("instructions")) + count_tokens(request.get("tools"))
     before = _before_last_answer(items)
+    total = max(fixed + count_tokens([_content(item) for item in items]), 1)
+    cached = (fixed if before else 0) + count_tokens(list(map(_content, before)))
     return Question(
         api="responses",
         model=model,
@@ -274,8 +306,12 @@ def read_responses(body: bytes) -> Question:
         parallel_tools=request.get("parallel_tool_calls") is not False,
         thinks=any(reasoning.get(name) not in (None, "none") for name in ("effort", "summary")),
         limit=_limit(request.get("max_output_tokens")),
-        input_tokens=max(fixed + count_tokens([_content(item) for item in items]), 1),
-        cached_tokens=(fixed if before else 0) + count_tokens(list(map(_content, before))),
+        input_tokens=total,
+        cached_tokens=cached,
+        cache_written_tokens=_written(total, cached) if request.get("prompt_cache_key") else 0,
+        may_search=any(
+            _kind(tool).startswith("web_search") for tool in _objects(request.get("tools"))
+        ),
     )
 
 

@@ -59,6 +59,8 @@ class Reply:
     thought: str
     calls: tuple[Call, ...]
     truncated: bool
+    search: str = ""
+    """What the provider has looked for on the web, if it has."""
 
     @property
     def thought_tokens(self) -> int:
@@ -68,7 +70,8 @@ class Reply:
     def output_tokens(self) -> int:
         """Thought included."""
         calls = sum(call.tokens for call in self.calls)
-        return max(self.thought_tokens + len(words(self.text)) + calls, 1)
+        search = 4 + len(words(self.search)) if self.search else 0
+        return max(self.thought_tokens + len(words(self.text)) + calls + search, 1)
 
 
 def identifier(*parts: object) -> str:
@@ -80,10 +83,13 @@ def reply_to(question: Question, choice: int = 0) -> Reply:
     """The answer to a question; ``choice`` counts the answers when several are asked for."""
     name = identifier(question.api, question.model, question.prompt, question.tool_result, choice)
     calls = tuple(_calls(question, name))
+    search = _search(question)
     # Claude says what it is about to do; OpenAI's models call without a word.
-    text = "" if calls and question.api != "messages" else _text(question, calls, choice)
+    text = _text(question, calls, choice, search)
+    if calls and question.api != "messages":
+        text = ""
     thought = _thought(question, calls) if question.thinks else ""
-    reply = Reply(id=name, text=text, thought=thought, calls=calls, truncated=False)
+    reply = Reply(id=name, text=text, thought=thought, calls=calls, truncated=False, search=search)
     if question.limit is None or reply.output_tokens <= question.limit:
         return reply
     return _truncated(reply, question.limit)
@@ -92,10 +98,24 @@ def reply_to(question: Question, choice: int = 0) -> Reply:
 def _truncated(reply: Reply, limit: int) -> Reply:
     thought = words(reply.thought)[:limit]
     text = words(reply.text)[: limit - len(thought)]
-    return evolve(reply, thought="".join(thought), text="".join(text), calls=(), truncated=True)
+    return evolve(
+        reply, thought="".join(thought), text="".join(text), calls=(), truncated=True, search=""
+    )
 
 
-def _text(question: Question, calls: tuple[Call, ...], choice: int) -> str:
+def _search(question: Question) -> str:
+    """What to look for on the web: what stands in quotes, or the whole prompt."""
+    if not question.may_search or question.tool_result is not None:
+        return ""
+    if not re.search(r"\bsearch\b", question.prompt, re.IGNORECASE):
+        return ""
+    quoted = _QUOTED.search(question.prompt)
+    return quoted[1] if quoted else _shortened(question.prompt)
+
+
+def _text(question: Question, calls: tuple[Call, ...], choice: int, search: str) -> str:
+    if search and not calls:
+        return f"I searched for “{search}”, but an imitation finds nothing."
     if calls:
         return f"I will use {' and '.join(call.name for call in calls)}."
     if question.tool_result is not None:

@@ -37,7 +37,10 @@ def blocking(question: Question, reply: Reply) -> Object:
         "output": list(_items(reply)),
         "usage": {
             "input_tokens": question.input_tokens,
-            "input_tokens_details": {"cached_tokens": question.cached_tokens},
+            "input_tokens_details": {
+                "cached_tokens": question.cached_tokens,
+                "cache_write_tokens": question.cache_written_tokens,
+            },
             "output_tokens": reply.output_tokens,
             "output_tokens_details": {"reasoning_tokens": reply.thought_tokens},
             "total_tokens": question.input_tokens + reply.output_tokens,
@@ -96,6 +99,13 @@ def _items(reply: Reply) -> Iterator[Object]:
     if reply.thought:
         summary = [{"type": "summary_text", "text": reply.thought}]
         yield {"id": f"rs_{reply.id}", "type": "reasoning", "summary": summary}
+    if reply.search:
+        yield {
+            "id": f"ws_{reply.id}",
+            "type": "web_search_call",
+            "status": "completed",
+            "action": {"type": "search", "query": reply.search},
+        }
     if reply.text or not reply.calls:
         yield {
             "id": f"msg_{reply.id}",
@@ -130,6 +140,9 @@ def _item_events(place: int, item: Object) -> Iterator[Object]:
     elif item["type"] == "message":
         begun = {"status": "in_progress", "content": []}
         middle = _text_events(item["content"][0], {**fields, "content_index": 0})
+    elif item["type"] == "web_search_call":
+        begun = {"status": "in_progress"}
+        middle = _search_events(fields)
     else:
         begun = {"status": "in_progress", _argument_field(item): ""}
         middle = _call_events(item, fields)
@@ -147,6 +160,11 @@ def _summary_events(part: Object, fields: Object) -> Iterator[Object]:
         yield {"type": f"{prefix}_text.delta", **fields, "delta": text}
     yield {"type": f"{prefix}_text.done", **fields, "text": part["text"]}
     yield {"type": f"{prefix}_part.done", **fields, "part": part}
+
+
+def _search_events(fields: Object) -> Iterator[Object]:
+    for state in ("in_progress", "searching", "completed"):
+        yield {"type": f"response.web_search_call.{state}", **fields}
 
 
 def _text_events(part: Object, fields: Object) -> Iterator[Object]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from rich.console import Console
@@ -13,13 +16,14 @@ from rich.text import Text
 
 from aigateway.http.demo.interrupts import Interrupts
 from aigateway.http.demo.records import Recorded, RecordReader
-from aigateway.http.demo.smoke import Result, run_cases
+from aigateway.http.demo.smoke import Result, open_with, run_cases
 from aigateway.http.demo.stage import Stage
 
 __all__ = ["instructions", "show_live", "show_once"]
 
 _POLL = 0.2  # seconds between two looks into the database
 _ROOMY = 110  # columns of a terminal that has room for all cells
+_TOKENS = ("in", "read", "write", "out")
 _CELLS = (
     "time",
     "user",
@@ -27,14 +31,30 @@ _CELLS = (
     "provider",
     "model",
     "prompt",
-    "in",
-    "out",
+    *_TOKENS,
     "tools",
     "status",
 )
-_NUMBERS = ("in", "out", "tools", "thoughts")
-_LEAST_WIDE = {"time": 8, "prompt": 12, "status": 7}
-_MOST_WIDE = {"model": 24, "tools": 20, "status": 24}
+_NARROW = ("time", "client", "prompt", *_TOKENS, "tools", "status")
+"""The cells for which a terminal of 80 columns has room."""
+_NUMBERS = (*_TOKENS, "thoughts")
+_LEAST_WIDE = {"time": 8, "prompt": 12, "tools": 8, "status": 7}
+_MOST_WIDE = {"client": 12, "model": 16, "tools": 20, "status": 24}
+_NARROW_ONCE = {"prompt": 14, "in": 5, "read": 5, "write": 5, "out": 5, "tools": 12, "verdict": 7}
+"""The cells of the smoke test beside its requests, and how wide they may be; the requests, of
+which each is to be read whole, are wrapped."""
+_WIDE_ONCE = {
+    "client": 11,
+    "prompt": 24,
+    "in": 5,
+    "read": 5,
+    "write": 5,
+    "out": 5,
+    "thoughts": 8,
+    "tools": 18,
+    "verdict": 7,
+}
+_LEGEND = "Tokens: in, read from a cache, written into it, out."
 _MOST = 200  # lines that are looked at in one go when nothing limits them
 
 
@@ -72,12 +92,16 @@ aigateway usage --local-db {stage.gateway.database}
 def show_live(stage: Stage, interrupts: Interrupts) -> bool:
     """Show each interception as it comes, until a signal to end.
 
-    On a terminal a table is kept up to date; else there is one line for each that has ended.
+    A few requests are sent at the start, so that there is something to see.  On a terminal a
+    table is kept up to date; else there is one line for each that has ended.
     Returns True.  Raises DemoFailed when the gateway ends by itself.
     """
     console = _console()
     console.print(instructions(stage), soft_wrap=True)
-    console.print("What is recorded shows up here. Ctrl-C ends it.\n")
+    console.print(f"What is recorded shows up here. Ctrl-C ends it.\n{_LEGEND}\n", soft_wrap=True)
+    # A daemon: a request that hangs must not keep the demonstration from ending.
+    sender = threading.Thread(target=open_with, args=(stage, interrupts.given_up), daemon=True)
+    sender.start()
     if console.is_terminal:
         _keep_table(stage, interrupts, console)
     else:
@@ -90,15 +114,17 @@ def show_once(stage: Stage, interrupts: Interrupts) -> bool:
     """Run the smoke test and show how it went; say whether all of it is right."""
     console = _console()
     began = time.monotonic()
-    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
-    table.add_column("request")
-    for name in ("status", "client", "in", "out", "tools", "thoughts", "verdict"):
-        # On a narrow terminal the first column is wrapped and all others stay whole.
-        table.add_column(name, no_wrap=True, justify="right" if name in _NUMBERS else "left")
+    table = _new_table()
+    wide = _WIDE_ONCE if console.width >= _ROOMY else _NARROW_ONCE
+    table.add_column("request", min_width=16)
+    for name, most in wide.items():
+        _add_column(table, name, most_wide=most if console.is_terminal else None)
     results = list(run_cases(stage, interrupts.given_up))
     for result in results:
-        table.add_row(*_result_cells(result))
+        cells = _result_cells(result)
+        table.add_row(*(cells.get(name, "") for name in ("request", *wide)))
     console.print(table)
+    console.print(_LEGEND, soft_wrap=True)
     for result in results:
         for problem in result.problems:
             console.print(f"{result.title}: {problem}", soft_wrap=True)
@@ -119,26 +145,17 @@ def _console() -> Console:
     return Console(width=width, markup=False, highlight=False, emoji=False)
 
 
-def _result_cells(result: Result) -> list[str]:
-    verdict = "wrong" if result.problems else "ok"
-    recorded = result.recorded
-    if recorded is None:
-        return [result.title, str(result.status or ""), "", "", "", "", "", verdict]
-    return [
-        result.title,
-        str(result.status),
-        recorded.client,
-        str(_input(recorded)),
-        str(recorded.usage.output),
-        str(len(recorded.tools) or ""),
-        str(len(recorded.thoughts) or ""),
-        verdict,
-    ]
-
-
-def _input(recorded: Recorded) -> int:
-    """All input tokens: those that were read, from the cache and into the cache."""
-    return recorded.usage.input + recorded.usage.cache_read + recorded.usage.cache_write
+def _result_cells(result: Result) -> dict[str, str | Text]:
+    good = not result.problems
+    cells: dict[str, str | Text] = {
+        "request": result.title,
+        "verdict": Text("ok" if good else "wrong", style="green" if good else "red"),
+    }
+    if (recorded := result.recorded) is not None:
+        told = _texts(recorded)
+        cells |= {name: told[name] for name in ("client", "prompt", *_TOKENS, "tools")}
+        cells["thoughts"] = str(len(recorded.thoughts) or "")
+    return cells
 
 
 def _keep_table(stage: Stage, interrupts: Interrupts, console: Console) -> None:
@@ -168,47 +185,65 @@ def _print_lines(stage: Stage, interrupts: Interrupts, console: Console) -> None
         for record in _oldest_first(stage.records, _MOST):
             if record.ended_at is not None and record.id not in shown:
                 shown.add(record.id)
-                console.print("  ".join(_cells(record).values()), soft_wrap=True)
+                console.print("  ".join(_texts(record).values()), soft_wrap=True)
+
+
+def _new_table() -> Table:
+    return Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
+
+
+def _add_column(table: Table, name: str, *, most_wide: int | None, grows: bool = False) -> None:
+    table.add_column(
+        name,
+        no_wrap=True,
+        overflow="ellipsis",
+        justify="right" if name in _NUMBERS else "left",
+        min_width=_LEAST_WIDE.get(name, len(name)),
+        max_width=most_wide,
+        ratio=1 if grows else None,
+    )
 
 
 def _table(records: list[Recorded], width: int) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+    table = _new_table()
+    table.expand = True
     roomy = width >= _ROOMY
-    cells = [cell for cell in _CELLS if roomy or cell not in ("user", "provider")]
-    for name in cells:
-        table.add_column(
-            name,
-            no_wrap=True,
-            overflow="ellipsis",
-            justify="right" if name in _NUMBERS else "left",
-            min_width=_LEAST_WIDE.get(name, 4),
-            max_width=_MOST_WIDE.get(name, width) // (1 if roomy else 2),
-            ratio=1 if name == "prompt" else None,
-        )
+    names = _CELLS if roomy else _NARROW
+    for name in names:
+        most = _MOST_WIDE.get(name, width)
+        _add_column(table, name, most_wide=most if roomy else min(most, 12), grows=name == "prompt")
     for record in records:
-        texts = {name: Text(text) for name, text in _cells(record).items()}
+        cells = {name: Text(text) for name, text in _texts(record).items()}
         colour = "yellow" if record.ended_at is None else "red" if record.error else "green"
-        texts["status"].stylize(colour)
-        table.add_row(*(texts[name] for name in cells))
+        cells["status"].stylize(colour)
+        table.add_row(*(cells[name] for name in names))
     return table
 
 
-def _cells(record: Recorded) -> dict[str, str]:
+def _texts(record: Recorded) -> dict[str, str]:
+    """What the cells of an interception say, fit for a terminal."""
     moment = datetime.fromisoformat(record.started_at).astimezone()
-    status = "running" if record.ended_at is None else record.error or "done"
-    texts = (
-        f"{moment:%H:%M:%S}",
-        record.username,
-        record.client,
-        record.provider,
-        record.model,
-        record.prompts[-1] if record.prompts else "",
-        str(_input(record)),
-        str(record.usage.output),
-        ", ".join(call.tool for call in record.tools),
-        status,
-    )
-    return dict(zip(_CELLS, map(_one_line, texts), strict=True))
+    usage = record.usage
+    texts = {
+        "time": f"{moment:%H:%M:%S}",
+        "user": record.username,
+        "client": record.client,
+        "provider": record.provider,
+        "model": record.model,
+        "prompt": record.prompts[-1] if record.prompts else "",
+        "in": str(usage.input),
+        "read": str(usage.cache_read),
+        "write": str(usage.cache_write),
+        "out": str(usage.output),
+        "tools": ", ".join(_counted(call.tool for call in record.tools)),
+        "status": "running" if record.ended_at is None else record.error or "done",
+    }
+    return {name: _one_line(text) for name, text in texts.items()}
+
+
+def _counted(names: Iterable[str]) -> Iterator[str]:
+    for name, times in Counter(names).items():
+        yield f"{name} ×{times}" if times > 1 else name
 
 
 def _one_line(text: str) -> str:

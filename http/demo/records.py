@@ -41,6 +41,8 @@ class Recorded:
     username: str
     client: str
     session_id: str | None
+    answers: str | None = None
+    """The tool call whose result the request brought."""
     provider: str
     model: str
     started_at: str
@@ -104,6 +106,7 @@ class RecordReader:
             username=row["username"],
             client=row["client"],
             session_id=row["client_session_id"],
+            answers=row["correlating_tool_call_id"],
             provider=row["provider_name"],
             model=row["model"],
             started_at=row["started_at"],

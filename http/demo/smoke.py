@@ -7,6 +7,7 @@ imitation's answer says, and the imitation must have seen the provider's key onl
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,13 +17,13 @@ from typing import Any, TypeAlias
 import requests
 from attrs import field, frozen
 
-from aigateway.http.demo._cases import CASES, Case
+from aigateway.http.demo._cases import CASES, OPENING, Case
 from aigateway.http.demo._expectations import differences, expect
 from aigateway.http.demo.imitation import Request
 from aigateway.http.demo.records import Recorded
 from aigateway.http.demo.stage import USERNAME, Stage
 
-__all__ = ["Result", "run_cases"]
+__all__ = ["Result", "open_with", "run_cases"]
 
 REQUEST_LIMIT = 10.0
 RECORD_LIMIT = 5.0
@@ -122,6 +123,18 @@ def _run_case(stage: Stage, session: requests.Session, *, case: Case) -> _Outcom
     return relayed.status, problems, recorded
 
 
+def open_with(stage: Stage, given_up: Callable[[], bool]) -> None:
+    """Send a few requests, one after the other, until ``given_up`` says so; look at nothing."""
+    with requests.Session() as session:
+        session.trust_env = False
+        for case in OPENING:
+            if given_up():
+                return
+            url = stage.gateway.url + case.path
+            with contextlib.suppress(requests.RequestException):
+                _send(session, url, stage.user_key, _json(case.body), case.headers)
+
+
 def _json(value: Any) -> bytes:
     # With spaces, as clients write it: what the gateway encodes anew would be seen.
     return json.dumps(value).encode()
@@ -172,6 +185,8 @@ def _record_problems(case: Case, body: bytes, recorded: Recorded | None) -> Iter
     should = (USERNAME, case.client, case.session_id, case.provider)
     if found != should:
         yield f"recorded user, client, session and provider {found}, should be {should}"
+    if recorded.answers != case.answers:
+        yield f"recorded that it answers the call {recorded.answers}, should be {case.answers}"
     if case.status == 200:
         yield from differences(expect(case.upstream_path, body), recorded)
     elif not (recorded.error or "").startswith(case.error_type):

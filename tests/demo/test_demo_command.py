@@ -56,6 +56,13 @@ class Demo:
             self._news.wait_for(lambda: text in self.output or self._ended, PATIENCE)
             assert text in self.output, self.output
 
+    def wait_for_match(self, pattern: str) -> str:
+        with self._news:
+            self._news.wait_for(lambda: re.search(pattern, self.output) or self._ended, PATIENCE)
+        match = re.search(pattern, self.output)
+        assert match, self.output
+        return match[0]
+
     def found(self, pattern: str) -> str:
         match = re.search(pattern, self.output)
         assert match, self.output
@@ -137,10 +144,9 @@ def test_what_is_printed_works_and_what_is_recorded_is_shown(tmp_path):
                 timeout=PATIENCE,
             )
         assert reply.status_code == 200
-        demo.wait_for("done")
         # What a client writes does not reach the terminal as a command.
-        (line,) = [line for line in demo.output.splitlines() if "Claude Code  anthropic" in line]
-        assert re.search(r"demo +Claude Code +anthropic +claude-x +hello \[31m you .* done", line)
+        line = demo.wait_for_match(r"demo +Claude Code +anthropic +claude-x .*\n")
+        assert re.search(r"claude-x +hello \[31m you +2  0  0  \d+  +done", line)
         assert b"\x1b" not in demo._output
         assert demo.end(signal.SIGINT, signal.SIGINT, signal.SIGINT) == 0
     assert list(tmp_path.iterdir()) == []
@@ -155,10 +161,25 @@ def test_a_terminal_gets_a_table_that_is_kept_up_to_date(tmp_path):
             ["sh", "-c", curl], capture_output=True, text=True, check=True, timeout=PATIENCE
         )
         assert "event: message_stop" in told.stdout
-        demo.wait_for("done")
-        assert re.search(r"demo +Unknown +anthropic +\S+ +Hello! +1 ", demo.output)
+        demo.wait_for_match(r"demo +Unknown +anthropic +\S+ +Hello! +1 +0 +0 +\d+ +done")
         assert demo.end(signal.SIGTERM) == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_there_is_something_to_see_from_the_start(tmp_path):
+    """Prompt, tokens in four parts, tools: as today's clients and providers have them."""
+    with Demo(tmp_path) as demo:
+        asked = r"Please use get_weather for \"Turku\" and 3 days, twice"
+        demo.wait_for_match(
+            rf"demo  Claude Code  anthropic  \S+  {asked}  1  0  33  31  get_weather ×2  done"
+        )
+        demo.wait_for_match(r"demo  Claude Code  anthropic  \S+    1  22  28  6    done")
+        demo.wait_for_match(r"demo  Codex  openai .* get_weather, apply_patch  done")
+        demo.wait_for_match(r"demo  Codex  openai .* web_search_call  done")
+        demo.wait_for_match(r"demo  Unknown  openai .* 1  0  28  10  get_weather ×2  done")
+        demo.wait_for_match(r"Claude Code .* overloaded: the imitation fails with 529")
+        demo.wait_for_match(r"Search the web for \"tides of Turku\" .* web_search  done")
+        assert demo.end(signal.SIGINT) == 0
 
 
 def test_a_gateway_that_dies_ends_the_demonstration(tmp_path):

@@ -20,6 +20,7 @@ WEATHER = {
     "required": ["city", "days"],
 }
 CLAUDE_TOOL = {"name": "get_weather", "description": "Weather", "input_schema": WEATHER}
+CLAUDE_SEARCH = {"type": "web_search_20250305", "name": "web_search"}
 CHAT_FUNCTION = {"name": "get_weather", "parameters": WEATHER}
 RESPONSES_TOOL = {"type": "function", "strict": False, **CHAT_FUNCTION}
 ASK = 'Use get_weather for "Turku", 3 days'
@@ -69,6 +70,11 @@ def user(text: str) -> list[dict[str, str]]:
             },
             ["thinking", "text", "tool_use", "tool_use"],
             "tool_use",
+        ),
+        (
+            {"messages": user("Search for tides"), "tools": [CLAUDE_SEARCH]},
+            ["server_tool_use", "web_search_tool_result", "text"],
+            "end_turn",
         ),
     ],
 )
@@ -291,6 +297,11 @@ def test_a_stream_of_chat_can_fail_midway_or_break_off(gpt):
             "completed",
         ),
         ({"input": "hi", "max_output_tokens": 2}, ["message"], "incomplete"),
+        (
+            {"input": "Search for tides", "tools": [{"type": "web_search"}]},
+            ["web_search_call", "message"],
+            "completed",
+        ),
     ],
 )
 def test_a_response_is_the_same_whole_and_streamed(gpt, request_fields, kinds, status):
@@ -373,3 +384,13 @@ def test_models_are_listed_to_each_client_in_its_own_shape(claude, gpt):
         gpt.models.retrieve("none")
     with pytest.raises(openai.NotFoundError):
         gpt.embeddings.create(model="e", input="x")
+
+
+def test_what_is_new_is_written_to_openais_cache_for_those_with_a_key(gpt):
+    turns = [*user("one two"), {"role": "assistant", "content": "three"}, *user("four five")]
+    keyed = gpt.responses.create(model="gpt-5", input=turns, prompt_cache_key="k").usage
+    assert keyed.input_tokens_details.cached_tokens == 2
+    assert keyed.input_tokens_details.cache_write_tokens == keyed.input_tokens - 2 - 1
+    told = gpt.chat.completions.create(model="gpt-5", messages=turns, prompt_cache_key="k").usage
+    details = told.prompt_tokens_details.to_dict()
+    assert (details["cached_tokens"], details["cache_write_tokens"]) == (2, 2)
