@@ -35,8 +35,6 @@ class Outcome:
     """Empty: the answer came whole."""
     turned_away: tuple[str, ...]
     """By whom before that, and how; nothing had begun there."""
-    usages: int = 1
-    """Token usages that its provider told of."""
 
 
 class _TurnedAway(Exception):
@@ -128,9 +126,8 @@ class _Client:
                 interception_id, problem = "", repr(ex)
                 self._drop(address)
             outcome = Outcome(
-                phase, address, self._port, interception_id, problem, tuple(turned_away),
-                usages=2 if _kind(number) == ("messages", True) else 1,
-            )  # fmt: skip
+                phase, address, self._port, interception_id, problem, tuple(turned_away)
+            )
             load.outcomes.append(outcome)
             return True
         if load.last_words.is_set():
