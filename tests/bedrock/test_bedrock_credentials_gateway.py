@@ -193,14 +193,24 @@ def test_a_profile_is_asked_for_and_what_is_behind_it_is_recorded(
 # -- counting tokens
 
 
-def count(gateway: GatewayProcess, provider: str, model: str) -> int:
+def count(gateway: GatewayProcess, provider: str, model: str, **more: Any) -> int:
     with anthropic.Anthropic(
         base_url=f"{gateway.url}/{provider}", api_key=gateway.key(), max_retries=0
     ) as client:
         found: int = client.messages.count_tokens(
-            model=model, messages=ASK["messages"], extra_headers={"anthropic-beta": "unknown"}
+            model=model,
+            messages=ASK["messages"],
+            extra_headers={"anthropic-beta": "unknown"},
+            **more,
         ).input_tokens
     return found
+
+
+def counted(aws: Aws) -> dict[str, Any]:
+    """The body that AWS was asked to count last."""
+    encoded = aws.let_in[-1].json()["input"]["invokeModel"]["body"]
+    body: dict[str, Any] = json.loads(base64.b64decode(encoded))
+    return body
 
 
 def test_tokens_are_counted_by_aws_for_the_foundation_model(
@@ -208,16 +218,37 @@ def test_tokens_are_counted_by_aws_for_the_foundation_model(
 ) -> None:
     use(aws, credentials, OLD, OLD)
     assert count(gateway, "listed", "claude-x") == 42
-    request = aws.let_in[-1]
-    assert request.target == ("/model/anthropic.claude-sonnet-4-5-20250929-v1%3A0/count-tokens")
-    inner = json.loads(base64.b64decode(request.json()["input"]["invokeModel"]["body"]))
-    assert inner == {
+    target = aws.let_in[-1].target
+    assert target == "/model/anthropic.claude-sonnet-4-5-20250929-v1%3A0/count-tokens"
+    assert counted(aws) == {
         "anthropic_version": "bedrock-2023-05-31",
         "max_tokens": 1,
         "messages": ASK["messages"],
     }
     assert count(gateway, "chain", "claude-x") == 42
     assert count(gateway, "resolved", "claude-x") == 42
+
+
+@pytest.mark.parametrize(
+    ("thinking", "sent", "max_tokens"),
+    [
+        ({"type": "adaptive"}, {"type": "disabled"}, 1),
+        ({"type": "enabled", "budget_tokens": 2048}, None, 2049),
+    ],
+)
+def test_what_aws_counts_is_a_request_that_it_would_answer(
+    gateway: GatewayProcess,
+    aws: Aws,
+    credentials: Path,
+    thinking: dict[str, Any],
+    sent: dict[str, Any] | None,
+    max_tokens: int,
+) -> None:
+    use(aws, credentials, OLD, OLD)
+    assert count(gateway, "listed", "claude-x", thinking=thinking) == 42
+    found = counted(aws)
+    assert found["thinking"] == (sent or thinking)
+    assert found["max_tokens"] == max_tokens
 
 
 @pytest.mark.parametrize("model", ["hidden", "claude-opus-5"])

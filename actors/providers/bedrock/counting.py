@@ -15,11 +15,18 @@ import msgspec
 from aigateway.actors.providers.bedrock.models import foundation_id
 from aigateway.actors.providers.interception.error_bodies import error_body
 from aigateway.actors.providers.interception.outcomes import message_of
-from aigateway.actors.providers.interception.reading import members, text
+from aigateway.actors.providers.interception.reading import count, members, text
 from aigateway.actors.providers.interception.routes import MESSAGES
 from aigateway.actors.providers.interception.splice import set_member
 
-__all__ = ["COUNT_TOKENS", "count_answer", "count_body", "count_path", "foundation_model"]
+__all__ = [
+    "COUNT_TOKENS",
+    "answerable",
+    "count_answer",
+    "count_body",
+    "count_path",
+    "foundation_model",
+]
 
 COUNT_TOKENS = "/v1/messages/count_tokens"
 """Anthropic's path."""
@@ -43,12 +50,20 @@ def count_path(model: str) -> str:
     return f"/model/{quote(model, safe='')}/count-tokens"
 
 
+def answerable(body: bytes) -> bytes:
+    """A client's body for ``count_tokens`` as one that asks for an answer.
+
+    AWS reads it so, and an answer needs ``max_tokens``: more than the budget for thinking.
+    """
+    fields = members(body)
+    if not fields or "max_tokens" in fields:
+        return body
+    budget = count(members(fields.get("thinking")).get("budget_tokens"))
+    return set_member(body, b"%d" % (budget + 1), "max_tokens")
+
+
 def count_body(invoke_body: bytes) -> bytes:
     """The body of a call; ``invoke_body`` is that of InvokeModel."""
-    fields = members(invoke_body)
-    if fields and "max_tokens" not in fields:
-        # AWS reads it as a request for an answer, which needs one.
-        invoke_body = set_member(invoke_body, b"1", "max_tokens")
     encoded = b64encode(invoke_body).decode()
     return msgspec.json.encode({"input": {"invokeModel": {"body": encoded}}})
 

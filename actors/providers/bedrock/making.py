@@ -8,6 +8,7 @@ import requests
 
 from aigateway.actors.providers.bedrock.counting import (
     COUNT_TOKENS,
+    answerable,
     count_body,
     count_path,
     foundation_model,
@@ -136,4 +137,6 @@ def _body(request: UpstreamRequest, computed: str) -> bytes:
     """The client's body for the model that AWS computes with."""
     betas = allowed_betas(values_of(request.headers, "anthropic-beta"), computed)
     body = decode(request.body, ",".join(values_of(request.headers, "content-encoding")))
+    if request.rest == COUNT_TOKENS:
+        body = answerable(body)
     return rewrite_body(body, model=computed, betas=betas)
