@@ -66,6 +66,14 @@ def test_what_is_no_secret_stays_in_a_query(name: str) -> None:
     assert not is_secret_name(name)
 
 
-@pytest.mark.parametrize("query", ["q=c0der", "q=%630der", "a=1;q=c0der"])
+@pytest.mark.parametrize(
+    "query", ["q=c0der", "q=%630der", "a=1;q=c0der", "c0der", "q=Bearer%20c0der", "q=Bearer+c0der"]
+)
 def test_the_token_itself_goes_under_whatever_name(query: str) -> None:
     assert without_secrets(f"{query}&b=c0der2", "c0der") == "b=c0der2"
+
+
+@pytest.mark.parametrize("query", ["q=to:{}", "q={}%0A", "{}=1", "%78{}", "q=a,{}"])
+def test_a_long_token_goes_wherever_it_stands_in_a_query(query: str) -> None:
+    token = "Ab3dEf6hIj-Kl3nOp6rSt9vWx2zAb5dEf"
+    assert without_secrets(query.format(token) + "&b=2", token) == "b=2"

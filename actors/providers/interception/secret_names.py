@@ -74,7 +74,7 @@ def holds(text: str, token: str) -> bool:
 
 
 def without_secrets(query: str, token: str = "") -> str:
-    """A query without its secrets, nor any parameter that is ``token``; the rest as it came."""
+    """A query without its secrets, nor any parameter that holds ``token``; the rest as it came."""
     if not query:
         return query
     kept = [part for part in query.split("&") if not _is_secret_part(part, token)]
@@ -108,10 +108,9 @@ def without_secret_cookies(headers: Headers) -> list[tuple[str, str]]:
 def _is_secret_part(part: str, token: str) -> bool:
     # Some servers take a semicolon for an ampersand.
     for pair in part.split(";"):
-        name, _, value = pair.partition("=")
-        if is_secret_name(unquote_plus(name).strip()):
+        if is_secret_name(unquote_plus(pair.partition("=")[0]).strip()):
             return True
-        if token and unquote_plus(value).strip() == token:
+        if holds(unquote_plus(pair), token) or holds(unquote_plus(pair.partition("=")[2]), token):
             return True
     return False
 
