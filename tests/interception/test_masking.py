@@ -107,6 +107,7 @@ def test_headers_about_the_account_stay_and_others_are_kept_in_order() -> None:
     headers = [
         ("OpenAI-Organization", "acme"), ("X-A", "1"), ("Set-Cookie", "a=b"),
         ("anthropic-organization-id", UUID), ("x-a", "2"), ("openai-project", "proj_1"),
+        ("openai_organization", "acme"), ("Set-Cookie2", "a=b"),
         ("x-amzn-ErrorMessage", "arn:aws:iam::123456789012:user/bob may not"),
     ]  # fmt: skip
     kept = [("X-A", "1"), ("x-a", "2"), headers[-1]]

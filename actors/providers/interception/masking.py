@@ -15,6 +15,7 @@ from attrs import frozen
 from aigateway.actors.providers.interception.decoding import DecodingError, decode
 from aigateway.actors.providers.interception.header_list import values_of
 from aigateway.actors.providers.interception.interface import Headers
+from aigateway.actors.providers.interception.secret_names import same_name
 
 __all__ = ["ACCOUNT_HEADERS", "MASK", "mask_body", "mask_text", "without_account"]
 
@@ -27,6 +28,7 @@ ACCOUNT_HEADERS = frozenset(
         "openai-organization",
         "openai-project",
         "set-cookie",
+        "set-cookie2",
     }
 )
 """Headers of a provider's answer that are about the account, or would make all users of a
@@ -155,7 +157,7 @@ def without_account(headers: Headers, *, error: bool = False) -> list[tuple[str,
     return [
         (name, mask_text(value) if error and _is_text(name) else value)
         for name, value in headers
-        if name.lower() not in ACCOUNT_HEADERS
+        if same_name(name) not in ACCOUNT_HEADERS
     ]
 
 
