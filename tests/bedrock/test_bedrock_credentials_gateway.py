@@ -261,6 +261,7 @@ def test_where_aws_cannot_count_the_answer_is_501(
     assert caught.value.status_code == 501
     assert isinstance(caught.value.body, dict)
     assert caught.value.body["type"] == "error"
+    assert "123456789012" not in caught.value.response.text
 
 
 def test_a_model_that_is_not_served_is_not_counted(gateway: GatewayProcess) -> None:

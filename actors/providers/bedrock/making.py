@@ -84,7 +84,9 @@ class BedrockMaker:
         computed = model_behind(self._bedrock, model, request.model)
         counted = foundation_model(computed)
         if counted is None:
-            raise NotSupported(f'AWS cannot count tokens for "{model}": it is not known what it is')
+            # By the client's name: an ARN names the account.
+            said = f'AWS cannot count tokens for "{request.model}": it is not known what it is'
+            raise NotSupported(said)
         url = url_for(self._config, count_path(counted))
         body = count_body(_body(request, computed))
         return self.signed("POST", url, _headers(request), body)
