@@ -71,7 +71,22 @@ DEFAULT_USER_AGENT = "aibridge"
 # `Expect` would be awaited by nobody.
 _TRANSPORT = frozenset({"host", "content-length", "expect"})
 _ACCEPT_ENCODING = frozenset({"accept-encoding"})
-_FORWARDED = frozenset({"forwarded"})
+_FORWARDED = frozenset(
+    {
+        "cf-connecting-ip",
+        "cf-connecting-ipv6",
+        "fastly-client-ip",
+        "fly-client-ip",
+        "forwarded",
+        "true-client-ip",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "x-envoy-external-address",
+        "x-original-forwarded-for",
+        "x-real-ip",
+    }
+)
+"""By these proxies and networks in front of the gateway say who asked."""
 _FORWARDED_PREFIX = "x-forwarded-"
 _OWN_PREFIXES = (GOVERNANCE_PREFIX, ACTOR_PREFIX, _FORWARDED_PREFIX)
 _AGENT_FIREWALL = frozenset({AGENT_FIREWALL_SESSION.lower(), AGENT_FIREWALL_SEQUENCE.lower()})
