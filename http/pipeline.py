@@ -94,6 +94,8 @@ __all__ = ["INTERCEPTION_HEADER", "Pipeline"]
 
 CAPACITY = "AI Gateway is currently at capacity. Please try again later."
 INTERCEPTION_HEADER = "X-AI-Gateway-Interception-Id"
+_MODELS = frozenset({"/models/", "/v1/models/"})
+"""Passed routes to one model of the account."""
 
 log = structlog.get_logger("ai-gateway")
 
@@ -172,6 +174,9 @@ class Pipeline:
         own = None
         if config.bedrock is None:
             own = byok_credential(config.type, presented.remaining_headers)
+        if own is None and inbound.method == "DELETE" and route.route in _MODELS:
+            # The account's own models are everybody's.
+            raise plain(404, f"route not supported: {inbound.method} {inbound.shown_path}")
         if self._stored is not None and own is None:
             self._check_passed_ids(self._stored, call, caller, target, route, body)
         url = _url(config, target.rest, inbound.query)

@@ -104,3 +104,18 @@ def test_with_the_users_key_that_key_and_its_account_go_upstream(
     assert gateway.key() not in shown
     assert shown.count("sk-own-key") == 1
     assert shown.count("-mine") == 2
+
+
+@pytest.mark.parametrize("name", ["anthropic", "openai"])
+def test_only_a_users_own_key_may_delete_a_model(
+    gateway: GatewayProcess, provider: ScriptedProvider, name: str
+) -> None:
+    url = f"{gateway.url}/{name}/v1/models/ft:gpt-5:acme::7p4lURel"
+    before = len(provider.requests)
+    got = requests.delete(url, headers={"X-Api-Key": gateway.key()}, timeout=30)
+    assert got.status_code == 404
+    assert got.text.startswith("route not supported: DELETE ")
+    assert len(provider.requests) == before
+    own = {"Authorization": "Bearer sk-own-key", "X-Coder-AI-Governance-Token": gateway.key()}
+    requests.delete(url, headers=own, timeout=30)
+    assert provider.wait_for_request(before + 1).request_line.startswith("DELETE ")
