@@ -31,7 +31,6 @@ from aigateway.actors.providers.interception.credentials import (
     byok_credential,
     centralized,
 )
-from aigateway.actors.providers.interception.decoding import DecodingError, decode
 from aigateway.actors.providers.interception.headers import BadAgentFirewall, agent_firewall
 from aigateway.actors.providers.interception.injected import InjectedInterception
 from aigateway.actors.providers.interception.interface import (
@@ -39,7 +38,7 @@ from aigateway.actors.providers.interception.interface import (
     Interception,
     InvalidRequest,
 )
-from aigateway.actors.providers.interception.opening import open_interception
+from aigateway.actors.providers.interception.opening import decoded, open_interception
 from aigateway.actors.providers.interception.reading import members, text
 from aigateway.actors.providers.interception.relay import Relay
 from aigateway.actors.providers.interception.routes import (
@@ -238,21 +237,13 @@ class Pipeline:
         """Raise the Answer for a request that names what another user has stored."""
         ids = ids_in_path(target.rest)
         if body and route.route == "/responses/":
-            coding = call.inbound.header("Content-Encoding")
-            try:
-                ids += ids_in_body(decode(body, coding) if coding else body)
-            except DecodingError as ex:
-                text = f"request body does not decode as {coding}: {ex}"
-                raise api_error(target.provider.type, 400, text) from ex
+            ids += ids_in_body(_decoded(target.provider.type, call.inbound, body))
         stored.check(caller, target.provider.type, ids)
 
     def _count_tokens(self, call: Call, presented: Presented, config: ProviderConfig) -> Answer:
         """AWS's count in Anthropic's shape; raises an Answer when there is none."""
         body = self._read_body(call)
-        try:
-            fields = members(decode(body, call.inbound.header("Content-Encoding")))
-        except DecodingError as ex:
-            raise api_error(MESSAGES, 400, f"the request cannot be read: {ex}") from ex
+        fields = members(_decoded(MESSAGES, call.inbound, body))
         model = text(fields.get("model")) or ""
         if model_for(config, model, config.name) is None:
             raise no_such_model(config, MESSAGES, model)
@@ -556,6 +547,14 @@ def _url(config: ProviderConfig, rest: str, query: str) -> str:
         raise plain(400, "the request cannot be forwarded: bad path or query") from ex
 
 
+def _decoded(dialect: str, inbound: Inbound, body: bytes) -> bytes:
+    """A body without its content coding; raises the Answer where it has none."""
+    try:
+        return decoded(dialect, body, inbound.header("Content-Encoding"))
+    except InvalidRequest as ex:
+        raise Answer(ex.status, ex.body, "application/json") from ex
+
+
 def _passed_model(config: ProviderConfig, inbound: Inbound, body: bytes) -> str:
     """The model that a passed request asks for, as far as it matters; raises an Answer.
 
@@ -564,10 +563,7 @@ def _passed_model(config: ProviderConfig, inbound: Inbound, body: bytes) -> str:
     """
     if config.models is None or not body:
         return ""
-    try:
-        fields = members(decode(body, inbound.header("Content-Encoding")))
-    except DecodingError as ex:
-        raise api_error(config.type, 400, f"the request cannot be read: {ex}") from ex
+    fields = members(_decoded(config.type, inbound, body))
     if "model" not in fields:
         return ""
     model = text(fields["model"]) or ""

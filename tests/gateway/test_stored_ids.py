@@ -159,3 +159,20 @@ def test_a_users_own_key_sees_its_own_account(gateway: GatewayProcess) -> None:
     for method, path, body, headers in naming("resp_alices"):
         assert call(gateway, "bob", method, path, body, **headers, **own).status_code == 200
     assert call(gateway, "bob", "GET", "/responses/resp_alices").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "coding", "status"),
+    [
+        (gzip.compress(b"") * 2000, "gzip", 413),
+        (b"{}", "gzip, gzip, gzip", 415),
+        (b"{}", "gzip", 400),
+    ],
+)
+def test_a_body_in_which_no_id_can_be_looked_for_is_refused_like_that_of_a_recorded_request(
+    gateway: GatewayProcess, body: bytes, coding: str, status: int
+) -> None:
+    for path in ("/responses", "/responses/input_tokens"):
+        got = call(gateway, "alice", "POST", path, body, **{"Content-Encoding": coding})
+        assert got.status_code == status, path
+        assert got.json()["error"]["message"].startswith("request body ")

@@ -30,7 +30,7 @@ from aigateway.actors.providers.interception.routes import (
     RESPONSES,
 )
 
-__all__ = ["open_interception"]
+__all__ = ["decoded", "open_interception"]
 
 
 def open_interception(
@@ -50,10 +50,7 @@ def open_interception(
     does not decode (415 for more than two codings), or unpacks to more than 64 MiB or to far
     more than it is (413).
     """
-    try:
-        readable = decode(body, content_encoding)
-    except DecodingError as ex:
-        raise _undecoded(api, content_encoding, ex) from ex
+    readable = decoded(api, body, content_encoding)
     if not readable.strip():
         raise _invalid(api, "request body is empty")
     if not is_json(readable):
@@ -70,6 +67,18 @@ def open_interception(
     if api == COMPACTION:
         return CompactionInterception(read_compaction_request(id, readable, body, headers))
     raise ValueError(f"unknown API {api!r}")
+
+
+def decoded(dialect: str, body: bytes, content_encoding: str) -> bytes:
+    """A request's body without its content coding.
+
+    Raises :class:`InvalidRequest`, in the shape of ``dialect``, as :func:`open_interception`
+    does.
+    """
+    try:
+        return decode(body, content_encoding)
+    except DecodingError as ex:
+        raise _undecoded(dialect, content_encoding, ex) from ex
 
 
 def _undecoded(api: str, content_encoding: str, error: DecodingError) -> InvalidRequest:
