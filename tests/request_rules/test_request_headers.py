@@ -295,6 +295,12 @@ def test_a_passed_through_request_keeps_its_user_agent() -> None:
     assert values_of(sent, "User-Agent") == ["codex/1"]
 
 
+@pytest.mark.parametrize("name", ["User-Agent", "USER_AGENT"])
+def test_an_empty_user_agent_is_one_and_gets_no_second(name: str) -> None:
+    sent = for_upstream([(name, "")], auth=[], actor=[], passthrough=True)
+    assert sent == [(name, "")]
+
+
 def test_an_answer_is_relayed_but_for_its_hop() -> None:
     headers = [
         ("Content-Type", "application/json"),

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
-from aigateway.actors.providers.interception.header_list import first_of, values_of
+from aigateway.actors.providers.interception.header_list import values_of
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.interception.secret_names import (
     is_secret_name,
@@ -189,7 +189,7 @@ def for_upstream(
     if passthrough:
         if forwarded:
             sent.extend(_proxy_headers(headers, client_ip, scheme, host))
-        if not first_of(sent, "user-agent"):
+        if not any(same_name(name) == "user-agent" for name, _ in sent):
             sent.append(("User-Agent", DEFAULT_USER_AGENT))
     sent.extend(auth)
     if not passthrough:
