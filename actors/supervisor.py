@@ -289,14 +289,19 @@ class Supervisor(GatewayActor):
         for name in sorted(changed):
             config = new[name]
             self._retire(name)
-            if config.enabled and config.error is None:
+            if _serves(config):
                 self._add(provider_role(name), self._provider_starter(config))
+            elif config.enabled:
+                _report_misconfigured(config)
         self._tree.replace_providers(configs)
-        log.info("providers in use", providers=sorted(new), changed=sorted(changed))
+        used = sorted(name for name, config in new.items() if _serves(config))
+        log.info("providers in use", providers=used, changed=sorted(changed))
         if not new:
             log.warning(
                 "no AI provider is configured, so every request is answered 404", way_out=HOW
             )
+        elif not used and any(config.enabled for config in configs):
+            log.warning("all enabled ai providers failed to build; only disabled providers remain")
 
     def _provider_starter(self, config: ProviderConfig) -> Callable[[], pykka.ActorRef[Any]]:
         def start() -> pykka.ActorRef[Any]:
@@ -334,6 +339,7 @@ class Supervisor(GatewayActor):
         infos = [ActorInfo("supervisor", "running", 0, self.actor_inbox.qsize())]  # type: ignore[attr-defined]
         for child in self._children.values():
             infos.extend(_describe(child))
+        infos.extend(_idle(config) for config in self._configs.values() if not _serves(config))
         return tuple(infos)
 
     def _schedule_sweep(self) -> None:
@@ -383,6 +389,29 @@ def _describe(child: _Child) -> list[ActorInfo]:
             detail = f"spooled={answer.depth} dead_letters={answer.dead_letters}"
     first = ActorInfo(child.role, state, child.restarts, inbox, child.last_error, detail)
     return [first, *workers]
+
+
+def _serves(config: ProviderConfig) -> bool:
+    return config.enabled and config.error is None
+
+
+def _report_misconfigured(config: ProviderConfig) -> None:
+    log.error(
+        "skipping misconfigured ai provider",
+        provider_name=config.name,
+        provider_type=config.type,
+        error=config.error,
+        way_out=config.way_out,
+    )
+
+
+def _idle(config: ProviderConfig) -> ActorInfo:
+    """A line for a provider that has no actor."""
+    role = provider_role(config.name)
+    if not config.enabled:
+        return ActorInfo(role, "disabled", 0, 0)
+    detail = f"{config.error}; {config.way_out}" if config.way_out else config.error or ""
+    return ActorInfo(role, "error", 0, 0, detail=detail)
 
 
 def _left_out(tool: LeftOut) -> ActorInfo:

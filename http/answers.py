@@ -1,7 +1,7 @@
 """Answers that the gateway gives itself.
 
-Plain texts end in a newline and are marked nosniff, as the reference's are; refusals that a
-client's SDK will parse have the shape of the API that was called.
+Plain texts end in a newline and are marked nosniff, as the reference's are; where the route
+names an API they get its shape on their way out (:mod:`~aigateway.http.refusals`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ class Answer(Exception):
     headers: tuple[tuple[str, str], ...] = field(default=())
     close: bool = False
     """Close the connection behind it (the request's body was not read)."""
+    text: str = ""
+    """What it says, where the form may still be that of the API that is called."""
+    detail: str = ""
 
 
 def plain(
@@ -38,6 +41,7 @@ def plain(
         "text/plain; charset=utf-8",
         (("X-Content-Type-Options", "nosniff"), *headers),
         close,
+        text,
     )
 
 
@@ -53,6 +57,8 @@ def json_message(
         json.dumps(document).encode(),
         "application/json; charset=utf-8",
         tuple(headers),
+        text=message,
+        detail=detail,
     )
 
 

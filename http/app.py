@@ -21,9 +21,11 @@ from aigateway.actors.providers.bedrock.signing import preload
 from aigateway.actors.providers.provider import ProviderLimits
 from aigateway.actors.recorder.recorder import ControlPlaneChanged
 from aigateway.actors.tree import ActorTree
+from aigateway.http.answers import plain
 from aigateway.http.control_planes import control_plane_starter, mcp_starter
 from aigateway.http.gateway import ANEW, CLOSE_BEHIND, EXACT_HEAD, TRACE, Gateway
 from aigateway.http.logs import configure
+from aigateway.http.refusals import dialect_of, shaped
 from aigateway.http.runtime import Runtime
 from aigateway.http.server.response import begin_anew, close_behind, keep_own_headers
 from aigateway.http.settings import Settings, load
@@ -98,10 +100,20 @@ class GatewayApp(falcon.App[falcon.Request, falcon.Response]):
         self.ways_out = ways_out
         self.gateway = Gateway(runtime, settings)
         self.req_options.strip_url_path_trailing_slash = False
-        self.add_error_handler(Exception, _unexpected)
+        self.add_error_handler(Exception, self._unexpected)
         self.add_sink(self.gateway, prefix="/")
         self.add_sink(_Healthz(), prefix=r"/healthz\Z")
         self.add_sink(_Readyz(runtime), prefix=r"/readyz\Z")
+
+    def _unexpected(
+        self, req: falcon.Request, resp: falcon.Response, ex: Exception, _params: dict[str, Any]
+    ) -> None:
+        """A fault of ours: the traceback goes to the log, never to the client."""
+        log.error("unexpected error", method=req.method, path=shown_path(req.path), exc_info=ex)
+        said = shaped(plain(500, "internal error"), dialect_of(req.path, self.runtime.tree))
+        resp.status = said.status
+        resp.content_type = said.content_type
+        resp.data = said.body
 
     def __call__(self, env: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         tracing = self.gateway.tracing
@@ -131,16 +143,6 @@ class GatewayApp(falcon.App[falcon.Request, falcon.Response]):
         finally:
             if trace is not None:
                 trace.handled()
-
-
-def _unexpected(
-    req: falcon.Request, resp: falcon.Response, ex: Exception, _params: dict[str, Any]
-) -> None:
-    """A fault of ours: the traceback goes to the log, never to the client."""
-    log.error("unexpected error", method=req.method, path=shown_path(req.path), exc_info=ex)
-    resp.status = falcon.HTTP_500
-    resp.content_type = "text/plain; charset=utf-8"
-    resp.text = "internal error\n"
 
 
 def create_app(settings: Settings | None = None) -> GatewayApp:

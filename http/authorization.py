@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import structlog
 
 from aigateway.actors.coderd.messages import Authorize, Caller, Denied, Unavailable
@@ -18,6 +20,9 @@ __all__ = ["authorize", "present", "too_large"]
 TOO_LARGE = "Request body too large. The maximum allowed request body size is {}."
 BYOK_OFF = "Bring Your Own Key (BYOK) mode is not enabled."
 BYOK_DETAIL = "Contact your administrator to enable it with --ai-gateway-allow-byok."
+
+_KEY = re.compile(r"([A-Za-z0-9]{10})-[A-Za-z0-9]+")
+"""``<id>-<secret>``, as Coder and the embedded control plane make them."""
 
 log = structlog.get_logger("ai-gateway")
 
@@ -56,15 +61,27 @@ def authorize(call: Call, presented: Presented, runtime: Runtime, max_wait: floa
     except NoAnswer as ex:
         answer = Unavailable(str(ex))
     if isinstance(answer, Unavailable):
-        log.warning("failed to connect to coderd", error=answer.message)
+        if answer.answered:
+            log.warning(
+                "coderd answered with an error, nobody is let in meanwhile",
+                error=answer.message,
+                code=answer.code,
+            )
+        else:
+            log.warning("failed to connect to coderd", error=answer.message)
         raise plain(
             answer.status,
-            "could not connect to coderd",
+            answer.said,
             headers=(("Retry-After", str(retry_after(answer.retry_after))),),
         )
     if isinstance(answer, Denied):
+        call.caller = answer.caller
         log.warning(
-            "key authorization check failed",
+            "user AI budget exceeded" if answer.over_budget else "key authorization check failed",
+            reason=answer.reason,
+            key_id=_key_id(presented.token),
+            user_id=call.user_id,
+            username=answer.caller.username if answer.caller is not None else "",
             method=call.inbound.method,
             path=call.inbound.shown_path,
             auth_mode=call.auth_mode,
@@ -73,6 +90,15 @@ def authorize(call: Call, presented: Presented, runtime: Runtime, max_wait: floa
     assert isinstance(answer, Caller)
     call.caller = answer
     return answer
+
+
+def _key_id(token: str) -> str:
+    """The part of a key that is no secret; empty for what does not look like a key.
+
+    A client may have sent anything in the place of one: a provider's key, for example.
+    """
+    found = _KEY.fullmatch(token)
+    return found[1] if found is not None else ""
 
 
 def too_large(limit: int) -> Answer:

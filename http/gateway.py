@@ -20,6 +20,7 @@ from aigateway.http.inbound import ClientVanished, Inbound
 from aigateway.http.inflight import STOPPING, Stopping
 from aigateway.http.logs import write_line
 from aigateway.http.pipeline import INTERCEPTION_HEADER, Pipeline
+from aigateway.http.refusals import dialect_of, shaped
 from aigateway.http.relay import Finished, InterceptedBody, PassthroughBody
 from aigateway.http.request_id import REQUEST_ID_HEADER, request_id_of
 from aigateway.http.runtime import Runtime
@@ -70,16 +71,17 @@ class Gateway:
                 raise _stopping()
             opened, recording = self._run(call)
         except Answer as answer:
-            self._answer(req, resp, answer)
+            said = shaped(answer, dialect_of(call.inbound.path, self._runtime.tree))
+            self._answer(req, resp, said)
             resp.append_header(REQUEST_ID_HEADER, call.request_id)
             if call.interception_id:
                 resp.append_header(INTERCEPTION_HEADER, call.interception_id)
             answered = answer.status < 400
             if call.trace is not None and not answered:
-                call.trace.refused(answer.status, answer.body)
+                call.trace.refused(said.status, said.body)
             vanished = isinstance(answer.__cause__, ClientVanished)
             outcome = "left" if vanished else "complete" if answered else "refused"
-            self._over(call, answer.status, Finished(outcome, len(answer.body), 0.0))
+            self._over(call, answer.status, Finished(outcome, len(said.body), 0.0))
         except BaseException:
             # A fault of ours, which Falcon's error handler answers, or the worker is ending.
             self._over(call, 500, Finished("failed", 0, 0.0))

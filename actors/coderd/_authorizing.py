@@ -10,12 +10,12 @@ from functools import lru_cache
 from typing import Final
 
 import structlog
-from attrs import define, field
+from attrs import define, evolve, field
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from aigateway.actors.coderd._calls import Call, Calls
-from aigateway.actors.coderd._outcomes import Answer, Outcome, Refusal
+from aigateway.actors.coderd._outcomes import Answer, Failure, Outcome, Refusal
 from aigateway.actors.coderd._session import Session
 from aigateway.actors.coderd.messages import Authorization, Authorize, Caller, Denied, Unavailable
 from aigateway.actors.coderd.versions import ApiVersion
@@ -41,6 +41,11 @@ _NO_TEXTS: Final = frozenset(
 )
 """How coderd says no before it had codes."""
 _UNAUTHORIZED: Final = Denied("unauthorized")
+_NOT_CHECKED: Final = "coderd could not check whether this request is allowed"
+_BUDGET_NOT_CHECKED: Final = "internal server error checking user AI budget"
+"""The reference's words."""
+_BUDGET_CODES: Final = frozenset({1003, 1004})
+"""coderd's codes for trouble with its budget service."""
 _BUDGET: Final = (
     "AI budget of US${:.2f} exceeded. Please contact an administrator for more details."
 )
@@ -91,7 +96,7 @@ class Authorizing:
         try:
             message.token.encode()
         except UnicodeEncodeError:
-            self._answer(message, _UNAUTHORIZED)
+            self._answer(message, evolve(_UNAUTHORIZED, reason="not a token: it is not text"))
             return
         lookup = self._lookups[key] = _Lookup(*key, [message])
         self._calls.ask(
@@ -110,17 +115,17 @@ class Authorizing:
 
     def _authorized(self, lookup: _Lookup, outcome: Outcome) -> None:
         if not isinstance(outcome, Answer):
-            no = isinstance(outcome, Refusal) and is_no(outcome)
-            self._conclude(lookup, _UNAUTHORIZED if no else Unavailable(outcome.text))
+            self._conclude(lookup, _not_authorized(outcome))
             return
         try:
             found = pb.IsAuthorizedResponse.FromString(outcome.data)
         except DecodeError as ex:
-            self._conclude(lookup, Unavailable(f"IsAuthorized: {ex}"))
+            broken = Unavailable(f"IsAuthorized: {ex}", said=_NOT_CHECKED, answered=True)
+            self._conclude(lookup, broken)
             return
         caller = _caller(found)
-        if caller is None:
-            self._conclude(lookup, _UNAUTHORIZED)
+        if isinstance(caller, Denied):
+            self._conclude(lookup, caller)
         else:
             self._check_budget(lookup, caller)
 
@@ -144,27 +149,50 @@ class Authorizing:
         answer: Denied | Unavailable | None = None
         if isinstance(outcome, Answer):
             try:
-                answer = _judge_budget(pb.IsBudgetExceededResponse.FromString(outcome.data))
+                budget = pb.IsBudgetExceededResponse.FromString(outcome.data)
+                answer = _judge_budget(budget, caller)
             except DecodeError as ex:
-                answer = Unavailable(f"IsBudgetExceeded: {ex}")
+                answer = Unavailable(
+                    f"IsBudgetExceeded: {ex}", said=_BUDGET_NOT_CHECKED, answered=True
+                )
         elif isinstance(outcome, Refusal) and "unknown rpc" in outcome.text:
             # This coderd is older than budgets.
             self._without_budgets = self._calls.session
         else:
-            answer = Unavailable(f"the user's AI budget is not known: {outcome.text}")
+            answer = _cannot_tell(
+                outcome, f"the user's AI budget is not known: {outcome.text}", _BUDGET_NOT_CHECKED
+            )
         if isinstance(answer, Unavailable):
             log.warning("user AI budget check failed", user_id=caller.user_id, error=answer.message)
         self._conclude(lookup, answer or caller)
 
 
-def _caller(found: pb.IsAuthorizedResponse) -> Caller | None:
-    """Nothing if coderd names a user in a way that records could not be stored under."""
+def _not_authorized(outcome: Refusal | Failure) -> Authorization:
+    if isinstance(outcome, Refusal) and is_no(outcome):
+        return evolve(_UNAUTHORIZED, reason=outcome.text or f"code {outcome.code}")
+    said = _NOT_CHECKED
+    if isinstance(outcome, Refusal) and outcome.code in _BUDGET_CODES:
+        said = _BUDGET_NOT_CHECKED
+    return _cannot_tell(outcome, outcome.text, said)
+
+
+def _cannot_tell(outcome: Refusal | Failure, message: str, said: str) -> Unavailable:
+    """``said`` if coderd is there and has answered, else that it cannot be reached."""
+    if isinstance(outcome, Refusal):
+        return Unavailable(message, said=said, answered=True, code=outcome.code)
+    if not outcome.away:
+        return Unavailable(message, said="coderd did not answer in time")
+    return Unavailable(message)
+
+
+def _caller(found: pb.IsAuthorizedResponse) -> Caller | Denied:
+    """No if coderd names a user in a way that records could not be stored under."""
     if not _is_uuid(found.owner_id):
         log.warning("failed to parse user ID", user_id=found.owner_id)
-        return None
+        return evolve(_UNAUTHORIZED, reason="coderd named a user without a UUID")
     if found.workspace_id and not _is_uuid(found.workspace_id):
         log.warning("invalid authorization attribution", workspace_id=found.workspace_id)
-        return None
+        return evolve(_UNAUTHORIZED, reason="coderd named a workspace without a UUID")
     return Caller(
         user_id=found.owner_id,
         username=found.username,
@@ -196,7 +224,8 @@ def _month(year: int, month: int) -> Timestamp:
     return Timestamp(seconds=calendar.timegm((year, month, 1, 0, 0, 0)))
 
 
-def _judge_budget(budget: pb.IsBudgetExceededResponse) -> Denied | None:
+def _judge_budget(budget: pb.IsBudgetExceededResponse, caller: Caller) -> Denied | None:
     if not budget.exceeded:
         return None
-    return Denied(_BUDGET.format(budget.spend_limit_micros / 1e6))
+    text = _BUDGET.format(budget.spend_limit_micros / 1e6)
+    return Denied(text, reason=text, caller=caller, over_budget=True)

@@ -21,7 +21,7 @@ from aigateway.actors.coderd._alarms import Alarms
 from aigateway.actors.coderd._backoff import Backoff
 from aigateway.actors.coderd._outcomes import Answer, Outcome, Run
 from aigateway.actors.coderd._session import Session
-from aigateway.actors.coderd._translation import provider_configs
+from aigateway.actors.coderd._translation import names_given_twice, provider_configs
 from aigateway.actors.coderd.call_counters import CallCounters
 from aigateway.actors.coderd.messages import ProvidersChanged
 from aigateway.actors.coderd.wire import coderd_pb2 as pb
@@ -68,6 +68,7 @@ class ProviderFeed:
         self._loading = False
         self._stale = False
         self._signalled = False
+        self._doubled: frozenset[str] = frozenset()
         self.tried_at = self.loaded_at = time.time() if self._fixed else 0.0
         """Unix times of the last attempt to load and of the last success; 0: none yet."""
 
@@ -121,12 +122,14 @@ class ProviderFeed:
         try:
             if not isinstance(outcome, Answer):
                 raise DecodeError(outcome.text)
-            providers = provider_configs(pb.GetAIProvidersResponse.FromString(outcome.data))
+            response = pb.GetAIProvidersResponse.FromString(outcome.data)
+            providers = provider_configs(response)
         except DecodeError as ex:
             self._failed_to_load(session, str(ex))
             return
         self._load_backoff.reset()
         first = self._known is None
+        self._report_doubles(names_given_twice(response))
         self._replace(self._finish(providers))
         if first:
             log.info("loaded ai providers from coderd", provider_count=len(providers))
@@ -135,6 +138,18 @@ class ProviderFeed:
         if self._stale:
             self._stale = False
             self._load(session)
+
+    def _report_doubles(self, doubled: dict[str, str]) -> None:
+        """Say once which providers are not taken because of their names."""
+        for name in sorted(doubled.keys() - self._doubled):
+            log.error(
+                "skipping misconfigured ai provider",
+                provider_name=name,
+                provider_type=doubled[name],
+                error="another provider has this name, and is used",
+                way_out="rename one of them, among the AI providers of the Coder deployment",
+            )
+        self._doubled = frozenset(doubled)
 
     def _failed_to_load(self, session: Session, error: str) -> None:
         if session.ended:

@@ -24,7 +24,7 @@ from aigateway.actors.recorder.records import (
     ToolUsage,
 )
 
-__all__ = ["RecordError", "encode_record", "provider_configs"]
+__all__ = ["RecordError", "encode_record", "names_given_twice", "provider_configs"]
 
 _NAME: Final = "^[a-z0-9]+(-[a-z0-9]+)*$"
 _MICRO: Final = 1_000_000
@@ -215,10 +215,28 @@ def provider_configs(response: pb.GetAIProvidersResponse) -> tuple[ProviderConfi
     return tuple(found.values())
 
 
+def names_given_twice(response: pb.GetAIProvidersResponse) -> dict[str, str]:
+    """Names of which :func:`provider_configs` takes the first provider only, with the types of
+    the others."""
+    seen: set[str] = set()
+    again: dict[str, str] = {}
+    for provider in response.providers:
+        if provider.name in seen:
+            again[provider.name] = provider.type
+        seen.add(provider.name)
+    return again
+
+
 def _provider_config(provider: pb.AIProvider) -> ProviderConfig:
-    error = None
+    error, what = None, ""
     if not re.fullmatch(_NAME, provider.name):
         error = f'invalid AI provider name "{provider.name}": must match {_NAME}'
+        what = "rename it"
+    elif provider.HasField("claude_platform_aws"):
+        # Its key is one of AWS's: it must not be sent to anybody else.
+        region = provider.claude_platform_aws.region
+        error = f'Claude Platform on AWS (region "{region}") is not supported by this gateway'
+        what = "use Anthropic's own API or AWS Bedrock"
     return ProviderConfig(
         name=provider.name,
         type=provider.type,
@@ -226,6 +244,7 @@ def _provider_config(provider: pb.AIProvider) -> ProviderConfig:
         keys=tuple(provider.keys),
         enabled=provider.enabled,
         error=error,
+        way_out=f"{what}, among the AI providers of the Coder deployment" if what else "",
         bedrock=_bedrock(provider.bedrock) if provider.HasField("bedrock") else None,
     )
 

@@ -62,10 +62,17 @@ class Caller:
 
 @frozen
 class Denied:
-    """No: answer the client with ``status`` (403) and this text."""
+    """No: answer the client with ``status`` (403) and this text.
+
+    The rest is for the log alone; what is refused is ``over_budget``, or else the key.
+    """
 
     message: str
     status: int = 403
+    reason: str = field(default="", eq=False)
+    caller: Caller | None = field(default=None, eq=False)
+    """Whose key it is, where that is known all the same."""
+    over_budget: bool = field(default=False, eq=False)
 
 
 @frozen
@@ -75,6 +82,12 @@ class Unavailable:
     message: str
     retry_after: float = 1.0
     status: int = 503
+    said: str = field(default="could not connect to coderd", eq=False)
+    """What the client is told."""
+    answered: bool = field(default=False, eq=False)
+    """It is there, but it answered with an error."""
+    code: int = field(default=0, eq=False)
+    """The error's code, 0 for none."""
 
 
 Authorization: TypeAlias = Caller | Denied | Unavailable

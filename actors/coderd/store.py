@@ -13,7 +13,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from aigateway.actors.coderd._rows import (
     END_SQL,
@@ -101,20 +101,23 @@ class Store:
         """
         key_id, dash, secret = token.partition("-")
         if not dash or not secret:
-            return _UNAUTHORIZED
+            return evolve(_UNAUTHORIZED, reason="invalid key")
         try:
             row = self._opened().execute(_KEY_SQL, (_storable(key_id),)).fetchone()
         except (sqlite3.Error, LocalDatabaseError, OSError) as ex:
             raise self._failed(ex) from ex
         if row is None:
-            return _UNAUTHORIZED
+            return evolve(_UNAUTHORIZED, reason="unknown key")
         digest, user_id, username, expires_at, revoked_at = row
         given = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
-        if not hmac.compare_digest(given, digest) or revoked_at is not None:
-            return _UNAUTHORIZED
+        if not hmac.compare_digest(given, digest):
+            return evolve(_UNAUTHORIZED, reason="invalid key")
+        caller = Caller(user_id, username, key_id)
+        if revoked_at is not None:
+            return evolve(_UNAUTHORIZED, reason="revoked", caller=caller)
         if expires_at is not None and expires_at <= timestamp(now):
-            return _UNAUTHORIZED
-        return Caller(user_id, username, key_id)
+            return evolve(_UNAUTHORIZED, reason="expired", caller=caller)
+        return caller
 
     def write(
         self,

@@ -81,6 +81,8 @@ class ProviderConfig:
     enabled: bool = True
     error: str | None = None
     """Why this provider cannot serve; it is listed, and answers 503."""
+    way_out: str = ""
+    """What an operator has to do about ``error``."""
     bedrock: BedrockConfig | None = None
     breaker: BreakerConfig | None = None
     allow_byok: bool = True

@@ -68,7 +68,7 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
 
 
 def _check_providers(settings: Settings) -> None:
-    """Wrong variables stop the start; a provider that cannot serve only is reported."""
+    """Wrong variables stop the start; one that cannot serve is reported by the supervisor."""
     import structlog
 
     from aigateway.http.settings.provider_build import build_providers, provider_warnings
@@ -79,14 +79,6 @@ def _check_providers(settings: Settings) -> None:
     providers = build_providers(found.entries, settings)
     for warning in (*settings.warnings, *found.warnings, *provider_warnings(providers)):
         log.warning(warning.message, env=warning.setting)
-    for provider in providers:
-        if provider.error is not None:
-            log.error(
-                "skipping misconfigured ai provider",
-                provider_name=provider.name,
-                provider_type=provider.type,
-                error=provider.error,
-            )
 
 
 def _check_folder(folder: str, flag: str) -> None:

@@ -120,6 +120,17 @@ _EXTRAS: dict[str, tuple[str, Kind]] = {
 }
 
 
+_FEDERATION = frozenset(
+    {
+        "FEDERATION_RULE_ID",
+        "ORGANIZATION_ID",
+        "IDENTITY_TOKEN_FILE",
+        "SERVICE_ACCOUNT_ID",
+        "WORKSPACE_ID",
+    }
+)
+"""Anthropic's workload identity federation, which the reference knows: not built here."""
+
 FIELDS = frozenset(_TEXTS | {f"{name}{s}" for name in _LISTS for s in ("", "S")} | _EXTRAS.keys())
 """The names of all fields."""
 
@@ -161,6 +172,12 @@ class _Draft:
             self._take_list(singular, plural=key != singular, value=value)
         elif key in _EXTRAS:
             self._take_extra(key, variable, value)
+        elif key in _FEDERATION:
+            # Without them the provider would be called in another way than the operator meant.
+            self.errors.append(
+                f"provider {self.index}: {key}: workload identity federation is not supported by "
+                "this gateway, use KEY/KEYS or BEDROCK_* fields instead"
+            )
         else:
             return False
         return True

@@ -17,6 +17,7 @@ from attrs import evolve, frozen
 from aigateway.actors.providers.bedrock.models import geographies, stated_region
 from aigateway.actors.providers.config import (
     OPENAI_TYPES,
+    PROVIDER_TYPES,
     BedrockConfig,
     BreakerConfig,
     ProviderConfig,
@@ -36,6 +37,8 @@ __all__ = [
     "provider_warnings",
     "provider_outcomes",
 ]
+
+_ADD_KEY = "add a key, or start the gateway with --ai-gateway-allow-byok"
 
 DEFAULT_BASE_URLS = {
     "openai": "https://api.openai.com/v1/",
@@ -86,6 +89,14 @@ class _Names:
     base_url: str = "its base URL"
     region: str = "its region"
     fallback: str = "its fallback"
+    prefix: str = ""
+    """What its variables begin with; empty: it is configured in the Coder deployment."""
+
+    def way_out(self, what: str) -> str:
+        """Where ``what`` is to be done."""
+        if self.prefix:
+            return f"{what}, in the variables that begin with {self.prefix}"
+        return f"{what}, among the AI providers of the Coder deployment"
 
 
 def build_providers(
@@ -108,7 +119,10 @@ def build_providers(
         )
         field = "BEDROCK_BASE_URL" if entry.bedrock else "BASE_URL"
         names = _Names(
-            f"{entry.prefix}{field}", f"{entry.prefix}BEDROCK_REGION", f"{entry.prefix}FALLBACK"
+            f"{entry.prefix}{field}",
+            f"{entry.prefix}BEDROCK_REGION",
+            f"{entry.prefix}FALLBACK",
+            entry.prefix,
         )
         built.append(_finish(config, settings, names))
     return _with_fallbacks(built)
@@ -131,7 +145,11 @@ def finish_providers(
 
 
 class _CannotServeError(ValueError):
-    """Why a provider cannot serve."""
+    """Why a provider cannot serve, and what to do."""
+
+    def __init__(self, text: str, what: str = "change that") -> None:
+        super().__init__(text)
+        self.what = what
 
 
 def _finish(config: ProviderConfig, settings: Settings, names: _Names) -> ProviderConfig:
@@ -143,8 +161,10 @@ def _finish(config: ProviderConfig, settings: Settings, names: _Names) -> Provid
         dump_dir=settings.dump_dir,
         ca_file=config.ca_file or settings.upstream_ca_file,
     )
-    if config.error is not None or not config.enabled:
+    if not config.enabled:
         return config
+    if config.error is not None:
+        return config if config.way_out else evolve(config, way_out=names.way_out("change that"))
     try:
         if config.type in OPENAI_TYPES:
             config = _openai(config, names)
@@ -153,10 +173,13 @@ def _finish(config: ProviderConfig, settings: Settings, names: _Names) -> Provid
         elif config.type == "copilot":
             config = evolve(config, base_url=_base_url(config, names), keys=(), allow_byok=True)
         else:
-            raise _CannotServeError(f'unsupported provider type: "{config.type}"')
+            raise _CannotServeError(
+                f'unsupported provider type: "{config.type}"',
+                f"choose one of {', '.join(PROVIDER_TYPES)}",
+            )
         return evolve(config, proxy=_proxy(config, settings))
     except _CannotServeError as ex:
-        return evolve(config, error=str(ex))
+        return evolve(config, error=str(ex), way_out=names.way_out(ex.what))
 
 
 def _proxy(config: ProviderConfig, settings: Settings) -> str:
@@ -198,7 +221,8 @@ def _actor_headers(config: ProviderConfig, settings: Settings) -> dict[str, str]
 def _openai(config: ProviderConfig, names: _Names) -> ProviderConfig:
     if not (config.keys or config.no_key or config.allow_byok):
         raise _CannotServeError(
-            f"{config.type} provider has no api keys configured and BYOK is not enabled"
+            f"{config.type} provider has no api keys configured and BYOK is not enabled",
+            _ADD_KEY,
         )
     _check_pool(config, config.type)
     return evolve(config, base_url=_base_url(config, names))
@@ -208,10 +232,14 @@ def _anthropic(config: ProviderConfig, names: _Names) -> ProviderConfig:
     if _effective(config.bedrock):
         return _bedrock(config, names)
     if config.type == "bedrock":
-        raise _CannotServeError("bedrock provider has no bedrock credentials configured")
+        raise _CannotServeError(
+            "bedrock provider has no bedrock credentials configured",
+            "set a region, a role to assume or a pair of access keys",
+        )
     if not (config.keys or config.no_key or config.allow_byok):
         raise _CannotServeError(
-            "anthropic provider has no api keys, no bedrock credentials, and BYOK is not enabled"
+            "anthropic provider has no api keys, no bedrock credentials, and BYOK is not enabled",
+            _ADD_KEY,
         )
     _check_pool(config, "anthropic")
     return evolve(config, base_url=_base_url(config, names), bedrock=None)
@@ -245,7 +273,8 @@ def _bedrock(config: ProviderConfig, names: _Names) -> ProviderConfig:
     assert bedrock is not None
     if bool(bedrock.access_key) != bool(bedrock.access_key_secret):
         raise _CannotServeError(
-            "bedrock: both access key and access key secret must be provided together"
+            "bedrock: both access key and access key secret must be provided together",
+            "set both, or neither for the credentials of the machine",
         )
     _check_protocol(bedrock, config.base_url, names)
     if not bedrock.bearer_token and find_spec("botocore") is None:
@@ -256,7 +285,8 @@ def _bedrock(config: ProviderConfig, names: _Names) -> ProviderConfig:
         return evolve(config, base_url=_base_url(config, names), keys=())
     if not bedrock.region:
         raise _CannotServeError(
-            f"bedrock: region or base url required, set {names.region} or {names.base_url}"
+            f"bedrock: region or base url required, set {names.region} or {names.base_url}",
+            "set the region or the base URL",
         )
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", bedrock.region):
         raise _CannotServeError(f'bedrock: {names.region}: "{bedrock.region}" is no AWS region')
@@ -274,24 +304,28 @@ def _check_protocol(bedrock: BedrockConfig, base_url: str, names: _Names) -> Non
             )
     elif bedrock.protocol not in ("", "invoke-model"):
         raise _CannotServeError(
-            f'bedrock: unknown bedrock protocol "{bedrock.protocol}", use invoke-model or mantle'
+            f'bedrock: unknown bedrock protocol "{bedrock.protocol}", use invoke-model or mantle',
+            "choose the protocol invoke-model or mantle",
         )
     elif not bedrock.model:
-        raise _CannotServeError("bedrock: model required")
+        raise _CannotServeError("bedrock: model required", "set the model")
     elif not bedrock.small_fast_model:
-        raise _CannotServeError("bedrock: small fast model required")
+        raise _CannotServeError("bedrock: small fast model required", "set the small fast model")
 
 
 def _check_pool(config: ProviderConfig, family: str) -> None:
     if len(config.keys) > MAX_KEYS:
         raise _CannotServeError(
-            f"{family} key pool: too many keys ({len(config.keys)}), maximum is {MAX_KEYS}"
+            f"{family} key pool: too many keys ({len(config.keys)}), maximum is {MAX_KEYS}",
+            "take keys out",
         )
     for at, key in enumerate(config.keys):
         if not key.strip():
-            raise _CannotServeError(f"{family} key pool: key at index {at} is empty")
+            raise _CannotServeError(
+                f"{family} key pool: key at index {at} is empty", "take the empty key out"
+            )
         if key in config.keys[:at]:
-            raise _CannotServeError(f"{family} key pool: duplicate key")
+            raise _CannotServeError(f"{family} key pool: duplicate key", "take one of them out")
 
 
 def _base_url(config: ProviderConfig, names: _Names) -> str:
@@ -299,7 +333,8 @@ def _base_url(config: ProviderConfig, names: _Names) -> str:
     url = config.base_url.strip() or DEFAULT_BASE_URLS.get(config.type, "")
     if not url:
         raise _CannotServeError(
-            f'type "{config.type}" has no default address, set {names.base_url}'
+            f'type "{config.type}" has no default address, set {names.base_url}',
+            "set the base URL",
         )
     try:
         parts = urlsplit(url)
@@ -310,7 +345,8 @@ def _base_url(config: ProviderConfig, names: _Names) -> str:
     if not sound or re.search(r"[\s\x00-\x1f]", url):
         raise _CannotServeError(
             f"{names.base_url}: must be an address that starts with http:// or https:// "
-            "and has a host"
+            "and has a host",
+            "correct the base URL",
         )
     return url
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+import time
+from contextlib import closing
 from pathlib import Path
 
+import anthropic
+import openai
 import pytest
 import requests
 from gateway_process import GatewayProcess, message_of
 from imitation_provider import ScriptedProvider
+
+from aigateway.actors.coderd.api_keys import create_key, revoke_key
+from aigateway.actors.coderd.schema import open_database
 
 
 def _post(gateway: GatewayProcess, path: str, data: bytes, **headers: str) -> requests.Response:
@@ -37,21 +44,106 @@ def test_probes_need_no_token(any_gateway: GatewayProcess) -> None:
 
 def test_a_request_without_a_token_is_refused(any_gateway: GatewayProcess) -> None:
     answer = requests.post(f"{any_gateway.url}/anthropic/v1/messages", data=b"{}", timeout=10)
-    assert (answer.status_code, answer.text) == (400, "no authentication key provided\n")
-    assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
-    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.status_code == 400
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.json() == {
+        "type": "error",
+        "error": {"type": "invalid_request_error", "message": "no authentication key provided"},
+    }
     assert requests.head(f"{any_gateway.url}/anthropic", timeout=10).status_code == 400
 
 
-def test_an_unknown_token_is_refused(any_gateway: GatewayProcess) -> None:
-    answer = _post(any_gateway, "/anthropic/v1/messages", b"{}", **{"X-Api-Key": "nobody-knows"})
-    assert (answer.status_code, answer.text) == (403, "unauthorized\n")
+def test_where_the_path_names_no_api_a_refusal_is_a_text(any_gateway: GatewayProcess) -> None:
+    answer = requests.post(f"{any_gateway.url}/x", data=b"{}", timeout=10)
+    assert (answer.status_code, answer.text) == (400, "no authentication key provided\n")
+    assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
-@pytest.mark.parametrize("path", ["/", "/nobody/v1/messages", "/openai/v1/embeddings", "/x"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/anthropic/v1/messages",
+        "/anthropic/v1/messages/count_tokens",
+        "/anthropic/v1/models",
+        "/api/v2/ai-gateway/anthropic/v1/messages",
+        "/nobody/v1/messages",
+        "/v1/messages",
+        "/openai/v1/chat/completions",
+        "/openai/v1/responses",
+        "/openai/v1/models",
+        "/api/v2/aibridge/openai/v1/responses/resp_1",
+    ],
+)
+def test_an_unknown_token_is_refused_in_the_apis_shape(
+    any_gateway: GatewayProcess, path: str
+) -> None:
+    answer = _post(any_gateway, path, b"{}", **{"X-Api-Key": "nobody-knows"})
+    assert answer.status_code == 403
+    error = answer.json()["error"]
+    assert (error["type"], error["message"]) == ("permission_error", "unauthorized")
+    claude = "openai" not in path
+    assert (answer.json().get("type") == "error") is claude
+    assert ("code" in error) is not claude
+
+
+def test_sdks_show_what_a_refusal_says(any_gateway: GatewayProcess) -> None:
+    with (
+        anthropic.Anthropic(
+            base_url=f"{any_gateway.url}/anthropic", api_key="nobody-knows", max_retries=0
+        ) as claude,
+        pytest.raises(anthropic.PermissionDeniedError) as refused,
+    ):
+        claude.messages.create(
+            model="m", max_tokens=5, messages=[{"role": "user", "content": "hi"}]
+        )
+    assert refused.value.body["error"]["message"] == "unauthorized"  # type: ignore[index]
+    with (
+        openai.OpenAI(
+            base_url=f"{any_gateway.url}/openai/v1", api_key="nobody-knows", max_retries=0
+        ) as gpt,
+        pytest.raises(openai.PermissionDeniedError) as denied,
+    ):
+        gpt.responses.create(model="m", input="hi")
+    assert denied.value.body["message"] == "unauthorized"  # type: ignore[index]
+
+
+def test_the_log_says_which_key_was_refused_and_why(any_gateway: GatewayProcess) -> None:
+    whole = any_gateway.key()
+    key_id, _, secret = whole.partition("-")
+    with closing(open_database(any_gateway.database)) as database:
+        expired = create_key(database, "eve", expires_in=1, now=time.time() - 60)
+        revoked = create_key(database, "rob")
+        revoke_key(database, revoked.key.id)
+    cases = [
+        (f"{key_id}-{'x' * len(secret)}", "invalid key", key_id, ""),
+        (f"{'x' * 10}-{secret}", "unknown key", "x" * 10, ""),
+        (expired.token, "expired", expired.key.id, "eve"),
+        (revoked.token, "revoked", revoked.key.id, "rob"),
+        ("sk-ant-planted-secret", "unknown key", "", ""),
+    ]
+    for token, reason, shown, username in cases:
+        _post(any_gateway, "/anthropic/v1/messages", b"{}", **{"X-Api-Key": token})
+        lines = [x for x in any_gateway.logs() if "key authorization" in message_of(x)]
+        fields = lines[-1]["fields"]
+        assert (fields["reason"], fields["key_id"], fields["username"]) == (reason, shown, username)
+        assert bool(fields["user_id"]) is bool(username)
+    assert "planted" not in any_gateway.log_file.read_text()
+
+
+@pytest.mark.parametrize("path", ["/", "/x", "/nobody/v1/embeddings"])
 def test_an_unknown_route_is_404(any_gateway: GatewayProcess, path: str) -> None:
     answer = _post(any_gateway, path, b"{}")
     assert (answer.status_code, answer.text) == (404, f"route not supported: POST {path}\n")
+
+
+@pytest.mark.parametrize("path", ["/nobody/v1/messages", "/openai/v1/embeddings"])
+def test_an_unknown_route_of_an_api_is_404_in_its_shape(
+    any_gateway: GatewayProcess, path: str
+) -> None:
+    answer = _post(any_gateway, path, b"{}")
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"] == f"route not supported: POST {path}"
 
 
 @pytest.mark.parametrize(
@@ -71,7 +163,8 @@ def test_a_wrong_base_address_is_answered_with_the_likely_one(
 ) -> None:
     answer = _post(any_gateway, path, b"{}")
     assert answer.status_code == 404
-    assert answer.text == f"route not supported: POST {path}; did you mean {likely}?\n"
+    said = answer.json()["error"]["message"]
+    assert said == f"route not supported: POST {path}; did you mean {likely}?"
     lines = [line for line in any_gateway.logs() if "wrong base" in message_of(line)]
     assert lines[-1]["fields"]["likely_path"] == likely
 
@@ -80,7 +173,8 @@ def test_without_any_provider_the_log_and_the_answers_say_so(tmp_path: Path) -> 
     with GatewayProcess(tmp_path, []) as gateway:
         answer = _post(gateway, "/anthropic/v1/messages", b"{}")
         assert answer.status_code == 404
-        assert answer.text.endswith("; no AI provider is configured\n")
+        said = answer.json()["error"]["message"]
+        assert said.endswith("; no AI provider is configured")
         (line,) = [each for each in gateway.logs() if "no AI provider" in message_of(each)]
         assert "CODER_AI_GATEWAY_ANTHROPIC_KEY" in line["fields"]["way_out"]
 
@@ -104,7 +198,7 @@ def test_a_body_over_the_limit_is_refused(any_gateway: GatewayProcess) -> None:
     ).encode()
     answer = _raw(any_gateway, head)
     assert answer.startswith(b"HTTP/1.1 413 ")
-    assert b"The maximum allowed request body size is 32MiB.\n" in answer
+    assert b"The maximum allowed request body size is 32MiB." in answer
 
 
 def test_an_encoded_body_is_read_and_sent_on_as_it_came(

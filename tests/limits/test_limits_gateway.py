@@ -67,7 +67,9 @@ def test_a_client_over_its_rate_is_told_so_and_others_are_not(
                 answers = list(pool.map(lambda _: ask(limited), range(20)))
             refused = [got for got in answers if got.status_code == 429]
         got = refused[0]
-        assert got.json() == {"message": "You've been rate limited. Please try again later."}
+        told = "You've been rate limited. Please try again later."
+        assert got.json()["message"] == told, "as the reference says it"
+        assert got.json()["error"] == {"type": "rate_limit_error", "message": told}
         assert got.headers["Retry-After"] == "1"
         assert got.headers["X-RateLimit-Limit"] == "2"
         assert got.headers["X-RateLimit-Remaining"] == "0"
@@ -108,9 +110,9 @@ def test_a_full_gateway_lets_few_wait_and_refuses_the_rest(
                 lambda: [f for f in more if f.done()], "one of the two is refused"
             )[0].result()
             assert refused.status_code == 503
-            assert refused.json() == {
-                "message": "AI Gateway is currently at capacity. Please try again later."
-            }
+            told = "AI Gateway is currently at capacity. Please try again later."
+            assert refused.json()["message"] == told
+            assert refused.json()["error"] == {"type": "overloaded_error", "message": told}
             # Probes never wait behind traffic.
             for path in ("/healthz", "/readyz"):
                 assert requests.get(f"{full.url}{path}", timeout=10).status_code == 200

@@ -859,6 +859,7 @@ class AIProvider(_message.Message):
     BASE_URL_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
     BEDROCK_FIELD_NUMBER: _builtins.int
+    CLAUDE_PLATFORM_AWS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     type: _builtins.str
     enabled: _builtins.bool
@@ -867,6 +868,10 @@ class AIProvider(_message.Message):
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def bedrock(self) -> Global___AIProviderBedrock: ...
+    @_builtins.property
+    def claude_platform_aws(self) -> Global___AIProviderClaudePlatformAWS:
+        """Seen in a branch of coderd only: Anthropic's API as a service of AWS."""
+
     def __init__(
         self,
         *,
@@ -876,14 +881,37 @@ class AIProvider(_message.Message):
         base_url: _builtins.str = ...,
         keys: _abc.Iterable[_builtins.str] | None = ...,
         bedrock: Global___AIProviderBedrock | None = ...,
+        claude_platform_aws: Global___AIProviderClaudePlatformAWS | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bedrock", b"bedrock"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bedrock", b"bedrock", "claude_platform_aws", b"claude_platform_aws"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_url", b"base_url", "bedrock", b"bedrock", "enabled", b"enabled", "keys", b"keys", "name", b"name", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_url", b"base_url", "bedrock", b"bedrock", "claude_platform_aws", b"claude_platform_aws", "enabled", b"enabled", "keys", b"keys", "name", b"name", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AIProvider: _TypeAlias = AIProvider  # noqa: Y015
+
+@_typing.final
+class AIProviderClaudePlatformAWS(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    WORKSPACE_ID_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    workspace_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+        workspace_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["region", b"region", "workspace_id", b"workspace_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AIProviderClaudePlatformAWS: _TypeAlias = AIProviderClaudePlatformAWS  # noqa: Y015
 
 @_typing.final
 class AIProviderBedrock(_message.Message):

@@ -1477,15 +1477,17 @@ func (x *GetAIProvidersResponse) GetProviders() []*AIProvider {
 }
 
 type AIProvider struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Type          string                 `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
-	Enabled       bool                   `protobuf:"varint,3,opt,name=enabled,proto3" json:"enabled,omitempty"`
-	BaseUrl       string                 `protobuf:"bytes,4,opt,name=base_url,json=baseUrl,proto3" json:"base_url,omitempty"`
-	Keys          []string               `protobuf:"bytes,5,rep,name=keys,proto3" json:"keys,omitempty"`
-	Bedrock       *AIProviderBedrock     `protobuf:"bytes,6,opt,name=bedrock,proto3" json:"bedrock,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Type    string                 `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	Enabled bool                   `protobuf:"varint,3,opt,name=enabled,proto3" json:"enabled,omitempty"`
+	BaseUrl string                 `protobuf:"bytes,4,opt,name=base_url,json=baseUrl,proto3" json:"base_url,omitempty"`
+	Keys    []string               `protobuf:"bytes,5,rep,name=keys,proto3" json:"keys,omitempty"`
+	Bedrock *AIProviderBedrock     `protobuf:"bytes,6,opt,name=bedrock,proto3" json:"bedrock,omitempty"`
+	// Seen in a branch of coderd only: Anthropic's API as a service of AWS.
+	ClaudePlatformAws *AIProviderClaudePlatformAWS `protobuf:"bytes,7,opt,name=claude_platform_aws,json=claudePlatformAws,proto3" json:"claude_platform_aws,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *AIProvider) Reset() {
@@ -1560,6 +1562,65 @@ func (x *AIProvider) GetBedrock() *AIProviderBedrock {
 	return nil
 }
 
+func (x *AIProvider) GetClaudePlatformAws() *AIProviderClaudePlatformAWS {
+	if x != nil {
+		return x.ClaudePlatformAws
+	}
+	return nil
+}
+
+type AIProviderClaudePlatformAWS struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Region        string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
+	WorkspaceId   string                 `protobuf:"bytes,3,opt,name=workspace_id,json=workspaceId,proto3" json:"workspace_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AIProviderClaudePlatformAWS) Reset() {
+	*x = AIProviderClaudePlatformAWS{}
+	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AIProviderClaudePlatformAWS) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AIProviderClaudePlatformAWS) ProtoMessage() {}
+
+func (x *AIProviderClaudePlatformAWS) ProtoReflect() protoreflect.Message {
+	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AIProviderClaudePlatformAWS.ProtoReflect.Descriptor instead.
+func (*AIProviderClaudePlatformAWS) Descriptor() ([]byte, []int) {
+	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *AIProviderClaudePlatformAWS) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *AIProviderClaudePlatformAWS) GetWorkspaceId() string {
+	if x != nil {
+		return x.WorkspaceId
+	}
+	return ""
+}
+
 type AIProviderBedrock struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Region          string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
@@ -1579,7 +1640,7 @@ type AIProviderBedrock struct {
 
 func (x *AIProviderBedrock) Reset() {
 	*x = AIProviderBedrock{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[24]
+	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1591,7 +1652,7 @@ func (x *AIProviderBedrock) String() string {
 func (*AIProviderBedrock) ProtoMessage() {}
 
 func (x *AIProviderBedrock) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[24]
+	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1604,7 +1665,7 @@ func (x *AIProviderBedrock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AIProviderBedrock.ProtoReflect.Descriptor instead.
 func (*AIProviderBedrock) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{24}
+	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AIProviderBedrock) GetRegion() string {
@@ -1685,7 +1746,7 @@ type WatchAIProvidersRequest struct {
 
 func (x *WatchAIProvidersRequest) Reset() {
 	*x = WatchAIProvidersRequest{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[25]
+	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1697,7 +1758,7 @@ func (x *WatchAIProvidersRequest) String() string {
 func (*WatchAIProvidersRequest) ProtoMessage() {}
 
 func (x *WatchAIProvidersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[25]
+	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1710,7 +1771,7 @@ func (x *WatchAIProvidersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchAIProvidersRequest.ProtoReflect.Descriptor instead.
 func (*WatchAIProvidersRequest) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{25}
+	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{26}
 }
 
 type WatchAIProvidersResponse struct {
@@ -1721,7 +1782,7 @@ type WatchAIProvidersResponse struct {
 
 func (x *WatchAIProvidersResponse) Reset() {
 	*x = WatchAIProvidersResponse{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[26]
+	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1733,7 +1794,7 @@ func (x *WatchAIProvidersResponse) String() string {
 func (*WatchAIProvidersResponse) ProtoMessage() {}
 
 func (x *WatchAIProvidersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[26]
+	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1746,7 +1807,7 @@ func (x *WatchAIProvidersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchAIProvidersResponse.ProtoReflect.Descriptor instead.
 func (*WatchAIProvidersResponse) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{26}
+	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{27}
 }
 
 var File_aigateway_actors_coderd_wire_coderd_proto protoreflect.FileDescriptor
@@ -1897,7 +1958,7 @@ const file_aigateway_actors_coderd_wire_coderd_proto_rawDesc = "" +
 	"\x13_spend_limit_micros\"\x17\n" +
 	"\x15GetAIProvidersRequest\"I\n" +
 	"\x16GetAIProvidersResponse\x12/\n" +
-	"\tproviders\x18\x01 \x03(\v2\x11.proto.AIProviderR\tproviders\"\xb1\x01\n" +
+	"\tproviders\x18\x01 \x03(\v2\x11.proto.AIProviderR\tproviders\"\x85\x02\n" +
 	"\n" +
 	"AIProvider\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
@@ -1905,7 +1966,11 @@ const file_aigateway_actors_coderd_wire_coderd_proto_rawDesc = "" +
 	"\aenabled\x18\x03 \x01(\bR\aenabled\x12\x19\n" +
 	"\bbase_url\x18\x04 \x01(\tR\abaseUrl\x12\x12\n" +
 	"\x04keys\x18\x05 \x03(\tR\x04keys\x122\n" +
-	"\abedrock\x18\x06 \x01(\v2\x18.proto.AIProviderBedrockR\abedrock\"\xf0\x02\n" +
+	"\abedrock\x18\x06 \x01(\v2\x18.proto.AIProviderBedrockR\abedrock\x12R\n" +
+	"\x13claude_platform_aws\x18\a \x01(\v2\".proto.AIProviderClaudePlatformAWSR\x11claudePlatformAws\"X\n" +
+	"\x1bAIProviderClaudePlatformAWS\x12\x16\n" +
+	"\x06region\x18\x02 \x01(\tR\x06region\x12!\n" +
+	"\fworkspace_id\x18\x03 \x01(\tR\vworkspaceId\"\xf0\x02\n" +
 	"\x11AIProviderBedrock\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x1d\n" +
 	"\n" +
@@ -1952,7 +2017,7 @@ func file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP() []byte {
 	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescData
 }
 
-var file_aigateway_actors_coderd_wire_coderd_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_aigateway_actors_coderd_wire_coderd_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_aigateway_actors_coderd_wire_coderd_proto_goTypes = []any{
 	(*RecordInterceptionRequest)(nil),             // 0: proto.RecordInterceptionRequest
 	(*RecordInterceptionResponse)(nil),            // 1: proto.RecordInterceptionResponse
@@ -1978,72 +2043,74 @@ var file_aigateway_actors_coderd_wire_coderd_proto_goTypes = []any{
 	(*GetAIProvidersRequest)(nil),                 // 21: proto.GetAIProvidersRequest
 	(*GetAIProvidersResponse)(nil),                // 22: proto.GetAIProvidersResponse
 	(*AIProvider)(nil),                            // 23: proto.AIProvider
-	(*AIProviderBedrock)(nil),                     // 24: proto.AIProviderBedrock
-	(*WatchAIProvidersRequest)(nil),               // 25: proto.WatchAIProvidersRequest
-	(*WatchAIProvidersResponse)(nil),              // 26: proto.WatchAIProvidersResponse
-	nil,                                           // 27: proto.RecordInterceptionRequest.MetadataEntry
-	nil,                                           // 28: proto.RecordTokenUsageRequest.MetadataEntry
-	nil,                                           // 29: proto.RecordPromptUsageRequest.MetadataEntry
-	nil,                                           // 30: proto.RecordToolUsageRequest.MetadataEntry
-	nil,                                           // 31: proto.RecordModelThoughtRequest.MetadataEntry
-	nil,                                           // 32: proto.GetMCPServerAccessTokensBatchResponse.AccessTokensEntry
-	nil,                                           // 33: proto.GetMCPServerAccessTokensBatchResponse.ErrorsEntry
-	(*timestamppb.Timestamp)(nil),                 // 34: google.protobuf.Timestamp
-	(*anypb.Any)(nil),                             // 35: google.protobuf.Any
+	(*AIProviderClaudePlatformAWS)(nil),           // 24: proto.AIProviderClaudePlatformAWS
+	(*AIProviderBedrock)(nil),                     // 25: proto.AIProviderBedrock
+	(*WatchAIProvidersRequest)(nil),               // 26: proto.WatchAIProvidersRequest
+	(*WatchAIProvidersResponse)(nil),              // 27: proto.WatchAIProvidersResponse
+	nil,                                           // 28: proto.RecordInterceptionRequest.MetadataEntry
+	nil,                                           // 29: proto.RecordTokenUsageRequest.MetadataEntry
+	nil,                                           // 30: proto.RecordPromptUsageRequest.MetadataEntry
+	nil,                                           // 31: proto.RecordToolUsageRequest.MetadataEntry
+	nil,                                           // 32: proto.RecordModelThoughtRequest.MetadataEntry
+	nil,                                           // 33: proto.GetMCPServerAccessTokensBatchResponse.AccessTokensEntry
+	nil,                                           // 34: proto.GetMCPServerAccessTokensBatchResponse.ErrorsEntry
+	(*timestamppb.Timestamp)(nil),                 // 35: google.protobuf.Timestamp
+	(*anypb.Any)(nil),                             // 36: google.protobuf.Any
 }
 var file_aigateway_actors_coderd_wire_coderd_proto_depIdxs = []int32{
-	27, // 0: proto.RecordInterceptionRequest.metadata:type_name -> proto.RecordInterceptionRequest.MetadataEntry
-	34, // 1: proto.RecordInterceptionRequest.started_at:type_name -> google.protobuf.Timestamp
-	34, // 2: proto.RecordInterceptionEndedRequest.ended_at:type_name -> google.protobuf.Timestamp
-	28, // 3: proto.RecordTokenUsageRequest.metadata:type_name -> proto.RecordTokenUsageRequest.MetadataEntry
-	34, // 4: proto.RecordTokenUsageRequest.created_at:type_name -> google.protobuf.Timestamp
-	29, // 5: proto.RecordPromptUsageRequest.metadata:type_name -> proto.RecordPromptUsageRequest.MetadataEntry
-	34, // 6: proto.RecordPromptUsageRequest.created_at:type_name -> google.protobuf.Timestamp
-	30, // 7: proto.RecordToolUsageRequest.metadata:type_name -> proto.RecordToolUsageRequest.MetadataEntry
-	34, // 8: proto.RecordToolUsageRequest.created_at:type_name -> google.protobuf.Timestamp
-	31, // 9: proto.RecordModelThoughtRequest.metadata:type_name -> proto.RecordModelThoughtRequest.MetadataEntry
-	34, // 10: proto.RecordModelThoughtRequest.created_at:type_name -> google.protobuf.Timestamp
+	28, // 0: proto.RecordInterceptionRequest.metadata:type_name -> proto.RecordInterceptionRequest.MetadataEntry
+	35, // 1: proto.RecordInterceptionRequest.started_at:type_name -> google.protobuf.Timestamp
+	35, // 2: proto.RecordInterceptionEndedRequest.ended_at:type_name -> google.protobuf.Timestamp
+	29, // 3: proto.RecordTokenUsageRequest.metadata:type_name -> proto.RecordTokenUsageRequest.MetadataEntry
+	35, // 4: proto.RecordTokenUsageRequest.created_at:type_name -> google.protobuf.Timestamp
+	30, // 5: proto.RecordPromptUsageRequest.metadata:type_name -> proto.RecordPromptUsageRequest.MetadataEntry
+	35, // 6: proto.RecordPromptUsageRequest.created_at:type_name -> google.protobuf.Timestamp
+	31, // 7: proto.RecordToolUsageRequest.metadata:type_name -> proto.RecordToolUsageRequest.MetadataEntry
+	35, // 8: proto.RecordToolUsageRequest.created_at:type_name -> google.protobuf.Timestamp
+	32, // 9: proto.RecordModelThoughtRequest.metadata:type_name -> proto.RecordModelThoughtRequest.MetadataEntry
+	35, // 10: proto.RecordModelThoughtRequest.created_at:type_name -> google.protobuf.Timestamp
 	14, // 11: proto.GetMCPServerConfigsResponse.coder_mcp_config:type_name -> proto.MCPServerConfig
 	14, // 12: proto.GetMCPServerConfigsResponse.external_auth_mcp_configs:type_name -> proto.MCPServerConfig
-	32, // 13: proto.GetMCPServerAccessTokensBatchResponse.access_tokens:type_name -> proto.GetMCPServerAccessTokensBatchResponse.AccessTokensEntry
-	33, // 14: proto.GetMCPServerAccessTokensBatchResponse.errors:type_name -> proto.GetMCPServerAccessTokensBatchResponse.ErrorsEntry
-	34, // 15: proto.IsBudgetExceededRequest.period_start:type_name -> google.protobuf.Timestamp
+	33, // 13: proto.GetMCPServerAccessTokensBatchResponse.access_tokens:type_name -> proto.GetMCPServerAccessTokensBatchResponse.AccessTokensEntry
+	34, // 14: proto.GetMCPServerAccessTokensBatchResponse.errors:type_name -> proto.GetMCPServerAccessTokensBatchResponse.ErrorsEntry
+	35, // 15: proto.IsBudgetExceededRequest.period_start:type_name -> google.protobuf.Timestamp
 	23, // 16: proto.GetAIProvidersResponse.providers:type_name -> proto.AIProvider
-	24, // 17: proto.AIProvider.bedrock:type_name -> proto.AIProviderBedrock
-	35, // 18: proto.RecordInterceptionRequest.MetadataEntry.value:type_name -> google.protobuf.Any
-	35, // 19: proto.RecordTokenUsageRequest.MetadataEntry.value:type_name -> google.protobuf.Any
-	35, // 20: proto.RecordPromptUsageRequest.MetadataEntry.value:type_name -> google.protobuf.Any
-	35, // 21: proto.RecordToolUsageRequest.MetadataEntry.value:type_name -> google.protobuf.Any
-	35, // 22: proto.RecordModelThoughtRequest.MetadataEntry.value:type_name -> google.protobuf.Any
-	0,  // 23: proto.Recorder.RecordInterception:input_type -> proto.RecordInterceptionRequest
-	2,  // 24: proto.Recorder.RecordInterceptionEnded:input_type -> proto.RecordInterceptionEndedRequest
-	4,  // 25: proto.Recorder.RecordTokenUsage:input_type -> proto.RecordTokenUsageRequest
-	6,  // 26: proto.Recorder.RecordPromptUsage:input_type -> proto.RecordPromptUsageRequest
-	8,  // 27: proto.Recorder.RecordToolUsage:input_type -> proto.RecordToolUsageRequest
-	10, // 28: proto.Recorder.RecordModelThought:input_type -> proto.RecordModelThoughtRequest
-	12, // 29: proto.MCPConfigurator.GetMCPServerConfigs:input_type -> proto.GetMCPServerConfigsRequest
-	15, // 30: proto.MCPConfigurator.GetMCPServerAccessTokensBatch:input_type -> proto.GetMCPServerAccessTokensBatchRequest
-	17, // 31: proto.Authorizer.IsAuthorized:input_type -> proto.IsAuthorizedRequest
-	19, // 32: proto.Authorizer.IsBudgetExceeded:input_type -> proto.IsBudgetExceededRequest
-	21, // 33: proto.ProviderConfigurator.GetAIProviders:input_type -> proto.GetAIProvidersRequest
-	25, // 34: proto.ProviderConfigurator.WatchAIProviders:input_type -> proto.WatchAIProvidersRequest
-	1,  // 35: proto.Recorder.RecordInterception:output_type -> proto.RecordInterceptionResponse
-	3,  // 36: proto.Recorder.RecordInterceptionEnded:output_type -> proto.RecordInterceptionEndedResponse
-	5,  // 37: proto.Recorder.RecordTokenUsage:output_type -> proto.RecordTokenUsageResponse
-	7,  // 38: proto.Recorder.RecordPromptUsage:output_type -> proto.RecordPromptUsageResponse
-	9,  // 39: proto.Recorder.RecordToolUsage:output_type -> proto.RecordToolUsageResponse
-	11, // 40: proto.Recorder.RecordModelThought:output_type -> proto.RecordModelThoughtResponse
-	13, // 41: proto.MCPConfigurator.GetMCPServerConfigs:output_type -> proto.GetMCPServerConfigsResponse
-	16, // 42: proto.MCPConfigurator.GetMCPServerAccessTokensBatch:output_type -> proto.GetMCPServerAccessTokensBatchResponse
-	18, // 43: proto.Authorizer.IsAuthorized:output_type -> proto.IsAuthorizedResponse
-	20, // 44: proto.Authorizer.IsBudgetExceeded:output_type -> proto.IsBudgetExceededResponse
-	22, // 45: proto.ProviderConfigurator.GetAIProviders:output_type -> proto.GetAIProvidersResponse
-	26, // 46: proto.ProviderConfigurator.WatchAIProviders:output_type -> proto.WatchAIProvidersResponse
-	35, // [35:47] is the sub-list for method output_type
-	23, // [23:35] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	25, // 17: proto.AIProvider.bedrock:type_name -> proto.AIProviderBedrock
+	24, // 18: proto.AIProvider.claude_platform_aws:type_name -> proto.AIProviderClaudePlatformAWS
+	36, // 19: proto.RecordInterceptionRequest.MetadataEntry.value:type_name -> google.protobuf.Any
+	36, // 20: proto.RecordTokenUsageRequest.MetadataEntry.value:type_name -> google.protobuf.Any
+	36, // 21: proto.RecordPromptUsageRequest.MetadataEntry.value:type_name -> google.protobuf.Any
+	36, // 22: proto.RecordToolUsageRequest.MetadataEntry.value:type_name -> google.protobuf.Any
+	36, // 23: proto.RecordModelThoughtRequest.MetadataEntry.value:type_name -> google.protobuf.Any
+	0,  // 24: proto.Recorder.RecordInterception:input_type -> proto.RecordInterceptionRequest
+	2,  // 25: proto.Recorder.RecordInterceptionEnded:input_type -> proto.RecordInterceptionEndedRequest
+	4,  // 26: proto.Recorder.RecordTokenUsage:input_type -> proto.RecordTokenUsageRequest
+	6,  // 27: proto.Recorder.RecordPromptUsage:input_type -> proto.RecordPromptUsageRequest
+	8,  // 28: proto.Recorder.RecordToolUsage:input_type -> proto.RecordToolUsageRequest
+	10, // 29: proto.Recorder.RecordModelThought:input_type -> proto.RecordModelThoughtRequest
+	12, // 30: proto.MCPConfigurator.GetMCPServerConfigs:input_type -> proto.GetMCPServerConfigsRequest
+	15, // 31: proto.MCPConfigurator.GetMCPServerAccessTokensBatch:input_type -> proto.GetMCPServerAccessTokensBatchRequest
+	17, // 32: proto.Authorizer.IsAuthorized:input_type -> proto.IsAuthorizedRequest
+	19, // 33: proto.Authorizer.IsBudgetExceeded:input_type -> proto.IsBudgetExceededRequest
+	21, // 34: proto.ProviderConfigurator.GetAIProviders:input_type -> proto.GetAIProvidersRequest
+	26, // 35: proto.ProviderConfigurator.WatchAIProviders:input_type -> proto.WatchAIProvidersRequest
+	1,  // 36: proto.Recorder.RecordInterception:output_type -> proto.RecordInterceptionResponse
+	3,  // 37: proto.Recorder.RecordInterceptionEnded:output_type -> proto.RecordInterceptionEndedResponse
+	5,  // 38: proto.Recorder.RecordTokenUsage:output_type -> proto.RecordTokenUsageResponse
+	7,  // 39: proto.Recorder.RecordPromptUsage:output_type -> proto.RecordPromptUsageResponse
+	9,  // 40: proto.Recorder.RecordToolUsage:output_type -> proto.RecordToolUsageResponse
+	11, // 41: proto.Recorder.RecordModelThought:output_type -> proto.RecordModelThoughtResponse
+	13, // 42: proto.MCPConfigurator.GetMCPServerConfigs:output_type -> proto.GetMCPServerConfigsResponse
+	16, // 43: proto.MCPConfigurator.GetMCPServerAccessTokensBatch:output_type -> proto.GetMCPServerAccessTokensBatchResponse
+	18, // 44: proto.Authorizer.IsAuthorized:output_type -> proto.IsAuthorizedResponse
+	20, // 45: proto.Authorizer.IsBudgetExceeded:output_type -> proto.IsBudgetExceededResponse
+	22, // 46: proto.ProviderConfigurator.GetAIProviders:output_type -> proto.GetAIProvidersResponse
+	27, // 47: proto.ProviderConfigurator.WatchAIProviders:output_type -> proto.WatchAIProvidersResponse
+	36, // [36:48] is the sub-list for method output_type
+	24, // [24:36] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_aigateway_actors_coderd_wire_coderd_proto_init() }
@@ -2062,7 +2129,7 @@ func file_aigateway_actors_coderd_wire_coderd_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_aigateway_actors_coderd_wire_coderd_proto_rawDesc), len(file_aigateway_actors_coderd_wire_coderd_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   34,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -1,0 +1,59 @@
+"""Refusals in the shape of the API that the client's path names.
+
+An SDK shows what a refusal says only where it finds the text in its API's own error object; of
+a plain text many show the bare status.  So the texts stay, and stand where clients look.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from attrs import evolve
+
+from aigateway.actors.providers.interception.error_bodies import error_body
+from aigateway.actors.providers.interception.routes import (
+    CHAT_COMPLETIONS,
+    MESSAGES,
+    RESPONSES,
+)
+from aigateway.actors.tree import ActorTree
+from aigateway.http.answers import Answer
+from aigateway.http.routing import PREFIXES
+
+__all__ = ["dialect_of", "shaped"]
+
+_NAMED = re.compile(r"/(messages|chat/completions|responses)(?:/|\Z)")
+_APIS = {"messages": MESSAGES, "chat/completions": CHAT_COMPLETIONS, "responses": RESPONSES}
+
+
+def dialect_of(path: str, tree: ActorTree) -> str:
+    """The API or provider type whose errors a client of ``path`` can read; empty: none is known.
+
+    ``path`` is the whole one, as it came.  The words in which every client of an API asks say
+    it, else the type of the provider.
+    """
+    for prefix in PREFIXES:
+        if path.startswith(prefix):
+            path = path[len(prefix) - 1 :]
+            break
+    name, slash, rest = path[1:].partition("/")
+    config = tree.provider_config(name)
+    named = _NAMED.search(path if config is None else slash + rest)
+    if named is not None:
+        return _APIS[named[1]]
+    return config.type if config is not None else ""
+
+
+def shaped(answer: Answer, dialect: str) -> Answer:
+    """``answer`` as ``dialect`` tells errors, if it is a text of the gateway's own.
+
+    What stands in the form of coderd's own errors keeps its fields beside the API's.
+    """
+    if not answer.text or not dialect:
+        return answer
+    text = f"{answer.text} {answer.detail}" if answer.detail else answer.text
+    body = error_body(dialect, answer.status, text)
+    if answer.content_type.startswith("application/json"):
+        body = json.dumps({**json.loads(body), **json.loads(answer.body)}).encode()
+    return evolve(answer, body=body, content_type="application/json")
