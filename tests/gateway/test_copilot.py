@@ -120,7 +120,18 @@ def test_the_openai_sdk_streams_through_it(
 
 @pytest.mark.parametrize(
     "path",
-    ["/models", "/models/gpt-4.1", "/agents/x", "/mcp/readonly", "/.well-known/x", "/_ping"],
+    [
+        "/models",
+        "/models/gpt-4.1",
+        "/agents/x",
+        "/mcp/readonly",
+        "/.well-known/x",
+        "/_ping",
+        "/user",
+        "/chat/completions/input",
+        "/v2/some/new/route",
+        "/embeddings",
+    ],
 )
 def test_other_routes_are_passed_through_with_the_users_token(
     copilot: GatewayProcess, provider: ScriptedProvider, path: str
@@ -136,9 +147,15 @@ def test_other_routes_are_passed_through_with_the_users_token(
     assert copilot.key() not in repr(asked.headers)
 
 
-def test_unknown_routes_are_404(copilot: GatewayProcess) -> None:
-    got = requests.get(f"{copilot.url}/copilot/user", headers=headers(copilot), timeout=30)
-    assert (got.status_code, got.text) == (404, "route not supported: GET /copilot/user\n")
+@pytest.mark.parametrize("path", ["/chat/completions/", "/responses;a=b", "/V1/Messages"])
+def test_what_a_server_may_take_for_a_recorded_route_is_404(
+    copilot: GatewayProcess, provider: ScriptedProvider, path: str
+) -> None:
+    before = len(provider.requests)
+    got = requests.post(f"{copilot.url}/copilot{path}", headers=headers(copilot), timeout=30)
+    assert got.status_code == 404
+    assert f"route not supported: POST /copilot{path}" in got.text
+    assert len(provider.requests) == before
 
 
 def test_without_a_github_token_it_is_refused(

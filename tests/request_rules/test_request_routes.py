@@ -78,7 +78,7 @@ COPILOT_ROWS = [
     ("/responses/compact/", None),
     ("/v1/messages", Intercept("messages", "/v1/messages")),
     ("/responses/", None),
-    ("/responses/resp_1", None),
+    ("/responses/resp_1", Passthrough("/")),
     ("/models", Passthrough("/models")),
     ("/models/gpt-5", Passthrough("/models/")),
     ("/agents", Passthrough("/agents/")),
@@ -88,10 +88,16 @@ COPILOT_ROWS = [
     ("/.well-known/", Passthrough("/.well-known/")),
     ("/.well-known/oauth-authorization-server", Passthrough("/.well-known/")),
     ("/_ping", Passthrough("/_ping")),
-    ("/_ping/", None),
+    ("/_ping/", Passthrough("/")),
     ("/auto", Passthrough("/auto")),
-    ("/v1/chat/completions", None),
-    ("/v1/models", None),
+    ("/v1/chat/completions", Passthrough("/")),
+    ("/", Passthrough("/")),
+    ("/some/new/route", Passthrough("/")),
+    ("/chat/completions/", None),
+    ("/Chat/Completions", None),
+    ("/v1/messages;a=b", None),
+    ("/x/../responses", None),
+    ("/v1/models", Passthrough("/")),
 ]
 
 

@@ -1,8 +1,9 @@
 """Which paths below ``/<provider>`` are served, and where they lead.
 
 A provider's routes are an allow list: a configured key may be an administrator's, so what
-no client of a model needs is not passed on.  Three answers are possible: the request is
-intercepted (read, recorded, perhaps edited), passed through as it is, or unknown.
+no client of a model needs is not passed on.  Copilot alone has none, since users bring their
+own.  Three answers are possible: the request is intercepted (read, recorded, perhaps edited),
+passed through as it is, or unknown.
 
 Paths are compared **as they came on the wire**, percent-encoded.  A path that a later hop
 could read differently (dot segments, empty segments, encoded slashes, dots, backslashes or
@@ -27,6 +28,7 @@ __all__ = [
     "DEFAULT_BASE_URLS",
     "MESSAGES",
     "RESPONSES",
+    "REST",
     "Api",
     "Intercept",
     "InvalidBaseURL",
@@ -35,6 +37,9 @@ __all__ = [
     "speaks_openai",
     "upstream_url",
 ]
+
+REST = "/"
+"""The route of a :class:`Passthrough` that no entry of its table names."""
 
 Api: TypeAlias = Literal["messages", "chat-completions", "responses", "compaction"]
 
@@ -98,6 +103,8 @@ class _Table:
     intercepted: Mapping[str, Api]
     exact: frozenset[str]
     subtrees: tuple[str, ...]
+    rest: bool = False
+    """Whether everything else is passed through."""
 
 
 _ANTHROPIC = _Table(
@@ -126,6 +133,8 @@ _COPILOT = _Table(
     },
     exact=frozenset({"/models", "/_ping", "/auto"}),
     subtrees=("/models/", "/agents/", "/mcp/", "/.well-known/"),
+    # Each user's own credential goes upstream, so there is nothing to protect from them.
+    rest=True,
 )
 _TABLES: Mapping[str, _Table] = {
     **dict.fromkeys(ANTHROPIC_TYPES, _ANTHROPIC),
@@ -184,7 +193,7 @@ def _resolve(provider_type: str, method: str, rest: str) -> Intercept | Passthro
         root = subtree.removesuffix("/")
         if path == root or path.startswith(subtree):
             return Passthrough(subtree)
-    return None
+    return Passthrough(REST) if table.rest else None
 
 
 def _as_servers_read(path: str) -> str:
