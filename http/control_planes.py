@@ -104,11 +104,14 @@ def mcp_starter(
 def dial_settings(settings: Settings) -> DialSettings:
     """Where the Coder deployment is and how to get there.  Raises DialError."""
     from aigateway.actors.coderd.dial import DialSettings
+    from aigateway.actors.coderd.extra_headers import headers_of
 
     return DialSettings(
         url=settings.url,
         key=settings.gateway_key,
         build_version=f"v{own_version()}",
+        headers=headers_of(settings.header),
+        header_command=settings.header_command,
         ca_file=settings.client_tls_ca_file,
         cert_file=settings.client_tls_cert_file,
         key_file=settings.client_tls_key_file,

@@ -172,7 +172,9 @@ def _secrets_of(settings: Settings) -> Iterable[str]:
     yield settings.gateway_key
     for row in OPTIONS:
         value = getattr(settings, row.name)
-        if row.secret:
+        if row.kind.is_list and row.secret:
+            yield from (part.partition("=")[2].strip() for part in value)
+        elif row.secret:
             yield value
         elif row.kind.may_hold_secret:
             yield from _password(value)

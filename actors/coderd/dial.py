@@ -12,6 +12,11 @@ from attrs import Attribute, field, frozen
 
 from aigateway.actors.coderd._channel import Channel, open_channel
 from aigateway.actors.coderd._upgrade import DialError, UpgradeRefused, Validation
+from aigateway.actors.coderd.extra_headers import (
+    BadHeader,
+    CommandFailed,
+    headers_of_command,
+)
 from aigateway.actors.coderd.versions import NEWEST, ApiVersion
 
 __all__ = ["DialError", "DialSettings", "Dialer", "UpgradeRefused", "Validation"]
@@ -63,6 +68,8 @@ class DialSettings:
     build_version: str = field(default="v0.0.0", validator=_one_line)
     headers: Mapping[str, str] = field(factory=dict, repr=False, validator=_one_line_each)
     """Sent along, for whatever stands before coderd."""
+    header_command: str = field(default="", repr=False)
+    """A command that writes more of them, run at each dial."""
     ca_file: str = ""
     """CODER_CLIENT_TLS_CA_FILE; empty: the system's authorities."""
     cert_file: str = ""
@@ -77,6 +84,18 @@ class DialSettings:
     def address(self) -> str:
         """Scheme, host and port of the deployment."""
         return serve_url(self.url, "", None)
+
+    def extra_headers(self) -> dict[str, str]:
+        """Headers for this dial; those of the command win.  Raises DialError, which shows none."""
+        if not self.header_command:
+            return dict(self.headers)
+        try:
+            found = headers_of_command(self.header_command, self.address, self.timeout)
+        except (CommandFailed, BadHeader) as ex:
+            raise DialError(f"--header-command (CODER_HEADER_COMMAND): {ex}") from ex
+        again = {name.lower() for name in found}
+        kept = {name: value for name, value in self.headers.items() if name.lower() not in again}
+        return {**kept, **found}
 
     def tls_context(self) -> ssl.SSLContext:
         """Read the files; certificates that were renewed are used from the next dial on.
@@ -120,32 +139,33 @@ class Dialer:
         Raises UpgradeRefused when coderd says no, DialError when it is not reached; both
         say whether it is ``fatal``.
         """
+        extra = self._settings.extra_headers()
         try:
-            return self._dial_path(PATHS[0])
+            return self._dial_path(PATHS[0], extra)
         except UpgradeRefused as ex:
             if ex.status != 404:
                 raise
             missing = ex
         try:
-            return self._dial_path(PATHS[1])
+            return self._dial_path(PATHS[1], extra)
         except UpgradeRefused as ex:
             # Neither path exists: name the one that should.
             raise missing if ex.status == 404 else ex from None
 
-    def _dial_path(self, path: str) -> tuple[Channel, ApiVersion]:
+    def _dial_path(self, path: str, extra: Mapping[str, str]) -> tuple[Channel, ApiVersion]:
         try:
-            return self._connect(path, NEWEST), NEWEST
+            return self._connect(path, NEWEST, extra), NEWEST
         except UpgradeRefused as ex:
             version = ex.older_version()
             if version is None:
                 raise
-        return self._connect(path, version), version
+        return self._connect(path, version, extra), version
 
-    def _connect(self, path: str, version: ApiVersion) -> Channel:
+    def _connect(self, path: str, version: ApiVersion, extra: Mapping[str, str]) -> Channel:
         settings = self._settings
         url = serve_url(settings.url, path, version)
         headers = {
-            **settings.headers,
+            **extra,
             _KEY_HEADER: settings.key,
             _BUILD_HEADER: settings.build_version,
             "User-Agent": f"aigateway/{settings.build_version}",

@@ -39,6 +39,12 @@ class _LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as ex:
+            ctx.fail(f"No such option: {ex.option_name}{_misplaced(ex.option_name)}")
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
@@ -54,6 +60,19 @@ class _LazyGroup(click.Group):
             hint = f" Did you mean {near[0]!r}?" if near else ""
             ctx.fail(f"No such command {args[0]!r}.{hint}")
         return super().resolve_command(ctx, args)
+
+
+def _misplaced(flag: str) -> str:
+    """Where an option belongs that was given before the command, as the reference allows it."""
+    # Not at the top: the settings cost more to import than all of click.
+    from aigateway.http.settings.near import near_names
+    from aigateway.http.settings.table import OPTIONS
+
+    known = [name for row in OPTIONS for name in (*row.flags, *row.hidden_flags)]
+    near = [flag] if flag in known else near_names(flag, known)
+    if not near:
+        return ""
+    return f"; options stand behind the command, did you mean aigateway start {near[0]}?"
 
 
 def _show_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:

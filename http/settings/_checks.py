@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.util import find_spec
 
+from aigateway.actors.providers.interception.secret_names import is_secret_name, same_name
 from aigateway.http.settings.errors import SettingsError
 from aigateway.http.settings.table import OPTIONS, Settings
 
@@ -18,7 +19,8 @@ def check_settings(settings: Settings) -> Iterator[SettingsError]:
     if not settings.local:
         if not settings.url:
             yield SettingsError(
-                "AI Gateway requires --url or CODER_URL to point at the Coder deployment"
+                "AI Gateway requires --url or CODER_URL to point at the Coder deployment, or "
+                "--local to run without one"
             )
         if bool(settings.client_tls_cert_file) != bool(settings.client_tls_key_file):
             yield SettingsError(
@@ -71,9 +73,50 @@ _RESERVED_HEADERS = frozenset(
         "x-forwarded-port",
         "x-forwarded-proto",
         "x-real-ip",
+        # about the message and the client, in HTTP (RFC 9110 to 9112)
+        "accept",
+        "age",
+        "allow",
+        "authentication-info",
+        "cache-control",
+        "clear-site-data",
+        "date",
+        "dnt",
+        "early-data",
+        "etag",
+        "expires",
+        "from",
+        "last-modified",
+        "location",
+        "max-forwards",
+        "origin",
+        "pragma",
+        "range",
+        "referer",
+        "retry-after",
+        "server",
+        "traceparent",
+        "tracestate",
+        "user-agent",
+        "vary",
+        "warning",
+        "www-authenticate",
+        # what providers take for orders
+        "openai-organization",
+        "openai-project",
+        "x-should-retry",
     }
 )
-_RESERVED_PREFIXES = ("x-coder-", "coder-", "x-ai-bridge-actor", "x-ai-gateway-")
+_RESERVED_PREFIXES = (
+    *("x-coder-", "coder-", "x-ai-bridge-actor", "x-ai-gateway-", "x-amz-", "anthropic-"),
+    *("accept-", "access-control-", "content-", "if-", "proxy-", "sec-", "x-forwarded-"),
+)
+_OWN_NAMES = {
+    "actor_header_id": "x-ai-bridge-actor-id",
+    "actor_header_username": "x-ai-bridge-actor-metadata-username",
+    "actor_header_email": "x-ai-bridge-actor-metadata-email",
+}
+"""The reference's name for each attribute."""
 
 
 def _check_actor_headers(settings: Settings) -> Iterator[SettingsError]:
@@ -82,11 +125,13 @@ def _check_actor_headers(settings: Settings) -> Iterator[SettingsError]:
         if not row.name.startswith("actor_header_"):
             continue
         header = getattr(settings, row.name)
-        lower = header.lower()
+        lower = same_name(header)
         if not header:
             continue
-        if lower != row.default.lower() and (
-            lower in _RESERVED_HEADERS or lower.startswith(_RESERVED_PREFIXES)
+        if lower != _OWN_NAMES[row.name] and (
+            lower in _RESERVED_HEADERS
+            or lower.startswith(_RESERVED_PREFIXES)
+            or is_secret_name(lower)
         ):
             yield SettingsError(f'{row.flags[0]}: "{header}" is a reserved header name')
         if lower in seen:

@@ -75,6 +75,8 @@ class Option:
     """What the docs say instead of the default."""
     hidden: bool = False
     secret: bool = False
+    no_effect: str = ""
+    """A warning for whoever sets it: nothing comes of it."""
     reloadable: bool = False
 
     def default_value(self, environ: Mapping[str, str]) -> Any:

@@ -9,6 +9,8 @@ from functools import partial
 
 from attrs import frozen
 
+from aigateway.http.settings._accepted import HEADERS
+from aigateway.http.settings._accepted_table import AcceptedSettings
 from aigateway.http.settings._kinds import (
     ADDRESS,
     BOOL,
@@ -49,7 +51,7 @@ _prometheus = partial(option, group="Prometheus")
 
 
 @frozen(kw_only=True)
-class ProcessSettings:
+class ProcessSettings(AcceptedSettings):
     """Where to listen, whom to ask, where to write.  Durations are seconds, sizes are bytes."""
 
     # -- Gateway
@@ -96,6 +98,21 @@ class ProcessSettings:
         PATH,
         env="CODER_CLIENT_TLS_KEY_FILE",
         help="PEM file with the private key of --client-tls-cert-file.",
+    )
+    header: tuple[str, ...] = _coderd(
+        HEADERS,
+        env="CODER_HEADER",
+        yaml="",
+        secret=True,
+        help="Headers name=value to add when the Coder deployment is dialled. May be repeated.",
+    )
+    header_command: str = _coderd(
+        STRING,
+        env="CODER_HEADER_COMMAND",
+        yaml="",
+        secret=True,
+        help="Command that writes such headers, one a line; run in a shell at each dial, with the"
+        " deployment's address in CODER_URL.",
     )
     coderd_stream_reuse: bool = _coderd(
         BOOL, "true", help="Use one stream for many calls to coderd, one after the other."
@@ -204,14 +221,6 @@ class ProcessSettings:
         env="CODER_TRACE_LOGS",
         yaml="introspection.tracing.captureLogs",
         help="Add log lines to traces as events.",
-    )
-    trace_datadog: bool = _tracing(
-        BOOL,
-        "false",
-        env="CODER_TRACE_DATADOG",
-        yaml="introspection.tracing.dataDog",
-        hidden=True,
-        help="Accepted for compatibility; has no effect.",
     )
 
     # -- Prometheus

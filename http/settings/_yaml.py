@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aigateway.http.settings.errors import SettingsError
+from aigateway.http.settings.near import near_names, suggestion
 
 if TYPE_CHECKING:
     from yaml import MappingNode, SafeLoader
@@ -86,9 +86,8 @@ def _is_group(dotted: str, known: Collection[str]) -> bool:
 
 
 def _unknown(dotted: str, known: Collection[str], path: str) -> str:
-    near = difflib.get_close_matches(dotted, list(known), n=1, cutoff=0.8)
-    hint = f', did you mean "{near[0]}"?' if near else ""
-    return f'config file "{path}": unknown option "{dotted}"{hint}'
+    near = suggestion([f'"{name}"' for name in near_names(dotted, known)])
+    return f'config file "{path}": unknown option "{dotted}"{near}'
 
 
 def _kind(value: Any) -> str:

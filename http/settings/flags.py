@@ -10,6 +10,7 @@ import click
 
 from aigateway.http.settings._option import OLD_FLAG, Option
 from aigateway.http.settings.errors import SettingsError
+from aigateway.http.settings.near import near_names, suggestion
 from aigateway.http.settings.table import GROUPS, OPTIONS
 
 __all__ = ["SettingsCommand", "hide_secrets", "parse_flags", "settings_options"]
@@ -58,7 +59,17 @@ def _params(names: Iterable[str] | None) -> list[click.Parameter]:
 
 
 class SettingsCommand(click.Command):
-    """A command whose help shows the options by group."""
+    """A command whose help shows the options by group, and that says which one was meant."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as ex:
+            params = [p for p in self.get_params(ctx) if not (p.name or "").startswith(OLD_FLAG)]
+            known = [name for param in params for name in param.opts if name.startswith("--")]
+            near = near_names(ex.option_name, known)
+            text = f"No such option: {ex.option_name}{suggestion(near)}"
+            raise click.UsageError(text, ctx) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -95,7 +106,7 @@ def parse_flags(argv: Sequence[str]) -> dict[str, Any]:
 
     Raises SettingsError with click's text, which suggests the near name for a typo.
     """
-    command = click.Command("start", params=_params(None), add_help_option=False)
+    command = SettingsCommand("start", params=_params(None), add_help_option=False)
     try:
         context = command.make_context("start", list(argv))
     except click.UsageError as ex:
@@ -114,6 +125,7 @@ def hide_secrets(
     rows = {flag: row for row in OPTIONS for flag in (*row.flags, *row.hidden_flags)}
     left: list[str] = []
     hidden = dict(environ)
+    given: set[str] = set()
     rest = deque(argv)
     while rest:
         argument = rest.popleft()
@@ -124,6 +136,9 @@ def hide_secrets(
             value = rest.popleft()
             taken.append(value)
         if row is not None and (row.secret or row.kind.may_hold_secret):
+            if row.kind.is_list and row.name in given:
+                value = f"{hidden[row.envs[0]]},{value}"
+            given.add(row.name)
             hidden[row.envs[0]] = value
             for name in row.old_envs:
                 hidden.pop(name, None)

@@ -26,17 +26,19 @@ from aigateway.http.settings._proxies import PROXY_VARIABLES
 from aigateway.http.settings._yaml import read_yaml
 from aigateway.http.settings.errors import SettingsError
 from aigateway.http.settings.mcp_servers import YAML_KEY, McpServerSettings, read_mcp_servers
+from aigateway.http.settings.near import near_names, suggestion
 from aigateway.http.settings.table import OPTIONS, Settings
 
 __all__ = ["PROVIDER_PREFIXES", "examine", "load", "load_from_argv"]
 
 PROVIDER_PREFIXES = (f"{ENV_PREFIX}PROVIDER_", f"{OLD_ENV_PREFIX}PROVIDER_")
 
-_DROPPED = frozenset({"ENABLED", "INJECT_CODER_MCP_TOOLS", "RETENTION", "STRUCTURED_LOGGING"})
-"""Options of the reference that only concern coderd (after ENV_PREFIX)."""
-
 _SERVICE_LINK = re.compile(r"(SERVICE_(HOST|PORT)|PORT)(_.*)?")
 """What Kubernetes adds (after ENV_PREFIX) for a service named coder-ai-gateway."""
+
+
+_VERY_NEAR = 0.95
+"""How like two names must be, where either may be right."""
 
 
 def load_from_argv(
@@ -104,10 +106,9 @@ def _load(
             except SettingsError as ex:
                 report(ex)
                 sources[row.name] = Source("default")
+        warnings += _without_effect(row, source, values[row.name])
         warnings += _deprecated(row, source)
     warnings += _odd_variables(environ)
-    if values["trace_datadog"]:
-        warnings.append(OptionWarning("has no effect", sources["trace_datadog"].name))
     servers: tuple[McpServerSettings, ...] = ()
     try:
         if serving:
@@ -178,11 +179,17 @@ def _read(row: Option, source: Source, raw: Any) -> Any:
         raise SettingsError(f"{source.name}: {shown} {ex}") from None
 
 
+def _without_effect(row: Option, source: Source, value: Any) -> Iterator[OptionWarning]:
+    if row.no_effect and source.kind != "default":
+        shown = f": {row.show(value)}" if row.kind.is_list else ""
+        yield OptionWarning(f"{row.no_effect}{shown}", source.name)
+
+
 def _deprecated(row: Option, source: Source) -> Iterator[OptionWarning]:
     old = {"flag": row.hidden_flags, "env": row.old_envs, "yaml": (row.old_yaml,)}
     new = {"flag": row.flags[0], "env": row.envs[0] if row.envs else "", "yaml": row.yaml}
     name = source.name.rpartition(": ")[2]
-    if name and name in old.get(source.kind, ()):
+    if name and not row.no_effect and name in old.get(source.kind, ()):
         yield OptionWarning(f"deprecated name, use {new[source.kind]}", name)
 
 
@@ -190,15 +197,18 @@ def _odd_variables(environ: Mapping[str, str]) -> Iterator[OptionWarning]:
     """Notice variables of our family that no option reads: most likely typos."""
     known = {name for row in OPTIONS for name in (*row.envs, *row.old_envs)}
     for name in sorted(environ):
+        if name in known or name.startswith(PROVIDER_PREFIXES):
+            continue
         prefix = next((p for p in (ENV_PREFIX, OLD_ENV_PREFIX) if name.startswith(p)), None)
-        if prefix is None or name in known or name.startswith(PROVIDER_PREFIXES):
+        if prefix is None:
+            # Others have variables of that family too: only what is very near is taken for ours.
+            near = near_names(name, known, _VERY_NEAR) if name.startswith("CODER_") else []
+            if near and difflib.SequenceMatcher(None, name, near[0]).ratio() >= _VERY_NEAR:
+                yield OptionWarning(f"unknown environment variable{suggestion(near[:1])}", name)
             continue
         rest = name[len(prefix) :]
-        if rest in _DROPPED:
-            yield OptionWarning("only concerns coderd, it has no effect on this gateway", name)
-        elif not _SERVICE_LINK.fullmatch(rest):
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-            hint = f", did you mean {near[0]}?" if near else ""
+        if not _SERVICE_LINK.fullmatch(rest):
+            hint = suggestion(near_names(name, known))
             yield OptionWarning(f"unknown environment variable, ignored{hint}", name)
 
 
@@ -229,7 +239,8 @@ def _gateway_key(values: Mapping[str, Any]) -> str:
     if not path:
         raise SettingsError(
             "an AI Gateway key is required, set --key (CODER_AI_GATEWAY_KEY) "
-            "or --key-file (CODER_AI_GATEWAY_KEY_FILE)"
+            "or --key-file (CODER_AI_GATEWAY_KEY_FILE); or set --local to run without a Coder "
+            "deployment"
         )
     try:
         with open(path, encoding="utf-8") as file:

@@ -44,6 +44,7 @@ GROUPS = (
     "Logging",
     "Tracing",
     "Prometheus",
+    "Without effect",
 )
 """The order in which help and docs show the options."""
 
@@ -178,8 +179,8 @@ class Settings(ProcessSettings):
     )
     actor_header_email: str = _provider(
         HEADER,
-        "X-AI-Bridge-Actor-Metadata-Email",
-        help="Header for the user's e-mail address, where it is known; empty: not sent.",
+        help="Header for the user's e-mail address, where it is known; such as"
+        " X-AI-Bridge-Actor-Metadata-Email. Without a name it is not sent.",
     )
     send_forwarded_headers: bool = option(
         BOOL,

@@ -82,9 +82,11 @@ def test_everything_that_is_wrong_is_told_at_once(check) -> None:
     assert found["errors"] == [
         'CODER_AI_GATEWAY_WORKERS: "many" must be a whole number of at least 1',
         "an AI Gateway key is required, set --key (CODER_AI_GATEWAY_KEY) "
-        "or --key-file (CODER_AI_GATEWAY_KEY_FILE)",
+        "or --key-file (CODER_AI_GATEWAY_KEY_FILE); or set --local to run without a Coder "
+        "deployment",
         "--tls-cert-file and --tls-key-file options must be provided together",
-        "AI Gateway requires --url or CODER_URL to point at the Coder deployment",
+        "AI Gateway requires --url or CODER_URL to point at the Coder deployment, or --local to "
+        "run without one",
         f'provider "azure": type "azure" has no default address, set {PROVIDER}0_BASE_URL',
     ]
     assert found["warnings"] == [

@@ -75,6 +75,32 @@ def test_an_unknown_flag_suggests_the_near_one() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("argv", "meant"),
+    [
+        (["start", "--rate-limit", "3"], "did you mean --ai-gateway-rate-limit?"),
+        (["start", "--http_address", "x"], "did you mean --http-address?"),
+        (["check", "--prometheus-enabled"], "did you mean --prometheus-enable?"),
+        (["start", "--experiment", "x"], "did you mean --experiments?"),
+        (["--url", "http://x", "start"], "did you mean aigateway start --url?"),
+        (["--verbos", "start"], "did you mean aigateway start --verbose?"),
+    ],
+)
+def test_a_misspelt_or_misplaced_flag_says_what_was_meant(
+    argv: list[str], meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(argv) == 2
+    assert meant in capsys.readouterr().err
+
+
+def test_a_flag_like_no_other_gets_no_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["start", "--zebra"], ["--zebra"]):
+        assert run(argv) == 2
+        told = capsys.readouterr().err
+        assert "--zebra" in told
+        assert "mean" not in told
+
+
 def test_wrong_settings_are_one_line_and_exit_code_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

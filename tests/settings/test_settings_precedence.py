@@ -82,7 +82,8 @@ def test_every_option_is_read_from_all_its_names(row: Option, tmp_path: Path) ->
         "url": "http://seven.example",
         "storage": "redis://seven:6379/0",
         "regex list": "seven",
-        "choice": "gthread",
+        "choice": row.kind.metavar.rpartition("|")[2],
+        "header list": "x-seven=7",
         "header": "X-Seven",
     }.get(row.kind.name, "/seven")
     base = {"local": None if row.name == "local" else True}
@@ -152,6 +153,47 @@ def test_a_misspelt_variable_is_noticed() -> None:
 )
 def test_variables_of_kubernetes_and_of_others_are_not_taken_for_typos(name: str) -> None:
     assert load({}, {**LOCAL, name: "x"}).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("CODER_AI_GATEWAY_RATE_LIMITS", "CODER_AI_GATEWAY_RATE_LIMIT"),
+        ("CODER_AIGATEWAY_KEY", "CODER_AI_GATEWAY_KEY"),
+        ("CODER_PROMETHEUS_ENABLED", "CODER_PROMETHEUS_ENABLE"),
+    ],
+)
+def test_a_misspelt_variable_is_told_with_the_right_one(name: str, meant: str) -> None:
+    (warning,) = load({}, {**LOCAL, name: "1"}).warnings
+    assert warning.setting == name
+    assert f"did you mean {meant}?" in warning.message
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--ai-gateway-enabled", "true"),
+        ("--aibridge-enabled", "true"),
+        ("--aibridge-inject-coder-mcp-tools", "true"),
+        ("--aibridge-retention", "60d"),
+        ("--ai-gateway-structured-logging", "true"),
+    ],
+)
+def test_flags_that_only_concern_coderd_are_accepted_with_the_warning(
+    flag: str, value: str
+) -> None:
+    (warning,) = load_from_argv(["--local", flag, value], {}).warnings
+    assert warning.setting == flag
+    assert warning.message == "only concerns coderd, it has no effect on this gateway"
+
+
+def test_experiments_are_accepted_and_named() -> None:
+    for settings in (
+        load_from_argv(["--local", "--experiments", "one,two"], {}),
+        load({}, {**LOCAL, "CODER_EXPERIMENTS": "one,two"}),
+    ):
+        (warning,) = settings.warnings
+        assert warning.message.endswith("have no effect here: one,two")
 
 
 def test_options_that_only_concern_coderd_are_named() -> None:

@@ -10,10 +10,13 @@ from aigateway.http.settings import SettingsError, examine, load, load_from_argv
 
 NO_KEY = (
     "an AI Gateway key is required, set --key (CODER_AI_GATEWAY_KEY) "
-    "or --key-file (CODER_AI_GATEWAY_KEY_FILE)"
+    "or --key-file (CODER_AI_GATEWAY_KEY_FILE); or set --local to run without a Coder deployment"
 )
 NO_PAIR = "--tls-cert-file and --tls-key-file options must be provided together"
-NO_URL = "AI Gateway requires --url or CODER_URL to point at the Coder deployment"
+NO_URL = (
+    "AI Gateway requires --url or CODER_URL to point at the Coder deployment, or --local to run "
+    "without one"
+)
 
 
 def error_of(argv: list[str], environ: dict[str, str] | None = None) -> str:
@@ -130,6 +133,40 @@ def test_actor_headers_may_be_renamed_or_turned_off() -> None:
     argv = ["--local", "--ai-gateway-actor-header-id", "X-User", "--ai-gateway-actor-header-email="]
     settings = load_from_argv(argv, {})
     assert (settings.actor_header_id, settings.actor_header_email) == ("X-User", "")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Host",
+        "User-Agent",
+        "Accept",
+        "Content-Length",
+        "Content-MD5",
+        "If-Match",
+        "Set-Cookie",
+        "Authorization",
+        "X-Api-Key",
+        "X-Goog-Api-Key",
+        "X-Amz-Security-Token",
+        "X_Auth_Token",
+        "Ocp-Apim-Subscription-Key",
+        "Coder-Session-Token",
+        "X-Forwarded-Email",
+        "anthropic-beta",
+        "OpenAI-Organization",
+    ],
+)
+def test_the_email_header_may_have_no_name_of_http_or_of_a_credential(name: str) -> None:
+    flag = "--ai-gateway-actor-header-email"
+    assert error_of(["--local", flag, name]) == f'{flag}: "{name}" is a reserved header name'
+
+
+def test_no_email_address_is_sent_unless_a_name_is_set() -> None:
+    assert load_from_argv(["--local"], {}).actor_header_email == ""
+    name = "X-AI-Bridge-Actor-Metadata-Email"
+    settings = load_from_argv(["--local", "--ai-gateway-actor-header-email", name], {})
+    assert settings.actor_header_email == name
 
 
 def test_examining_goes_on_after_errors_with_defaults() -> None:

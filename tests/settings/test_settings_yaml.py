@@ -114,6 +114,18 @@ def test_an_unknown_option_is_named_by_its_dotted_path(read, text: str, option: 
     assert "secret" not in message
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("http_address: x", "ai_gateway.http_address"),
+        ("prometheus: {enable: true}", "introspection.prometheus.enable"),
+        ("ai_gateway: {prometheus: {address: x}}", "introspection.prometheus.address"),
+    ],
+)
+def test_a_misplaced_option_is_shown_its_place(read, text: str, meant: str) -> None:
+    assert f'"{meant}"' in fault(read, text)
+
+
 def test_a_near_option_is_suggested(read) -> None:
     message = fault(read, "ai_gateway: {rate_limt: 3}")
     assert message.endswith(
