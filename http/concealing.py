@@ -36,19 +36,23 @@ LOGGED = 4096
 log = structlog.get_logger("ai-gateway")
 
 
-def conceal(result: Opened | Refused, keys: Sequence[str]) -> Opened | Refused:
+def conceal(
+    result: Opened | Refused, keys: Sequence[str], *, quotes: bool = True
+) -> Opened | Refused:
     """``result`` without what a client is not to know; ``keys`` are the provider's own.
+
+    With ``quotes`` the original is in the log.
 
     Waits for the body of an error answer.
     """
     if isinstance(result, Opened):
         if result.shared:
-            _conceal_answer(result, keys)
+            _conceal_answer(result, keys, quotes)
         return result
-    return _conceal_refusal(result, keys) if result.quotes else result
+    return _conceal_refusal(result, keys, quotes) if result.quotes else result
 
 
-def _conceal_answer(opened: Opened, keys: Sequence[str]) -> None:
+def _conceal_answer(opened: Opened, keys: Sequence[str], quotes: bool) -> None:
     exchange = opened.exchange
     headers = exchange.headers
     if exchange.status < 400:
@@ -60,17 +64,18 @@ def _conceal_answer(opened: Opened, keys: Sequence[str]) -> None:
     if masked is None:
         exchange.unread(body)
         return
-    _log(opened.provider_name, exchange.status, body, headers)
+    _log(opened.provider_name, exchange.status, body if quotes else b"", headers)
     body, exchange.headers = masked[0], list(masked[1])
     exchange.unread(body)
 
 
-def _conceal_refusal(refused: Refused, keys: Sequence[str]) -> Refused:
+def _conceal_refusal(refused: Refused, keys: Sequence[str], quotes: bool) -> Refused:
     masked = mask_body(refused.body or b"", refused.headers, keys)
     headers = without_account(refused.headers, error=True)
     if masked is None:
         return evolve(refused, headers=headers)
-    _log(refused.provider_name, refused.status, refused.body or b"", refused.headers)
+    quoted = (refused.body or b"") if quotes else b""
+    _log(refused.provider_name, refused.status, quoted, refused.headers)
     return evolve(
         refused,
         message=mask_text(refused.message, keys),
@@ -98,7 +103,7 @@ def _read(exchange: Exchange) -> bytes:
 
 def _log(provider: str, status: int, body: bytes, headers: Headers) -> None:
     try:
-        body = decode(body, ",".join(values_of(headers, "content-encoding")))
+        body = body and decode(body, ",".join(values_of(headers, "content-encoding")))
     except DecodingError:
         return
     log.warning(

@@ -78,7 +78,9 @@ class Gateway:
                 resp.append_header(INTERCEPTION_HEADER, call.interception_id)
             answered = answer.status < 400
             if call.trace is not None and not answered:
-                call.trace.refused(said.status, said.body)
+                # An upstream's words may quote the request.
+                own = answer.text or self.pipeline.settings.content != "none"
+                call.trace.refused(said.status, said.body if own else b"")
             vanished = isinstance(answer.__cause__, ClientVanished)
             outcome = "left" if vanished else "complete" if answered else "refused"
             self._over(call, answer.status, Finished(outcome, len(said.body), 0.0))

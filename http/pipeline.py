@@ -61,6 +61,7 @@ from aigateway.actors.providers.served import model_for, recorded_model
 from aigateway.actors.recorder import records
 from aigateway.actors.recorder.ids import new_interception_id
 from aigateway.actors.recorder.ledger import Ledger
+from aigateway.actors.recorder.policy import RecordPolicy
 from aigateway.http.admission import Admission
 from aigateway.http.answers import Answer, api_error, json_message, plain
 from aigateway.http.authorization import authorize, present, too_large
@@ -121,6 +122,9 @@ class Pipeline:
         )
         self._upstream = Upstream(runtime)
         self._stored = StoredIds(runtime) if settings.local else None
+        self._policy = RecordPolicy(
+            content=settings.content != "none", lines=settings.structured_logging_source != "coderd"
+        )
         self._injector: Injector | None = None
         if runtime.plan.start_mcp is not None:
             self._injector = Injector(
@@ -302,7 +306,15 @@ class Pipeline:
             trace.created(interception, model=call.model, bedrock=_bedrock(config, route))
         call.begin("record")
         record_start(
-            self._runtime, self.settings, call, caller, config, interception, credential, firewall
+            self._runtime,
+            self.settings,
+            call,
+            caller,
+            config,
+            interception,
+            credential,
+            firewall,
+            self._policy,
         )
         affinity = affinity_of(call.session_id, caller.user_id, opened.opening)
         self._runtime.inflight.record(recording)
@@ -441,11 +453,11 @@ class Pipeline:
         ledger = Ledger(self._runtime.tree, interception.id)
         config = call.provider
         if config is None or not config.dump_dir:
-            return Recording(interception, ledger, observe)
+            return Recording(interception, ledger, observe, self._policy)
         from aigateway.http.dump import DumpedRecording, dump_of_interception
 
         call.dump = dump_of_interception(config.dump_dir, config.name, call.model, interception.id)
-        return DumpedRecording(call.dump, interception, ledger, observe)
+        return DumpedRecording(call.dump, interception, ledger, observe, self._policy)
 
     def _observer(
         self, call: Call, caller: Caller

@@ -14,6 +14,7 @@ from aigateway.actors.providers.interception.decoding import decode
 from aigateway.actors.providers.interception.headers import AgentFirewall
 from aigateway.actors.providers.interception.interface import Interception
 from aigateway.actors.recorder import records
+from aigateway.actors.recorder.policy import RecordPolicy
 from aigateway.actors.recorder.recorder import Begin
 from aigateway.http.answers import plain
 from aigateway.http.call import Call
@@ -35,6 +36,7 @@ def record_start(
     interception: Interception,
     credential: Credential,
     firewall: AgentFirewall | None,
+    policy: RecordPolicy,
 ) -> None:
     """Have the start recorded; raises an Answer when that fails."""
     inbound = call.inbound
@@ -67,6 +69,7 @@ def record_start(
         answer = Unavailable(str(ex))
     if isinstance(answer, Accepted):
         call.recorded = True
+        policy.log(record)
         return
     log.warning("failed to record interception", interception_id=record.id, error=answer.message)
     if isinstance(answer, Unavailable):

@@ -89,6 +89,8 @@ class ProviderConfig:
     actor_headers: Mapping[str, str] = field(factory=dict)
     """Header name for each attribute to send upstream: keys ``id``, ``username``, ``email``."""
     dump_dir: str = ""
+    quoted: bool = True
+    """The log may quote its error texts, which may quote requests."""
     no_key: bool = False
     """It wants no key (a server of one's own); requests go out without credentials."""
     stream_options: bool = True

@@ -10,9 +10,12 @@ from attrs import evolve
 
 from aigateway.actors.providers.interception.interface import Interception, Outcome
 from aigateway.actors.recorder.ledger import Ledger
+from aigateway.actors.recorder.policy import RecordPolicy
 from aigateway.actors.recorder.records import InterceptionEnded, TokenUsage, UsageRecord
 
 __all__ = ["PROVIDER_MODEL", "Recording", "RecordingTrace"]
+
+_ALL = RecordPolicy()
 
 PROVIDER_MODEL = "provider_model"
 """Metadata of a token record: the model that answered, where that is not the one asked for."""
@@ -42,11 +45,14 @@ class Recording:
         interception: Interception,
         ledger: Ledger,
         observe: Callable[[list[UsageRecord]], None] | None = None,
+        policy: RecordPolicy = _ALL,
     ) -> None:
-        """``observe`` is shown all records as they become known, whatever becomes of them."""
+        """``observe`` counts all records as they become known, whatever becomes of them;
+        ``policy`` says what is recorded of them."""
         self.interception = interception
         self.ledger = ledger
         self._observe = observe
+        self._policy = policy
         self.credential_hint = ""
         self.provider_name: str | None = None
         self._provider_model = ""
@@ -88,20 +94,22 @@ class Recording:
     def close(self) -> None:
         """Record the end as the interception knows it; returns when all is on disk."""
         outcome = self.interception.outcome()
+        if not self._policy.content:
+            outcome = evolve(outcome, error_message=None)
         trace = self.trace if not self.ledger.ended else None
         if trace is not None:
             trace.ending(outcome)
-        self.ledger.end(
-            InterceptionEnded(
-                id=self.interception.id,
-                ended_at=time.time(),
-                credential_hint=self.credential_hint,
-                error_type=outcome.error_type,
-                error_message=outcome.error_message,
-                provider_name=self.provider_name,
-                metadata=outcome.metadata,
-            )
+        ended = InterceptionEnded(
+            id=self.interception.id,
+            ended_at=time.time(),
+            credential_hint=self.credential_hint,
+            error_type=outcome.error_type,
+            error_message=outcome.error_message,
+            provider_name=self.provider_name,
+            metadata=outcome.metadata,
         )
+        # A second call records nothing, so there is nothing to log.
+        self.ledger.end(ended if self.ledger.ended else self._policy.end(ended))
         self.closed = True
         if trace is not None:
             trace.ended()
@@ -111,9 +119,10 @@ class Recording:
         if records:
             if self._provider_model:
                 records = [self._with_model(record) for record in records]
-            self.ledger.add(records)
             if self._observe is not None:
                 self._observe(records)
+            records = self._policy.kept(records)
+            self.ledger.add(records)
             if self.trace is not None:
                 self.trace.found(records)
 

@@ -472,7 +472,7 @@ class Strategy:
             status=answer.status,
             seconds=round(rest.remaining, 3),
             error_type=answer.error_type,
-            error=answer.message,
+            error=answer.message if self._config.quoted else "",
             provider_request_id=answer.request_id,
         )
 

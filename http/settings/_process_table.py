@@ -139,6 +139,22 @@ class ProcessSettings(AcceptedSettings):
         help="Size per worker of undelivered records at which new requests are answered 503.",
     )
 
+    content: str = _records(
+        choice("none", "prompts"),
+        "prompts",
+        reloadable=True,
+        help="What is recorded of what users and models say: prompts, with tools' inputs and "
+        "thoughts, or none, only tokens and the rest. With none there are no dumps either.",
+    )
+    structured_logging_source: str = _records(
+        choice("coderd", "gateway", "both"),
+        "coderd",
+        inherited=True,
+        reloadable=True,
+        help="Who writes records to its log: the Coder deployment as it is set up there, this "
+        "gateway too, each record as one line, or both.",
+    )
+
     # -- Process
     workers: int = _process(whole_number(1), "2", help="Worker processes.")
     worker_class: str = _process(

@@ -109,6 +109,9 @@ def _load(
         warnings += _without_effect(row, source, values[row.name])
         warnings += _deprecated(row, source)
     warnings += _odd_variables(environ)
+    if values["content"] == "none" and values["dump_dir"]:
+        text = "has no effect: nothing is dumped where --content is none"
+        warnings.append(OptionWarning(text, sources["dump_dir"].name))
     servers: tuple[McpServerSettings, ...] = ()
     try:
         if serving:

@@ -158,7 +158,8 @@ def _finish(config: ProviderConfig, settings: Settings, names: _Names) -> Provid
         allow_byok=settings.allow_byok,
         breaker=_breaker(settings),
         actor_headers=_actor_headers(config, settings),
-        dump_dir=settings.dump_dir,
+        quoted=settings.content != "none",
+        dump_dir="" if settings.content == "none" else settings.dump_dir,
         ca_file=config.ca_file or settings.upstream_ca_file,
     )
     if not config.enabled:
