@@ -55,7 +55,7 @@ class WaysOut:
     def refused(self, reason: str) -> None:
         """There will never be a control plane: no other worker process would fare better."""
         log.critical("AI Gateway daemon exited", reason=reason)
-        self.end_gateway(reason)
+        self.end_gateway(f"AI Gateway daemon exited: {reason}")
 
     def give_up(self, reason: str) -> None:
         """The actors fail again and again: another worker process may do better."""

@@ -141,7 +141,9 @@ def test_it_is_3_when_coderd_refuses_the_key_and_the_reason_is_the_last_line(
     coderd.refuse(401, {"message": "Refused for a test."})
     gateway = _with(coderd, start, workers=2, ready=False)
     assert gateway.process.wait(30) == 3
-    assert "Refused for a test." in message_of(gateway.logs()[-1])
+    last = message_of(gateway.logs()[-1])
+    assert "AI Gateway daemon exited: dial coderd: " in last, "as the reference says it"
+    assert "Refused for a test." in last
     assert "Refused for a test." in gateway.stderr().splitlines()[-1]
     assert "Traceback" not in gateway.stderr()
 
