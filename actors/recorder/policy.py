@@ -19,7 +19,10 @@ from aigateway.actors.recorder.records import (
     UsageRecord,
 )
 
-__all__ = ["RecordPolicy"]
+__all__ = ["RECORD_LINE", "RecordPolicy"]
+
+RECORD_LINE: Final = "interception log"
+"""The message of a line that is a record: it may hold what users and models said."""
 
 log = structlog.get_logger("ai-gateway.records")
 
@@ -76,7 +79,7 @@ class RecordPolicy:
             fields["interception_id"] = fields.pop("id")
         if isinstance(record, TokenUsage) and record.extra_token_types:
             fields["metadata"] = {**record.metadata, **record.extra_token_types}
-        log.info("interception log", record_type=_TYPES[type(record)], **fields)
+        log.info(RECORD_LINE, record_type=_TYPES[type(record)], **fields)
 
 
 def _without_content(record: UsageRecord) -> UsageRecord | None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import click
 
+from aigateway.actors.recorder.policy import RECORD_LINE
 from aigateway.http.cli.actors import ask_all, traces, traces_as_text
 from aigateway.http.cli.check import Report, report_as_json, report_as_lines
 from aigateway.http.settings import Settings
@@ -152,7 +153,9 @@ def _tail(path: str, lines: int) -> str:
     except OSError as ex:
         return f"cannot read {path}: {ex.strerror}\n"
     text = data.decode("utf-8", "replace")
-    return "".join(text.splitlines(keepends=True)[-lines:]) if lines else ""
+    # Lines that are records hold prompts.
+    kept = [line for line in text.splitlines(keepends=True) if RECORD_LINE not in line]
+    return "".join(kept[-lines:]) if lines else ""
 
 
 def _json(value: Any) -> str:

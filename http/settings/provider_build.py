@@ -383,19 +383,26 @@ def provider_warnings(providers: Sequence[ProviderConfig]) -> list[OptionWarning
 def _checked_fallbacks(p: ProviderConfig, by_name: Mapping[str, ProviderConfig]) -> ProviderConfig:
     if p.error is not None:
         return p
+    error = _wrong_fallback(p, by_name)
+    if error is None:
+        return p
+    return evolve(p, error=error, way_out="correct FALLBACK or GROUP of this provider")
+
+
+def _wrong_fallback(p: ProviderConfig, by_name: Mapping[str, ProviderConfig]) -> str | None:
     named = [("FALLBACK", name) for name in p.fallback]
     named += [("GROUP", name) for name, _ in p.group]
     for setting, name in named:
         other = by_name.get(name)
         if other is None:
-            return evolve(p, error=f'{setting} "{name}" is not the name of a provider')
+            return f'{setting} "{name}" is not the name of a provider'
         if other is p and setting == "FALLBACK":
-            return evolve(p, error=f'{setting} "{name}" is the provider itself')
+            return f'{setting} "{name}" is the provider itself'
         if _api(other) != _api(p):
-            return evolve(p, error=f'{setting} "{name}" speaks another API than "{p.name}"')
+            return f'{setting} "{name}" speaks another API than "{p.name}"'
     if len(set(p.fallback)) < len(p.fallback):
-        return evolve(p, error="FALLBACK names a provider twice")
-    return p
+        return "FALLBACK names a provider twice"
+    return None
 
 
 def _api(p: ProviderConfig) -> str:

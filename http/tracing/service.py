@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Tracer
 
+from aigateway.actors.recorder.policy import RECORD_LINE
 from aigateway.http.cli.version import own_version
 from aigateway.http.logs import tap_logs
 from aigateway.http.settings import Settings
@@ -95,7 +96,8 @@ class Tracing:
 
 def _log_to_trace(level: str, message: str, fields: dict[str, str]) -> None:
     trace = _served.get()
-    if trace is not None:
+    # What was said is in no trace, though it may be in the log.
+    if trace is not None and message != RECORD_LINE:
         trace.log(level, message, fields)
 
 

@@ -26,6 +26,9 @@ from imitation_provider import (
 )
 from otlp_collector import Collector
 
+from aigateway.http.cli._bundle_sources import log_tails
+from aigateway.http.settings import Settings
+
 KEY = "k1234abcde-0123456789abcdefghij01"
 WORD = "plantedword"
 PROMPT, SAID, THOUGHT, INPUT, ERROR = (
@@ -218,34 +221,42 @@ def test_records_are_lines_of_the_log_each_once_also_while_coderd_is_away(
     provider: ScriptedProvider, tmp_path: Path
 ) -> None:
     options = ("--ai-gateway-structured-logging-source", "gateway")
-    with FakeCoderd() as coderd, gateway_of(coderd, provider, tmp_path, *options) as gateway:
-        coderd.faults.hang("RecordTokenUsage")
-        ids = ask_everything(gateway)
+    with Collector() as collector, FakeCoderd() as coderd:
+        options += ("--trace", "--trace-endpoint", collector.url, "--trace-logs")
+        with gateway_of(coderd, provider, tmp_path, *options) as gateway:
+            coderd.faults.hang("RecordTokenUsage")
+            ids = ask_everything(gateway)
 
-        def lines() -> list[dict[str, Any]]:
-            found = [x for x in gateway.logs() if message_of(x) == "interception log"]
-            return [line["fields"] for line in found]
+            def lines() -> list[dict[str, Any]]:
+                found = [x for x in gateway.logs() if message_of(x) == "interception log"]
+                return [line["fields"] for line in found]
 
-        def ends() -> set[str]:
-            found = [x for x in lines() if x["record_type"] == "interception_end"]
-            return {line["interception_id"] for line in found}
+            def ends() -> set[str]:
+                found = [x for x in lines() if x["record_type"] == "interception_end"]
+                return {line["interception_id"] for line in found}
 
-        wait_until(lambda: ends() == set(ids), "all lines are there")
-        assert not ended(coderd, ids), "the deployment does not have them yet"
-        before = lines()
-        coderd.faults.clear()
-        coderd.cut_connections()
-        wait_until(lambda: ended(coderd, ids), "all is recorded")
-        assert lines() == before, "a record that is sent again is no line again"
-        first = [line for line in before if line["interception_id"] == ids[0]]
-        kinds = [line["record_type"] for line in first]
-        assert kinds[0] == "interception_start"
-        assert kinds[-1] == "interception_end"
-        assert sorted(kinds[1:-1]) == [
-            "model_thought", "prompt_usage", "token_usage", "tool_usage",
-        ]  # fmt: skip
-        by_kind = {line["record_type"]: line for line in first}
-        assert by_kind["prompt_usage"]["prompt"] == PROMPT
-        assert by_kind["token_usage"]["input_tokens"] == 11
-        assert json.loads(by_kind["tool_usage"]["input"]) == {"where": INPUT}
-        assert by_kind["interception_start"]["provider"] == "anthropic"
+            wait_until(lambda: ends() == set(ids), "all lines are there")
+            assert not ended(coderd, ids), "the deployment does not have them yet"
+            before = lines()
+            coderd.faults.clear()
+            coderd.cut_connections()
+            wait_until(lambda: ended(coderd, ids), "all is recorded")
+            assert lines() == before, "a record that is sent again is no line again"
+            first = [line for line in before if line["interception_id"] == ids[0]]
+            kinds = [line["record_type"] for line in first]
+            assert kinds[0] == "interception_start"
+            assert kinds[-1] == "interception_end"
+            assert sorted(kinds[1:-1]) == [
+                "model_thought", "prompt_usage", "token_usage", "tool_usage",
+            ]  # fmt: skip
+            by_kind = {line["record_type"]: line for line in first}
+            assert by_kind["prompt_usage"]["prompt"] == PROMPT
+            assert by_kind["token_usage"]["input_tokens"] == 11
+            assert json.loads(by_kind["tool_usage"]["input"]) == {"where": INPUT}
+            assert by_kind["interception_start"]["provider"] == "anthropic"
+        # Neither a trace nor an archive for a bug report holds such lines.
+        tail = log_tails(Settings(log_json=str(gateway.log_file)), 100_000)["logs/json.log"]
+        for text in (tail, repr(collector.spans)):
+            assert text
+            assert THOUGHT not in text
+            assert INPUT not in text
