@@ -111,6 +111,14 @@ def test_secrets_move_from_the_arguments_to_the_environment() -> None:
     }
 
 
+def test_a_secret_that_is_given_several_times_moves_as_a_whole() -> None:
+    argv = ["--local", "--header", "a=planted1", "--header=b=planted2"]
+    left, environ = hide_secrets(argv, {"CODER_HEADER": "old=1"})
+    assert left == ["--local"]
+    assert environ == {"CODER_HEADER": "a=planted1,b=planted2"}
+    assert load_from_argv(left, environ).header == ("a=planted1", "b=planted2")
+
+
 def test_hiding_secrets_keeps_the_meaning() -> None:
     argv = ["--local", "--key", "planted", "--ai-gateway-openai-key", "o", "--workers=4"]
     given = {"CODER_AI_GATEWAY_OPENAI_KEY": "other"}
