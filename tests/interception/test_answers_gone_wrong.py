@@ -637,7 +637,7 @@ def test_a_mistake_in_reading_does_not_disturb_relaying(
 
     for answer, content_type in ((STREAMS[api], EVENT_STREAM), (BODIES[api], JSON)):
         interception = begin(open_one(api, request(api)), content_type)
-        monkeypatch.setattr(interception, name, fail)
+        monkeypatch.setattr(type(interception), name, fail)
         relayed = interception.receive_data(answer, NOW) + interception.receive_end(NOW)
         assert relayed.startswith(answer)
 

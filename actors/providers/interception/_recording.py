@@ -51,6 +51,16 @@ class Request:
 class Recording:
     """The records of one interception, until somebody takes them."""
 
+    # PERF: of more than 30 attributes Python looks up each by its name.
+    __slots__ = (
+        "_asked_model",
+        "_end_metadata",
+        "_prompt",
+        "_prompt_kind",
+        "_records",
+        "id",
+    )
+
     def __init__(self, request: Request) -> None:
         self.id = request.id
         self._asked_model = request.model

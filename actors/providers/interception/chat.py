@@ -162,6 +162,24 @@ class ChatInterception(Relay):
 
     api: ClassVar[Api] = CHAT_COMPLETIONS
 
+    __slots__ = (
+        "_calls",
+        "_cited",
+        "_latest",
+        "_model",
+        "_msg_id",
+        "_open",
+        "_pattern",
+        "_ran",
+        "_reasons",
+        "_thoughts",
+        "_tier",
+        "_usage",
+        "_usage_final",
+        "_usage_recorded",
+        "_withholds",
+    )
+
     def __init__(self, request: Request, withholds: bool = False, choices: int = 1) -> None:
         super().__init__(request)
         self._withholds = withholds

@@ -123,6 +123,16 @@ class MessagesInterception(Relay):
     ping: ClassVar[bytes] = b'event: ping\ndata: {"type": "ping"}\n\n'
     pings: ClassVar[bool] = True
 
+    __slots__ = (
+        "_blocks",
+        "_msg_id",
+        "_refusals",
+        "_told_usage",
+        "_usage",
+        "_usage_at",
+        "_usage_final",
+    )
+
     def __init__(self, request: Request) -> None:
         super().__init__(request)
         self._msg_id = ""

@@ -91,6 +91,34 @@ class Relay(Recording, ABC):
     """Whether clients are kept waiting unless it is switched off, or only where it is switched
     on: not all SDKs of OpenAI's APIs bear comments."""
 
+    __slots__ = (
+        "_body",
+        "_broken_coding",
+        "_complete",
+        "_cut",
+        "_decoder",
+        "_editable",
+        "_ended",
+        "_failed",
+        "_kept",
+        "_last_piece",
+        "_mode",
+        "_outcome",
+        "_outlet",
+        "_reader",
+        "_status",
+        "_unread_events",
+        "_unreadable",
+        "correlating_tool_call_id",
+        "event_stream",
+        "faults",
+        "keepalives",
+        "model",
+        "opening",
+        "refusal",
+        "streaming",
+    )
+
     def __init__(self, request: Request) -> None:
         super().__init__(request)
         self.model = request.model

@@ -157,6 +157,17 @@ class ResponsesInterception(Relay):
 
     api: ClassVar[Api] = RESPONSES
 
+    __slots__ = (
+        "_finished",
+        "_items",
+        "_keep_delta",
+        "_msg_id",
+        "_output_read",
+        "_thinking",
+        "_usage",
+        "_usage_recorded",
+    )
+
     def __init__(self, request: Request) -> None:
         super().__init__(request)
         self._msg_id = ""
@@ -378,6 +389,7 @@ class CompactionInterception(ResponsesInterception):
     """
 
     api: ClassVar[Api] = COMPACTION
+    __slots__ = ()
 
     def _read_output(self, output: list[Object], now: float) -> None:
         self._output_read = True
