@@ -189,6 +189,13 @@ class ResponsesInterception(Relay):
             if piece[16:17] == b"r":
                 self._keep_delta(piece)
             return
+        # PERF: some leave the event's name out.
+        if piece.startswith(_UNNAMED) and piece.find(b"\n") == len(piece) - 2:
+            at = piece.find(b"response.", 0, _KIND_AT)
+            if piece.endswith(b".delta", at, piece.find(b'"', at)):
+                if piece[at + 9 : at + 10] == b"r":
+                    self._keep_delta(piece)
+                return
         name, data = parse_event(piece)
         if not data:
             return
@@ -398,6 +405,9 @@ class CompactionInterception(ResponsesInterception):
         return {**super()._metadata_of_call(whole=whole), "iteration": "compaction"}
 
 
+_UNNAMED = (b'data: {"type":"response.', b'data: {"type": "response.')
+_KIND_AT = max(map(len, _UNNAMED))
+"""Where the name of an event of one line of data has begun."""
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 
 
