@@ -116,11 +116,15 @@ class EventReader:
         pending = self._pending
         searched = 0 if self.by_line else max(0, len(pending) - _OVERLAP)
         pending += data
-        if self._end(pending, searched) < 0:
+        end = self._end(pending, searched)
+        if end < 0:
             return self._wait()
         buffer = bytes(pending)
         pending.clear()
         self._looked = 0
+        # PERF: mostly it is the end of all that has arrived.
+        if end == len(buffer) and not (self._skipped or self.overflowed):
+            return [buffer]
         if self._skipped:
             self._skipped = 0
             return self._cut(buffer[self._end(buffer, 0) :])
