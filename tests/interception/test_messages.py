@@ -732,6 +732,14 @@ def test_an_error_event_ends_the_stream_as_the_upstream_did(error: Any, outcome:
     assert len(result.thoughts) == len(result.prompts) == 1
 
 
+def test_an_error_in_the_shape_of_openais_apis_is_recorded() -> None:
+    events = message_start() + text_block(0, "x")
+    error = b'data: {"error":{"message":"out of memory","code":500}}\n\n'
+    result = stream(events, error)
+    assert result.client == events + error
+    assert result.outcome == Outcome("server_error", "out of memory")
+
+
 # -- streams that end too early
 
 
@@ -752,6 +760,15 @@ def test_what_was_finished_before_a_cut_is_recorded(end: str) -> None:
     assert result.interception.cut
     assert not result.interception.complete
     assert result.outcome.error_type == ("unknown" if end == "left" else "server_error")
+
+
+@pytest.mark.parametrize("end", ["framed", "unframed", "cut", "left"])
+def test_a_thought_in_whose_middle_the_answer_broke_off_is_recorded_as_cut_short(end: str) -> None:
+    result = stream(message_start(), thinking_block(0, "half a tho", stop=False), end=end)
+    assert [(t.content, t.metadata) for t in result.thoughts] == [
+        ("half a tho", {"source": "thinking", "truncated": True})
+    ]
+    assert result.interception.cut
 
 
 def test_usage_is_complete_once_the_message_has_a_stop_reason() -> None:

@@ -27,6 +27,7 @@ from aigateway.actors.providers.interception.reading import (
     boolean,
     count,
     is_json,
+    is_null,
     items,
     json_text,
     members,
@@ -160,6 +161,9 @@ class MessagesInterception(Relay):
             return
         if handler is not None:
             handler(self, event, now)
+        elif not kind and not is_null(event.get("error")):
+            # As servers that speak OpenAI's APIs as well write it.
+            self._on_error(event, now)
 
     def _on_start(self, event: Object, now: float) -> None:
         message = members(event.get("message"))
@@ -291,6 +295,9 @@ class MessagesInterception(Relay):
             self._record_prompt(self._msg_id, now)
         if end is End.WHOLE:
             self._finish_blocks(now)
+        for block in self._blocks.values():
+            if block.type == "thinking":
+                self._record_thought(block.content.value(), "thinking", now, TRUNCATED)
         whole = end is End.WHOLE or self._usage_final
         self._record_usage(whole=whole)
         if unseen and not whole and not self._told_usage:
