@@ -279,6 +279,7 @@ class Rounds:
             attempts=None,
         )
         result = self.upstream.perform(config, request)
+        self.recording.abandoned(result.abandoned)
         if self.call.trace is not None:
             self.call.trace.answered()
         if isinstance(result, Opened):

@@ -374,6 +374,7 @@ class Pipeline:
         if trace is not None:
             trace.answered()
         recording.credential_hint = result.credential_hint
+        recording.abandoned(result.abandoned)
         if isinstance(result, Refused):
             recording.cut(result.message, result.error_type)
             recording.close()

@@ -6,6 +6,7 @@ import contextlib
 from typing import Any
 
 from aigateway.actors.providers.config import ProviderConfig
+from aigateway.actors.providers.fallback import patience_of
 from aigateway.actors.providers.interception.header_list import first_of
 from aigateway.actors.providers.interception.headers import UnsafeHeader, for_client, for_upstream
 from aigateway.actors.providers.interception.interface import Headers
@@ -16,6 +17,9 @@ from aigateway.http.answers import Answer, api_error, plain
 from aigateway.http.concealing import conceal
 from aigateway.http.inflight import Stopping
 from aigateway.http.runtime import NoAnswer, Runtime
+
+GRACE = 5.0
+"""Seconds that a provider's own timeout may come late."""
 
 __all__ = ["Upstream", "headers_for", "refusal_answer"]
 
@@ -28,7 +32,7 @@ class Upstream:
 
     def perform(self, config: ProviderConfig, request: UpstreamRequest) -> Opened | Refused:
         """Send a request to ``config``'s provider, or to one that it falls back on."""
-        wait = config.connect_timeout + config.first_byte_timeout + 5.0
+        wait = patience_of(config, self._runtime.tree) + GRACE
         try:
             result = self._runtime.ask(
                 provider_role(config.name),

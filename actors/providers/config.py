@@ -106,6 +106,9 @@ class ProviderConfig:
     fallback: tuple[str, ...] = ()
     """Names of other providers of the same API, used in their order when this one cannot
     answer."""
+    fallback_after: float = 60.0
+    """Seconds without the first event after which another provider is asked for a stream; 0:
+    never on time alone."""
     max_retries: int = 0
     key_rest_max: float = 300.0
     """Longest rest of a key, whatever a provider asks for."""

@@ -22,8 +22,8 @@ class Counters:
     """Attempts made with a further key because of what the one before was answered."""
     retries: int = 0
     """Attempts made after a pause."""
-    fallbacks: int = 0
-    """Requests handed on to another provider."""
+    fallback_reasons: dict[str, int] = field(factory=dict)
+    """Requests handed on to another provider, by reason (:mod:`.strategy`)."""
     queue_full: int = 0
     """Requests refused because too many, or for too long, waited for a connection."""
     keys_tried: dict[int, int] = field(factory=dict)
@@ -46,12 +46,18 @@ class Counters:
     connections_reused: int = 0
     """Exchanges on a connection that had carried another one before."""
 
+    @property
+    def fallbacks(self) -> int:
+        """Requests handed on to another provider, for whatever reason."""
+        return sum(self.fallback_reasons.values())
+
     def copy(self) -> Counters:
         """A copy that the actor does not touch any more."""
         return evolve(
             self,
             keys_tried=dict(self.keys_tried),
             exhaustions=dict(self.exhaustions),
+            fallback_reasons=dict(self.fallback_reasons),
             rests=dict(self.rests),
             trips=dict(self.trips),
             rejects=dict(self.rejects),
@@ -64,6 +70,9 @@ class Counters:
 
     def exhausted(self, outcome: str) -> None:
         self.exhaustions[outcome] = self.exhaustions.get(outcome, 0) + 1
+
+    def handed_on(self, reason: str) -> None:
+        self.fallback_reasons[reason] = self.fallback_reasons.get(reason, 0) + 1
 
     def key_rests(self, reason: str) -> None:
         self.rests[reason] = self.rests.get(reason, 0) + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "AnswerTimeout",
+    "BadHead",
     "ClosedUnanswered",
     "ConnectFailed",
     "ConnectTimeout",
@@ -104,6 +105,10 @@ class AnswerTimeout(UpstreamError):
 
 class HeadCut(UpstreamError):
     """The connection broke, or what came was no HTTP, before the answer's head was complete."""
+
+
+class BadHead(HeadCut):
+    """What came is no HTTP, or its head is far too large."""
 
 
 class ClosedUnanswered(HeadCut, SendFailed):

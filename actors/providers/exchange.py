@@ -25,6 +25,7 @@ import httptools
 
 from aigateway.actors.providers.errors import (
     AnswerTimeout,
+    BadHead,
     ClosedUnanswered,
     GatewayEnds,
     HeadCut,
@@ -278,9 +279,9 @@ class Exchange:
                 raise cut("the upstream closed the connection before its answer")
             self._feed(data)
             if self.broken and not self.status:
-                raise HeadCut(f"the upstream's answer is no HTTP: {self._fault}")
+                raise BadHead(f"the upstream's answer is no HTTP: {self._fault}")
             if size > MAX_HEAD and not self.status:
-                raise HeadCut(f"the head of the upstream's answer is over {MAX_HEAD} bytes")
+                raise BadHead(f"the head of the upstream's answer is over {MAX_HEAD} bytes")
 
     def set_quiet(self, seconds: float) -> None:
         """Let :meth:`read` raise Quiet after about this many seconds without data."""

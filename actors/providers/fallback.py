@@ -8,26 +8,68 @@ from attrs import evolve
 from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.jobs import Job
 from aigateway.actors.providers.messages import Perform
+from aigateway.actors.providers.request import AbandonedAttempt
 from aigateway.actors.providers.served import can_stand_in
 from aigateway.actors.providers.sharing import ranked
+from aigateway.actors.providers.strategy import FallBack
 from aigateway.actors.providers.workforce import tell
 from aigateway.actors.tree import ActorTree, provider_role
 
-__all__ = ["hand_on", "share"]
+__all__ = ["can_hand_on", "hand_on", "patience_of", "share"]
 
 log = structlog.get_logger("ai-gateway.provider")
 
 
-def hand_on(job: Job, own: ProviderConfig, tree: ActorTree | None) -> bool:
+def hand_on(
+    job: Job, step: FallBack, own: ProviderConfig, tree: ActorTree | None, now: float
+) -> bool:
     """Let a fallback of ``own`` answer the job's request, if somebody is there who can.
 
-    The request remembers who is left to be asked, so it never comes back.
+    The request remembers who is left to be asked, so it never comes back; what was really
+    answered so far; and who may have worked on it.
     """
     if tree is None:
         return False
-    perform = evolve(job.perform, deadline=job.deadline, sent=job.sent, begun_at=job.begun_at)
-    names = perform.then if perform.then is not None else _chain(own, tree)
-    return _told(perform, own, names, tree)
+    abandoned = job.perform.abandoned
+    if step.abandoned:
+        after = round(now - job.sent_at, 3)
+        abandoned += (AbandonedAttempt(own.name, job.model, after, step.reason),)
+    perform = evolve(
+        job.perform,
+        sent=job.sent,
+        begun_at=job.begun_at,
+        said=step.said or job.perform.said,
+        abandoned=abandoned,
+    )
+    return _told(perform, own, _left(perform, own, tree), tree)
+
+
+def can_hand_on(perform: Perform, own: ProviderConfig, tree: ActorTree | None) -> bool:
+    """Whether somebody is there now who could answer in the place of ``own``."""
+    if tree is None:
+        return False
+    for name in _left(perform, own, tree):
+        other = tree.provider_config(name)
+        if tree.find(provider_role(name)) is None or other is None:
+            continue
+        if can_stand_in(other, own, perform.request):
+            return True
+    return False
+
+
+def patience_of(own: ProviderConfig, tree: ActorTree | None) -> float:
+    """Seconds that a request for ``own`` may take until its answer begins, whoever gives it."""
+    names = {own.name, *(name for name, _ in own.group)}
+    if tree is not None:
+        names.update(_chain(own, tree))
+    found = [
+        own if name == own.name or tree is None else tree.provider_config(name) for name in names
+    ]
+    return sum(p.connect_timeout + p.first_byte_timeout for p in found if p is not None)
+
+
+def _left(perform: Perform, own: ProviderConfig, tree: ActorTree) -> tuple[str, ...]:
+    return perform.then if perform.then is not None else _chain(own, tree)
 
 
 def share(perform: Perform, own: ProviderConfig, tree: ActorTree | None) -> Perform | None:

@@ -65,6 +65,9 @@ class Job:
     """Monotonic time at which the last attempt was ready to be sent."""
     renewed: bool = False
     """Whether it has had the provider's credential renewed."""
+    rescued: bool = False
+    """Whether another provider may answer in this one's place: then the first bytes of an
+    answer are looked at before anything is relayed."""
     deaths: int = 0
     """Workers that have died of it, or by chance while they had it."""
 
@@ -74,10 +77,11 @@ class Job:
         An actor keeps its last message until the next one comes, and a worker's may be as
         large as a request's body.
         """
-        reply = self.perform.reply
+        perform = self.perform
+        reply = perform.reply
         self.let_go()
         if isinstance(result, Refused):
-            result = evolve(result, begun_at=self.begun_at)
+            result = evolve(perform.refusal(result), begun_at=self.begun_at)
         return complete(reply, result)
 
     def let_go(self) -> None:

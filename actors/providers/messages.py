@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pykka
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from aigateway.actors.actor import Reply
 from aigateway.actors.providers.breaker import CircuitStatus
@@ -14,7 +14,7 @@ from aigateway.actors.providers.exchange import Exchange
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.keypool import KeyStatus
 from aigateway.actors.providers.recording import Recording
-from aigateway.actors.providers.request import UpstreamRequest
+from aigateway.actors.providers.request import AbandonedAttempt, UpstreamRequest
 
 __all__ = [
     "Drain",
@@ -49,6 +49,8 @@ class Opened:
     shared: bool = False
     """It was asked with a credential of the gateway's: what the answer tells of the account is
     not the client's business."""
+    abandoned: tuple[AbandonedAttempt, ...] = ()
+    """What others were asked before, in vain."""
 
 
 @frozen
@@ -72,6 +74,7 @@ class Refused:
     """Further headers for the client; those of the provider where the answer is its own."""
     quotes: bool = False
     """``message`` and ``body`` repeat what a provider said to the gateway's credential."""
+    abandoned: tuple[AbandonedAttempt, ...] = ()
 
 
 @frozen(kw_only=True)
@@ -83,11 +86,21 @@ class Perform:
     then: tuple[str, ...] | None = None
     """Names of the providers that are left to be asked, once one has handed it on."""
     deadline: float = 0.0
-    """Monotonic time after which nobody waits for the reply; 0: the provider decides."""
+    """Monotonic time after which nobody waits for the reply; 0: each provider's own patience."""
     sent: bool = False
     """Whether a provider that handed it on may have sent any byte of it."""
     begun_at: float = 0.0
     """When such a provider began with it; 0: none has."""
+    said: Refused | None = None
+    """The last that such a provider really answered."""
+    abandoned: tuple[AbandonedAttempt, ...] = ()
+
+    def refusal(self, refused: Refused) -> Refused:
+        """What the client is told when it ends with ``refused``: a provider's own words come
+        before ours, even when they are another's."""
+        if self.said is not None and not refused.quotes:
+            refused = evolve(self.said, sent=self.sent or refused.sent)
+        return evolve(refused, abandoned=self.abandoned)
 
 
 @frozen

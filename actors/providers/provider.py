@@ -22,7 +22,7 @@ from aigateway.actors.providers.connect import Connector
 from aigateway.actors.providers.counters import Counters
 from aigateway.actors.providers.endpoint import Endpoint
 from aigateway.actors.providers.errors import ConnectFailed
-from aigateway.actors.providers.fallback import hand_on, share
+from aigateway.actors.providers.fallback import can_hand_on, hand_on, share
 from aigateway.actors.providers.interception.routes import upstream_url
 from aigateway.actors.providers.jobs import (
     Answered,
@@ -136,6 +136,7 @@ class Provider(GatewayActor):
             self._maker,
             config.first_byte_timeout,
             config.idle_timeout,
+            config.fallback_after,
             self._limits,
         )
         self._workforce = Workforce(hiring, self._roster, self._counters)
@@ -199,18 +200,23 @@ class Provider(GatewayActor):
             perform = here
         refused = self._misfit(perform)
         if refused is not None:
-            complete(perform.reply, refused)
+            complete(perform.reply, perform.refusal(refused))
             return
-        deadline = perform.deadline or now + self._patience
+        deadline = now + self._patience
+        if perform.deadline:
+            deadline = min(deadline, perform.deadline)
         request = perform.request
         model: str | None = ""
         if request.route or request.model:
             model = model_for(self._config, request.model, request.provider)
         if model is None:
             text = f'the provider "{self._config.name}" has no model "{request.model}"'
-            complete(perform.reply, self._refused(404, text, "bad_request"))
+            refused = self._refused(404, text, "bad_request")
+            complete(perform.reply, perform.refusal(refused))
             return
         job, step = self._strategy.begin(perform, model, deadline, now)
+        if job.rescued:
+            job.rescued = can_hand_on(perform, self._config, self._tree)
         self._follow(job, step, now)
 
     def _misfit(self, perform: Perform) -> Refused | None:
@@ -233,7 +239,7 @@ class Provider(GatewayActor):
         job, exchange, worker = message.job, message.exchange, message.worker
         step = self._strategy.answered(job, message.answer, now)
         if isinstance(step, FallBack):
-            if self._hand_on(job):
+            if self._hand_on(job, step, now):
                 self._workforce.discard(worker, exchange)
                 return
             step = step.instead
@@ -250,12 +256,18 @@ class Provider(GatewayActor):
                 self._workforce.discard(worker, exchange)
                 self._follow(job, step, now)
 
-    def _hand_on(self, job: Job) -> bool:
+    def _hand_on(self, job: Job, step: FallBack, now: float) -> bool:
         """Hand a request on to the fallback; False when nobody is there to take it."""
-        if not hand_on(job, self._config, self._tree):
+        if not hand_on(job, step, self._config, self._tree, now):
             return False
-        self._counters.fallbacks += 1
-        log.warning("request handed on to the fallback", provider=self._config.name)
+        self._counters.handed_on(step.reason)
+        log.warning(
+            "request handed on to the fallback",
+            provider=self._config.name,
+            model=job.model,
+            reason=step.reason,
+            error=_told_by(step),
+        )
         job.let_go()
         return True
 
@@ -285,9 +297,9 @@ class Provider(GatewayActor):
                 self._place(job, now)
             case Pause(seconds):
                 self._alarm.add(seconds, Resume(job))
-            case FallBack(instead):
-                if not self._hand_on(job):
-                    self._follow(job, instead, now)
+            case FallBack():
+                if not self._hand_on(job, step, now):
+                    self._follow(job, step.instead, now)
             case Refuse(refused):
                 job.settle(refused)
             case Relay():
@@ -410,3 +422,10 @@ class Provider(GatewayActor):
             keys=self._strategy.keys(time.monotonic()),
             circuits=self._strategy.circuits(),
         )
+
+
+def _told_by(step: FallBack) -> str:
+    """In the provider's words, or in ours."""
+    if step.said is not None:
+        return step.said.message
+    return step.instead.refused.message if isinstance(step.instead, Refuse) else ""

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from attrs import evolve
+from attrs import asdict, evolve
 
 from aigateway.actors.providers.interception.interface import Interception, Outcome
+from aigateway.actors.providers.request import AbandonedAttempt
 from aigateway.actors.recorder.ledger import Ledger
 from aigateway.actors.recorder.policy import RecordPolicy
 from aigateway.actors.recorder.records import InterceptionEnded, TokenUsage, UsageRecord
@@ -19,6 +20,9 @@ _ALL = RecordPolicy()
 
 PROVIDER_MODEL = "provider_model"
 """Metadata of a token record: the model that answered, where that is not the one asked for."""
+
+ABANDONED = "abandoned_attempts"
+"""Metadata of an interception's end: other providers' attempts that may be billed."""
 
 
 class RecordingTrace(Protocol):
@@ -56,6 +60,7 @@ class Recording:
         self.credential_hint = ""
         self.provider_name: str | None = None
         self._provider_model = ""
+        self._abandoned: tuple[AbandonedAttempt, ...] = ()
         self.trace: RecordingTrace | None = None
         self.closed = False
         """The end is recorded and, unless the disk refuses, on disk."""
@@ -66,6 +71,10 @@ class Recording:
         if provider != asked_provider:
             self.provider_name = provider
         self._provider_model = model if model != asked_model else ""
+
+    def abandoned(self, attempts: tuple[AbandonedAttempt, ...]) -> None:
+        """Note who was asked in vain, and may bill it."""
+        self._abandoned += attempts
 
     def data(self, arrived: bytes) -> bytes:
         """Feed bytes of the answer; returns what goes to the client."""
@@ -96,6 +105,9 @@ class Recording:
         outcome = self.interception.outcome()
         if not self._policy.content:
             outcome = evolve(outcome, error_message=None)
+        metadata = outcome.metadata
+        if self._abandoned:
+            metadata = {**metadata, ABANDONED: [asdict(each) for each in self._abandoned]}
         trace = self.trace if not self.ledger.ended else None
         if trace is not None:
             trace.ending(outcome)
@@ -106,7 +118,7 @@ class Recording:
             error_type=outcome.error_type,
             error_message=outcome.error_message,
             provider_name=self.provider_name,
-            metadata=outcome.metadata,
+            metadata=metadata,
         )
         # A second call records nothing, so there is nothing to log.
         self.ledger.end(ended if self.ledger.ended else self._policy.end(ended))

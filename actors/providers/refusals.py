@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attrs import field, frozen
 
+from aigateway.actors.providers.beginning import BadStart
 from aigateway.actors.providers.interception.decoding import DecodingError, decode
 from aigateway.actors.providers.interception.header_list import first_of, values_of
 from aigateway.actors.providers.interception.interface import Headers
@@ -61,6 +62,8 @@ class ProviderAnswer:
     """``body`` is all of it."""
     received_at: float = 0.0
     """Unix seconds."""
+    bad: BadStart | None = None
+    """What is wrong with it although its status is a success."""
 
     @property
     def readable(self) -> bytes:

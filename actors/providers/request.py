@@ -16,7 +16,7 @@ from aigateway.actors.providers.interception.affinity import NO_AFFINITY, Affini
 from aigateway.actors.providers.interception.credentials import Credential
 from aigateway.actors.providers.interception.interface import Headers
 
-__all__ = ["Attempts", "UpstreamRequest"]
+__all__ = ["AbandonedAttempt", "Attempts", "UpstreamRequest"]
 
 
 class Attempts(Protocol):
@@ -33,6 +33,19 @@ class Attempts(Protocol):
 
     def error(self, text: str) -> None:
         """No answer came."""
+
+
+@frozen
+class AbandonedAttempt:
+    """A request that a provider may have worked on, and bill, although another one answered."""
+
+    provider: str
+    model: str
+    """By the provider's own name."""
+    after_seconds: float
+    """From when it was sent until it was given up."""
+    why: str
+    """One of the reasons for which a fallback is taken."""
 
 
 @frozen(kw_only=True)

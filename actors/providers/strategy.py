@@ -13,7 +13,8 @@ A request goes through up to four layers, each of which may end it:
 3. A retry, if configured, tries again after a pause: when no byte was sent, or when the
    answer itself says that another try may help.
 4. The fallback, if configured, is another provider.  It gets the request when no key is left,
-   the circuit is open, or the upstream broke off before the first byte of its answer.
+   the circuit is open, the upstream cannot be reached or breaks off, answers with a 5xx, or
+   with a success that is none (:mod:`.beginning`).  A stream goes there on time alone, too.
 
 Nothing of this ever happens after a byte of an answer has reached the client.  A user's own
 key is tried once with its own provider: no rests, no further key, no fallback; retries are
@@ -34,6 +35,7 @@ from typing import TypeAlias
 import structlog
 from attrs import evolve, frozen
 
+from aigateway.actors.providers.beginning import BadStart
 from aigateway.actors.providers.breaker import (
     CircuitBreaker,
     CircuitStatus,
@@ -46,6 +48,9 @@ from aigateway.actors.providers.counters import Counters
 from aigateway.actors.providers.delays import requested_delay
 from aigateway.actors.providers.errors import (
     AnswerTimeout,
+    BadHead,
+    ConnectFailed,
+    NotMade,
     OutOfFiles,
     Unsendable,
     UpstreamError,
@@ -65,7 +70,7 @@ from aigateway.actors.providers.messages import Perform, Refused
 from aigateway.actors.providers.refusals import ProviderAnswer
 from aigateway.actors.providers.worker import refusal_of
 
-__all__ = ["FallBack", "Pause", "Refuse", "Relay", "Send", "Step", "Strategy"]
+__all__ = ["REASONS", "FallBack", "Pause", "Refuse", "Relay", "Send", "Step", "Strategy"]
 
 KEY_STATUSES = frozenset({401, 403, 429})
 """Statuses that say something about a key."""
@@ -75,6 +80,22 @@ SUCCESSES = frozenset(range(200, 300))
 """Statuses that show that a key is accepted."""
 RETRY_STATUSES = frozenset({408, 409, 429, *range(500, 600)})
 """Statuses after which the providers' own SDKs try again."""
+RESCUED_STATUSES = frozenset({408, *range(500, 600)})
+"""Statuses that are the provider's fault, or its server's: another one may do better.  All other
+4xx are about the request, the key or the model."""
+REASONS = (
+    "rate_limited",
+    "unauthorized",
+    "circuit_open",
+    "error_status",
+    "connect",
+    "broke_off",
+    "slow",
+    "error_event",
+    "bad_answer",
+    "empty",
+)
+"""Why a request is handed on to another provider."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
 """Seconds before the first retry, doubled for each further one; the SDKs' values."""
 PAUSE_JITTER = 0.25
@@ -119,6 +140,12 @@ class FallBack:
     """Hand the request on to the fallback; do this when there is none."""
 
     instead: Refuse | Relay
+    reason: str
+    """One of :data:`REASONS`."""
+    said: Refused | None = None
+    """What the provider answered, if it did."""
+    abandoned: bool = False
+    """The provider may be at work on the request, and bill it."""
 
 
 Step: TypeAlias = Send | Relay | Pause | Refuse | FallBack
@@ -158,6 +185,7 @@ class Strategy:
         self._retried = RETRY_STATUSES if config.max_retries > 0 else frozenset[int]()
         self._asked_back = self._retried | KEY_STATUSES
         self._asked_on_trial = self._asked_back | SUCCESSES
+        self._rescued = RESCUED_STATUSES | {429}
 
     @property
     def has_credentials(self) -> bool:
@@ -181,12 +209,15 @@ class Strategy:
             perform.sent,
             perform.begun_at,
         )
+        job.rescued = self._may_fall_back(job)
         if job.shared:
             if self._pool is not None:
                 job.walker = self._walk(job)
             else:
                 job.credential = self._standing
                 job.ask_back = self._retried | CREDENTIAL_STATUSES
+                if job.rescued:
+                    job.ask_back |= self._rescued
         if self._breaker is not None and request.route:
             admission = self._breaker.admit(request.route, model, now)
             if isinstance(admission, Rejected):
@@ -221,13 +252,19 @@ class Strategy:
                 log.warning("credentials refused, renewing them", provider=self._config.name)
                 return _SEND
             self._end(job, 502, now)
-            return self._give_up(job, Refuse(self._credential_refused(job, answer)))
+            return self._give_up(job, Refuse(self._credential_refused(job, answer)), "unauthorized")
+        if answer.bad is not None:
+            return self._begun_badly(job, answer, answer.bad, now)
         if status in self._retried:
             pause = self._pause(job, answer, now)
             if pause is not None:
                 return pause
-        self.report_job(job, status, now)
-        return _RELAY
+        if not job.rescued or not self._is_its_fault(answer):
+            self.report_job(job, status, now)
+            return _RELAY
+        self._end(job, status, now)
+        reason = "rate_limited" if status == 429 else "error_status"
+        return self._give_up(job, _RELAY, reason, said=self._quoted(job, answer))
 
     def failed(self, job: Job, error: UpstreamError, now: float) -> Step:
         """No answer came; ``job.sent`` says whether the upstream may have seen the request."""
@@ -239,10 +276,11 @@ class Strategy:
         ours = isinstance(error, OutOfFiles)
         self._end(job, error.status if error.status != 502 and not ours else None, now)
         refused = refusal_of(error, job, self._config.name)
-        if ours or isinstance(error, AnswerTimeout | Unsendable):
-            # Nobody waits for a second answer; nobody else could send it.
+        if ours or isinstance(error, Unsendable):
+            # It is not the upstream's fault; nobody else could send it.
             return Refuse(refused)
-        return self._give_up(job, Refuse(self._told_before(job) or refused))
+        instead = Refuse(self._told_before(job) or refused)
+        return self._give_up(job, instead, _reason_of(error), abandoned=error.sent)
 
     def dropped(self, job: Job, refused: Refused, now: float) -> Step:
         """It ends for a reason of ours, which says nothing about the upstream."""
@@ -296,6 +334,8 @@ class Strategy:
         job.credential = self._credentials[key.index]
         on_trial = self._pool.is_on_trial(key)
         job.ask_back = self._asked_on_trial if on_trial else self._asked_back
+        if job.rescued:
+            job.ask_back |= self._rescued
         return True
 
     def _after_refusal(self, job: Job, answer: ProviderAnswer, marked: Marked, now: float) -> Step:
@@ -315,12 +355,13 @@ class Strategy:
                     return pause
             self._counters.exhausted("rate_limited")
             self._end(job, answer.status, now)
-            return self._give_up(job, _RELAY)
+            said = self._quoted(job, answer)
+            return self._give_up(job, _RELAY, "rate_limited", said=said)
         if marked.reason == "unauthorized":
             self._counters.exhausted("auth_failed")
             self._end(job, 502, now)
             refused = self._told_before(job) or self._credential_refused(job, answer)
-            return self._give_up(job, Refuse(refused))
+            return self._give_up(job, Refuse(refused), "unauthorized")
         self._end(job, answer.status, now)
         return _RELAY
 
@@ -348,7 +389,25 @@ class Strategy:
             job.sent,
             self._config.name,
         )
-        return self._give_up(job, Refuse(self._told_before(job) or refused))
+        return self._give_up(job, Refuse(self._told_before(job) or refused), "rate_limited")
+
+    def _begun_badly(self, job: Job, answer: ProviderAnswer, bad: BadStart, now: float) -> Step:
+        """The status was a success, and what came behind it was none."""
+        said = None
+        if bad.fault == "error_event":
+            pause = self._pause(job, answer, now) if self._retried else None
+            if pause is not None:
+                return pause
+            said = self._error_told(job, bad)
+        self._end(job, 503 if bad.kind == "overloaded" else None, now)
+        return self._give_up(job, _RELAY, bad.fault, said=said, abandoned=said is None)
+
+    def _is_its_fault(self, answer: ProviderAnswer) -> bool:
+        """Whether another provider may do better than this refusal."""
+        if answer.status != 429:
+            return answer.status in RESCUED_STATUSES
+        # One that names no delay and wants no other try is about the request.
+        return not answer.says_no_retry or bool(requested_delay(answer.headers, answer.received_at))
 
     def _credential_refused(self, job: Job, answer: ProviderAnswer) -> Refused:
         """What a client is told of a 401 that is about the gateway's credential.
@@ -374,8 +433,11 @@ class Strategy:
 
     def _told_before(self, job: Job) -> Refused | None:
         """The answer to an earlier key of this request, if one was kept."""
-        kept = job.refusal
-        if kept is None:
+        return self._quoted(job, job.refusal)
+
+    def _quoted(self, job: Job, kept: ProviderAnswer | None) -> Refused | None:
+        """A provider's own answer, if all of it is there."""
+        if kept is None or not kept.whole:
             return None
         return Refused(
             kept.status,
@@ -390,6 +452,24 @@ class Strategy:
             quotes=True,
         )
 
+    def _error_told(self, job: Job, bad: BadStart) -> Refused:
+        """An error inside a 200, as an answer that says so by its status."""
+        dialect = self._dialect(job)
+        status = _STATUS_OF_KIND.get(bad.kind, 500)
+        if bad.kind == "overloaded" and error_bodies.is_anthropic(dialect):
+            status = 529
+        return Refused(
+            status,
+            bad.message,
+            bad.kind,
+            None,
+            error_bodies.error_body(dialect, status, bad.message),
+            job.hint,
+            job.sent,
+            self._config.name,
+            quotes=True,
+        )
+
     def _rejected(self, job: Job, rejected: Rejected) -> Step:
         refused = Refused(
             503,
@@ -400,10 +480,22 @@ class Strategy:
             sent=job.sent,
             provider_name=self._config.name,
         )
-        return self._give_up(job, Refuse(refused))
+        return self._give_up(job, Refuse(refused), "circuit_open")
 
-    def _give_up(self, job: Job, instead: Refuse | Relay) -> Step:
-        return FallBack(instead) if self._may_fall_back(job) else instead
+    def _give_up(
+        self,
+        job: Job,
+        instead: Refuse | Relay,
+        reason: str,
+        *,
+        said: Refused | None = None,
+        abandoned: bool = False,
+    ) -> Step:
+        if not self._may_fall_back(job):
+            return instead
+        if isinstance(instead, Refuse) and instead.refused.quotes:
+            said = instead.refused
+        return FallBack(instead, reason, said, abandoned)
 
     def _may_fall_back(self, job: Job) -> bool:
         """Whether another provider could answer, with a key of its own."""
@@ -489,6 +581,24 @@ class Strategy:
             before=transition.before,
             after=transition.after,
         )
+
+
+_STATUS_OF_KIND = {"overloaded": 503, "rate_limited": 429, "timeout": 504}
+
+
+def _reason_of(error: UpstreamError) -> str:
+    """Which of :data:`REASONS` a failure without an answer is."""
+    match error:
+        case ConnectFailed():
+            return "connect"
+        case NotMade():
+            return "unauthorized"
+        case AnswerTimeout():
+            return "slow"
+        case BadHead():
+            return "bad_answer"
+        case _:
+            return "broke_off"
 
 
 def _duration(seconds: int) -> str:

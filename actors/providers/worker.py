@@ -6,6 +6,7 @@ what it is for; its provider never does.
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -15,8 +16,15 @@ import structlog
 
 from aigateway.actors.actor import ActorDied, GatewayActor, fail
 from aigateway.actors.providers.adapter import UpstreamAdapter
+from aigateway.actors.providers.beginning import BadStart, Beginning
 from aigateway.actors.providers.connect import Connector
-from aigateway.actors.providers.errors import AnswerTimeout, Quiet, UpstreamCut, UpstreamError
+from aigateway.actors.providers.errors import (
+    AnswerTimeout,
+    GatewayEnds,
+    Quiet,
+    UpstreamCut,
+    UpstreamError,
+)
 from aigateway.actors.providers.exchange import Exchange
 from aigateway.actors.providers.jobs import (
     Abandon,
@@ -61,6 +69,7 @@ class UpstreamWorker(GatewayActor):
         head_timeout: float,
         idle_timeout: float,
         drain_timeout: float,
+        fallback_after: float,
     ) -> None:
         super().__init__(role, watcher)
         self._provider = provider
@@ -70,6 +79,7 @@ class UpstreamWorker(GatewayActor):
         self._head_timeout = head_timeout
         self._idle_timeout = idle_timeout
         self._drain_timeout = drain_timeout
+        self._fallback_after = fallback_after or math.inf
         self._lent: Exchange | None = None
         self.job: Job | None = None
         """The request in hand: what to settle if the worker dies."""
@@ -128,8 +138,11 @@ class UpstreamWorker(GatewayActor):
             self._tell_provider(Failed(self.actor_ref, job, ex))
             return
         self._lent = exchange
-        if exchange.status in job.ask_back:
-            answer = _heard(exchange, job)
+        bad = None
+        if job.rescued and 200 <= exchange.status < 300:
+            bad = self._look(exchange, job)
+        if bad is not None or exchange.status in job.ask_back:
+            answer = _heard(exchange, job, bad)
             self._tell_provider(Answered(self.actor_ref, job, exchange, answer))
         else:
             self._open(job, exchange)
@@ -142,6 +155,8 @@ class UpstreamWorker(GatewayActor):
             if attempts is not None:
                 _show(attempts, made, self._provider_name)
             timeout = min(self._head_timeout, job.deadline - time.monotonic())
+            if job.rescued and job.request.streaming:
+                timeout = min(timeout, self._fallback_after)
             if timeout <= 0:
                 error = AnswerTimeout("no time was left to send the request")
                 error.sent = False
@@ -154,6 +169,58 @@ class UpstreamWorker(GatewayActor):
         if attempts is not None:
             exchange.copy = attempts.answer(exchange)
         return exchange
+
+    def _look(self, exchange: Exchange, job: Job) -> BadStart | None:
+        """Read how an answer begins; what is read is still there for whoever reads next.
+
+        A stream is waited for no longer than a head; a blocking answer that dribbles goes to
+        its client as it comes, after that long.
+        """
+        streaming = job.request.streaming
+        beginning = Beginning(
+            exchange.headers, streaming=streaming, converted=self._maker.converted
+        )
+        # A copy of the answer is shown it when it is read for good.
+        copy, exchange.copy = exchange.copy, None
+        read = bytearray()
+        until = min(job.deadline, time.monotonic() + self._fallback_after)
+        if streaming:
+            until = min(job.deadline, job.sent_at + self._fallback_after)
+        try:
+            while not beginning.over:
+                waits = not streaming and not beginning.began
+                end = min(job.deadline, exchange.head_at + self._idle_timeout) if waits else until
+                left = min(end - time.monotonic(), self._idle_timeout)
+                if left <= 0:
+                    raise Quiet
+                exchange.set_quiet(left)
+                data = exchange.read()
+                read += data
+                if data:
+                    beginning.feed(data)
+                if not data or exchange.complete:
+                    beginning.end()
+                    break
+        except Quiet:
+            return self._too_quiet(exchange, job, streaming)
+        except GatewayEnds:
+            pass
+        except UpstreamCut as ex:
+            beginning.cut(str(ex))
+        finally:
+            exchange.unread(bytes(read))
+            exchange.copy = copy
+        return beginning.bad
+
+    def _too_quiet(self, exchange: Exchange, job: Job, streaming: bool) -> BadStart | None:
+        now = time.monotonic()
+        silent = now - exchange.last_data_at
+        if silent >= self._idle_timeout:
+            return BadStart("slow", f"the upstream was silent for {silent:.0f} s", "timeout")
+        after = now - job.sent_at
+        if streaming and after >= self._fallback_after:
+            return BadStart("slow", f"no answer began within {after:.0f} s", "timeout")
+        return None
 
     def _open(self, job: Job, exchange: Exchange) -> None:
         if job.ticket is not None:
@@ -236,7 +303,7 @@ def _discard(exchange: Exchange) -> None:
         exchange.close()
 
 
-def _heard(exchange: Exchange, job: Job) -> ProviderAnswer:
+def _heard(exchange: Exchange, job: Job, bad: BadStart | None) -> ProviderAnswer:
     """What the provider decides on; of a refusal the body too, if it is small and there.
 
     Only of answers to the gateway's own credential: a user's is relayed as it comes.
@@ -245,7 +312,7 @@ def _heard(exchange: Exchange, job: Job) -> ProviderAnswer:
     if exchange.status >= 400 and job.shared:
         body, whole = _read_small(exchange)
         exchange.unread(body)
-    return ProviderAnswer(exchange.status, exchange.headers, body, whole, time.time())
+    return ProviderAnswer(exchange.status, exchange.headers, body, whole, time.time(), bad)
 
 
 def _read_small(exchange: Exchange) -> tuple[bytes, bool]:
@@ -283,6 +350,7 @@ def open_answer(
         job.model,
         maker.converted,
         job.shared,
+        job.perform.abandoned,
     )
 
 

@@ -72,6 +72,7 @@ class Hiring:
     maker: Maker = field(repr=False)
     head_timeout: float
     idle_timeout: float
+    fallback_after: float
     limits: ProviderLimits
 
 
@@ -208,6 +209,7 @@ class Workforce:
                 head_timeout=hiring.head_timeout,
                 idle_timeout=hiring.idle_timeout,
                 drain_timeout=hiring.limits.drain_timeout,
+                fallback_after=hiring.fallback_after,
             )
         except RuntimeError as ex:
             # The system gives no more threads; with those that are there work goes on.

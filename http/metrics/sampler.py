@@ -234,6 +234,9 @@ class Sampler:
         for reason, count in counters.rests.items():
             labels: _Labels = (name, reason)
             self._totals.reach((urn, "key", reason), count, series.key_transitions, labels)
+        for reason, count in counters.fallback_reasons.items():
+            labels = (name, reason)
+            self._totals.reach((urn, "fallback", reason), count, series.fallbacks, labels)
         for outcome, count in counters.exhaustions.items():
             labels = (name, outcome)
             self._totals.reach((urn, "empty", outcome), count, series.key_exhaustions, labels)

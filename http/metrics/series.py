@@ -160,6 +160,14 @@ class Series:
             ("provider", "outcome"),
             PROVIDERS, (2, "outcomes"),
         )  # fmt: skip
+        self.fallbacks = self._counter(
+            "provider_fallbacks",
+            "Requests that another provider was given, by the provider that could not answer and "
+            "why: rate_limited, unauthorized, circuit_open, error_status, connect, broke_off, "
+            "slow, error_event, bad_answer, empty",
+            ("provider", "reason"),
+            PROVIDERS, (10, "reasons"),
+        )  # fmt: skip
         self.key_state = self._gauge(
             "key_pool_state",
             "Keys by state: valid, or temporary while they rest for anything; the most of any "

@@ -107,6 +107,7 @@ _EXTRAS: dict[str, tuple[str, Kind]] = {
     "MODELS": ("models", MODELS),
     "GROUP": ("group", GROUP),
     "MAX_RETRIES": ("max_retries", whole_number()),
+    "FALLBACK_AFTER": ("fallback_after", DURATION),
     "KEY_REST_MAX": ("key_rest_max", TIMEOUT),
     "MAX_CONNECTIONS": ("max_connections", whole_number(1)),
     "CONNECT_TIMEOUT": ("connect_timeout", TIMEOUT),

@@ -53,6 +53,7 @@ _OF_ALL = (
     "idle_timeout",
     "max_retries",
     "key_rest_max",
+    "fallback_after",
 )
 """Options that hold for each provider unless it has a value of its own."""
 

@@ -100,8 +100,8 @@ FIELDS = {
     "weight and session. It may be among them. See [Groups](providers.md#groups).",
     "FALLBACK": "Names of other providers of the same API, with commas between them, that take "
     "over in this order when this one cannot answer.",
-    "MAX_RETRIES, KEY_REST_MAX, CONNECT_TIMEOUT, FIRST_BYTE_TIMEOUT, IDLE_TIMEOUT": "For this "
-    "provider, instead of the options of that name.",
+    "MAX_RETRIES, FALLBACK_AFTER, KEY_REST_MAX, CONNECT_TIMEOUT, FIRST_BYTE_TIMEOUT, "
+    "IDLE_TIMEOUT": "For this provider, instead of the options of that name.",
     "NO_KEY": "`true` for a server of your own that wants no key (vLLM, Ollama): requests go out "
     "without credentials. Excludes `KEY`.",
     "STREAM_OPTIONS": "`false` for a server that refuses `stream_options`: usage of streams of the "

@@ -137,6 +137,12 @@ class Settings(ProcessSettings):
         "0",
         help="How often a request that failed before its first byte is sent to a provider again.",
     )
+    fallback_after: float = _request(
+        DURATION,
+        "60s",
+        help="How long a stream may take to begin before a provider's FALLBACK is asked instead; "
+        "0: never for that alone. The first attempt may be billed all the same.",
+    )
     key_rest_max: float = _request(
         TIMEOUT,
         "5m",

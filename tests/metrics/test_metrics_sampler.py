@@ -211,6 +211,14 @@ def test_a_successor_counts_from_0_and_nothing_is_lost(process: Process) -> None
     assert process.value("key_pool_failover_attempts_sum", provider="a") == 4
 
 
+def test_fallbacks_are_counted_by_who_could_not_answer_and_why(process: Process) -> None:
+    process.provider("a", counters=Counters(fallback_reasons={"slow": 2, "connect": 1}))
+    process.sampler.sample()
+    for reason, count in (("slow", 2), ("connect", 1)):
+        value = process.value("provider_fallbacks_total", provider="a", reason=reason)
+        assert value == count
+
+
 def test_what_is_gone_is_shown_as_nothing(process: Process) -> None:
     process.provider("a", keys=(KeyStatus("k"),), circuits=(CircuitStatus("/r", "m", "open"),))
     process.sampler.sample()

@@ -250,7 +250,7 @@ FAILURES: list[tuple[UpstreamError, bool, bool]] = [
     (ConnectFailed("refused"), True, True),
     (ConnectTimeout("late"), True, True),
     (HeadCut("reset"), False, True),
-    (AnswerTimeout("late"), False, False),
+    (AnswerTimeout("late"), False, True),
     (Unsendable("line break"), False, False),
 ]
 

@@ -60,7 +60,7 @@ from aigateway.actors.providers.interception.outcomes import (
 from aigateway.actors.providers.interception.reading import is_json
 from aigateway.actors.providers.interception.routes import MESSAGES, Api
 
-__all__ = ["BODY_LIMIT", "Relay"]
+__all__ = ["BODY_LIMIT", "FOREIGN_TYPES", "Relay"]
 
 BODY_LIMIT = 64 * 1024 * 1024
 """Bytes of a blocking answer kept for reading; a longer one is relayed and not read."""
@@ -75,7 +75,8 @@ _LAST_EVENT = re.compile(
 )
 """The beginning of the only last events that can be long: those that repeat a whole answer."""
 
-_FOREIGN_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/xml", "text/xml"})
+FOREIGN_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/xml", "text/xml"})
+"""What proxies answer with, and no provider."""
 
 
 class Relay(Recording, ABC):
@@ -197,7 +198,7 @@ class Relay(Recording, ABC):
         self.event_stream = content_type == "text/event-stream" or unlabelled_stream
         readable = self._decoder is None and self._mode is Mode.UNDECIDED
         self._editable = self.event_stream and readable
-        if content_type in _FOREIGN_TYPES:
+        if content_type in FOREIGN_TYPES:
             # A proxy's web page for example: no provider answers so.
             self._fail("server_error", f"the provider answered with content type {content_type}")
             self.refusal = (502, self.error_body(502, INVALID_ANSWER))
