@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import Any
 
 from aigateway.actors.providers.config import ProviderConfig
@@ -32,12 +33,13 @@ class Upstream:
 
     def perform(self, config: ProviderConfig, request: UpstreamRequest) -> Opened | Refused:
         """Send a request to ``config``'s provider, or to one that it falls back on."""
-        wait = patience_of(config, self._runtime.tree) + GRACE
+        patience = patience_of(config, self._runtime.tree)
+        deadline = time.monotonic() + patience
         try:
             result = self._runtime.ask(
                 provider_role(config.name),
-                lambda reply: Perform(request=request, reply=reply),
-                wait,
+                lambda reply: Perform(request=request, reply=reply, deadline=deadline),
+                patience + GRACE,
             )
         except NoAnswer as ex:
             return Refused(502, f"the provider's actor failed: {ex}", sent=ex.sent)

@@ -86,7 +86,7 @@ class Perform:
     then: tuple[str, ...] | None = None
     """Names of the providers that are left to be asked, once one has handed it on."""
     deadline: float = 0.0
-    """Monotonic time after which nobody waits for the reply; 0: each provider's own patience."""
+    """Monotonic time after which nobody waits for the reply; 0: the provider decides."""
     sent: bool = False
     """Whether a provider that handed it on may have sent any byte of it."""
     begun_at: float = 0.0
