@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import attrs
 import click
@@ -19,12 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bench.availability import Absent
 from bench.campaign import Campaign
-from bench.machine import ProcessTable
 from bench.options import Options
 from bench.plan import Step
-from bench.processes import adopt_orphans
+from bench.processes import in_order
 from bench.report import compared, comparison, draw_plots, report, write_docs
-from bench.results import Measurement, Results
+from bench.results import RESULTS, Measurement, Results, results_folder
 from bench.scenarios import Scenario, all_scenarios
 from bench.systems import Revision, System, UnknownRevision, all_systems, commit_of
 from bench.upstream import LISTENERS, Upstream
@@ -32,7 +28,6 @@ from bench.upstream import LISTENERS, Upstream
 __all__ = ["main"]
 
 CHECKOUT = Path(__file__).parent.parent
-RESULTS = Path(__file__).parent / "results"
 PAGE = CHECKOUT / "docs" / "performance.md"
 INTERRUPTED = 130
 PLANES = ("local", "coderd")
@@ -243,7 +238,7 @@ def smoke(peers: bool, results: Path | None) -> None:
     names = ["aigateway", *(["direct", "nginx", "portkey", "litellm"] if peers else [])]
     chosen = [scenario for scenario in all_scenarios() if scenario.name not in ("prompts", "keys")]
     systems = [system for system in all_systems() if system.name in names]
-    _campaign(chosen, systems, options, results or _results_folder("smoke"))
+    _campaign(chosen, systems, options, results or results_folder("smoke"))
 
 
 @main.command()
@@ -264,7 +259,7 @@ def upstream(port: int, **how: Any) -> None:
     """Run the imitation provider by hand, until Ctrl-C."""
     _systems, options, folder = _settings(how)
     folder.mkdir(parents=True, exist_ok=True)
-    with _in_order(), Upstream(folder, options.upstream_processes, port) as imitation:
+    with in_order(), Upstream(folder, options.upstream_processes, port) as imitation:
         imitation.behave(options.behaviour())
         imitation.behave(options.behaviour(think_ms=options.slow_ms), "slow")
         for name, url in zip(LISTENERS, imitation.urls, strict=True):
@@ -309,7 +304,7 @@ def _newest() -> Path:
 def _settings(how: dict[str, Any], kind: str = "run") -> tuple[list[System], Options, Path]:
     planes = how.pop("planes") or PLANES
     wanted, extra = how.pop("systems"), how.pop("gateway_options")
-    folder = how.pop("results") or _results_folder(kind)
+    folder = how.pop("results") or results_folder(kind)
     how["apis"] = how["apis"] or _DEFAULTS.apis
     systems = [
         system for system in all_systems(planes, extra) if not wanted or system.name in wanted
@@ -317,35 +312,10 @@ def _settings(how: dict[str, Any], kind: str = "run") -> tuple[list[System], Opt
     return systems, Options(**how), folder
 
 
-def _results_folder(kind: str) -> Path:
-    return RESULTS / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{kind}"
-
-
 def _write_report(results: Results, folder: Path) -> Path:
     file = folder / "report.md"
     file.write_text(report(results, draw_plots(results, folder)))
     return file
-
-
-@contextlib.contextmanager
-def _in_order() -> Iterator[None]:
-    """Let a signal end the run in good order, once, and leave no process behind."""
-
-    def stop(_number: int, _frame: object) -> NoReturn:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, stop)
-    adopt_orphans()
-    try:
-        yield
-    finally:
-        for pid in ProcessTable.read().tree(os.getpid()):
-            if pid != os.getpid():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
 
 
 def _campaign(
@@ -358,7 +328,7 @@ def _campaign(
 
 def _measured(campaign: Campaign) -> Results:
     """Run a campaign, with its progress on the terminal."""
-    with _in_order():
+    with in_order():
         campaign.prepare(_console.print)
         steps = len(campaign.steps())
         with Progress(

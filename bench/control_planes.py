@@ -18,8 +18,7 @@ import requests
 from aigateway.actors.coderd.api_keys import create_key
 from bench.availability import Absent, cache_folder
 from bench.ledger import RecordCounts
-from bench.processes import Child
-from bench.systems.packages import clean_environ
+from bench.processes import Child, clean_environ
 
 __all__ = ["CoderdPlane", "ControlPlane", "LocalPlane", "control_plane"]
 

@@ -15,13 +15,21 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import NoReturn, Self
 
 from bench.machine import ProcessTable
 
-__all__ = ["CHECKOUT", "Child", "adopt_orphans", "free_port"]
+__all__ = [
+    "CHECKOUT",
+    "Child",
+    "adopt_orphans",
+    "clean_environ",
+    "free_port",
+    "in_order",
+    "running",
+]
 
 CHECKOUT = Path(__file__).parent.parent
 """Where ``python -m bench`` works, and its parts as processes of their own."""
@@ -35,6 +43,39 @@ _PR_SET_CHILD_SUBREAPER = 36
 def adopt_orphans() -> None:
     """Become the parent of grandchildren whose parent dies, so that none can escape."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def clean_environ(**more: str) -> dict[str, str]:
+    """The caller's environment without proxies and without what would configure a gateway."""
+    foreign = ("CODER_", "GUNICORN_", "PROMETHEUS_", "LITELLM_", "PORTKEY_", "NODE_OPTIONS")
+    proxies = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(foreign) and name.lower() not in proxies
+    }
+    return {**kept, **more}
+
+
+@contextlib.contextmanager
+def in_order() -> Iterator[None]:
+    """Let a signal end the run in good order, once, and leave no process behind."""
+
+    def stop(_number: int, _frame: object) -> NoReturn:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, stop)
+    adopt_orphans()
+    try:
+        yield
+    finally:
+        for pid in ProcessTable.read().tree(os.getpid()):
+            if pid != os.getpid():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 def _dying_with_parent() -> list[str]:
@@ -72,18 +113,32 @@ class Child:
         """``piped`` gives standard input and output to the caller; else both are the log's."""
         self.command = list(command)
         self.log = log
+        self._cwd = cwd
+        self._env = dict(env) if env is not None else None
+        self._piped = piped
         self._stop_signal = stop_signal
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
                 [*_dying_with_parent(), *self.command],
                 cwd=cwd,
-                env=dict(env) if env is not None else None,
+                env=self._env,
                 stdin=subprocess.PIPE if piped else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if piped else errors,
                 stderr=errors,
                 start_new_session=True,
             )
         self.pid = self.process.pid
+
+    def again(self) -> Child:
+        """The same command, started once more; this one must have ended."""
+        return Child(
+            self.command,
+            self.log,
+            cwd=self._cwd,
+            env=self._env,
+            piped=self._piped,
+            stop_signal=self._stop_signal,
+        )
 
     def alive(self) -> bool:
         return self.process.poll() is None
@@ -107,11 +162,11 @@ class Child:
         while time.monotonic() < deadline:
             self.process.poll()
             members |= set(self.members())
-            if not any(_running(pid) for pid in members):
+            if not any(running(pid) for pid in members):
                 break
             time.sleep(0.02)
         for pid in members:
-            if _running(pid):
+            if running(pid):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
         self.process.wait()
@@ -128,7 +183,8 @@ class Child:
         self.stop()
 
 
-def _running(pid: int) -> bool:
+def running(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")

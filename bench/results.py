@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any, Self
@@ -11,7 +12,14 @@ from typing import Any, Self
 import attrs
 from attrs import define, field, frozen
 
-__all__ = ["Measurement", "Results", "Spread"]
+__all__ = ["RESULTS", "Measurement", "Results", "Spread", "results_folder"]
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def results_folder(kind: str) -> Path:
+    """A folder for the result of a run that begins now; it is not made yet."""
+    return RESULTS / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{kind}"
 
 
 @frozen(kw_only=True)

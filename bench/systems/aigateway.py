@@ -13,10 +13,9 @@ from pathlib import Path
 from bench.availability import Absent
 from bench.control_planes import ControlPlane, control_plane
 from bench.payloads import Endpoint
-from bench.processes import Child, free_port
+from bench.processes import Child, clean_environ, free_port
 from bench.systems.base import START_LIMIT, Running, StartFailed, Surroundings, System
 from bench.systems.direct import PATHS, credentials
-from bench.systems.packages import clean_environ
 
 __all__ = ["AiGateway"]
 
@@ -73,7 +72,7 @@ class AiGateway(System):
             [*command, *self.options],
             around.folder / "gateway.err",
             cwd=around.folder,
-            env=clean_environ(**_providers(around)),
+            env=clean_environ(**_providers(around), **around.environ),
         )
         try:
             port = self._fixed_port() or _port(child, log)

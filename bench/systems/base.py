@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import requests
@@ -39,6 +39,8 @@ class Surroundings:
     control_plane: str = "local"
     metrics: bool = False
     """With the system's own metrics switched on, where it has such."""
+    environ: Mapping[str, str] = {}
+    """More variables for its processes."""
 
 
 class Running:

@@ -14,8 +14,9 @@ from attrs import frozen
 
 from bench.availability import Absent, cache_folder
 from bench.environment import interpreter
+from bench.processes import clean_environ
 
-__all__ = ["Program", "clean_environ", "debian_program", "node_package", "python_package"]
+__all__ = ["Program", "debian_program", "node_package", "python_package"]
 
 Say = Callable[[str], None]
 
@@ -26,18 +27,6 @@ class Program:
 
     path: Path
     environ: Mapping[str, str]
-
-
-def clean_environ(**more: str) -> dict[str, str]:
-    """The caller's environment without proxies and without what would configure a gateway."""
-    foreign = ("CODER_", "GUNICORN_", "PROMETHEUS_", "LITELLM_", "PORTKEY_", "NODE_OPTIONS")
-    proxies = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(foreign) and name.lower() not in proxies
-    }
-    return {**kept, **more}
 
 
 def _run(command: Sequence[str], what: str, cwd: Path | None = None) -> str:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.payloads import Endpoint
-from bench.processes import Child, free_port
+from bench.processes import Child, clean_environ, free_port
 from bench.systems.base import Running, Surroundings, System
 from bench.systems.direct import PATHS
-from bench.systems.packages import clean_environ, node_package
+from bench.systems.packages import node_package
 
 __all__ = ["Portkey"]
 
