@@ -378,6 +378,16 @@ def test_a_record_is_stored_twice_when_sent_twice_but_an_interception_is_not(pee
     assert len(peer.records("RecordPrompt*")) == 2
 
 
+def test_an_interception_ends_once(peer: GoPeer) -> None:
+    end = pb.RecordInterceptionEndedRequest(id=INTERCEPTION).SerializeToString()
+    with dial(peer.url) as client:
+        assert ask(client, 1, "Recorder/RecordInterception", interception()) == STORED
+        assert ask(client, 3, "Recorder/RecordInterceptionEnded", end) == STORED
+        again = ask(client, 5, "Recorder/RecordInterceptionEnded", end)
+    assert b"end interception: sql: no rows in result set" in again
+    assert len(peer.records("RecordInterceptionEnded")) == 1
+
+
 # Providers and MCP.
 
 

@@ -80,15 +80,17 @@ func (s *session) recordEnded(in *pb.RecordInterceptionEndedRequest) (*pb.Record
 	if err := checkUUID(in.GetId()); err != nil {
 		return nil, fmt.Errorf("invalid interception ID %q: %w", in.GetId(), err)
 	}
-	known := false
+	running := false
 	s.peer.update(func() {
-		if _, known = s.peer.interceptions[in.GetId()]; known {
+		ended, known := s.peer.interceptions[in.GetId()]
+		if running = known && !ended; running {
 			s.peer.interceptions[in.GetId()] = true
 			s.append("RecordInterceptionEnded", in)
 		}
 	})
-	if !known {
-		return nil, errors.New("end interception: no such interception")
+	if !running {
+		// coderd's update finds no row of this id without an end.
+		return nil, errors.New("end interception: sql: no rows in result set")
 	}
 	return &pb.RecordInterceptionEndedResponse{}, nil
 }
