@@ -1,4 +1,4 @@
-"""The commands: run, compare, smoke, soak, systems, upstream, report."""
+"""The commands: run, compare, smoke, soak, chaos, systems, upstream, report."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bench.availability import Absent
 from bench.campaign import Campaign
+from bench.chaos.command import chaos
 from bench.options import Options
 from bench.plan import Step
 from bench.processes import in_order
@@ -51,6 +52,7 @@ def main() -> None:
     python -m bench run blocking -s aigateway -s nginx --rounds 1 --seconds 5
     python -m bench compare HEAD~20              this revision beside an older one
     python -m bench soak --minutes 60            memory and file descriptors over time
+    python -m bench chaos --minutes 3 --seed 1   break everything; is a record lost?
     python -m bench report                       tables and plots again, from the newest result
     python -m bench report --docs                ... into docs/performance.md
 
@@ -58,9 +60,12 @@ def main() -> None:
     is. Results go to bench/results/<time>-run/: result.json, report.md and plots. Plots
     need the extra: pip install 'aigateway[bench]'.
 
-    Exit status: 0; 1 when a record was lost, aigateway could not be measured, or a comparison
-    is over its limit; 130 after Ctrl-C.
+    Exit status: 0; 1 when a record was lost, aigateway could not be measured, a comparison is
+    over its limit, or chaos found anything wrong; 130 after Ctrl-C.
     """
+
+
+main.add_command(chaos)
 
 
 def _many(kind: Any) -> Any:

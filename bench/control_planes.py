@@ -17,13 +17,20 @@ import requests
 
 from aigateway.actors.coderd.api_keys import create_key
 from bench.availability import Absent, cache_folder
-from bench.ledger import RecordCounts
+from bench.ledger import RecordCounts, StoredRecord
 from bench.processes import Child, clean_environ
 
 __all__ = ["CoderdPlane", "ControlPlane", "LocalPlane", "control_plane"]
 
 _CLIENT_GONE = "the client left"
 """How the error of an interception begins whose client went away."""
+
+_RPCS = {
+    "RecordInterception": "interception",
+    "RecordInterceptionEnded": "ended",
+    "RecordPromptUsage": "prompt",
+    "RecordTokenUsage": "usage",
+}
 
 _PEER = Path(__file__).parent.parent / "tests" / "interop" / "peer"
 
@@ -38,6 +45,7 @@ class ControlPlane(Protocol):
     """One key per user."""
 
     def count(self) -> RecordCounts: ...
+    def stored(self) -> list[StoredRecord]: ...
     def children(self) -> list[Child]: ...
     def stop(self) -> None: ...
 
@@ -92,6 +100,18 @@ class LocalPlane:
                 " WHERE json_extract(metadata, '$.usage_complete') IS NOT 0"
             ).fetchone()
         return RecordCounts(interceptions, ended, gone, failed, prompts, usages, given, taken)
+
+    def stored(self) -> list[StoredRecord]:
+        """All records, one by one."""
+        uri = f"{self._file.as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=30)) as db:
+            rows = db.execute(
+                "SELECT 'interception', id, '' FROM interceptions"
+                " UNION ALL SELECT 'ended', id, '' FROM interceptions WHERE ended_at IS NOT NULL"
+                " UNION ALL SELECT 'prompt', interception_id, prompt FROM user_prompts"
+                " UNION ALL SELECT 'usage', interception_id, '' FROM token_usages"
+            )
+            return [StoredRecord(*row) for row in rows]
 
     def children(self) -> list[Child]:
         return []
@@ -161,6 +181,21 @@ class CoderdPlane:
             input_tokens=sum(int(record["input_tokens"]) for record in usages),
             output_tokens=sum(int(record["output_tokens"]) for record in usages),
         )
+
+    def stored(self) -> list[StoredRecord]:
+        """All records, one by one."""
+        found = []
+        for rpc, kind in _RPCS.items():
+            for record in self._records(rpc):
+                interception = record.get("interception_id") or record["id"]
+                found.append(StoredRecord(kind, interception, record.get("prompt") or ""))
+        return found
+
+    def tell(self, method: str, path: str, body: object = None) -> None:
+        """Have it misbehave: tests/interop/README.md has what it can be told."""
+        answer = self._http.request(method, self._control + path, json=body, timeout=30)
+        if answer.status_code != 200:
+            raise RuntimeError(f"the test coderd does not take {method} {path}: {answer.text}")
 
     def children(self) -> list[Child]:
         return [self._child]

@@ -15,7 +15,7 @@ from attrs import frozen
 
 from bench.upstream import Counters
 
-__all__ = ["Ledger", "RecordCounts", "losses", "wait_settled"]
+__all__ = ["Ledger", "RecordCounts", "StoredRecord", "losses", "wait_settled"]
 
 STILL = 15.0
 """Seconds without a new record after which nothing more is expected."""
@@ -40,6 +40,17 @@ class RecordCounts:
     input_tokens: int = 0
     output_tokens: int = 0
     """Sums over complete token usages."""
+
+
+@frozen
+class StoredRecord:
+    """One record that a control plane has."""
+
+    kind: str
+    """interception, ended, prompt or usage."""
+    interception: str
+    text: str = ""
+    """The words of a prompt."""
 
 
 class Ledger(Protocol):

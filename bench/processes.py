@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import random
 import shutil
 import signal
 import socket
@@ -28,6 +29,7 @@ __all__ = [
     "clean_environ",
     "free_port",
     "in_order",
+    "lasting_port",
     "running",
 ]
 
@@ -92,6 +94,20 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def lasting_port() -> int:
+    """A free TCP port of 127.0.0.1 that stays free while its server is being started again.
+
+    Outgoing connections get their ports from a range of the kernel's; one that was closed keeps
+    its port from being listened on for a minute.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for port in random.sample(range(lowest // 2, lowest), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError(f"no port below {lowest} is free")
 
 
 class Child:

@@ -97,5 +97,5 @@ def test_the_help_names_every_command() -> None:
     done = subprocess.run(
         _bench("--help"), cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=True
     )
-    for name in ("run", "compare", "smoke", "soak", "systems", "upstream", "report"):
+    for name in ("run", "compare", "smoke", "soak", "chaos", "systems", "upstream", "report"):
         assert f"\n  {name} " in done.stdout
