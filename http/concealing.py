@@ -6,15 +6,18 @@ is logged with the request's id.  Answers to a user's own key are not touched.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 
+import pykka
 import structlog
 from attrs import evolve
 
 from aigateway.actors.providers.errors import Quiet, UpstreamCut
 from aigateway.actors.providers.exchange import Exchange
 from aigateway.actors.providers.interception.decoding import DecodingError, decode
+from aigateway.actors.providers.interception.error_bodies import error_body
 from aigateway.actors.providers.interception.header_list import values_of
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.interception.masking import (
@@ -22,14 +25,16 @@ from aigateway.actors.providers.interception.masking import (
     mask_text,
     without_account,
 )
-from aigateway.actors.providers.messages import Opened, Refused
+from aigateway.actors.providers.messages import GiveBack, Opened, Refused
 
 __all__ = ["conceal"]
 
 READ_LIMIT = 1024 * 1024
-"""Bytes of an error answer that are read and masked; the connection is cut behind them."""
+"""Bytes of an error answer that are read and masked; a larger one is not shown."""
 READ_TIME = 30.0
 """Seconds in which they have to come."""
+_WHEN_AGAIN = frozenset({"retry-after", "retry-after-ms", "x-should-retry"})
+"""Headers that hold also for an error of which the rest is missing."""
 LOGGED = 4096
 """Bytes of the original that are logged."""
 
@@ -37,36 +42,60 @@ log = structlog.get_logger("ai-gateway")
 
 
 def conceal(
-    result: Opened | Refused, keys: Sequence[str], *, quotes: bool = True
+    result: Opened | Refused, keys: Sequence[str], dialect: str, *, quotes: bool = True
 ) -> Opened | Refused:
     """``result`` without what a client is not to know; ``keys`` are the provider's own.
 
     With ``quotes`` the original is in the log.
 
-    Waits for the body of an error answer.
+    Waits for the body of an error answer.  Of one that does not come whole nothing can be shown,
+    since its end may be half a key: the client is told so, in the shape of ``dialect``.
     """
     if isinstance(result, Opened):
-        if result.shared:
-            _conceal_answer(result, keys, quotes)
-        return result
+        return _conceal_answer(result, keys, dialect, quotes) if result.shared else result
     return _conceal_refusal(result, keys, quotes) if result.quotes else result
 
 
-def _conceal_answer(opened: Opened, keys: Sequence[str], quotes: bool) -> None:
+def _conceal_answer(
+    opened: Opened, keys: Sequence[str], dialect: str, quotes: bool
+) -> Opened | Refused:
     exchange = opened.exchange
     headers = exchange.headers
     if exchange.status < 400:
         exchange.headers = without_account(headers)
-        return
+        return opened
     exchange.headers = without_account(headers, error=True)
-    body = _read(exchange)
+    try:
+        body = _read(exchange)
+    except UpstreamCut as ex:
+        return _broke_off(opened, ex, dialect)
     masked = mask_body(body, exchange.headers, keys)
-    if masked is None:
-        exchange.unread(body)
-        return
-    _log(opened.provider_name, exchange.status, body if quotes else b"", headers)
-    body, exchange.headers = masked[0], list(masked[1])
+    if masked is not None:
+        _log(opened.provider_name, exchange.status, body if quotes else b"", headers)
+        body, exchange.headers = masked[0], list(masked[1])
     exchange.unread(body)
+    return opened
+
+
+def _broke_off(opened: Opened, ex: UpstreamCut, dialect: str) -> Refused:
+    """What to answer instead of an error that did not come whole; gives its exchange back."""
+    exchange = opened.exchange
+    exchange.close()
+    with contextlib.suppress(pykka.ActorDeadError):
+        opened.provider.tell(GiveBack(opened.worker, exchange))
+    message = f"the provider's answer with status {exchange.status} broke off: {ex}"
+    return Refused(
+        ex.status,
+        message,
+        ex.error_type,
+        body=error_body(dialect, ex.status, message),
+        credential_hint=opened.credential_hint,
+        sent=True,
+        provider_name=opened.provider_name,
+        begun_at=opened.begun_at,
+        abandoned=opened.abandoned,
+        headers=[field for field in exchange.headers if field[0].lower() in _WHEN_AGAIN],
+    )
 
 
 def _conceal_refusal(refused: Refused, keys: Sequence[str], quotes: bool) -> Refused:
@@ -85,20 +114,22 @@ def _conceal_refusal(refused: Refused, keys: Sequence[str], quotes: bool) -> Ref
 
 
 def _read(exchange: Exchange) -> bytes:
-    """All of an error's body; what does not come within the limits is cut off."""
+    """All of an error's body.  Raises UpstreamCut when it does not come within the limits."""
     deadline = time.monotonic() + READ_TIME
     read = bytearray()
-    try:
-        while len(read) <= READ_LIMIT and (left := deadline - time.monotonic()) > 0:
+    while len(read) <= READ_LIMIT:
+        left = deadline - time.monotonic()
+        try:
+            if left <= 0:
+                raise Quiet
             exchange.set_quiet(left)
             data = exchange.read()
-            if not data:
-                return bytes(read)
-            read += data
-    except (Quiet, UpstreamCut):
-        pass
-    exchange.close()
-    return bytes(read)
+        except Quiet:
+            raise UpstreamCut(f"it was not there within {READ_TIME:g} s") from None
+        if not data:
+            return bytes(read)
+        read += data
+    raise UpstreamCut(f"it is over {READ_LIMIT} bytes")
 
 
 def _log(provider: str, status: int, body: bytes, headers: Headers) -> None:

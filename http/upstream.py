@@ -49,7 +49,8 @@ class Upstream:
         if isinstance(result, Opened):
             self._runtime.inflight.hold(result.exchange)
         answering = self._runtime.tree.provider_config(result.provider_name) or config
-        return conceal(result, answering.keys, quotes=answering.quoted)
+        dialect = request.api or config.type
+        return conceal(result, answering.keys, dialect, quotes=answering.quoted)
 
     def provider_of(self, opened: Opened) -> ProviderConfig | None:
         """The configuration of the provider that answered."""

@@ -15,7 +15,18 @@ import pytest
 import requests
 from attrs import frozen
 from gateway_process import GatewayProcess, Upstream, wait_until
-from imitation_provider import ReceivedRequest, ScriptedProvider, Steps, answer, imitate
+from imitation_provider import (
+    Close,
+    ReceivedRequest,
+    Reset,
+    ScriptedProvider,
+    Send,
+    Steps,
+    answer,
+    chunk,
+    head,
+    imitate,
+)
 
 PATIENCE = 30.0
 KEYS = tuple(f"sk-upstream-key-{number}-secret" for number in range(4))
@@ -308,3 +319,31 @@ def test_rests_are_seen_and_ended_by_operators(tmp_path: Path) -> None:
         assert refused["detail"].endswith("Z (unauthorized)")
         assert gateway.command(*actors, "restart", "provider/anthropic").returncode == 0
         assert resting() == []
+
+
+def test_an_error_that_breaks_off_never_looks_like_a_whole_one(tmp_path: Path) -> None:
+    said = b'{"error":{"message":"org-ABCDEF12345'
+    beginnings = [
+        head(403, [("Content-Length", "500")]) + said,
+        head(403, [("Transfer-Encoding", "chunked")]) + chunk(said),
+    ]
+    scripts = [[Send(begin), end] for begin, end in product(beginnings, (Close(), Reset()))]
+    with gateway_with(tmp_path, KEYS[:1]) as (gateway, provider):
+        for steps, api, stream in product(scripts, ENDS, (False, True)):
+            provider.play(steps, when=lambda request: b"broken-off" in request.body)
+            got = ask(gateway, api, "broken-off", "alice", stream=stream)
+            assert got.status_code == 502
+            assert ("type" in got.json()) is (api == "messages")
+            assert "status 403 broke off" in got.json()["error"]["message"]
+            assert "ABCDEF" not in got.text
+        for steps, path in product(scripts, PASSED):
+            provider.play(steps, when=lambda request: "broken-off" in request.target)
+            got = requests.request(
+                "POST" if path.endswith("tokens") else "GET",
+                f"{gateway.url}{path}?broken-off",
+                headers={"Authorization": f"Bearer {gateway.key('alice')}"},
+                timeout=PATIENCE,
+            )
+            assert got.status_code == 502
+            assert ("type" in got.json()) is path.startswith("/anthropic")
+            assert "status 403 broke off" in got.json()["error"]["message"]
