@@ -1,6 +1,7 @@
 """How long an answer asks to wait, in the words of the providers that are known.
 
-Read in this order, the first that names a time to come wins:
+Read in this order, the first that names a time wins; of ``retry-after-ms`` and ``Retry-After``
+the first that names one to come, else both mean "now":
 
 =====================================  ==================================================
 ``retry-after-ms``                     milliseconds (OpenAI, Azure)
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -35,46 +37,45 @@ _DURATION = re.compile(
 _UNITS = (86400.0, 3600.0, 60.0, 1.0, 0.001)
 
 
-def requested_delay(headers: Headers, wall: float) -> float:
-    """Seconds that an answer asks to wait before the next try; 0 when it names none.
+def requested_delay(headers: Headers, wall: float) -> float | None:
+    """Seconds that an answer asks to wait before the next try; None when it names none.
 
-    ``wall`` is the time of the answer in Unix seconds, for delays that are told as a date.
+    0 means that it says "now", in digits or as a time that has passed.  ``wall`` is the time of
+    the answer in Unix seconds, for delays that are told as a date.
     """
-    return (
-        _number(first_of(headers, "retry-after-ms")) / 1000
-        or _retry_after(first_of(headers, "retry-after"), wall)
-        or _openai_reset(headers)
-        or _anthropic_reset(headers, wall)
-    )
-
-
-def _retry_after(value: str, wall: float) -> float:
-    seconds = _number(value)
-    # A date begins with the name of a day; what else cannot be read names no delay.
-    if seconds or not value[:1].isalpha():
+    milliseconds = _number(first_of(headers, "retry-after-ms"))
+    seconds = _retry_after(first_of(headers, "retry-after"), wall)
+    if milliseconds:
+        return milliseconds / 1000
+    if seconds is not None:
         return seconds
+    if milliseconds is not None:
+        return milliseconds
+    delays = [*_openai_resets(headers), *_anthropic_resets(headers, wall)]
+    return max(delays, default=None)
+
+
+def _retry_after(value: str, wall: float) -> float | None:
+    # A date begins with the name of a day; what else cannot be read names no delay.
+    if not value[:1].isalpha():
+        return _number(value)
     try:
         until = parsedate_to_datetime(value)
     except (ValueError, TypeError, IndexError, OverflowError):
-        return 0.0
+        return None
     return _until(until, wall)
 
 
-def _openai_reset(headers: Headers) -> float:
-    delay = 0.0
+def _openai_resets(headers: Headers) -> Iterator[float]:
     for limit in _OPENAI_LIMITS:
         if first_of(headers, f"x-ratelimit-remaining-{limit}") == "0":
             match = _DURATION.fullmatch(first_of(headers, f"x-ratelimit-reset-{limit}"))
-            parts = match.groups() if match is not None else ()
-            seconds = sum(
-                float(part) * unit for part, unit in zip(parts, _UNITS, strict=False) if part
-            )
-            delay = max(delay, seconds)
-    return delay
+            if match is not None and any(match.groups()):
+                parts = zip(match.groups(), _UNITS, strict=True)
+                yield sum(float(part) * unit for part, unit in parts if part)
 
 
-def _anthropic_reset(headers: Headers, wall: float) -> float:
-    delay = 0.0
+def _anthropic_resets(headers: Headers, wall: float) -> Iterator[float]:
     for limit in _ANTHROPIC_LIMITS:
         name = f"anthropic-ratelimit-{limit}"
         if first_of(headers, f"{name}-remaining") == "0":
@@ -82,23 +83,24 @@ def _anthropic_reset(headers: Headers, wall: float) -> float:
                 until = datetime.fromisoformat(first_of(headers, f"{name}-reset"))
             except ValueError:
                 continue
-            delay = max(delay, _until(until, wall))
-    return delay
+            delay = _until(until, wall)
+            if delay is not None:
+                yield delay
 
 
-def _until(moment: datetime, wall: float) -> float:
-    """Seconds from ``wall`` to a moment that is to come, else 0."""
+def _until(moment: datetime, wall: float) -> float | None:
+    """Seconds from ``wall`` to a moment, 0 when it has passed."""
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     try:
         return max(moment.timestamp() - wall, 0.0)
     except (ValueError, OverflowError):
-        return 0.0
+        return None
 
 
-def _number(text: str) -> float:
-    """A number of seconds that is written as digits, with or without a fraction."""
+def _number(text: str) -> float | None:
+    """A number that is written as digits, with or without a fraction."""
     if not _NUMBER.fullmatch(text):
-        return 0.0
+        return None
     number = float(text)
-    return number if math.isfinite(number) else 0.0
+    return number if math.isfinite(number) else None

@@ -289,7 +289,10 @@ class KeyPool:
         delay = requested_delay(headers, wall)
         if not delay and first_of(headers, "x-should-retry").lower() == "false":
             return None
-        delay = min(delay or DEFAULT_REST, self._longest)
+        delay = min(DEFAULT_REST if delay is None else delay, self._longest)
+        if not delay:
+            # "Now": the provider wants to be asked again, by this key too.
+            return Marked("rate_limited")
         place = (key.index, subject)
         before = self._wait(key.index, subject, now)
         if len(self._limited) >= MAX_RESTS and place not in self._limited:

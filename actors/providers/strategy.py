@@ -512,7 +512,7 @@ class Strategy:
         """The pause before the next retry, None when there is to be none."""
         if answer.says_no_retry:
             return None
-        return self._pause_for(job, requested_delay(answer.headers, answer.received_at), now)
+        return self._pause_for(job, requested_delay(answer.headers, answer.received_at) or 0.0, now)
 
     def _pause_for(
         self, job: Job, requested: float, now: float, *, always: bool = False

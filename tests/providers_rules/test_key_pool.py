@@ -137,6 +137,23 @@ def test_a_429_that_forbids_retries_and_names_a_delay_rests() -> None:
     assert handed_out(pool, START + 7) == [0]
 
 
+@pytest.mark.parametrize(
+    "now",
+    [
+        ("Retry-After", "0"),
+        ("retry-after-ms", "0"),
+        ("Retry-After", "Wed, 21 Oct 2015 07:28:00 GMT"),
+    ],
+)
+def test_a_429_that_says_now_rests_no_key_and_ends_no_rest(now: tuple[str, str]) -> None:
+    pool = KeyPool([FIRST])
+    one, other = take(pool), take(pool)
+    assert refuse(one, 429, [now]) == Marked("rate_limited")
+    assert handed_out(pool, START) == [0]
+    refuse(other, 429, seconds("30"))
+    assert handed_out(pool, START + 29) == []
+
+
 @pytest.mark.parametrize("value", ["86400", "287441", "99999999999999999999"])
 @pytest.mark.parametrize("longest", [300.0, 20.0])
 def test_no_rest_is_longer_than_the_pool_allows(value: str, longest: float) -> None:

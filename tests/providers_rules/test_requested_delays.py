@@ -12,7 +12,7 @@ WALL = 1_792_567_620.0
 """Wed, 21 Oct 2026 07:27:00 GMT."""
 
 DELAYS = [
-    ([], 0.0),
+    ([], None),
     ([("Retry-After", "7")], 7.0),
     ([("retry-after", " 7 ")], 7.0),
     ([("Retry-After", "1.5")], 1.5),
@@ -26,24 +26,35 @@ DELAYS = [
     ([("Retry-After", "7"), ("Retry-After-Ms", "soon")], 7.0),
     ([("Retry-After", "7"), ("Retry-After-Ms", "nan")], 7.0),
     ([("Retry-After", "7"), ("Retry-After-Ms", "inf")], 7.0),
+    # Zero and what has passed say "now", which is not the same as to say nothing.
     ([("Retry-After", "0")], 0.0),
-    ([("Retry-After", "-5")], 0.0),
-    ([("Retry-After", "")], 0.0),
-    ([("Retry-After", "9" * 5000)], 0.0),
-    ([("Retry-After", "soon")], 0.0),
-    ([("Retry-After", "١٢")], 0.0),
+    ([("Retry-After", "0.0")], 0.0),
+    ([("retry-after-ms", "0")], 0.0),
+    ([("retry-after-ms", "0"), ("Retry-After", "soon")], 0.0),
+    ([("Retry-After", "0"), ("x-ratelimit-remaining-tokens", "0"),
+      ("x-ratelimit-reset-tokens", "6m0s")], 0.0),
+    ([("x-ratelimit-remaining-tokens", "0"), ("x-ratelimit-reset-tokens", "0s")], 0.0),
+    ([("x-ratelimit-remaining-tokens", "0"), ("x-ratelimit-reset-tokens", "")], None),
+    ([("anthropic-ratelimit-requests-remaining", "0"),
+      ("anthropic-ratelimit-requests-reset", "2026-10-21T07:26:59Z")], 0.0),
+    ([("Retry-After", "3s")], None),
+    ([("Retry-After", "-5")], None),
+    ([("Retry-After", "")], None),
+    ([("Retry-After", "9" * 5000)], None),
+    ([("Retry-After", "soon")], None),
+    ([("Retry-After", "١٢")], None),
     # Dates.
     ([("Retry-After", "Wed, 21 Oct 2026 07:28:00 GMT")], 60.0),
     ([("Retry-After", "Wednesday, 21-Oct-26 07:28:00 GMT")], 60.0),
     ([("Retry-After", "Wed Oct 21 07:28:00 2026")], 60.0),
     ([("Retry-After", "Wed, 21 Oct 2026 07:26:00 GMT")], 0.0),
-    ([("Retry-After", "Wed, 99 Oct 2026 07:28:00 GMT")], 0.0),
+    ([("Retry-After", "Wed, 99 Oct 2026 07:28:00 GMT")], None),
     # OpenAI's limits, of which only those that are used up count.
     ([("x-ratelimit-remaining-requests", "0"), ("x-ratelimit-reset-requests", "6m0s")], 360.0),
     ([("x-ratelimit-remaining-tokens", "0"), ("x-ratelimit-reset-tokens", "20ms")], 0.02),
     ([("x-ratelimit-remaining-tokens", "0"), ("x-ratelimit-reset-tokens", "1h2m3.5s")], 3723.5),
-    ([("x-ratelimit-remaining-tokens", "9"), ("x-ratelimit-reset-tokens", "6m0s")], 0.0),
-    ([("x-ratelimit-remaining-tokens", "0"), ("x-ratelimit-reset-tokens", "later")], 0.0),
+    ([("x-ratelimit-remaining-tokens", "9"), ("x-ratelimit-reset-tokens", "6m0s")], None),
+    ([("x-ratelimit-remaining-tokens", "0"), ("x-ratelimit-reset-tokens", "later")], None),
     ([("Retry-After", "2"), ("x-ratelimit-remaining-tokens", "0"),
       ("x-ratelimit-reset-tokens", "6m0s")], 2.0),
     # Anthropic's.
@@ -54,12 +65,14 @@ DELAYS = [
       ("anthropic-ratelimit-requests-remaining", "5"),
       ("anthropic-ratelimit-requests-reset", "2026-10-21T08:27:30Z")], 30.0),
     ([("anthropic-ratelimit-requests-remaining", "0"),
-      ("anthropic-ratelimit-requests-reset", "soon")], 0.0),
+      ("anthropic-ratelimit-requests-reset", "soon")], None),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("headers", "seconds"), DELAYS)
-def test_a_delay_is_read_as_it_is_meant(headers: list[tuple[str, str]], seconds: float) -> None:
+def test_a_delay_is_read_as_it_is_meant(
+    headers: list[tuple[str, str]], seconds: float | None
+) -> None:
     assert requested_delay(headers, WALL) == pytest.approx(seconds)
 
 
@@ -71,4 +84,4 @@ def test_a_delay_is_read_as_it_is_meant(headers: list[tuple[str, str]], seconds:
 def test_no_header_makes_a_delay_that_is_not_a_time(name: str, value: str) -> None:
     used_up = [("x-ratelimit-remaining-tokens", "0"), ("anthropic-ratelimit-tokens-remaining", "0")]
     delay = requested_delay([(name, value), *used_up], WALL)
-    assert 0 <= delay < float("inf")
+    assert delay is None or 0 <= delay < float("inf")
