@@ -39,6 +39,9 @@ class RequestMetrics:
             known = self._known[series] = {}
         child: T | None = known.get(labels)
         if child is None:
+            labels = self.series.values.bounded(series, labels)
+            child = known.get(labels)
+        if child is None:
             child = known[labels] = series.labels(*labels)
         return child
 

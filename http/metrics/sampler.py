@@ -29,6 +29,7 @@ from aigateway.http.admission import Admission
 from aigateway.http.call import Call
 from aigateway.http.metrics.observer import RequestMetrics
 from aigateway.http.metrics.series import MAX_REST_LABELS
+from aigateway.http.printable import printable
 from aigateway.http.runtime import Runtime
 
 __all__ = ["Sampler"]
@@ -191,9 +192,11 @@ class Sampler:
         keys: dict[_Labels, float] = {
             (name, key_state): tally[key_state] for key_state in KEY_STATES if state.keys
         }
-        circuits: dict[_Labels, float] = {
-            (name, circuit.route, circuit.model): GAUGE[circuit.state] for circuit in state.circuits
-        }
+        bounded = self._series.values.bounded
+        circuits: dict[_Labels, float] = {}
+        for circuit in state.circuits:
+            labels = bounded(self._series.breaker_state, (name, circuit.route, circuit.model))
+            circuits[labels] = max(circuits.get(labels, 0.0), GAUGE[circuit.state])
         self._gauges.fill(self._series.key_state, keys, name)
         self._gauges.fill(self._series.key_rest_until, self._rests(name, state), name)
         self._gauges.fill(self._series.breaker_state, circuits, name)
@@ -205,7 +208,7 @@ class Sampler:
         now = time.time()
         for key in state.keys:
             for rest in key.rests:
-                subject = "everything" if rest.subject is None else str(rest.subject)
+                subject = "everything" if rest.subject is None else printable(str(rest.subject))
                 labels = (name, rest.hint, subject, rest.reason)
                 if rest.subject is not None and labels not in known:
                     if len(known) < MAX_REST_LABELS:
@@ -241,10 +244,10 @@ class Sampler:
             labels = (name, outcome)
             self._totals.reach((urn, "empty", outcome), count, series.key_exhaustions, labels)
         for (route, model), count in counters.trips.items():
-            labels = (name, route, model)
+            labels = series.values.bounded(series.breaker_trips, (name, route, model))
             self._totals.reach((urn, "trips", route, model), count, series.breaker_trips, labels)
         for (route, model), count in counters.rejects.items():
-            labels = (name, route, model)
+            labels = series.values.bounded(series.breaker_rejects, (name, route, model))
             key = (urn, "rejects", route, model)
             self._totals.reach(key, count, series.breaker_rejects, labels)
         histogram = series.failover_attempts.labels(name)

@@ -19,6 +19,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
 
 from aigateway.actors.coderd.call_counters import BOUNDS
 from aigateway.http.metrics.batch_histogram import BatchHistogram
+from aigateway.http.metrics.label_values import LabelValues
 
 __all__ = [
     "DURATION_BUCKETS",
@@ -72,6 +73,8 @@ class Series:
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         self._registry = registry
+        self.values = LabelValues()
+        """Through which labels go that others chose."""
         self.descriptions: list[Description] = []
         self._interception_series()
         self._provider_series()

@@ -231,3 +231,18 @@ def test_what_is_gone_is_shown_as_nothing(process: Process) -> None:
     assert process.value("provider_info", **info) == 0
     assert process.value("circuit_breaker_state", **circuit) == 0
     assert process.value("key_pool_state", provider="a", state="valid") == 0
+
+
+def test_names_that_clients_chose_stand_escaped_in_circuits_and_rests(process: Process) -> None:
+    model, shown = "a\x1b[31mred", r"a\x1b[31mred"
+    circuit = CircuitStatus("/v1/messages", model, "open")
+    key = KeyStatus("sk...1", (Rest("sk...1", Subject.model(model), "rate_limited", 60.0),))
+    counters = Counters(trips={("/v1/messages", model): 2}, rejects={("/v1/messages", model): 3})
+    process.provider("a", keys=(key,), circuits=(circuit,), counters=counters)
+    process.sampler.sample()
+    labels = {"provider": "a", "endpoint": "/v1/messages", "model": shown}
+    assert process.value("circuit_breaker_state", **labels) == 1
+    assert process.value("circuit_breaker_trips_total", **labels) == 2
+    assert process.value("circuit_breaker_rejects_total", **labels) == 3
+    subject = {"provider": "a", "key": "sk...1", "subject": f"model {shown}"}
+    assert process.value("key_pool_rest_until_timestamp_seconds", reason="rate_limited", **subject)
