@@ -72,6 +72,15 @@ def naming(id: str) -> list[tuple[str, str, Any, dict[str, str]]]:
     conversation = {"conversation": {"id": id}}
     escaped = f'{{"model":"m","input":"x","previous\\u005fresponse_id":"{id}"}}'.encode()
     packed = gzip.compress(json.dumps({**ask, **conversation}).encode())
+    twice = [
+        f'{{"model":"m","input":"x",{members}}}'.encode()
+        for members in (
+            f'"previous_response_id":"{id}","previous_response_id":null',
+            f'"previous_response_id":null,"previous_response_id":"{id}"',
+            f'"conversation":"{id}","conversation":{{}}',
+            f'"conversation":{{"id":"{id}","id":""}}',
+        )
+    ]
     return [
         ("GET", f"/responses/{id}", None, {}),
         ("GET", f"/responses/%{ord(id[0]):x}{id[1:]}", None, {}),
@@ -87,6 +96,8 @@ def naming(id: str) -> list[tuple[str, str, Any, dict[str, str]]]:
         ("POST", "/responses", {**ask, "conversation": id}, {}),
         ("POST", "/responses", {**ask, **conversation}, {}),
         ("POST", "/responses", escaped, {}),
+        *(("POST", "/responses", body, {}) for body in twice),
+        *(("POST", "/responses/input_tokens", body, {}) for body in twice),
         ("POST", "/responses", packed, {"Content-Encoding": "gzip"}),
         ("GET", f"/conversations/{id}", None, {}),
         ("POST", f"/conversations/{id}", {"metadata": {}}, {}),

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
-from aigateway.actors.providers.interception.reading import members, source, text
+from aigateway.actors.providers.interception.reading import members, text
+from aigateway.actors.providers.interception.splice import object_members
 
 __all__ = ["created_id", "ids_in_body", "ids_in_path", "is_stored"]
 
@@ -26,25 +27,34 @@ def ids_in_body(readable: bytes) -> tuple[str, ...]:
     """The ids that a request to the Responses API goes on from."""
     if not _may_have(readable, b"previous_response_id", b"conversation"):
         return ()
-    fields = members(readable)
-    conversation = fields.get("conversation")
-    named = (
-        text(fields.get("previous_response_id")),
-        text(conversation) or text(members(conversation).get("id")),
-    )
+    named = [text(value) for value in _values(readable, "previous_response_id")]
+    for conversation in _values(readable, "conversation"):
+        named += [text(conversation), *map(text, _values(conversation, "id"))]
     return tuple(id for id in named if id)
 
 
 def is_stored(readable: bytes) -> bool:
-    """Whether the answer to a request to the Responses API is stored: unless it says no."""
+    """Whether the answer to a request to the Responses API may be stored: unless it says no."""
     if not _may_have(readable, b"store"):
         return True
-    return source(members(readable).get("store")) != "false"
+    said = _values(readable, "store")
+    return not said or any(value != b"false" for value in said)
 
 
 def created_id(body: bytes) -> str:
     """The id of what was made, by the provider's answer; empty when there is none."""
     return text(members(body).get("id")) or ""
+
+
+def _values(document: bytes, name: str) -> list[bytes]:
+    """All values of a member: of a name that is written twice a provider may take the first."""
+    if name not in members(document):
+        return []
+    return [
+        document[each.value_start : each.value_end]
+        for each in object_members(document)
+        if each.name == name
+    ]
 
 
 def _may_have(readable: bytes, *names: bytes) -> bool:
