@@ -407,3 +407,81 @@ def test_a_name_is_checked_again_though_another_of_its_letters_was_good() -> Non
     assert for_client([("X-Good", "1")]) == [("X-Good", "1")]
     with pytest.raises(UnsafeHeader):
         for_client([("X-Good ", "1")])
+
+
+SIGN_IN = [
+    "X-Auth-Request-User",
+    "X-Auth-Request-Email",
+    "X-Auth-Request-Groups",
+    "X-Auth-Request-Preferred-Username",
+    "X-Forwarded-User",
+    "X-Forwarded-Email",
+    "X-Forwarded-Groups",
+    "X-Forwarded-Preferred-Username",
+    "X-Remote-User",
+    "X_Remote_User",
+    "Remote-User",
+    "REMOTE_USER",
+    "Remote-Groups",
+    "Remote-Email",
+    "Remote-Name",
+    "X-Remote-Group",
+    "X-Remote-Extra-Scopes",
+    "X-Auth-User",
+    "X-Auth-Email",
+    "X-MS-Client-Principal",
+    "X-MS-Client-Principal-Id",
+    "X-MS-Client-Principal-Name",
+    "X-MS-Client-Principal-Idp",
+    "X-MS-Token-AAD-Expires-On",
+    "X-Goog-Authenticated-User-Email",
+    "X-Goog-Authenticated-User-Id",
+    "X-Amzn-Oidc-Identity",
+    "X-Amzn-Oidc-Data",
+    "X-Amzn-Mtls-Clientcert-Subject",
+    "X-WebAuth-User",
+    "X-Authentik-Username",
+    "X-Authentik-Meta-App",
+    "X-Pomerium-Claim-Email",
+    "X-Vouch-User",
+    "Cf-Access-Authenticated-User-Email",
+    "Tailscale-User-Login",
+    "Tailscale-User-Name",
+    "X-Consumer-Username",
+    "X-Consumer-Custom-Id",
+    "X-Credential-Identifier",
+    "X-Authenticated-Userid",
+    "X-Userinfo",
+    "X-User",
+    "X-User-Id",
+    "X-User-Email",
+    "X-Email",
+    "X-Groups",
+    "X-JWT-Claim-Sub",
+    "SSL-Client-S-DN",
+    "X-SSL-Client-Cert",
+    "X-SSL-Client-Verify",
+    "Client-Cert",
+    "X-Client-Cert",
+    "X-ARR-ClientCert",
+    "X-Forwarded-Client-Cert",
+]
+
+
+@pytest.mark.parametrize("own_key", [False, True])
+@pytest.mark.parametrize("passthrough", [False, True])
+def test_what_a_sign_in_proxy_says_of_the_user_stays_here(own_key: bool, passthrough: bool) -> None:
+    kept = [
+        ("User-Agent", "c/1"),
+        ("x-ms-client-request-id", "7"),
+        ("X-Client-Request-Id", "8"),
+        ("X-Client-Version", "1"),
+        ("x-user-agent", "c"),
+        ("X-Goog-Api-Client", "g"),
+        ("Anthropic-Beta", "b"),
+        ("X-OpenWebUI-User-Id", "9"),
+        ("X-Initiator", "user"),
+    ]
+    told = [(name, "alice@example.com") for name in SIGN_IN]
+    sent = for_upstream([*told, *kept], auth=(), actor=(), own_key=own_key, passthrough=passthrough)
+    assert sent == kept

@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from aigateway.actors.providers.interception.header_list import values_of
+from aigateway.actors.providers.interception.identity_names import names_user
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.interception.secret_names import (
     is_secret_name,
@@ -158,8 +159,8 @@ def for_upstream(
     choose within its account (organisation, project, workspace), and such cookies as are no
     credential.  ``actor`` are the headers that name the user: values from a client under these
     names are removed, an entry with an empty value only removes, and none is added to a
-    passed-through request.  A name with underscores stands for the same name with hyphens:
-    servers behind may not tell them apart.
+    passed-through request.  What a sign-in proxy says of the user is removed too.  A name with
+    underscores stands for the same name with hyphens: servers behind may not tell them apart.
 
     ``Accept-Encoding`` is removed from intercepted requests, whose answers are read here, and
     kept on passed-through ones.  ``Host``, ``Content-Length`` and ``Expect`` are removed from
@@ -183,6 +184,7 @@ def for_upstream(
         if (key := same_name(name)) not in removed
         and not key.startswith(_OWN_PREFIXES)
         and not is_secret_name(name)
+        and not names_user(name)
     ]
     if own_key:
         sent = without_secret_cookies(sent)
