@@ -16,10 +16,14 @@ from attrs import define
 
 from aigateway.actors.waiting import patient
 
-__all__ = ["BodyTooSlow", "Bodies", "Pace", "TooManyBodies"]
+__all__ = ["BodyTooLarge", "BodyTooSlow", "Bodies", "Pace", "TooManyBodies"]
 
 WINDOW = 10.0
 """Seconds in which the least rate is measured."""
+
+
+class BodyTooLarge(Exception):
+    """The request's body is over the limit."""
 
 
 class BodyTooSlow(Exception):
@@ -43,10 +47,11 @@ class Bodies:
         self.held = 0
         """Bytes that they hold."""
 
-    def begin(self) -> Pace:
-        """One more body is read; :meth:`Pace.over` must follow."""
+    def begin(self, most: int) -> Pace:
+        """One more body of at most so many bytes is read; :meth:`Pace.over` must follow."""
         now = time.monotonic()
-        return Pace(self, now + self._timeout, self._timeout, self._least_rate, now + WINDOW)
+        until = now + self._timeout
+        return Pace(self, most, until, self._timeout, self._least_rate, now + WINDOW)
 
     def hold(self, size: int) -> None:
         """``size`` more bytes are there.  Raises TooManyBodies."""
@@ -62,15 +67,23 @@ class Bodies:
 
 @define(eq=False)
 class Pace:
-    """One body's time, window and memory."""
+    """One body's size, time, window and memory."""
 
     _bodies: Bodies
+    _most: int
     _until: float
     _timeout: float
     _least_rate: int
     _window_until: float
     _in_window: int = 0
     _held: int = 0
+    _announced: int = 0
+
+    def announce(self, size: int) -> None:
+        """The client says that a chunk of ``size`` bytes follows.  Raises BodyTooLarge."""
+        self._announced += size
+        if self._announced > self._most:
+            raise BodyTooLarge
 
     def receive(self, sock: Any, size: int) -> bytes:
         """What ``sock`` receives.  Raises BodyTooSlow, TooManyBodies, and what a socket raises."""

@@ -16,7 +16,7 @@ from attrs import define
 from gunicorn.http.errors import ParseException
 
 from aigateway.actors.providers.interception.header_list import HeaderList, values_of
-from aigateway.http.body_reading import Bodies, BodyTooSlow, TooManyBodies
+from aigateway.http.body_reading import Bodies, BodyTooLarge, BodyTooSlow, TooManyBodies
 from aigateway.http.shown_path import shown_path
 
 __all__ = [
@@ -35,10 +35,6 @@ _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)
 _kept: ContextVar[tuple[list[tuple[str, str]], Any] | None] = ContextVar(
     "aigateway_request", default=None
 )
-
-
-class BodyTooLarge(Exception):
-    """The request's body is over the limit."""
 
 
 class ClientVanished(Exception):
@@ -136,7 +132,7 @@ class Inbound:
         Raises BodyTooLarge, BodyTooSlow, TooManyBodies, MalformedBody and ClientVanished.
         """
         self.check_length(limit)
-        pace = bodies.begin()
+        pace = bodies.begin(limit)
         if self._source is not None:
             self._source.pace = pace
         try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+from gunicorn.http.body import ChunkedReader
 from gunicorn.http.message import Request
 
 __all__ = ["GatewayRequest", "plain_headers"]
@@ -63,9 +64,27 @@ class GatewayRequest(Request):  # type: ignore[misc]  # gunicorn has no types
         slowly: list[tuple[str, str]] = super().parse_headers(data, from_trailer)
         return slowly
 
+    def set_body_reader(self) -> None:
+        """Decide how the body is read: chunks are counted as soon as their size is known."""
+        super().set_body_reader()
+        if isinstance(self.body.reader, ChunkedReader):
+            self.body.reader = CountedChunks(self, self.unreader)
+
     def _knows_schemes(self) -> bool:
         """Whether the headers that tell the scheme are those that are looked out for here."""
         return _SPECIAL.issuperset(self.cfg.secure_scheme_headers)
+
+
+class CountedChunks(ChunkedReader):  # type: ignore[misc]  # gunicorn has no types
+    """Chunks of which too large a one is refused by its size, not once its bytes are there."""
+
+    def parse_chunk_size(self, unreader: Any, data: bytes | None = None) -> tuple[int, Any]:
+        """The next chunk's size, and what has come of it.  Raises BodyTooLarge."""
+        size, rest = super().parse_chunk_size(unreader, data)
+        # Only the gateway's own unreader knows the limit, while it reads a body.
+        if (pace := getattr(unreader, "pace", None)) is not None:
+            pace.announce(size)
+        return size, rest
 
 
 def plain_headers(data: bytes) -> list[tuple[str, str]] | None:

@@ -130,6 +130,31 @@ def test_malformed_chunks_are_the_clients_fault(tmp_path: Path, worker_class: st
         assert [line for line in plain.logs() if line["level"] == "ERROR"] == []
 
 
+TOO_LARGE = [
+    b"ffffffffffffffff\r\n",
+    b"f" * 4000 + b"\r\n{",
+    b"2000001;ext=1\r\n{",
+    b"1\r\n{\r\n2000000\r\n",
+]
+
+
+@WORKERS
+def test_a_chunk_over_the_limit_is_refused_by_its_size(tmp_path: Path, worker_class: str) -> None:
+    with (
+        ScriptedProvider(otherwise=imitate()) as provider,
+        gateway(tmp_path, provider, worker_class) as plain,
+    ):
+        for route in ROUTES:
+            for body in TOO_LARGE:
+                with RawClient(plain) as client:
+                    client.send(head(plain, "Transfer-Encoding: chunked", route=route) + body)
+                    answer = client.answer()
+                    assert answer.status == 413, body[:20]
+                    assert client.read_rest() == b""
+        assert ask(plain).status_code == 200
+        assert len(provider.requests) == 1
+
+
 # -- one body's time
 
 
@@ -173,7 +198,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def receive(clock: Clock, bodies: Bodies, arrivals: list[tuple[float, bytes]]) -> float:
     """How long it takes until all has come, or the reading is given up."""
-    began, pace = clock.now, bodies.begin()
+    began, pace = clock.now, bodies.begin(10**9)
     sock = Socket(clock, arrivals)
     try:
         while arrivals:
@@ -215,7 +240,7 @@ def test_what_one_body_holds_another_cannot() -> None:
     with ours, theirs:
         theirs.sendall(b"x" * 60)
         bodies = Bodies(100, 60.0, 0)
-        first, second = bodies.begin(), bodies.begin()
+        first, second = bodies.begin(10**9), bodies.begin(10**9)
         assert len(first.receive(ours, 60)) == 60
         theirs.sendall(b"x" * 60)
         with pytest.raises(TooManyBodies):
