@@ -178,10 +178,15 @@ def _provider_lines(report: Report) -> Iterator[str]:
                 outcome.status,
                 _address(provider.base_url) or "-",
                 _credentials(provider),
-                f"fallback {', '.join(provider.fallback)}" if provider.fallback else "",
+                f"fallback {printable(', '.join(provider.fallback))}" if provider.fallback else "",
+                f"group {_group(provider)}" if provider.group else "",
             )
         )
     yield from _columns(cells)
+
+
+def _group(provider: ProviderConfig) -> str:
+    return printable(", ".join(f"{name}:{weight}" for name, weight in provider.group))
 
 
 def _dial_cells(each: Dialled) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ same for providers that another source (coderd) made, so that the gateway's own 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
@@ -166,7 +166,9 @@ def _finish(config: ProviderConfig, settings: Settings, names: _Names) -> Provid
     if not config.enabled:
         return config
     if config.error is not None:
-        return config if config.way_out else evolve(config, way_out=names.way_out("change that"))
+        errors = [config.error, *_address_errors(config, names)]
+        way_out = config.way_out or names.way_out("change that")
+        return evolve(config, error="; ".join(errors), way_out=way_out)
     try:
         if config.type in OPENAI_TYPES:
             config = _openai(config, names)
@@ -182,6 +184,17 @@ def _finish(config: ProviderConfig, settings: Settings, names: _Names) -> Provid
         return evolve(config, proxy=_proxy(config, settings))
     except _CannotServeError as ex:
         return evolve(config, error=str(ex), way_out=names.way_out(ex.what))
+
+
+def _address_errors(config: ProviderConfig, names: _Names) -> list[str]:
+    """What is wrong with the address that was given, where something else is wrong already."""
+    if not config.base_url.strip():
+        return []
+    try:
+        _base_url(config, names)
+    except _CannotServeError as ex:
+        return [str(ex)]
+    return []
 
 
 def _proxy(config: ProviderConfig, settings: Settings) -> str:
@@ -226,8 +239,7 @@ def _openai(config: ProviderConfig, names: _Names) -> ProviderConfig:
             f"{config.type} provider has no api keys configured and BYOK is not enabled",
             _ADD_KEY,
         )
-    _check_pool(config, config.type)
-    return evolve(config, base_url=_base_url(config, names))
+    return evolve(config, base_url=_pool_and_base_url(config, config.type, names))
 
 
 def _anthropic(config: ProviderConfig, names: _Names) -> ProviderConfig:
@@ -243,8 +255,7 @@ def _anthropic(config: ProviderConfig, names: _Names) -> ProviderConfig:
             "anthropic provider has no api keys, no bedrock credentials, and BYOK is not enabled",
             _ADD_KEY,
         )
-    _check_pool(config, "anthropic")
-    return evolve(config, base_url=_base_url(config, names), bedrock=None)
+    return evolve(config, base_url=_pool_and_base_url(config, "anthropic", names), bedrock=None)
 
 
 def _effective(bedrock: BedrockConfig | None) -> bool:
@@ -330,6 +341,23 @@ def _check_pool(config: ProviderConfig, family: str) -> None:
             raise _CannotServeError(f"{family} key pool: duplicate key", "take one of them out")
 
 
+def _pool_and_base_url(config: ProviderConfig, family: str, names: _Names) -> str:
+    """The address; what is wrong with the keys and with it is told together."""
+    url, found = "", []
+    try:
+        _check_pool(config, family)
+    except _CannotServeError as ex:
+        found.append(ex)
+    try:
+        url = _base_url(config, names)
+    except _CannotServeError as ex:
+        found.append(ex)
+    if found:
+        what = " and ".join(ex.what for ex in found)
+        raise _CannotServeError("; ".join(map(str, found)), what)
+    return url
+
+
 def _base_url(config: ProviderConfig, names: _Names) -> str:
     """The address with the type's default filled in."""
     url = config.base_url.strip() or DEFAULT_BASE_URLS.get(config.type, "")
@@ -382,28 +410,32 @@ def provider_warnings(providers: Sequence[ProviderConfig]) -> list[OptionWarning
 
 
 def _checked_fallbacks(p: ProviderConfig, by_name: Mapping[str, ProviderConfig]) -> ProviderConfig:
+    errors = list(dict.fromkeys(_wrong_fallbacks(p, by_name)))
+    if not errors:
+        return p
     if p.error is not None:
-        return p
-    error = _wrong_fallback(p, by_name)
-    if error is None:
-        return p
-    return evolve(p, error=error, way_out="correct FALLBACK or GROUP of this provider")
+        # What is to be done about the first mistake says where to look for these.
+        return evolve(p, error="; ".join([p.error, *errors]))
+    return evolve(p, error="; ".join(errors), way_out="correct FALLBACK or GROUP of this provider")
 
 
-def _wrong_fallback(p: ProviderConfig, by_name: Mapping[str, ProviderConfig]) -> str | None:
+def _wrong_fallbacks(p: ProviderConfig, by_name: Mapping[str, ProviderConfig]) -> Iterator[str]:
     named = [("FALLBACK", name) for name in p.fallback]
     named += [("GROUP", name) for name, _ in p.group]
     for setting, name in named:
         other = by_name.get(name)
         if other is None:
-            return f'{setting} "{name}" is not the name of a provider'
-        if other is p and setting == "FALLBACK":
-            return f'{setting} "{name}" is the provider itself'
-        if _api(other) != _api(p):
-            return f'{setting} "{name}" speaks another API than "{p.name}"'
+            yield f'{setting} "{name}" is not the name of a provider'
+        elif other is p and setting == "FALLBACK":
+            yield f'{setting} "{name}" is the provider itself'
+        elif _has_known_type(p) and _has_known_type(other) and _api(other) != _api(p):
+            yield f'{setting} "{name}" speaks another API than "{p.name}"'
     if len(set(p.fallback)) < len(p.fallback):
-        return "FALLBACK names a provider twice"
-    return None
+        yield "FALLBACK names a provider twice"
+
+
+def _has_known_type(p: ProviderConfig) -> bool:
+    return p.type in PROVIDER_TYPES
 
 
 def _api(p: ProviderConfig) -> str:

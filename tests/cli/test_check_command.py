@@ -230,3 +230,19 @@ def test_an_encrypted_key_is_an_error_and_no_prompt(check, tmp_path: Path) -> No
 def test_nothing_is_created(check, tmp_path: Path) -> None:
     check("--local", "--log-json", str(tmp_path / "log"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_whom_a_provider_shares_its_requests_with_is_shown(check) -> None:
+    env = {}
+    for at, name in enumerate(("claude", "eu", "us")):
+        env[f"{PROVIDER}{at}_TYPE"] = "anthropic"
+        env[f"{PROVIDER}{at}_NAME"] = name
+        env[f"{PROVIDER}{at}_KEY"] = f"sk-ant-key-{name}-0001"
+    env[f"{PROVIDER}0_GROUP"] = "claude:3,eu:1"
+    env[f"{PROVIDER}0_FALLBACK"] = "us"
+    result = check("--local", env=env)
+    assert result.exit_code == 0
+    [line] = [line for line in result.output.splitlines() if line.startswith("  claude ")]
+    assert line.split()[-5:] == ["fallback", "us", "group", "claude:3,", "eu:1"]
+    [line] = [line for line in result.output.splitlines() if line.startswith("  eu ")]
+    assert "group" not in line

@@ -363,6 +363,53 @@ def test_a_group_is_of_providers_of_the_same_api() -> None:
     assert first(("three", 1)).error == 'GROUP "three" speaks another API than "one"'
 
 
+def numbered(**fields: str) -> str:
+    """What is wrong with one provider that the environment describes."""
+    prefix = "CODER_AI_GATEWAY_PROVIDER_0_"
+    listed = read_providers({f"{prefix}{name}": value for name, value in fields.items()})
+    (config,) = build_providers(listed.entries, Settings())
+    return config.error or ""
+
+
+@pytest.mark.parametrize(
+    ("fields", "mistakes"),
+    [
+        (
+            {"TYPE": "openai", "KEYS": "a,,b", "FALLBACK": "nowhere"},
+            ["key at index 1 is empty", 'FALLBACK "nowhere" is not the name of a provider'],
+        ),
+        (
+            {"TYPE": "openai", "NO_KEY": "true", "KEY": "k", "BASE_URL": "ftp://x"},
+            ["NO_KEY and KEY/KEYS are mutually exclusive", "BASE_URL: must be an address"],
+        ),
+        (
+            {"TYPE": "openai", "BASE_URL": "ftp://x", "FALLBACK": "a,b", "GROUP": "c:1"},
+            ["BASE_URL: must be an address", 'FALLBACK "a"', 'FALLBACK "b"', 'GROUP "c"'],
+        ),
+        (
+            {"TYPE": "anthropic", "MODELS": "a=b=c*d*", "BASE_URL": "h", "FALLBACK": "nowhere"},
+            ["MODELS", "BASE_URL: must be an address", 'FALLBACK "nowhere"'],
+        ),
+        (
+            {"TYPE": "wrong", "BASE_URL": "ftp://x", "GROUP": "nowhere:1"},
+            ['unknown TYPE "wrong"', "BASE_URL: must be an address", 'GROUP "nowhere"'],
+        ),
+    ],
+)
+def test_all_mistakes_of_a_provider_are_named_together_and_each_once(
+    fields: dict[str, str], mistakes: list[str]
+) -> None:
+    error = numbered(**fields)
+    assert [error.count(mistake) for mistake in mistakes] == [1] * len(mistakes), error
+    assert error.count(";") == len(mistakes) - 1
+
+
+def test_bad_keys_and_a_bad_address_are_named_together() -> None:
+    error = built(type="anthropic", keys=("a", "a"), base_url="ftp://h").error or ""
+    assert "duplicate key" in error
+    assert "P_0_BASE_URL" in error
+
+
 def test_a_fallback_that_can_never_stand_in_is_warned_of() -> None:
     def warnings(models: ModelList | None = None, **fields: Any) -> list[str]:
         found = build_providers(
