@@ -12,7 +12,7 @@ from aigateway.actors.providers.interception.interface import Interception, Outc
 from aigateway.actors.providers.request import AbandonedAttempt
 from aigateway.actors.recorder.ledger import Ledger
 from aigateway.actors.recorder.policy import RecordPolicy
-from aigateway.actors.recorder.records import InterceptionEnded, TokenUsage, UsageRecord
+from aigateway.actors.recorder.records import InterceptionEnded, Metadata, TokenUsage, UsageRecord
 
 __all__ = ["PROVIDER_MODEL", "Recording", "RecordingTrace"]
 
@@ -105,7 +105,7 @@ class Recording:
         outcome = self.interception.outcome()
         if not self._policy.content:
             outcome = evolve(outcome, error_message=None)
-        metadata = outcome.metadata
+        metadata = self._named(outcome.metadata)
         if self._abandoned:
             metadata = {**metadata, ABANDONED: [asdict(each) for each in self._abandoned]}
         trace = self.trace if not self.ledger.ended else None
@@ -143,4 +143,10 @@ class Recording:
         more."""
         if not isinstance(record, TokenUsage) or PROVIDER_MODEL in record.metadata:
             return record
-        return evolve(record, metadata={**record.metadata, PROVIDER_MODEL: self._provider_model})
+        return evolve(record, metadata=self._named(record.metadata))
+
+    def _named(self, metadata: Metadata) -> Metadata:
+        """With the model that was called, unless it is the one asked for or told already."""
+        if not self._provider_model or PROVIDER_MODEL in metadata:
+            return metadata
+        return {**metadata, PROVIDER_MODEL: self._provider_model}

@@ -405,7 +405,7 @@ def test_bedrock_falls_back_on_anthropic(
     bedrock_gateway: GatewayProcess, provider: ScriptedProvider
 ) -> None:
     # Nothing listens where the first one is.
-    provider.play(answer(BODY))
+    provider.play(answer({**BODY, "model": ASK["model"]}))
     got = ask(bedrock_gateway, "down")
     assert got.status_code == 200
     asked = provider.requests[-1]
@@ -416,6 +416,9 @@ def test_bedrock_falls_back_on_anthropic(
     found = bedrock_gateway.records(got.headers["X-AI-Gateway-Interception-Id"])
     assert found["provider_name"] == "claude"
     assert tokens(found) == [(10, 10)]
+    # The record has Bedrock's one model as the one asked for: who answered must be told.
+    rows = [found, *found["token_usages"]]
+    assert [json.loads(row["metadata"])["provider_model"] for row in rows] == [ASK["model"]] * 2
 
 
 def test_anthropic_falls_back_on_bedrock(
