@@ -176,6 +176,37 @@ def test_an_answer_that_is_no_json_is_relayed_and_counts_as_failed(api: str, ans
     assert result.records == []
 
 
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (b'[{"error":{"code":400,"message":"no such model"}}]', ("bad_request", "no such model")),
+        (b'{"error":{"code":429,"message":"slow down"}}', ("rate_limited", "slow down")),
+        (b'{"error":true,"message":"it broke"}', ("unknown", "it broke")),
+        (b'{"error":"it broke"}', ("unknown", "it broke")),
+        (b'{"detail":"it broke"}', ("unknown", "it broke")),
+        (b'{"detail":[{"loc":["body","n"],"msg":"missing"}]}', ("unknown", "body.n: missing")),
+        (b'{"object":"error","message":"bad","code":400}', ("bad_request", "bad")),
+        (b'{"error":{"type":"overloaded_error"}}', ("overloaded", None)),
+        (b'"it broke"', ("unknown", "it broke")),
+        (b"{}", ("server_error", None)),
+        (b"[]", ("server_error", None)),
+        (b"null", ("server_error", None)),
+        (b'{"status":"ok"}', ("server_error", None)),
+    ],
+)
+def test_json_that_is_no_answer_is_relayed_and_counts_as_failed(
+    api: str, answer: bytes, outcome: tuple[str, str | None]
+) -> None:
+    result = exchange(api, request(api, streaming=False), answer, content_type=JSON)
+    assert result.client == answer
+    assert not result.interception.cut
+    assert result.records == []
+    assert result.outcome.error_type == outcome[0]
+    assert result.outcome.error_message
+    if outcome[1] is not None:
+        assert result.outcome.error_message == outcome[1]
+
+
 def test_no_answer_at_all_counts_as_failed(api: str) -> None:
     result = exchange(api, request(api, streaming=False), b"", content_type=JSON)
     assert result.outcome.error_type == "server_error"

@@ -372,8 +372,12 @@ class ChatInterception(Relay):
 
     def _read_body(self, data: bytearray, now: float) -> None:
         answer = read_chunk(data) or Chunk()
-        if answer.choices is None and (answer.error or answer.object == "error"):
-            self._fail_with(members(data).get("error") if answer.error else data)
+        if not answer.choices and (answer.error or answer.object == "error"):
+            self._fail_as_told(data)
+            self._usage.take(answer)
+            return
+        if answer.choices is None and not answer.usage:
+            self._fail_as_told(data)
             return
         self._read_head(answer)
         self._record_prompt(self._msg_id, now)

@@ -265,8 +265,8 @@ class MessagesInterception(Relay):
 
     def _read_body(self, data: bytearray, now: float) -> None:
         answer = members(data)
-        if text(answer.get("type")) == "error":
-            self._on_error(answer, now)
+        if text(answer.get("type")) == "error" or _ANSWER.isdisjoint(answer):
+            self._fail_as_told(data)
             return
         self._msg_id = text(answer.get("id")) or ""
         self._record_prompt(self._msg_id, now)
@@ -360,6 +360,8 @@ class MessagesInterception(Relay):
         return b"event: error\ndata: " + data + b"\n\n"
 
 
+_ANSWER = frozenset({"content", "stop_reason", "usage"})
+"""Members of which every message has one: what has none is something else."""
 _TOOL_BLOCKS = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
 """Calls of the client's tools, of the provider's, and of MCP servers that the provider asks."""
 

@@ -7,15 +7,25 @@ from aigateway.actors.providers.interception.reading import (
     Buffer,
     Object,
     count,
+    is_null,
     items,
     members,
     text,
 )
 
-__all__ = ["MESSAGE_LIMIT", "error_outcome", "kind_of_name", "kind_of_status", "message_of"]
+__all__ = [
+    "MESSAGE_LIMIT",
+    "error_outcome",
+    "kind_of_name",
+    "kind_of_status",
+    "message_of",
+    "outcome_of",
+]
 
 MESSAGE_LIMIT = 2000
 """Characters of an upstream's message that are kept."""
+
+_WORDLESS = "The AI provider reported an error"
 
 _STATUS_KINDS = {
     400: "bad_request",
@@ -90,8 +100,26 @@ def error_outcome(error: Buffer | Object | None) -> Outcome:
     if kind == "unknown" and status:
         # Some report a status: routers that of the provider behind them.
         kind = kind_of_status(status, openai=True)
-    message = message or code or "The AI provider reported an error"
-    return Outcome(kind, message[:MESSAGE_LIMIT])
+    return Outcome(kind, (message or code or _WORDLESS)[:MESSAGE_LIMIT])
+
+
+def outcome_of(document: Buffer) -> Outcome | None:
+    """Read the outcome from a document that should be an answer: an error of any shape.
+
+    Its words are those of its ``error``, or stand beside that; or it is a list of one error, or
+    only a string.  ``None`` when it tells of no error.
+    """
+    fields = members(document)
+    if not fields and (listed := items(document)):
+        fields = members(listed[0])
+    error = fields.get("error")
+    told = [] if is_null(error) else [error_outcome(error)]
+    beside = error_outcome(fields or document)
+    if beside.error_message != _WORDLESS:
+        told.append(beside)
+    return next(
+        (each for each in told if each.error_message != _WORDLESS), told[0] if told else None
+    )
 
 
 def message_of(status: int, body: Buffer) -> str:

@@ -56,8 +56,9 @@ from aigateway.actors.providers.interception.outcomes import (
     MESSAGE_LIMIT,
     kind_of_status,
     message_of,
+    outcome_of,
 )
-from aigateway.actors.providers.interception.reading import is_json
+from aigateway.actors.providers.interception.reading import Buffer, is_json
 from aigateway.actors.providers.interception.routes import MESSAGES, Api
 
 __all__ = ["BODY_LIMIT", "FOREIGN_TYPES", "Relay"]
@@ -478,6 +479,11 @@ class Relay(Recording, ABC):
     def error_body(self, status: int, message: str) -> bytes:
         """A blocking error answer (application/json) in the API's own shape."""
         return error_body(self.api, status, message)
+
+    def _fail_as_told(self, body: Buffer) -> None:
+        """The body of a good status is no answer of the API: its own words say why."""
+        outcome = outcome_of(body) or Outcome("server_error", INVALID_ANSWER)
+        self._fail(outcome.error_type or "unknown", outcome.error_message or "")
 
     def _fail(self, error_type: str, message: str) -> None:
         """Note what went wrong first."""

@@ -272,12 +272,13 @@ class ResponsesInterception(Relay):
 
     def _read_body(self, data: bytearray, now: float) -> None:
         answer = members(data)
-        if is_null(answer.get("error")) or "output" in answer:
-            self._begin(answer, now)
-            self._finished = True
-            self._read_response({}, answer, now)
-        else:
-            self._on_error(answer, now)
+        wrong = not is_null(answer.get("error")) and "output" not in answer
+        if wrong or _ANSWER.isdisjoint(answer):
+            self._fail_as_told(data)
+            return
+        self._begin(answer, now)
+        self._finished = True
+        self._read_response({}, answer, now)
 
     # -- both
 
@@ -405,6 +406,8 @@ class CompactionInterception(ResponsesInterception):
         return {**super()._metadata_of_call(whole=whole), "iteration": "compaction"}
 
 
+_ANSWER = frozenset({"incomplete_details", "output", "usage"})
+"""Members of which every response has one: what has none is something else."""
 _UNNAMED = (b'data: {"type":"response.', b'data: {"type": "response.')
 _KIND_AT = max(map(len, _UNNAMED))
 """Where the name of an event of one line of data has begun."""
