@@ -128,8 +128,49 @@ def test_lines_that_are_no_events_leave_a_stream_at_once(api: str, step: int) ->
         for at in range(0, len(first + odd), step)
     )
     assert client == first + odd
-    assert b"machine" not in interception.receive_end(NOW)
+    last_words = interception.receive_end(NOW)
+    assert odd not in last_words
     assert interception.cut
+
+
+BARE_ERROR = b'{"error":{"code":429,"message":"slow down"}}'
+
+
+@pytest.mark.parametrize("step", [1, 1 << 20])
+@pytest.mark.parametrize("end", ["framed", "cut"])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"data: [" + BARE_ERROR + b"]\n\n",
+        BARE_ERROR + b"\n",
+        BARE_ERROR + b"\n\n",
+        b"[" + BARE_ERROR + b"]\n\n",
+        json.dumps([json.loads(BARE_ERROR)], indent=2).encode() + b"\n\n",
+        b'data: {"detail":"slow down","code":429}\n\n',
+        BARE_ERROR,
+    ],
+)
+def test_an_error_that_is_no_event_is_told_when_the_stream_ends(
+    api: str, odd: bytes, end: str, step: int
+) -> None:
+    first = STREAMS[api].partition(b"\n\n")[0] + b"\n\n"
+    result = relayed(api, first + odd, step, end=end)
+    assert result.client.startswith(first + odd)
+    assert b"slow down" in result.client.removeprefix(first + odd)
+    assert result.interception.cut
+    assert (result.outcome.error_type, result.outcome.error_message) == (
+        "rate_limited",
+        "slow down",
+    )
+
+
+def test_an_error_that_is_no_event_does_not_undo_an_answer_that_comes_after_all(api: str) -> None:
+    first, blank, rest = STREAMS[api].partition(b"\n\n")
+    answer = first + blank + BARE_ERROR + b"\n\n" + rest
+    result = relayed(api, answer)
+    assert result.client == answer
+    assert result.outcome.error_type is None
+    assert result.records == relayed(api, STREAMS[api]).records
 
 
 def test_the_last_line_may_be_no_event(api: str) -> None:

@@ -46,7 +46,7 @@ from aigateway.actors.providers.interception.reading import (
     source,
     text,
 )
-from aigateway.actors.providers.interception.relay import Relay
+from aigateway.actors.providers.interception.relay import BARE, Relay
 from aigateway.actors.providers.interception.routes import CHAT_COMPLETIONS, Api
 from aigateway.actors.providers.interception.splice import set_member
 from aigateway.actors.providers.interception.sse import parse_event
@@ -209,6 +209,8 @@ class ChatInterception(Relay):
             name, data = b"", piece[6:-2]
         else:
             name, data = parse_event(piece)
+            if piece.startswith(BARE):
+                self._note_stray_lines(piece)
         if not data:
             return
         self._pattern.forget()
@@ -221,6 +223,8 @@ class ChatInterception(Relay):
             return
         if chunk.error or chunk.object == "error" or name == b"error":
             self._fail_with(members(data).get("error") if chunk.error else data)
+        elif chunk.choices is None:
+            self._note_stray(data)
         self._read_chunk(chunk, piece, now)
 
     def _fail_with(self, error: Buffer | None) -> None:

@@ -34,7 +34,7 @@ from aigateway.actors.providers.interception.reading import (
     source,
     text,
 )
-from aigateway.actors.providers.interception.relay import Relay
+from aigateway.actors.providers.interception.relay import BARE, Relay
 from aigateway.actors.providers.interception.routes import MESSAGES, Api
 from aigateway.actors.providers.interception.sse import parse_event
 from aigateway.actors.providers.interception.usage import RunningUsage
@@ -151,6 +151,8 @@ class MessagesInterception(Relay):
         if not self._blocks and piece.startswith(b"event: content_block_delta\n"):
             return
         name, data = parse_event(piece)
+        if piece.startswith(BARE):
+            self._note_stray_lines(piece)
         if not data:
             return
         event = members(data)
@@ -164,6 +166,8 @@ class MessagesInterception(Relay):
         elif not kind and not is_null(event.get("error")):
             # As servers that speak OpenAI's APIs as well write it.
             self._on_error(event, now)
+        elif not kind:
+            self._note_stray(data)
 
     def _on_start(self, event: Object, now: float) -> None:
         message = members(event.get("message"))

@@ -61,13 +61,19 @@ from aigateway.actors.providers.interception.outcomes import (
 from aigateway.actors.providers.interception.reading import Buffer, is_json
 from aigateway.actors.providers.interception.routes import MESSAGES, Api
 
-__all__ = ["BODY_LIMIT", "FOREIGN_TYPES", "Relay"]
+__all__ = ["BARE", "BODY_LIMIT", "FOREIGN_TYPES", "Relay"]
+
+BARE = tuple(bytes([each]) for each in b'{}[] \t"')
+"""What a line of JSON begins with that stands in a stream without being an event's data."""
 
 BODY_LIMIT = 64 * 1024 * 1024
 """Bytes of a blocking answer kept for reading; a longer one is relayed and not read."""
 
 _ERROR_LIMIT = 1024 * 1024
 """Bytes of an error answer kept for reading."""
+
+_STRAY_LIMIT = 64 * 1024
+"""Bytes of a stream kept that are no events of its API."""
 
 _LAST_EVENT = re.compile(
     rb"(?:^|[\r\n])event: ?(?:NAME)[\r\n]|\"type\": ?\"(?:NAME)\"".replace(
@@ -109,6 +115,7 @@ class Relay(Recording, ABC):
         "_outlet",
         "_reader",
         "_status",
+        "_stray",
         "_unread_events",
         "_unreadable",
         "correlating_tool_call_id",
@@ -143,6 +150,8 @@ class Relay(Recording, ABC):
         # Too long or badly encoded: `_kept` is not all of it.
         self._unreadable = False
         self._unread_events = 0
+        # What came in a stream and is no event of its API, a line of its own each.
+        self._stray = bytearray()
         self._broken_coding = ""
         self._outcome = Outcome()
         self._ended = False
@@ -261,9 +270,34 @@ class Relay(Recording, ABC):
         parts = documents(piece)
         for each in parts:
             self._read_event(b"data: " + each + b"\n\n", now)
-        if not parts and data != b"[DONE]" and not is_json(data):
-            self._unread_events += 1
+        if not parts and data != b"[DONE]":
+            if is_json(data):
+                self._note_stray(data)
+            else:
+                self._unread_events += 1
         return bool(parts)
+
+    def _note_stray(self, data: bytes) -> None:
+        """Keep what is no event of the API: should the stream end early, it may say why."""
+        if len(self._stray) + len(data) <= _STRAY_LIMIT:
+            self._stray += data + b"\n"
+
+    def _note_stray_lines(self, piece: bytes) -> None:
+        """Keep those lines of a piece that are no field of an event."""
+        for line in piece.splitlines():
+            if is_junk(line):
+                self._note_stray(line)
+
+    def _stray_outcome(self) -> Outcome | None:
+        """The error that was told by something else than an event, unless the answer went on to
+        tell how it ended."""
+        if not self._stray or self._may_end():
+            return None
+        whole = bytes(self._stray)
+        # A document of several lines, or several documents: the last one counts.
+        documents = [whole, *reversed(whole.splitlines())]
+        told = (outcome_of(each) for each in documents if each[:1] in (b"{", b"["))
+        return next(filter(None, told), None)
 
     def _give_up_reading(self) -> None:
         self._decoder = None
@@ -348,6 +382,8 @@ class Relay(Recording, ABC):
                 self._outlet.drop()
         if self._complete or (framed and self._may_end()):
             self._complete = True
+            if stray := self._stray_outcome():
+                self._fail(stray.error_type or "unknown", stray.error_message or "")
             self._end(End.WHOLE, now)
         elif self._failed:
             self._cut = not framed
@@ -403,10 +439,15 @@ class Relay(Recording, ABC):
             self._end(End.WHOLE, now)
             return self._outlet.take()
         last_words = b""
-        if self._editable and not self._failed:
-            held = self._outlet.take()
+        tells = self._editable and not self._failed
+        if tells and is_junk(held := self._outlet.take()):
             # Half an event is of no use to anybody; what is no event may be.
-            last_words = held if is_junk(held) else b""
+            last_words = held
+            self._note_stray_lines(held)
+        if stray := self._stray_outcome():
+            # Clients cannot see it where it stood.
+            reason, error_type = stray.error_message or reason, stray.error_type or error_type
+        if tells:
             # What is half with the client must end before an event can begin.
             if last_words or not self._between_events:
                 last_words += b"\n\n"
@@ -505,6 +546,7 @@ class Relay(Recording, ABC):
         self._decoder = None
         self._reader.flush()
         self._kept = bytearray()
+        self._stray = bytearray()
         self._last_piece = b""
 
 

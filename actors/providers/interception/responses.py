@@ -41,7 +41,7 @@ from aigateway.actors.providers.interception.reading import (
     source,
     text,
 )
-from aigateway.actors.providers.interception.relay import Relay
+from aigateway.actors.providers.interception.relay import BARE, Relay
 from aigateway.actors.providers.interception.routes import COMPACTION, RESPONSES, Api
 from aigateway.actors.providers.interception.sse import parse_event
 from aigateway.actors.providers.interception.usage import RunningUsage
@@ -197,6 +197,8 @@ class ResponsesInterception(Relay):
                     self._keep_delta(piece)
                 return
         name, data = parse_event(piece)
+        if piece.startswith(BARE):
+            self._note_stray_lines(piece)
         if not data:
             return
         handler = _HANDLERS.get(name)
@@ -227,6 +229,8 @@ class ResponsesInterception(Relay):
             self._on_error(event, now)
         elif kind.startswith("response."):
             self._on_progress(kind, event, now)
+        elif not kind:
+            self._note_stray(data)
 
     def _on_item(self, event: Object, now: float) -> None:
         item = members(event.get("item"))
