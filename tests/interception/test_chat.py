@@ -109,7 +109,11 @@ def test_an_encoded_request_is_edited_and_encoded_again() -> None:
         ("", None),
         ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "b"),
         ([{"type": "text", "text": "a"}, {"type": "image_url"}, "x"], "a"),
-        ([{"type": "text", "text": ""}], ""),
+        # A blank text is none.
+        ([{"type": "text", "text": ""}], None),
+        (" \n", None),
+        ([{"type": "text", "text": "a"}, {"type": "text", "text": ""}], "a"),
+        ([{"type": "text", "text": "a"}, {"type": "text", "text": " \n"}], "a"),
         ([{"type": "text", "text": 5}], None),
         ([], None),
         (None, None),

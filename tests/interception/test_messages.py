@@ -69,7 +69,12 @@ def prompt_of(messages: Any) -> str | None:
     ("content", "prompt"),
     [
         ("hello", "hello"),
-        ("", ""),
+        # A blank text is none.
+        ("", None),
+        (" \n", None),
+        ([{"type": "text", "text": " "}], None),
+        ([{"type": "text", "text": "question"}, {"type": "text", "text": ""}], "question"),
+        ([{"type": "text", "text": "question"}, {"type": "text", "text": "\n"}], "question"),
         ([{"type": "text", "text": "context"}, {"type": "text", "text": "question"}], "question"),
         (
             [

@@ -79,6 +79,11 @@ def test_a_message_of_results_is_not_passed_over_for_an_older_prompt() -> None:
     assert found == (members(messages[1]), [])
 
 
+def test_a_blank_message_is_not_passed_over_for_an_older_prompt() -> None:
+    messages = _messages(("user", "fix it"), ("user", " \n"), ("system", "be brief"))
+    assert last_said(messages, _read) == (members(messages[1]), [])
+
+
 def test_a_conversation_of_instructions_alone_has_no_prompt() -> None:
     assert last_said(_messages(("system", "a"), ("developer", "b")), _read) == ({}, [])
     assert last_said([], _read) == ({}, [])

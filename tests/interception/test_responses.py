@@ -57,9 +57,24 @@ def test_model_and_stream_are_read_loosely(body: Any, model: str, streaming: boo
     ("given", "prompt"),
     [
         ("hello", "hello"),
-        ("", ""),
+        # A blank text is none.
+        ("", None),
+        (" \n", None),
         ([{"role": "user", "content": "hello"}], "hello"),
-        ([{"role": "user", "content": ""}], ""),
+        ([{"role": "user", "content": ""}], None),
+        (
+            [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "input_text", "text": "hello"},
+                        {"type": "input_text", "text": " "},
+                    ],
+                }
+            ],
+            "hello",
+        ),
+        ([{"role": "user", "content": "old"}, {"role": "user", "content": " "}], None),
         (
             [
                 {

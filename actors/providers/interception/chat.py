@@ -119,7 +119,7 @@ def _texts(content: Buffer | None) -> list[str]:
     """The texts of a message's content: one, or those of its parts."""
     whole = text(content)
     if whole is not None:
-        return [whole] if whole else []
+        return [whole]
     parts = [members(item) for item in items(content)]
     return [
         said

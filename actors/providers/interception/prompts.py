@@ -7,8 +7,9 @@ So, from the end of the conversation:
 - messages of the roles ``system`` and ``developer`` are passed over;
 - so is a user's message that holds nothing but a client's wrapper (:func:`is_wrapper`);
 - the message before them is the prompt if it is a user's and has text that is no wrapper;
-- any other message, the results of tools among them, means that nobody typed anything: a
-  prompt of an earlier request is never told again.
+  blank texts are none;
+- any other message, the results of tools and blank ones among them, means that nobody typed
+  anything: a prompt of an earlier request is never told again.
 
 An API reads its own messages as :class:`Said` and asks :func:`last_said`.  Who spoke through
 the client, a person or the client itself, is :func:`kind_of`'s matter.
@@ -113,8 +114,8 @@ class Said:
 
 
 def typed(texts: Iterable[str]) -> list[str]:
-    """Those of the texts that are no wrapper, in their order."""
-    return [each for each in texts if not is_wrapper(each)]
+    """Those of the texts that are neither blank nor a wrapper, in their order."""
+    return [each for each in texts if each.strip() and not is_wrapper(each)]
 
 
 def last_said(
@@ -134,7 +135,7 @@ def last_said(
         if said.role != "user":
             return message, []
         texts = typed(said.texts)
-        if texts or said.is_result or not said.texts:
+        if texts or said.is_result or not any(map(is_wrapper, said.texts)):
             return message, texts
     return {}, []
 
