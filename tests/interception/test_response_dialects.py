@@ -442,6 +442,50 @@ def test_thoughts_that_only_a_stream_tells_are_recorded_once(events: list[bytes]
     assert thoughts(result) == [("Water is wet.", "reasoning_text")]
 
 
+def delta_of(place: int, text: str, kind: str = "reasoning_text", **fields: Any) -> bytes:
+    return event(f"response.{kind}.delta", output_index=place, **fields, delta=text)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        event("response.reasoning_text.done", output_index=1, text="It flows."),
+        item_done(1, {**OPEN, "id": "rs_2", "content": [{**SAID, "text": "It flows."}]}),
+    ],
+)
+@pytest.mark.parametrize("first", ["Water ", 'Water "output_index":1, '])
+@pytest.mark.parametrize("spaced", [False, True])
+def test_what_is_told_of_one_thought_takes_nothing_from_another(
+    told: bytes, first: str, spaced: bool
+) -> None:
+    deltas = [delta_of(0, first), delta_of(1, "It "), delta_of(0, "is wet."), delta_of(1, "flows.")]
+    if spaced:
+        deltas = [each.replace(b'output_index":0', b'output_index": 0') for each in deltas]
+        deltas = [each.replace(b'output_index":1,"', b'output_index": 1,"') for each in deltas]
+    result = stream(RESPONSE_CREATED, *deltas, told, COMPLETED)
+    assert sorted(thoughts(result)) == [
+        ("It flows.", "reasoning_text"),
+        (f"{first}is wet.", "reasoning_text"),
+    ]
+
+
+def test_what_is_told_of_one_part_of_a_thought_takes_nothing_from_another() -> None:
+    summary = "reasoning_summary_text"
+    result = stream(
+        RESPONSE_CREATED,
+        delta_of(0, "On water.", summary, summary_index=0),
+        delta_of(0, "On ", summary, summary_index=1),
+        delta_of(0, "Water is wet.", content_index=0),
+        event(f"response.{summary}.done", output_index=0, summary_index=1, text="On floods."),
+        COMPLETED,
+    )
+    assert sorted(thoughts(result)) == [
+        ("On floods.", "reasoning_summary"),
+        ("On water.", "reasoning_summary"),
+        ("Water is wet.", "reasoning_text"),
+    ]
+
+
 def test_thoughts_are_not_told_again_by_deltas_without_a_place() -> None:
     item = {**OPEN, "content": [SAID]}
     last = event("response.completed", response=response(output=[CALL_ITEM, item]))

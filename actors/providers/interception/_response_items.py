@@ -266,15 +266,43 @@ class Thinking:
         texts.setdefault(part, Text()).write(text(event.get("delta")) or "")
 
     def tell(self, event: Object) -> None:
-        """Take a whole text; the deltas before it were its parts."""
-        self.deltas.clear()
+        """Take a whole text; the deltas of it were its parts."""
         place, part = _part_of(event)
+        self._leave_out(event, place, part)
         self._texts.setdefault(place, {})[part] = Text(text(event.get("text")) or "")
 
-    def forget(self, place: int) -> None:
-        """The item with this number has told its texts itself."""
-        self.deltas.clear()
+    def forget(self, event: Object) -> None:
+        """The item that this event finishes has told its texts itself."""
+        place = count(event.get("output_index"))
+        self._leave_out(event, place)
         self._texts.pop(place, None)
+
+    def _leave_out(self, event: Object, place: int, part: tuple[str, int] | None = None) -> None:
+        """Let go of the deltas of a text, or of all texts of an item, that the event told whole.
+
+        Deltas that do not say what they belong to count as its.  Those of others are read.
+        """
+        if "output_index" not in event:
+            self.deltas.clear()
+            return
+        # PERF: nearly all are of this text, and are known without reading them.
+        item = b'"output_index":%d,' % place
+        kind = index = at = b""
+        if part is not None:
+            summary = part[0] == "reasoning_summary"
+            kind = b"reasoning_summary_text.delta" if summary else b"reasoning_text.delta"
+            index = b'"summary_index"' if summary else b'"content_index"'
+            at = index + b":%d," % part[1]
+        left = [
+            piece
+            for piece in self.deltas
+            if kind not in piece
+            or not (item in piece or b'"output_index"' not in piece)
+            or not (at in piece or index not in piece)
+        ]
+        self.deltas.clear()
+        self.deltas += left
+        self._read_deltas()
 
     def of(self, place: int) -> list[tuple[str, str]]:
         """Hand out the texts of an item, each with its source."""

@@ -241,7 +241,7 @@ class ResponsesInterception(Relay):
         place = count(event["output_index"]) if "output_index" in event else None
         self._items.done(place, kind, item, now)
         if kind == "reasoning" and thoughts_of(item):
-            self._thinking.forget(place or 0)
+            self._thinking.forget(event)
 
     def _on_part_of_thought(self, event: Object, now: float) -> None:
         self._thinking.add(event)
