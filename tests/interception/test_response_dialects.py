@@ -486,6 +486,34 @@ def test_what_is_told_of_one_part_of_a_thought_takes_nothing_from_another() -> N
     ]
 
 
+@pytest.mark.parametrize(
+    ("last", "end"),
+    [
+        (b"", "framed"),
+        (b"", "cut"),
+        (b"", "left"),
+        (event("error", message="it broke", code="server_error"), "framed"),
+        (event("response.failed", response=response(status="failed", error={})), "framed"),
+        (event("response.cancelled", response=response(status="cancelled")), "framed"),
+    ],
+)
+def test_half_a_thought_of_an_answer_that_broke_off_says_so(last: bytes, end: str) -> None:
+    told = event("response.reasoning_text.done", output_index=0, text="Water is wet.")
+    whole = item_done(1, {**OPEN, "id": "rs_2", "content": [{**SAID, "text": "It flows."}]})
+    half = delta_of(2, "And so ")
+    result = stream(RESPONSE_CREATED, told, whole, half, last, end=end)
+    assert {t.content: t.metadata.get("truncated") for t in result.thoughts} == {
+        "Water is wet.": None,
+        "It flows.": None,
+        "And so ": True,
+    }
+
+
+def test_a_thought_that_only_deltas_tell_is_whole_where_the_answer_is() -> None:
+    result = stream(RESPONSE_CREATED, delta_of(0, "Water is wet."), COMPLETED)
+    assert [t.metadata for t in result.thoughts] == [{"source": "reasoning_text"}]
+
+
 def test_thoughts_are_not_told_again_by_deltas_without_a_place() -> None:
     item = {**OPEN, "content": [SAID]}
     last = event("response.completed", response=response(output=[CALL_ITEM, item]))

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from attrs import frozen
+from attrs import define, field, frozen
 
 from aigateway.actors.providers.interception._text import Text
 from aigateway.actors.providers.interception.outcomes import MESSAGE_LIMIT
@@ -24,7 +24,7 @@ from aigateway.actors.providers.interception.reading import (
 )
 from aigateway.actors.providers.interception.sse import parse_event
 
-__all__ = ["CallItem", "Items", "Thinking", "call_of", "commentary_of", "thoughts_of"]
+__all__ = ["CallItem", "Items", "Thinking", "Thought", "call_of", "commentary_of", "thoughts_of"]
 
 _INPUTS = (
     "arguments",
@@ -210,8 +210,17 @@ def _error_of(item: Object) -> str | None:
 # -- thoughts
 
 
-def thoughts_of(item: Object) -> list[tuple[str, str]]:
-    """The texts of a reasoning item, each with its source.
+class Thought(NamedTuple):
+    """What a model thought aloud, or a part of it."""
+
+    content: str
+    source: str
+    truncated: bool = False
+    """It is not all of it."""
+
+
+def thoughts_of(item: Object) -> list[Thought]:
+    """The texts of a reasoning item.
 
     Models whose weights are open show their reasoning itself, others a summary; some servers
     put the same text in both places.
@@ -222,7 +231,7 @@ def thoughts_of(item: Object) -> list[tuple[str, str]]:
     for name, origin in (("content", "reasoning_text"), ("summary", "reasoning_summary")):
         for content in _texts(item.get(name)):
             thoughts.setdefault(content, origin)
-    return list(thoughts.items())
+    return [Thought(*each) for each in thoughts.items()]
 
 
 def commentary_of(message: Object) -> list[str]:
@@ -244,6 +253,15 @@ def _texts(parts: Buffer | None, kind: str = "") -> list[str]:
     return found
 
 
+@define
+class _Told:
+    """A text that a stream tells outside of items."""
+
+    content: Text = field(factory=Text)
+    whole: bool = False
+    """It was told in one, at its end."""
+
+
 class Thinking:
     """What a stream tells of thoughts outside of items, for those that have them nowhere else.
 
@@ -257,19 +275,20 @@ class Thinking:
     def __init__(self) -> None:
         self.deltas: deque[bytes] = deque(maxlen=self.MOST)
         """Deltas as they came, among them such of refusals, which are passed over."""
-        self._texts: dict[int, dict[tuple[str, int], Text]] = {}
+        self._texts: dict[int, dict[tuple[str, int], _Told]] = {}
 
     def add(self, event: Object) -> None:
         """Take a part of a text."""
         place, part = _part_of(event)
         texts = self._texts.setdefault(place, {})
-        texts.setdefault(part, Text()).write(text(event.get("delta")) or "")
+        told = texts.setdefault(part, _Told())
+        told.content.write(text(event.get("delta")) or "")
 
     def tell(self, event: Object) -> None:
         """Take a whole text; the deltas of it were its parts."""
         place, part = _part_of(event)
         self._leave_out(event, place, part)
-        self._texts.setdefault(place, {})[part] = Text(text(event.get("text")) or "")
+        self._texts.setdefault(place, {})[part] = _Told(Text(text(event.get("text")) or ""), True)
 
     def forget(self, event: Object) -> None:
         """The item that this event finishes has told its texts itself."""
@@ -304,16 +323,17 @@ class Thinking:
         self.deltas += left
         self._read_deltas()
 
-    def of(self, place: int) -> list[tuple[str, str]]:
-        """Hand out the texts of an item, each with its source."""
+    def of(self, place: int, *, cut: bool) -> list[Thought]:
+        """Hand out the texts of an item; ``cut`` says that the stream broke off."""
         self._read_deltas()
-        return _in_order(self._texts.pop(place, {}))
+        return _in_order(self._texts.pop(place, {}), cut)
 
-    def rest(self) -> list[tuple[str, str]]:
+    def rest(self, *, cut: bool) -> list[Thought]:
         """Hand out all that is left."""
         self._read_deltas()
         left, self._texts = self._texts, {}
-        return [each for _, texts in sorted(left.items()) for each in _in_order(texts)]
+        places = sorted(left)
+        return [each for place in places for each in _in_order(left[place], cut)]
 
     def _read_deltas(self) -> None:
         for piece in self.deltas:
@@ -330,5 +350,10 @@ def _part_of(event: Object) -> tuple[int, tuple[str, int]]:
     return count(event.get("output_index")), (origin, number)
 
 
-def _in_order(texts: Mapping[tuple[str, int], Text]) -> list[tuple[str, str]]:
-    return [(each.value(), origin) for (origin, _), each in sorted(texts.items()) if each.value()]
+def _in_order(texts: Mapping[tuple[str, int], _Told], cut: bool) -> list[Thought]:
+    thoughts = []
+    for origin, number in sorted(texts):
+        told = texts[origin, number]
+        half = told.content.truncated or (cut and not told.whole)
+        thoughts.append(Thought(told.content.value(), origin, half))
+    return [each for each in thoughts if each.content]

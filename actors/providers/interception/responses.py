@@ -17,10 +17,11 @@ from typing import ClassVar
 
 import msgspec
 
-from aigateway.actors.providers.interception._recording import Request
+from aigateway.actors.providers.interception._recording import NOTHING, TRUNCATED, Request
 from aigateway.actors.providers.interception._response_items import (
     Items,
     Thinking,
+    Thought,
     call_of,
     commentary_of,
     thoughts_of,
@@ -310,34 +311,42 @@ class ResponsesInterception(Relay):
             self._on_error(response, now)
         output = [members(item) for item in items(response.get("output"))]
         if not self._output_read and (output or self._items):
-            self._read_output(output, now)
+            self._read_output(output, now, cut=status in _BROKEN)
         if self._usage and not self._usage_recorded:
             # Not only at the end: whose response it is must be known before the client knows it.
             self._record_usage(now)
 
-    def _read_output(self, output: list[Object], now: float) -> None:
-        """Record calls and thoughts, of these items and of those that finished before."""
+    def _read_output(self, output: list[Object], now: float, *, cut: bool) -> None:
+        """Record calls and thoughts, of these items and of those that finished before.
+
+        ``cut`` says that the model was not let finish what it had begun.
+        """
         self._output_read = True
         told = set()
         for place, item, when in self._items.merged(output, now):
             kind = text(item.get("type")) or ""
             if kind == "reasoning":
-                thoughts = thoughts_of(item) or self._thinking.of(place)
-                told |= {content for content, _ in thoughts}
-                for content, origin in thoughts:
-                    self._record_thought(content, origin, when)
+                thoughts = thoughts_of(item) or self._thinking.of(place, cut=cut)
+                told |= {each.content for each in thoughts}
+                for each in thoughts:
+                    self._record_part(each, when)
             elif kind == "message":
                 for content in commentary_of(item):
                     self._record_thought(content, "commentary", when)
             elif (call := call_of(kind, item)) is not None:
                 self._record_tool(self._msg_id, when, call.metadata, **call.values)
-        for content, origin in self._thinking.rest():
-            if content not in told:
-                self._record_thought(content, origin, now)
+        for each in self._thinking.rest(cut=cut):
+            if each.content not in told:
+                self._record_part(each, now)
+
+    def _record_part(self, thought: Thought, now: float) -> None:
+        metadata = TRUNCATED if thought.truncated else NOTHING
+        self._record_thought(thought.content, thought.source, now, metadata)
 
     def _finish(self, end: End, now: float) -> None:
         if not self._output_read:
-            self._read_output([], now)
+            status = self._end_metadata.get("stop_reason")
+            self._read_output([], now, cut=end is not End.WHOLE or status in _BROKEN)
         failed = end is End.FAILED or (end is End.WHOLE and self._failed)
         if self._answered and not failed:
             self._record_prompt(self._msg_id, now)
@@ -403,7 +412,7 @@ class CompactionInterception(ResponsesInterception):
     api: ClassVar[Api] = COMPACTION
     __slots__ = ()
 
-    def _read_output(self, output: list[Object], now: float) -> None:
+    def _read_output(self, output: list[Object], now: float, *, cut: bool) -> None:
         self._output_read = True
 
     def _metadata_of_call(self, *, whole: bool) -> dict[str, object]:
@@ -418,6 +427,8 @@ _KIND_AT = max(map(len, _UNNAMED))
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 
 
+_BROKEN = frozenset({"failed", "cancelled"})
+"""Those ends of a response before which the model was not done with what it had begun."""
 _FINALS = frozenset(
     {
         "response.completed",
