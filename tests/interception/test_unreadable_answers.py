@@ -203,6 +203,32 @@ def test_events_that_cannot_be_read_are_counted(api: str, step: int) -> None:
     assert result.outcome.metadata["unread_events"] == 2
 
 
+def with_last_usage(api: str, odd: bytes) -> bytes:
+    """The stream with ``odd`` in place of the event that tells its usage last."""
+    events = STREAMS[api].split(b"\n\n")
+    at = max(n for n, each in enumerate(events) if b'"usage":{' in each)
+    # The name of an event stays, and so does its end.
+    name = events[at].partition(b"data: ")[0]
+    return b"\n\n".join([*events[:at], name + odd, *events[at + 1 :]])
+
+
+def test_usage_whose_last_event_cannot_be_read_is_incomplete(api: str) -> None:
+    result = relayed(api, with_last_usage(api, b"data: {oops"))
+    assert [t.metadata.get("usage_complete") for t in result.tokens] == [False]
+    assert result.outcome.metadata["unread_events"] == 1
+
+
+def test_usage_that_is_told_behind_what_cannot_be_read_is_complete(api: str) -> None:
+    first, blank, rest = STREAMS[api].partition(b"\n\n")
+    result = relayed(api, first + blank + b"data: {oops\n\n" + rest)
+    assert result.records == relayed(api, STREAMS[api]).records
+
+
+def test_what_cannot_be_read_behind_the_end_changes_no_usage(api: str) -> None:
+    result = relayed(api, STREAMS[api] + b"data: {oops\n\n")
+    assert result.records == relayed(api, STREAMS[api]).records
+
+
 def test_a_body_in_the_wrong_clothes_is_read(api: str) -> None:
     result = relayed(api, BODIES[api], 10)
     assert result.client == BODIES[api]

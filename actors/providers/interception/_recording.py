@@ -58,6 +58,7 @@ class Recording:
         "_prompt",
         "_prompt_kind",
         "_records",
+        "_usage_unread",
         "id",
     )
 
@@ -69,6 +70,8 @@ class Recording:
         self._prompt = request.prompt
         self._prompt_kind = request.prompt_kind
         self._records: list[UsageRecord] = []
+        self._usage_unread = False
+        """An event that may have told usage could not be read, and none has told it since."""
 
     def take_records(self) -> list[UsageRecord]:
         """Records that have become known since the last call."""
@@ -91,7 +94,8 @@ class Recording:
         ``whole`` says that the usage was seen to its end.  A Coder deployment has no place for
         metadata of an interception's end, so its token records carry them too.
         """
-        return {**self._end_metadata, **({} if whole else INCOMPLETE)}
+        seen = whole and not self._usage_unread
+        return {**self._end_metadata, **({} if seen else INCOMPLETE)}
 
     def _record_prompt(self, msg_id: str, now: float) -> None:
         """Record the prompt unless there is none or it has been."""

@@ -238,6 +238,7 @@ class ChatInterception(Relay):
         choices = chunk.choices or []
         told = self._usage.take(chunk)
         if told:
+            self._usage_unread = False
             # Some send running totals with every chunk: those at the end of all are final.
             self._usage_final = all(choice.reason for choice in choices)
             if self._withholds and not choices and chunk.usage:
@@ -413,7 +414,8 @@ class ChatInterception(Relay):
             if end is End.WHOLE or self._had_ended(key):
                 self._finish_call(key, now)
         self._record_rest(now, whole=end is End.WHOLE)
-        if not self._usage_recorded and (self._usage.known or unseen):
+        unread = end is End.WHOLE and self._usage_unread
+        if not self._usage_recorded and (self._usage.known or unseen or unread):
             self._record_usage(now, whole=end is End.WHOLE or self._usage_final)
 
     def _record_rest(self, now: float, *, whole: bool) -> None:

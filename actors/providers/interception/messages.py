@@ -159,8 +159,10 @@ class MessagesInterception(Relay):
         kind = name.decode("utf-8", "replace") if name else text(event.get("type"))
         handler = _HANDLERS.get(kind or "")
         known = handler is not None or not name
-        if not event and known and self._read_odd_event(piece, data, now):
-            return
+        if not event and known:
+            may_cost = not name or kind in _TELL_USAGE
+            if self._read_odd_event(piece, data, now, may_cost=may_cost):
+                return
         if handler is not None:
             handler(self, event, now)
         elif not kind and not is_null(event.get("error")):
@@ -233,6 +235,9 @@ class MessagesInterception(Relay):
     def _take_usage(self, usage: Buffer | None, now: float) -> None:
         told = members(usage)
         if told:
+            if self._usage or "input_tokens" in told:
+                # Else the beginning of the message is still unknown.
+                self._usage_unread = False
             self._usage.take(told)
             self._usage_at = now
 
@@ -304,7 +309,8 @@ class MessagesInterception(Relay):
                 self._record_thought(block.content.value(), "thinking", now, TRUNCATED)
         whole = end is End.WHOLE or self._usage_final
         self._record_usage(whole=whole)
-        if unseen and not whole and not self._told_usage:
+        unread = end is End.WHOLE and self._usage_unread
+        if ((unseen and not whole) or unread) and not self._told_usage:
             self._record_unknown_usage(now)
 
     def _record_unknown_usage(self, now: float) -> None:
@@ -364,6 +370,7 @@ class MessagesInterception(Relay):
         return b"event: error\ndata: " + data + b"\n\n"
 
 
+_TELL_USAGE = frozenset({"message_start", "message_delta"})
 _ANSWER = frozenset({"content", "stop_reason", "usage"})
 """Members of which every message has one: what has none is something else."""
 _TOOL_BLOCKS = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})

@@ -261,20 +261,23 @@ class Relay(Recording, ABC):
             # Whatever an upstream may send that nobody thought of, relaying goes on.
             self.faults += 1
 
-    def _read_odd_event(self, piece: bytes, data: bytes, now: float) -> bool:
+    def _read_odd_event(
+        self, piece: bytes, data: bytes, now: float, *, may_cost: bool = True
+    ) -> bool:
         """See to an event whose data (``data``) is no JSON object.
 
         Perhaps it is several that no blank line separates: they are read, and it is true.  Else
-        it is counted when it cannot be read.
+        it is counted when it cannot be read; ``may_cost`` says that it may have told usage.
         """
         parts = documents(piece)
         for each in parts:
-            self._read_event(b"data: " + each + b"\n\n", now)
+            self._read_event(b"data:" + each + b"\n\n", now)
         if not parts and data != b"[DONE]":
             if is_json(data):
                 self._note_stray(data)
             else:
                 self._unread_events += 1
+                self._usage_unread |= may_cost and not self._complete
         return bool(parts)
 
     def _note_stray(self, data: bytes) -> None:

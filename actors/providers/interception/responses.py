@@ -213,8 +213,10 @@ class ResponsesInterception(Relay):
         ):
             return
         event = members(data)
-        if not event and self._read_odd_event(piece, data, now):
-            return
+        if not event:
+            may_cost = name.count(b".") < 2
+            if self._read_odd_event(piece, data, now, may_cost=may_cost):
+                return
         if not self._msg_id and "response" in event:
             self._begin(members(event["response"]), now)
         if handler is not None:
@@ -296,6 +298,7 @@ class ResponsesInterception(Relay):
         """Take what a response tells of itself so far."""
         for usage in (response.get("usage"), event.get("usage")):
             if not is_null(usage):
+                self._usage_unread = False
                 self._usage.take(members(usage))
         self._note_answer(model=text(response.get("model")))
         if tier := text(response.get("service_tier")):
