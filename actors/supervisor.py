@@ -22,7 +22,6 @@ from aigateway.actors.actor import Crash, GatewayActor
 from aigateway.actors.coderd.messages import ProvidersChanged, SubscribeProviders
 from aigateway.actors.mcp.messages import GetMcpState, LeftOut, McpState
 from aigateway.actors.plan import GatewayPlan
-from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.keypool import Rest
 from aigateway.actors.providers.messages import GetProviderState, ProviderState, Retire
 from aigateway.actors.providers.provider import Provider
@@ -30,6 +29,7 @@ from aigateway.actors.recorder.custody import Custody
 from aigateway.actors.recorder.messages import ControlPlaneChanged, GetSpoolStats
 from aigateway.actors.recorder.recorder import Recorder
 from aigateway.actors.tree import ActorHistory, ActorTree, provider_role
+from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = ["ActorInfo", "ListActors", "RestartActor", "StopAll", "Supervisor"]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pykka
 from attrs import frozen
 
-from aigateway.actors.providers.config import ProviderConfig
+from aigateway.actors.values.provider_config import ProviderConfig
 
 if TYPE_CHECKING:
     from aigateway.actors.recorder.custody import Custody

@@ -23,13 +23,13 @@ from typing import Any
 from aigateway.actors.actor import GatewayActor, new_reply
 from aigateway.actors.coderd.messages import Stored, StoreRecords
 from aigateway.actors.recorder.recorder import Append, Flushed, Recorder
-from aigateway.actors.recorder.records import (
+from aigateway.actors.tree import ActorTree
+from aigateway.actors.values.records import (
     InterceptionEnded,
     PromptUsage,
     TokenUsage,
     ToolUsage,
 )
-from aigateway.actors.tree import ActorTree
 
 RATE = 2000
 """Requests per second of the imitated worker."""

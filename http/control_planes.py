@@ -14,8 +14,8 @@ from aigateway.actors.mcp.filters import BadPattern, ToolFilter
 from aigateway.actors.mcp.shelf import ToolShelf
 from aigateway.actors.mcp.troubles import ToolTroubles
 from aigateway.actors.plan import StartControlPlane, StartMcp
-from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.tree import ActorTree
+from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.cli.version import own_version
 from aigateway.http.settings import Settings, SettingsError
 from aigateway.http.settings._proxies import proxy_for

@@ -8,8 +8,8 @@ from urllib.parse import unquote
 
 import msgspec
 
-from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.interception.error_bodies import error_body, is_anthropic
+from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.answers import Answer
 
 __all__ = ["listed_models", "no_such_model"]

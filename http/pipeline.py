@@ -20,7 +20,6 @@ from aigateway.actors.coderd.messages import Caller
 from aigateway.actors.providers.bedrock.answer import BedrockInterception
 from aigateway.actors.providers.bedrock.counting import COUNT_TOKENS, count_answer
 from aigateway.actors.providers.bedrock.making import standing_credential
-from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.errors import Unsendable
 from aigateway.actors.providers.interception.affinity import affinity_of, affinity_of_passed
 from aigateway.actors.providers.interception.client import identify
@@ -58,10 +57,11 @@ from aigateway.actors.providers.messages import GiveBack, Opened, Refused
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.actors.providers.served import model_for, recorded_model
-from aigateway.actors.recorder import records
 from aigateway.actors.recorder.ids import new_interception_id
 from aigateway.actors.recorder.ledger import Ledger
 from aigateway.actors.recorder.policy import RecordPolicy
+from aigateway.actors.values import records
+from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.admission import Admission
 from aigateway.http.answers import Answer, api_error, json_message, plain
 from aigateway.http.authorization import authorize, present, too_large

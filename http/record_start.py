@@ -7,15 +7,15 @@ import time
 import structlog
 
 from aigateway.actors.coderd.messages import Accepted, Caller, Unavailable
-from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.interception.client import identify
 from aigateway.actors.providers.interception.credentials import Credential
 from aigateway.actors.providers.interception.decoding import decode
 from aigateway.actors.providers.interception.headers import AgentFirewall
 from aigateway.actors.providers.interception.interface import Interception
-from aigateway.actors.recorder import records
 from aigateway.actors.recorder.policy import RecordPolicy
 from aigateway.actors.recorder.recorder import Begin
+from aigateway.actors.values import records
+from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.answers import plain
 from aigateway.http.call import Call
 from aigateway.http.inbound import Inbound

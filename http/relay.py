@@ -20,12 +20,12 @@ import pykka
 import structlog
 from attrs import frozen
 
-from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.errors import GatewayEnds, Quiet, UpstreamCut
 from aigateway.actors.providers.exchange import Exchange
 from aigateway.actors.providers.interception.routes import MESSAGES
 from aigateway.actors.providers.messages import Drain, GiveBack, Opened
 from aigateway.actors.providers.recording import Recording
+from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = [
     "CutAnswer",

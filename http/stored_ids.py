@@ -22,7 +22,7 @@ from aigateway.actors.providers.exchange import Exchange
 from aigateway.actors.providers.interception.decoding import Decoder, DecodingError, decoder_for
 from aigateway.actors.providers.interception.header_list import values_of
 from aigateway.actors.providers.interception.stored_ids import created_id
-from aigateway.actors.recorder.records import UsageRecord
+from aigateway.actors.values.records import UsageRecord
 from aigateway.http.answers import api_error
 from aigateway.http.inflight import Stopping
 from aigateway.http.runtime import NoAnswer, Runtime, retry_after

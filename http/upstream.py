@@ -6,7 +6,6 @@ import contextlib
 import time
 from typing import Any
 
-from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.fallback import patience_of
 from aigateway.actors.providers.interception.header_list import first_of
 from aigateway.actors.providers.interception.headers import UnsafeHeader, for_client, for_upstream
@@ -14,6 +13,7 @@ from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.messages import Opened, Perform, Refused
 from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.actors.tree import provider_role
+from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.answers import Answer, api_error, plain
 from aigateway.http.concealing import conceal
 from aigateway.http.inflight import Stopping

@@ -25,7 +25,7 @@ from aigateway.actors.coderd._translation import names_given_twice, provider_con
 from aigateway.actors.coderd.call_counters import CallCounters
 from aigateway.actors.coderd.messages import ProvidersChanged
 from aigateway.actors.coderd.wire import coderd_pb2 as pb
-from aigateway.actors.providers.config import ProviderConfig
+from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = ["Finish", "ProviderFeed"]
 

@@ -39,7 +39,7 @@ from aigateway.actors.coderd.messages import (
     Unavailable,
 )
 from aigateway.actors.recorder.marks import Fate, Marks
-from aigateway.actors.recorder.records import InterceptionEnded
+from aigateway.actors.values.records import InterceptionEnded
 
 __all__ = ["Recording", "is_wrong"]
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from aigateway.actors.coderd.schema import timestamp
-from aigateway.actors.recorder.records import (
+from aigateway.actors.values.records import (
     Interception,
     InterceptionEnded,
     ModelThought,

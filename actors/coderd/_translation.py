@@ -12,9 +12,9 @@ from google.protobuf.struct_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from aigateway.actors.coderd.wire import coderd_pb2 as pb
-from aigateway.actors.providers.config import BedrockConfig, ProviderConfig
-from aigateway.actors.providers.models import ModelList
-from aigateway.actors.recorder.records import (
+from aigateway.actors.values.models import ModelList
+from aigateway.actors.values.provider_config import BedrockConfig, ProviderConfig
+from aigateway.actors.values.records import (
     Interception,
     InterceptionEnded,
     ModelThought,

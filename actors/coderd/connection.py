@@ -67,7 +67,7 @@ from aigateway.actors.coderd.messages import (
 )
 from aigateway.actors.coderd.wire import yamux
 from aigateway.actors.coderd.wire.rpc_client import RpcClient
-from aigateway.actors.providers.config import ProviderConfig
+from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = ["CoderdConnection", "ConnectionSettings"]
 

@@ -44,7 +44,7 @@ from aigateway.actors.coderd.messages import (
     Unavailable,
 )
 from aigateway.actors.coderd.store import DatabaseBusy, DatabaseTrouble, Store, Written
-from aigateway.actors.providers.config import ProviderConfig
+from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = ["LOCK_PATIENCE", "LocalControlPlane"]
 

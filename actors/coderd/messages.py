@@ -17,8 +17,8 @@ from attrs import field, frozen
 
 from aigateway.actors.actor import ActorDied, Reply
 from aigateway.actors.coderd.call_counters import CallTimes
-from aigateway.actors.providers.config import ProviderConfig
-from aigateway.actors.recorder.records import Interception, InterceptionEnded, UsageRecord
+from aigateway.actors.values.provider_config import ProviderConfig
+from aigateway.actors.values.records import Interception, InterceptionEnded, UsageRecord
 
 if TYPE_CHECKING:
     from aigateway.actors.recorder.marks import Marks

@@ -34,7 +34,7 @@ from aigateway.actors.coderd.schema import (
     touch,
     transaction,
 )
-from aigateway.actors.recorder.records import Interception, InterceptionEnded, UsageRecord
+from aigateway.actors.values.records import Interception, InterceptionEnded, UsageRecord
 
 __all__ = ["DatabaseBusy", "DatabaseTrouble", "Store", "Written"]
 

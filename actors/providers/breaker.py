@@ -37,8 +37,8 @@ from typing import Literal, TypeAlias
 
 from attrs import define, frozen
 
-from aigateway.actors.providers.config import BreakerConfig
 from aigateway.actors.providers.interception.routes import ANTHROPIC_TYPES
+from aigateway.actors.values.provider_config import BreakerConfig
 
 __all__ = [
     "GAUGE",

@@ -12,7 +12,6 @@ import msgspec
 import requests
 
 from aigateway.actors.providers.adapter import HeaderPairs, prepare
-from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.errors import Unsendable
 from aigateway.actors.providers.interception.credentials import CENTRALIZED, Credential
 from aigateway.actors.providers.interception.decoding import DecodingError, decode, encode
@@ -21,6 +20,7 @@ from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.interception.routes import upstream_url
 from aigateway.actors.providers.interception.splice import set_each
 from aigateway.actors.providers.request import UpstreamRequest
+from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = ["NO_CREDENTIAL", "Maker", "PlainMaker", "body_for", "framed", "maker_for", "url_for"]
 

@@ -17,7 +17,6 @@ from attrs import evolve
 
 from aigateway.actors.actor import ActorDied, GatewayActor, complete, fail
 from aigateway.actors.providers.agenda import Alarm
-from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.connect import Connector
 from aigateway.actors.providers.counters import Counters
 from aigateway.actors.providers.endpoint import Endpoint
@@ -67,6 +66,7 @@ from aigateway.actors.providers.workforce import (
     tell,
 )
 from aigateway.actors.tree import ActorTree
+from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = ["Provider", "ProviderLimits"]
 

@@ -12,7 +12,7 @@ from aigateway.actors.providers.interception.interface import Interception, Outc
 from aigateway.actors.providers.request import AbandonedAttempt
 from aigateway.actors.recorder.ledger import Ledger
 from aigateway.actors.recorder.policy import RecordPolicy
-from aigateway.actors.recorder.records import InterceptionEnded, Metadata, TokenUsage, UsageRecord
+from aigateway.actors.values.records import InterceptionEnded, Metadata, TokenUsage, UsageRecord
 
 __all__ = ["PROVIDER_MODEL", "Recording", "RecordingTrace"]
 

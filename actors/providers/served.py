@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from aigateway.actors.providers.bedrock.models import profile_of, stated_region
 from aigateway.actors.providers.bedrock.rewrite import model_behind, replacement_model
-from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.request import UpstreamRequest
+from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = ["can_stand_in", "model_for", "recorded_model"]
 

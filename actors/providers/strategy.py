@@ -43,7 +43,6 @@ from aigateway.actors.providers.breaker import (
     Rejected,
     Ticket,
 )
-from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.counters import Counters
 from aigateway.actors.providers.delays import requested_delay
 from aigateway.actors.providers.errors import (
@@ -69,6 +68,7 @@ from aigateway.actors.providers.making import Maker
 from aigateway.actors.providers.messages import Perform, Refused
 from aigateway.actors.providers.refusals import ProviderAnswer
 from aigateway.actors.providers.worker import refusal_of
+from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = ["REASONS", "FallBack", "Pause", "Refuse", "Relay", "Send", "Step", "Strategy"]
 

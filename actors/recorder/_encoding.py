@@ -10,7 +10,7 @@ import msgspec
 
 from aigateway.actors.coderd.messages import Spooled
 from aigateway.actors.recorder.parcels import PARCEL_BITS, position
-from aigateway.actors.recorder.records import (
+from aigateway.actors.values.records import (
     InterceptionEnded,
     ModelThought,
     PromptUsage,

@@ -36,7 +36,7 @@ from aigateway.actors.recorder.parcels import (
     Refusal,
     number_all,
 )
-from aigateway.actors.recorder.records import InterceptionEnded
+from aigateway.actors.values.records import InterceptionEnded
 
 __all__ = ["DeadLetter", "Spool"]
 

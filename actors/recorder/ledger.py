@@ -15,8 +15,8 @@ import structlog
 
 from aigateway.actors.actor import ActorDied, Reply, new_reply, tell_quietly
 from aigateway.actors.recorder.messages import Append
-from aigateway.actors.recorder.records import InterceptionEnded, UsageRecord
 from aigateway.actors.tree import ActorTree
+from aigateway.actors.values.records import InterceptionEnded, UsageRecord
 
 __all__ = ["Ledger"]
 

@@ -9,7 +9,7 @@ from attrs import field, frozen
 
 from aigateway.actors.actor import Reply
 from aigateway.actors.coderd.messages import Accepted, Denied, Unavailable
-from aigateway.actors.recorder.records import Interception, InterceptionEnded, UsageRecord
+from aigateway.actors.values.records import Interception, InterceptionEnded, UsageRecord
 
 __all__ = [
     "Append",

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from attrs import Factory, define
 
 from aigateway.actors.coderd.messages import Spooled
-from aigateway.actors.recorder.records import InterceptionEnded, UsageRecord
+from aigateway.actors.values.records import InterceptionEnded, UsageRecord
 
 __all__ = [
     "PARCEL_BITS",

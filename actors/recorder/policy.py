@@ -8,7 +8,7 @@ import attrs
 import structlog
 from attrs import frozen
 
-from aigateway.actors.recorder.records import (
+from aigateway.actors.values.records import (
     Interception,
     InterceptionEnded,
     ModelThought,

@@ -17,7 +17,6 @@ from attrs import evolve, frozen
 from aigateway.actors.providers.adapter import UpstreamAdapter
 from aigateway.actors.providers.bedrock.making import BedrockMaker, standing_credential
 from aigateway.actors.providers.bedrock.rewrite import invoke_path
-from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.connect import Connector
 from aigateway.actors.providers.endpoint import Endpoint
 from aigateway.actors.providers.errors import UpstreamError
@@ -25,6 +24,7 @@ from aigateway.actors.providers.interception.credentials import Credential, cent
 from aigateway.actors.providers.interception.routes import speaks_openai
 from aigateway.actors.providers.making import maker_for, url_for
 from aigateway.actors.providers.request import UpstreamRequest
+from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.settings import Settings
 
 __all__ = ["Dialled", "dial_coderd", "dial_providers"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 
-from aigateway.actors.providers.config import ProviderConfig
+from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.settings import Settings
 from aigateway.http.tls_files import authorities_problem, client_problems, listener_problems
 

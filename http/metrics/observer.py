@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from aigateway.actors.recorder.records import PromptUsage, TokenUsage, ToolUsage, UsageRecord
+from aigateway.actors.values.records import PromptUsage, TokenUsage, ToolUsage, UsageRecord
 from aigateway.http.metrics.series import Series
 from aigateway.http.metrics.stage_times import StageTimes
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from attrs import define, evolve, field, frozen
 
-from aigateway.actors.providers.config import PROVIDER_TYPES
+from aigateway.actors.values.provider_config import PROVIDER_TYPES
 from aigateway.http.settings._kinds import (
     BOOL,
     DURATION,

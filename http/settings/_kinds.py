@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 from attrs import frozen
 
-from aigateway.actors.providers.models import BadModelList, ModelList, parse_models
-from aigateway.actors.providers.sharing import BadGroup, read_group
+from aigateway.actors.values.models import BadModelList, ModelList, parse_models
+from aigateway.actors.values.sharing import BadGroup, read_group
 
 __all__ = [
     "ADDRESS",

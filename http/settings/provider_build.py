@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from attrs import evolve, frozen
 
 from aigateway.actors.providers.bedrock.models import geographies, stated_region
-from aigateway.actors.providers.config import (
+from aigateway.actors.values.provider_config import (
     OPENAI_TYPES,
     PROVIDER_TYPES,
     BedrockConfig,

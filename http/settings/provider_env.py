@@ -14,7 +14,7 @@ from typing import Any
 
 from attrs import evolve, field, frozen
 
-from aigateway.actors.providers.config import PROVIDER_TYPES, BedrockConfig
+from aigateway.actors.values.provider_config import PROVIDER_TYPES, BedrockConfig
 from aigateway.http.settings._indexed_env import IndexedProvider, read_indexed
 from aigateway.http.settings._kinds import MODELS
 from aigateway.http.settings._option import OptionWarning

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from aigateway.actors.providers.config import PROVIDER_TYPES
+from aigateway.actors.values.provider_config import PROVIDER_TYPES
 from aigateway.http.settings._indexed_env import MAX_KEYS
 from aigateway.http.settings._option import Option
 from aigateway.http.settings.provider_build import DEFAULT_BASE_URLS

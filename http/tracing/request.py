@@ -38,7 +38,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from aigateway.actors.mcp.results import ToolResult
 from aigateway.actors.providers.interception.interface import Interception, Outcome
-from aigateway.actors.recorder.records import (
+from aigateway.actors.values.records import (
     ModelThought,
     PromptUsage,
     TokenUsage,

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from aigateway.actors.providers.bedrock.answer import BedrockInterception
 from aigateway.actors.providers.interception.interface import Interception
 from aigateway.actors.providers.interception.opening import open_interception
-from aigateway.actors.recorder.records import PromptUsage, TokenUsage, ToolUsage, UsageRecord
+from aigateway.actors.values.records import PromptUsage, TokenUsage, ToolUsage, UsageRecord
 
 NOW = 1_700_000_000.5
 REQUEST = {

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from aigateway.actors.providers.bedrock.models import profile_of, stated_region
-from aigateway.actors.providers.config import BedrockConfig, ProviderConfig
-from aigateway.actors.providers.models import parse_models
 from aigateway.actors.providers.served import model_for
+from aigateway.actors.values.models import parse_models
+from aigateway.actors.values.provider_config import BedrockConfig, ProviderConfig
 
 SONNET = "anthropic.claude-sonnet-4-5-20250929-v1:0"
 

@@ -16,8 +16,8 @@ from aigateway.actors.providers.bedrock.rewrite import (
     replacement_model,
     rewrite_body,
 )
-from aigateway.actors.providers.config import BedrockConfig
-from aigateway.actors.providers.models import parse_models
+from aigateway.actors.values.models import parse_models
+from aigateway.actors.values.provider_config import BedrockConfig
 
 INTERLEAVED = "interleaved-thinking-2025-05-14"
 EFFORT = "effort-2025-11-24"

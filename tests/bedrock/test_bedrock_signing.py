@@ -21,7 +21,7 @@ from aigateway.actors.providers.bedrock.credentials import (
 )
 from aigateway.actors.providers.bedrock.making import standing_credential
 from aigateway.actors.providers.bedrock.signing import Signer, region_of, sign
-from aigateway.actors.providers.config import BedrockConfig, ProviderConfig
+from aigateway.actors.values.provider_config import BedrockConfig, ProviderConfig
 
 KEYS = AwsKeys("AKIAFORTESTS", "the-secret", "the-token")
 URL = "http://127.0.0.1:9/model/m.v1%3A0/invoke"

@@ -16,8 +16,8 @@ import requests
 from gateway_process import GatewayProcess, Upstream, free_port
 from imitation_provider import ScriptedProvider
 
-from aigateway.actors.recorder.records import PromptUsage
 from aigateway.actors.recorder.spool import claim_spool
+from aigateway.actors.values.records import PromptUsage
 
 KEY = "sk-planted-provider-key-0123456789"
 HONEYCOMB = "planted-honeycomb-team"

@@ -28,7 +28,7 @@ from aigateway.actors.coderd.messages import (
     SubscribeProviders,
 )
 from aigateway.actors.recorder.marks import Marks
-from aigateway.actors.recorder.records import (
+from aigateway.actors.values.records import (
     Interception,
     InterceptionEnded,
     PromptUsage,

@@ -15,7 +15,7 @@ from fake_coderd import FakeCoderd
 
 from aigateway.actors.coderd.messages import ProvidersChanged
 from aigateway.actors.coderd.wire import coderd_pb2 as pb
-from aigateway.actors.providers.config import ProviderConfig
+from aigateway.actors.values.provider_config import ProviderConfig
 
 LIVE: dict[str, Any] = {"providers": None}
 

@@ -23,7 +23,7 @@ from aigateway.actors.coderd.messages import (
 )
 from aigateway.actors.coderd.wire import coderd_pb2 as pb
 from aigateway.actors.recorder.marks import Fate
-from aigateway.actors.recorder.records import InterceptionEnded, TokenUsage
+from aigateway.actors.values.records import InterceptionEnded, TokenUsage
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from aigateway.actors.coderd._translation import RecordError, encode_record, provider_configs
 from aigateway.actors.coderd.wire import coderd_pb2 as pb
-from aigateway.actors.providers.config import BedrockConfig, ProviderConfig
-from aigateway.actors.providers.models import ModelList
-from aigateway.actors.recorder.records import (
+from aigateway.actors.values.models import ModelList
+from aigateway.actors.values.provider_config import BedrockConfig, ProviderConfig
+from aigateway.actors.values.records import (
     Interception,
     InterceptionEnded,
     ModelThought,

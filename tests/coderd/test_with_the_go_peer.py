@@ -21,7 +21,7 @@ from aigateway.actors.coderd.messages import (
     Unavailable,
 )
 from aigateway.actors.coderd.wire.yamux import Limits
-from aigateway.actors.recorder.records import (
+from aigateway.actors.values.records import (
     InterceptionEnded,
     ModelThought,
     TokenUsage,

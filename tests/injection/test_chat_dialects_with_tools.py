@@ -10,7 +10,7 @@ import pytest
 from test_what_providers_send import DONE, chunk, data_of, delta, opened, play, play_whole
 
 from aigateway.actors.providers.interception.injected import InjectedInterception
-from aigateway.actors.recorder.records import ModelThought, PromptUsage, TokenUsage, ToolUsage
+from aigateway.actors.values.records import ModelThought, PromptUsage, TokenUsage, ToolUsage
 
 
 def part(**members: Any) -> bytes:

@@ -27,7 +27,7 @@ from aigateway.actors.providers.interception.injected import InjectedInterceptio
 from aigateway.actors.providers.interception.injection import Encodings, inject
 from aigateway.actors.providers.interception.opening_injected import with_tools
 from aigateway.actors.providers.interception.tool_rules import rules_for
-from aigateway.actors.recorder.records import ToolUsage, UsageRecord
+from aigateway.actors.values.records import ToolUsage, UsageRecord
 
 SCHEMA = b'{"type":"object","properties":{"a":{"type":"integer"}}}'
 TOOLS = ToolSet(

@@ -12,7 +12,7 @@ from aigateway.actors.providers.interception import open_interception
 from aigateway.actors.providers.interception.injected import InjectedInterception
 from aigateway.actors.providers.interception.injection import Encodings
 from aigateway.actors.providers.interception.opening_injected import with_tools
-from aigateway.actors.recorder.records import (
+from aigateway.actors.values.records import (
     ModelThought,
     PromptUsage,
     TokenUsage,

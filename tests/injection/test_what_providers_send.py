@@ -15,7 +15,7 @@ from aigateway.actors.providers.interception import open_interception
 from aigateway.actors.providers.interception.injected import InjectedInterception
 from aigateway.actors.providers.interception.injection import Encodings, inject
 from aigateway.actors.providers.interception.opening_injected import with_tools
-from aigateway.actors.recorder.records import PromptUsage, TokenUsage, ToolUsage
+from aigateway.actors.values.records import PromptUsage, TokenUsage, ToolUsage
 
 SCHEMA = b'{"type":"object","properties":{}}'
 TOOLS = ToolSet((Tool("bmcp_s_add", "add", "s", "http://mcp/", "Add.", SCHEMA),))

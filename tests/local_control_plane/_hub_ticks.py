@@ -19,7 +19,7 @@ from aigateway.actors.actor import new_reply  # noqa: E402
 from aigateway.actors.coderd.local import LocalControlPlane  # noqa: E402
 from aigateway.actors.coderd.messages import GetStatus, StoreInterception  # noqa: E402
 from aigateway.actors.coderd.schema import open_database  # noqa: E402
-from aigateway.actors.recorder.records import Interception  # noqa: E402
+from aigateway.actors.values.records import Interception  # noqa: E402
 
 locker = open_database(sys.argv[1])
 plane = LocalControlPlane.start("control-plane", None, sys.argv[1], lock_patience=60.0)

@@ -27,7 +27,7 @@ from aigateway.actors.coderd.messages import (  # noqa: E402
     StoreRecords,
 )
 from aigateway.actors.recorder.ids import new_interception_id  # noqa: E402
-from aigateway.actors.recorder.records import (  # noqa: E402
+from aigateway.actors.values.records import (  # noqa: E402
     Interception,
     InterceptionEnded,
     PromptUsage,

@@ -23,7 +23,7 @@ from aigateway.actors.coderd.messages import (
 )
 from aigateway.actors.coderd.schema import open_database
 from aigateway.actors.recorder.ids import new_interception_id
-from aigateway.actors.recorder.records import (
+from aigateway.actors.values.records import (
     Interception,
     InterceptionEnded,
     ModelThought,

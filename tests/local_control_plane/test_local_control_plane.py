@@ -32,7 +32,7 @@ from aigateway.actors.coderd.messages import (
     Unavailable,
 )
 from aigateway.actors.coderd.schema import LocalDatabaseError, open_database
-from aigateway.actors.providers.config import ProviderConfig
+from aigateway.actors.values.provider_config import ProviderConfig
 
 UNAUTHORIZED = Denied("unauthorized")
 

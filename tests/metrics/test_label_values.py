@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from structlog.testing import capture_logs
 
-from aigateway.actors.recorder.records import ToolUsage
+from aigateway.actors.values.records import ToolUsage
 from aigateway.http.metrics.label_values import LONGEST_VALUE, LabelValues
 from aigateway.http.metrics.observer import RequestMetrics
 from aigateway.http.metrics.series import Series

@@ -18,7 +18,7 @@ SANS_IO = {
     "actors/coderd/wire": ("aigateway.actors.coderd.wire",),
     "actors/providers/interception": (
         "aigateway.actors.providers.interception",
-        "aigateway.actors.recorder.records",
+        "aigateway.actors.values.records",
     ),
 }
 """Rooms without input and output, and what they may import of this package."""

@@ -13,7 +13,6 @@ from attrs import define, field
 
 from aigateway.actors.actor import Reply, new_reply
 from aigateway.actors.providers.breaker import BreakerConfig
-from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.counters import Counters
 from aigateway.actors.providers.errors import UpstreamError
 from aigateway.actors.providers.exchange import Exchange
@@ -30,6 +29,7 @@ from aigateway.actors.providers.messages import (
 from aigateway.actors.providers.provider import Provider, ProviderLimits
 from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.actors.tree import ActorTree, provider_role
+from aigateway.actors.values.provider_config import ProviderConfig
 
 ON_ITS_WAY = ("then", "deadline")
 """What a message says of a request beside the request itself."""

@@ -12,8 +12,8 @@ from imitation_provider import Stall, WaitFor, answer, error
 from provider_rig import BREAKER, OWN, PATIENCE, Rig, running, until
 
 from aigateway.actors.providers.breaker import CircuitBreaker
-from aigateway.actors.providers.config import BreakerConfig
 from aigateway.actors.providers.messages import Opened, Refused
+from aigateway.actors.values.provider_config import BreakerConfig
 
 
 def test_an_open_circuit_turns_requests_away(scripted_provider):

@@ -18,7 +18,7 @@ from aigateway.actors.providers.breaker import (
     Ticket,
     failing_statuses,
 )
-from aigateway.actors.providers.config import PROVIDER_TYPES, BreakerConfig
+from aigateway.actors.values.provider_config import PROVIDER_TYPES, BreakerConfig
 
 ROUTE, MODEL = "/v1/messages", "claude-sonnet-4-5"
 CONFIG = BreakerConfig(failure_threshold=3, interval=10.0, timeout=30.0, max_requests=2)

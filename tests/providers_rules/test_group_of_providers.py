@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigateway.actors.providers.sharing import BadGroup, ranked, read_group
+from aigateway.actors.values.sharing import BadGroup, ranked, read_group
 
 SESSIONS = [f"session-{number}" for number in range(4000)]
 

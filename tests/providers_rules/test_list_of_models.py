@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigateway.actors.providers.models import BadModelList, ModelList, parse_models
+from aigateway.actors.values.models import BadModelList, ModelList, parse_models
 
 LIST = "claude-sonnet-5, fast = claude-haiku-4-5, gpt-* = openai/gpt-*, o*-mini = *, claude-*"
 

@@ -10,7 +10,7 @@ from aigateway.actors.coderd.messages import Spooled, Stored
 from aigateway.actors.recorder.delivery import Batch, Delivery
 from aigateway.actors.recorder.lanes import Lanes
 from aigateway.actors.recorder.parcels import PARCEL_BITS, Changes, Parcel, Refusal
-from aigateway.actors.recorder.records import ModelThought
+from aigateway.actors.values.records import ModelThought
 
 WINDOW = 4
 WINDOW_BYTES = 40

@@ -20,9 +20,9 @@ from aigateway.actors.coderd.messages import (
 )
 from aigateway.actors.recorder.messages import Append
 from aigateway.actors.recorder.recorder import Recorder
-from aigateway.actors.recorder.records import InterceptionEnded, ModelThought, TokenUsage
 from aigateway.actors.recorder.spool import Spool, claim_spool
 from aigateway.actors.tree import ActorTree
+from aigateway.actors.values.records import InterceptionEnded, ModelThought, TokenUsage
 
 PATIENCE = 20.0
 CONTROL = "control-plane"

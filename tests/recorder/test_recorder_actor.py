@@ -41,8 +41,8 @@ from aigateway.actors.recorder.messages import (
     ListDeadLetters,
     Redeliver,
 )
-from aigateway.actors.recorder.records import Interception
 from aigateway.actors.recorder.spool import DiskState, Spool, SpoolCorrupt, SpoolError
+from aigateway.actors.values.records import Interception
 
 NEW = ControlPlaneChanged(replaced=True)
 
@@ -390,7 +390,7 @@ from pathlib import Path
 from aigateway.actors.actor import new_reply
 from aigateway.actors.recorder.messages import Append
 from aigateway.actors.recorder.recorder import Recorder
-from aigateway.actors.recorder.records import ModelThought
+from aigateway.actors.values.records import ModelThought
 from aigateway.actors.tree import ActorTree
 import structlog, logging
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))

@@ -313,7 +313,7 @@ _RACER = """
 import sys
 from pathlib import Path
 from aigateway.actors.recorder.spool import claim_spool
-from aigateway.actors.recorder.records import InterceptionEnded
+from aigateway.actors.values.records import InterceptionEnded
 
 folder = Path(sys.argv[1])
 for turn in range(40):
@@ -359,7 +359,7 @@ import sys
 from pathlib import Path
 from aigateway.actors.recorder.spool import claim_spool
 from aigateway.actors.recorder.parcels import Changes
-from aigateway.actors.recorder.records import ModelThought
+from aigateway.actors.values.records import ModelThought
 
 spool = claim_spool(Path(sys.argv[1]))
 number = 0
@@ -500,7 +500,7 @@ _FULL = textwrap.dedent(
     import resource, signal, sys
     from pathlib import Path
     from aigateway.actors.recorder.parcels import Changes
-    from aigateway.actors.recorder.records import ModelThought
+    from aigateway.actors.values.records import ModelThought
     from aigateway.actors.recorder.spool import SpoolError, claim_spool
 
     spool = claim_spool(Path(sys.argv[1]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from aigateway.actors.providers.config import OPENAI_TYPES, PROVIDER_TYPES
 from aigateway.actors.providers.interception.credentials import (
     byok_credential,
     centralized,
@@ -12,6 +11,7 @@ from aigateway.actors.providers.interception.credentials import (
     mask,
     same_secret,
 )
+from aigateway.actors.values.provider_config import OPENAI_TYPES, PROVIDER_TYPES
 
 Pairs = list[tuple[str, str]]
 CODER = "coder-token-Zz81"

@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from aigateway.actors.providers.config import OPENAI_TYPES
 from aigateway.actors.providers.interception.error_bodies import (
     breaker_open,
     error_body,
@@ -14,6 +13,7 @@ from aigateway.actors.providers.interception.error_bodies import (
     keys_rate_limited,
     keys_rejected,
 )
+from aigateway.actors.values.provider_config import OPENAI_TYPES
 
 ANTHROPIC = ["messages", "anthropic", "bedrock"]
 OPENAI = ["chat-completions", "responses", "copilot", *sorted(OPENAI_TYPES)]

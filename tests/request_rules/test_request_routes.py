@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigateway.actors.providers.config import OPENAI_TYPES, PROVIDER_TYPES
 from aigateway.actors.providers.interception.routes import (
     ANTHROPIC_TYPES,
     DEFAULT_BASE_URLS,
@@ -17,6 +16,7 @@ from aigateway.actors.providers.interception.routes import (
     speaks_openai,
     upstream_url,
 )
+from aigateway.actors.values.provider_config import OPENAI_TYPES, PROVIDER_TYPES
 
 ANTHROPIC_ROWS = [
     ("/v1/messages", Intercept("messages", "/v1/messages")),

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from aigateway.actors.providers.config import BedrockConfig, BreakerConfig, ProviderConfig
-from aigateway.actors.providers.models import ModelList, parse_models
+from aigateway.actors.values.models import ModelList, parse_models
+from aigateway.actors.values.provider_config import BedrockConfig, BreakerConfig, ProviderConfig
 from aigateway.http.settings import (
     ProviderEntry,
     ProviderOutcome,

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from aigateway.actors.providers.config import PROVIDER_TYPES
+from aigateway.actors.values.provider_config import PROVIDER_TYPES
 from aigateway.http.settings import ProviderEntry, SettingsError, read_providers
 
 NEW, OLD = "CODER_AI_GATEWAY_PROVIDER_", "CODER_AIBRIDGE_PROVIDER_"

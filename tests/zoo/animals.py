@@ -14,7 +14,7 @@ from aws_imitation import FRAMES, chunk_frame
 from aigateway.actors.providers.bedrock.answer import BedrockInterception
 from aigateway.actors.providers.interception.interface import Interception
 from aigateway.actors.providers.interception.opening import open_interception
-from aigateway.actors.recorder.records import (
+from aigateway.actors.values.records import (
     ModelThought,
     PromptUsage,
     TokenUsage,

@@ -15,7 +15,7 @@ from aigateway.actors.providers.interception.interface import Headers, Intercept
 from aigateway.actors.providers.interception.outcomes import message_of
 from aigateway.actors.providers.interception.reading import members, text
 from aigateway.actors.providers.interception.routes import MESSAGES
-from aigateway.actors.recorder.records import UsageRecord
+from aigateway.actors.values.records import UsageRecord
 
 __all__ = ["FRAMES", "BedrockInterception"]
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import structlog
 from attrs import field, frozen
 
-from aigateway.actors.providers.config import BedrockConfig
+from aigateway.actors.values.provider_config import BedrockConfig
 
 __all__ = [
     "AwsKeys",

@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from attrs import frozen
 
-from aigateway.actors.providers.config import ProviderConfig
+from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = ["foundation_id", "geographies", "profile_of", "stated_region"]
 

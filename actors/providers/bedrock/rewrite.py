@@ -18,7 +18,6 @@ from urllib.parse import quote
 import msgspec
 from attrs import evolve, frozen
 
-from aigateway.actors.providers.config import BedrockConfig
 from aigateway.actors.providers.interception.reading import (
     Object,
     boolean,
@@ -33,6 +32,7 @@ from aigateway.actors.providers.interception.splice import (
     object_members,
     spliced,
 )
+from aigateway.actors.values.provider_config import BedrockConfig
 
 __all__ = [
     "ANTHROPIC_VERSION",

@@ -12,9 +12,9 @@ from aigateway.actors.providers.bedrock.credentials import (
     keeper_for,
 )
 from aigateway.actors.providers.bedrock.models import stated_region
-from aigateway.actors.providers.config import ProviderConfig
 from aigateway.actors.providers.interception.header_list import first_of
 from aigateway.actors.providers.interception.interface import Headers
+from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = ["CHAIN_HINT", "SERVICES", "Signer", "preload", "region_of", "sign"]
 

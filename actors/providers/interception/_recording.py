@@ -9,7 +9,7 @@ from typing import Any
 from attrs import frozen
 
 from aigateway.actors.providers.interception.affinity import NO_OPENING, Opening
-from aigateway.actors.recorder.records import (
+from aigateway.actors.values.records import (
     ModelThought,
     PromptUsage,
     TokenUsage,

@@ -39,7 +39,7 @@ from aigateway.actors.providers.interception.relay import Relay
 from aigateway.actors.providers.interception.routes import Api
 from aigateway.actors.providers.interception.sse import EventReader
 from aigateway.actors.providers.interception.tools import ToolResult, Tools
-from aigateway.actors.recorder.records import ToolUsage, UsageRecord
+from aigateway.actors.values.records import ToolUsage, UsageRecord
 
 __all__ = ["InjectedCall", "InjectedInterception", "RoundReading"]
 

@@ -19,7 +19,7 @@ from typing import Protocol, TypeAlias
 
 from attrs import field, frozen
 
-from aigateway.actors.recorder.records import UsageRecord
+from aigateway.actors.values.records import UsageRecord
 
 __all__ = ["Headers", "Interception", "InvalidRequest", "Outcome"]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from attrs import field, frozen
 
-from aigateway.actors.providers.models import ModelList
+from aigateway.actors.values.models import ModelList
 
 __all__ = [
     "OPENAI_TYPES",

@@ -1,0 +1,1 @@
+"""Plain values that several rooms speak of; imports nothing of ours."""
