@@ -14,11 +14,11 @@ import pykka
 import structlog
 from attrs import evolve
 
+from aigateway.actors.codec.decoding import DecodingError, decode
+from aigateway.actors.codec.header_list import values_of
 from aigateway.actors.providers.errors import Quiet, UpstreamCut
 from aigateway.actors.providers.exchange import Exchange
-from aigateway.actors.providers.interception.decoding import DecodingError, decode
 from aigateway.actors.providers.interception.error_bodies import error_body
-from aigateway.actors.providers.interception.header_list import values_of
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.interception.masking import (
     mask_body,

@@ -15,7 +15,7 @@ from typing import Any
 from attrs import define
 from gunicorn.http.errors import ParseException
 
-from aigateway.actors.providers.interception.header_list import HeaderList, values_of
+from aigateway.actors.codec.header_list import HeaderList, values_of
 from aigateway.http.body_reading import Bodies, BodyTooLarge, BodyTooSlow, TooManyBodies
 from aigateway.http.shown_path import shown_path
 

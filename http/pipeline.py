@@ -16,6 +16,7 @@ import pykka
 import structlog
 from attrs import evolve
 
+from aigateway.actors.codec.reading import members, text
 from aigateway.actors.coderd.messages import Caller
 from aigateway.actors.providers.bedrock.answer import BedrockInterception
 from aigateway.actors.providers.bedrock.counting import COUNT_TOKENS, count_answer
@@ -38,7 +39,6 @@ from aigateway.actors.providers.interception.interface import (
     InvalidRequest,
 )
 from aigateway.actors.providers.interception.opening import decoded, open_interception
-from aigateway.actors.providers.interception.reading import members, text
 from aigateway.actors.providers.interception.relay import Relay
 from aigateway.actors.providers.interception.routes import (
     COMPACTION,

@@ -18,8 +18,8 @@ from typing import Any
 
 import structlog
 
+from aigateway.actors.codec.header_list import first_of, values_of
 from aigateway.actors.providers.interception.credentials import BYOK_HEADER
-from aigateway.actors.providers.interception.header_list import first_of, values_of
 from aigateway.http.answers import json_message
 from aigateway.http.inbound import Inbound
 from aigateway.http.settings import Settings

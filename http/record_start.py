@@ -6,10 +6,10 @@ import time
 
 import structlog
 
+from aigateway.actors.codec.decoding import decode
 from aigateway.actors.coderd.messages import Accepted, Caller, Unavailable
 from aigateway.actors.providers.interception.client import identify
 from aigateway.actors.providers.interception.credentials import Credential
-from aigateway.actors.providers.interception.decoding import decode
 from aigateway.actors.providers.interception.headers import AgentFirewall
 from aigateway.actors.providers.interception.interface import Interception
 from aigateway.actors.recorder.policy import RecordPolicy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
-from aigateway.actors.providers.interception.secret_names import holds, is_secret_name
+from aigateway.actors.codec.secret_names import holds, is_secret_name
 
 __all__ = ["shown_path"]
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from aigateway.actors.codec.decoding import Decoder, DecodingError, decoder_for
+from aigateway.actors.codec.header_list import values_of
 from aigateway.actors.coderd.messages import (
     Accepted,
     Caller,
@@ -19,8 +21,6 @@ from aigateway.actors.coderd.messages import (
     Unavailable,
 )
 from aigateway.actors.providers.exchange import Exchange
-from aigateway.actors.providers.interception.decoding import Decoder, DecodingError, decoder_for
-from aigateway.actors.providers.interception.header_list import values_of
 from aigateway.actors.providers.interception.stored_ids import created_id
 from aigateway.actors.values.records import UsageRecord
 from aigateway.http.answers import api_error

@@ -19,6 +19,8 @@ from typing import Any, TypeAlias
 import msgspec
 from attrs import frozen
 
+from aigateway.actors.codec.decoding import Decoder, DecodingError, decoder_for
+from aigateway.actors.codec.sse import EventReader, parse_event
 from aigateway.actors.mcp.errors import (
     BadAnswer,
     HttpRefused,
@@ -30,9 +32,7 @@ from aigateway.actors.mcp.errors import (
     Unreachable,
     quoted,
 )
-from aigateway.actors.providers.interception.decoding import Decoder, DecodingError, decoder_for
 from aigateway.actors.providers.interception.interface import Headers
-from aigateway.actors.providers.interception.sse import EventReader, parse_event
 
 __all__ = ["ANSWER_LIMIT", "AnswerReader", "Expect", "Notice", "Notification", "ServerRequest"]
 

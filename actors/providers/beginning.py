@@ -15,20 +15,20 @@ from typing import Literal, TypeAlias
 
 from attrs import frozen
 
-from aigateway.actors.providers.bedrock.eventstream import FrameReader, sse_event
-from aigateway.actors.providers.interception._lenient import LenientReader, documents
-from aigateway.actors.providers.interception._sniffing import SNIFFED, sniff
-from aigateway.actors.providers.interception.decoding import (
+from aigateway.actors.codec.decoding import (
     DecodingError,
     TooLarge,
     decoder_for,
 )
-from aigateway.actors.providers.interception.header_list import first_of, values_of
+from aigateway.actors.codec.header_list import first_of, values_of
+from aigateway.actors.codec.reading import Buffer, Object, is_json, members, text
+from aigateway.actors.codec.sse import parse_event
+from aigateway.actors.providers.bedrock.eventstream import FrameReader, sse_event
+from aigateway.actors.providers.interception._lenient import LenientReader, documents
+from aigateway.actors.providers.interception._sniffing import SNIFFED, sniff
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.interception.outcomes import error_outcome
-from aigateway.actors.providers.interception.reading import Buffer, Object, is_json, members, text
 from aigateway.actors.providers.interception.relay import FOREIGN_TYPES
-from aigateway.actors.providers.interception.sse import parse_event
 
 __all__ = ["HOLD_LIMIT", "BadStart", "Beginning", "Fault"]
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aigateway.actors.codec.decoding import encode
 from aigateway.actors.providers.interception.affinity import (
     Affinity,
     affinity_of,
     affinity_of_passed,
 )
-from aigateway.actors.providers.interception.decoding import encode
 from aigateway.actors.providers.interception.opening import open_interception
 from aigateway.actors.providers.interception.routes import CHAT_COMPLETIONS, MESSAGES, RESPONSES
 

@@ -20,6 +20,7 @@ from interception_driver import (
     open_one,
 )
 
+from aigateway.actors.codec.decoding import encode
 from aigateway.actors.providers.interception import (
     Interception,
     InvalidRequest,
@@ -29,7 +30,6 @@ from aigateway.actors.providers.interception import (
 from aigateway.actors.providers.interception import _lenient as lenient_module
 from aigateway.actors.providers.interception import relay as relay_module
 from aigateway.actors.providers.interception._text import Text
-from aigateway.actors.providers.interception.decoding import encode
 
 pytestmark = pytest.mark.parametrize("api", APIS)
 

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from interception_driver import in_pieces
 
-from aigateway.actors.providers.interception import decoding
-from aigateway.actors.providers.interception.decoding import (
+from aigateway.actors.codec import decoding
+from aigateway.actors.codec.decoding import (
     DecodingError,
     TooLarge,
     TooManyLayers,

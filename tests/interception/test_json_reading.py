@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigateway.actors.providers.interception.reading import (
+from aigateway.actors.codec.reading import (
     boolean,
     count,
     is_json,

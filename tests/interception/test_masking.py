@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigateway.actors.providers.interception.decoding import encode
+from aigateway.actors.codec.decoding import encode
 from aigateway.actors.providers.interception.masking import (
     MASK,
     mask_body,

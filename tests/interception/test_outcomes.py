@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from aigateway.actors.codec.reading import members
 from aigateway.actors.providers.interception import Outcome
 from aigateway.actors.providers.interception.outcomes import (
     MESSAGE_LIMIT,
@@ -12,7 +13,6 @@ from aigateway.actors.providers.interception.outcomes import (
     kind_of_status,
     message_of,
 )
-from aigateway.actors.providers.interception.reading import members
 
 
 @pytest.mark.parametrize(

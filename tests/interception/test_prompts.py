@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aigateway.actors.codec.reading import Object, members, text
 from aigateway.actors.providers.interception.prompts import Said, is_wrapper, kind_of, last_said
-from aigateway.actors.providers.interception.reading import Object, members, text
 
 REMINDER = "<system-reminder>\nBe brief.\n</system-reminder>"
 PLACE = "<environment_context>\n  <cwd>/src</cwd>\n</environment_context>"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from aigateway.actors.providers.interception.splice import (
+from aigateway.actors.codec.splice import (
     delete_member,
     edit_elements,
     find_member,

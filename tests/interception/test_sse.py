@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from interception_driver import in_pieces
 
-from aigateway.actors.providers.interception.sse import EventReader, parse_event
+from aigateway.actors.codec.sse import EventReader, parse_event
 
 BOM = b"\xef\xbb\xbf"
 

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigateway.actors.providers.interception.reading import members
+from aigateway.actors.codec.reading import members
 from aigateway.actors.providers.interception.usage import RunningUsage
 
 

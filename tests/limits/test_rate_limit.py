@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import pytest
 from structlog.testing import capture_logs
 
-from aigateway.actors.providers.interception.header_list import HeaderList
+from aigateway.actors.codec.header_list import HeaderList
 from aigateway.http.answers import Answer
 from aigateway.http.inbound import Inbound
 from aigateway.http.rate_limit import RateLimit, client_key, make_rate_limit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aigateway.actors.providers.interception.header_list import HeaderList, first_of, values_of
+from aigateway.actors.codec.header_list import HeaderList, first_of, values_of
 from aigateway.actors.providers.interception.headers import (
     HOP_BY_HOP,
     BadAgentFirewall,

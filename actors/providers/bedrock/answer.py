@@ -7,13 +7,13 @@ answer's head: an event stream of frames, or an error.  Anything else passes as 
 
 from __future__ import annotations
 
+from aigateway.actors.codec.decoding import Decoder, DecodingError, decoder_for
+from aigateway.actors.codec.header_list import values_of
+from aigateway.actors.codec.reading import members, text
 from aigateway.actors.providers.bedrock.eventstream import FrameReader, sse_event
-from aigateway.actors.providers.interception.decoding import Decoder, DecodingError, decoder_for
 from aigateway.actors.providers.interception.error_bodies import error_body
-from aigateway.actors.providers.interception.header_list import values_of
 from aigateway.actors.providers.interception.interface import Headers, Interception, Outcome
 from aigateway.actors.providers.interception.outcomes import message_of
-from aigateway.actors.providers.interception.reading import members, text
 from aigateway.actors.providers.interception.routes import MESSAGES
 from aigateway.actors.values.records import UsageRecord
 

@@ -12,12 +12,12 @@ from urllib.parse import quote
 
 import msgspec
 
+from aigateway.actors.codec.reading import count, members, text
+from aigateway.actors.codec.splice import set_member
 from aigateway.actors.providers.bedrock.models import foundation_id
 from aigateway.actors.providers.interception.error_bodies import error_body
 from aigateway.actors.providers.interception.outcomes import message_of
-from aigateway.actors.providers.interception.reading import count, members, text
 from aigateway.actors.providers.interception.routes import MESSAGES
-from aigateway.actors.providers.interception.splice import set_member
 
 __all__ = [
     "COUNT_TOKENS",

@@ -21,7 +21,7 @@ from types import MappingProxyType
 import msgspec
 from attrs import frozen
 
-from aigateway.actors.providers.interception.reading import members, text
+from aigateway.actors.codec.reading import members, text
 
 __all__ = ["FRAME_LIMIT", "Frame", "FrameReader", "sse_event"]
 

@@ -6,6 +6,8 @@ import threading
 
 import requests
 
+from aigateway.actors.codec.decoding import decode
+from aigateway.actors.codec.header_list import values_of
 from aigateway.actors.providers.bedrock.counting import (
     COUNT_TOKENS,
     answerable,
@@ -23,8 +25,6 @@ from aigateway.actors.providers.bedrock.rewrite import (
 from aigateway.actors.providers.bedrock.signing import CHAIN_HINT, Signer
 from aigateway.actors.providers.errors import NotMade, NotSupported
 from aigateway.actors.providers.interception.credentials import CENTRALIZED, Credential, mask
-from aigateway.actors.providers.interception.decoding import decode
-from aigateway.actors.providers.interception.header_list import values_of
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.making import body_for, framed, url_for
 from aigateway.actors.providers.request import UpstreamRequest

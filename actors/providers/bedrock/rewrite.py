@@ -18,7 +18,7 @@ from urllib.parse import quote
 import msgspec
 from attrs import evolve, frozen
 
-from aigateway.actors.providers.interception.reading import (
+from aigateway.actors.codec.reading import (
     Object,
     boolean,
     count,
@@ -26,7 +26,7 @@ from aigateway.actors.providers.interception.reading import (
     members,
     text,
 )
-from aigateway.actors.providers.interception.splice import (
+from aigateway.actors.codec.splice import (
     delete_member,
     edit_elements,
     object_members,

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from attrs import define, field
 
-from aigateway.actors.providers.interception.reading import (
+from aigateway.actors.codec.reading import (
     Object,
     count,
     items,

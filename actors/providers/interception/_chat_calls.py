@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from attrs import define, field
 
+from aigateway.actors.codec.reading import is_json
 from aigateway.actors.providers.interception._chat_chunk import CallPart
 from aigateway.actors.providers.interception._text import Text
-from aigateway.actors.providers.interception.reading import is_json
 
 __all__ = ["OpenCall"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
-from aigateway.actors.providers.interception.reading import (
+from aigateway.actors.codec.reading import (
     Buffer,
     Object,
     count,

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 import msgspec
 from attrs import define, field
 
-from aigateway.actors.providers.interception._chat_calls import OpenCall
-from aigateway.actors.providers.interception._chat_chunk import read_call_part
-from aigateway.actors.providers.interception.reading import (
+from aigateway.actors.codec.reading import (
     Object,
     is_null,
     items,
     members,
     text,
 )
-from aigateway.actors.providers.interception.splice import set_member
-from aigateway.actors.providers.interception.sse import parse_event
+from aigateway.actors.codec.splice import set_member
+from aigateway.actors.codec.sse import parse_event
+from aigateway.actors.providers.interception._chat_calls import OpenCall
+from aigateway.actors.providers.interception._chat_chunk import read_call_part
 
 __all__ = ["message_of", "with_whole_calls"]
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from msgspec import Raw
 
+from aigateway.actors.codec.reading import boolean, items, members, text
 from aigateway.actors.providers.interception._chat_chunk import Said
-from aigateway.actors.providers.interception.reading import boolean, items, members, text
 
 __all__ = ["thought_in"]
 

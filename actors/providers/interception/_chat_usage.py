@@ -11,8 +11,8 @@ from typing import Any
 
 from attrs import define, field
 
+from aigateway.actors.codec.reading import Object, count, members, number
 from aigateway.actors.providers.interception._chat_chunk import Chunk
-from aigateway.actors.providers.interception.reading import Object, count, members, number
 from aigateway.actors.providers.interception.usage import RunningUsage
 
 __all__ = ["ChatUsage", "Tokens"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from aigateway.actors.providers.interception.splice import find_member, set_member
+from aigateway.actors.codec.splice import find_member, set_member
 
 __all__ = ["edited", "replaced"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aigateway.actors.providers.interception.sse import IGNORABLE
+from aigateway.actors.codec.sse import IGNORABLE
 
 __all__ = ["HOLD_LIMIT", "Outlet"]
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 
-from aigateway.actors.providers.interception.reading import is_json
-from aigateway.actors.providers.interception.sse import EVENT_LIMIT, EventReader
+from aigateway.actors.codec.reading import is_json
+from aigateway.actors.codec.sse import EVENT_LIMIT, EventReader
 
 __all__ = ["LenientReader", "documents", "is_junk"]
 

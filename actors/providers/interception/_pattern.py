@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 import re
 
+from aigateway.actors.codec.reading import text
 from aigateway.actors.providers.interception._text import Text
-from aigateway.actors.providers.interception.reading import text
 
 __all__ = ["Pattern"]
 

@@ -8,9 +8,7 @@ from typing import NamedTuple
 
 from attrs import define, field, frozen
 
-from aigateway.actors.providers.interception._text import Text
-from aigateway.actors.providers.interception.outcomes import MESSAGE_LIMIT
-from aigateway.actors.providers.interception.reading import (
+from aigateway.actors.codec.reading import (
     Buffer,
     Object,
     count,
@@ -22,7 +20,9 @@ from aigateway.actors.providers.interception.reading import (
     source,
     text,
 )
-from aigateway.actors.providers.interception.sse import parse_event
+from aigateway.actors.codec.sse import parse_event
+from aigateway.actors.providers.interception._text import Text
+from aigateway.actors.providers.interception.outcomes import MESSAGE_LIMIT
 
 __all__ = ["CallItem", "Items", "Thinking", "Thought", "call_of", "commentary_of", "thoughts_of"]
 

@@ -14,7 +14,7 @@ from hashlib import blake2b
 
 from attrs import frozen
 
-from aigateway.actors.providers.interception.reading import Buffer, members, text
+from aigateway.actors.codec.reading import Buffer, members, text
 from aigateway.actors.providers.interception.routes import MESSAGES, RESPONSES, Api
 
 __all__ = [

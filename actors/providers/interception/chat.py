@@ -8,6 +8,21 @@ from typing import ClassVar
 import msgspec
 from attrs import define, field
 
+from aigateway.actors.codec.decoding import encode
+from aigateway.actors.codec.reading import (
+    Buffer,
+    Object,
+    boolean,
+    count,
+    is_json,
+    items,
+    json_text,
+    members,
+    source,
+    text,
+)
+from aigateway.actors.codec.splice import set_member
+from aigateway.actors.codec.sse import parse_event
 from aigateway.actors.providers.interception._chat_calls import OpenCall
 from aigateway.actors.providers.interception._chat_chunk import (
     CallPart,
@@ -25,7 +40,6 @@ from aigateway.actors.providers.interception._recording import NOTHING, TRUNCATE
 from aigateway.actors.providers.interception._states import End, Mode
 from aigateway.actors.providers.interception._text import Text
 from aigateway.actors.providers.interception.affinity import opening_of
-from aigateway.actors.providers.interception.decoding import encode
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.interception.outcomes import error_outcome
 from aigateway.actors.providers.interception.prompts import (
@@ -34,22 +48,8 @@ from aigateway.actors.providers.interception.prompts import (
     kind_of,
     last_said,
 )
-from aigateway.actors.providers.interception.reading import (
-    Buffer,
-    Object,
-    boolean,
-    count,
-    is_json,
-    items,
-    json_text,
-    members,
-    source,
-    text,
-)
 from aigateway.actors.providers.interception.relay import BARE, Relay
 from aigateway.actors.providers.interception.routes import CHAT_COMPLETIONS, Api
-from aigateway.actors.providers.interception.splice import set_member
-from aigateway.actors.providers.interception.sse import parse_event
 
 __all__ = ["ChatInterception", "read_chat_request"]
 

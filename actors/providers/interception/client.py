@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import msgspec
 from attrs import frozen
 
-from aigateway.actors.providers.interception.header_list import first_of
+from aigateway.actors.codec.header_list import first_of
 from aigateway.actors.providers.interception.interface import Headers
 
 __all__ = ["UNKNOWN", "ClientInfo", "identify"]

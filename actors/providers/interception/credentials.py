@@ -12,10 +12,10 @@ from typing import Literal, TypeAlias
 
 from attrs import field, frozen
 
-from aigateway.actors.providers.interception.header_list import HeaderList, first_of, values_of
+from aigateway.actors.codec.header_list import HeaderList, first_of, values_of
+from aigateway.actors.codec.secret_names import holds
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.interception.routes import ANTHROPIC_TYPES
-from aigateway.actors.providers.interception.secret_names import holds
 
 __all__ = [
     "BYOK",

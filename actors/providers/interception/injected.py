@@ -24,20 +24,20 @@ from typing import Any, ClassVar
 
 from attrs import evolve, frozen
 
-from aigateway.actors.providers.interception._recording import NOTHING, Recording
-from aigateway.actors.providers.interception._states import CLIENT_GONE
-from aigateway.actors.providers.interception.decoding import (
+from aigateway.actors.codec.decoding import (
     Decoder,
     DecodingError,
     decoder_for,
     encode,
 )
+from aigateway.actors.codec.reading import is_json, json_text, text
+from aigateway.actors.codec.sse import EventReader
+from aigateway.actors.providers.interception._recording import NOTHING, Recording
+from aigateway.actors.providers.interception._states import CLIENT_GONE
 from aigateway.actors.providers.interception.injection import Injected
 from aigateway.actors.providers.interception.interface import Headers, Outcome
-from aigateway.actors.providers.interception.reading import is_json, json_text, text
 from aigateway.actors.providers.interception.relay import Relay
 from aigateway.actors.providers.interception.routes import Api
-from aigateway.actors.providers.interception.sse import EventReader
 from aigateway.actors.providers.interception.tools import ToolResult, Tools
 from aigateway.actors.values.records import ToolUsage, UsageRecord
 

@@ -13,6 +13,20 @@ from typing import ClassVar, TypeAlias
 import msgspec
 from attrs import define, field
 
+from aigateway.actors.codec.reading import (
+    Object,
+    is_null,
+    items,
+    members,
+    number,
+    text,
+)
+from aigateway.actors.codec.splice import (
+    add_elements,
+    delete_member,
+    set_member,
+)
+from aigateway.actors.codec.sse import parse_event
 from aigateway.actors.providers.interception._chat_calls import OpenCall
 from aigateway.actors.providers.interception._chat_chunk import (
     CallPart,
@@ -28,22 +42,8 @@ from aigateway.actors.providers.interception.injected import (
     InjectedInterception,
     RoundReading,
 )
-from aigateway.actors.providers.interception.reading import (
-    Object,
-    is_null,
-    items,
-    members,
-    number,
-    text,
-)
 from aigateway.actors.providers.interception.relay import Relay
 from aigateway.actors.providers.interception.routes import CHAT_COMPLETIONS, Api
-from aigateway.actors.providers.interception.splice import (
-    add_elements,
-    delete_member,
-    set_member,
-)
-from aigateway.actors.providers.interception.sse import parse_event
 from aigateway.actors.providers.interception.tools import ToolResult
 
 __all__ = ["InjectedChat"]

@@ -12,15 +12,7 @@ from typing import ClassVar
 
 import msgspec
 
-from aigateway.actors.providers.interception._event_edits import edited, replaced
-from aigateway.actors.providers.interception._recording import Request
-from aigateway.actors.providers.interception.injected import (
-    InjectedCall,
-    InjectedInterception,
-    RoundReading,
-)
-from aigateway.actors.providers.interception.messages import MessagesInterception
-from aigateway.actors.providers.interception.reading import (
+from aigateway.actors.codec.reading import (
     Object,
     count,
     is_json,
@@ -30,10 +22,18 @@ from aigateway.actors.providers.interception.reading import (
     source,
     text,
 )
+from aigateway.actors.codec.splice import add_elements, set_member
+from aigateway.actors.codec.sse import parse_event
+from aigateway.actors.providers.interception._event_edits import edited, replaced
+from aigateway.actors.providers.interception._recording import Request
+from aigateway.actors.providers.interception.injected import (
+    InjectedCall,
+    InjectedInterception,
+    RoundReading,
+)
+from aigateway.actors.providers.interception.messages import MessagesInterception
 from aigateway.actors.providers.interception.relay import Relay
 from aigateway.actors.providers.interception.routes import MESSAGES, Api
-from aigateway.actors.providers.interception.splice import add_elements, set_member
-from aigateway.actors.providers.interception.sse import parse_event
 from aigateway.actors.providers.interception.tools import ToolResult
 
 __all__ = ["InjectedMessages"]

@@ -14,14 +14,7 @@ from typing import ClassVar
 
 import msgspec
 
-from aigateway.actors.providers.interception._event_edits import edited, replaced
-from aigateway.actors.providers.interception._recording import Request
-from aigateway.actors.providers.interception.injected import (
-    InjectedCall,
-    InjectedInterception,
-    RoundReading,
-)
-from aigateway.actors.providers.interception.reading import (
+from aigateway.actors.codec.reading import (
     Object,
     boolean,
     count,
@@ -31,15 +24,22 @@ from aigateway.actors.providers.interception.reading import (
     source,
     text,
 )
-from aigateway.actors.providers.interception.relay import Relay
-from aigateway.actors.providers.interception.responses import ResponsesInterception, is_end
-from aigateway.actors.providers.interception.routes import RESPONSES, Api
-from aigateway.actors.providers.interception.splice import (
+from aigateway.actors.codec.splice import (
     add_elements,
     delete_member,
     set_member,
 )
-from aigateway.actors.providers.interception.sse import parse_event
+from aigateway.actors.codec.sse import parse_event
+from aigateway.actors.providers.interception._event_edits import edited, replaced
+from aigateway.actors.providers.interception._recording import Request
+from aigateway.actors.providers.interception.injected import (
+    InjectedCall,
+    InjectedInterception,
+    RoundReading,
+)
+from aigateway.actors.providers.interception.relay import Relay
+from aigateway.actors.providers.interception.responses import ResponsesInterception, is_end
+from aigateway.actors.providers.interception.routes import RESPONSES, Api
 from aigateway.actors.providers.interception.tools import ToolResult
 
 __all__ = ["InjectedResponses"]

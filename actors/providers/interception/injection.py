@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 import msgspec
 from attrs import field, frozen
 
-from aigateway.actors.providers.interception.reading import (
+from aigateway.actors.codec.reading import (
     Object,
     count,
     is_null,
@@ -20,8 +20,8 @@ from aigateway.actors.providers.interception.reading import (
     members,
     text,
 )
+from aigateway.actors.codec.splice import object_members, set_member, spliced
 from aigateway.actors.providers.interception.routes import CHAT_COMPLETIONS, MESSAGES, RESPONSES
-from aigateway.actors.providers.interception.splice import object_members, set_member, spliced
 from aigateway.actors.providers.interception.tool_keys import WayBack
 from aigateway.actors.providers.interception.tool_rules import Rules, rules_for
 from aigateway.actors.providers.interception.tool_schemas import (

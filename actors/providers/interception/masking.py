@@ -12,10 +12,10 @@ from collections.abc import Iterable
 
 from attrs import frozen
 
-from aigateway.actors.providers.interception.decoding import DecodingError, decode
-from aigateway.actors.providers.interception.header_list import values_of
+from aigateway.actors.codec.decoding import DecodingError, decode
+from aigateway.actors.codec.header_list import values_of
+from aigateway.actors.codec.secret_names import same_name
 from aigateway.actors.providers.interception.interface import Headers
-from aigateway.actors.providers.interception.secret_names import same_name
 
 __all__ = ["ACCOUNT_HEADERS", "MASK", "mask_body", "mask_text", "without_account"]
 

@@ -8,6 +8,20 @@ from typing import ClassVar
 import msgspec
 from attrs import define, field
 
+from aigateway.actors.codec.reading import (
+    Buffer,
+    Object,
+    boolean,
+    count,
+    is_json,
+    is_null,
+    items,
+    json_text,
+    members,
+    source,
+    text,
+)
+from aigateway.actors.codec.sse import parse_event
 from aigateway.actors.providers.interception._billed_calls import (
     COUNTS,
     BilledCall,
@@ -21,22 +35,8 @@ from aigateway.actors.providers.interception.affinity import opening_of
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.interception.outcomes import error_outcome
 from aigateway.actors.providers.interception.prompts import Said, kind_of, last_said
-from aigateway.actors.providers.interception.reading import (
-    Buffer,
-    Object,
-    boolean,
-    count,
-    is_json,
-    is_null,
-    items,
-    json_text,
-    members,
-    source,
-    text,
-)
 from aigateway.actors.providers.interception.relay import BARE, Relay
 from aigateway.actors.providers.interception.routes import MESSAGES, Api
-from aigateway.actors.providers.interception.sse import parse_event
 from aigateway.actors.providers.interception.usage import RunningUsage
 
 __all__ = ["MessagesInterception", "read_messages_request"]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from aigateway.actors.providers.interception.chat import ChatInterception, read_chat_request
-from aigateway.actors.providers.interception.decoding import (
+from aigateway.actors.codec.decoding import (
     DecodingError,
     TooLarge,
     TooManyLayers,
     decode,
 )
+from aigateway.actors.codec.reading import is_json
+from aigateway.actors.providers.interception.chat import ChatInterception, read_chat_request
 from aigateway.actors.providers.interception.error_bodies import error_body
 from aigateway.actors.providers.interception.interface import Headers, InvalidRequest
 from aigateway.actors.providers.interception.messages import (
     MessagesInterception,
     read_messages_request,
 )
-from aigateway.actors.providers.interception.reading import is_json
 from aigateway.actors.providers.interception.relay import Relay
 from aigateway.actors.providers.interception.responses import (
     CompactionInterception,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from aigateway.actors.providers.interception.decoding import decode
+from aigateway.actors.codec.decoding import decode
 from aigateway.actors.providers.interception.injected import InjectedInterception
 from aigateway.actors.providers.interception.injected_chat import InjectedChat
 from aigateway.actors.providers.interception.injected_messages import InjectedMessages

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from aigateway.actors.providers.interception.interface import Outcome
-from aigateway.actors.providers.interception.reading import (
+from aigateway.actors.codec.reading import (
     Buffer,
     Object,
     count,
@@ -12,6 +11,7 @@ from aigateway.actors.providers.interception.reading import (
     members,
     text,
 )
+from aigateway.actors.providers.interception.interface import Outcome
 
 __all__ = [
     "MESSAGE_LIMIT",

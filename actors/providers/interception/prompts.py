@@ -23,9 +23,9 @@ from typing import Literal, TypeAlias
 
 from attrs import frozen
 
-from aigateway.actors.providers.interception.header_list import first_of
+from aigateway.actors.codec.header_list import first_of
+from aigateway.actors.codec.reading import Buffer, Object, members
 from aigateway.actors.providers.interception.interface import Headers
-from aigateway.actors.providers.interception.reading import Buffer, Object, members
 
 __all__ = ["PromptKind", "Said", "is_wrapper", "kind_of", "last_said", "typed"]
 

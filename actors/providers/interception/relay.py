@@ -31,6 +31,13 @@ from typing import ClassVar
 
 from attrs import evolve
 
+from aigateway.actors.codec.decoding import (
+    Decoder,
+    DecodingError,
+    TooLarge,
+    decoder_for,
+)
+from aigateway.actors.codec.reading import Buffer, is_json
 from aigateway.actors.providers.interception._holding import HOLD_LIMIT, Outlet
 from aigateway.actors.providers.interception._lenient import LenientReader, documents, is_junk
 from aigateway.actors.providers.interception._recording import Recording, Request
@@ -44,12 +51,6 @@ from aigateway.actors.providers.interception._states import (
     End,
     Mode,
 )
-from aigateway.actors.providers.interception.decoding import (
-    Decoder,
-    DecodingError,
-    TooLarge,
-    decoder_for,
-)
 from aigateway.actors.providers.interception.error_bodies import error_body
 from aigateway.actors.providers.interception.interface import Headers, Outcome
 from aigateway.actors.providers.interception.outcomes import (
@@ -58,7 +59,6 @@ from aigateway.actors.providers.interception.outcomes import (
     message_of,
     outcome_of,
 )
-from aigateway.actors.providers.interception.reading import Buffer, is_json
 from aigateway.actors.providers.interception.routes import MESSAGES, Api
 
 __all__ = ["BARE", "BODY_LIMIT", "FOREIGN_TYPES", "Relay"]

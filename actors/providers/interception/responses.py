@@ -17,6 +17,18 @@ from typing import ClassVar
 
 import msgspec
 
+from aigateway.actors.codec.reading import (
+    Buffer,
+    Object,
+    boolean,
+    count,
+    is_null,
+    items,
+    members,
+    source,
+    text,
+)
+from aigateway.actors.codec.sse import parse_event
 from aigateway.actors.providers.interception._recording import NOTHING, TRUNCATED, Request
 from aigateway.actors.providers.interception._response_items import (
     Items,
@@ -31,20 +43,8 @@ from aigateway.actors.providers.interception.affinity import opening_of
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.interception.outcomes import error_outcome
 from aigateway.actors.providers.interception.prompts import Said, kind_of, last_said, typed
-from aigateway.actors.providers.interception.reading import (
-    Buffer,
-    Object,
-    boolean,
-    count,
-    is_null,
-    items,
-    members,
-    source,
-    text,
-)
 from aigateway.actors.providers.interception.relay import BARE, Relay
 from aigateway.actors.providers.interception.routes import COMPACTION, RESPONSES, Api
-from aigateway.actors.providers.interception.sse import parse_event
 from aigateway.actors.providers.interception.usage import RunningUsage
 
 __all__ = [

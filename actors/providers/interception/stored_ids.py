@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
-from aigateway.actors.providers.interception.reading import members, text
-from aigateway.actors.providers.interception.splice import object_members
+from aigateway.actors.codec.reading import members, text
+from aigateway.actors.codec.splice import object_members
 
 __all__ = ["created_id", "ids_in_body", "ids_in_path", "is_stored"]
 

@@ -17,7 +17,7 @@ import msgspec
 from attrs import frozen
 from msgspec import Raw
 
-from aigateway.actors.providers.interception.reading import is_json, items, members, text
+from aigateway.actors.codec.reading import is_json, items, members, text
 
 __all__ = ["NOTHING", "WayBack", "way_back_of_branches", "wanted_names"]
 

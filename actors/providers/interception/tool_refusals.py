@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from aigateway.actors.providers.interception.reading import Object, items, members, text
+from aigateway.actors.codec.reading import Object, items, members, text
 
 __all__ = ["refused_tools"]
 

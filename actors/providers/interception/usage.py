@@ -8,7 +8,7 @@ when the answer ends or breaks, so that the records of an interception add up to
 
 from __future__ import annotations
 
-from aigateway.actors.providers.interception.reading import Object, count, is_null, members
+from aigateway.actors.codec.reading import Object, count, is_null, members
 
 __all__ = ["RunningUsage"]
 

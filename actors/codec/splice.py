@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 from attrs import frozen
 
-from aigateway.actors.providers.interception.reading import items, members, text
+from aigateway.actors.codec.reading import items, members, text
 
 __all__ = [
     "Member",
