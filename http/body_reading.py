@@ -14,7 +14,7 @@ from typing import Any
 
 from attrs import define
 
-from aigateway.actors.waiting import patient
+from aigateway.actors.upstream.waiting import patient
 
 __all__ = ["BodyTooLarge", "BodyTooSlow", "Bodies", "Pace", "TooManyBodies"]
 

@@ -16,8 +16,6 @@ from attrs import evolve
 
 from aigateway.actors.codec.decoding import DecodingError, decode
 from aigateway.actors.codec.header_list import values_of
-from aigateway.actors.providers.errors import Quiet, UpstreamCut
-from aigateway.actors.providers.exchange import Exchange
 from aigateway.actors.providers.interception.error_bodies import error_body
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.interception.masking import (
@@ -26,6 +24,8 @@ from aigateway.actors.providers.interception.masking import (
     without_account,
 )
 from aigateway.actors.providers.messages import GiveBack, Opened, Refused
+from aigateway.actors.upstream.errors import Quiet, UpstreamCut
+from aigateway.actors.upstream.exchange import Exchange
 
 __all__ = ["conceal"]
 

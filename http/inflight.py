@@ -17,8 +17,8 @@ from typing import Any
 from weakref import WeakSet
 
 from aigateway.actors.actor import Reply, fail
-from aigateway.actors.providers.exchange import Exchange
 from aigateway.actors.providers.recording import Recording
+from aigateway.actors.upstream.exchange import Exchange
 
 __all__ = ["STOPPING", "Inflight", "Stopping"]
 

@@ -15,10 +15,10 @@ import pykka
 from attrs import define
 
 from aigateway.actors.providers.bedrock.answer import BedrockInterception
-from aigateway.actors.providers.errors import Quiet, UpstreamCut
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.messages import Drain, Opened, Refused
 from aigateway.actors.providers.recording import Recording
+from aigateway.actors.upstream.errors import Quiet, UpstreamCut
 from aigateway.http.answers import Answer
 from aigateway.http.injection import Rounds, give_back
 from aigateway.http.relay import Finished, InterceptedBody, Patience, UpstreamSilent

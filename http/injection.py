@@ -15,8 +15,6 @@ from aigateway.actors.mcp.messages import CallTool, GetTools, LeftOut, ToolSet
 from aigateway.actors.mcp.results import ToolResult
 from aigateway.actors.mcp.shelf import user_key
 from aigateway.actors.providers.bedrock.answer import BedrockInterception
-from aigateway.actors.providers.errors import Quiet, UpstreamCut
-from aigateway.actors.providers.exchange import Exchange
 from aigateway.actors.providers.interception.injected import InjectedCall, InjectedInterception
 from aigateway.actors.providers.interception.injection import Encodings, takes_tools
 from aigateway.actors.providers.interception.interface import Headers, Interception
@@ -27,6 +25,8 @@ from aigateway.actors.providers.interception.tools import Tool
 from aigateway.actors.providers.messages import GiveBack, Opened, Refused
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.request import UpstreamRequest
+from aigateway.actors.upstream.errors import Quiet, UpstreamCut
+from aigateway.actors.upstream.exchange import Exchange
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.call import Call
 from aigateway.http.inflight import Stopping

@@ -21,7 +21,6 @@ from aigateway.actors.coderd.messages import Caller
 from aigateway.actors.providers.bedrock.answer import BedrockInterception
 from aigateway.actors.providers.bedrock.counting import COUNT_TOKENS, count_answer
 from aigateway.actors.providers.bedrock.making import standing_credential
-from aigateway.actors.providers.errors import Unsendable
 from aigateway.actors.providers.interception.affinity import affinity_of, affinity_of_passed
 from aigateway.actors.providers.interception.client import identify
 from aigateway.actors.providers.interception.credentials import (
@@ -60,6 +59,7 @@ from aigateway.actors.providers.served import model_for, recorded_model
 from aigateway.actors.recorder.ids import new_interception_id
 from aigateway.actors.recorder.ledger import Ledger
 from aigateway.actors.recorder.policy import RecordPolicy
+from aigateway.actors.upstream.errors import Unsendable
 from aigateway.actors.values import records
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.admission import Admission

@@ -20,11 +20,11 @@ import pykka
 import structlog
 from attrs import frozen
 
-from aigateway.actors.providers.errors import GatewayEnds, Quiet, UpstreamCut
-from aigateway.actors.providers.exchange import Exchange
 from aigateway.actors.providers.interception.routes import MESSAGES
 from aigateway.actors.providers.messages import Drain, GiveBack, Opened
 from aigateway.actors.providers.recording import Recording
+from aigateway.actors.upstream.errors import GatewayEnds, Quiet, UpstreamCut
+from aigateway.actors.upstream.exchange import Exchange
 from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = [

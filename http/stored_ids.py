@@ -20,8 +20,8 @@ from aigateway.actors.coderd.messages import (
     RememberIds,
     Unavailable,
 )
-from aigateway.actors.providers.exchange import Exchange
 from aigateway.actors.providers.interception.stored_ids import created_id
+from aigateway.actors.upstream.exchange import Exchange
 from aigateway.actors.values.records import UsageRecord
 from aigateway.http.answers import api_error
 from aigateway.http.inflight import Stopping

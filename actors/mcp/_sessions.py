@@ -19,9 +19,9 @@ from aigateway.actors.mcp.protocol import ClientInfo
 from aigateway.actors.mcp.session import McpSession
 from aigateway.actors.mcp.session_messages import Close, Connect, Listen
 from aigateway.actors.mcp.toolbox import KnownServer, UserTools
-from aigateway.actors.providers.connect import Connector
-from aigateway.actors.providers.endpoint import Endpoint
-from aigateway.actors.providers.errors import UpstreamError
+from aigateway.actors.upstream.connect import Connector
+from aigateway.actors.upstream.endpoint import Endpoint
+from aigateway.actors.upstream.errors import UpstreamError
 
 __all__ = ["Sessions"]
 

@@ -16,16 +16,16 @@ from urllib.parse import urljoin, urlsplit
 from aigateway.actors.mcp.answers import AnswerReader, Notice
 from aigateway.actors.mcp.errors import DeadlinePassed, HttpRefused, McpError, Unreachable
 from aigateway.actors.mcp.protocol import Outgoing
-from aigateway.actors.providers.adapter import HeaderPairs, UpstreamAdapter, prepare
-from aigateway.actors.providers.connect import Connector
-from aigateway.actors.providers.errors import (
+from aigateway.actors.upstream.adapter import HeaderPairs, UpstreamAdapter, prepare
+from aigateway.actors.upstream.connect import Connector
+from aigateway.actors.upstream.errors import (
     AnswerTimeout,
     ConnectTimeout,
     Quiet,
     UpstreamCut,
     UpstreamError,
 )
-from aigateway.actors.providers.exchange import Exchange
+from aigateway.actors.upstream.exchange import Exchange
 
 __all__ = ["Cutter", "Line", "checked_url"]
 

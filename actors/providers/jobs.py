@@ -9,14 +9,14 @@ from attrs import define, evolve, field, frozen
 
 from aigateway.actors.actor import Reply, complete, new_reply
 from aigateway.actors.providers.breaker import Ticket
-from aigateway.actors.providers.errors import UpstreamError
-from aigateway.actors.providers.exchange import Exchange
 from aigateway.actors.providers.interception.credentials import Credential
 from aigateway.actors.providers.keypool import Walker
 from aigateway.actors.providers.messages import Opened, Perform, Refused
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.refusals import ProviderAnswer
 from aigateway.actors.providers.request import UpstreamRequest
+from aigateway.actors.upstream.errors import UpstreamError
+from aigateway.actors.upstream.exchange import Exchange
 
 __all__ = [
     "Abandon",

@@ -14,12 +14,12 @@ import requests
 from aigateway.actors.codec.decoding import DecodingError, decode, encode
 from aigateway.actors.codec.header_list import values_of
 from aigateway.actors.codec.splice import set_each
-from aigateway.actors.providers.adapter import HeaderPairs, prepare
-from aigateway.actors.providers.errors import Unsendable
 from aigateway.actors.providers.interception.credentials import CENTRALIZED, Credential
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.interception.routes import upstream_url
 from aigateway.actors.providers.request import UpstreamRequest
+from aigateway.actors.upstream.adapter import HeaderPairs, prepare
+from aigateway.actors.upstream.errors import Unsendable
 from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = ["NO_CREDENTIAL", "Maker", "PlainMaker", "body_for", "framed", "maker_for", "url_for"]

@@ -10,11 +10,11 @@ from attrs import evolve, field, frozen
 from aigateway.actors.actor import Reply
 from aigateway.actors.providers.breaker import CircuitStatus
 from aigateway.actors.providers.counters import Counters
-from aigateway.actors.providers.exchange import Exchange
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.keypool import KeyStatus
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.request import AbandonedAttempt, UpstreamRequest
+from aigateway.actors.upstream.exchange import Exchange
 
 __all__ = [
     "Drain",

@@ -17,10 +17,7 @@ from attrs import evolve
 
 from aigateway.actors.actor import ActorDied, GatewayActor, complete, fail
 from aigateway.actors.providers.agenda import Alarm
-from aigateway.actors.providers.connect import Connector
 from aigateway.actors.providers.counters import Counters
-from aigateway.actors.providers.endpoint import Endpoint
-from aigateway.actors.providers.errors import ConnectFailed
 from aigateway.actors.providers.fallback import can_hand_on, hand_on, share
 from aigateway.actors.providers.interception.routes import upstream_url
 from aigateway.actors.providers.jobs import (
@@ -66,6 +63,9 @@ from aigateway.actors.providers.workforce import (
     tell,
 )
 from aigateway.actors.tree import ActorTree
+from aigateway.actors.upstream.connect import Connector
+from aigateway.actors.upstream.endpoint import Endpoint
+from aigateway.actors.upstream.errors import ConnectFailed
 from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = ["Provider", "ProviderLimits"]

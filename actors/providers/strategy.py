@@ -45,15 +45,6 @@ from aigateway.actors.providers.breaker import (
 )
 from aigateway.actors.providers.counters import Counters
 from aigateway.actors.providers.delays import requested_delay
-from aigateway.actors.providers.errors import (
-    AnswerTimeout,
-    BadHead,
-    ConnectFailed,
-    NotMade,
-    OutOfFiles,
-    Unsendable,
-    UpstreamError,
-)
 from aigateway.actors.providers.interception import error_bodies
 from aigateway.actors.providers.interception.credentials import centralized
 from aigateway.actors.providers.jobs import Job
@@ -68,6 +59,15 @@ from aigateway.actors.providers.making import Maker
 from aigateway.actors.providers.messages import Perform, Refused
 from aigateway.actors.providers.refusals import ProviderAnswer
 from aigateway.actors.providers.worker import refusal_of
+from aigateway.actors.upstream.errors import (
+    AnswerTimeout,
+    BadHead,
+    ConnectFailed,
+    NotMade,
+    OutOfFiles,
+    Unsendable,
+    UpstreamError,
+)
 from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = ["REASONS", "FallBack", "Pause", "Refuse", "Relay", "Send", "Step", "Strategy"]

@@ -15,17 +15,7 @@ import requests
 import structlog
 
 from aigateway.actors.actor import ActorDied, GatewayActor, fail
-from aigateway.actors.providers.adapter import UpstreamAdapter
 from aigateway.actors.providers.beginning import BadStart, Beginning
-from aigateway.actors.providers.connect import Connector
-from aigateway.actors.providers.errors import (
-    AnswerTimeout,
-    GatewayEnds,
-    Quiet,
-    UpstreamCut,
-    UpstreamError,
-)
-from aigateway.actors.providers.exchange import Exchange
 from aigateway.actors.providers.jobs import (
     Abandon,
     Answered,
@@ -42,6 +32,16 @@ from aigateway.actors.providers.messages import Drain, Opened, Refused
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.refusals import ProviderAnswer
 from aigateway.actors.providers.request import Attempts
+from aigateway.actors.upstream.adapter import UpstreamAdapter
+from aigateway.actors.upstream.connect import Connector
+from aigateway.actors.upstream.errors import (
+    AnswerTimeout,
+    GatewayEnds,
+    Quiet,
+    UpstreamCut,
+    UpstreamError,
+)
+from aigateway.actors.upstream.exchange import Exchange
 
 __all__ = ["UpstreamWorker", "abandon", "open_answer", "refusal_of"]
 

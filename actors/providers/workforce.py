@@ -15,9 +15,7 @@ import pykka
 import structlog
 from attrs import field, frozen
 
-from aigateway.actors.providers.connect import Connector
 from aigateway.actors.providers.counters import Counters
-from aigateway.actors.providers.exchange import Exchange
 from aigateway.actors.providers.jobs import (
     Abandon,
     Answered,
@@ -32,6 +30,8 @@ from aigateway.actors.providers.messages import Drain, GiveBack
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.roster import Member, Roster
 from aigateway.actors.providers.worker import UpstreamWorker, abandon
+from aigateway.actors.upstream.connect import Connector
+from aigateway.actors.upstream.exchange import Exchange
 
 __all__ = [
     "Hiring",

@@ -14,16 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 import requests
 from attrs import evolve, frozen
 
-from aigateway.actors.providers.adapter import UpstreamAdapter
 from aigateway.actors.providers.bedrock.making import BedrockMaker, standing_credential
 from aigateway.actors.providers.bedrock.rewrite import invoke_path
-from aigateway.actors.providers.connect import Connector
-from aigateway.actors.providers.endpoint import Endpoint
-from aigateway.actors.providers.errors import UpstreamError
 from aigateway.actors.providers.interception.credentials import Credential, centralized
 from aigateway.actors.providers.interception.routes import speaks_openai
 from aigateway.actors.providers.making import maker_for, url_for
 from aigateway.actors.providers.request import UpstreamRequest
+from aigateway.actors.upstream.adapter import UpstreamAdapter
+from aigateway.actors.upstream.connect import Connector
+from aigateway.actors.upstream.endpoint import Endpoint
+from aigateway.actors.upstream.errors import UpstreamError
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.settings import Settings
 

@@ -9,7 +9,7 @@ from gunicorn.http import parser, wsgi
 from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import SocketUnreader
 
-from aigateway.actors.waiting import patient
+from aigateway.actors.upstream.waiting import patient
 from aigateway.http.body_reading import Pace
 from aigateway.http.server.request import GatewayRequest
 from aigateway.http.server.response import GatewayResponse

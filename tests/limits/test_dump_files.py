@@ -14,7 +14,7 @@ import pytest
 from attrs import frozen
 from structlog.testing import capture_logs
 
-from aigateway.actors.providers.exchange import Exchange
+from aigateway.actors.upstream.exchange import Exchange
 from aigateway.http.dump import Dump, dump_of_interception, dump_of_passthrough
 
 URL = "https://api.example.com/v1/messages"

@@ -9,9 +9,9 @@ import pytest
 import trustme
 from imitation_provider import ScriptedProvider
 
-from aigateway.actors.providers.adapter import UpstreamAdapter
-from aigateway.actors.providers.connect import Connector
-from aigateway.actors.providers.endpoint import Endpoint
+from aigateway.actors.upstream.adapter import UpstreamAdapter
+from aigateway.actors.upstream.connect import Connector
+from aigateway.actors.upstream.endpoint import Endpoint
 
 
 @pytest.fixture

@@ -14,8 +14,6 @@ from attrs import define, field
 from aigateway.actors.actor import Reply, new_reply
 from aigateway.actors.providers.breaker import BreakerConfig
 from aigateway.actors.providers.counters import Counters
-from aigateway.actors.providers.errors import UpstreamError
-from aigateway.actors.providers.exchange import Exchange
 from aigateway.actors.providers.interception.credentials import BYOK, Credential
 from aigateway.actors.providers.messages import (
     Drain,
@@ -29,6 +27,8 @@ from aigateway.actors.providers.messages import (
 from aigateway.actors.providers.provider import Provider, ProviderLimits
 from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.actors.tree import ActorTree, provider_role
+from aigateway.actors.upstream.errors import UpstreamError
+from aigateway.actors.upstream.exchange import Exchange
 from aigateway.actors.values.provider_config import ProviderConfig
 
 ON_ITS_WAY = ("then", "deadline")

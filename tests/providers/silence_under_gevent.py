@@ -12,8 +12,8 @@ import pytest
 from imitation_provider import Close, Stall, WaitFor, answer, event, stream
 from provider_rig import FakeRecording, running
 
-from aigateway.actors.providers import silence
-from aigateway.actors.providers.errors import Quiet, UpstreamCut
+from aigateway.actors.upstream import silence
+from aigateway.actors.upstream.errors import Quiet, UpstreamCut
 
 TICK, SHORTEST = 0.02, 0.05
 ONE, TWO = event({"n": 1}), event({"n": 2})

@@ -28,9 +28,9 @@ from imitation_provider import (
 from provider_rig import KEYS, PATIENCE, FakeRecording, Rig, running
 
 from aigateway.actors.providers.breaker import BreakerConfig
-from aigateway.actors.providers.errors import Quiet, UpstreamCut
 from aigateway.actors.providers.messages import Opened, Refused
 from aigateway.actors.tree import ActorTree
+from aigateway.actors.upstream.errors import Quiet, UpstreamCut
 
 EVENTS = [event({"n": number}, "tick") for number in range(5)]
 CLIENTS, CALLS = 10, 10
@@ -209,7 +209,7 @@ DAYS = [
 def test_no_request_hangs_and_the_books_balance(luck, how, monkeypatch):
     settings = SETTINGS[how]
     again = SentAgain()
-    monkeypatch.setattr("aigateway.actors.providers.adapter.log", again)
+    monkeypatch.setattr("aigateway.actors.upstream.adapter.log", again)
     monkeypatch.setattr("aigateway.actors.providers.strategy.FIRST_PAUSE", 0.01)
     monkeypatch.setattr("aigateway.actors.providers.keypool.DEFAULT_REST", 0.05)
     seed = sum(luck.encode())

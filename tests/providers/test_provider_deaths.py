@@ -18,9 +18,9 @@ from imitation_provider import (
 from provider_rig import PATIENCE, FakeRecording, read_all, running, until
 
 from aigateway.actors.actor import ActorDied, Crash
-from aigateway.actors.providers.adapter import UpstreamAdapter
 from aigateway.actors.providers.messages import GetProviderState, Opened, Refused, Retire
 from aigateway.actors.providers.worker import UpstreamWorker
+from aigateway.actors.upstream.adapter import UpstreamAdapter
 
 EVENTS = [event({"n": 1}, "first"), event({"n": 2}, "second")]
 ONE = {"max_connections": 1}

@@ -15,14 +15,6 @@ from aigateway.actors.actor import new_reply
 from aigateway.actors.providers import strategy as strategy_module
 from aigateway.actors.providers.agenda import Agenda
 from aigateway.actors.providers.counters import Counters
-from aigateway.actors.providers.errors import (
-    AnswerTimeout,
-    ConnectFailed,
-    ConnectTimeout,
-    HeadCut,
-    Unsendable,
-    UpstreamError,
-)
 from aigateway.actors.providers.interception.affinity import Affinity
 from aigateway.actors.providers.interception.credentials import CENTRALIZED, Credential
 from aigateway.actors.providers.interception.interface import Headers
@@ -40,6 +32,14 @@ from aigateway.actors.providers.strategy import (
     Send,
     Step,
     Strategy,
+)
+from aigateway.actors.upstream.errors import (
+    AnswerTimeout,
+    ConnectFailed,
+    ConnectTimeout,
+    HeadCut,
+    Unsendable,
+    UpstreamError,
 )
 
 NOW = 1000.0

@@ -19,9 +19,9 @@ from imitation_provider import (
 )
 from provider_rig import KEYS, OWN, PATIENCE, running
 
-from aigateway.actors.providers.errors import UpstreamCut
 from aigateway.actors.providers.interception.affinity import Affinity
 from aigateway.actors.providers.messages import Opened
+from aigateway.actors.upstream.errors import UpstreamCut
 
 FIRST_KEYS = Affinity("a")
 """A session that has the first of two keys."""

@@ -11,10 +11,10 @@ import pytest
 from provider_rig import PATIENCE, running
 from upstream_rig import closed_port, connect, listening
 
-from aigateway.actors.providers.addresses import Addresses
-from aigateway.actors.providers.connect import Connector
-from aigateway.actors.providers.endpoint import Endpoint, Proxy
-from aigateway.actors.providers.errors import ConnectFailed, ConnectTimeout
+from aigateway.actors.upstream.addresses import Addresses
+from aigateway.actors.upstream.connect import Connector
+from aigateway.actors.upstream.endpoint import Endpoint, Proxy
+from aigateway.actors.upstream.errors import ConnectFailed, ConnectTimeout
 
 SECRET = "pa:ss wörd"
 

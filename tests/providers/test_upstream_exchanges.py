@@ -22,15 +22,15 @@ from imitation_provider import (
 from provider_rig import PATIENCE, read_all, until
 from upstream_rig import begin
 
-from aigateway.actors.providers import adapter as adapter_module
-from aigateway.actors.providers.errors import (
+from aigateway.actors.upstream import adapter as adapter_module
+from aigateway.actors.upstream.errors import (
     AnswerTimeout,
     GatewayEnds,
     HeadCut,
     Quiet,
     UpstreamCut,
 )
-from aigateway.actors.providers.exchange import MAX_HEAD, idle_limit
+from aigateway.actors.upstream.exchange import MAX_HEAD, idle_limit
 
 LENGTH = head(200, [("Content-Length", "5")])
 CHUNKED = head(200, [("Transfer-Encoding", "chunked")])

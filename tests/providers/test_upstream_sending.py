@@ -16,13 +16,13 @@ from imitation_provider import (
 from provider_rig import OWN, PATIENCE, read_all, running, until
 from upstream_rig import begin
 
-from aigateway.actors.providers.adapter import HeaderPairs, prepare
-from aigateway.actors.providers.errors import (
+from aigateway.actors.upstream.adapter import HeaderPairs, prepare
+from aigateway.actors.upstream.errors import (
     HeadCut,
     SendFailed,
     Unsendable,
 )
-from aigateway.actors.providers.exchange import request_head
+from aigateway.actors.upstream.exchange import request_head
 
 LENGTH = head(200, [("Content-Length", "5")])
 CHUNKED = head(200, [("Transfer-Encoding", "chunked")])
@@ -160,7 +160,7 @@ def test_an_upstream_that_breaks_off_without_a_word_is_told(adapters, reset):
 
 
 def test_an_upstream_that_takes_no_more_is_told(scripted_provider, adapter, monkeypatch):
-    monkeypatch.setattr("aigateway.actors.providers.sending.SEND_PATIENCE", 0.5)
+    monkeypatch.setattr("aigateway.actors.upstream.sending.SEND_PATIENCE", 0.5)
     release = threading.Event()
     scripted_provider.play([WaitFor(release), Close()], early=True)
     with pytest.raises(SendFailed, match=r"took no byte of the request within 0\.5 s"):

@@ -13,9 +13,9 @@ from imitation_provider import ScriptedProvider, WaitFor, answer
 from provider_rig import PATIENCE, running, until
 from upstream_rig import closed_port, connect, listening
 
-from aigateway.actors.providers.connect import Connector
-from aigateway.actors.providers.endpoint import Endpoint
-from aigateway.actors.providers.errors import ConnectFailed, ConnectTimeout
+from aigateway.actors.upstream.connect import Connector
+from aigateway.actors.upstream.endpoint import Endpoint
+from aigateway.actors.upstream.errors import ConnectFailed, ConnectTimeout
 
 
 def test_an_upstream_with_a_private_authority_is_reached_and_kept(tls_provider, ca_file):

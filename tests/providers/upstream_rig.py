@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 
 from provider_rig import PATIENCE
 
-from aigateway.actors.providers.adapter import HeaderPairs, UpstreamAdapter, prepare
-from aigateway.actors.providers.connect import Connector
-from aigateway.actors.providers.endpoint import Endpoint
-from aigateway.actors.providers.exchange import Exchange
+from aigateway.actors.upstream.adapter import HeaderPairs, UpstreamAdapter, prepare
+from aigateway.actors.upstream.connect import Connector
+from aigateway.actors.upstream.endpoint import Endpoint
+from aigateway.actors.upstream.exchange import Exchange
 
 
 def connect(url: str, *, timeout: float = 5.0, **options: str) -> socket.socket:

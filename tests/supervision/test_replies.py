@@ -13,7 +13,7 @@ import pytest
 
 from aigateway.actors.reply import AlreadySet, Reply, complete, fail, new_reply
 from aigateway.actors.turns import new_turn
-from aigateway.actors.waiting import waiter_for
+from aigateway.actors.upstream.waiting import waiter_for
 
 PATIENCE = 10.0
 

@@ -13,7 +13,7 @@ import pytest
 from gevent.monkey import get_original
 
 from aigateway.actors.turns import Turn, new_turn
-from aigateway.actors.waiting import waiter_for
+from aigateway.actors.upstream.waiting import waiter_for
 
 PATIENCE = 10.0
 

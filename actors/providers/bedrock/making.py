@@ -23,11 +23,11 @@ from aigateway.actors.providers.bedrock.rewrite import (
     rewrite_body,
 )
 from aigateway.actors.providers.bedrock.signing import CHAIN_HINT, Signer
-from aigateway.actors.providers.errors import NotMade, NotSupported
 from aigateway.actors.providers.interception.credentials import CENTRALIZED, Credential, mask
 from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.making import body_for, framed, url_for
 from aigateway.actors.providers.request import UpstreamRequest
+from aigateway.actors.upstream.errors import NotMade, NotSupported
 from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = ["BedrockMaker", "standing_credential"]

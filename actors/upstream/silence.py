@@ -16,7 +16,7 @@ import time
 from typing import Any, Protocol
 from weakref import WeakSet
 
-from aigateway.actors.waiting import is_cooperative
+from aigateway.actors.upstream.waiting import is_cooperative
 
 __all__ = ["Watched", "can_watch", "watch"]
 

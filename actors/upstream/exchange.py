@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 import httptools
 
-from aigateway.actors.providers.errors import (
+from aigateway.actors.upstream.errors import (
     AnswerTimeout,
     BadHead,
     ClosedUnanswered,
@@ -34,9 +34,9 @@ from aigateway.actors.providers.errors import (
     UpstreamCut,
     UpstreamError,
 )
-from aigateway.actors.providers.sending import READ_SIZE, send_request
-from aigateway.actors.providers.silence import can_watch, watch
-from aigateway.actors.waiting import is_cooperative, patient
+from aigateway.actors.upstream.sending import READ_SIZE, send_request
+from aigateway.actors.upstream.silence import can_watch, watch
+from aigateway.actors.upstream.waiting import is_cooperative, patient
 
 __all__ = ["MAX_HEAD", "AnswerCopy", "Exchange", "UpstreamConnection", "idle_limit", "request_head"]
 

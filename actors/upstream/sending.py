@@ -13,7 +13,7 @@ import ssl
 import time
 from collections.abc import Callable
 
-from aigateway.actors.providers.errors import NotSent, SendFailed
+from aigateway.actors.upstream.errors import NotSent, SendFailed
 
 __all__ = ["JOIN_LIMIT", "SEND_PATIENCE", "Receive", "send_request"]
 

@@ -11,9 +11,9 @@ import time
 
 import requests.utils
 
-from aigateway.actors.providers.addresses import Address, Addresses
-from aigateway.actors.providers.endpoint import Endpoint, Proxy
-from aigateway.actors.providers.errors import ConnectFailed, ConnectTimeout, OutOfFiles
+from aigateway.actors.upstream.addresses import Address, Addresses
+from aigateway.actors.upstream.endpoint import Endpoint, Proxy
+from aigateway.actors.upstream.errors import ConnectFailed, ConnectTimeout, OutOfFiles
 
 __all__ = ["Connector", "Endpoint"]
 

@@ -16,9 +16,9 @@ import requests
 import structlog
 from requests.adapters import BaseAdapter
 
-from aigateway.actors.providers.connect import Connector
-from aigateway.actors.providers.errors import ClosedUnanswered, NotSent, Unsendable
-from aigateway.actors.providers.exchange import Exchange, UpstreamConnection, request_head
+from aigateway.actors.upstream.connect import Connector
+from aigateway.actors.upstream.errors import ClosedUnanswered, NotSent, Unsendable
+from aigateway.actors.upstream.exchange import Exchange, UpstreamConnection, request_head
 
 __all__ = ["HeaderPairs", "UpstreamAdapter", "prepare"]
 
@@ -83,7 +83,7 @@ class UpstreamAdapter(BaseAdapter):
     def exchange(self, request: requests.PreparedRequest, timeout: float) -> Exchange:
         """Send and wait for the head, ``timeout`` seconds at most.
 
-        Raises an :class:`~aigateway.actors.providers.errors.UpstreamError`.
+        Raises an :class:`~aigateway.actors.upstream.errors.UpstreamError`.
         """
         head = self._head(request)
         body = request.body if isinstance(request.body, bytes) else b""

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Any, TypeAlias
 
-from aigateway.actors.providers.endpoint import Endpoint
+from aigateway.actors.upstream.endpoint import Endpoint
 
 __all__ = ["ADDRESS_TTL", "Address", "Addresses"]
 
