@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from aigateway.actors.providers.interception import open_interception
+from aigateway.actors.interception import open_interception
 
 __all__ = ["main"]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from attrs import field, frozen
 
-from aigateway.actors.providers.interception.error_bodies import error_body
+from aigateway.actors.interception.error_bodies import error_body
 
 __all__ = ["Answer", "api_error", "json_message", "plain"]
 

@@ -8,7 +8,7 @@ import structlog
 
 from aigateway.actors.codec.secret_names import without_secrets
 from aigateway.actors.coderd.messages import Authorize, Caller, Denied, Unavailable
-from aigateway.actors.providers.interception.credentials import BYOK_HEADER, Presented, extract
+from aigateway.actors.interception.credentials import BYOK_HEADER, Presented, extract
 from aigateway.http.answers import Answer, json_message, plain
 from aigateway.http.call import Call
 from aigateway.http.inbound import BodyTooLarge

@@ -14,8 +14,8 @@ from collections.abc import Callable
 import pykka
 from attrs import define
 
+from aigateway.actors.interception.interface import Headers
 from aigateway.actors.providers.bedrock.answer import BedrockInterception
-from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.messages import Drain, Opened, Refused
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.upstream.errors import Quiet, UpstreamCut

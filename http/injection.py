@@ -11,17 +11,17 @@ import structlog
 from attrs import define, evolve
 
 from aigateway.actors.actor import Reply, complete, new_reply
+from aigateway.actors.interception.injected import InjectedCall, InjectedInterception
+from aigateway.actors.interception.injection import Encodings, takes_tools
+from aigateway.actors.interception.interface import Headers, Interception
+from aigateway.actors.interception.opening_injected import INJECTABLE, with_tools
+from aigateway.actors.interception.tool_refusals import refused_tools
+from aigateway.actors.interception.tool_rules import Rules
+from aigateway.actors.interception.tools import Tool
 from aigateway.actors.mcp.messages import CallTool, GetTools, LeftOut, ToolSet
 from aigateway.actors.mcp.results import ToolResult
 from aigateway.actors.mcp.shelf import user_key
 from aigateway.actors.providers.bedrock.answer import BedrockInterception
-from aigateway.actors.providers.interception.injected import InjectedCall, InjectedInterception
-from aigateway.actors.providers.interception.injection import Encodings, takes_tools
-from aigateway.actors.providers.interception.interface import Headers, Interception
-from aigateway.actors.providers.interception.opening_injected import INJECTABLE, with_tools
-from aigateway.actors.providers.interception.tool_refusals import refused_tools
-from aigateway.actors.providers.interception.tool_rules import Rules
-from aigateway.actors.providers.interception.tools import Tool
 from aigateway.actors.providers.messages import GiveBack, Opened, Refused
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.request import UpstreamRequest

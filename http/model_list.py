@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from aigateway.actors.providers.interception.error_bodies import error_body, is_anthropic
+from aigateway.actors.interception.error_bodies import error_body, is_anthropic
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.answers import Answer
 

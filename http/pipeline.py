@@ -18,39 +18,39 @@ from attrs import evolve
 
 from aigateway.actors.codec.reading import members, text
 from aigateway.actors.coderd.messages import Caller
-from aigateway.actors.providers.bedrock.answer import BedrockInterception
-from aigateway.actors.providers.bedrock.counting import COUNT_TOKENS, count_answer
-from aigateway.actors.providers.bedrock.making import standing_credential
-from aigateway.actors.providers.interception.affinity import affinity_of, affinity_of_passed
-from aigateway.actors.providers.interception.client import identify
-from aigateway.actors.providers.interception.credentials import (
+from aigateway.actors.interception.affinity import affinity_of, affinity_of_passed
+from aigateway.actors.interception.client import identify
+from aigateway.actors.interception.credentials import (
     BYOK,
     Credential,
     Presented,
     byok_credential,
     centralized,
 )
-from aigateway.actors.providers.interception.headers import BadAgentFirewall, agent_firewall
-from aigateway.actors.providers.interception.injected import InjectedInterception
-from aigateway.actors.providers.interception.interface import (
+from aigateway.actors.interception.headers import BadAgentFirewall, agent_firewall
+from aigateway.actors.interception.injected import InjectedInterception
+from aigateway.actors.interception.interface import (
     Headers,
     Interception,
     InvalidRequest,
 )
-from aigateway.actors.providers.interception.opening import decoded, open_interception
-from aigateway.actors.providers.interception.relay import Relay
-from aigateway.actors.providers.interception.routes import (
+from aigateway.actors.interception.opening import decoded, open_interception
+from aigateway.actors.interception.relay import Relay
+from aigateway.actors.interception.routes import (
     COMPACTION,
     MESSAGES,
     RESPONSES,
     Intercept,
     Passthrough,
 )
-from aigateway.actors.providers.interception.stored_ids import (
+from aigateway.actors.interception.stored_ids import (
     ids_in_body,
     ids_in_path,
     is_stored,
 )
+from aigateway.actors.providers.bedrock.answer import BedrockInterception
+from aigateway.actors.providers.bedrock.counting import COUNT_TOKENS, count_answer
+from aigateway.actors.providers.bedrock.making import standing_credential
 from aigateway.actors.providers.making import NO_CREDENTIAL, url_for
 from aigateway.actors.providers.messages import GiveBack, Opened, Refused
 from aigateway.actors.providers.recording import Recording

@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from aigateway.actors.codec.header_list import first_of, values_of
-from aigateway.actors.providers.interception.credentials import BYOK_HEADER
+from aigateway.actors.interception.credentials import BYOK_HEADER
 from aigateway.http.answers import json_message
 from aigateway.http.inbound import Inbound
 from aigateway.http.settings import Settings

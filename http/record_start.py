@@ -8,10 +8,10 @@ import structlog
 
 from aigateway.actors.codec.decoding import decode
 from aigateway.actors.coderd.messages import Accepted, Caller, Unavailable
-from aigateway.actors.providers.interception.client import identify
-from aigateway.actors.providers.interception.credentials import Credential
-from aigateway.actors.providers.interception.headers import AgentFirewall
-from aigateway.actors.providers.interception.interface import Interception
+from aigateway.actors.interception.client import identify
+from aigateway.actors.interception.credentials import Credential
+from aigateway.actors.interception.headers import AgentFirewall
+from aigateway.actors.interception.interface import Interception
 from aigateway.actors.recorder.policy import RecordPolicy
 from aigateway.actors.recorder.recorder import Begin
 from aigateway.actors.values import records

@@ -11,8 +11,8 @@ import re
 
 from attrs import evolve
 
-from aigateway.actors.providers.interception.error_bodies import error_body
-from aigateway.actors.providers.interception.routes import (
+from aigateway.actors.interception.error_bodies import error_body
+from aigateway.actors.interception.routes import (
     CHAT_COMPLETIONS,
     MESSAGES,
     RESPONSES,

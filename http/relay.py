@@ -20,7 +20,7 @@ import pykka
 import structlog
 from attrs import frozen
 
-from aigateway.actors.providers.interception.routes import MESSAGES
+from aigateway.actors.interception.routes import MESSAGES
 from aigateway.actors.providers.messages import Drain, GiveBack, Opened
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.upstream.errors import GatewayEnds, Quiet, UpstreamCut

@@ -7,7 +7,7 @@ import re
 import structlog
 from attrs import frozen
 
-from aigateway.actors.providers.interception.routes import Intercept, Passthrough, resolve
+from aigateway.actors.interception.routes import Intercept, Passthrough, resolve
 from aigateway.actors.tree import ActorTree
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.answers import Answer, plain

@@ -20,7 +20,7 @@ from aigateway.actors.coderd.messages import (
     RememberIds,
     Unavailable,
 )
-from aigateway.actors.providers.interception.stored_ids import created_id
+from aigateway.actors.interception.stored_ids import created_id
 from aigateway.actors.upstream.exchange import Exchange
 from aigateway.actors.values.records import UsageRecord
 from aigateway.http.answers import api_error

@@ -7,9 +7,9 @@ import time
 from typing import Any
 
 from aigateway.actors.codec.header_list import first_of
+from aigateway.actors.interception.headers import UnsafeHeader, for_client, for_upstream
+from aigateway.actors.interception.interface import Headers
 from aigateway.actors.providers.fallback import patience_of
-from aigateway.actors.providers.interception.headers import UnsafeHeader, for_client, for_upstream
-from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.messages import Opened, Perform, Refused
 from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.actors.tree import provider_role

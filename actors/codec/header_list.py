@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from aigateway.actors.providers.interception.interface import Headers
+from aigateway.actors.interception.interface import Headers
 
 __all__ = ["HeaderList", "first_of", "values_of"]
 

@@ -21,6 +21,7 @@ from attrs import frozen
 
 from aigateway.actors.codec.decoding import Decoder, DecodingError, decoder_for
 from aigateway.actors.codec.sse import EventReader, parse_event
+from aigateway.actors.interception.interface import Headers
 from aigateway.actors.mcp.errors import (
     BadAnswer,
     HttpRefused,
@@ -32,7 +33,6 @@ from aigateway.actors.mcp.errors import (
     Unreachable,
     quoted,
 )
-from aigateway.actors.providers.interception.interface import Headers
 
 __all__ = ["ANSWER_LIMIT", "AnswerReader", "Expect", "Notice", "Notification", "ServerRequest"]
 

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 from attrs import frozen
 
+from aigateway.actors.interception.schema_reading import UnusableSchema, read_schema
 from aigateway.actors.mcp.errors import BadAnswer, quoted
 from aigateway.actors.mcp.param_headers import BadAnnotation, ParamHeader, find_param_headers
-from aigateway.actors.providers.interception.schema_reading import UnusableSchema, read_schema
 
 __all__ = ["CallOutcome", "ToolDefinition", "ToolsPage", "read_call_result", "read_tools_page"]
 

@@ -10,8 +10,8 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
+from aigateway.actors.interception.tools import Tool
 from aigateway.actors.mcp.messages import LeftOut
-from aigateway.actors.providers.interception.tools import Tool
 
 __all__ = ["ToolTroubles"]
 

@@ -37,7 +37,7 @@ from typing import Literal, TypeAlias
 
 from attrs import define, frozen
 
-from aigateway.actors.providers.interception.routes import ANTHROPIC_TYPES
+from aigateway.actors.interception.routes import ANTHROPIC_TYPES
 from aigateway.actors.values.provider_config import BreakerConfig
 
 __all__ = [

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from aigateway.actors.codec.header_list import first_of
-from aigateway.actors.providers.interception.interface import Headers
+from aigateway.actors.interception.interface import Headers
 
 __all__ = ["requested_delay"]
 

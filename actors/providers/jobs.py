@@ -8,8 +8,8 @@ import pykka
 from attrs import define, evolve, field, frozen
 
 from aigateway.actors.actor import Reply, complete, new_reply
+from aigateway.actors.interception.credentials import Credential
 from aigateway.actors.providers.breaker import Ticket
-from aigateway.actors.providers.interception.credentials import Credential
 from aigateway.actors.providers.keypool import Walker
 from aigateway.actors.providers.messages import Opened, Perform, Refused
 from aigateway.actors.providers.recording import Recording

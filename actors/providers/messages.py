@@ -8,9 +8,9 @@ import pykka
 from attrs import evolve, field, frozen
 
 from aigateway.actors.actor import Reply
+from aigateway.actors.interception.interface import Headers
 from aigateway.actors.providers.breaker import CircuitStatus
 from aigateway.actors.providers.counters import Counters
-from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.keypool import KeyStatus
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.request import AbandonedAttempt, UpstreamRequest

@@ -16,10 +16,10 @@ import structlog
 from attrs import evolve
 
 from aigateway.actors.actor import ActorDied, GatewayActor, complete, fail
+from aigateway.actors.interception.routes import upstream_url
 from aigateway.actors.providers.agenda import Alarm
 from aigateway.actors.providers.counters import Counters
 from aigateway.actors.providers.fallback import can_hand_on, hand_on, share
-from aigateway.actors.providers.interception.routes import upstream_url
 from aigateway.actors.providers.jobs import (
     Answered,
     Drained,

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from attrs import asdict, evolve
 
-from aigateway.actors.providers.interception.interface import Interception, Outcome
+from aigateway.actors.interception.interface import Interception, Outcome
 from aigateway.actors.providers.request import AbandonedAttempt
 from aigateway.actors.recorder.ledger import Ledger
 from aigateway.actors.recorder.policy import RecordPolicy

@@ -35,6 +35,8 @@ from typing import TypeAlias
 import structlog
 from attrs import evolve, frozen
 
+from aigateway.actors.interception import error_bodies
+from aigateway.actors.interception.credentials import centralized
 from aigateway.actors.providers.beginning import BadStart
 from aigateway.actors.providers.breaker import (
     CircuitBreaker,
@@ -45,8 +47,6 @@ from aigateway.actors.providers.breaker import (
 )
 from aigateway.actors.providers.counters import Counters
 from aigateway.actors.providers.delays import requested_delay
-from aigateway.actors.providers.interception import error_bodies
-from aigateway.actors.providers.interception.credentials import centralized
 from aigateway.actors.providers.jobs import Job
 from aigateway.actors.providers.keypool import (
     KeyPool,

@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 import requests
 from attrs import evolve, frozen
 
+from aigateway.actors.interception.credentials import Credential, centralized
+from aigateway.actors.interception.routes import speaks_openai
 from aigateway.actors.providers.bedrock.making import BedrockMaker, standing_credential
 from aigateway.actors.providers.bedrock.rewrite import invoke_path
-from aigateway.actors.providers.interception.credentials import Credential, centralized
-from aigateway.actors.providers.interception.routes import speaks_openai
 from aigateway.actors.providers.making import maker_for, url_for
 from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.actors.upstream.adapter import UpstreamAdapter

@@ -36,8 +36,8 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from aigateway.actors.interception.interface import Interception, Outcome
 from aigateway.actors.mcp.results import ToolResult
-from aigateway.actors.providers.interception.interface import Interception, Outcome
 from aigateway.actors.values.records import (
     ModelThought,
     PromptUsage,

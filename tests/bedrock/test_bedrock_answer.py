@@ -14,9 +14,9 @@ from aws_imitation import FRAMES, chunk_frame, error_frame, exception_frame
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aigateway.actors.interception.interface import Interception
+from aigateway.actors.interception.opening import open_interception
 from aigateway.actors.providers.bedrock.answer import BedrockInterception
-from aigateway.actors.providers.interception.interface import Interception
-from aigateway.actors.providers.interception.opening import open_interception
 from aigateway.actors.values.records import PromptUsage, TokenUsage, ToolUsage, UsageRecord
 
 NOW = 1_700_000_000.5

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from test_what_providers_send import DONE, chunk, data_of, delta, opened, play, play_whole
 
-from aigateway.actors.providers.interception.injected import InjectedInterception
+from aigateway.actors.interception.injected import InjectedInterception
 from aigateway.actors.values.records import ModelThought, PromptUsage, TokenUsage, ToolUsage
 
 

@@ -21,12 +21,12 @@ from round_answers import (
     response_events,
 )
 
+from aigateway.actors.interception import open_interception
+from aigateway.actors.interception.injected import InjectedInterception
+from aigateway.actors.interception.injection import Encodings, inject
+from aigateway.actors.interception.opening_injected import with_tools
+from aigateway.actors.interception.tool_rules import rules_for
 from aigateway.actors.mcp import Tool, ToolResult, ToolSet
-from aigateway.actors.providers.interception import open_interception
-from aigateway.actors.providers.interception.injected import InjectedInterception
-from aigateway.actors.providers.interception.injection import Encodings, inject
-from aigateway.actors.providers.interception.opening_injected import with_tools
-from aigateway.actors.providers.interception.tool_rules import rules_for
 from aigateway.actors.values.records import ToolUsage, UsageRecord
 
 SCHEMA = b'{"type":"object","properties":{"a":{"type":"integer"}}}'

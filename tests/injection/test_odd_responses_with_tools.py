@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from aigateway.actors.interception import open_interception
+from aigateway.actors.interception.injected import InjectedInterception
+from aigateway.actors.interception.injection import Encodings
+from aigateway.actors.interception.opening_injected import with_tools
 from aigateway.actors.mcp import Tool, ToolResult, ToolSet
-from aigateway.actors.providers.interception import open_interception
-from aigateway.actors.providers.interception.injected import InjectedInterception
-from aigateway.actors.providers.interception.injection import Encodings
-from aigateway.actors.providers.interception.opening_injected import with_tools
 from aigateway.actors.values.records import (
     ModelThought,
     PromptUsage,

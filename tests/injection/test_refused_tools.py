@@ -23,7 +23,7 @@ from round_answers import (
     response_events,
 )
 
-from aigateway.actors.providers.interception.tool_refusals import refused_tools
+from aigateway.actors.interception.tool_refusals import refused_tools
 
 ODD_SERVER = Path(__file__).parents[1] / "mcp" / "mcp_odd_server.py"
 

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from provider_validators import VALIDATORS, subschemas
 from server_schemas import SERVERS
 
-from aigateway.actors.providers.interception.routes import CHAT_COMPLETIONS, MESSAGES, RESPONSES
-from aigateway.actors.providers.interception.tool_keys import wanted_names
-from aigateway.actors.providers.interception.tool_rules import (
+from aigateway.actors.interception.routes import CHAT_COMPLETIONS, MESSAGES, RESPONSES
+from aigateway.actors.interception.tool_keys import wanted_names
+from aigateway.actors.interception.tool_rules import (
     ANTHROPIC,
     GEMINI,
     OPENAI,
     Rules,
     rules_for,
 )
-from aigateway.actors.providers.interception.tool_schemas import (
+from aigateway.actors.interception.tool_schemas import (
     CUT,
     FittedTool,
     UnusableSchema,

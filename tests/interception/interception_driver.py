@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import frozen
 
-from aigateway.actors.providers.interception import Interception, Outcome, open_interception
+from aigateway.actors.interception import Interception, Outcome, open_interception
 from aigateway.actors.values.records import (
     ModelThought,
     PromptUsage,

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aigateway.actors.codec.decoding import encode
-from aigateway.actors.providers.interception.affinity import (
+from aigateway.actors.interception.affinity import (
     Affinity,
     affinity_of,
     affinity_of_passed,
 )
-from aigateway.actors.providers.interception.opening import open_interception
-from aigateway.actors.providers.interception.routes import CHAT_COMPLETIONS, MESSAGES, RESPONSES
+from aigateway.actors.interception.opening import open_interception
+from aigateway.actors.interception.routes import CHAT_COMPLETIONS, MESSAGES, RESPONSES
 
 USER = {"role": "user", "content": "hello"}
 

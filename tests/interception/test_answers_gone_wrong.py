@@ -21,15 +21,15 @@ from interception_driver import (
 )
 
 from aigateway.actors.codec.decoding import encode
-from aigateway.actors.providers.interception import (
+from aigateway.actors.interception import (
     Interception,
     InvalidRequest,
     Outcome,
     open_interception,
 )
-from aigateway.actors.providers.interception import _lenient as lenient_module
-from aigateway.actors.providers.interception import relay as relay_module
-from aigateway.actors.providers.interception._text import Text
+from aigateway.actors.interception import _lenient as lenient_module
+from aigateway.actors.interception import relay as relay_module
+from aigateway.actors.interception._text import Text
 
 pytestmark = pytest.mark.parametrize("api", APIS)
 
@@ -640,7 +640,7 @@ def test_a_truncated_answer_has_failed_whatever_was_read_of_it(api: str) -> None
 def test_a_text_too_long_to_travel_is_cut_and_says_so(
     api: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aigateway.actors.providers.interception._text.TEXT_LIMIT", 12)
+    monkeypatch.setattr("aigateway.actors.interception._text.TEXT_LIMIT", 12)
     text = Text("0123456789")
     text.write("ab")
     assert not text.truncated

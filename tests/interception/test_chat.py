@@ -18,7 +18,7 @@ from interception_answers import (
 )
 from interception_driver import JSON, NOW, Exchange, begin, chunk, exchange, finish, open_one
 
-from aigateway.actors.providers.interception import Outcome
+from aigateway.actors.interception import Outcome
 
 ASKED = {"stream_options": {"include_usage": True}}
 

@@ -30,7 +30,7 @@ from interception_driver import (
     open_one,
 )
 
-from aigateway.actors.providers.interception import Outcome
+from aigateway.actors.interception import Outcome
 
 TEXT = chat_chunk({"role": "assistant", "content": "Hi"})
 STOP = chat_chunk(finish="stop")

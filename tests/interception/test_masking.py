@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aigateway.actors.codec.decoding import encode
-from aigateway.actors.providers.interception.masking import (
+from aigateway.actors.interception.masking import (
     MASK,
     mask_body,
     mask_text,

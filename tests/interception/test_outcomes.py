@@ -5,8 +5,8 @@ import json
 import pytest
 
 from aigateway.actors.codec.reading import members
-from aigateway.actors.providers.interception import Outcome
-from aigateway.actors.providers.interception.outcomes import (
+from aigateway.actors.interception import Outcome
+from aigateway.actors.interception.outcomes import (
     MESSAGE_LIMIT,
     error_outcome,
     kind_of_name,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aigateway.actors.codec.reading import Object, members, text
-from aigateway.actors.providers.interception.prompts import Said, is_wrapper, kind_of, last_said
+from aigateway.actors.interception.prompts import Said, is_wrapper, kind_of, last_said
 
 REMINDER = "<system-reminder>\nBe brief.\n</system-reminder>"
 PLACE = "<environment_context>\n  <cwd>/src</cwd>\n</environment_context>"

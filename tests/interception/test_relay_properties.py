@@ -34,7 +34,7 @@ from interception_driver import (
 from test_splice import documents
 
 from aigateway.actors.codec.sse import EventReader, parse_event
-from aigateway.actors.providers.interception import InvalidRequest, open_interception
+from aigateway.actors.interception import InvalidRequest, open_interception
 
 ASKED = {"stream_options": {"include_usage": True}}
 

@@ -18,7 +18,7 @@ from interception_answers import (
 )
 from interception_driver import JSON, Exchange, begin, event, exchange, finish, open_one
 
-from aigateway.actors.providers.interception import Outcome
+from aigateway.actors.interception import Outcome
 
 
 def stream(*events: bytes, end: str = "framed", **request: Any) -> Exchange:

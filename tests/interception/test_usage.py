@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aigateway.actors.codec.reading import members
-from aigateway.actors.providers.interception.usage import RunningUsage
+from aigateway.actors.interception.usage import RunningUsage
 
 
 def _after(*usages: dict[str, Any]) -> RunningUsage:

@@ -16,8 +16,8 @@ GENERATED = {CHECKOUT / "actors/coderd/wire/coderd_pb2.py"}
 
 SANS_IO = {
     "actors/coderd/wire": ("aigateway.actors.coderd.wire",),
-    "actors/providers/interception": (
-        "aigateway.actors.providers.interception",
+    "actors/interception": (
+        "aigateway.actors.interception",
         "aigateway.actors.values.records",
     ),
 }

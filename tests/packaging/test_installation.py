@@ -203,10 +203,10 @@ def test_both_folders_are_one_import_package(
 ) -> None:
     code = """if True:
         import aigateway.actors.tree, aigateway.http.cli
-        import aigateway.actors.coderd.wire, aigateway.actors.providers.interception
+        import aigateway.actors.coderd.wire, aigateway.actors.interception
         print(aigateway.actors.__file__)
         print(aigateway.http.cli.__file__)
-        print(aigateway.actors.providers.interception.__file__)
+        print(aigateway.actors.interception.__file__)
     """
     cwd = installed.checkout if inside else tmp_path
     assert installed.run("-c", code, cwd=cwd).split() == [

@@ -12,9 +12,9 @@ import pykka
 from attrs import define, field
 
 from aigateway.actors.actor import Reply, new_reply
+from aigateway.actors.interception.credentials import BYOK, Credential
 from aigateway.actors.providers.breaker import BreakerConfig
 from aigateway.actors.providers.counters import Counters
-from aigateway.actors.providers.interception.credentials import BYOK, Credential
 from aigateway.actors.providers.messages import (
     Drain,
     GetProviderState,

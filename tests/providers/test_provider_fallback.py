@@ -10,7 +10,7 @@ import pytest
 from imitation_provider import Close, Reset, Stall, Tell, WaitFor, answer, error, event, stream
 from provider_rig import BREAKER, KEYS, OWN, PATIENCE, running
 
-from aigateway.actors.providers.interception.affinity import Affinity
+from aigateway.actors.interception.affinity import Affinity
 from aigateway.actors.tree import ActorTree
 
 

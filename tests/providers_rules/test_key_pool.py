@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from aigateway.actors.interception.affinity import NO_AFFINITY, Affinity
+from aigateway.actors.interception.interface import Headers
 from aigateway.actors.providers import keypool
-from aigateway.actors.providers.interception.affinity import NO_AFFINITY, Affinity
-from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.keypool import (
     Key,
     KeyPool,

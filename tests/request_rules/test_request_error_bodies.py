@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from aigateway.actors.providers.interception.error_bodies import (
+from aigateway.actors.interception.error_bodies import (
     breaker_open,
     error_body,
     is_anthropic,

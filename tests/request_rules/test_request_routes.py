@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigateway.actors.providers.interception.routes import (
+from aigateway.actors.interception.routes import (
     ANTHROPIC_TYPES,
     DEFAULT_BASE_URLS,
     Intercept,

@@ -11,9 +11,9 @@ from typing import Any
 from attrs import frozen
 from aws_imitation import FRAMES, chunk_frame
 
+from aigateway.actors.interception.interface import Interception
+from aigateway.actors.interception.opening import open_interception
 from aigateway.actors.providers.bedrock.answer import BedrockInterception
-from aigateway.actors.providers.interception.interface import Interception
-from aigateway.actors.providers.interception.opening import open_interception
 from aigateway.actors.values.records import (
     ModelThought,
     PromptUsage,

@@ -10,11 +10,11 @@ from __future__ import annotations
 from aigateway.actors.codec.decoding import Decoder, DecodingError, decoder_for
 from aigateway.actors.codec.header_list import values_of
 from aigateway.actors.codec.reading import members, text
+from aigateway.actors.interception.error_bodies import error_body
+from aigateway.actors.interception.interface import Headers, Interception, Outcome
+from aigateway.actors.interception.outcomes import message_of
+from aigateway.actors.interception.routes import MESSAGES
 from aigateway.actors.providers.bedrock.eventstream import FrameReader, sse_event
-from aigateway.actors.providers.interception.error_bodies import error_body
-from aigateway.actors.providers.interception.interface import Headers, Interception, Outcome
-from aigateway.actors.providers.interception.outcomes import message_of
-from aigateway.actors.providers.interception.routes import MESSAGES
 from aigateway.actors.values.records import UsageRecord
 
 __all__ = ["FRAMES", "BedrockInterception"]

@@ -14,10 +14,10 @@ import msgspec
 
 from aigateway.actors.codec.reading import count, members, text
 from aigateway.actors.codec.splice import set_member
+from aigateway.actors.interception.error_bodies import error_body
+from aigateway.actors.interception.outcomes import message_of
+from aigateway.actors.interception.routes import MESSAGES
 from aigateway.actors.providers.bedrock.models import foundation_id
-from aigateway.actors.providers.interception.error_bodies import error_body
-from aigateway.actors.providers.interception.outcomes import message_of
-from aigateway.actors.providers.interception.routes import MESSAGES
 
 __all__ = [
     "COUNT_TOKENS",

@@ -8,6 +8,8 @@ import requests
 
 from aigateway.actors.codec.decoding import decode
 from aigateway.actors.codec.header_list import values_of
+from aigateway.actors.interception.credentials import CENTRALIZED, Credential, mask
+from aigateway.actors.interception.interface import Headers
 from aigateway.actors.providers.bedrock.counting import (
     COUNT_TOKENS,
     answerable,
@@ -23,8 +25,6 @@ from aigateway.actors.providers.bedrock.rewrite import (
     rewrite_body,
 )
 from aigateway.actors.providers.bedrock.signing import CHAIN_HINT, Signer
-from aigateway.actors.providers.interception.credentials import CENTRALIZED, Credential, mask
-from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.providers.making import body_for, framed, url_for
 from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.actors.upstream.errors import NotMade, NotSupported

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from aigateway.actors.codec.header_list import first_of
+from aigateway.actors.interception.interface import Headers
 from aigateway.actors.providers.bedrock.credentials import (
     AwsKeys,
     BotocoreMissing,
@@ -13,7 +14,6 @@ from aigateway.actors.providers.bedrock.credentials import (
     keeper_for,
 )
 from aigateway.actors.providers.bedrock.models import stated_region
-from aigateway.actors.providers.interception.interface import Headers
 from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = ["CHAIN_HINT", "SERVICES", "Signer", "preload", "region_of", "sign"]

@@ -1,0 +1,161 @@
+"""Making records: what every API's interception does the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from attrs import frozen
+
+from aigateway.actors.interception.affinity import NO_OPENING, Opening
+from aigateway.actors.values.records import (
+    ModelThought,
+    PromptUsage,
+    TokenUsage,
+    ToolUsage,
+    UsageRecord,
+)
+
+__all__ = ["INCOMPLETE", "NOTHING", "TRUNCATED", "Recording", "Request"]
+
+NOTHING: Mapping[str, object] = MappingProxyType({})
+INCOMPLETE: Mapping[str, object] = MappingProxyType({"usage_complete": False})
+"""Metadata of usage that was not seen to its end."""
+TRUNCATED: Mapping[str, object] = MappingProxyType({"truncated": True})
+"""Metadata of a text that was too long to be kept whole."""
+
+_DONE = frozenset(
+    {"end_turn", "tool_use", "stop_sequence", "stop", "tool_calls", "function_call", "completed"}
+)
+"""Reasons to stop that tell nothing: the model had said what it wanted to say."""
+
+
+@frozen(kw_only=True)
+class Request:
+    """What was read from a client's request."""
+
+    id: str
+    body: bytes
+    """What goes upstream."""
+    model: str
+    streaming: bool
+    prompt: str | None = None
+    prompt_kind: str | None = None
+    """Who spoke, for the prompt's metadata (:data:`~.prompts.PromptKind`)."""
+    correlating_tool_call_id: str | None = None
+    refusal: tuple[int, bytes] | None = None
+    opening: Opening = NO_OPENING
+
+
+class Recording:
+    """The records of one interception, until somebody takes them."""
+
+    # PERF: of more than 30 attributes Python looks up each by its name.
+    __slots__ = (
+        "_asked_model",
+        "_end_metadata",
+        "_prompt",
+        "_prompt_kind",
+        "_records",
+        "_usage_unread",
+        "id",
+    )
+
+    def __init__(self, request: Request) -> None:
+        self.id = request.id
+        self._asked_model = request.model
+        self._end_metadata: dict[str, object] = {}
+        """What is known of the answer that belongs to the end of the interception."""
+        self._prompt = request.prompt
+        self._prompt_kind = request.prompt_kind
+        self._records: list[UsageRecord] = []
+        self._usage_unread = False
+        """An event that may have told usage could not be read, and none has told it since."""
+
+    def take_records(self) -> list[UsageRecord]:
+        """Records that have become known since the last call."""
+        records, self._records = self._records, []
+        return records
+
+    def _note_answer(self, *, model: str | None = None, stop_reason: str | None = None) -> None:
+        """Note who answers, if it is another model than was asked, and why the answer ended, if
+        it is not because the model was done."""
+        if model and model != self._asked_model:
+            self._end_metadata["provider_model"] = model
+        elif model:
+            self._end_metadata.pop("provider_model", None)
+        if stop_reason and stop_reason not in _DONE:
+            self._end_metadata["stop_reason"] = stop_reason
+
+    def _metadata_of_call(self, *, whole: bool) -> dict[str, object]:
+        """Metadata for the token record of a billed call: what has been noted of its answer.
+
+        ``whole`` says that the usage was seen to its end.  A Coder deployment has no place for
+        metadata of an interception's end, so its token records carry them too.
+        """
+        seen = whole and not self._usage_unread
+        return {**self._end_metadata, **({} if seen else INCOMPLETE)}
+
+    def _record_prompt(self, msg_id: str, now: float) -> None:
+        """Record the prompt unless there is none or it has been."""
+        if self._prompt is None:
+            return
+        kind = self._prompt_kind
+        self._records.append(
+            PromptUsage(
+                interception_id=self.id,
+                msg_id=msg_id,
+                prompt=self._prompt,
+                created_at=now,
+                metadata={} if kind is None else {"prompt_kind": kind},
+            )
+        )
+        self._prompt = None
+
+    def _record_thought(
+        self,
+        content: str | None,
+        source: str,
+        now: float,
+        metadata: Mapping[str, object] = NOTHING,
+    ) -> None:
+        if content:
+            self._records.append(
+                ModelThought(
+                    interception_id=self.id,
+                    content=content,
+                    created_at=now,
+                    metadata={"source": source, **metadata},
+                )
+            )
+
+    def _record_tokens(
+        self, msg_id: str, now: float, metadata: Mapping[str, object], **values: Any
+    ) -> None:
+        self._records.append(
+            TokenUsage(
+                interception_id=self.id,
+                msg_id=msg_id,
+                created_at=now,
+                metadata=dict(metadata),
+                **values,
+            )
+        )
+
+    def _record_tool(
+        self,
+        msg_id: str,
+        now: float,
+        metadata: Mapping[str, object] = NOTHING,
+        **values: Any,
+    ) -> None:
+        self._records.append(
+            ToolUsage(
+                interception_id=self.id,
+                msg_id=msg_id,
+                created_at=now,
+                metadata=dict(metadata),
+                **values,
+            )
+        )

@@ -1,0 +1,404 @@
+"""Anthropic's Messages API (``/v1/messages``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+import msgspec
+from attrs import define, field
+
+from aigateway.actors.codec.reading import (
+    Buffer,
+    Object,
+    boolean,
+    count,
+    is_json,
+    is_null,
+    items,
+    json_text,
+    members,
+    source,
+    text,
+)
+from aigateway.actors.codec.sse import parse_event
+from aigateway.actors.interception._billed_calls import (
+    COUNTS,
+    BilledCall,
+    Refusals,
+    billed_calls,
+)
+from aigateway.actors.interception._recording import NOTHING, TRUNCATED, Request
+from aigateway.actors.interception._states import End, Mode
+from aigateway.actors.interception._text import Text
+from aigateway.actors.interception.affinity import opening_of
+from aigateway.actors.interception.interface import Headers
+from aigateway.actors.interception.outcomes import error_outcome
+from aigateway.actors.interception.prompts import Said, kind_of, last_said
+from aigateway.actors.interception.relay import BARE, Relay
+from aigateway.actors.interception.routes import MESSAGES, Api
+from aigateway.actors.interception.usage import RunningUsage
+
+__all__ = ["MessagesInterception", "read_messages_request"]
+
+
+def read_messages_request(id: str, readable: bytes, body: bytes, headers: Headers = ()) -> Request:
+    """Read a request; ``readable`` is ``body`` without its content coding."""
+    fields = members(readable)
+    messages = items(fields.get("messages"))
+    last, texts = last_said(messages, _said)
+    prompt = texts[-1] if texts else None
+    kind = None
+    if prompt is not None:
+        kind = kind_of(headers, _joined(fields.get("system")), prompt)
+    return Request(
+        id=id,
+        body=body,
+        model=text(fields.get("model")) or "",
+        streaming=boolean(fields.get("stream")),
+        prompt=prompt,
+        prompt_kind=kind,
+        correlating_tool_call_id=_answered_call(last),
+        opening=opening_of(MESSAGES, messages, readable),
+    )
+
+
+def _said(message: Object) -> Said:
+    role = text(message.get("role")) or ""
+    if role != "user":
+        return Said(role)
+    content = message.get("content")
+    whole = text(content)
+    if whole is not None:
+        return Said(role, [whole])
+    blocks = [members(item) for item in items(content)]
+    kinds = [text(block.get("type")) for block in blocks]
+    return Said(
+        role,
+        [
+            said
+            for kind, block in zip(kinds, blocks, strict=True)
+            if kind == "text" and (said := text(block.get("text"))) is not None
+        ],
+        is_result="tool_result" in kinds,
+    )
+
+
+def _joined(system: Buffer | None) -> str:
+    """The system prompt: one text, or those of its blocks."""
+    whole = text(system)
+    if whole is not None:
+        return whole
+    return "\n".join(text(members(item).get("text")) or "" for item in items(system))
+
+
+def _answered_call(message: Object) -> str | None:
+    """The tool call whose result ends the last message, whoever said it."""
+    for item in reversed(items(message.get("content"))):
+        block = members(item)
+        if text(block.get("type")) == "tool_result":
+            call = text(block.get("tool_use_id"))
+            if call:
+                return call
+    return None
+
+
+@define
+class _Block:
+    """A content block that is still arriving and will be recorded."""
+
+    type: str
+    id: str = ""
+    name: str = ""
+    server: str = ""
+    """Which MCP server's tool it is, where the provider calls it."""
+    content: Text = field(factory=Text)
+    whole_input: str = "{}"
+    """What the block's start said, for tools that take no input."""
+
+
+class MessagesInterception(Relay):
+    """One request to the Messages API and its answer."""
+
+    api: ClassVar[Api] = MESSAGES
+    ping: ClassVar[bytes] = b'event: ping\ndata: {"type": "ping"}\n\n'
+    pings: ClassVar[bool] = True
+
+    __slots__ = (
+        "_blocks",
+        "_msg_id",
+        "_refusals",
+        "_told_usage",
+        "_usage",
+        "_usage_at",
+        "_usage_final",
+    )
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
+        self._msg_id = ""
+        self._blocks: dict[int, _Block] = {}
+        self._usage = RunningUsage()
+        self._usage_at = 0.0
+        self._usage_final = False
+        self._refusals = Refusals()
+        self._told_usage = False
+
+    # -- streams
+
+    def _read_event(self, piece: bytes, now: float) -> None:
+        # PERF: most events are deltas of text, which nobody records.
+        if not self._blocks and piece.startswith(b"event: content_block_delta\n"):
+            return
+        name, data = parse_event(piece)
+        if piece.startswith(BARE):
+            self._note_stray_lines(piece)
+        if not data:
+            return
+        event = members(data)
+        kind = name.decode("utf-8", "replace") if name else text(event.get("type"))
+        handler = _HANDLERS.get(kind or "")
+        known = handler is not None or not name
+        if not event and known:
+            may_cost = not name or kind in _TELL_USAGE
+            if self._read_odd_event(piece, data, now, may_cost=may_cost):
+                return
+        if handler is not None:
+            handler(self, event, now)
+        elif not kind and not is_null(event.get("error")):
+            # As servers that speak OpenAI's APIs as well write it.
+            self._on_error(event, now)
+        elif not kind:
+            self._note_stray(data)
+
+    def _on_start(self, event: Object, now: float) -> None:
+        message = members(event.get("message"))
+        msg_id = text(message.get("id")) or ""
+        if msg_id != self._msg_id or not msg_id:
+            # Another message is another call; the same one again only tells more of it.
+            self._record_usage(whole=self._usage_final)
+            self._usage_final = False
+        self._msg_id = msg_id
+        self._record_prompt(msg_id, now)
+        self._note_answer(model=text(message.get("model")))
+        self._take_usage(message.get("usage"), now)
+
+    def _on_block_start(self, event: Object, now: float) -> None:
+        block = members(event.get("content_block"))
+        kind = text(block.get("type"))
+        index = count(event.get("index"))
+        if kind == "thinking":
+            started = _Block(kind, content=Text(text(block.get("thinking")) or ""))
+        elif kind in _TOOL_BLOCKS:
+            started = _tool_block(kind, block)
+        else:
+            self._note_hand_over(block)
+            return
+        self._finish_block(index, now)
+        self._blocks[index] = started
+
+    def _on_block_delta(self, event: Object, now: float) -> None:
+        block = self._blocks.get(count(event.get("index")))
+        if block is None:
+            return
+        delta = members(event.get("delta"))
+        part = delta.get("thinking" if block.type == "thinking" else "partial_json")
+        block.content.write(text(part) or "")
+
+    def _on_block_stop(self, event: Object, now: float) -> None:
+        self._finish_block(count(event.get("index")), now)
+
+    def _on_delta(self, event: Object, now: float) -> None:
+        self._note_stop(members(event.get("delta")))
+        self._take_usage(event.get("usage"), now)
+
+    def _note_stop(self, part: Object) -> None:
+        reason = text(part.get("stop_reason"))
+        if reason:
+            self._usage_final = True
+            self._note_answer(stop_reason=reason)
+        if reason == "refusal":
+            category = text(members(part.get("stop_details")).get("category")) or ""
+            self._refusals.last = category
+            if category:
+                self._end_metadata["refusal_category"] = category
+
+    def _note_hand_over(self, block: Object) -> None:
+        """A block may mark where another model went on, since the one before declined."""
+        if text(block.get("type")) != "fallback":
+            return
+        self._note_answer(model=text(members(block.get("to")).get("model")))
+        declined = text(members(block.get("from")).get("model")) or ""
+        category = text(members(block.get("trigger")).get("category")) or ""
+        self._refusals.handed_over[declined] = category
+
+    def _take_usage(self, usage: Buffer | None, now: float) -> None:
+        told = members(usage)
+        if told:
+            if self._usage or "input_tokens" in told:
+                # Else the beginning of the message is still unknown.
+                self._usage_unread = False
+            self._usage.take(told)
+            self._usage_at = now
+
+    def _on_stop(self, event: Object, now: float) -> None:
+        self._finish_blocks(now)
+        self._record_usage(whole=True)
+        self._complete = True
+
+    def _finish_blocks(self, now: float) -> None:
+        """A call cut short by max_tokens may end without an end of its block."""
+        for index in list(self._blocks):
+            self._finish_block(index, now)
+
+    def _may_end(self) -> bool:
+        return self._usage_final
+
+    def _on_error(self, event: Object, now: float) -> None:
+        outcome = error_outcome(event.get("error"))
+        self._fail(outcome.error_type or "unknown", outcome.error_message or "")
+
+    def _finish_block(self, index: int, now: float) -> None:
+        block = self._blocks.pop(index, None)
+        if block is None:
+            return
+        content = block.content.value()
+        metadata = TRUNCATED if block.content.truncated else NOTHING
+        if block.type == "thinking":
+            self._record_thought(content, "thinking", now, metadata)
+        elif block.id:
+            arguments = content if content.strip() else block.whole_input
+            self._record_call(block, arguments, now, metadata)
+
+    # -- blocking answers
+
+    def _read_body(self, data: bytearray, now: float) -> None:
+        answer = members(data)
+        if text(answer.get("type")) == "error" or _ANSWER.isdisjoint(answer):
+            self._fail_as_told(data)
+            return
+        self._msg_id = text(answer.get("id")) or ""
+        self._record_prompt(self._msg_id, now)
+        self._note_stop(answer)
+        self._take_usage(answer.get("usage"), now)
+        content = [members(item) for item in items(answer.get("content"))]
+        for block in content:
+            self._note_hand_over(block)
+        # Who answered is told last by the answer itself.
+        self._note_answer(model=text(answer.get("model")))
+        self._record_usage(whole=True)
+        if not self._told_usage:
+            self._record_unknown_usage(now)
+        for block in content:
+            kind = text(block.get("type"))
+            if kind == "thinking":
+                self._record_thought(text(block.get("thinking")), "thinking", now)
+            elif kind in _TOOL_BLOCKS and (call := _tool_block(kind, block)).id:
+                self._record_call(call, call.whole_input, now)
+
+    # -- both
+
+    def _finish(self, end: End, now: float) -> None:
+        unseen = end is End.CUT and self._answered
+        if self.streaming or self._mode is Mode.STREAM or unseen:
+            self._record_prompt(self._msg_id, now)
+        if end is End.WHOLE:
+            self._finish_blocks(now)
+        for block in self._blocks.values():
+            if block.type == "thinking":
+                self._record_thought(block.content.value(), "thinking", now, TRUNCATED)
+        whole = end is End.WHOLE or self._usage_final
+        self._record_usage(whole=whole)
+        unread = end is End.WHOLE and self._usage_unread
+        if ((unseen and not whole) or unread) and not self._told_usage:
+            self._record_unknown_usage(now)
+
+    def _record_unknown_usage(self, now: float) -> None:
+        self._usage_at = now
+        self._record_billed(BilledCall(dict.fromkeys(COUNTS, 0)), whole=False)
+
+    def _record_usage(self, *, whole: bool) -> None:
+        """Record what the message at hand has cost: a record for each billed call."""
+        usage, self._usage = self._usage, RunningUsage()
+        if not usage:
+            return
+        self._told_usage = True
+        refusals, self._refusals = self._refusals, Refusals()
+        calls = billed_calls(usage, refusals, asked_model=self._asked_model)
+        for call in calls:
+            self._record_billed(call, whole=whole)
+
+    def _record_billed(self, call: BilledCall, *, whole: bool) -> None:
+        metadata = self._metadata_of_call(whole=whole)
+        if call.model is not None:
+            metadata.pop("provider_model", None)
+            if call.model != self._asked_model:
+                metadata["provider_model"] = call.model
+        self._record_tokens(
+            self._msg_id,
+            self._usage_at,
+            {**call.metadata, **metadata},
+            input_tokens=call.counts["input_tokens"],
+            output_tokens=call.counts["output_tokens"],
+            cache_read_input_tokens=call.counts["cache_read_input_tokens"],
+            cache_write_input_tokens=call.counts["cache_creation_input_tokens"],
+            extra_token_types=call.extra,
+        )
+
+    def _record_call(
+        self, block: _Block, arguments: str, now: float, metadata: Mapping[str, object] = NOTHING
+    ) -> None:
+        if not is_json(arguments.encode()):
+            # Cut short by max_tokens: kept for the reader, as a string.
+            arguments = json_text(arguments)
+        if block.type != "tool_use":
+            metadata = {**metadata, "type": block.type}
+        if block.server:
+            metadata = {**metadata, "server_name": block.server}
+        self._record_tool(
+            self._msg_id,
+            now,
+            tool=block.name,
+            tool_call_id=block.id,
+            input=arguments,
+            metadata=metadata,
+        )
+
+    def _error_event(self, error_type: str, message: str) -> bytes:
+        error = {"type": _EVENT_TYPES.get(error_type, "api_error"), "message": message}
+        data = msgspec.json.encode({"type": "error", "error": error})
+        return b"event: error\ndata: " + data + b"\n\n"
+
+
+_TELL_USAGE = frozenset({"message_start", "message_delta"})
+_ANSWER = frozenset({"content", "stop_reason", "usage"})
+"""Members of which every message has one: what has none is something else."""
+_TOOL_BLOCKS = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
+"""Calls of the client's tools, of the provider's, and of MCP servers that the provider asks."""
+
+
+def _tool_block(kind: str, block: Object) -> _Block:
+    return _Block(
+        kind,
+        text(block.get("id")) or "",
+        text(block.get("name")) or "",
+        text(block.get("server_name")) or "",
+        whole_input=source(block["input"]) if "input" in block else "{}",
+    )
+
+
+_EVENT_TYPES = {
+    "overloaded": "overloaded_error",
+    "rate_limited": "rate_limit_error",
+    "timeout": "timeout_error",
+}
+
+_HANDLERS: Mapping[str, Callable[[MessagesInterception, Object, float], None]] = {
+    "message_start": MessagesInterception._on_start,
+    "content_block_start": MessagesInterception._on_block_start,
+    "content_block_delta": MessagesInterception._on_block_delta,
+    "content_block_stop": MessagesInterception._on_block_stop,
+    "message_delta": MessagesInterception._on_delta,
+    "message_stop": MessagesInterception._on_stop,
+    "error": MessagesInterception._on_error,
+}

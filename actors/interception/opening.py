@@ -1,0 +1,96 @@
+"""From a client's request to the interception that carries it."""
+
+from __future__ import annotations
+
+from aigateway.actors.codec.decoding import (
+    DecodingError,
+    TooLarge,
+    TooManyLayers,
+    decode,
+)
+from aigateway.actors.codec.reading import is_json
+from aigateway.actors.interception.chat import ChatInterception, read_chat_request
+from aigateway.actors.interception.error_bodies import error_body
+from aigateway.actors.interception.interface import Headers, InvalidRequest
+from aigateway.actors.interception.messages import (
+    MessagesInterception,
+    read_messages_request,
+)
+from aigateway.actors.interception.relay import Relay
+from aigateway.actors.interception.responses import (
+    CompactionInterception,
+    ResponsesInterception,
+    read_compaction_request,
+    read_responses_request,
+)
+from aigateway.actors.interception.routes import (
+    CHAT_COMPLETIONS,
+    COMPACTION,
+    MESSAGES,
+    RESPONSES,
+)
+
+__all__ = ["decoded", "open_interception"]
+
+
+def open_interception(
+    api: str,
+    *,
+    id: str,
+    body: bytes,
+    content_encoding: str = "",
+    headers: Headers = (),
+    ask_usage: bool = True,
+) -> Relay:
+    """Open the interception of one request to ``api``.
+
+    An encoded body is read decoded and sent as it came.  ``headers`` are the client's: some
+    programs say there who speaks.  ``ask_usage`` is false for a provider that refuses requests
+    for a completion's usage.  Raises :class:`InvalidRequest` for a body that is empty, no JSON,
+    does not decode (415 for more than two codings), or unpacks to more than 64 MiB or to far
+    more than it is (413).
+    """
+    readable = decoded(api, body, content_encoding)
+    if not readable.strip():
+        raise _invalid(api, "request body is empty")
+    if not is_json(readable):
+        raise _invalid(api, "request body is not valid JSON")
+    if api == MESSAGES:
+        return MessagesInterception(read_messages_request(id, readable, body, headers))
+    if api == CHAT_COMPLETIONS:
+        request, withholds, choices = read_chat_request(
+            id, readable, body, content_encoding, headers, ask_usage=ask_usage
+        )
+        return ChatInterception(request, withholds, choices)
+    if api == RESPONSES:
+        return ResponsesInterception(read_responses_request(id, readable, body, headers))
+    if api == COMPACTION:
+        return CompactionInterception(read_compaction_request(id, readable, body, headers))
+    raise ValueError(f"unknown API {api!r}")
+
+
+def decoded(dialect: str, body: bytes, content_encoding: str) -> bytes:
+    """A request's body without its content coding.
+
+    Raises :class:`InvalidRequest`, in the shape of ``dialect``, as :func:`open_interception`
+    does.
+    """
+    try:
+        return decode(body, content_encoding)
+    except DecodingError as ex:
+        raise _undecoded(dialect, content_encoding, ex) from ex
+
+
+def _undecoded(api: str, content_encoding: str, error: DecodingError) -> InvalidRequest:
+    match error:
+        case TooManyLayers():
+            return _invalid(api, f"request body is not decoded: {error}", 415)
+        case TooLarge():
+            status = 413
+        case _:
+            status = 400
+    return _invalid(api, f"request body does not decode as {content_encoding}: {error}", status)
+
+
+def _invalid(api: str, message: str, status: int = 400) -> InvalidRequest:
+    return InvalidRequest(message, error_body(api, status, message), status)

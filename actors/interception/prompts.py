@@ -1,0 +1,255 @@
+"""What somebody typed: one rule for the prompt of a request, whatever its API.
+
+Clients put words of their own around and behind those of a person: system messages at the end
+of a conversation, reminders in the person's message, messages that only describe the machine.
+So, from the end of the conversation:
+
+- messages of the roles ``system`` and ``developer`` are passed over;
+- so is a user's message that holds nothing but a client's wrapper (:func:`is_wrapper`);
+- the message before them is the prompt if it is a user's and has text that is no wrapper;
+  blank texts are none;
+- any other message, the results of tools and blank ones among them, means that nobody typed
+  anything: a prompt of an earlier request is never told again.
+
+An API reads its own messages as :class:`Said` and asks :func:`last_said`.  Who spoke through
+the client, a person or the client itself, is :func:`kind_of`'s matter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, TypeAlias
+
+from attrs import frozen
+
+from aigateway.actors.codec.header_list import first_of
+from aigateway.actors.codec.reading import Buffer, Object, members
+from aigateway.actors.interception.interface import Headers
+
+__all__ = ["PromptKind", "Said", "is_wrapper", "kind_of", "last_said", "typed"]
+
+PromptKind: TypeAlias = Literal["user", "agent", "title", "summary", "compaction", "client"]
+"""Who spoke: a person; the client on behalf of a subagent; or the client for its own ends:
+for a title, a summary for its user, a shorter conversation, or anything else."""
+
+INSTRUCTING_ROLES = frozenset({"system", "developer"})
+
+_WRAPPERS = (
+    # Claude Code
+    "system-reminder",
+    "local-command-caveat",
+    "local-command-stdout",
+    "local-command-stderr",
+    "bash-stdout",
+    "bash-stderr",
+    "ide_opened_file",
+    "ide_selection",
+    "ide_diagnostics",
+    "new-diagnostics",
+    "available-deferred-tools",
+    "session-start-hook",
+    "user-prompt-submit-hook",
+    "task-notification",
+    # Codex
+    "environment_context",
+    "turn_aborted",
+    "user_instructions",
+    "permissions instructions",
+    "collaboration_mode",
+    "user_shell_command",
+    "subagent_notification",
+    "skills_instructions",
+    "apps_instructions",
+    "plugins_instructions",
+    "model_switch",
+    "personality_spec",
+    "additional_context",
+    "codex_internal_context",
+    "context_window_reminder",
+    "goal_context",
+    "hook_prompt",
+    "image_resize_notice",
+    "recommended_plugins",
+    "skill",
+    # Cline, Roo Code, Kilo Code
+    "environment_details",
+    # GitHub Copilot
+    "environment_info",
+    "workspace_info",
+    "editorContext",
+    "reminderInstructions",
+    "reminder",
+    # Cursor, OpenCode, Junie, Zed
+    "user_info",
+    "additional_data",
+    "project_layout",
+)
+_NAMES = "|".join(sorted(map(re.escape, _WRAPPERS), key=len, reverse=True))
+_ELEMENT = re.compile(
+    rf"\s*<(?P<name>{_NAMES})(?:\s[^<>]*)?>.*?</(?P=name)\s*>\s*"
+    # Codex puts a heading above the instructions of a folder.
+    r"|\s*# AGENTS\.md instructions[^\n]*\s*<INSTRUCTIONS>.*?</INSTRUCTIONS>\s*",
+    re.DOTALL | re.IGNORECASE,
+)
+
+
+def is_wrapper(text: str) -> bool:
+    """Whether a text is made of nothing but elements that clients write."""
+    at = 0
+    while element := _ELEMENT.match(text, at):
+        at = element.end()
+    return at > 0 and at == len(text)
+
+
+@frozen
+class Said:
+    """One message or item of a conversation."""
+
+    role: str
+    texts: Sequence[str] = ()
+    """The texts that it holds, in their order."""
+    is_result: bool = False
+    """Whether it holds, or is, the result of a tool."""
+
+
+def typed(texts: Iterable[str]) -> list[str]:
+    """Those of the texts that are neither blank nor a wrapper, in their order."""
+    return [each for each in texts if each.strip() and not is_wrapper(each)]
+
+
+def last_said(
+    messages: Sequence[Buffer], read: Callable[[Object], Said]
+) -> tuple[Object, list[str]]:
+    """The message that a conversation ends with, trailing instructions aside.
+
+    Returns it with the texts in it that somebody typed, which are none unless it is a user's;
+    an empty object when nothing but instructions and wrappers are left.  Messages are read
+    from the end on and no further than needed: a conversation may be long.
+    """
+    for each in reversed(messages):
+        message = members(each)
+        said = read(message)
+        if said.role in INSTRUCTING_ROLES:
+            continue
+        if said.role != "user":
+            return message, []
+        texts = typed(said.texts)
+        if texts or said.is_result or not any(map(is_wrapper, said.texts)):
+            return message, texts
+    return {}, []
+
+
+@frozen
+class _Sign:
+    """How a request shows that no person typed its prompt."""
+
+    kind: PromptKind
+    header: str = ""
+    """A header that is there; with ``values``, and has one of these values; with ``within``,
+    and has this text in its value."""
+    values: tuple[str, ...] = ()
+    within: str = ""
+    system: tuple[str, ...] = ()
+    """Texts of which one stands in the system prompt or instructions."""
+    prompt: tuple[str, ...] = ()
+    """Beginnings of which the prompt has one."""
+    bare: tuple[str, ...] = ()
+    """Texts of which the prompt is one, with no system prompt beside it."""
+
+
+# A client's own sentences are told by their first words: they change from version to version.
+_CLAUDE_CODE = (
+    _Sign(
+        "compaction",
+        system=("tasked with summarizing conversations",),
+    ),
+    _Sign(
+        "compaction",
+        prompt=(
+            "CRITICAL: Respond with TEXT ONLY. Do NOT call any tools.",
+            "Your task is to create a detailed summary of th",
+        ),
+    ),
+    _Sign(
+        "title",
+        system=(
+            "sentence-case title (3-7 words)",
+            "Analyze if this message indicates a new conversation topic",
+            "Summarize this coding conversation in under 50 characters",
+        ),
+    ),
+    _Sign(
+        "title",
+        prompt=(
+            "You are coming up with a succinct title and git branch name",
+            "Generate a short kebab-case name",
+            "Please write a 5-10 word title for the following conversation",
+        ),
+    ),
+    _Sign("summary", system=("Write a short summary label describing what these tool calls",)),
+    _Sign(
+        "summary",
+        prompt=(
+            "The user stepped away and is coming back. Recap",
+            "Describe your most recent action in 3-5 words",
+        ),
+    ),
+    _Sign(
+        "client",
+        system=("You are an assistant for performing a web search tool use",),
+    ),
+    _Sign(
+        "client",
+        prompt=("[SUGGESTION MODE: ", "\nWeb page content:\n", "Web page content:\n"),
+    ),
+    # Whether the key works, what is left of its limits, how long a conversation is.
+    _Sign("client", header="x-app", values=("cli",), bare=("quota", "test", "count")),
+    _Sign("agent", header="x-claude-code-agent-id"),
+    _Sign("agent", header="x-claude-code-parent-agent-id"),
+    _Sign("agent", system=("cc_is_subagent=true",)),
+)
+
+# Codex 0.171 says what a turn is for, and which of its subagents asks.
+_CODEX = (
+    _Sign("compaction", header="x-codex-turn-metadata", within='"request_kind":"compaction"'),
+    _Sign("compaction", header="x-openai-subagent", values=("compact",)),
+    _Sign("compaction", prompt=("You are performing a CONTEXT CHECKPOINT COMPACTION.",)),
+    _Sign("summary", header="x-codex-turn-metadata", within='"request_kind":"memory"'),
+    _Sign("summary", header="x-openai-subagent", values=("memory_consolidation",)),
+    # After a compaction the summary stands where a prompt would.
+    _Sign("summary", prompt=("Another language model started to solve this problem and produced",)),
+    _Sign("agent", header="x-openai-subagent"),
+    _Sign("agent", header="x-codex-parent-thread-id"),
+)
+
+# NOTE(signs): each program has a table of its own; put it here and into _SIGNS.
+_SIGNS: tuple[_Sign, ...] = (*_CLAUDE_CODE, *_CODEX)
+"""The first that fits counts."""
+
+_KNOWN = ("claude-cli/", "codex")
+"""Beginnings of the ``User-Agent`` of programs whose own requests have a sign here: one of
+theirs without any is a person's."""
+
+
+def kind_of(headers: Headers, system: str, prompt: str) -> PromptKind | None:
+    """Say who spoke; ``None`` where that cannot be told.
+
+    ``system`` is the request's system prompt, or its instructions.
+    """
+    for sign in _SIGNS:
+        if sign.header:
+            value = first_of(headers, sign.header)
+            if not value or (sign.values and value not in sign.values):
+                continue
+            if sign.within not in value:
+                continue
+        if sign.system and not any(each in system for each in sign.system):
+            continue
+        if sign.prompt and not prompt.startswith(sign.prompt):
+            continue
+        if sign.bare and (system or prompt not in sign.bare):
+            continue
+        return sign.kind
+    known = first_of(headers, "user-agent").lower().startswith(_KNOWN)
+    return "user" if known else None

@@ -1,0 +1,473 @@
+"""OpenAI's Responses API (``/v1/responses``), and what other vendors make of it.
+
+A stream tells the same things several times: an item as deltas, as a finished item, and once more
+in the output of the last event.  Vendors leave out one or another of these, so all are read and
+matched: a call or a thought is recorded once, from whatever told the most of it.
+
+Events are known by their names or, where they have none that is known, by the ``type`` in their
+data, which is what SDKs look at.  Events with one dot in their type (``response.completed``)
+tell of the response as a whole, those with more of a part of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+import msgspec
+
+from aigateway.actors.codec.reading import (
+    Buffer,
+    Object,
+    boolean,
+    count,
+    is_null,
+    items,
+    members,
+    source,
+    text,
+)
+from aigateway.actors.codec.sse import parse_event
+from aigateway.actors.interception._recording import NOTHING, TRUNCATED, Request
+from aigateway.actors.interception._response_items import (
+    Items,
+    Thinking,
+    Thought,
+    call_of,
+    commentary_of,
+    thoughts_of,
+)
+from aigateway.actors.interception._states import End
+from aigateway.actors.interception.affinity import opening_of
+from aigateway.actors.interception.interface import Headers
+from aigateway.actors.interception.outcomes import error_outcome
+from aigateway.actors.interception.prompts import Said, kind_of, last_said, typed
+from aigateway.actors.interception.relay import BARE, Relay
+from aigateway.actors.interception.routes import COMPACTION, RESPONSES, Api
+from aigateway.actors.interception.usage import RunningUsage
+
+__all__ = [
+    "CompactionInterception",
+    "ResponsesInterception",
+    "is_end",
+    "read_compaction_request",
+    "read_responses_request",
+]
+
+
+_BACKGROUND = (
+    501,
+    b'{"code":"501","message":"background requests are currently not supported by AI Bridge"}',
+)
+
+
+# -- requests
+
+
+def read_responses_request(id: str, readable: bytes, body: bytes, headers: Headers = ()) -> Request:
+    """Read a request; ``readable`` is ``body`` without its content coding."""
+    background = boolean(members(readable).get("background"), loose=True)
+    return _read_request(id, readable, body, headers, refusal=_BACKGROUND if background else None)
+
+
+def read_compaction_request(
+    id: str, readable: bytes, body: bytes, headers: Headers = ()
+) -> Request:
+    """Read a request to ``/responses/compact``: a conversation to be made shorter."""
+    return _read_request(id, readable, body, headers, kind="compaction")
+
+
+def _read_request(
+    id: str,
+    readable: bytes,
+    body: bytes,
+    headers: Headers,
+    *,
+    kind: str | None = None,
+    refusal: tuple[int, bytes] | None = None,
+) -> Request:
+    fields = members(readable)
+    given = fields.get("input")
+    entries = items(given)
+    last, texts = last_said(entries, _said)
+    whole = text(given)
+    if whole is not None:
+        texts = typed([whole])
+    prompt = "\n".join(texts) if texts else None
+    if prompt is not None and kind is None:
+        kind = kind_of(headers, text(fields.get("instructions")) or "", prompt)
+    model = fields.get("model")
+    return Request(
+        id=id,
+        body=body,
+        model=text(model) or _number(model),
+        streaming=boolean(fields.get("stream"), loose=True),
+        prompt=prompt,
+        prompt_kind=kind,
+        correlating_tool_call_id=_answered_call(last),
+        refusal=refusal,
+        opening=opening_of(RESPONSES, entries, readable),
+    )
+
+
+def _number(value: Buffer | None) -> str:
+    spelled = source(value)
+    return spelled if spelled[:1] in set("-0123456789") else ""
+
+
+def _said(item: Object) -> Said:
+    if text(item.get("type")) in _CONTEXT:
+        return Said("developer")
+    role = text(item.get("role")) or ""
+    if role != "user":
+        return Said(role)
+    content = item.get("content")
+    whole = text(content)
+    if whole is not None:
+        return Said(role, [whole])
+    parts = [members(part) for part in items(content)]
+    said = [text(part.get("text")) for part in parts if text(part.get("type")) in _TEXT_PARTS]
+    return Said(role, [each for each in said if each is not None])
+
+
+_CONTEXT = frozenset({"additional_context", "additional_tools", "configuration_update"})
+"""Items that set a model up, whoever's role they have."""
+_TEXT_PARTS = frozenset({"input_text", "text"})
+
+
+def _answered_call(item: Object) -> str | None:
+    """The call whose result the item is: one of a function, a shell, a patch, an approval."""
+    kind = text(item.get("type")) or ""
+    if kind == "mcp_approval_response":
+        return text(item.get("approval_request_id")) or None
+    if not kind.endswith("_output"):
+        return None
+    call = text(item.get("call_id"))
+    if not call and kind == "local_shell_call_output":
+        # Its id is documented to be the call's.
+        call = text(item.get("id"))
+    return call or None
+
+
+# -- answers
+
+
+class ResponsesInterception(Relay):
+    """One request to the Responses API and its answer."""
+
+    api: ClassVar[Api] = RESPONSES
+
+    __slots__ = (
+        "_finished",
+        "_items",
+        "_keep_delta",
+        "_msg_id",
+        "_output_read",
+        "_thinking",
+        "_usage",
+        "_usage_recorded",
+    )
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
+        self._msg_id = ""
+        self._usage = RunningUsage()
+        self._items = Items()
+        self._thinking = Thinking()
+        self._keep_delta = self._thinking.deltas.append
+        self._output_read = False
+        self._usage_recorded = False
+        self._finished = False
+        """The response has told how it ended."""
+
+    # -- streams
+
+    def _read_event(self, piece: bytes, now: float) -> None:
+        # PERF: most events are deltas; what they add up to comes again in a later event.
+        if piece.startswith(b"event: ") and piece.endswith(b".delta", 0, piece.find(b"\n")):
+            # Reasoning, of which not all tell the whole, or a refusal.
+            if piece[16:17] == b"r":
+                self._keep_delta(piece)
+            return
+        # PERF: some leave the event's name out.
+        if piece.startswith(_UNNAMED) and piece.find(b"\n") == len(piece) - 2:
+            at = piece.find(b"response.", 0, _KIND_AT)
+            if piece.endswith(b".delta", at, piece.find(b'"', at)):
+                if piece[at + 9 : at + 10] == b"r":
+                    self._keep_delta(piece)
+                return
+        name, data = parse_event(piece)
+        if piece.startswith(BARE):
+            self._note_stray_lines(piece)
+        if not data:
+            return
+        handler = _HANDLERS.get(name)
+        # What is told of a part comes again, or is of no use; so does what has just begun,
+        # unless it tells what it has cost.
+        if (
+            handler is None
+            and name
+            and self._msg_id
+            and (name.count(b".") > 1 or (name in _BEGUN and _USAGE.search(data) is None))
+        ):
+            return
+        event = members(data)
+        if not event:
+            may_cost = name.count(b".") < 2
+            if self._read_odd_event(piece, data, now, may_cost=may_cost):
+                return
+        if not self._msg_id and "response" in event:
+            self._begin(members(event["response"]), now)
+        if handler is not None:
+            handler(self, event, now)
+            return
+        kind = text(event.get("type")) or name.decode("utf-8", "replace")
+        handler = _HANDLERS.get(kind.encode())
+        if handler is not None:
+            handler(self, event, now)
+        elif kind.startswith("response.") and kind.count(".") > 1:
+            return
+        elif not is_null(event.get("error")):
+            self._on_error(event, now)
+        elif kind.startswith("response."):
+            self._on_progress(kind, event, now)
+        elif not kind:
+            self._note_stray(data)
+
+    def _on_item(self, event: Object, now: float) -> None:
+        item = members(event.get("item"))
+        kind = text(item.get("type")) or ""
+        # PERF: nearly all messages are answers, which nobody records.
+        if kind == "message" and "phase" not in item:
+            return
+        place = count(event["output_index"]) if "output_index" in event else None
+        self._items.done(place, kind, item, now)
+        if kind == "reasoning" and thoughts_of(item):
+            self._thinking.forget(event)
+
+    def _on_part_of_thought(self, event: Object, now: float) -> None:
+        self._thinking.add(event)
+
+    def _on_whole_thought(self, event: Object, now: float) -> None:
+        self._thinking.tell(event)
+
+    def _on_final(self, event: Object, now: float) -> None:
+        self._complete = True
+        self._finished = True
+        self._read_response(event, members(event.get("response")), now)
+
+    def _on_progress(self, kind: str, event: Object, now: float) -> None:
+        response = members(event.get("response"))
+        if is_end(kind, response):
+            # No event that is documented, so the framing has to prove the end too.
+            self._finished = True
+            self._read_response(event, response, now)
+        else:
+            self._note_response(event, response)
+
+    def _may_end(self) -> bool:
+        return self._finished
+
+    def _on_error(self, event: Object, now: float) -> None:
+        # Documented with its fields in the event itself, seen with them in `error`.
+        nested = event.get("error")
+        outcome = error_outcome(event if is_null(nested) else nested)
+        self._fail(outcome.error_type or "unknown", outcome.error_message or "")
+
+    # -- blocking answers
+
+    def _read_body(self, data: bytearray, now: float) -> None:
+        answer = members(data)
+        wrong = not is_null(answer.get("error")) and "output" not in answer
+        if wrong or _ANSWER.isdisjoint(answer):
+            self._fail_as_told(data)
+            return
+        self._begin(answer, now)
+        self._finished = True
+        self._read_response({}, answer, now)
+
+    # -- both
+
+    def _begin(self, response: Object, now: float) -> None:
+        self._msg_id = text(response.get("id")) or ""
+        if self._msg_id:
+            self._record_prompt(self._msg_id, now)
+
+    def _note_response(self, event: Object, response: Object) -> None:
+        """Take what a response tells of itself so far."""
+        for usage in (response.get("usage"), event.get("usage")):
+            if not is_null(usage):
+                self._usage_unread = False
+                self._usage.take(members(usage))
+        self._note_answer(model=text(response.get("model")))
+        if tier := text(response.get("service_tier")):
+            self._end_metadata["service_tier"] = tier
+
+    def _read_response(self, event: Object, response: Object, now: float) -> None:
+        """Read the whole response."""
+        self._note_response(event, response)
+        status = text(response.get("status"))
+        details = members(response.get("incomplete_details"))
+        self._note_answer(stop_reason=text(details.get("reason")) or status)
+        if status == "failed":
+            self._on_error(response, now)
+        output = [members(item) for item in items(response.get("output"))]
+        if not self._output_read and (output or self._items):
+            self._read_output(output, now, cut=status in _BROKEN)
+        if self._usage and not self._usage_recorded:
+            # Not only at the end: whose response it is must be known before the client knows it.
+            self._record_usage(now)
+
+    def _read_output(self, output: list[Object], now: float, *, cut: bool) -> None:
+        """Record calls and thoughts, of these items and of those that finished before.
+
+        ``cut`` says that the model was not let finish what it had begun.
+        """
+        self._output_read = True
+        told = set()
+        for place, item, when in self._items.merged(output, now):
+            kind = text(item.get("type")) or ""
+            if kind == "reasoning":
+                thoughts = thoughts_of(item) or self._thinking.of(place, cut=cut)
+                told |= {each.content for each in thoughts}
+                for each in thoughts:
+                    self._record_part(each, when)
+            elif kind == "message":
+                for content in commentary_of(item):
+                    self._record_thought(content, "commentary", when)
+            elif (call := call_of(kind, item)) is not None:
+                self._record_tool(self._msg_id, when, call.metadata, **call.values)
+        for each in self._thinking.rest(cut=cut):
+            if each.content not in told:
+                self._record_part(each, now)
+
+    def _record_part(self, thought: Thought, now: float) -> None:
+        metadata = TRUNCATED if thought.truncated else NOTHING
+        self._record_thought(thought.content, thought.source, now, metadata)
+
+    def _finish(self, end: End, now: float) -> None:
+        if not self._output_read:
+            status = self._end_metadata.get("stop_reason")
+            self._read_output([], now, cut=end is not End.WHOLE or status in _BROKEN)
+        failed = end is End.FAILED or (end is End.WHOLE and self._failed)
+        if self._answered and not failed:
+            self._record_prompt(self._msg_id, now)
+        due = self._usage or (self._answered and not failed)
+        if due and not self._usage_recorded:
+            self._record_usage(now)
+
+    def _record_usage(self, now: float) -> None:
+        self._usage_recorded = True
+        usage = self._usage
+        given, made = usage.count("input_tokens"), usage.count("output_tokens")
+        cached = usage.count("input_tokens_details", "cached_tokens")
+        cached = cached or usage.count("cached_tokens")
+        written = usage.count("input_tokens_details", "cache_write_tokens")
+        reasoning = usage.count("output_tokens_details", "reasoning_tokens")
+        total = usage.count("total_tokens")
+        if reasoning and total >= given + made + reasoning:
+            # Some count reasoning beside the output: the total tells.
+            made += reasoning
+        details = members(usage.group("input_tokens_details").get("cache_write_tokens_details"))
+        kept_for = {
+            f"cache_ephemeral_{name[4:-7]}_input": count(value)
+            for name, value in details.items()
+            if name.startswith("ttl_") and name.endswith("_tokens")
+        }
+        self._record_tokens(
+            self._msg_id,
+            now,
+            input_tokens=max(given - cached - written, 0),
+            output_tokens=made,
+            cache_read_input_tokens=cached,
+            cache_write_input_tokens=written,
+            extra_token_types={
+                "output_reasoning": reasoning,
+                "total_tokens": total,
+                **kept_for,
+            },
+            metadata=self._metadata_of_call(whole=self._finished and bool(usage)),
+        )
+
+    def _error_event(self, error_type: str, message: str) -> bytes:
+        code = _EVENT_CODES.get(error_type, "server_error")
+        _name, data = parse_event(self._last_piece)
+        event = {
+            "type": "error",
+            "code": code,
+            "message": message,
+            "param": None,
+            "sequence_number": count(members(data).get("sequence_number")) + 1,
+            # SDKs raise an error for this member, not for the event's type.
+            "error": {"type": code, "code": code, "message": message, "param": None},
+        }
+        return b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"
+
+
+class CompactionInterception(ResponsesInterception):
+    """One request to ``/responses/compact`` and its answer.
+
+    It is a call of a model like others.  Its output repeats the conversation, so nothing in it
+    has been called or thought now.
+    """
+
+    api: ClassVar[Api] = COMPACTION
+    __slots__ = ()
+
+    def _read_output(self, output: list[Object], now: float, *, cut: bool) -> None:
+        self._output_read = True
+
+    def _metadata_of_call(self, *, whole: bool) -> dict[str, object]:
+        return {**super()._metadata_of_call(whole=whole), "iteration": "compaction"}
+
+
+_ANSWER = frozenset({"incomplete_details", "output", "usage"})
+"""Members of which every response has one: what has none is something else."""
+_UNNAMED = (b'data: {"type":"response.', b'data: {"type": "response.')
+_KIND_AT = max(map(len, _UNNAMED))
+"""Where the name of an event of one line of data has begun."""
+_USAGE = re.compile(rb'"usage"\s*:\s*\{')
+
+
+_BROKEN = frozenset({"failed", "cancelled"})
+"""Those ends of a response before which the model was not done with what it had begun."""
+_FINALS = frozenset(
+    {
+        "response.completed",
+        "response.incomplete",
+        "response.failed",
+        "response.cancelled",
+        "response.done",
+    }
+)
+"""Events that are the last one of a stream, the documented ones and what vendors made of them."""
+_BEGINNINGS = frozenset({"response.created", "response.queued", "response.in_progress"})
+_BEGUN = frozenset(each.encode() for each in _BEGINNINGS)
+_OVER = frozenset({"completed", "incomplete", "failed", "cancelled"})
+"""https://developers.openai.com/api/reference: the values of ``status`` that no others follow."""
+
+
+def is_end(kind: str, response: Object) -> bool:
+    """Whether an event of this type, about this response, is the stream's end."""
+    if kind in _FINALS:
+        return True
+    of_response = kind.startswith("response.") and kind.count(".") == 1
+    return of_response and kind not in _BEGINNINGS and text(response.get("status")) in _OVER
+
+
+_EVENT_CODES = {
+    "overloaded": "service_unavailable",
+    "rate_limited": "rate_limit_exceeded",
+    "timeout": "timeout",
+}
+
+_HANDLERS: Mapping[bytes, Callable[[ResponsesInterception, Object, float], None]] = {
+    b"response.output_item.done": ResponsesInterception._on_item,
+    b"response.reasoning_text.done": ResponsesInterception._on_whole_thought,
+    b"response.reasoning_summary_text.done": ResponsesInterception._on_whole_thought,
+    b"response.reasoning_text.delta": ResponsesInterception._on_part_of_thought,
+    b"response.reasoning_summary_text.delta": ResponsesInterception._on_part_of_thought,
+    b"error": ResponsesInterception._on_error,
+    **{kind.encode(): ResponsesInterception._on_final for kind in _FINALS},
+}
