@@ -15,9 +15,8 @@ import structlog
 from attrs import evolve
 
 from aigateway.actors.codec.decoding import DecodingError, decode
-from aigateway.actors.codec.header_list import values_of
+from aigateway.actors.codec.header_list import Headers, values_of
 from aigateway.actors.interception.error_bodies import error_body
-from aigateway.actors.interception.interface import Headers
 from aigateway.actors.interception.masking import (
     mask_body,
     mask_text,

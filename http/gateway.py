@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import falcon
 from structlog.contextvars import bind_contextvars
 
+from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.interception.headers import UnsafeHeader, for_client
-from aigateway.actors.interception.interface import Headers
 from aigateway.actors.providers.messages import Opened
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.upstream.errors import GatewayEnds

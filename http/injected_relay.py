@@ -14,7 +14,7 @@ from collections.abc import Callable
 import pykka
 from attrs import define
 
-from aigateway.actors.interception.interface import Headers
+from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.providers.bedrock.answer import BedrockInterception
 from aigateway.actors.providers.messages import Drain, Opened, Refused
 from aigateway.actors.providers.recording import Recording

@@ -11,9 +11,10 @@ import structlog
 from attrs import define, evolve
 
 from aigateway.actors.actor import Reply, complete, new_reply
+from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.interception.injected import InjectedCall, InjectedInterception
 from aigateway.actors.interception.injection import Encodings, takes_tools
-from aigateway.actors.interception.interface import Headers, Interception
+from aigateway.actors.interception.interface import Interception
 from aigateway.actors.interception.opening_injected import INJECTABLE, with_tools
 from aigateway.actors.interception.tool_refusals import refused_tools
 from aigateway.actors.interception.tool_rules import Rules

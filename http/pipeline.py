@@ -16,6 +16,7 @@ import pykka
 import structlog
 from attrs import evolve
 
+from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.codec.reading import members, text
 from aigateway.actors.coderd.messages import Caller
 from aigateway.actors.interception.affinity import affinity_of, affinity_of_passed
@@ -29,11 +30,7 @@ from aigateway.actors.interception.credentials import (
 )
 from aigateway.actors.interception.headers import BadAgentFirewall, agent_firewall
 from aigateway.actors.interception.injected import InjectedInterception
-from aigateway.actors.interception.interface import (
-    Headers,
-    Interception,
-    InvalidRequest,
-)
+from aigateway.actors.interception.interface import Interception, InvalidRequest
 from aigateway.actors.interception.opening import decoded, open_interception
 from aigateway.actors.interception.relay import Relay
 from aigateway.actors.interception.routes import (

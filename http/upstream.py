@@ -6,9 +6,8 @@ import contextlib
 import time
 from typing import Any
 
-from aigateway.actors.codec.header_list import first_of
+from aigateway.actors.codec.header_list import Headers, first_of
 from aigateway.actors.interception.headers import UnsafeHeader, for_client, for_upstream
-from aigateway.actors.interception.interface import Headers
 from aigateway.actors.providers.fallback import patience_of
 from aigateway.actors.providers.messages import Opened, Perform, Refused
 from aigateway.actors.providers.request import UpstreamRequest

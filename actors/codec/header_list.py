@@ -7,10 +7,12 @@ of them.  They are gone through once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
-from aigateway.actors.interception.interface import Headers
+__all__ = ["HeaderList", "Headers", "first_of", "values_of"]
 
-__all__ = ["HeaderList", "first_of", "values_of"]
+Headers: TypeAlias = Sequence[tuple[str, str]]
+"""Names and values in the order in which they came."""
 
 _NONE: Sequence[str] = ()
 

@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 from urllib.parse import unquote_plus
 
-from aigateway.actors.interception.interface import Headers
+from aigateway.actors.codec.header_list import Headers
 
 __all__ = [
     "holds",

@@ -1,7 +1,7 @@
 """Interception of provider APIs, sans-IO: bytes in, bytes and records out."""
 
+from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.interception.interface import (
-    Headers,
     Interception,
     InvalidRequest,
     Outcome,

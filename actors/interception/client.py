@@ -13,8 +13,7 @@ from typing import Any, TypeAlias
 import msgspec
 from attrs import frozen
 
-from aigateway.actors.codec.header_list import first_of
-from aigateway.actors.interception.interface import Headers
+from aigateway.actors.codec.header_list import Headers, first_of
 
 __all__ = ["UNKNOWN", "ClientInfo", "identify"]
 

@@ -12,9 +12,8 @@ from typing import Literal, TypeAlias
 
 from attrs import field, frozen
 
-from aigateway.actors.codec.header_list import HeaderList, first_of, values_of
+from aigateway.actors.codec.header_list import HeaderList, Headers, first_of, values_of
 from aigateway.actors.codec.secret_names import holds
-from aigateway.actors.interception.interface import Headers
 from aigateway.actors.interception.routes import ANTHROPIC_TYPES
 
 __all__ = [

@@ -17,14 +17,13 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
-from aigateway.actors.codec.header_list import values_of
+from aigateway.actors.codec.header_list import Headers, values_of
 from aigateway.actors.codec.secret_names import (
     is_secret_name,
     same_name,
     without_secret_cookies,
 )
 from aigateway.actors.interception.identity_names import names_user
-from aigateway.actors.interception.interface import Headers
 
 __all__ = [
     "ACTOR_PREFIX",

@@ -30,12 +30,13 @@ from aigateway.actors.codec.decoding import (
     decoder_for,
     encode,
 )
+from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.codec.reading import is_json, json_text, text
 from aigateway.actors.codec.sse import EventReader
 from aigateway.actors.interception._recording import NOTHING, Recording
 from aigateway.actors.interception._states import CLIENT_GONE
 from aigateway.actors.interception.injection import Injected
-from aigateway.actors.interception.interface import Headers, Outcome
+from aigateway.actors.interception.interface import Outcome
 from aigateway.actors.interception.relay import Relay
 from aigateway.actors.interception.routes import Api
 from aigateway.actors.interception.tools import ToolResult, Tools

@@ -14,16 +14,15 @@ Order of calls::
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeAlias
+from collections.abc import Mapping
+from typing import Protocol
 
 from attrs import field, frozen
 
+from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.values.records import UsageRecord
 
-__all__ = ["Headers", "Interception", "InvalidRequest", "Outcome"]
-
-Headers: TypeAlias = Sequence[tuple[str, str]]
+__all__ = ["Interception", "InvalidRequest", "Outcome"]
 
 
 class InvalidRequest(Exception):

@@ -13,9 +13,8 @@ from collections.abc import Iterable
 from attrs import frozen
 
 from aigateway.actors.codec.decoding import DecodingError, decode
-from aigateway.actors.codec.header_list import values_of
+from aigateway.actors.codec.header_list import Headers, values_of
 from aigateway.actors.codec.secret_names import same_name
-from aigateway.actors.interception.interface import Headers
 
 __all__ = ["ACCOUNT_HEADERS", "MASK", "mask_body", "mask_text", "without_account"]
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 import msgspec
 from attrs import define, field
 
+from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.codec.reading import (
     Buffer,
     Object,
@@ -32,7 +33,6 @@ from aigateway.actors.interception._recording import NOTHING, TRUNCATED, Request
 from aigateway.actors.interception._states import End, Mode
 from aigateway.actors.interception._text import Text
 from aigateway.actors.interception.affinity import opening_of
-from aigateway.actors.interception.interface import Headers
 from aigateway.actors.interception.outcomes import error_outcome
 from aigateway.actors.interception.prompts import Said, kind_of, last_said
 from aigateway.actors.interception.relay import BARE, Relay

@@ -23,9 +23,8 @@ from typing import Literal, TypeAlias
 
 from attrs import frozen
 
-from aigateway.actors.codec.header_list import first_of
+from aigateway.actors.codec.header_list import Headers, first_of
 from aigateway.actors.codec.reading import Buffer, Object, members
-from aigateway.actors.interception.interface import Headers
 
 __all__ = ["PromptKind", "Said", "is_wrapper", "kind_of", "last_said", "typed"]
 

@@ -37,6 +37,7 @@ from aigateway.actors.codec.decoding import (
     TooLarge,
     decoder_for,
 )
+from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.codec.reading import Buffer, is_json
 from aigateway.actors.interception._holding import HOLD_LIMIT, Outlet
 from aigateway.actors.interception._lenient import LenientReader, documents, is_junk
@@ -52,7 +53,7 @@ from aigateway.actors.interception._states import (
     Mode,
 )
 from aigateway.actors.interception.error_bodies import error_body
-from aigateway.actors.interception.interface import Headers, Outcome
+from aigateway.actors.interception.interface import Outcome
 from aigateway.actors.interception.outcomes import (
     MESSAGE_LIMIT,
     kind_of_status,

@@ -17,6 +17,7 @@ from typing import ClassVar
 
 import msgspec
 
+from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.codec.reading import (
     Buffer,
     Object,
@@ -40,7 +41,6 @@ from aigateway.actors.interception._response_items import (
 )
 from aigateway.actors.interception._states import End
 from aigateway.actors.interception.affinity import opening_of
-from aigateway.actors.interception.interface import Headers
 from aigateway.actors.interception.outcomes import error_outcome
 from aigateway.actors.interception.prompts import Said, kind_of, last_said, typed
 from aigateway.actors.interception.relay import BARE, Relay

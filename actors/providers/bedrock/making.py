@@ -7,9 +7,8 @@ import threading
 import requests
 
 from aigateway.actors.codec.decoding import decode
-from aigateway.actors.codec.header_list import values_of
+from aigateway.actors.codec.header_list import Headers, values_of
 from aigateway.actors.interception.credentials import CENTRALIZED, Credential, mask
-from aigateway.actors.interception.interface import Headers
 from aigateway.actors.providers.bedrock.counting import (
     COUNT_TOKENS,
     answerable,

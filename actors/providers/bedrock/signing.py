@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from aigateway.actors.codec.header_list import first_of
-from aigateway.actors.interception.interface import Headers
+from aigateway.actors.codec.header_list import Headers, first_of
 from aigateway.actors.providers.bedrock.credentials import (
     AwsKeys,
     BotocoreMissing,
