@@ -18,7 +18,8 @@ import pykka
 import structlog
 from attrs import Factory, define, frozen
 
-from aigateway.actors.actor import Crash, GatewayActor
+from aigateway.actors.actor.base import Crash, GatewayActor
+from aigateway.actors.actor.tree import ActorHistory, ActorTree, provider_role
 from aigateway.actors.coderd.messages import ProvidersChanged, SubscribeProviders
 from aigateway.actors.mcp.messages import GetMcpState, LeftOut, McpState
 from aigateway.actors.plan import GatewayPlan
@@ -28,7 +29,6 @@ from aigateway.actors.providers.provider import Provider
 from aigateway.actors.recorder.custody import Custody
 from aigateway.actors.recorder.messages import ControlPlaneChanged, GetSpoolStats
 from aigateway.actors.recorder.recorder import Recorder
-from aigateway.actors.tree import ActorHistory, ActorTree, provider_role
 from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = ["ActorInfo", "ListActors", "RestartActor", "StopAll", "Supervisor"]

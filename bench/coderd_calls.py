@@ -26,7 +26,7 @@ from typing import Any, Final, TypeAlias
 import structlog
 import trustme
 
-from aigateway.actors.actor import new_reply
+from aigateway.actors.actor.base import new_reply
 from aigateway.actors.coderd.connection import CoderdConnection, ConnectionSettings
 from aigateway.actors.coderd.dial import DialSettings
 from aigateway.actors.coderd.messages import Authorize, Caller

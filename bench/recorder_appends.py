@@ -20,10 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from aigateway.actors.actor import GatewayActor, new_reply
+from aigateway.actors.actor.base import GatewayActor, new_reply
+from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.coderd.messages import Stored, StoreRecords
 from aigateway.actors.recorder.recorder import Append, Flushed, Recorder
-from aigateway.actors.tree import ActorTree
 from aigateway.actors.values.records import (
     InterceptionEnded,
     PromptUsage,

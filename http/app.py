@@ -14,13 +14,13 @@ import pykka
 import structlog
 from gunicorn.arbiter import Arbiter
 
+from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.mcp.shelf import ToolShelf
 from aigateway.actors.mcp.troubles import ToolTroubles
 from aigateway.actors.plan import GatewayPlan
 from aigateway.actors.providers.bedrock.signing import preload
 from aigateway.actors.providers.provider import ProviderLimits
 from aigateway.actors.recorder.recorder import ControlPlaneChanged
-from aigateway.actors.tree import ActorTree
 from aigateway.http.answers import plain
 from aigateway.http.control_planes import control_plane_starter, mcp_starter
 from aigateway.http.gateway import ANEW, CLOSE_BEHIND, EXACT_HEAD, TRACE, Gateway

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pykka
 
+from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.coderd.local import LocalControlPlane
 from aigateway.actors.coderd.messages import McpConfiguration, McpServer
 from aigateway.actors.mcp.filters import BadPattern, ToolFilter
 from aigateway.actors.mcp.shelf import ToolShelf
 from aigateway.actors.mcp.troubles import ToolTroubles
 from aigateway.actors.plan import StartControlPlane, StartMcp
-from aigateway.actors.tree import ActorTree
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.cli.version import own_version
 from aigateway.http.settings import Settings, SettingsError

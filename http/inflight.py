@@ -16,7 +16,7 @@ import threading
 from typing import Any
 from weakref import WeakSet
 
-from aigateway.actors.actor import Reply, fail
+from aigateway.actors.actor.base import Reply, fail
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.upstream.exchange import Exchange
 

@@ -10,7 +10,7 @@ import pykka
 import structlog
 from attrs import define, evolve
 
-from aigateway.actors.actor import Reply, complete, new_reply
+from aigateway.actors.actor.base import Reply, complete, new_reply
 from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.interception.injected import InjectedCall, InjectedInterception
 from aigateway.actors.interception.injection import Encodings, takes_tools

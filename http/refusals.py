@@ -11,13 +11,13 @@ import re
 
 from attrs import evolve
 
+from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.interception.error_bodies import error_body
 from aigateway.actors.interception.routes import (
     CHAT_COMPLETIONS,
     MESSAGES,
     RESPONSES,
 )
-from aigateway.actors.tree import ActorTree
 from aigateway.http.answers import Answer
 from aigateway.http.routing import PREFIXES
 

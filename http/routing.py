@@ -7,8 +7,8 @@ import re
 import structlog
 from attrs import frozen
 
+from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.interception.routes import Intercept, Passthrough, resolve
-from aigateway.actors.tree import ActorTree
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.answers import Answer, plain
 from aigateway.http.call import Call

@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 import pykka
 import structlog
 
-from aigateway.actors.actor import ActorDied, Reply, fail, new_reply, tell_quietly
+from aigateway.actors.actor.base import ActorDied, Reply, fail, new_reply, tell_quietly
+from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.coderd.messages import GetStatus, Status
 from aigateway.actors.plan import GatewayPlan
 from aigateway.actors.recorder.messages import Flushed
 from aigateway.actors.supervisor import StopAll, Supervisor
-from aigateway.actors.tree import ActorTree
 from aigateway.http.inflight import Inflight
 
 __all__ = ["NoAnswer", "Runtime"]

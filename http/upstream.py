@@ -6,12 +6,12 @@ import contextlib
 import time
 from typing import Any
 
+from aigateway.actors.actor.tree import provider_role
 from aigateway.actors.codec.header_list import Headers, first_of
 from aigateway.actors.interception.headers import UnsafeHeader, for_client, for_upstream
 from aigateway.actors.providers.fallback import patience_of
 from aigateway.actors.providers.messages import Opened, Perform, Refused
 from aigateway.actors.providers.request import UpstreamRequest
-from aigateway.actors.tree import provider_role
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.answers import Answer, api_error, plain
 from aigateway.http.concealing import conceal

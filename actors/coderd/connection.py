@@ -35,7 +35,7 @@ from typing import Any, TypeAlias
 import pykka
 from attrs import field, frozen
 
-from aigateway.actors.actor import ActorDied, GatewayActor, Reply, complete, fail
+from aigateway.actors.actor.base import ActorDied, GatewayActor, Reply, complete, fail
 from aigateway.actors.coderd._alarms import Alarms
 from aigateway.actors.coderd._authorizing import Authorizing
 from aigateway.actors.coderd._calls import Calls
@@ -111,7 +111,7 @@ class _Run:
 
     @property
     def reply(self) -> _Run:
-        """For :class:`~aigateway.actors.actor.GatewayActor`, which tells it of a message that
+        """For :class:`~aigateway.actors.actor.base.GatewayActor`, which tells it of a message that
         nobody takes any more."""
         return self
 

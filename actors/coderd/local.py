@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import pykka
 from attrs import frozen
 
-from aigateway.actors.actor import ActorDied, GatewayActor, complete, fail
+from aigateway.actors.actor.base import ActorDied, GatewayActor, complete, fail
 from aigateway.actors.coderd.messages import (
     Accepted,
     Authorize,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pykka
 from attrs import field, frozen
 
-from aigateway.actors.actor import ActorDied, Reply
+from aigateway.actors.actor.base import ActorDied, Reply
 from aigateway.actors.coderd.call_counters import CallTimes
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.actors.values.records import Interception, InterceptionEnded, UsageRecord
@@ -179,7 +179,7 @@ class StoreRecords:
 
     @property
     def reply(self) -> _Untaken:
-        """For :class:`~aigateway.actors.actor.GatewayActor`, which tells it of a message that
+        """For :class:`~aigateway.actors.actor.base.GatewayActor`, which tells it of a message that
         nobody takes any more."""
         return _Untaken(self)
 

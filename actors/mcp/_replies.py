@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from aigateway.actors.actor import Reply, complete
+from aigateway.actors.actor.base import Reply, complete
 from aigateway.actors.coderd.messages import McpServer
 from aigateway.actors.mcp.results import ToolResult
 

@@ -9,7 +9,7 @@ from typing import Any
 import pykka
 import structlog
 
-from aigateway.actors.actor import tell_quietly
+from aigateway.actors.actor.base import tell_quietly
 from aigateway.actors.coderd.messages import McpConfiguration, McpServer
 from aigateway.actors.mcp.errors import McpError
 from aigateway.actors.mcp.filters import BadPattern, ToolFilter

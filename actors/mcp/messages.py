@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import field, frozen
 
-from aigateway.actors.actor import Reply
+from aigateway.actors.actor.base import Reply
 from aigateway.actors.mcp.results import ToolResult
 
 __all__ = [

@@ -21,7 +21,7 @@ import pykka
 import structlog
 from attrs import evolve, frozen
 
-from aigateway.actors.actor import GatewayActor, tell_quietly
+from aigateway.actors.actor.base import GatewayActor, tell_quietly
 from aigateway.actors.coderd.messages import McpServer
 from aigateway.actors.mcp import conversation
 from aigateway.actors.mcp._calls import Calls, Job, not_handled

@@ -19,7 +19,8 @@ import pykka
 import structlog
 from attrs import evolve
 
-from aigateway.actors.actor import GatewayActor, complete, fail, tell_quietly
+from aigateway.actors.actor.base import GatewayActor, complete, fail, tell_quietly
+from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.coderd.messages import (
     GetMcpConfiguration,
     McpConfiguration,
@@ -49,7 +50,6 @@ from aigateway.actors.mcp.session_messages import (
 from aigateway.actors.mcp.shelf import ToolShelf, user_key
 from aigateway.actors.mcp.toolbox import KnownServer, Shared, Users, UserTools, Waiting
 from aigateway.actors.mcp.troubles import ToolTroubles
-from aigateway.actors.tree import ActorTree
 
 __all__ = ["McpTools"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import structlog
 from attrs import evolve
 
+from aigateway.actors.actor.tree import ActorTree, provider_role
 from aigateway.actors.providers.jobs import Job
 from aigateway.actors.providers.messages import Perform
 from aigateway.actors.providers.request import AbandonedAttempt
 from aigateway.actors.providers.served import can_stand_in
 from aigateway.actors.providers.strategy import FallBack
 from aigateway.actors.providers.workforce import tell
-from aigateway.actors.tree import ActorTree, provider_role
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.actors.values.sharing import ranked
 

@@ -7,7 +7,7 @@ from typing import Any
 import pykka
 from attrs import define, evolve, field, frozen
 
-from aigateway.actors.actor import Reply, complete, new_reply
+from aigateway.actors.actor.base import Reply, complete, new_reply
 from aigateway.actors.interception.credentials import Credential
 from aigateway.actors.providers.breaker import Ticket
 from aigateway.actors.providers.keypool import Walker

@@ -7,7 +7,7 @@ from typing import Any
 import pykka
 from attrs import evolve, field, frozen
 
-from aigateway.actors.actor import Reply
+from aigateway.actors.actor.base import Reply
 from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.providers.breaker import CircuitStatus
 from aigateway.actors.providers.counters import Counters

@@ -15,7 +15,8 @@ from typing import Any
 import structlog
 from attrs import evolve
 
-from aigateway.actors.actor import ActorDied, GatewayActor, complete, fail
+from aigateway.actors.actor.base import ActorDied, GatewayActor, complete, fail
+from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.interception.routes import upstream_url
 from aigateway.actors.providers.agenda import Alarm
 from aigateway.actors.providers.counters import Counters
@@ -62,7 +63,6 @@ from aigateway.actors.providers.workforce import (
     let_go_of_exchanges,
     tell,
 )
-from aigateway.actors.tree import ActorTree
 from aigateway.actors.upstream.connect import Connector
 from aigateway.actors.upstream.endpoint import Endpoint
 from aigateway.actors.upstream.errors import ConnectFailed

@@ -14,7 +14,7 @@ import pykka
 import requests
 import structlog
 
-from aigateway.actors.actor import ActorDied, GatewayActor, fail
+from aigateway.actors.actor.base import ActorDied, GatewayActor, fail
 from aigateway.actors.providers.beginning import BadStart, Beginning
 from aigateway.actors.providers.jobs import (
     Abandon,

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from attrs import evolve
 
-from aigateway.actors.actor import ActorDied, Reply, complete, fail, tell_quietly
+from aigateway.actors.actor.base import ActorDied, Reply, complete, fail, tell_quietly
+from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.coderd.messages import Accepted, Denied, StoreInterception, Unavailable
 from aigateway.actors.recorder.messages import Begin
-from aigateway.actors.tree import ActorTree
 
 __all__ = ["BEGIN_WAIT", "Begins"]
 

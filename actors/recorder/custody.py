@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import structlog
 from attrs import Factory, define
 
-from aigateway.actors.actor import ActorDied, fail
+from aigateway.actors.actor.base import ActorDied, fail
 from aigateway.actors.recorder.marks import Marks
 from aigateway.actors.recorder.messages import Append
 from aigateway.actors.recorder.parcels import Parcel

@@ -13,9 +13,9 @@ import attrs
 import pykka
 import structlog
 
-from aigateway.actors.actor import ActorDied, Reply, new_reply, tell_quietly
+from aigateway.actors.actor.base import ActorDied, Reply, new_reply, tell_quietly
+from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.recorder.messages import Append
-from aigateway.actors.tree import ActorTree
 from aigateway.actors.values.records import InterceptionEnded, UsageRecord
 
 __all__ = ["Ledger"]

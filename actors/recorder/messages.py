@@ -7,7 +7,7 @@ from typing import Any
 import pykka
 from attrs import field, frozen
 
-from aigateway.actors.actor import Reply
+from aigateway.actors.actor.base import Reply
 from aigateway.actors.coderd.messages import Accepted, Denied, Unavailable
 from aigateway.actors.values.records import Interception, InterceptionEnded, UsageRecord
 

@@ -21,7 +21,8 @@ from typing import Any
 import pykka
 import structlog
 
-from aigateway.actors.actor import ActorDied, GatewayActor, complete, fail, tell_quietly
+from aigateway.actors.actor.base import ActorDied, GatewayActor, complete, fail, tell_quietly
+from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.coderd.messages import StoreRecords, Unavailable
 from aigateway.actors.recorder._batch_ref import Answer, BatchRef
 from aigateway.actors.recorder._begins import BEGIN_WAIT, Begins
@@ -46,7 +47,6 @@ from aigateway.actors.recorder.spool import (
     adopt_spool,
     claim_spool,
 )
-from aigateway.actors.tree import ActorTree
 
 __all__ = ["Begin", "ControlPlaneChanged", "GetSpoolStats", "Recorder"]
 

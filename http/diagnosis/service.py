@@ -22,7 +22,7 @@ from typing import Any
 
 import structlog
 
-from aigateway.actors.tree import ActorTree
+from aigateway.actors.actor.tree import ActorTree
 from aigateway.http.call import Call
 from aigateway.http.diagnosis.report import as_text
 from aigateway.http.diagnosis.snapshot import Snapshot, take

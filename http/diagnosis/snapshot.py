@@ -14,8 +14,8 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from aigateway.actors.activity import ActorActivity, activities
-from aigateway.actors.tree import ActorHistory, ActorTree
+from aigateway.actors.actor.activity import ActorActivity, activities
+from aigateway.actors.actor.tree import ActorHistory, ActorTree
 from aigateway.http.call import Call
 from aigateway.http.diagnosis.stacks import Executing, Process, Stack
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import pykka
 
-from aigateway.actors.actor import ActorDied, Probe, tell_quietly
+from aigateway.actors.actor.base import ActorDied, Probe, tell_quietly
 from aigateway.http.metrics.series import Series
 from aigateway.http.runtime import Runtime
 

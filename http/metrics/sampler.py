@@ -1,7 +1,7 @@
 """What actors know about themselves, put into series every few seconds.
 
 Actors know nothing of metrics: they answer questions, or note what can be seen without asking
-(:mod:`aigateway.actors.activity`), and this thread looks.  Each part is looked at by itself:
+(:mod:`aigateway.actors.actor.activity`), and this thread looks.  Each part is looked at by itself:
 an actor that hangs keeps its last values, and nobody else's.
 """
 
@@ -16,7 +16,8 @@ from typing import Any, get_args
 
 import pykka
 
-from aigateway.actors.activity import activities
+from aigateway.actors.actor.activity import activities
+from aigateway.actors.actor.tree import provider_role
 from aigateway.actors.coderd.call_counters import BOUNDS, CallTimes
 from aigateway.actors.coderd.messages import CallStats, GetCallStats
 from aigateway.actors.providers.breaker import GAUGE
@@ -24,7 +25,6 @@ from aigateway.actors.providers.keypool import KeyState
 from aigateway.actors.providers.messages import GetProviderState, ProviderState
 from aigateway.actors.recorder.recorder import GetSpoolStats
 from aigateway.actors.recorder.spool import DiskState, SpoolStats
-from aigateway.actors.tree import provider_role
 from aigateway.http.admission import Admission
 from aigateway.http.call import Call
 from aigateway.http.metrics.observer import RequestMetrics

@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import pykka
 
-from aigateway.actors.actor import Reply, new_reply
+from aigateway.actors.actor.base import Reply, new_reply
 from aigateway.actors.coderd.connection import CoderdConnection, ConnectionSettings
 from aigateway.actors.coderd.dial import DialSettings
 from aigateway.actors.coderd.messages import (

@@ -10,7 +10,7 @@ import pytest
 from coderd_talk import Talk, eventually
 from fake_coderd import CallError, FakeCoderd, User
 
-from aigateway.actors.actor import Probe
+from aigateway.actors.actor.base import Probe
 from aigateway.actors.coderd._authorizing import is_no
 from aigateway.actors.coderd._outcomes import Refusal
 from aigateway.actors.coderd.connection import _Run

@@ -13,7 +13,7 @@ import structlog
 from coderd_talk import Talk, eventually, interception
 from fake_coderd import FakeCoderd, encode_frame
 
-from aigateway.actors.actor import ActorDied
+from aigateway.actors.actor.base import ActorDied
 from aigateway.actors.coderd._backoff import Backoff
 from aigateway.actors.coderd.connection import CoderdConnection, ConnectionSettings
 from aigateway.actors.coderd.dial import DialSettings

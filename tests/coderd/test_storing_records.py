@@ -12,7 +12,7 @@ from attrs import evolve
 from coderd_talk import Talk, eventually, interception, prompt
 from fake_coderd import FakeCoderd
 
-from aigateway.actors.actor import Crash, new_reply
+from aigateway.actors.actor.base import Crash, new_reply
 from aigateway.actors.coderd._recording import is_wrong
 from aigateway.actors.coderd.messages import (
     Accepted,

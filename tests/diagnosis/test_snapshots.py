@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from gateway_process import wait_until
 
-from aigateway.actors.actor import GatewayActor
-from aigateway.actors.tree import ActorHistory, ActorTree
+from aigateway.actors.actor.base import GatewayActor
+from aigateway.actors.actor.tree import ActorHistory, ActorTree
 from aigateway.http.call import Call
 from aigateway.http.diagnosis import snapshot
 from aigateway.http.diagnosis.report import as_text

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aigateway.actors.tree import ActorTree
+from aigateway.actors.actor.tree import ActorTree
 from aigateway.http.app import make_plan
 from aigateway.http.settings import Settings, SettingsError, load
 from aigateway.http.settings.mcp_servers import McpServerSettings

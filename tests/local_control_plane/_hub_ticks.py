@@ -15,7 +15,7 @@ import time  # noqa: E402
 
 import gevent  # noqa: E402
 
-from aigateway.actors.actor import new_reply  # noqa: E402
+from aigateway.actors.actor.base import new_reply  # noqa: E402
 from aigateway.actors.coderd.local import LocalControlPlane  # noqa: E402
 from aigateway.actors.coderd.messages import GetStatus, StoreInterception  # noqa: E402
 from aigateway.actors.coderd.schema import open_database  # noqa: E402

@@ -18,7 +18,7 @@ import queue  # noqa: E402
 import time  # noqa: E402
 from typing import Any  # noqa: E402
 
-from aigateway.actors.actor import new_reply  # noqa: E402
+from aigateway.actors.actor.base import new_reply  # noqa: E402
 from aigateway.actors.coderd.local import LocalControlPlane  # noqa: E402
 from aigateway.actors.coderd.messages import (  # noqa: E402
     Accepted,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aigateway.actors.actor import new_reply
+from aigateway.actors.actor.base import new_reply
 from aigateway.actors.coderd.api_keys import NewApiKey, create_key
 from aigateway.actors.coderd.local import LocalControlPlane
 from aigateway.actors.coderd.messages import (

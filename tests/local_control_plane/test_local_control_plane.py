@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from aigateway.actors.actor import ActorDied, Crash, new_reply
+from aigateway.actors.actor.base import ActorDied, Crash, new_reply
 from aigateway.actors.coderd import store as store_module
 from aigateway.actors.coderd.api_keys import NewApiKey, create_key, revoke_key
 from aigateway.actors.coderd.messages import (

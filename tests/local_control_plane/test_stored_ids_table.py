@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aigateway.actors.actor import new_reply
+from aigateway.actors.actor.base import new_reply
 from aigateway.actors.coderd import schema
 from aigateway.actors.coderd._stored_ids import FRESH, KEPT, foreign_id, remember
 from aigateway.actors.coderd.messages import Accepted, CheckIds, NotYours, RememberIds, Unavailable

@@ -6,7 +6,8 @@ from typing import Any
 
 import pykka
 
-from aigateway.actors.actor import GatewayActor, Reply, complete, new_reply
+from aigateway.actors.actor.base import GatewayActor, Reply, complete, new_reply
+from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.coderd.messages import (
     GetMcpConfiguration,
     McpConfiguration,
@@ -16,7 +17,6 @@ from aigateway.actors.coderd.messages import (
 from aigateway.actors.mcp import CallTool, GetTools, McpLimits, ToolResult, ToolSet
 from aigateway.actors.mcp.shelf import ToolShelf, user_key
 from aigateway.actors.mcp.tools import McpTools
-from aigateway.actors.tree import ActorTree
 
 __all__ = ["Desk"]
 

@@ -11,8 +11,8 @@ import pykka
 import pytest
 from prometheus_client import CollectorRegistry
 
-from aigateway.actors.actor import Crash, GatewayActor
-from aigateway.actors.tree import ActorTree
+from aigateway.actors.actor.base import Crash, GatewayActor
+from aigateway.actors.actor.tree import ActorTree
 from aigateway.http.metrics.probes import InboxProbes
 from aigateway.http.metrics.series import Series
 from aigateway.http.runtime import Runtime

@@ -11,7 +11,8 @@ from typing import Any, cast
 import pytest
 from prometheus_client import CollectorRegistry
 
-from aigateway.actors.actor import GatewayActor
+from aigateway.actors.actor.base import GatewayActor
+from aigateway.actors.actor.tree import ActorHistory, ActorTree
 from aigateway.actors.coderd.messages import Status
 from aigateway.actors.providers.breaker import CircuitStatus
 from aigateway.actors.providers.counters import Counters
@@ -19,7 +20,6 @@ from aigateway.actors.providers.keypool import KeyStatus, Rest, Subject
 from aigateway.actors.providers.messages import GetProviderState, ProviderState
 from aigateway.actors.recorder.messages import GetSpoolStats
 from aigateway.actors.recorder.spool import SpoolStats
-from aigateway.actors.tree import ActorHistory, ActorTree
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.admission import Admission
 from aigateway.http.call import Call

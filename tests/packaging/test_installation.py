@@ -202,7 +202,7 @@ def test_both_folders_are_one_import_package(
     installed: Installed, tmp_path: Path, inside: bool
 ) -> None:
     code = """if True:
-        import aigateway.actors.tree, aigateway.http.cli
+        import aigateway.actors.actor.tree, aigateway.http.cli
         import aigateway.actors.coderd.wire, aigateway.actors.interception
         print(aigateway.actors.__file__)
         print(aigateway.http.cli.__file__)

@@ -11,7 +11,8 @@ from typing import Any
 import pykka
 from attrs import define, field
 
-from aigateway.actors.actor import Reply, new_reply
+from aigateway.actors.actor.base import Reply, new_reply
+from aigateway.actors.actor.tree import ActorTree, provider_role
 from aigateway.actors.interception.credentials import BYOK, Credential
 from aigateway.actors.providers.breaker import BreakerConfig
 from aigateway.actors.providers.counters import Counters
@@ -26,7 +27,6 @@ from aigateway.actors.providers.messages import (
 )
 from aigateway.actors.providers.provider import Provider, ProviderLimits
 from aigateway.actors.providers.request import UpstreamRequest
-from aigateway.actors.tree import ActorTree, provider_role
 from aigateway.actors.upstream.errors import UpstreamError
 from aigateway.actors.upstream.exchange import Exchange
 from aigateway.actors.values.provider_config import ProviderConfig

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from provider_rig import KEYS, OWN, make_config
 
-from aigateway.actors.actor import new_reply
+from aigateway.actors.actor.base import new_reply
 from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.interception.affinity import Affinity
 from aigateway.actors.interception.credentials import CENTRALIZED, Credential

@@ -10,8 +10,8 @@ import pytest
 from imitation_provider import Close, Reset, Stall, Tell, WaitFor, answer, error, event, stream
 from provider_rig import BREAKER, KEYS, OWN, PATIENCE, running
 
+from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.interception.affinity import Affinity
-from aigateway.actors.tree import ActorTree
 
 
 def with_fallback(tree: ActorTree, first: str, second: str, **settings: Any) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from imitation_provider import Close, Reset, Stall, answer, error
 from provider_rig import KEYS, OWN, PATIENCE, running, until
 
-from aigateway.actors.actor import ActorDied
+from aigateway.actors.actor.base import ActorDied
 from aigateway.actors.providers.messages import Opened
 
 

@@ -18,7 +18,7 @@ from imitation_provider import (
 )
 from provider_rig import KEYS, OWN, PATIENCE, FakeRecording, running, until
 
-from aigateway.actors.actor import fail
+from aigateway.actors.actor.base import fail
 from aigateway.actors.providers.messages import Opened, Refused, Retire
 from aigateway.actors.providers.roster import Roster
 

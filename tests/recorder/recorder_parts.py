@@ -10,7 +10,8 @@ from typing import Any
 
 import pykka
 
-from aigateway.actors.actor import GatewayActor, complete, new_reply
+from aigateway.actors.actor.base import GatewayActor, complete, new_reply
+from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.coderd.messages import (
     Accepted,
     Spooled,
@@ -21,7 +22,6 @@ from aigateway.actors.coderd.messages import (
 from aigateway.actors.recorder.messages import Append
 from aigateway.actors.recorder.recorder import Recorder
 from aigateway.actors.recorder.spool import Spool, claim_spool
-from aigateway.actors.tree import ActorTree
 from aigateway.actors.values.records import InterceptionEnded, ModelThought, TokenUsage
 
 PATIENCE = 20.0

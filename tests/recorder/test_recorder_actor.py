@@ -26,7 +26,7 @@ from recorder_parts import (
     wait_until,
 )
 
-from aigateway.actors.actor import ActorDied, Crash, new_reply
+from aigateway.actors.actor.base import ActorDied, Crash, new_reply
 from aigateway.actors.coderd.messages import Accepted, Spooled, Stored, StoreRecords, Unavailable
 from aigateway.actors.recorder import _begins, _desk, recorder
 from aigateway.actors.recorder._batch_ref import BatchRef
@@ -387,11 +387,11 @@ def test_a_recorder_without_a_folder_says_so_and_dies(make: Callable[..., House]
 _WORKER = """
 import sys, threading
 from pathlib import Path
-from aigateway.actors.actor import new_reply
+from aigateway.actors.actor.base import new_reply
 from aigateway.actors.recorder.messages import Append
 from aigateway.actors.recorder.recorder import Recorder
 from aigateway.actors.values.records import ModelThought
-from aigateway.actors.tree import ActorTree
+from aigateway.actors.actor.tree import ActorTree
 import structlog, logging
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 

@@ -12,12 +12,12 @@ import pytest
 from delivery_model import thought
 from recorder_parts import CONTROL, PATIENCE, Plane, wait_until
 
-from aigateway.actors.actor import new_reply
+from aigateway.actors.actor.base import new_reply
+from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.coderd.messages import Spooled
 from aigateway.actors.plan import GatewayPlan
 from aigateway.actors.recorder.messages import Append, Flushed, ListDeadLetters
 from aigateway.actors.supervisor import RestartActor, StopAll, Supervisor
-from aigateway.actors.tree import ActorTree
 
 Rule = Callable[[Spooled], str | None]
 

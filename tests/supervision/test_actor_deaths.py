@@ -9,7 +9,7 @@ import pykka
 import pytest
 from attrs import field, frozen
 
-from aigateway.actors.actor import (
+from aigateway.actors.actor.base import (
     ActorDied,
     Crash,
     GatewayActor,

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import pykka
 
-from aigateway.actors.turns import Turn, new_turn
+from aigateway.actors.actor.turns import Turn, new_turn
 
 __all__ = ["AlreadySet", "Reply", "complete", "fail", "new_reply"]
 

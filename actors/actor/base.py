@@ -23,8 +23,8 @@ from typing import Any, Protocol
 
 import pykka
 
-from aigateway.actors.activity import ActorActivity, ActorState, enlist, strike_off
-from aigateway.actors.reply import Reply, complete, fail, new_reply
+from aigateway.actors.actor.activity import ActorActivity, ActorState, enlist, strike_off
+from aigateway.actors.actor.reply import Reply, complete, fail, new_reply
 
 __all__ = [
     "ActorDied",

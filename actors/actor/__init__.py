@@ -1,0 +1,1 @@
+"""What every actor of a gateway is, and where each is found."""
