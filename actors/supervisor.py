@@ -20,7 +20,7 @@ from attrs import Factory, define, frozen
 
 from aigateway.actors.actor.base import Crash, GatewayActor
 from aigateway.actors.actor.tree import ActorHistory, ActorTree, provider_role
-from aigateway.actors.coderd.messages import ProvidersChanged, SubscribeProviders
+from aigateway.actors.control.messages import ProvidersChanged, SubscribeProviders
 from aigateway.actors.mcp.messages import GetMcpState, LeftOut, McpState
 from aigateway.actors.plan import GatewayPlan
 from aigateway.actors.providers.keypool import Rest

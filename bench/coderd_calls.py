@@ -29,7 +29,7 @@ import trustme
 from aigateway.actors.actor.base import new_reply
 from aigateway.actors.coderd.connection import CoderdConnection, ConnectionSettings
 from aigateway.actors.coderd.dial import DialSettings
-from aigateway.actors.coderd.messages import Authorize, Caller
+from aigateway.actors.control.messages import Authorize, Caller
 
 sys.path[:0] = [str(Path(__file__).parent.parent / "tests" / "interop")]
 from go_peer import GoPeer  # noqa: E402 - a module of the tests

@@ -22,7 +22,7 @@ from typing import Any
 
 from aigateway.actors.actor.base import GatewayActor, new_reply
 from aigateway.actors.actor.tree import ActorTree
-from aigateway.actors.coderd.messages import Stored, StoreRecords
+from aigateway.actors.control.messages import Stored, StoreRecords
 from aigateway.actors.recorder.recorder import Append, Flushed, Recorder
 from aigateway.actors.values.records import (
     InterceptionEnded,

@@ -7,7 +7,7 @@ import re
 import structlog
 
 from aigateway.actors.codec.secret_names import without_secrets
-from aigateway.actors.coderd.messages import Authorize, Caller, Denied, Unavailable
+from aigateway.actors.control.messages import Authorize, Caller, Denied, Unavailable
 from aigateway.actors.interception.credentials import BYOK_HEADER, Presented, extract
 from aigateway.http.answers import Answer, json_message, plain
 from aigateway.http.call import Call

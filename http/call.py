@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from attrs import define, field
 
 from aigateway.actors.codec.header_list import Headers
-from aigateway.actors.coderd.messages import Caller
+from aigateway.actors.control.messages import Caller
 from aigateway.actors.providers.messages import Opened
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.inbound import Inbound

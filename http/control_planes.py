@@ -10,7 +10,7 @@ import pykka
 
 from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.coderd.local import LocalControlPlane
-from aigateway.actors.coderd.messages import McpConfiguration, McpServer
+from aigateway.actors.control.messages import McpConfiguration, McpServer
 from aigateway.actors.mcp.filters import BadPattern, ToolFilter
 from aigateway.actors.mcp.shelf import ToolShelf
 from aigateway.actors.mcp.troubles import ToolTroubles

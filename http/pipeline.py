@@ -18,7 +18,7 @@ from attrs import evolve
 
 from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.codec.reading import members, text
-from aigateway.actors.coderd.messages import Caller
+from aigateway.actors.control.messages import Caller
 from aigateway.actors.interception.affinity import affinity_of, affinity_of_passed
 from aigateway.actors.interception.client import identify
 from aigateway.actors.interception.credentials import (

@@ -7,7 +7,7 @@ import time
 import structlog
 
 from aigateway.actors.codec.decoding import decode
-from aigateway.actors.coderd.messages import Accepted, Caller, Unavailable
+from aigateway.actors.control.messages import Accepted, Caller, Unavailable
 from aigateway.actors.interception.client import identify
 from aigateway.actors.interception.credentials import Credential
 from aigateway.actors.interception.headers import AgentFirewall

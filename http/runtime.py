@@ -14,7 +14,7 @@ import structlog
 
 from aigateway.actors.actor.base import ActorDied, Reply, fail, new_reply, tell_quietly
 from aigateway.actors.actor.tree import ActorTree
-from aigateway.actors.coderd.messages import GetStatus, Status
+from aigateway.actors.control.messages import GetStatus, Status
 from aigateway.actors.plan import GatewayPlan
 from aigateway.actors.recorder.messages import Flushed
 from aigateway.actors.supervisor import StopAll, Supervisor

@@ -12,7 +12,7 @@ import structlog
 
 from aigateway.actors.codec.decoding import Decoder, DecodingError, decoder_for
 from aigateway.actors.codec.header_list import values_of
-from aigateway.actors.coderd.messages import (
+from aigateway.actors.control.messages import (
     Accepted,
     Caller,
     CheckIds,

@@ -15,11 +15,11 @@ from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from aigateway.actors.coderd._calls import Call, Calls
-from aigateway.actors.coderd._outcomes import Answer, Failure, Outcome, Refusal
 from aigateway.actors.coderd._session import Session
-from aigateway.actors.coderd.messages import Authorization, Authorize, Caller, Denied, Unavailable
 from aigateway.actors.coderd.versions import ApiVersion
 from aigateway.actors.coderd.wire import coderd_pb2 as pb
+from aigateway.actors.control.messages import Authorization, Authorize, Caller, Denied, Unavailable
+from aigateway.actors.control.outcomes import Answer, Failure, Outcome, Refusal
 
 __all__ = ["Authorizing", "is_no"]
 

@@ -13,11 +13,11 @@ from attrs import frozen
 from aigateway.actors.coderd._alarms import Alarms
 from aigateway.actors.coderd._backoff import Backoff
 from aigateway.actors.coderd._channel import Channel
-from aigateway.actors.coderd._outcomes import Run
 from aigateway.actors.coderd._session import Session
 from aigateway.actors.coderd.dial import Dialer, DialError, UpgradeRefused
 from aigateway.actors.coderd.versions import ApiVersion
 from aigateway.actors.coderd.wire.rpc_client import RpcClient
+from aigateway.actors.control.outcomes import Run
 
 __all__ = ["Connected", "Dialling", "Disconnected", "Fatal", "News", "Unreachable"]
 

@@ -8,14 +8,14 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from aigateway.actors.coderd._calls import Call, Calls
-from aigateway.actors.coderd._outcomes import Answer, Outcome
-from aigateway.actors.coderd.messages import (
+from aigateway.actors.coderd.wire import coderd_pb2 as pb
+from aigateway.actors.control.messages import (
     GetMcpConfiguration,
     McpConfiguration,
     McpServer,
     Unavailable,
 )
-from aigateway.actors.coderd.wire import coderd_pb2 as pb
+from aigateway.actors.control.outcomes import Answer, Outcome
 
 __all__ = ["McpServers"]
 

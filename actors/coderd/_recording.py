@@ -27,9 +27,8 @@ import pykka
 from attrs import define, field
 
 from aigateway.actors.coderd._calls import Call, Calls
-from aigateway.actors.coderd._outcomes import Answer, Failure, Outcome, Refusal, Run
 from aigateway.actors.coderd._translation import RecordError, encode_record
-from aigateway.actors.coderd.messages import (
+from aigateway.actors.control.messages import (
     Accepted,
     Denied,
     Spooled,
@@ -38,6 +37,7 @@ from aigateway.actors.coderd.messages import (
     StoreRecords,
     Unavailable,
 )
+from aigateway.actors.control.outcomes import Answer, Failure, Outcome, Refusal, Run
 from aigateway.actors.recorder.marks import Fate, Marks
 from aigateway.actors.values.records import InterceptionEnded
 

@@ -44,7 +44,6 @@ from attrs import define, field
 
 from aigateway.actors.coderd._alarms import Alarm, Alarms
 from aigateway.actors.coderd._channel import Channel, ChannelError
-from aigateway.actors.coderd._outcomes import Answer, Failure, Outcome, Refusal, Run
 from aigateway.actors.coderd._writer import Writer
 from aigateway.actors.coderd.versions import ApiVersion
 from aigateway.actors.coderd.wire import LocalProtocolError, NeedData, RemoteProtocolError
@@ -56,6 +55,7 @@ from aigateway.actors.coderd.wire.rpc_client import (
     Refused,
     RpcClient,
 )
+from aigateway.actors.control.outcomes import Answer, Failure, Outcome, Refusal, Run
 
 __all__ = ["Session"]
 

@@ -4,7 +4,7 @@ Theory of operation
 ===================
 
 :class:`CoderdConnection` answers every message of
-:mod:`~aigateway.actors.coderd.messages` by calling coderd, and waits for nothing itself.
+:mod:`~aigateway.actors.control.messages` by calling coderd, and waits for nothing itself.
 A thread of its own dials, and dials again when the session has ended; the session has its
 threads for reading and writing; one more rings alarms.  Whatever they find out comes to the
 actor as a message, so its state is touched by its own thread only.
@@ -51,9 +51,11 @@ from aigateway.actors.coderd._mcp_servers import McpServers
 from aigateway.actors.coderd._provider_feed import Finish, ProviderFeed
 from aigateway.actors.coderd._recording import Recording
 from aigateway.actors.coderd._session import Session
-from aigateway.actors.coderd.call_counters import CallCounters
 from aigateway.actors.coderd.dial import Dialer, DialSettings
-from aigateway.actors.coderd.messages import (
+from aigateway.actors.coderd.wire import yamux
+from aigateway.actors.coderd.wire.rpc_client import RpcClient
+from aigateway.actors.control.call_counters import CallCounters
+from aigateway.actors.control.messages import (
     Authorize,
     CallStats,
     GetCallStats,
@@ -65,8 +67,6 @@ from aigateway.actors.coderd.messages import (
     SubscribeProviders,
     Unavailable,
 )
-from aigateway.actors.coderd.wire import yamux
-from aigateway.actors.coderd.wire.rpc_client import RpcClient
 from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = ["CoderdConnection", "ConnectionSettings"]

@@ -22,7 +22,8 @@ import pykka
 from attrs import frozen
 
 from aigateway.actors.actor.base import ActorDied, GatewayActor, complete, fail
-from aigateway.actors.coderd.messages import (
+from aigateway.actors.coderd.store import DatabaseBusy, DatabaseTrouble, Store, Written
+from aigateway.actors.control.messages import (
     Accepted,
     Authorize,
     Caller,
@@ -43,7 +44,6 @@ from aigateway.actors.coderd.messages import (
     SubscribeProviders,
     Unavailable,
 )
-from aigateway.actors.coderd.store import DatabaseBusy, DatabaseTrouble, Store, Written
 from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = ["LOCK_PATIENCE", "LocalControlPlane"]
@@ -70,7 +70,7 @@ _FLUSH = _Flush()
 
 
 class LocalControlPlane(GatewayActor):
-    """Answers the messages of :mod:`~aigateway.actors.coderd.messages` from ``database``.
+    """Answers the messages of :mod:`~aigateway.actors.control.messages` from ``database``.
 
     ``providers`` are fixed for its life, and so are the MCP servers, which all users share.
     Its start fails with :class:`~aigateway.actors.coderd.schema.LocalDatabaseError` when the

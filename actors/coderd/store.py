@@ -25,7 +25,6 @@ from aigateway.actors.coderd._rows import (
     without_surrogates,
 )
 from aigateway.actors.coderd._stored_ids import foreign_id, remember
-from aigateway.actors.coderd.messages import Caller, Denied
 from aigateway.actors.coderd.schema import (
     LocalDatabaseError,
     is_busy,
@@ -34,6 +33,7 @@ from aigateway.actors.coderd.schema import (
     touch,
     transaction,
 )
+from aigateway.actors.control.messages import Caller, Denied
 from aigateway.actors.values.records import Interception, InterceptionEnded, UsageRecord
 
 __all__ = ["DatabaseBusy", "DatabaseTrouble", "Store", "Written"]

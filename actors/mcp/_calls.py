@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from attrs import define, field
 
 from aigateway.actors.actor.base import complete
-from aigateway.actors.coderd.messages import McpServer
+from aigateway.actors.control.messages import McpServer
 from aigateway.actors.mcp.definitions import CallOutcome
 from aigateway.actors.mcp.errors import McpError, RpcRefused, SessionLost
 from aigateway.actors.mcp.line import Cutter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from aigateway.actors.coderd.messages import McpConfiguration, Unavailable
+from aigateway.actors.control.messages import McpConfiguration, Unavailable
 from aigateway.actors.mcp.shelf import UserKey
 
 __all__ = ["Configured", "LoadIsDue", "SessionEnded", "Sweep"]

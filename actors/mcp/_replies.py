@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aigateway.actors.actor.base import Reply, complete
-from aigateway.actors.coderd.messages import McpServer
+from aigateway.actors.control.messages import McpServer
 from aigateway.actors.mcp.results import ToolResult
 
 __all__ = ["ResultReply", "TellingReply"]

@@ -10,7 +10,7 @@ import pykka
 import structlog
 
 from aigateway.actors.actor.base import tell_quietly
-from aigateway.actors.coderd.messages import McpConfiguration, McpServer
+from aigateway.actors.control.messages import McpConfiguration, McpServer
 from aigateway.actors.mcp.errors import McpError
 from aigateway.actors.mcp.filters import BadPattern, ToolFilter
 from aigateway.actors.mcp.line import Line, checked_url

@@ -22,7 +22,7 @@ import structlog
 from attrs import evolve, frozen
 
 from aigateway.actors.actor.base import GatewayActor, tell_quietly
-from aigateway.actors.coderd.messages import McpServer
+from aigateway.actors.control.messages import McpServer
 from aigateway.actors.mcp import conversation
 from aigateway.actors.mcp._calls import Calls, Job, not_handled
 from aigateway.actors.mcp._listening import Listening

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 import pykka
 from attrs import Factory, define, field
 
-from aigateway.actors.coderd.messages import McpServer
+from aigateway.actors.control.messages import McpServer
 from aigateway.actors.mcp.definitions import ToolDefinition
 from aigateway.actors.mcp.filters import ToolFilter
 from aigateway.actors.mcp.messages import CallTool, GetTools, ServerProblem, Tool, ToolSet

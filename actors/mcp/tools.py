@@ -21,7 +21,7 @@ from attrs import evolve
 
 from aigateway.actors.actor.base import GatewayActor, complete, fail, tell_quietly
 from aigateway.actors.actor.tree import ActorTree
-from aigateway.actors.coderd.messages import (
+from aigateway.actors.control.messages import (
     GetMcpConfiguration,
     McpConfiguration,
     Unavailable,

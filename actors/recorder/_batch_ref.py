@@ -7,7 +7,7 @@ from typing import Any
 import pykka
 from attrs import frozen
 
-from aigateway.actors.coderd.messages import Stored
+from aigateway.actors.control.messages import Stored
 from aigateway.actors.recorder._desk import Desk
 
 __all__ = ["Answer", "BatchRef"]

@@ -8,7 +8,7 @@ from attrs import evolve
 
 from aigateway.actors.actor.base import ActorDied, Reply, complete, fail, tell_quietly
 from aigateway.actors.actor.tree import ActorTree
-from aigateway.actors.coderd.messages import Accepted, Denied, StoreInterception, Unavailable
+from aigateway.actors.control.messages import Accepted, Denied, StoreInterception, Unavailable
 from aigateway.actors.recorder.messages import Begin
 
 __all__ = ["BEGIN_WAIT", "Begins"]

@@ -8,7 +8,7 @@ from collections import deque
 import structlog
 
 from aigateway.actors.actor.base import complete
-from aigateway.actors.coderd.messages import Stored
+from aigateway.actors.control.messages import Stored
 from aigateway.actors.recorder.custody import Estate, Promise
 from aigateway.actors.recorder.delivery import Delivery, back_off
 from aigateway.actors.recorder.lanes import RETRY_CEILING, WINDOW

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 import attrs
 import msgspec
 
-from aigateway.actors.coderd.messages import Spooled
+from aigateway.actors.control.messages import Spooled
 from aigateway.actors.recorder.parcels import PARCEL_BITS, position
 from aigateway.actors.values.records import (
     InterceptionEnded,

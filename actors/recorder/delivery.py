@@ -56,7 +56,7 @@ from itertools import count
 
 from attrs import frozen
 
-from aigateway.actors.coderd.messages import Spooled, Stored
+from aigateway.actors.control.messages import Spooled, Stored
 from aigateway.actors.recorder._flow import Flow
 from aigateway.actors.recorder.lanes import RETRY_CEILING, SUSPECT, Lanes
 from aigateway.actors.recorder.marks import Fate

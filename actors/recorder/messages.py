@@ -8,7 +8,7 @@ import pykka
 from attrs import field, frozen
 
 from aigateway.actors.actor.base import Reply
-from aigateway.actors.coderd.messages import Accepted, Denied, Unavailable
+from aigateway.actors.control.messages import Accepted, Denied, Unavailable
 from aigateway.actors.values.records import Interception, InterceptionEnded, UsageRecord
 
 __all__ = [

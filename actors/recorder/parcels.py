@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from attrs import Factory, define
 
-from aigateway.actors.coderd.messages import Spooled
+from aigateway.actors.control.messages import Spooled
 from aigateway.actors.values.records import InterceptionEnded, UsageRecord
 
 __all__ = [

@@ -23,7 +23,7 @@ import structlog
 
 from aigateway.actors.actor.base import ActorDied, GatewayActor, complete, fail, tell_quietly
 from aigateway.actors.actor.tree import ActorTree
-from aigateway.actors.coderd.messages import StoreRecords, Unavailable
+from aigateway.actors.control.messages import StoreRecords, Unavailable
 from aigateway.actors.recorder._batch_ref import Answer, BatchRef
 from aigateway.actors.recorder._begins import BEGIN_WAIT, Begins
 from aigateway.actors.recorder._chores import Chores

@@ -18,8 +18,8 @@ import pykka
 
 from aigateway.actors.actor.activity import activities
 from aigateway.actors.actor.tree import provider_role
-from aigateway.actors.coderd.call_counters import BOUNDS, CallTimes
-from aigateway.actors.coderd.messages import CallStats, GetCallStats
+from aigateway.actors.control.call_counters import BOUNDS, CallTimes
+from aigateway.actors.control.messages import CallStats, GetCallStats
 from aigateway.actors.providers.breaker import GAUGE
 from aigateway.actors.providers.keypool import KeyState
 from aigateway.actors.providers.messages import GetProviderState, ProviderState

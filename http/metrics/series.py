@@ -17,7 +17,7 @@ from math import prod
 from attrs import frozen
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
 
-from aigateway.actors.coderd.call_counters import BOUNDS
+from aigateway.actors.control.call_counters import BOUNDS
 from aigateway.http.metrics.batch_histogram import BatchHistogram
 from aigateway.http.metrics.label_values import LabelValues
 

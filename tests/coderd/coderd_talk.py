@@ -15,7 +15,7 @@ import pykka
 from aigateway.actors.actor.base import Reply, new_reply
 from aigateway.actors.coderd.connection import CoderdConnection, ConnectionSettings
 from aigateway.actors.coderd.dial import DialSettings
-from aigateway.actors.coderd.messages import (
+from aigateway.actors.control.messages import (
     Authorize,
     GetMcpConfiguration,
     GetStatus,

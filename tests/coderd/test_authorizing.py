@@ -12,10 +12,10 @@ from fake_coderd import CallError, FakeCoderd, User
 
 from aigateway.actors.actor.base import Probe
 from aigateway.actors.coderd._authorizing import is_no
-from aigateway.actors.coderd._outcomes import Refusal
 from aigateway.actors.coderd.connection import _Run
-from aigateway.actors.coderd.messages import Caller, Denied, Unavailable
 from aigateway.actors.coderd.wire import coderd_pb2 as pb
+from aigateway.actors.control.messages import Caller, Denied, Unavailable
+from aigateway.actors.control.outcomes import Refusal
 
 TOKEN = "tok-alice-secret"
 WORKSPACE = "0aa00bb0-1111-4222-8333-444455556666"

@@ -15,8 +15,8 @@ from fake_coderd import FakeCoderd, encode_frame
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aigateway.actors.coderd.messages import Caller, Denied, Unavailable
 from aigateway.actors.coderd.wire.yamux import Limits
+from aigateway.actors.control.messages import Caller, Denied, Unavailable
 
 TOKEN = "tok-alice-secret"
 QUICK = Limits(keepalive_interval=0.1, keepalive_timeout=0.3)

@@ -9,8 +9,8 @@ import pytest
 from coderd_talk import Talk, eventually, interception, prompt
 from fake_coderd import FakeCoderd
 
-from aigateway.actors.coderd.call_counters import BOUNDS, CallTimes
-from aigateway.actors.coderd.messages import CallStats, GetCallStats
+from aigateway.actors.control.call_counters import BOUNDS, CallTimes
+from aigateway.actors.control.messages import CallStats, GetCallStats
 
 TOKEN = "tok-alice-secret"
 

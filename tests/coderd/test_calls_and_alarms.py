@@ -13,11 +13,11 @@ from attrs import define, evolve, field
 
 from aigateway.actors.coderd._alarms import Alarm, Alarms
 from aigateway.actors.coderd._calls import Call, Calls
-from aigateway.actors.coderd._outcomes import Answer, Failure, Outcome
 from aigateway.actors.coderd._provider_feed import ProviderFeed
 from aigateway.actors.coderd._session import Session
-from aigateway.actors.coderd.call_counters import CallCounters
 from aigateway.actors.coderd.versions import ApiVersion
+from aigateway.actors.control.call_counters import CallCounters
+from aigateway.actors.control.outcomes import Answer, Failure, Outcome
 
 
 @define(eq=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 from attrs import frozen
 from coderd_talk import Talk, interception
 
-from aigateway.actors.coderd.messages import Accepted, Caller
+from aigateway.actors.control.messages import Accepted, Caller
 
 TESTS = Path(__file__).parents[1]
 

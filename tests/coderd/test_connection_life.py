@@ -17,8 +17,8 @@ from aigateway.actors.actor.base import ActorDied
 from aigateway.actors.coderd._backoff import Backoff
 from aigateway.actors.coderd.connection import CoderdConnection, ConnectionSettings
 from aigateway.actors.coderd.dial import DialSettings
-from aigateway.actors.coderd.messages import Accepted, Caller, Denied, Status, Unavailable
 from aigateway.actors.coderd.wire.yamux import Limits
+from aigateway.actors.control.messages import Accepted, Caller, Denied, Status, Unavailable
 
 TOKEN = "tok-alice-secret"
 QUICK = Limits(keepalive_interval=0.1, keepalive_timeout=0.4)

@@ -14,14 +14,14 @@ from fake_coderd import FakeCoderd
 
 from aigateway.actors.actor.base import Crash, new_reply
 from aigateway.actors.coderd._recording import is_wrong
-from aigateway.actors.coderd.messages import (
+from aigateway.actors.coderd.wire import coderd_pb2 as pb
+from aigateway.actors.control.messages import (
     Accepted,
     Spooled,
     Stored,
     StoreInterception,
     StoreRecords,
 )
-from aigateway.actors.coderd.wire import coderd_pb2 as pb
 from aigateway.actors.recorder.marks import Fate
 from aigateway.actors.values.records import InterceptionEnded, TokenUsage
 

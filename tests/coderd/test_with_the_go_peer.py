@@ -11,7 +11,8 @@ import pytest
 from coderd_talk import Talk, eventually, interception, prompt
 from go_peer import GoPeer
 
-from aigateway.actors.coderd.messages import (
+from aigateway.actors.coderd.wire.yamux import Limits
+from aigateway.actors.control.messages import (
     Accepted,
     Caller,
     Denied,
@@ -20,7 +21,6 @@ from aigateway.actors.coderd.messages import (
     ProvidersChanged,
     Unavailable,
 )
-from aigateway.actors.coderd.wire.yamux import Limits
 from aigateway.actors.values.records import (
     InterceptionEnded,
     ModelThought,

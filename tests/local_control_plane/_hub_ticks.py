@@ -17,8 +17,8 @@ import gevent  # noqa: E402
 
 from aigateway.actors.actor.base import new_reply  # noqa: E402
 from aigateway.actors.coderd.local import LocalControlPlane  # noqa: E402
-from aigateway.actors.coderd.messages import GetStatus, StoreInterception  # noqa: E402
 from aigateway.actors.coderd.schema import open_database  # noqa: E402
+from aigateway.actors.control.messages import GetStatus, StoreInterception  # noqa: E402
 from aigateway.actors.values.records import Interception  # noqa: E402
 
 locker = open_database(sys.argv[1])

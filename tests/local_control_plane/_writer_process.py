@@ -20,7 +20,7 @@ from typing import Any  # noqa: E402
 
 from aigateway.actors.actor.base import new_reply  # noqa: E402
 from aigateway.actors.coderd.local import LocalControlPlane  # noqa: E402
-from aigateway.actors.coderd.messages import (  # noqa: E402
+from aigateway.actors.control.messages import (  # noqa: E402
     Accepted,
     Spooled,
     StoreInterception,

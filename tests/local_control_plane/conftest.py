@@ -14,14 +14,14 @@ import pytest
 from aigateway.actors.actor.base import new_reply
 from aigateway.actors.coderd.api_keys import NewApiKey, create_key
 from aigateway.actors.coderd.local import LocalControlPlane
-from aigateway.actors.coderd.messages import (
+from aigateway.actors.coderd.schema import open_database
+from aigateway.actors.control.messages import (
     Authorize,
     Spooled,
     Stored,
     StoreInterception,
     StoreRecords,
 )
-from aigateway.actors.coderd.schema import open_database
 from aigateway.actors.recorder.ids import new_interception_id
 from aigateway.actors.values.records import (
     Interception,

@@ -15,7 +15,8 @@ import pytest
 from aigateway.actors.actor.base import ActorDied, Crash, new_reply
 from aigateway.actors.coderd import store as store_module
 from aigateway.actors.coderd.api_keys import NewApiKey, create_key, revoke_key
-from aigateway.actors.coderd.messages import (
+from aigateway.actors.coderd.schema import LocalDatabaseError, open_database
+from aigateway.actors.control.messages import (
     Accepted,
     Authorize,
     Caller,
@@ -31,7 +32,6 @@ from aigateway.actors.coderd.messages import (
     SubscribeProviders,
     Unavailable,
 )
-from aigateway.actors.coderd.schema import LocalDatabaseError, open_database
 from aigateway.actors.values.provider_config import ProviderConfig
 
 UNAUTHORIZED = Denied("unauthorized")

@@ -11,7 +11,7 @@ import pytest
 from aigateway.actors.actor.base import new_reply
 from aigateway.actors.coderd import schema
 from aigateway.actors.coderd._stored_ids import FRESH, KEPT, foreign_id, remember
-from aigateway.actors.coderd.messages import Accepted, CheckIds, NotYours, RememberIds, Unavailable
+from aigateway.actors.control.messages import Accepted, CheckIds, NotYours, RememberIds, Unavailable
 
 NOW = 1_772_280_000.0
 

@@ -8,7 +8,7 @@ import pykka
 
 from aigateway.actors.actor.base import GatewayActor, Reply, complete, new_reply
 from aigateway.actors.actor.tree import ActorTree
-from aigateway.actors.coderd.messages import (
+from aigateway.actors.control.messages import (
     GetMcpConfiguration,
     McpConfiguration,
     McpServer,

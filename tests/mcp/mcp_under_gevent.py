@@ -9,7 +9,7 @@ import time  # noqa: E402
 from mcp_desk import Desk  # noqa: E402
 from mcp_scripted_server import Exchange, ScriptedServer, eventually  # noqa: E402
 
-from aigateway.actors.coderd.messages import McpServer  # noqa: E402
+from aigateway.actors.control.messages import McpServer  # noqa: E402
 
 ECHO = "bmcp_s_echo"
 

@@ -11,7 +11,7 @@ import pytest
 from mcp_desk import Desk
 from mcp_everything_server import address, everything
 
-from aigateway.actors.coderd.messages import McpServer
+from aigateway.actors.control.messages import McpServer
 from aigateway.actors.mcp import GetMcpState
 
 

@@ -14,7 +14,7 @@ import trustme
 from mcp_desk import Desk
 from mcp_scripted_server import Exchange, ScriptedServer, eventually, tool
 
-from aigateway.actors.coderd.messages import McpServer
+from aigateway.actors.control.messages import McpServer
 
 ECHO = "bmcp_s_echo"
 

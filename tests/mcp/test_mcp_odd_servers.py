@@ -9,7 +9,7 @@ import pytest
 from mcp_desk import Desk
 from mcp_scripted_server import Exchange, ScriptedServer, eventually
 
-from aigateway.actors.coderd.messages import McpServer
+from aigateway.actors.control.messages import McpServer
 from aigateway.actors.mcp import conversation
 
 ECHO = "bmcp_s_echo"

@@ -15,7 +15,7 @@ import pytest
 from mcp_desk import Desk
 from mcp_scripted_server import eventually
 
-from aigateway.actors.coderd.messages import McpServer
+from aigateway.actors.control.messages import McpServer
 
 SCRIPT = Path(__file__).with_name("mcp_sdk_server.py")
 

@@ -8,7 +8,7 @@ import attrs
 import pytest
 import yaml
 
-from aigateway.actors.coderd.messages import McpServer
+from aigateway.actors.control.messages import McpServer
 from aigateway.http.settings import SettingsError
 from aigateway.http.settings.mcp_servers import YAML_KEY, McpServerSettings, read_mcp_servers
 

@@ -11,7 +11,7 @@ from mcp_desk import Desk
 from mcp_scripted_server import Exchange, ScriptedServer, eventually, tool
 
 from aigateway.actors.actor.base import ActorDied, Crash
-from aigateway.actors.coderd.messages import McpServer, Unavailable
+from aigateway.actors.control.messages import McpServer, Unavailable
 from aigateway.actors.mcp import GetMcpState, McpState, ServerProblem
 from aigateway.actors.mcp.session import McpSession
 

@@ -9,10 +9,10 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from aigateway.actors.coderd._outcomes import Answer, Failure
-from aigateway.actors.coderd.call_counters import CallCounters
 from aigateway.actors.coderd.local import LocalControlPlane
-from aigateway.actors.coderd.messages import CallStats, GetCallStats
+from aigateway.actors.control.call_counters import CallCounters
+from aigateway.actors.control.messages import CallStats, GetCallStats
+from aigateway.actors.control.outcomes import Answer, Failure
 from aigateway.http.admission import Admission
 from aigateway.http.metrics.observer import RequestMetrics
 from aigateway.http.metrics.sampler import Sampler

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from aigateway.actors.actor.base import GatewayActor
 from aigateway.actors.actor.tree import ActorHistory, ActorTree
-from aigateway.actors.coderd.messages import Status
+from aigateway.actors.control.messages import Status
 from aigateway.actors.providers.breaker import CircuitStatus
 from aigateway.actors.providers.counters import Counters
 from aigateway.actors.providers.keypool import KeyStatus, Rest, Subject

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from attrs import define, evolve, field
 
-from aigateway.actors.coderd.messages import Spooled, Stored
+from aigateway.actors.control.messages import Spooled, Stored
 from aigateway.actors.recorder.delivery import Batch, Delivery
 from aigateway.actors.recorder.lanes import Lanes
 from aigateway.actors.recorder.parcels import PARCEL_BITS, Changes, Parcel, Refusal

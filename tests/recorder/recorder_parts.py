@@ -12,7 +12,7 @@ import pykka
 
 from aigateway.actors.actor.base import GatewayActor, complete, new_reply
 from aigateway.actors.actor.tree import ActorTree
-from aigateway.actors.coderd.messages import (
+from aigateway.actors.control.messages import (
     Accepted,
     Spooled,
     Stored,

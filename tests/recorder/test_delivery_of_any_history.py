@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from aigateway.actors.coderd.messages import Stored
+from aigateway.actors.control.messages import Stored
 from aigateway.actors.recorder.delivery import Batch
 
 T = TypeVar("T")

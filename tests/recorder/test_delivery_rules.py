@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from delivery_model import Desk, Disk, parcel_of, seqs
 
-from aigateway.actors.coderd.messages import Spooled, Stored
+from aigateway.actors.control.messages import Spooled, Stored
 from aigateway.actors.recorder import delivery as rules
 from aigateway.actors.recorder._flow import MANY_REFUSALS, PROBE
 from aigateway.actors.recorder.lanes import RETRY_CEILING

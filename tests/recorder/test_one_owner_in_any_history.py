@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from recorder_parts import thought
 
-from aigateway.actors.coderd.messages import Stored
+from aigateway.actors.control.messages import Stored
 from aigateway.actors.recorder import _desk
 from aigateway.actors.recorder._desk import Desk
 from aigateway.actors.recorder.custody import Estate

@@ -27,7 +27,7 @@ from recorder_parts import (
 )
 
 from aigateway.actors.actor.base import ActorDied, Crash, new_reply
-from aigateway.actors.coderd.messages import Accepted, Spooled, Stored, StoreRecords, Unavailable
+from aigateway.actors.control.messages import Accepted, Spooled, Stored, StoreRecords, Unavailable
 from aigateway.actors.recorder import _begins, _desk, recorder
 from aigateway.actors.recorder._batch_ref import BatchRef
 from aigateway.actors.recorder._reminders import Tick

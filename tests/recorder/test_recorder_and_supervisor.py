@@ -14,7 +14,7 @@ from recorder_parts import CONTROL, PATIENCE, Plane, wait_until
 
 from aigateway.actors.actor.base import new_reply
 from aigateway.actors.actor.tree import ActorTree
-from aigateway.actors.coderd.messages import Spooled
+from aigateway.actors.control.messages import Spooled
 from aigateway.actors.plan import GatewayPlan
 from aigateway.actors.recorder.messages import Append, Flushed, ListDeadLetters
 from aigateway.actors.supervisor import RestartActor, StopAll, Supervisor

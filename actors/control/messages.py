@@ -16,7 +16,7 @@ import pykka
 from attrs import field, frozen
 
 from aigateway.actors.actor.base import ActorDied, Reply
-from aigateway.actors.coderd.call_counters import CallTimes
+from aigateway.actors.control.call_counters import CallTimes
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.actors.values.records import Interception, InterceptionEnded, UsageRecord
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from attrs import define, field, frozen
 
-from aigateway.actors.coderd._outcomes import Answer, Failure, Outcome, Refusal
+from aigateway.actors.control.outcomes import Answer, Failure, Outcome, Refusal
 
 __all__ = ["BOUNDS", "CallCounters", "CallTimes"]
 
