@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import requests
 
-from aigateway.actors.coderd.api_keys import create_key
+from aigateway.actors.control.local.api_keys import create_key
 from bench.availability import Absent, cache_folder
 from bench.ledger import RecordCounts, StoredRecord
 from bench.processes import Child, clean_environ

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pykka
 
 from aigateway.actors.actor.tree import ActorTree
-from aigateway.actors.coderd.local import LocalControlPlane
+from aigateway.actors.control.local.local import LocalControlPlane
 from aigateway.actors.control.messages import McpConfiguration, McpServer
 from aigateway.actors.mcp.filters import BadPattern, ToolFilter
 from aigateway.actors.mcp.shelf import ToolShelf

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from aigateway.actors.coderd.schema import LocalDatabaseError, open_database, read_database
+from aigateway.actors.control.local.schema import LocalDatabaseError, open_database, read_database
 from aigateway.http.settings import SettingsError, load
 from aigateway.http.settings.flags import settings_options
 

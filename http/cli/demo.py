@@ -41,7 +41,7 @@ def command(port: int, workers: int, once: bool, keep: bool) -> None:
     are sent, and what is recorded is shown as it comes, until Ctrl-C.
     """
     # Not at the top: `aigateway --help` must not pay for them.
-    from aigateway.actors.coderd.schema import LocalDatabaseError
+    from aigateway.actors.control.local.schema import LocalDatabaseError
     from aigateway.http.demo.gateway import DemoFailed
     from aigateway.http.demo.interrupts import Interrupts
     from aigateway.http.demo.live import show_live, show_once

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from aigateway.actors.coderd.api_keys import ApiKey, create_key, list_keys, revoke_key
+from aigateway.actors.control.local.api_keys import ApiKey, create_key, list_keys, revoke_key
 from aigateway.http.cli._local_database import database_options, reading, writing
 from aigateway.http.cli._moments import span
 from aigateway.http.printable import printable

@@ -93,7 +93,7 @@ def _check_folder(folder: str, flag: str) -> None:
 
 
 def _check_database(settings: Settings) -> None:
-    from aigateway.actors.coderd.schema import LocalDatabaseError, open_database
+    from aigateway.actors.control.local.schema import LocalDatabaseError, open_database
 
     try:
         open_database(settings.local_db).close()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aigateway.actors.coderd.schema import timestamp
-from aigateway.actors.coderd.usage import GROUPS, UsageRow, usage_by, usage_total
+from aigateway.actors.control.local.schema import timestamp
+from aigateway.actors.control.local.usage import GROUPS, UsageRow, usage_by, usage_total
 from aigateway.http.cli._local_database import database_options, reading
 from aigateway.http.cli._moments import moment
 from aigateway.http.printable import csv_field, printable

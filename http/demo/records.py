@@ -9,7 +9,7 @@ from typing import Self
 
 from attrs import field, frozen
 
-from aigateway.actors.coderd.schema import read_database
+from aigateway.actors.control.local.schema import read_database
 
 __all__ = ["RecordReader", "Recorded", "ToolCall", "Usage"]
 

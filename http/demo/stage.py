@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from aigateway.actors.coderd.api_keys import create_key
-from aigateway.actors.coderd.schema import open_database
+from aigateway.actors.control.local.api_keys import create_key
+from aigateway.actors.control.local.schema import open_database
 from aigateway.http.demo.gateway import GatewayProcess
 from aigateway.http.demo.imitation import Request
 from aigateway.http.demo.records import RecordReader

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from attrs import evolve
 
-from aigateway.actors.coderd.schema import open_database
+from aigateway.actors.control.local.schema import open_database
 from aigateway.http.demo._cases import CASES
 from aigateway.http.demo._expectations import differences, expect
 from aigateway.http.demo.gateway import DemoFailed, GatewayProcess, child_environment

@@ -16,8 +16,8 @@ import requests
 from gateway_process import GatewayProcess, message_of
 from imitation_provider import ScriptedProvider
 
-from aigateway.actors.coderd.api_keys import create_key, revoke_key
-from aigateway.actors.coderd.schema import open_database
+from aigateway.actors.control.local.api_keys import create_key, revoke_key
+from aigateway.actors.control.local.schema import open_database
 
 
 def _post(gateway: GatewayProcess, path: str, data: bytes, **headers: str) -> requests.Response:

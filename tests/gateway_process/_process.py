@@ -19,8 +19,8 @@ from typing import Any, Self
 import requests
 from attrs import frozen
 
-from aigateway.actors.coderd.api_keys import create_key
-from aigateway.actors.coderd.schema import open_database
+from aigateway.actors.control.local.api_keys import create_key
+from aigateway.actors.control.local.schema import open_database
 
 __all__ = ["GatewayProcess", "Upstream", "free_port", "wait_until"]
 

@@ -16,8 +16,8 @@ import time  # noqa: E402
 import gevent  # noqa: E402
 
 from aigateway.actors.actor.base import new_reply  # noqa: E402
-from aigateway.actors.coderd.local import LocalControlPlane  # noqa: E402
-from aigateway.actors.coderd.schema import open_database  # noqa: E402
+from aigateway.actors.control.local.local import LocalControlPlane  # noqa: E402
+from aigateway.actors.control.local.schema import open_database  # noqa: E402
 from aigateway.actors.control.messages import GetStatus, StoreInterception  # noqa: E402
 from aigateway.actors.values.records import Interception  # noqa: E402
 

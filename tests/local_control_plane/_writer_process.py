@@ -19,7 +19,7 @@ import time  # noqa: E402
 from typing import Any  # noqa: E402
 
 from aigateway.actors.actor.base import new_reply  # noqa: E402
-from aigateway.actors.coderd.local import LocalControlPlane  # noqa: E402
+from aigateway.actors.control.local.local import LocalControlPlane  # noqa: E402
 from aigateway.actors.control.messages import (  # noqa: E402
     Accepted,
     Spooled,

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from aigateway.actors.actor.base import new_reply
-from aigateway.actors.coderd.api_keys import NewApiKey, create_key
-from aigateway.actors.coderd.local import LocalControlPlane
-from aigateway.actors.coderd.schema import open_database
+from aigateway.actors.control.local.api_keys import NewApiKey, create_key
+from aigateway.actors.control.local.local import LocalControlPlane
+from aigateway.actors.control.local.schema import open_database
 from aigateway.actors.control.messages import (
     Authorize,
     Spooled,

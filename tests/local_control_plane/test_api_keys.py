@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aigateway.actors.coderd.api_keys import create_key, list_keys, revoke_key
+from aigateway.actors.control.local.api_keys import create_key, list_keys, revoke_key
 
 
 def test_a_key_has_the_shape_of_a_coder_token(database: sqlite3.Connection) -> None:

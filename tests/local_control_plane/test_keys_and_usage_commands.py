@@ -16,7 +16,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from aigateway.actors.coderd.store import Store
+from aigateway.actors.control.local.store import Store
 from aigateway.http.cli.keys import command as keys
 from aigateway.http.cli.usage import command as usage
 

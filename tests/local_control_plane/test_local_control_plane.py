@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from aigateway.actors.actor.base import ActorDied, Crash, new_reply
-from aigateway.actors.coderd import store as store_module
-from aigateway.actors.coderd.api_keys import NewApiKey, create_key, revoke_key
-from aigateway.actors.coderd.schema import LocalDatabaseError, open_database
+from aigateway.actors.control.local import store as store_module
+from aigateway.actors.control.local.api_keys import NewApiKey, create_key, revoke_key
+from aigateway.actors.control.local.schema import LocalDatabaseError, open_database
 from aigateway.actors.control.messages import (
     Accepted,
     Authorize,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from aigateway.actors.coderd.schema import (
+from aigateway.actors.control.local.schema import (
     APPLICATION_ID,
     VERSION,
     LocalDatabaseError,

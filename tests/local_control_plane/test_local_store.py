@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 import pytest
 
-from aigateway.actors.coderd.store import Store
+from aigateway.actors.control.local.store import Store
 from aigateway.actors.recorder.ids import new_interception_id
 
 

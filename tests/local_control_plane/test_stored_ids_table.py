@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from aigateway.actors.actor.base import new_reply
-from aigateway.actors.coderd import schema
-from aigateway.actors.coderd._stored_ids import FRESH, KEPT, foreign_id, remember
+from aigateway.actors.control.local import schema
+from aigateway.actors.control.local.stored_ids import FRESH, KEPT, foreign_id, remember
 from aigateway.actors.control.messages import Accepted, CheckIds, NotYours, RememberIds, Unavailable
 
 NOW = 1_772_280_000.0

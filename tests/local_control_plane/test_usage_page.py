@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aigateway.actors.coderd.store import Store
+from aigateway.actors.control.local.store import Store
 
 PAGE = (Path(__file__).parents[2] / "docs" / "usage.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)

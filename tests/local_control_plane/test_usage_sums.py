@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aigateway.actors.coderd.schema import open_database
-from aigateway.actors.coderd.store import Store
-from aigateway.actors.coderd.usage import GROUPS, UsageRow, usage_by, usage_total
+from aigateway.actors.control.local.schema import open_database
+from aigateway.actors.control.local.store import Store
+from aigateway.actors.control.local.usage import GROUPS, UsageRow, usage_by, usage_total
 
 
 def at(text: str) -> float:

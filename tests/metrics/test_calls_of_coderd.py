@@ -9,8 +9,8 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from aigateway.actors.coderd.local import LocalControlPlane
 from aigateway.actors.control.call_counters import CallCounters
+from aigateway.actors.control.local.local import LocalControlPlane
 from aigateway.actors.control.messages import CallStats, GetCallStats
 from aigateway.actors.control.outcomes import Answer, Failure
 from aigateway.http.admission import Admission

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 from attrs import evolve, field, frozen
 
-from aigateway.actors.coderd._rows import (
+from aigateway.actors.control.local._rows import (
     END_SQL,
     INSERTS,
     START_SQL,
@@ -24,8 +24,7 @@ from aigateway.actors.coderd._rows import (
     start_row,
     without_surrogates,
 )
-from aigateway.actors.coderd._stored_ids import foreign_id, remember
-from aigateway.actors.coderd.schema import (
+from aigateway.actors.control.local.schema import (
     LocalDatabaseError,
     is_busy,
     open_database,
@@ -33,6 +32,7 @@ from aigateway.actors.coderd.schema import (
     touch,
     transaction,
 )
+from aigateway.actors.control.local.stored_ids import foreign_id, remember
 from aigateway.actors.control.messages import Caller, Denied
 from aigateway.actors.values.records import Interception, InterceptionEnded, UsageRecord
 
@@ -79,7 +79,7 @@ _ALL = Written()
 class Store:
     """One connection.  Opened again after trouble, since the file may have been replaced.
 
-    Raises :class:`~aigateway.actors.coderd.schema.LocalDatabaseError` when it cannot be opened
+    Raises :class:`~aigateway.actors.control.local.schema.LocalDatabaseError` when it cannot be opened
     at first; ``patience`` is how many seconds that may take.
     """
 

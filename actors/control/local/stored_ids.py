@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 
-from aigateway.actors.coderd.schema import timestamp, transaction
+from aigateway.actors.control.local.schema import timestamp, transaction
 
 __all__ = ["FRESH", "KEPT", "foreign_id", "remember"]
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from aigateway.actors.coderd.schema import timestamp
+from aigateway.actors.control.local.schema import timestamp
 from aigateway.actors.values.records import (
     Interception,
     InterceptionEnded,

@@ -22,7 +22,7 @@ import pykka
 from attrs import frozen
 
 from aigateway.actors.actor.base import ActorDied, GatewayActor, complete, fail
-from aigateway.actors.coderd.store import DatabaseBusy, DatabaseTrouble, Store, Written
+from aigateway.actors.control.local.store import DatabaseBusy, DatabaseTrouble, Store, Written
 from aigateway.actors.control.messages import (
     Accepted,
     Authorize,
@@ -73,7 +73,7 @@ class LocalControlPlane(GatewayActor):
     """Answers the messages of :mod:`~aigateway.actors.control.messages` from ``database``.
 
     ``providers`` are fixed for its life, and so are the MCP servers, which all users share.
-    Its start fails with :class:`~aigateway.actors.coderd.schema.LocalDatabaseError` when the
+    Its start fails with :class:`~aigateway.actors.control.local.schema.LocalDatabaseError` when the
     file cannot be used; a database that fails later is reported and tried again.
     """
 

@@ -4,7 +4,7 @@ A key is ``<id>-<secret>``, in the shape of a Coder token: ten and twenty-two le
 digits.  The database keeps the secret's SHA-256 only.  A plain hash will do: with 130 random
 bits in the secret there is nothing to guess that a slow one would protect.
 
-All functions take a connection from :func:`~aigateway.actors.coderd.schema.open_database`.
+All functions take a connection from :func:`~aigateway.actors.control.local.schema.open_database`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import uuid
 
 from attrs import field, frozen
 
-from aigateway.actors.coderd.schema import timestamp
+from aigateway.actors.control.local.schema import timestamp
 
 __all__ = ["ApiKey", "NewApiKey", "create_key", "list_keys", "revoke_key", "user_id_for"]
 

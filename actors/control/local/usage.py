@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
-from aigateway.actors.coderd.schema import timestamp
+from aigateway.actors.control.local.schema import timestamp
 
 __all__ = ["GROUPS", "UsageRow", "usage_by", "usage_total"]
 
