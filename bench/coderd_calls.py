@@ -27,8 +27,8 @@ import structlog
 import trustme
 
 from aigateway.actors.actor.base import new_reply
-from aigateway.actors.coderd.connection import CoderdConnection, ConnectionSettings
-from aigateway.actors.coderd.dial import DialSettings
+from aigateway.actors.control.coderd.connection import CoderdConnection, ConnectionSettings
+from aigateway.actors.control.coderd.dial import DialSettings
 from aigateway.actors.control.messages import Authorize, Caller
 
 sys.path[:0] = [str(Path(__file__).parent.parent / "tests" / "interop")]

@@ -24,7 +24,7 @@ from aigateway.http.settings.provider_build import build_providers, finish_provi
 from aigateway.http.settings.provider_env import read_providers
 
 if TYPE_CHECKING:
-    from aigateway.actors.coderd.dial import DialSettings
+    from aigateway.actors.control.coderd.dial import DialSettings
 
 __all__ = ["control_plane_starter", "dial_settings", "mcp_starter"]
 
@@ -103,8 +103,8 @@ def mcp_starter(
 
 def dial_settings(settings: Settings) -> DialSettings:
     """Where the Coder deployment is and how to get there.  Raises DialError."""
-    from aigateway.actors.coderd.dial import DialSettings
-    from aigateway.actors.coderd.extra_headers import headers_of
+    from aigateway.actors.control.coderd.dial import DialSettings
+    from aigateway.actors.control.coderd.extra_headers import headers_of
 
     return DialSettings(
         url=settings.url,
@@ -125,8 +125,8 @@ def _coderd(
     on_connected: Callable[[], None],
 ) -> StartControlPlane:
     # Only where it is needed: protobuf and the wire cost memory.
-    from aigateway.actors.coderd.connection import CoderdConnection, ConnectionSettings
-    from aigateway.actors.coderd.dial import DialError
+    from aigateway.actors.control.coderd.connection import CoderdConnection, ConnectionSettings
+    from aigateway.actors.control.coderd.dial import DialError
 
     try:
         connection = ConnectionSettings(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from typing import Any
 
-from aigateway.actors.coderd.extra_headers import BadHeader, headers_of
+from aigateway.actors.control.coderd.extra_headers import BadHeader, headers_of
 from aigateway.http.settings._kinds import Kind
 
 __all__ = ["HEADERS", "WORDS"]

@@ -12,9 +12,9 @@ import pytest
 import trustme
 from fake_coderd import FakeCoderd
 
-from aigateway.actors.coderd._channel import Channel
-from aigateway.actors.coderd.dial import Dialer, DialError, DialSettings, UpgradeRefused
-from aigateway.actors.coderd.versions import ApiVersion
+from aigateway.actors.control.coderd._channel import Channel
+from aigateway.actors.control.coderd.dial import Dialer, DialError, DialSettings, UpgradeRefused
+from aigateway.actors.control.coderd.versions import ApiVersion
 
 __all__ = ["Authority", "dialled", "echo_through", "refused", "settings", "unreachable"]
 

@@ -13,8 +13,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import pykka
 
 from aigateway.actors.actor.base import Reply, new_reply
-from aigateway.actors.coderd.connection import CoderdConnection, ConnectionSettings
-from aigateway.actors.coderd.dial import DialSettings
+from aigateway.actors.control.coderd.connection import CoderdConnection, ConnectionSettings
+from aigateway.actors.control.coderd.dial import DialSettings
 from aigateway.actors.control.messages import (
     Authorize,
     GetMcpConfiguration,

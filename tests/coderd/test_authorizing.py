@@ -11,9 +11,9 @@ from coderd_talk import Talk, eventually
 from fake_coderd import CallError, FakeCoderd, User
 
 from aigateway.actors.actor.base import Probe
-from aigateway.actors.coderd._authorizing import is_no
-from aigateway.actors.coderd.connection import _Run
-from aigateway.actors.coderd.wire import coderd_pb2 as pb
+from aigateway.actors.control.coderd._authorizing import is_no
+from aigateway.actors.control.coderd.connection import _Run
+from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 from aigateway.actors.control.messages import Caller, Denied, Unavailable
 from aigateway.actors.control.outcomes import Refusal
 

@@ -15,7 +15,7 @@ from fake_coderd import FakeCoderd, encode_frame
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aigateway.actors.coderd.wire.yamux import Limits
+from aigateway.actors.control.coderd.wire.yamux import Limits
 from aigateway.actors.control.messages import Caller, Denied, Unavailable
 
 TOKEN = "tok-alice-secret"
@@ -158,7 +158,7 @@ def test_a_request_survives_a_connection_that_breaks(
 def test_an_error_of_our_own_in_reading_is_not_the_end(
     coderd: FakeCoderd, talk: Talk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aigateway.actors.coderd import _session
+    from aigateway.actors.control.coderd import _session
 
     eventually(lambda: isinstance(talk.authorize(TOKEN), Caller))
     real = _session.RpcClient.receive_data

@@ -11,12 +11,12 @@ from typing import cast
 import structlog
 from attrs import define, evolve, field
 
-from aigateway.actors.coderd._alarms import Alarm, Alarms
-from aigateway.actors.coderd._calls import Call, Calls
-from aigateway.actors.coderd._provider_feed import ProviderFeed
-from aigateway.actors.coderd._session import Session
-from aigateway.actors.coderd.versions import ApiVersion
 from aigateway.actors.control.call_counters import CallCounters
+from aigateway.actors.control.coderd._alarms import Alarm, Alarms
+from aigateway.actors.control.coderd._calls import Call, Calls
+from aigateway.actors.control.coderd._provider_feed import ProviderFeed
+from aigateway.actors.control.coderd._session import Session
+from aigateway.actors.control.coderd.versions import ApiVersion
 from aigateway.actors.control.outcomes import Answer, Failure, Outcome
 
 

@@ -14,10 +14,10 @@ from coderd_talk import Talk, eventually, interception
 from fake_coderd import FakeCoderd, encode_frame
 
 from aigateway.actors.actor.base import ActorDied
-from aigateway.actors.coderd._backoff import Backoff
-from aigateway.actors.coderd.connection import CoderdConnection, ConnectionSettings
-from aigateway.actors.coderd.dial import DialSettings
-from aigateway.actors.coderd.wire.yamux import Limits
+from aigateway.actors.control.coderd._backoff import Backoff
+from aigateway.actors.control.coderd.connection import CoderdConnection, ConnectionSettings
+from aigateway.actors.control.coderd.dial import DialSettings
+from aigateway.actors.control.coderd.wire.yamux import Limits
 from aigateway.actors.control.messages import Accepted, Caller, Denied, Status, Unavailable
 
 TOKEN = "tok-alice-secret"
@@ -168,7 +168,7 @@ def test_a_deleted_gateway_key_is_fatal_at_the_next_dial(coderd: FakeCoderd) -> 
 def test_an_unexpected_error_is_not_the_end(
     coderd: FakeCoderd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aigateway.actors.coderd import _dialling
+    from aigateway.actors.control.coderd import _dialling
 
     real = _dialling.Dialer.dial
     failures = iter([RuntimeError("surprise")])

@@ -9,7 +9,7 @@ from coderd_dial import dialled, unreachable
 from fake_coderd import FakeCoderd
 from gateway_process import GatewayProcess, wait_until
 
-from aigateway.actors.coderd.extra_headers import BadHeader, headers_of
+from aigateway.actors.control.coderd.extra_headers import BadHeader, headers_of
 
 
 def test_headers_are_sent_with_each_dial() -> None:

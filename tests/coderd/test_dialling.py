@@ -14,9 +14,9 @@ import websocket
 from coderd_dial import dialled, refused, settings, unreachable
 from fake_coderd import FakeCoderd
 
-from aigateway.actors.coderd._wire_socket import Wire
-from aigateway.actors.coderd.dial import Dialer, DialError, DialSettings, serve_url
-from aigateway.actors.coderd.versions import ApiVersion
+from aigateway.actors.control.coderd._wire_socket import Wire
+from aigateway.actors.control.coderd.dial import Dialer, DialError, DialSettings, serve_url
+from aigateway.actors.control.coderd.versions import ApiVersion
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from coderd_dial import Authority, dialled, echo_through, settings, unreachable
 from fake_coderd import FakeCoderd
 
-from aigateway.actors.coderd.dial import Dialer, DialError, DialSettings
+from aigateway.actors.control.coderd.dial import Dialer, DialError, DialSettings
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import structlog
 from coderd_talk import Talk
 from fake_coderd import FakeCoderd
 
-from aigateway.actors.coderd.wire import coderd_pb2 as pb
+from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 from aigateway.actors.control.messages import McpConfiguration, McpServer, Unavailable
 
 USER = "c0ffee00-1111-4222-8333-444455556666"

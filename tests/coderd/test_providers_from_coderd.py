@@ -13,7 +13,7 @@ from attrs import evolve
 from coderd_talk import Talk, eventually
 from fake_coderd import FakeCoderd
 
-from aigateway.actors.coderd.wire import coderd_pb2 as pb
+from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 from aigateway.actors.control.messages import ProvidersChanged
 from aigateway.actors.values.provider_config import ProviderConfig
 

@@ -10,12 +10,12 @@ from typing import cast
 import pytest
 from attrs import define, field
 
-from aigateway.actors.coderd._alarms import Alarms
-from aigateway.actors.coderd._channel import Channel, ChannelError
-from aigateway.actors.coderd._session import Session
-from aigateway.actors.coderd.versions import ApiVersion
-from aigateway.actors.coderd.wire.rpc_client import RpcClient
-from aigateway.actors.coderd.wire.yamux import Limits
+from aigateway.actors.control.coderd._alarms import Alarms
+from aigateway.actors.control.coderd._channel import Channel, ChannelError
+from aigateway.actors.control.coderd._session import Session
+from aigateway.actors.control.coderd.versions import ApiVersion
+from aigateway.actors.control.coderd.wire.rpc_client import RpcClient
+from aigateway.actors.control.coderd.wire.yamux import Limits
 from aigateway.actors.control.outcomes import Answer, Failure, Outcome
 
 PING = bytes.fromhex("000200010000000000000007")

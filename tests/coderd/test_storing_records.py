@@ -13,8 +13,8 @@ from coderd_talk import Talk, eventually, interception, prompt
 from fake_coderd import FakeCoderd
 
 from aigateway.actors.actor.base import Crash, new_reply
-from aigateway.actors.coderd._recording import is_wrong
-from aigateway.actors.coderd.wire import coderd_pb2 as pb
+from aigateway.actors.control.coderd._recording import is_wrong
+from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 from aigateway.actors.control.messages import (
     Accepted,
     Spooled,

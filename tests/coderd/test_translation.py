@@ -13,8 +13,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigateway.actors.coderd._translation import RecordError, encode_record, provider_configs
-from aigateway.actors.coderd.wire import coderd_pb2 as pb
+from aigateway.actors.control.coderd._translation import (
+    RecordError,
+    encode_record,
+    provider_configs,
+)
+from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 from aigateway.actors.values.models import ModelList
 from aigateway.actors.values.provider_config import BedrockConfig, ProviderConfig
 from aigateway.actors.values.records import (

@@ -11,7 +11,7 @@ import pytest
 from coderd_talk import Talk, eventually, interception, prompt
 from go_peer import GoPeer
 
-from aigateway.actors.coderd.wire.yamux import Limits
+from aigateway.actors.control.coderd.wire.yamux import Limits
 from aigateway.actors.control.messages import (
     Accepted,
     Caller,

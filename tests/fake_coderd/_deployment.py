@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from attrs import define, field, frozen
 from google.protobuf.message import DecodeError, Message
 
-from aigateway.actors.coderd.wire import coderd_pb2 as pb
+from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 
 __all__ = ["CallError", "Deployment", "StoredRecord", "User"]
 

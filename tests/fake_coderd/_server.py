@@ -15,8 +15,8 @@ from urllib.parse import parse_qs, urlsplit
 from attrs import frozen
 from google.protobuf.message import Message
 
-from aigateway.actors.coderd.wire import coderd_pb2 as pb
-from aigateway.actors.coderd.wire.yamux import Limits
+from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
+from aigateway.actors.control.coderd.wire.yamux import Limits
 
 from ._connection import Connection
 from ._deployment import Deployment

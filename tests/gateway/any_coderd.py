@@ -13,7 +13,7 @@ from go_peer import GoPeer
 from google.protobuf import struct_pb2
 from google.protobuf.json_format import MessageToDict
 
-from aigateway.actors.coderd.wire import coderd_pb2 as pb
+from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 
 __all__ = [
     "ALICE_ID",

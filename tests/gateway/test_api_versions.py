@@ -13,7 +13,7 @@ from gateway_process import GatewayProcess, Upstream, message_of, wait_until
 from go_peer import GoPeer
 from imitation_provider import ScriptedProvider, imitate
 
-from aigateway.actors.coderd.wire import coderd_pb2 as pb
+from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 
 EMAIL = "alice@example.com"
 WORKSPACE = "0c9b8a7d-6e5f-4a3b-8c2d-1e0f9a8b7c6d"

@@ -12,7 +12,7 @@ import requests
 from fake_coderd import FakeCoderd
 from gateway_process import GatewayProcess, Upstream, message_of, wait_until
 
-from aigateway.actors.coderd.wire import coderd_pb2 as pb
+from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 
 GOOD = pb.AIProvider(name="good", type="openai", enabled=True, base_url="http://127.0.0.1:9/v1")
 BEDROCK = pb.AIProviderBedrock

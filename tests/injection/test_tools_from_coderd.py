@@ -18,7 +18,7 @@ from imitation_provider import ScriptedProvider, answer
 from mcp_scripted_server import Exchange, ScriptedServer, tool
 from round_answers import Call, message
 
-from aigateway.actors.coderd.wire import coderd_pb2 as pb
+from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 
 
 class Deployment(Protocol):

@@ -34,7 +34,7 @@ from wire_replay import (
     yamux,
 )
 
-from aigateway.actors.coderd.wire import coderd_pb2 as pb
+from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 
 NEW_PATH = "/api/v2/ai-gateway/serve"
 OLD_PATH = "/api/v2/aibridge/serve"

@@ -12,10 +12,10 @@ import pytest
 CHECKOUT = Path(__file__).parents[2]
 PACKAGES = {"aigateway.actors": CHECKOUT / "actors", "aigateway.http": CHECKOUT / "http"}
 SOURCES = sorted(path for folder in PACKAGES.values() for path in folder.rglob("*.py"))
-GENERATED = {CHECKOUT / "actors/coderd/wire/coderd_pb2.py"}
+GENERATED = {CHECKOUT / "actors/control/coderd/wire/coderd_pb2.py"}
 
 SANS_IO = {
-    "actors/coderd/wire": ("aigateway.actors.coderd.wire",),
+    "actors/control/coderd/wire": ("aigateway.actors.control.coderd.wire",),
     "actors/interception": (
         "aigateway.actors.interception",
         "aigateway.actors.values.records",

@@ -162,7 +162,7 @@ def _wheel_files(wheel: Path) -> set[str]:
 def test_the_wheel_holds_every_source_file_and_nothing_else(wheel: Wheel) -> None:
     assert wheel.files == _source_files(wheel.checkout)
     assert "aigateway/http/__init__.py" not in wheel.files
-    assert "aigateway/actors/coderd/wire/coderd.proto" in wheel.files
+    assert "aigateway/actors/control/coderd/wire/coderd.proto" in wheel.files
     assert {"aigateway/actors/py.typed", "aigateway/http/py.typed"} < wheel.files
 
 
@@ -203,7 +203,7 @@ def test_both_folders_are_one_import_package(
 ) -> None:
     code = """if True:
         import aigateway.actors.actor.tree, aigateway.http.cli
-        import aigateway.actors.coderd.wire, aigateway.actors.interception
+        import aigateway.actors.control.coderd.wire, aigateway.actors.interception
         print(aigateway.actors.__file__)
         print(aigateway.http.cli.__file__)
         print(aigateway.actors.interception.__file__)

@@ -36,7 +36,7 @@ from imitation_provider import (
     stream,
 )
 
-from aigateway.actors.coderd.wire import coderd_pb2 as pb
+from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 
 PLANTED = {
     "gateway key": "gwk-planted-0123456789abcdefghijklmnopq",

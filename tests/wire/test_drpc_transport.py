@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigateway.actors.coderd.wire import NEED_DATA, LocalProtocolError, RemoteProtocolError
-from aigateway.actors.coderd.wire import _drpc_packets as packets
-from aigateway.actors.coderd.wire.drpc import (
+from aigateway.actors.control.coderd.wire import NEED_DATA, LocalProtocolError, RemoteProtocolError
+from aigateway.actors.control.coderd.wire import _drpc_packets as packets
+from aigateway.actors.control.coderd.wire.drpc import (
     MAX_PACKET,
     Called,
     Cancelled,

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from aigateway.actors.coderd.wire import coderd_pb2
+from aigateway.actors.control.coderd.wire import coderd_pb2
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-WIRE = "actors/coderd/wire"
+WIRE = "actors/control/coderd/wire"
 
 
 @pytest.fixture(scope="module")
@@ -55,5 +55,5 @@ def test_the_allowed_protobuf_versions_are_those_the_generated_code_runs_on() ->
 
 def test_the_module_knows_its_own_name() -> None:
     message = coderd_pb2.IsAuthorizedRequest
-    assert message.__module__ == "aigateway.actors.coderd.wire.coderd_pb2"
-    assert coderd_pb2.DESCRIPTOR.name == "aigateway/actors/coderd/wire/coderd.proto"
+    assert message.__module__ == "aigateway.actors.control.coderd.wire.coderd_pb2"
+    assert coderd_pb2.DESCRIPTOR.name == "aigateway/actors/control/coderd/wire/coderd.proto"

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from aigateway.actors.coderd.wire import coderd_pb2 as pb
+from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 
 OWNER = "9d3c1a52-7f40-4b1e-8c55-0a6be1f2d3c4"
 INTERCEPTION = "5b0f6f0e-93a4-4b7e-b1a3-2f4d5c6b7a89"

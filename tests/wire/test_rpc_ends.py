@@ -10,10 +10,10 @@ from attrs import define, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aigateway.actors.coderd.wire import NEED_DATA, LocalProtocolError, RemoteProtocolError
-from aigateway.actors.coderd.wire import _drpc_packets as packets
-from aigateway.actors.coderd.wire._yamux_events import PeerGoingAway, SessionEnded
-from aigateway.actors.coderd.wire.rpc_client import (
+from aigateway.actors.control.coderd.wire import NEED_DATA, LocalProtocolError, RemoteProtocolError
+from aigateway.actors.control.coderd.wire import _drpc_packets as packets
+from aigateway.actors.control.coderd.wire._yamux_events import PeerGoingAway, SessionEnded
+from aigateway.actors.control.coderd.wire.rpc_client import (
     Answered,
     ClientEvent,
     Finished,
@@ -21,8 +21,13 @@ from aigateway.actors.coderd.wire.rpc_client import (
     Refused,
     RpcClient,
 )
-from aigateway.actors.coderd.wire.rpc_server import Abandoned, Request, RpcServer, ServerEvent
-from aigateway.actors.coderd.wire.yamux import Limits
+from aigateway.actors.control.coderd.wire.rpc_server import (
+    Abandoned,
+    Request,
+    RpcServer,
+    ServerEvent,
+)
+from aigateway.actors.control.coderd.wire.yamux import Limits
 
 RPC = "/proto.Recorder/RecordPromptUsage"
 WATCH = "/proto.ProviderConfigurator/WatchAIProviders"

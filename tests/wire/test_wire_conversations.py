@@ -9,9 +9,9 @@ import wire_conversations as conversations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigateway.actors.coderd.wire import NEED_DATA, RemoteProtocolError, yamux
-from aigateway.actors.coderd.wire import _yamux_events as events
-from aigateway.actors.coderd.wire.rpc_client import (
+from aigateway.actors.control.coderd.wire import NEED_DATA, RemoteProtocolError, yamux
+from aigateway.actors.control.coderd.wire import _yamux_events as events
+from aigateway.actors.control.coderd.wire.rpc_client import (
     Answered,
     ClientEvent,
     Finished,
@@ -19,7 +19,12 @@ from aigateway.actors.coderd.wire.rpc_client import (
     Refused,
     RpcClient,
 )
-from aigateway.actors.coderd.wire.rpc_server import Abandoned, Request, RpcServer, ServerEvent
+from aigateway.actors.control.coderd.wire.rpc_server import (
+    Abandoned,
+    Request,
+    RpcServer,
+    ServerEvent,
+)
 
 WITH_CALLS = [name for name in conversations.NAMES if name != "pings"]
 

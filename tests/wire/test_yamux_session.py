@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigateway.actors.coderd.wire import NEED_DATA, LocalProtocolError, RemoteProtocolError
-from aigateway.actors.coderd.wire import _yamux_events as events
-from aigateway.actors.coderd.wire.yamux import INITIAL_WINDOW, MAX_CHUNK, Limits, Session
+from aigateway.actors.control.coderd.wire import NEED_DATA, LocalProtocolError, RemoteProtocolError
+from aigateway.actors.control.coderd.wire import _yamux_events as events
+from aigateway.actors.control.coderd.wire.yamux import INITIAL_WINDOW, MAX_CHUNK, Limits, Session
 
 DATA, WINDOW, PING, GO_AWAY = range(4)
 SYN, ACK, FIN, RST = 1, 2, 4, 8

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from attrs import define, field
 
-from aigateway.actors.coderd.wire import _drpc_packets as packets
-from aigateway.actors.coderd.wire import _yamux_frames as frames
+from aigateway.actors.control.coderd.wire import _drpc_packets as packets
+from aigateway.actors.control.coderd.wire import _yamux_frames as frames
 
 FOLDER = Path(__file__).parent / "conversations"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.txt"))

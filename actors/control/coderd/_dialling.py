@@ -10,13 +10,13 @@ from typing import TypeAlias
 import structlog
 from attrs import frozen
 
-from aigateway.actors.coderd._alarms import Alarms
-from aigateway.actors.coderd._backoff import Backoff
-from aigateway.actors.coderd._channel import Channel
-from aigateway.actors.coderd._session import Session
-from aigateway.actors.coderd.dial import Dialer, DialError, UpgradeRefused
-from aigateway.actors.coderd.versions import ApiVersion
-from aigateway.actors.coderd.wire.rpc_client import RpcClient
+from aigateway.actors.control.coderd._alarms import Alarms
+from aigateway.actors.control.coderd._backoff import Backoff
+from aigateway.actors.control.coderd._channel import Channel
+from aigateway.actors.control.coderd._session import Session
+from aigateway.actors.control.coderd.dial import Dialer, DialError, UpgradeRefused
+from aigateway.actors.control.coderd.versions import ApiVersion
+from aigateway.actors.control.coderd.wire.rpc_client import RpcClient
 from aigateway.actors.control.outcomes import Run
 
 __all__ = ["Connected", "Dialling", "Disconnected", "Fatal", "News", "Unreachable"]

@@ -36,10 +36,11 @@ import pykka
 from attrs import field, frozen
 
 from aigateway.actors.actor.base import ActorDied, GatewayActor, Reply, complete, fail
-from aigateway.actors.coderd._alarms import Alarms
-from aigateway.actors.coderd._authorizing import Authorizing
-from aigateway.actors.coderd._calls import Calls
-from aigateway.actors.coderd._dialling import (
+from aigateway.actors.control.call_counters import CallCounters
+from aigateway.actors.control.coderd._alarms import Alarms
+from aigateway.actors.control.coderd._authorizing import Authorizing
+from aigateway.actors.control.coderd._calls import Calls
+from aigateway.actors.control.coderd._dialling import (
     Connected,
     Dialling,
     Disconnected,
@@ -47,14 +48,13 @@ from aigateway.actors.coderd._dialling import (
     News,
     Unreachable,
 )
-from aigateway.actors.coderd._mcp_servers import McpServers
-from aigateway.actors.coderd._provider_feed import Finish, ProviderFeed
-from aigateway.actors.coderd._recording import Recording
-from aigateway.actors.coderd._session import Session
-from aigateway.actors.coderd.dial import Dialer, DialSettings
-from aigateway.actors.coderd.wire import yamux
-from aigateway.actors.coderd.wire.rpc_client import RpcClient
-from aigateway.actors.control.call_counters import CallCounters
+from aigateway.actors.control.coderd._mcp_servers import McpServers
+from aigateway.actors.control.coderd._provider_feed import Finish, ProviderFeed
+from aigateway.actors.control.coderd._recording import Recording
+from aigateway.actors.control.coderd._session import Session
+from aigateway.actors.control.coderd.dial import Dialer, DialSettings
+from aigateway.actors.control.coderd.wire import yamux
+from aigateway.actors.control.coderd.wire.rpc_client import RpcClient
 from aigateway.actors.control.messages import (
     Authorize,
     CallStats,

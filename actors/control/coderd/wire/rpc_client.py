@@ -9,7 +9,7 @@ other on a stream, which spares three frames and a goroutine per call, so stream
 for the next call unless ``reuse`` is off.  A stream takes the next call only when the
 server has ended the last one.  ``depth`` above 1 allows unfinished calls to share a stream
 once all ``max_streams`` are busy; coderd cancels the earlier one then (see
-:mod:`~aigateway.actors.coderd.wire.drpc`), so it is for other servers.
+:mod:`~aigateway.actors.control.coderd.wire.drpc`), so it is for other servers.
 """
 
 from __future__ import annotations

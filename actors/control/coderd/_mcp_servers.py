@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 import structlog
 from google.protobuf.message import DecodeError
 
-from aigateway.actors.coderd._calls import Call, Calls
-from aigateway.actors.coderd.wire import coderd_pb2 as pb
+from aigateway.actors.control.coderd._calls import Call, Calls
+from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 from aigateway.actors.control.messages import (
     GetMcpConfiguration,
     McpConfiguration,

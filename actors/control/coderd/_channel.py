@@ -19,9 +19,9 @@ from urllib.parse import unquote, urlsplit
 
 import websocket
 
-from aigateway.actors.coderd._tls_wire import TlsContext
-from aigateway.actors.coderd._upgrade import DialError, UpgradeRefused, read_refusal
-from aigateway.actors.coderd._websocket_frames import (
+from aigateway.actors.control.coderd._tls_wire import TlsContext
+from aigateway.actors.control.coderd._upgrade import DialError, UpgradeRefused, read_refusal
+from aigateway.actors.control.coderd._websocket_frames import (
     BINARY,
     CLOSE,
     PING,
@@ -31,7 +31,7 @@ from aigateway.actors.coderd._websocket_frames import (
     TextMessage,
     encode_frame,
 )
-from aigateway.actors.coderd._wire_socket import Wire
+from aigateway.actors.control.coderd._wire_socket import Wire
 
 __all__ = ["Channel", "ChannelError", "open_channel"]
 

@@ -14,10 +14,10 @@ from attrs import define, evolve, field
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from aigateway.actors.coderd._calls import Call, Calls
-from aigateway.actors.coderd._session import Session
-from aigateway.actors.coderd.versions import ApiVersion
-from aigateway.actors.coderd.wire import coderd_pb2 as pb
+from aigateway.actors.control.coderd._calls import Call, Calls
+from aigateway.actors.control.coderd._session import Session
+from aigateway.actors.control.coderd.versions import ApiVersion
+from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 from aigateway.actors.control.messages import Authorization, Authorize, Caller, Denied, Unavailable
 from aigateway.actors.control.outcomes import Answer, Failure, Outcome, Refusal
 

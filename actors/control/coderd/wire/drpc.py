@@ -4,7 +4,7 @@ Theory of operation
 ===================
 
 A :class:`Client` and a :class:`Server` are the two ends of one transport, which for coderd
-is one yamux stream.  As in :mod:`~aigateway.actors.coderd.wire.yamux`, bytes go in through
+is one yamux stream.  As in :mod:`~aigateway.actors.control.coderd.wire.yamux`, bytes go in through
 ``receive_data``, events come out of ``next_event``, and ``data_to_send`` returns what the
 calls have queued.
 

@@ -26,8 +26,8 @@ from typing import Any, Final
 import pykka
 from attrs import define, field
 
-from aigateway.actors.coderd._calls import Call, Calls
-from aigateway.actors.coderd._translation import RecordError, encode_record
+from aigateway.actors.control.coderd._calls import Call, Calls
+from aigateway.actors.control.coderd._translation import RecordError, encode_record
 from aigateway.actors.control.messages import (
     Accepted,
     Denied,

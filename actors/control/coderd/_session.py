@@ -3,7 +3,7 @@
 Theory of operation
 ===================
 
-:class:`~aigateway.actors.coderd.wire.rpc_client.RpcClient` knows the protocol; this gives it
+:class:`~aigateway.actors.control.coderd.wire.rpc_client.RpcClient` knows the protocol; this gives it
 bytes, time and a lock.  Three threads take part:
 
 * The *reader* waits in ``Channel.receive``, feeds the client and finds out what became of
@@ -42,13 +42,13 @@ from math import inf
 import structlog
 from attrs import define, field
 
-from aigateway.actors.coderd._alarms import Alarm, Alarms
-from aigateway.actors.coderd._channel import Channel, ChannelError
-from aigateway.actors.coderd._writer import Writer
-from aigateway.actors.coderd.versions import ApiVersion
-from aigateway.actors.coderd.wire import LocalProtocolError, NeedData, RemoteProtocolError
-from aigateway.actors.coderd.wire._yamux_events import PeerGoingAway, SessionEnded
-from aigateway.actors.coderd.wire.rpc_client import (
+from aigateway.actors.control.coderd._alarms import Alarm, Alarms
+from aigateway.actors.control.coderd._channel import Channel, ChannelError
+from aigateway.actors.control.coderd._writer import Writer
+from aigateway.actors.control.coderd.versions import ApiVersion
+from aigateway.actors.control.coderd.wire import LocalProtocolError, NeedData, RemoteProtocolError
+from aigateway.actors.control.coderd.wire._yamux_events import PeerGoingAway, SessionEnded
+from aigateway.actors.control.coderd.wire.rpc_client import (
     Answered,
     Finished,
     Lost,

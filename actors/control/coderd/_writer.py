@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from aigateway.actors.coderd._channel import Channel
+from aigateway.actors.control.coderd._channel import Channel
 
 __all__ = ["Writer"]
 

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from aigateway.actors.coderd.wire import coderd_pb2 as pb
+from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 from aigateway.actors.values.models import ModelList
 from aigateway.actors.values.provider_config import BedrockConfig, ProviderConfig
 from aigateway.actors.values.records import (

@@ -9,10 +9,10 @@ from functools import partial
 
 from attrs import define
 
-from aigateway.actors.coderd._alarms import Alarm, Alarms
-from aigateway.actors.coderd._session import Session
-from aigateway.actors.coderd.versions import ApiVersion
 from aigateway.actors.control.call_counters import CallCounters
+from aigateway.actors.control.coderd._alarms import Alarm, Alarms
+from aigateway.actors.control.coderd._session import Session
+from aigateway.actors.control.coderd.versions import ApiVersion
 from aigateway.actors.control.outcomes import Failure, Outcome, Run
 
 __all__ = ["Call", "Calls"]

@@ -10,14 +10,14 @@ from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
 
 from attrs import Attribute, field, frozen
 
-from aigateway.actors.coderd._channel import Channel, open_channel
-from aigateway.actors.coderd._upgrade import DialError, UpgradeRefused, Validation
-from aigateway.actors.coderd.extra_headers import (
+from aigateway.actors.control.coderd._channel import Channel, open_channel
+from aigateway.actors.control.coderd._upgrade import DialError, UpgradeRefused, Validation
+from aigateway.actors.control.coderd.extra_headers import (
     BadHeader,
     CommandFailed,
     headers_of_command,
 )
-from aigateway.actors.coderd.versions import NEWEST, ApiVersion
+from aigateway.actors.control.coderd.versions import NEWEST, ApiVersion
 
 __all__ = ["DialError", "DialSettings", "Dialer", "UpgradeRefused", "Validation"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from attrs import frozen
 
-from aigateway.actors.coderd.versions import NEWEST, ApiVersion
+from aigateway.actors.control.coderd.versions import NEWEST, ApiVersion
 
 __all__ = ["DialError", "UpgradeRefused", "Validation", "read_refusal"]
 

@@ -17,12 +17,12 @@ import pykka
 import structlog
 from google.protobuf.message import DecodeError
 
-from aigateway.actors.coderd._alarms import Alarms
-from aigateway.actors.coderd._backoff import Backoff
-from aigateway.actors.coderd._session import Session
-from aigateway.actors.coderd._translation import names_given_twice, provider_configs
-from aigateway.actors.coderd.wire import coderd_pb2 as pb
 from aigateway.actors.control.call_counters import CallCounters
+from aigateway.actors.control.coderd._alarms import Alarms
+from aigateway.actors.control.coderd._backoff import Backoff
+from aigateway.actors.control.coderd._session import Session
+from aigateway.actors.control.coderd._translation import names_given_twice, provider_configs
+from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 from aigateway.actors.control.messages import ProvidersChanged
 from aigateway.actors.control.outcomes import Answer, Outcome, Run
 from aigateway.actors.values.provider_config import ProviderConfig

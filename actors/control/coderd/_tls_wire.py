@@ -13,7 +13,7 @@ import socket
 import ssl
 from typing import Any
 
-from aigateway.actors.coderd._wire_socket import Wire
+from aigateway.actors.control.coderd._wire_socket import Wire
 
 __all__ = ["TlsContext", "TlsWire"]
 
