@@ -21,15 +21,15 @@ from aigateway.actors.plan import GatewayPlan
 from aigateway.actors.providers.bedrock.signing import preload
 from aigateway.actors.providers.provider import ProviderLimits
 from aigateway.actors.recorder.recorder import ControlPlaneChanged
-from aigateway.http.answers import plain
-from aigateway.http.control_planes import control_plane_starter, mcp_starter
-from aigateway.http.gateway import ANEW, CLOSE_BEHIND, EXACT_HEAD, TRACE, Gateway
 from aigateway.http.logs import configure
-from aigateway.http.refusals import dialect_of, shaped
-from aigateway.http.runtime import Runtime
+from aigateway.http.request.answers import plain
+from aigateway.http.request.control_planes import control_plane_starter, mcp_starter
+from aigateway.http.request.gateway import ANEW, CLOSE_BEHIND, EXACT_HEAD, TRACE, Gateway
+from aigateway.http.request.refusals import dialect_of, shaped
+from aigateway.http.request.runtime import Runtime
+from aigateway.http.request.shown_path import shown_path
 from aigateway.http.server.response import begin_anew, close_behind, keep_own_headers
 from aigateway.http.settings import Settings, load
-from aigateway.http.shown_path import shown_path
 
 __all__ = ["GatewayApp", "WaysOut", "create_app", "make_plan"]
 

@@ -170,7 +170,7 @@ def _judge_path(attempt: _Attempt) -> tuple[str, str] | None:
 def dial_coderd(settings: Settings) -> Dialled:
     """Open a session with the Coder deployment, and close it."""
     from aigateway.actors.control.coderd.dial import Dialer, DialError
-    from aigateway.http.control_planes import dial_settings
+    from aigateway.http.request.control_planes import dial_settings
 
     began = time.monotonic()
     try:

@@ -23,11 +23,11 @@ from typing import Any
 import structlog
 
 from aigateway.actors.actor.tree import ActorTree
-from aigateway.http.call import Call
 from aigateway.http.diagnosis.report import as_text
 from aigateway.http.diagnosis.snapshot import Snapshot, take
 from aigateway.http.diagnosis.stacks import Process, native
 from aigateway.http.logs import ATTACHED, masked
+from aigateway.http.request.call import Call
 from aigateway.http.server.sockets import trace_path
 
 __all__ = ["Diagnosis", "SIGNAL"]

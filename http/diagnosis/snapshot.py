@@ -16,8 +16,8 @@ from attrs import frozen
 
 from aigateway.actors.actor.activity import ActorActivity, activities
 from aigateway.actors.actor.tree import ActorHistory, ActorTree
-from aigateway.http.call import Call
 from aigateway.http.diagnosis.stacks import Executing, Process, Stack
+from aigateway.http.request.call import Call
 
 __all__ = ["ActorLine", "OtherLine", "RequestLine", "Snapshot", "take"]
 

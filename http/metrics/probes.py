@@ -13,7 +13,7 @@ import pykka
 
 from aigateway.actors.actor.base import ActorDied, Probe, tell_quietly
 from aigateway.http.metrics.series import Series
-from aigateway.http.runtime import Runtime
+from aigateway.http.request.runtime import Runtime
 
 __all__ = ["InboxProbes"]
 

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 if TYPE_CHECKING:
-    from aigateway.http.runtime import Runtime
+    from aigateway.http.request.runtime import Runtime
 
 __all__ = ["BACKLOG", "LAST_WAIT", "LINGER", "Ending", "EndingWorker", "has_bytes"]
 

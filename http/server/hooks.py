@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 from gunicorn.arbiter import Arbiter
 
-from aigateway.http.inbound import keep_request
+from aigateway.http.request.inbound import keep_request
 from aigateway.http.server.ending import Ending, EndingWorker
 from aigateway.http.server.last_words import LOST
 from aigateway.http.server.sockets import remove_socket

@@ -14,12 +14,12 @@ from gateway_process import wait_until
 
 from aigateway.actors.actor.base import GatewayActor
 from aigateway.actors.actor.tree import ActorHistory, ActorTree
-from aigateway.http.call import Call
 from aigateway.http.diagnosis import snapshot
 from aigateway.http.diagnosis.report import as_text
 from aigateway.http.diagnosis.snapshot import Snapshot, take
 from aigateway.http.diagnosis.stacks import INNER, OUTER, Process
-from aigateway.http.inbound import Inbound
+from aigateway.http.request.call import Call
+from aigateway.http.request.inbound import Inbound
 
 PATIENCE = 10.0
 

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from aigateway.http.admission import Admission
+from aigateway.http.request.admission import Admission
 
 LONG = 30.0
 

@@ -15,7 +15,7 @@ from attrs import frozen
 from structlog.testing import capture_logs
 
 from aigateway.actors.upstream.exchange import Exchange
-from aigateway.http.dump import Dump, dump_of_interception, dump_of_passthrough
+from aigateway.http.request.dump import Dump, dump_of_interception, dump_of_passthrough
 
 URL = "https://api.example.com/v1/messages"
 

@@ -14,9 +14,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from aigateway.actors.codec.header_list import HeaderList
-from aigateway.http.answers import Answer
-from aigateway.http.inbound import Inbound
-from aigateway.http.rate_limit import RateLimit, client_key, make_rate_limit
+from aigateway.http.request.answers import Answer
+from aigateway.http.request.inbound import Inbound
+from aigateway.http.request.rate_limit import RateLimit, client_key, make_rate_limit
 from aigateway.http.settings import Settings, SettingsError, load_from_argv
 
 

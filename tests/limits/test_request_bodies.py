@@ -15,8 +15,8 @@ from gateway_process import GatewayProcess, Upstream
 from imitation_provider import ScriptedProvider, imitate
 from raw_client import RawClient
 
-from aigateway.http import body_reading
-from aigateway.http.body_reading import Bodies, BodyTooSlow, TooManyBodies
+from aigateway.http.request import body_reading
+from aigateway.http.request.body_reading import Bodies, BodyTooSlow, TooManyBodies
 
 WORKERS = pytest.mark.parametrize("worker_class", ["gevent", "gthread"])
 ASK = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}

@@ -13,11 +13,11 @@ from aigateway.actors.control.call_counters import CallCounters
 from aigateway.actors.control.local.local import LocalControlPlane
 from aigateway.actors.control.messages import CallStats, GetCallStats
 from aigateway.actors.control.outcomes import Answer, Failure
-from aigateway.http.admission import Admission
 from aigateway.http.metrics.observer import RequestMetrics
 from aigateway.http.metrics.sampler import Sampler
 from aigateway.http.metrics.series import Series
-from aigateway.http.runtime import Runtime
+from aigateway.http.request.admission import Admission
+from aigateway.http.request.runtime import Runtime
 
 LABELS = ("rpc", "outcome", "le")
 RPC = "/proto.Authorizer/IsAuthorized"

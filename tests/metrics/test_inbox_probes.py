@@ -15,7 +15,7 @@ from aigateway.actors.actor.base import Crash, GatewayActor
 from aigateway.actors.actor.tree import ActorTree
 from aigateway.http.metrics.probes import InboxProbes
 from aigateway.http.metrics.series import Series
-from aigateway.http.runtime import Runtime
+from aigateway.http.request.runtime import Runtime
 
 PATIENCE = 10.0
 

@@ -21,13 +21,13 @@ from aigateway.actors.providers.messages import GetProviderState, ProviderState
 from aigateway.actors.recorder.messages import GetSpoolStats
 from aigateway.actors.recorder.spool import SpoolStats
 from aigateway.actors.values.provider_config import ProviderConfig
-from aigateway.http.admission import Admission
-from aigateway.http.call import Call
-from aigateway.http.inbound import Inbound
 from aigateway.http.metrics import sampler
 from aigateway.http.metrics.observer import RequestMetrics
 from aigateway.http.metrics.sampler import Sampler
 from aigateway.http.metrics.series import Series
+from aigateway.http.request.admission import Admission
+from aigateway.http.request.call import Call
+from aigateway.http.request.inbound import Inbound
 
 
 class Teller(GatewayActor):

@@ -16,10 +16,10 @@ from aigateway.actors.recorder.policy import RecordPolicy
 from aigateway.actors.recorder.recorder import Begin
 from aigateway.actors.values import records
 from aigateway.actors.values.provider_config import ProviderConfig
-from aigateway.http.answers import plain
-from aigateway.http.call import Call
-from aigateway.http.inbound import Inbound
-from aigateway.http.runtime import NoAnswer, Runtime, retry_after
+from aigateway.http.request.answers import plain
+from aigateway.http.request.call import Call
+from aigateway.http.request.inbound import Inbound
+from aigateway.http.request.runtime import NoAnswer, Runtime, retry_after
 from aigateway.http.settings import Settings
 
 __all__ = ["readable_body", "record_start"]

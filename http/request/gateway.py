@@ -14,16 +14,16 @@ from aigateway.actors.interception.headers import UnsafeHeader, for_client
 from aigateway.actors.providers.messages import Opened
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.upstream.errors import GatewayEnds
-from aigateway.http.answers import Answer, api_error, plain
-from aigateway.http.call import Call
-from aigateway.http.inbound import ClientVanished, Inbound
-from aigateway.http.inflight import STOPPING, Stopping
 from aigateway.http.logs import write_line
-from aigateway.http.pipeline import INTERCEPTION_HEADER, Pipeline
-from aigateway.http.refusals import dialect_of, shaped
-from aigateway.http.relay import Finished, InterceptedBody, PassthroughBody
-from aigateway.http.request_id import REQUEST_ID_HEADER, request_id_of
-from aigateway.http.runtime import Runtime
+from aigateway.http.request.answers import Answer, api_error, plain
+from aigateway.http.request.call import Call
+from aigateway.http.request.inbound import ClientVanished, Inbound
+from aigateway.http.request.inflight import STOPPING, Stopping
+from aigateway.http.request.pipeline import INTERCEPTION_HEADER, Pipeline
+from aigateway.http.request.refusals import dialect_of, shaped
+from aigateway.http.request.relay import Finished, InterceptedBody, PassthroughBody
+from aigateway.http.request.request_id import REQUEST_ID_HEADER, request_id_of
+from aigateway.http.request.runtime import Runtime
 from aigateway.http.settings import Settings
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.control.messages import Caller
 from aigateway.actors.providers.messages import Opened
 from aigateway.actors.values.provider_config import ProviderConfig
-from aigateway.http.inbound import Inbound
-from aigateway.http.relay import Patience
+from aigateway.http.request.inbound import Inbound
+from aigateway.http.request.relay import Patience
 
 if TYPE_CHECKING:
-    from aigateway.http.dump import Dump
-    from aigateway.http.relay import Finished
+    from aigateway.http.request.dump import Dump
+    from aigateway.http.request.relay import Finished
     from aigateway.http.tracing.request import RequestTrace
 
 __all__ = ["Call"]

@@ -19,10 +19,10 @@ from aigateway.actors.providers.bedrock.answer import BedrockInterception
 from aigateway.actors.providers.messages import Drain, Opened, Refused
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.upstream.errors import Quiet, UpstreamCut
-from aigateway.http.answers import Answer
-from aigateway.http.injection import Rounds, give_back
-from aigateway.http.relay import Finished, InterceptedBody, Patience, UpstreamSilent
-from aigateway.http.upstream import refusal_answer
+from aigateway.http.request.answers import Answer
+from aigateway.http.request.injection import Rounds, give_back
+from aigateway.http.request.relay import Finished, InterceptedBody, Patience, UpstreamSilent
+from aigateway.http.request.upstream import refusal_answer
 
 __all__ = ["InjectedBody", "WholeBody", "follow"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 
-from aigateway.http.inbound import Inbound
+from aigateway.http.request.inbound import Inbound
 
 __all__ = ["REQUEST_ID_HEADER", "request_id_of"]
 

@@ -1,7 +1,7 @@
 """Answers that the gateway gives itself.
 
 Plain texts end in a newline and are marked nosniff, as the reference's are; where the route
-names an API they get its shape on their way out (:mod:`~aigateway.http.refusals`).
+names an API they get its shape on their way out (:mod:`~aigateway.http.request.refusals`).
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from aigateway.actors.interception.headers import GOVERNANCE_PREFIX
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.upstream.errors import UpstreamCut
 from aigateway.actors.upstream.exchange import AnswerCopy, Exchange
-from aigateway.http.relay import PassthroughBody
+from aigateway.http.request.relay import PassthroughBody
 
 __all__ = [
     "Dump",

@@ -13,10 +13,10 @@ from aigateway.actors.providers.fallback import patience_of
 from aigateway.actors.providers.messages import Opened, Perform, Refused
 from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.actors.values.provider_config import ProviderConfig
-from aigateway.http.answers import Answer, api_error, plain
-from aigateway.http.concealing import conceal
-from aigateway.http.inflight import Stopping
-from aigateway.http.runtime import NoAnswer, Runtime
+from aigateway.http.request.answers import Answer, api_error, plain
+from aigateway.http.request.concealing import conceal
+from aigateway.http.request.inflight import Stopping
+from aigateway.http.request.runtime import NoAnswer, Runtime
 
 GRACE = 5.0
 """Seconds that a provider's own timeout may come late."""

@@ -18,7 +18,7 @@ from aigateway.actors.control.messages import GetStatus, Status
 from aigateway.actors.plan import GatewayPlan
 from aigateway.actors.recorder.messages import Flushed
 from aigateway.actors.supervisor import StopAll, Supervisor
-from aigateway.http.inflight import Inflight
+from aigateway.http.request.inflight import Inflight
 
 __all__ = ["NoAnswer", "Runtime"]
 

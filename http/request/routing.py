@@ -10,8 +10,8 @@ from attrs import frozen
 from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.interception.routes import Intercept, Passthrough, resolve
 from aigateway.actors.values.provider_config import ProviderConfig
-from aigateway.http.answers import Answer, plain
-from aigateway.http.call import Call
+from aigateway.http.request.answers import Answer, plain
+from aigateway.http.request.call import Call
 
 __all__ = ["PREFIXES", "Target", "find_route"]
 

@@ -59,29 +59,29 @@ from aigateway.actors.recorder.policy import RecordPolicy
 from aigateway.actors.upstream.errors import Unsendable
 from aigateway.actors.values import records
 from aigateway.actors.values.provider_config import ProviderConfig
-from aigateway.http.admission import Admission
-from aigateway.http.answers import Answer, api_error, json_message, plain
-from aigateway.http.authorization import authorize, present, too_large
-from aigateway.http.body_reading import Bodies
-from aigateway.http.call import Call
-from aigateway.http.inbound import (
+from aigateway.http.request.admission import Admission
+from aigateway.http.request.answers import Answer, api_error, json_message, plain
+from aigateway.http.request.authorization import authorize, present, too_large
+from aigateway.http.request.body_reading import Bodies
+from aigateway.http.request.call import Call
+from aigateway.http.request.inbound import (
     BodyTooLarge,
     BodyTooSlow,
     Inbound,
     MalformedBody,
     TooManyBodies,
 )
-from aigateway.http.injected_relay import follow
-from aigateway.http.injection import Injector, Rounds, without_codings
-from aigateway.http.model_list import listed_models, no_such_model
-from aigateway.http.rate_limit import make_rate_limit
-from aigateway.http.record_start import readable_body, record_start
-from aigateway.http.relay import Patience, read_whole
-from aigateway.http.routing import Target, find_route
-from aigateway.http.runtime import Runtime
+from aigateway.http.request.injected_relay import follow
+from aigateway.http.request.injection import Injector, Rounds, without_codings
+from aigateway.http.request.model_list import listed_models, no_such_model
+from aigateway.http.request.rate_limit import make_rate_limit
+from aigateway.http.request.record_start import readable_body, record_start
+from aigateway.http.request.relay import Patience, read_whole
+from aigateway.http.request.routing import Target, find_route
+from aigateway.http.request.runtime import Runtime
+from aigateway.http.request.stored_ids import CreatedId, StoredIds
+from aigateway.http.request.upstream import Upstream, headers_for, refusal_answer
 from aigateway.http.settings import Settings
-from aigateway.http.stored_ids import CreatedId, StoredIds
-from aigateway.http.upstream import Upstream, headers_for, refusal_answer
 
 if TYPE_CHECKING:
     # Metrics are imported only where they are switched on.
@@ -183,7 +183,7 @@ class Pipeline:
         if call.trace is not None:
             call.trace.passthrough(call.route, url, inbound.method)
         if config.dump_dir:
-            from aigateway.http.dump import dump_of_passthrough
+            from aigateway.http.request.dump import dump_of_passthrough
 
             call.dump = dump_of_passthrough(config.dump_dir, config.name, url)
         headers = headers_for(
@@ -452,7 +452,7 @@ class Pipeline:
         config = call.provider
         if config is None or not config.dump_dir:
             return Recording(interception, ledger, observe, self._policy)
-        from aigateway.http.dump import DumpedRecording, dump_of_interception
+        from aigateway.http.request.dump import DumpedRecording, dump_of_interception
 
         call.dump = dump_of_interception(config.dump_dir, config.name, call.model, interception.id)
         return DumpedRecording(call.dump, interception, ledger, observe, self._policy)

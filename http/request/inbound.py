@@ -16,8 +16,8 @@ from attrs import define
 from gunicorn.http.errors import ParseException
 
 from aigateway.actors.codec.header_list import HeaderList, values_of
-from aigateway.http.body_reading import Bodies, BodyTooLarge, BodyTooSlow, TooManyBodies
-from aigateway.http.shown_path import shown_path
+from aigateway.http.request.body_reading import Bodies, BodyTooLarge, BodyTooSlow, TooManyBodies
+from aigateway.http.request.shown_path import shown_path
 
 __all__ = [
     "BodyTooLarge",

@@ -9,10 +9,10 @@ import structlog
 from aigateway.actors.codec.secret_names import without_secrets
 from aigateway.actors.control.messages import Authorize, Caller, Denied, Unavailable
 from aigateway.actors.interception.credentials import BYOK_HEADER, Presented, extract
-from aigateway.http.answers import Answer, json_message, plain
-from aigateway.http.call import Call
-from aigateway.http.inbound import BodyTooLarge
-from aigateway.http.runtime import NoAnswer, Runtime, retry_after
+from aigateway.http.request.answers import Answer, json_message, plain
+from aigateway.http.request.call import Call
+from aigateway.http.request.inbound import BodyTooLarge
+from aigateway.http.request.runtime import NoAnswer, Runtime, retry_after
 from aigateway.http.settings import Settings
 
 __all__ = ["authorize", "present", "too_large"]

@@ -20,8 +20,8 @@ import structlog
 
 from aigateway.actors.codec.header_list import first_of, values_of
 from aigateway.actors.interception.credentials import BYOK_HEADER
-from aigateway.http.answers import json_message
-from aigateway.http.inbound import Inbound
+from aigateway.http.request.answers import json_message
+from aigateway.http.request.inbound import Inbound
 from aigateway.http.settings import Settings
 
 __all__ = ["RATE_LIMITED", "Counter", "RateLimit", "client_key", "make_rate_limit"]

@@ -10,7 +10,7 @@ import msgspec
 
 from aigateway.actors.interception.error_bodies import error_body, is_anthropic
 from aigateway.actors.values.provider_config import ProviderConfig
-from aigateway.http.answers import Answer
+from aigateway.http.request.answers import Answer
 
 __all__ = ["listed_models", "no_such_model"]
 

@@ -1,0 +1,1 @@
+"""One request, from the edge to the relay of its answer."""
