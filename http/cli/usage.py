@@ -12,7 +12,7 @@ from aigateway.actors.control.local.schema import timestamp
 from aigateway.actors.control.local.usage import GROUPS, UsageRow, usage_by, usage_total
 from aigateway.http.cli._local_database import database_options, reading
 from aigateway.http.cli._moments import moment
-from aigateway.http.printable import csv_field, printable
+from aigateway.http.logs.printable import csv_field, printable
 
 if TYPE_CHECKING:
     from rich.console import Console

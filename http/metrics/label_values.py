@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from aigateway.http.printable import printable
+from aigateway.http.logs.printable import printable
 
 __all__ = ["LONGEST_VALUE", "MAX_VALUES", "OTHER", "LabelValues"]
 

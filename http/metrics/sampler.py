@@ -25,9 +25,9 @@ from aigateway.actors.providers.keypool import KeyState
 from aigateway.actors.providers.messages import GetProviderState, ProviderState
 from aigateway.actors.recorder.recorder import GetSpoolStats
 from aigateway.actors.recorder.spool import DiskState, SpoolStats
+from aigateway.http.logs.printable import printable
 from aigateway.http.metrics.observer import RequestMetrics
 from aigateway.http.metrics.series import MAX_REST_LABELS
-from aigateway.http.printable import printable
 from aigateway.http.request.admission import Admission
 from aigateway.http.request.call import Call
 from aigateway.http.request.runtime import Runtime

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import structlog
 from attrs import define, field, frozen
 
-from aigateway.http._log_lines import (
+from aigateway.http.logs.lines import (
     Entry,
     Renderer,
     format_exception,
@@ -28,7 +28,7 @@ from aigateway.http._log_lines import (
     json_line,
     stackdriver_line,
 )
-from aigateway.http._log_secrets import SecretMask
+from aigateway.http.logs.secrets import SecretMask
 from aigateway.http.settings import OPTIONS, Settings, SettingsError
 
 __all__ = [
