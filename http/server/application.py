@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from gunicorn.app.base import BaseApplication
 
-from aigateway.http.gunicorn_logs import GunicornLogger
 from aigateway.http.logs import configure
 from aigateway.http.server import hooks
 from aigateway.http.server.arbiter import GatewayArbiter
+from aigateway.http.server.gunicorn_logs import GunicornLogger
 from aigateway.http.server.last_words import LastWords
 from aigateway.http.server.reloading import reloaded
 from aigateway.http.settings import Settings, SettingsError

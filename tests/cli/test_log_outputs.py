@@ -16,7 +16,7 @@ import pytest
 import structlog
 
 from aigateway.http import logs
-from aigateway.http.gunicorn_logs import GunicornLogger
+from aigateway.http.server.gunicorn_logs import GunicornLogger
 from aigateway.http.settings import Settings, SettingsError
 
 
