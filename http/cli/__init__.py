@@ -77,7 +77,7 @@ def _misplaced(flag: str) -> str:
 
 def _show_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     if wanted:
-        from aigateway.http.cli.version import own_version
+        from aigateway.http.settings.version import own_version
 
         click.echo(f"aigateway {own_version()}")
         ctx.exit()

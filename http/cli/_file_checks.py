@@ -7,7 +7,11 @@ from collections.abc import Iterable, Iterator
 
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.settings import Settings
-from aigateway.http.tls_files import authorities_problem, client_problems, listener_problems
+from aigateway.http.settings.tls_files import (
+    authorities_problem,
+    client_problems,
+    listener_problems,
+)
 
 __all__ = ["check_files"]
 

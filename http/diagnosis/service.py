@@ -28,7 +28,7 @@ from aigateway.http.diagnosis.snapshot import Snapshot, take
 from aigateway.http.diagnosis.stacks import Process, native
 from aigateway.http.logs import ATTACHED, masked
 from aigateway.http.request.call import Call
-from aigateway.http.server.sockets import trace_path
+from aigateway.http.settings.sockets import trace_path
 
 __all__ = ["Diagnosis", "SIGNAL"]
 

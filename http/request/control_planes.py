@@ -16,12 +16,12 @@ from aigateway.actors.mcp.shelf import ToolShelf
 from aigateway.actors.mcp.troubles import ToolTroubles
 from aigateway.actors.plan import StartControlPlane, StartMcp
 from aigateway.actors.values.provider_config import ProviderConfig
-from aigateway.http.cli.version import own_version
 from aigateway.http.settings import Settings, SettingsError
 from aigateway.http.settings._proxies import proxy_for
 from aigateway.http.settings.mcp_servers import YAML_KEY
 from aigateway.http.settings.provider_build import build_providers, finish_providers
 from aigateway.http.settings.provider_env import read_providers
+from aigateway.http.settings.version import own_version
 
 if TYPE_CHECKING:
     from aigateway.actors.control.coderd.dial import DialSettings

@@ -20,7 +20,7 @@ import structlog
 from aigateway.actors.recorder.messages import Redeliver
 from aigateway.actors.supervisor import ActorInfo, ListActors, RestartActor
 from aigateway.http.request.runtime import Runtime
-from aigateway.http.server.sockets import socket_path
+from aigateway.http.settings.sockets import socket_path
 
 __all__ = ["ControlSocket"]
 

@@ -18,7 +18,7 @@ from gunicorn.arbiter import Arbiter
 from aigateway.http.request.inbound import keep_request
 from aigateway.http.server.ending import Ending, EndingWorker
 from aigateway.http.server.last_words import LOST
-from aigateway.http.server.sockets import remove_socket
+from aigateway.http.settings.sockets import remove_socket
 
 __all__ = [
     "STOP_SIGNALS",

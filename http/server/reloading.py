@@ -8,7 +8,7 @@ import structlog
 from attrs import evolve
 
 from aigateway.http.settings import OPTIONS, Settings, SettingsError
-from aigateway.http.tls_files import client_problems, listener_problems
+from aigateway.http.settings.tls_files import client_problems, listener_problems
 
 __all__ = ["check_tls", "reloaded"]
 

@@ -15,9 +15,9 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Tracer
 
 from aigateway.actors.recorder.policy import RECORD_LINE
-from aigateway.http.cli.version import own_version
 from aigateway.http.logs import tap_logs
 from aigateway.http.settings import Settings
+from aigateway.http.settings.version import own_version
 from aigateway.http.tracing.request import RequestTrace
 
 __all__ = ["FLUSH_TIMEOUT", "PROBES", "TRACER", "Tracing"]

@@ -15,8 +15,8 @@ import pytest
 
 from aigateway.http import cli as package
 from aigateway.http.cli import COMMANDS, cli, run
-from aigateway.http.cli.version import own_version
 from aigateway.http.settings import SettingsError
+from aigateway.http.settings.version import own_version
 
 CHECKOUT = Path(__file__).parents[2]
 
