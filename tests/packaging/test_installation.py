@@ -212,7 +212,7 @@ def test_both_folders_are_one_import_package(
     assert installed.run("-c", code, cwd=cwd).split() == [
         str(installed.package / "actors" / "__init__.py"),
         str(installed.package / "http" / "cli" / "__init__.py"),
-        str(installed.package / "actors" / "providers" / "interception" / "__init__.py"),
+        str(installed.package / "actors" / "interception" / "__init__.py"),
     ]
 
 

@@ -3,8 +3,8 @@
 Theory of operation
 ===================
 
-:class:`~aigateway.actors.control.coderd.wire.rpc_client.RpcClient` knows the protocol; this gives it
-bytes, time and a lock.  Three threads take part:
+:class:`~.wire.rpc_client.RpcClient` knows the protocol; this gives it bytes, time
+and a lock.  Three threads take part:
 
 * The *reader* waits in ``Channel.receive``, feeds the client and finds out what became of
   calls.  It never waits for sending, so a peer that does not read cannot keep it from reading.

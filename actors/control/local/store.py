@@ -79,8 +79,8 @@ _ALL = Written()
 class Store:
     """One connection.  Opened again after trouble, since the file may have been replaced.
 
-    Raises :class:`~aigateway.actors.control.local.schema.LocalDatabaseError` when it cannot be opened
-    at first; ``patience`` is how many seconds that may take.
+    Raises :class:`~.schema.LocalDatabaseError` when it cannot be opened at
+    first; ``patience`` is how many seconds that may take.
     """
 
     def __init__(self, path: str | os.PathLike[str], patience: float) -> None:

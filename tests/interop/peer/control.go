@@ -284,6 +284,6 @@ func (p *Peer) setListener(r *http.Request) (any, error) {
 
 // descriptor lets a test compare what was compiled in here with the .proto of today.
 func descriptor(*http.Request) (any, error) {
-	raw, err := proto.Marshal(protodesc.ToFileDescriptorProto(pb.File_aigateway_actors_coderd_wire_coderd_proto))
+	raw, err := proto.Marshal(protodesc.ToFileDescriptorProto(pb.File_aigateway_actors_control_coderd_wire_coderd_proto))
 	return map[string]string{"file_descriptor": base64.StdEncoding.EncodeToString(raw)}, err
 }

@@ -12,7 +12,7 @@
 // versions:
 // 	protoc-gen-go v1.36.11
 // 	protoc        v7.35.1
-// source: aigateway/actors/coderd/wire/coderd.proto
+// source: aigateway/actors/control/coderd/wire/coderd.proto
 
 package pb
 
@@ -58,7 +58,7 @@ type RecordInterceptionRequest struct {
 
 func (x *RecordInterceptionRequest) Reset() {
 	*x = RecordInterceptionRequest{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[0]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -70,7 +70,7 @@ func (x *RecordInterceptionRequest) String() string {
 func (*RecordInterceptionRequest) ProtoMessage() {}
 
 func (x *RecordInterceptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[0]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -83,7 +83,7 @@ func (x *RecordInterceptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordInterceptionRequest.ProtoReflect.Descriptor instead.
 func (*RecordInterceptionRequest) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{0}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{0}
 }
 
 func (x *RecordInterceptionRequest) GetId() string {
@@ -213,7 +213,7 @@ type RecordInterceptionResponse struct {
 
 func (x *RecordInterceptionResponse) Reset() {
 	*x = RecordInterceptionResponse{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[1]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -225,7 +225,7 @@ func (x *RecordInterceptionResponse) String() string {
 func (*RecordInterceptionResponse) ProtoMessage() {}
 
 func (x *RecordInterceptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[1]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -238,7 +238,7 @@ func (x *RecordInterceptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordInterceptionResponse.ProtoReflect.Descriptor instead.
 func (*RecordInterceptionResponse) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{1}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{1}
 }
 
 type RecordInterceptionEndedRequest struct {
@@ -254,7 +254,7 @@ type RecordInterceptionEndedRequest struct {
 
 func (x *RecordInterceptionEndedRequest) Reset() {
 	*x = RecordInterceptionEndedRequest{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[2]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -266,7 +266,7 @@ func (x *RecordInterceptionEndedRequest) String() string {
 func (*RecordInterceptionEndedRequest) ProtoMessage() {}
 
 func (x *RecordInterceptionEndedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[2]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -279,7 +279,7 @@ func (x *RecordInterceptionEndedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordInterceptionEndedRequest.ProtoReflect.Descriptor instead.
 func (*RecordInterceptionEndedRequest) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{2}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *RecordInterceptionEndedRequest) GetId() string {
@@ -325,7 +325,7 @@ type RecordInterceptionEndedResponse struct {
 
 func (x *RecordInterceptionEndedResponse) Reset() {
 	*x = RecordInterceptionEndedResponse{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[3]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -337,7 +337,7 @@ func (x *RecordInterceptionEndedResponse) String() string {
 func (*RecordInterceptionEndedResponse) ProtoMessage() {}
 
 func (x *RecordInterceptionEndedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[3]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -350,7 +350,7 @@ func (x *RecordInterceptionEndedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordInterceptionEndedResponse.ProtoReflect.Descriptor instead.
 func (*RecordInterceptionEndedResponse) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{3}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{3}
 }
 
 type RecordTokenUsageRequest struct {
@@ -369,7 +369,7 @@ type RecordTokenUsageRequest struct {
 
 func (x *RecordTokenUsageRequest) Reset() {
 	*x = RecordTokenUsageRequest{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[4]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -381,7 +381,7 @@ func (x *RecordTokenUsageRequest) String() string {
 func (*RecordTokenUsageRequest) ProtoMessage() {}
 
 func (x *RecordTokenUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[4]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -394,7 +394,7 @@ func (x *RecordTokenUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordTokenUsageRequest.ProtoReflect.Descriptor instead.
 func (*RecordTokenUsageRequest) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{4}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *RecordTokenUsageRequest) GetInterceptionId() string {
@@ -461,7 +461,7 @@ type RecordTokenUsageResponse struct {
 
 func (x *RecordTokenUsageResponse) Reset() {
 	*x = RecordTokenUsageResponse{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[5]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -473,7 +473,7 @@ func (x *RecordTokenUsageResponse) String() string {
 func (*RecordTokenUsageResponse) ProtoMessage() {}
 
 func (x *RecordTokenUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[5]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -486,7 +486,7 @@ func (x *RecordTokenUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordTokenUsageResponse.ProtoReflect.Descriptor instead.
 func (*RecordTokenUsageResponse) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{5}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{5}
 }
 
 type RecordPromptUsageRequest struct {
@@ -502,7 +502,7 @@ type RecordPromptUsageRequest struct {
 
 func (x *RecordPromptUsageRequest) Reset() {
 	*x = RecordPromptUsageRequest{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[6]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -514,7 +514,7 @@ func (x *RecordPromptUsageRequest) String() string {
 func (*RecordPromptUsageRequest) ProtoMessage() {}
 
 func (x *RecordPromptUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[6]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -527,7 +527,7 @@ func (x *RecordPromptUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordPromptUsageRequest.ProtoReflect.Descriptor instead.
 func (*RecordPromptUsageRequest) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{6}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RecordPromptUsageRequest) GetInterceptionId() string {
@@ -573,7 +573,7 @@ type RecordPromptUsageResponse struct {
 
 func (x *RecordPromptUsageResponse) Reset() {
 	*x = RecordPromptUsageResponse{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[7]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -585,7 +585,7 @@ func (x *RecordPromptUsageResponse) String() string {
 func (*RecordPromptUsageResponse) ProtoMessage() {}
 
 func (x *RecordPromptUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[7]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -598,7 +598,7 @@ func (x *RecordPromptUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordPromptUsageResponse.ProtoReflect.Descriptor instead.
 func (*RecordPromptUsageResponse) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{7}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{7}
 }
 
 type RecordToolUsageRequest struct {
@@ -620,7 +620,7 @@ type RecordToolUsageRequest struct {
 
 func (x *RecordToolUsageRequest) Reset() {
 	*x = RecordToolUsageRequest{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[8]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -632,7 +632,7 @@ func (x *RecordToolUsageRequest) String() string {
 func (*RecordToolUsageRequest) ProtoMessage() {}
 
 func (x *RecordToolUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[8]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -645,7 +645,7 @@ func (x *RecordToolUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordToolUsageRequest.ProtoReflect.Descriptor instead.
 func (*RecordToolUsageRequest) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{8}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RecordToolUsageRequest) GetInterceptionId() string {
@@ -733,7 +733,7 @@ type RecordToolUsageResponse struct {
 
 func (x *RecordToolUsageResponse) Reset() {
 	*x = RecordToolUsageResponse{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[9]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -745,7 +745,7 @@ func (x *RecordToolUsageResponse) String() string {
 func (*RecordToolUsageResponse) ProtoMessage() {}
 
 func (x *RecordToolUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[9]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -758,7 +758,7 @@ func (x *RecordToolUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordToolUsageResponse.ProtoReflect.Descriptor instead.
 func (*RecordToolUsageResponse) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{9}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{9}
 }
 
 type RecordModelThoughtRequest struct {
@@ -773,7 +773,7 @@ type RecordModelThoughtRequest struct {
 
 func (x *RecordModelThoughtRequest) Reset() {
 	*x = RecordModelThoughtRequest{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[10]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -785,7 +785,7 @@ func (x *RecordModelThoughtRequest) String() string {
 func (*RecordModelThoughtRequest) ProtoMessage() {}
 
 func (x *RecordModelThoughtRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[10]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -798,7 +798,7 @@ func (x *RecordModelThoughtRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordModelThoughtRequest.ProtoReflect.Descriptor instead.
 func (*RecordModelThoughtRequest) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{10}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RecordModelThoughtRequest) GetInterceptionId() string {
@@ -837,7 +837,7 @@ type RecordModelThoughtResponse struct {
 
 func (x *RecordModelThoughtResponse) Reset() {
 	*x = RecordModelThoughtResponse{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[11]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -849,7 +849,7 @@ func (x *RecordModelThoughtResponse) String() string {
 func (*RecordModelThoughtResponse) ProtoMessage() {}
 
 func (x *RecordModelThoughtResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[11]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -862,7 +862,7 @@ func (x *RecordModelThoughtResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordModelThoughtResponse.ProtoReflect.Descriptor instead.
 func (*RecordModelThoughtResponse) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{11}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{11}
 }
 
 type GetMCPServerConfigsRequest struct {
@@ -874,7 +874,7 @@ type GetMCPServerConfigsRequest struct {
 
 func (x *GetMCPServerConfigsRequest) Reset() {
 	*x = GetMCPServerConfigsRequest{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[12]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -886,7 +886,7 @@ func (x *GetMCPServerConfigsRequest) String() string {
 func (*GetMCPServerConfigsRequest) ProtoMessage() {}
 
 func (x *GetMCPServerConfigsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[12]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -899,7 +899,7 @@ func (x *GetMCPServerConfigsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMCPServerConfigsRequest.ProtoReflect.Descriptor instead.
 func (*GetMCPServerConfigsRequest) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{12}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetMCPServerConfigsRequest) GetUserId() string {
@@ -919,7 +919,7 @@ type GetMCPServerConfigsResponse struct {
 
 func (x *GetMCPServerConfigsResponse) Reset() {
 	*x = GetMCPServerConfigsResponse{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[13]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -931,7 +931,7 @@ func (x *GetMCPServerConfigsResponse) String() string {
 func (*GetMCPServerConfigsResponse) ProtoMessage() {}
 
 func (x *GetMCPServerConfigsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[13]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -944,7 +944,7 @@ func (x *GetMCPServerConfigsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMCPServerConfigsResponse.ProtoReflect.Descriptor instead.
 func (*GetMCPServerConfigsResponse) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{13}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetMCPServerConfigsResponse) GetCoderMcpConfig() *MCPServerConfig {
@@ -973,7 +973,7 @@ type MCPServerConfig struct {
 
 func (x *MCPServerConfig) Reset() {
 	*x = MCPServerConfig{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[14]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -985,7 +985,7 @@ func (x *MCPServerConfig) String() string {
 func (*MCPServerConfig) ProtoMessage() {}
 
 func (x *MCPServerConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[14]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -998,7 +998,7 @@ func (x *MCPServerConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MCPServerConfig.ProtoReflect.Descriptor instead.
 func (*MCPServerConfig) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{14}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MCPServerConfig) GetId() string {
@@ -1039,7 +1039,7 @@ type GetMCPServerAccessTokensBatchRequest struct {
 
 func (x *GetMCPServerAccessTokensBatchRequest) Reset() {
 	*x = GetMCPServerAccessTokensBatchRequest{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[15]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1051,7 +1051,7 @@ func (x *GetMCPServerAccessTokensBatchRequest) String() string {
 func (*GetMCPServerAccessTokensBatchRequest) ProtoMessage() {}
 
 func (x *GetMCPServerAccessTokensBatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[15]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1064,7 +1064,7 @@ func (x *GetMCPServerAccessTokensBatchRequest) ProtoReflect() protoreflect.Messa
 
 // Deprecated: Use GetMCPServerAccessTokensBatchRequest.ProtoReflect.Descriptor instead.
 func (*GetMCPServerAccessTokensBatchRequest) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{15}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetMCPServerAccessTokensBatchRequest) GetUserId() string {
@@ -1092,7 +1092,7 @@ type GetMCPServerAccessTokensBatchResponse struct {
 
 func (x *GetMCPServerAccessTokensBatchResponse) Reset() {
 	*x = GetMCPServerAccessTokensBatchResponse{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[16]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1104,7 +1104,7 @@ func (x *GetMCPServerAccessTokensBatchResponse) String() string {
 func (*GetMCPServerAccessTokensBatchResponse) ProtoMessage() {}
 
 func (x *GetMCPServerAccessTokensBatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[16]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1117,7 +1117,7 @@ func (x *GetMCPServerAccessTokensBatchResponse) ProtoReflect() protoreflect.Mess
 
 // Deprecated: Use GetMCPServerAccessTokensBatchResponse.ProtoReflect.Descriptor instead.
 func (*GetMCPServerAccessTokensBatchResponse) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{16}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetMCPServerAccessTokensBatchResponse) GetAccessTokens() map[string]string {
@@ -1148,7 +1148,7 @@ type IsAuthorizedRequest struct {
 
 func (x *IsAuthorizedRequest) Reset() {
 	*x = IsAuthorizedRequest{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[17]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1160,7 +1160,7 @@ func (x *IsAuthorizedRequest) String() string {
 func (*IsAuthorizedRequest) ProtoMessage() {}
 
 func (x *IsAuthorizedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[17]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1173,7 +1173,7 @@ func (x *IsAuthorizedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IsAuthorizedRequest.ProtoReflect.Descriptor instead.
 func (*IsAuthorizedRequest) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{17}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *IsAuthorizedRequest) GetKey() string {
@@ -1220,7 +1220,7 @@ type IsAuthorizedResponse struct {
 
 func (x *IsAuthorizedResponse) Reset() {
 	*x = IsAuthorizedResponse{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[18]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1232,7 +1232,7 @@ func (x *IsAuthorizedResponse) String() string {
 func (*IsAuthorizedResponse) ProtoMessage() {}
 
 func (x *IsAuthorizedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[18]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1245,7 +1245,7 @@ func (x *IsAuthorizedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IsAuthorizedResponse.ProtoReflect.Descriptor instead.
 func (*IsAuthorizedResponse) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{18}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *IsAuthorizedResponse) GetOwnerId() string {
@@ -1301,7 +1301,7 @@ type IsBudgetExceededRequest struct {
 
 func (x *IsBudgetExceededRequest) Reset() {
 	*x = IsBudgetExceededRequest{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[19]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1313,7 +1313,7 @@ func (x *IsBudgetExceededRequest) String() string {
 func (*IsBudgetExceededRequest) ProtoMessage() {}
 
 func (x *IsBudgetExceededRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[19]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1326,7 +1326,7 @@ func (x *IsBudgetExceededRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IsBudgetExceededRequest.ProtoReflect.Descriptor instead.
 func (*IsBudgetExceededRequest) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{19}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *IsBudgetExceededRequest) GetUserId() string {
@@ -1353,7 +1353,7 @@ type IsBudgetExceededResponse struct {
 
 func (x *IsBudgetExceededResponse) Reset() {
 	*x = IsBudgetExceededResponse{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[20]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1365,7 +1365,7 @@ func (x *IsBudgetExceededResponse) String() string {
 func (*IsBudgetExceededResponse) ProtoMessage() {}
 
 func (x *IsBudgetExceededResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[20]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1378,7 +1378,7 @@ func (x *IsBudgetExceededResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IsBudgetExceededResponse.ProtoReflect.Descriptor instead.
 func (*IsBudgetExceededResponse) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{20}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *IsBudgetExceededResponse) GetExceeded() bool {
@@ -1403,7 +1403,7 @@ type GetAIProvidersRequest struct {
 
 func (x *GetAIProvidersRequest) Reset() {
 	*x = GetAIProvidersRequest{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[21]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1415,7 +1415,7 @@ func (x *GetAIProvidersRequest) String() string {
 func (*GetAIProvidersRequest) ProtoMessage() {}
 
 func (x *GetAIProvidersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[21]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1428,7 +1428,7 @@ func (x *GetAIProvidersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAIProvidersRequest.ProtoReflect.Descriptor instead.
 func (*GetAIProvidersRequest) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{21}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{21}
 }
 
 // Disabled providers are listed too, without their keys and Bedrock settings.
@@ -1441,7 +1441,7 @@ type GetAIProvidersResponse struct {
 
 func (x *GetAIProvidersResponse) Reset() {
 	*x = GetAIProvidersResponse{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[22]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1453,7 +1453,7 @@ func (x *GetAIProvidersResponse) String() string {
 func (*GetAIProvidersResponse) ProtoMessage() {}
 
 func (x *GetAIProvidersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[22]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1466,7 +1466,7 @@ func (x *GetAIProvidersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAIProvidersResponse.ProtoReflect.Descriptor instead.
 func (*GetAIProvidersResponse) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{22}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetAIProvidersResponse) GetProviders() []*AIProvider {
@@ -1492,7 +1492,7 @@ type AIProvider struct {
 
 func (x *AIProvider) Reset() {
 	*x = AIProvider{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[23]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1504,7 +1504,7 @@ func (x *AIProvider) String() string {
 func (*AIProvider) ProtoMessage() {}
 
 func (x *AIProvider) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[23]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1517,7 +1517,7 @@ func (x *AIProvider) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AIProvider.ProtoReflect.Descriptor instead.
 func (*AIProvider) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{23}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AIProvider) GetName() string {
@@ -1579,7 +1579,7 @@ type AIProviderClaudePlatformAWS struct {
 
 func (x *AIProviderClaudePlatformAWS) Reset() {
 	*x = AIProviderClaudePlatformAWS{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[24]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1591,7 +1591,7 @@ func (x *AIProviderClaudePlatformAWS) String() string {
 func (*AIProviderClaudePlatformAWS) ProtoMessage() {}
 
 func (x *AIProviderClaudePlatformAWS) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[24]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1604,7 +1604,7 @@ func (x *AIProviderClaudePlatformAWS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AIProviderClaudePlatformAWS.ProtoReflect.Descriptor instead.
 func (*AIProviderClaudePlatformAWS) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{24}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AIProviderClaudePlatformAWS) GetRegion() string {
@@ -1640,7 +1640,7 @@ type AIProviderBedrock struct {
 
 func (x *AIProviderBedrock) Reset() {
 	*x = AIProviderBedrock{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[25]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1652,7 +1652,7 @@ func (x *AIProviderBedrock) String() string {
 func (*AIProviderBedrock) ProtoMessage() {}
 
 func (x *AIProviderBedrock) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[25]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1665,7 +1665,7 @@ func (x *AIProviderBedrock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AIProviderBedrock.ProtoReflect.Descriptor instead.
 func (*AIProviderBedrock) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{25}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AIProviderBedrock) GetRegion() string {
@@ -1746,7 +1746,7 @@ type WatchAIProvidersRequest struct {
 
 func (x *WatchAIProvidersRequest) Reset() {
 	*x = WatchAIProvidersRequest{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[26]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1758,7 +1758,7 @@ func (x *WatchAIProvidersRequest) String() string {
 func (*WatchAIProvidersRequest) ProtoMessage() {}
 
 func (x *WatchAIProvidersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[26]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1771,7 +1771,7 @@ func (x *WatchAIProvidersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchAIProvidersRequest.ProtoReflect.Descriptor instead.
 func (*WatchAIProvidersRequest) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{26}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{26}
 }
 
 type WatchAIProvidersResponse struct {
@@ -1782,7 +1782,7 @@ type WatchAIProvidersResponse struct {
 
 func (x *WatchAIProvidersResponse) Reset() {
 	*x = WatchAIProvidersResponse{}
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[27]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1794,7 +1794,7 @@ func (x *WatchAIProvidersResponse) String() string {
 func (*WatchAIProvidersResponse) ProtoMessage() {}
 
 func (x *WatchAIProvidersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[27]
+	mi := &file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1807,14 +1807,14 @@ func (x *WatchAIProvidersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchAIProvidersResponse.ProtoReflect.Descriptor instead.
 func (*WatchAIProvidersResponse) Descriptor() ([]byte, []int) {
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP(), []int{27}
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP(), []int{27}
 }
 
-var File_aigateway_actors_coderd_wire_coderd_proto protoreflect.FileDescriptor
+var File_aigateway_actors_control_coderd_wire_coderd_proto protoreflect.FileDescriptor
 
-const file_aigateway_actors_coderd_wire_coderd_proto_rawDesc = "" +
+const file_aigateway_actors_control_coderd_wire_coderd_proto_rawDesc = "" +
 	"\n" +
-	")aigateway/actors/coderd/wire/coderd.proto\x12\x05proto\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb6\a\n" +
+	"1aigateway/actors/control/coderd/wire/coderd.proto\x12\x05proto\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb6\a\n" +
 	"\x19RecordInterceptionRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\finitiator_id\x18\x02 \x01(\tR\vinitiatorId\x12\x1a\n" +
@@ -2006,19 +2006,19 @@ const file_aigateway_actors_coderd_wire_coderd_proto_rawDesc = "" +
 	"\x10WatchAIProviders\x12\x1e.proto.WatchAIProvidersRequest\x1a\x1f.proto.WatchAIProvidersResponse0\x01b\x06proto3"
 
 var (
-	file_aigateway_actors_coderd_wire_coderd_proto_rawDescOnce sync.Once
-	file_aigateway_actors_coderd_wire_coderd_proto_rawDescData []byte
+	file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescOnce sync.Once
+	file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescData []byte
 )
 
-func file_aigateway_actors_coderd_wire_coderd_proto_rawDescGZIP() []byte {
-	file_aigateway_actors_coderd_wire_coderd_proto_rawDescOnce.Do(func() {
-		file_aigateway_actors_coderd_wire_coderd_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_aigateway_actors_coderd_wire_coderd_proto_rawDesc), len(file_aigateway_actors_coderd_wire_coderd_proto_rawDesc)))
+func file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescGZIP() []byte {
+	file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescOnce.Do(func() {
+		file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_aigateway_actors_control_coderd_wire_coderd_proto_rawDesc), len(file_aigateway_actors_control_coderd_wire_coderd_proto_rawDesc)))
 	})
-	return file_aigateway_actors_coderd_wire_coderd_proto_rawDescData
+	return file_aigateway_actors_control_coderd_wire_coderd_proto_rawDescData
 }
 
-var file_aigateway_actors_coderd_wire_coderd_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
-var file_aigateway_actors_coderd_wire_coderd_proto_goTypes = []any{
+var file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_aigateway_actors_control_coderd_wire_coderd_proto_goTypes = []any{
 	(*RecordInterceptionRequest)(nil),             // 0: proto.RecordInterceptionRequest
 	(*RecordInterceptionResponse)(nil),            // 1: proto.RecordInterceptionResponse
 	(*RecordInterceptionEndedRequest)(nil),        // 2: proto.RecordInterceptionEndedRequest
@@ -2057,7 +2057,7 @@ var file_aigateway_actors_coderd_wire_coderd_proto_goTypes = []any{
 	(*timestamppb.Timestamp)(nil),                 // 35: google.protobuf.Timestamp
 	(*anypb.Any)(nil),                             // 36: google.protobuf.Any
 }
-var file_aigateway_actors_coderd_wire_coderd_proto_depIdxs = []int32{
+var file_aigateway_actors_control_coderd_wire_coderd_proto_depIdxs = []int32{
 	28, // 0: proto.RecordInterceptionRequest.metadata:type_name -> proto.RecordInterceptionRequest.MetadataEntry
 	35, // 1: proto.RecordInterceptionRequest.started_at:type_name -> google.protobuf.Timestamp
 	35, // 2: proto.RecordInterceptionEndedRequest.ended_at:type_name -> google.protobuf.Timestamp
@@ -2113,31 +2113,31 @@ var file_aigateway_actors_coderd_wire_coderd_proto_depIdxs = []int32{
 	0,  // [0:24] is the sub-list for field type_name
 }
 
-func init() { file_aigateway_actors_coderd_wire_coderd_proto_init() }
-func file_aigateway_actors_coderd_wire_coderd_proto_init() {
-	if File_aigateway_actors_coderd_wire_coderd_proto != nil {
+func init() { file_aigateway_actors_control_coderd_wire_coderd_proto_init() }
+func file_aigateway_actors_control_coderd_wire_coderd_proto_init() {
+	if File_aigateway_actors_control_coderd_wire_coderd_proto != nil {
 		return
 	}
-	file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[0].OneofWrappers = []any{}
-	file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[2].OneofWrappers = []any{}
-	file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[8].OneofWrappers = []any{}
-	file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[17].OneofWrappers = []any{}
-	file_aigateway_actors_coderd_wire_coderd_proto_msgTypes[20].OneofWrappers = []any{}
+	file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[0].OneofWrappers = []any{}
+	file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[2].OneofWrappers = []any{}
+	file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[8].OneofWrappers = []any{}
+	file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[17].OneofWrappers = []any{}
+	file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes[20].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
-			RawDescriptor: unsafe.Slice(unsafe.StringData(file_aigateway_actors_coderd_wire_coderd_proto_rawDesc), len(file_aigateway_actors_coderd_wire_coderd_proto_rawDesc)),
+			RawDescriptor: unsafe.Slice(unsafe.StringData(file_aigateway_actors_control_coderd_wire_coderd_proto_rawDesc), len(file_aigateway_actors_control_coderd_wire_coderd_proto_rawDesc)),
 			NumEnums:      0,
 			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   4,
 		},
-		GoTypes:           file_aigateway_actors_coderd_wire_coderd_proto_goTypes,
-		DependencyIndexes: file_aigateway_actors_coderd_wire_coderd_proto_depIdxs,
-		MessageInfos:      file_aigateway_actors_coderd_wire_coderd_proto_msgTypes,
+		GoTypes:           file_aigateway_actors_control_coderd_wire_coderd_proto_goTypes,
+		DependencyIndexes: file_aigateway_actors_control_coderd_wire_coderd_proto_depIdxs,
+		MessageInfos:      file_aigateway_actors_control_coderd_wire_coderd_proto_msgTypes,
 	}.Build()
-	File_aigateway_actors_coderd_wire_coderd_proto = out.File
-	file_aigateway_actors_coderd_wire_coderd_proto_goTypes = nil
-	file_aigateway_actors_coderd_wire_coderd_proto_depIdxs = nil
+	File_aigateway_actors_control_coderd_wire_coderd_proto = out.File
+	file_aigateway_actors_control_coderd_wire_coderd_proto_goTypes = nil
+	file_aigateway_actors_control_coderd_wire_coderd_proto_depIdxs = nil
 }
