@@ -114,7 +114,7 @@ def test_only_a_users_own_key_may_delete_a_model(
     before = len(provider.requests)
     got = requests.delete(url, headers={"X-Api-Key": gateway.key()}, timeout=30)
     assert got.status_code == 404
-    assert got.text.startswith("route not supported: DELETE ")
+    assert got.json()["error"]["message"].startswith("route not supported: DELETE ")
     assert len(provider.requests) == before
     own = {"Authorization": "Bearer sk-own-key", "X-Coder-AI-Governance-Token": gateway.key()}
     requests.delete(url, headers=own, timeout=30)

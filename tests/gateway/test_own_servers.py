@@ -118,7 +118,7 @@ def test_a_provider_of_an_unknown_type_is_listed_and_says_why_it_does_not_serve(
 ) -> None:
     got = answered(gateway, f"/unheard-of{path}")
     assert got.status_code == 503
-    assert 'unknown TYPE "watson"' in got.text
+    assert 'unknown TYPE "watson"' in got.json()["error"]["message"]
     assert any("unheard-of" in json.dumps(line) for line in gateway.logs())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import select
 import socket
 import threading
@@ -125,7 +126,8 @@ def test_malformed_chunks_are_the_clients_fault(tmp_path: Path, worker_class: st
                     client.send(head(plain, "Transfer-Encoding: chunked", route=route) + body)
                     answer = client.answer()
                 assert answer.status == 400, body[:20]
-                assert answer.body.startswith(b"malformed request body: ")
+                said = json.loads(answer.body)["error"]["message"]
+                assert said.startswith("malformed request body: ")
         assert provider.requests == []
         assert [line for line in plain.logs() if line["level"] == "ERROR"] == []
 

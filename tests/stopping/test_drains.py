@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -78,7 +79,7 @@ def test_a_stopping_gateway_refuses_new_requests_and_closes_idle_connections(
         answers = [answer for _, answer in held.answers()]
     assert [answer.status for answer in answers] == [503, 200, 503]
     assert [answer.headers["connection"] for answer in answers] == ["close"] * 3
-    assert answers[2].body.decode().strip() == SHUTTING_DOWN
+    assert json.loads(answers[2].body)["error"]["message"] == SHUTTING_DOWN
     assert answers[2].headers["retry-after"] == "1"
     gateway.stop(None)
     assert len(gateway.rows("SELECT id FROM interceptions")) == 4
