@@ -147,6 +147,11 @@ def reporting(path: Path) -> Iterator[None]:
         raise spool_error(path, ex) from ex
 
 
+_TRIES = 3
+"""How often a file is opened that is busy.  It is ours, so it hardly ever is: SQLite was once seen
+to refuse the commit that makes the tables, because of statements that had ended."""
+
+
 def open_spool(path: Path) -> sqlite3.Connection:
     """Open or make a spool file, readable by its owner alone.
 
@@ -159,13 +164,32 @@ def open_spool(path: Path) -> sqlite3.Connection:
         text = f"cannot open the spool {path}: {ex.strerror}; set --state-dir"
         raise folder_error(text, ex) from ex
     with reporting(path):
-        # No waiting for a lock: the file is ours, and all greenlets would wait too.
-        db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-        try:
-            _prepare(db, path)
-        except BaseException:
-            db.close()
+        for _ in range(_TRIES - 1):
+            with contextlib.suppress(_Busy):
+                return _opened(path)
+        return _opened(path)
+
+
+class _Busy(sqlite3.OperationalError):
+    """The file, or SQLite itself, was busy with something else."""
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """Raises _Busy, and whatever else SQLite has to say."""
+    # No waiting for a lock: the file is ours, and all greenlets would wait too.
+    db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    try:
+        _prepare(db, path)
+    except sqlite3.OperationalError as ex:
+        db.close()
+        if ex.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
             raise
+        busy = _Busy(*ex.args)
+        busy.sqlite_errorcode = ex.sqlite_errorcode
+        raise busy from ex
+    except BaseException:
+        db.close()
+        raise
     return db
 
 

@@ -16,7 +16,9 @@ import pytest
 from attrs import evolve
 from recorder_parts import end, spool_in, text_of, thought, tokens
 
+from aigateway.actors.recorder import _spool_schema
 from aigateway.actors.recorder._spool_file import VACUUM_STEP
+from aigateway.actors.recorder._spool_schema import open_spool
 from aigateway.actors.recorder.parcels import PARCEL_SIZE, Changes, DeadRecord, Parcel, Refusal
 from aigateway.actors.recorder.spool import (
     Spool,
@@ -547,3 +549,30 @@ def test_an_error_in_the_middle_changes_nothing(tmp_path: Path) -> None:
     assert spool.depth == 1
     spool.write([thought("b")])
     spool.close()
+
+
+def test_a_file_that_is_busy_for_a_moment_is_opened_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = sqlite3.connect(tmp_path / "spool-0.sqlite", isolation_level=None)
+    prepare, tries = _spool_schema._prepare, []
+
+    def busy_at_first(db: sqlite3.Connection, path: Path) -> None:
+        tries.append(path)
+        if len(tries) == 2:
+            lock.execute("ROLLBACK")
+        prepare(db, path)
+
+    monkeypatch.setattr(_spool_schema, "_prepare", busy_at_first)
+    lock.execute("BEGIN EXCLUSIVE")
+    open_spool(tmp_path / "spool-0.sqlite").close()
+    assert len(tries) == 2
+    lock.close()
+
+
+def test_a_file_that_stays_busy_is_given_up(tmp_path: Path) -> None:
+    lock = sqlite3.connect(tmp_path / "spool-0.sqlite", isolation_level=None)
+    lock.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(SpoolError, match="database is locked; check --state-dir"):
+        open_spool(tmp_path / "spool-0.sqlite")
+    lock.close()
