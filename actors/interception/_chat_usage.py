@@ -65,6 +65,10 @@ class Tokens:
     extra: dict[str, int]
     metadata: dict[str, Any] = field(factory=dict)
 
+    def __bool__(self) -> bool:
+        """Whether anything but zeros was told."""
+        return any(self.counts.values()) or any(self.extra.values())
+
 
 class ChatUsage:
     """The usage of one answer, of one choice or several."""
@@ -98,12 +102,6 @@ class ChatUsage:
         if self._choices == 1:
             return self._whole
         return self._of_choice.setdefault(choice, RunningUsage())
-
-    @property
-    def known(self) -> bool:
-        """Whether anything but zeros was told."""
-        tokens = self.tokens()
-        return any(tokens.counts.values()) or any(tokens.extra.values())
 
     def tokens(self) -> Tokens:
         """What has been used so far."""

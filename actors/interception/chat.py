@@ -35,7 +35,7 @@ from aigateway.actors.interception._chat_chunk import (
     Said as SaidPart,
 )
 from aigateway.actors.interception._chat_thoughts import thought_in
-from aigateway.actors.interception._chat_usage import ChatUsage
+from aigateway.actors.interception._chat_usage import ChatUsage, Tokens
 from aigateway.actors.interception._pattern import Pattern
 from aigateway.actors.interception._recording import NOTHING, TRUNCATED, Request
 from aigateway.actors.interception._states import End, Mode
@@ -397,7 +397,7 @@ class ChatInterception(Relay):
             if said.function_call is not None:
                 self._record_whole_call(CallPart(function=said.function_call), now)
         self._record_rest(now, whole=True)
-        self._record_usage(now, whole=True)
+        self._record_usage(self._usage.tokens(), now, whole=True)
 
     def _record_whole_call(self, part: CallPart, now: float) -> None:
         call = OpenCall()
@@ -415,8 +415,8 @@ class ChatInterception(Relay):
                 self._finish_call(key, now)
         self._record_rest(now, whole=end is End.WHOLE)
         unread = end is End.WHOLE and self._usage_unread
-        if not self._usage_recorded and (self._usage.known or unseen or unread):
-            self._record_usage(now, whole=end is End.WHOLE or self._usage_final)
+        if not self._usage_recorded and ((tokens := self._usage.tokens()) or unseen or unread):
+            self._record_usage(tokens, now, whole=end is End.WHOLE or self._usage_final)
 
     def _record_rest(self, now: float, *, whole: bool) -> None:
         """Record what nothing in the answer itself ends."""
@@ -431,9 +431,8 @@ class ChatInterception(Relay):
             self._record_tool(self._msg_id, now, by, tool="web_search", input="null")
         self._cited.clear()
 
-    def _record_usage(self, now: float, *, whole: bool) -> None:
+    def _record_usage(self, tokens: Tokens, now: float, *, whole: bool) -> None:
         self._usage_recorded = True
-        tokens = self._usage.tokens()
         tier = {"service_tier": self._tier} if self._tier else {}
         self._record_tokens(
             self._msg_id,
