@@ -26,12 +26,12 @@ from aigateway.actors.codec.splice import add_elements, set_member
 from aigateway.actors.codec.sse import parse_event
 from aigateway.actors.interception._event_edits import edited, replaced
 from aigateway.actors.interception._recording import Request
+from aigateway.actors.interception.anthropic_messages import MessagesInterception
 from aigateway.actors.interception.injected import (
     InjectedCall,
     InjectedInterception,
     RoundReading,
 )
-from aigateway.actors.interception.messages import MessagesInterception
 from aigateway.actors.interception.relay import Relay
 from aigateway.actors.interception.routes import MESSAGES, Api
 from aigateway.actors.interception.tools import ToolResult

@@ -10,13 +10,13 @@ from aigateway.actors.codec.decoding import (
 )
 from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.codec.reading import is_json
-from aigateway.actors.interception.chat import ChatInterception, read_chat_request
-from aigateway.actors.interception.error_bodies import error_body
-from aigateway.actors.interception.interface import InvalidRequest
-from aigateway.actors.interception.messages import (
+from aigateway.actors.interception.anthropic_messages import (
     MessagesInterception,
     read_messages_request,
 )
+from aigateway.actors.interception.chat import ChatInterception, read_chat_request
+from aigateway.actors.interception.error_bodies import error_body
+from aigateway.actors.interception.interface import InvalidRequest
 from aigateway.actors.interception.relay import Relay
 from aigateway.actors.interception.responses import (
     CompactionInterception,
