@@ -139,7 +139,7 @@ class Supervisor(GatewayActor):
         self._custody = Custody()
 
     def started(self) -> None:
-        self._tree.custody = self._custody
+        self._tree.keeping = self._custody
         self._add("control-plane", self._start_control_plane)
         self._add("recorder", self._start_recorder)
         if self._plan.start_mcp is not None:

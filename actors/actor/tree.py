@@ -7,17 +7,14 @@ One tree per gateway worker process.  The Supervisor alone writes to it.  Roles 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import pykka
 from attrs import frozen
 
 from aigateway.actors.values.provider_config import ProviderConfig
 
-if TYPE_CHECKING:
-    from aigateway.actors.recorder.custody import Custody
-
-__all__ = ["ActorHistory", "ActorTree", "provider_role"]
+__all__ = ["ActorHistory", "ActorTree", "Keeping", "provider_role"]
 
 
 def provider_role(name: str) -> str:
@@ -34,6 +31,26 @@ class ActorHistory:
     """What the last death was about."""
 
 
+class Keeping(Protocol):
+    """Whether records can be kept, readable without asking an actor."""
+
+    @property
+    def state(self) -> str:
+        """How the disk for them is."""
+
+    @property
+    def refusing(self) -> bool:
+        """Whether nothing new may begin."""
+
+    @property
+    def reason(self) -> str:
+        """Why, for a person."""
+
+    @property
+    def lost(self) -> str:
+        """What was lost at the end, for a person; empty when nothing was."""
+
+
 class ActorTree:
     """Roles and who fills them now."""
 
@@ -43,8 +60,8 @@ class ActorTree:
         self._changed = threading.Condition()
         self._providers: dict[str, ProviderConfig] = {}
         self.providers_loaded = False
-        self.custody: Custody | None = None
-        """The spools of this process, and how their disk is; None until actors are started."""
+        self.keeping: Keeping | None = None
+        """None until actors are started."""
 
     def find(self, role: str) -> pykka.ActorRef[Any] | None:
         """Who fills this role now, or None while nobody does."""

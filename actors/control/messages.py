@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import pykka
 from attrs import field, frozen
 
 from aigateway.actors.actor.base import ActorDied, Reply
 from aigateway.actors.control.call_counters import CallTimes
+from aigateway.actors.control.marks import Marks
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.actors.values.records import Interception, InterceptionEnded, UsageRecord
-
-if TYPE_CHECKING:
-    from aigateway.actors.recorder.marks import Marks
 
 __all__ = [
     "Accepted",

@@ -8,11 +8,11 @@ from collections import deque
 import structlog
 
 from aigateway.actors.actor.base import complete
+from aigateway.actors.control.marks import Fate
 from aigateway.actors.control.messages import Stored
 from aigateway.actors.recorder.custody import Estate, Promise
 from aigateway.actors.recorder.delivery import Delivery, back_off
 from aigateway.actors.recorder.lanes import RETRY_CEILING, WINDOW
-from aigateway.actors.recorder.marks import Fate
 from aigateway.actors.recorder.messages import Append
 from aigateway.actors.recorder.parcels import Changes, Parcel
 from aigateway.actors.recorder.spool import (

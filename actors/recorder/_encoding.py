@@ -8,8 +8,9 @@ from typing import Any, Final, TypeAlias
 import attrs
 import msgspec
 
+from aigateway.actors.control.marks import PARCEL_BITS
 from aigateway.actors.control.messages import Spooled
-from aigateway.actors.recorder.parcels import PARCEL_BITS, position
+from aigateway.actors.recorder.parcels import position
 from aigateway.actors.values.records import (
     InterceptionEnded,
     ModelThought,

@@ -13,6 +13,7 @@ from typing import Any
 
 from attrs import define, frozen
 
+from aigateway.actors.control.marks import Marks
 from aigateway.actors.recorder._spool_schema import (
     DiskState,
     SpoolError,
@@ -20,7 +21,6 @@ from aigateway.actors.recorder._spool_schema import (
     reporting,
     spool_error,
 )
-from aigateway.actors.recorder.marks import Marks
 
 __all__ = ["SpoolFile", "SpoolStats"]
 

@@ -18,7 +18,7 @@ import structlog
 from attrs import Factory, define
 
 from aigateway.actors.actor.base import ActorDied, fail
-from aigateway.actors.recorder.marks import Marks
+from aigateway.actors.control.marks import Marks
 from aigateway.actors.recorder.messages import Append
 from aigateway.actors.recorder.parcels import Parcel
 from aigateway.actors.recorder.spool import DiskState, Spool

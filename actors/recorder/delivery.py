@@ -28,7 +28,7 @@ One owner.  At each moment one process owns a spool: the one that holds its lock
 the lock until all that it has sent has landed or it is dead itself; its recorders and control
 planes come and go meanwhile.  Within the process a record is in one place: on disk, in the hands
 of one control plane, or *in the air*, sent by a control plane that will say what became of it
-even when it is replaced (:mod:`~aigateway.actors.recorder.marks`).  So a record is only ever
+even when it is replaced (:mod:`~aigateway.actors.control.marks`).  So a record is only ever
 sent while
 
 1. its spool is owned by this process, and
@@ -56,11 +56,11 @@ from itertools import count
 
 from attrs import frozen
 
+from aigateway.actors.control.marks import PARCEL_BITS, Fate
 from aigateway.actors.control.messages import Spooled, Stored
 from aigateway.actors.recorder._flow import Flow
 from aigateway.actors.recorder.lanes import RETRY_CEILING, SUSPECT, Lanes
-from aigateway.actors.recorder.marks import Fate
-from aigateway.actors.recorder.parcels import PARCEL_BITS, PARCEL_SIZE, DeadRecord, Parcel, position
+from aigateway.actors.recorder.parcels import PARCEL_SIZE, DeadRecord, Parcel, position
 
 __all__ = ["Batch", "Delivery", "back_off"]
 

@@ -7,11 +7,11 @@ from typing import TypeAlias
 
 from attrs import Factory, define
 
+from aigateway.actors.control.marks import PARCEL_BITS
 from aigateway.actors.control.messages import Spooled
 from aigateway.actors.values.records import InterceptionEnded, UsageRecord
 
 __all__ = [
-    "PARCEL_BITS",
     "PARCEL_SIZE",
     "Changes",
     "DeadRecord",
@@ -23,7 +23,6 @@ __all__ = [
 
 Records: TypeAlias = tuple[Spooled, ...]
 
-PARCEL_BITS = 8
 PARCEL_SIZE = 1 << PARCEL_BITS
 """Records in a parcel, at most.  The low bits of a record's number are its position in its
 parcel, the others are the parcel's number."""

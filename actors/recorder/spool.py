@@ -16,6 +16,7 @@ from pathlib import Path
 
 import structlog
 
+from aigateway.actors.control.marks import Marks
 from aigateway.actors.recorder._spool_file import SpoolStats
 from aigateway.actors.recorder._spool_parcels import DeadLetter, Spool
 from aigateway.actors.recorder._spool_schema import (
@@ -25,7 +26,6 @@ from aigateway.actors.recorder._spool_schema import (
     SpoolForeign,
     folder_error,
 )
-from aigateway.actors.recorder.marks import Marks
 
 __all__ = [
     "DeadLetter",

@@ -185,9 +185,9 @@ class Runtime:
         """In a few words; empty when it is ready."""
         if self.draining:
             return "shutting down"
-        custody = self.tree.custody
-        if custody is not None and custody.refusing:
-            return custody.reason
+        keeping = self.tree.keeping
+        if keeping is not None and keeping.refusing:
+            return keeping.reason
         if not self.tree.providers_loaded:
             return "the providers are not loaded yet"
         status = self.status()
@@ -197,12 +197,12 @@ class Runtime:
     def disk(self) -> str:
         """How the disk of the state folder is, by the names of
         :class:`~aigateway.actors.recorder.spool.DiskState`."""
-        return str(self.tree.custody.state) if self.tree.custody is not None else "ok"
+        return str(self.tree.keeping.state) if self.tree.keeping is not None else "ok"
 
     @property
     def lost(self) -> str:
         """What was lost when the actors were stopped; empty when nothing was."""
-        return self.tree.custody.lost if self.tree.custody is not None else ""
+        return self.tree.keeping.lost if self.tree.keeping is not None else ""
 
     def wait_ready(self, timeout: float) -> bool:
         """Wait until :meth:`ready`, for tests and the demo."""

@@ -15,6 +15,7 @@ import pykka
 from aigateway.actors.actor.base import Reply, new_reply
 from aigateway.actors.control.coderd.connection import CoderdConnection, ConnectionSettings
 from aigateway.actors.control.coderd.dial import DialSettings
+from aigateway.actors.control.marks import Marks
 from aigateway.actors.control.messages import (
     Authorize,
     GetMcpConfiguration,
@@ -27,7 +28,6 @@ from aigateway.actors.control.messages import (
     StoreRecords,
     SubscribeProviders,
 )
-from aigateway.actors.recorder.marks import Marks
 from aigateway.actors.values.records import (
     Interception,
     InterceptionEnded,

@@ -15,6 +15,7 @@ from fake_coderd import FakeCoderd
 from aigateway.actors.actor.base import Crash, new_reply
 from aigateway.actors.control.coderd._recording import is_wrong
 from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
+from aigateway.actors.control.marks import Fate
 from aigateway.actors.control.messages import (
     Accepted,
     Spooled,
@@ -22,7 +23,6 @@ from aigateway.actors.control.messages import (
     StoreInterception,
     StoreRecords,
 )
-from aigateway.actors.recorder.marks import Fate
 from aigateway.actors.values.records import InterceptionEnded, TokenUsage
 
 

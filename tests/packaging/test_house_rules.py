@@ -58,9 +58,6 @@ ARROWS: dict[str, set[str]] = {
 without a folder are rooms of ``actors``; a room of ``http`` may import any of those."""
 
 STILL_UP = {
-    ("actors/actor", "actors/recorder"),  # the tree names the type of what holds the spools
-    ("actors/control", "actors/recorder"),  # the messages name the type of a spool's marks
-    ("actors/control/coderd", "actors/recorder"),  # so does the plane that sets them
     ("http/metrics", "http/request"),  # the sampler looks at the requests' runtime
     ("http/server", "http/app"),  # made in each worker, after the fork
 }

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from attrs import define, evolve, field
 
+from aigateway.actors.control.marks import PARCEL_BITS
 from aigateway.actors.control.messages import Spooled, Stored
 from aigateway.actors.recorder.delivery import Batch, Delivery
 from aigateway.actors.recorder.lanes import Lanes
-from aigateway.actors.recorder.parcels import PARCEL_BITS, Changes, Parcel, Refusal
+from aigateway.actors.recorder.parcels import Changes, Parcel, Refusal
 from aigateway.actors.values.records import ModelThought
 
 WINDOW = 4

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 from delivery_model import Desk, Disk, parcel_of, seqs
 
+from aigateway.actors.control.marks import PARCEL_BITS
 from aigateway.actors.control.messages import Spooled, Stored
 from aigateway.actors.recorder import delivery as rules
 from aigateway.actors.recorder._flow import MANY_REFUSALS, PROBE
 from aigateway.actors.recorder.lanes import RETRY_CEILING
-from aigateway.actors.recorder.parcels import PARCEL_BITS, Refusal
+from aigateway.actors.recorder.parcels import Refusal
 
 
 def owner_of(spooled: Spooled) -> str:

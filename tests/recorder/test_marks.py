@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aigateway.actors.recorder.marks import SIZE, Fate, Marks
-from aigateway.actors.recorder.parcels import PARCEL_BITS
+from aigateway.actors.control.marks import PARCEL_BITS, SIZE, Fate, Marks
 
 
 def seq(parcel: int, position: int = 0) -> int:
@@ -115,7 +114,7 @@ def test_a_file_that_is_none_of_ours_is_begun_anew(tmp_path: Path) -> None:
 _KILLED = """
 import sys
 from pathlib import Path
-from aigateway.actors.recorder.marks import Marks
+from aigateway.actors.control.marks import Marks
 marks = Marks(Path(sys.argv[1]))
 number = 0
 while True:

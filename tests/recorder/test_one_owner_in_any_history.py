@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from recorder_parts import thought
 
+from aigateway.actors.control.marks import Fate, Marks
 from aigateway.actors.control.messages import Stored
 from aigateway.actors.recorder import _desk
 from aigateway.actors.recorder._desk import Desk
 from aigateway.actors.recorder.custody import Estate
 from aigateway.actors.recorder.delivery import Batch
-from aigateway.actors.recorder.marks import Fate, Marks
 from aigateway.actors.recorder.messages import Append
 from aigateway.actors.recorder.spool import DiskState, Spool, SpoolError, adopt_spool, claim_spool
 

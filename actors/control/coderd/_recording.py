@@ -7,7 +7,7 @@ the process dies is sent again.
 
 coderd does not recognise a usage record that it has.  So each record is marked before it is
 sent, and what became of it before that is told to anybody
-(:mod:`~aigateway.actors.recorder.marks`): whoever takes the place of a dead recorder or of a dead
+(:mod:`~aigateway.actors.control.marks`): whoever takes the place of a dead recorder or of a dead
 control plane knows by the marks what is stored and what is still in the air.  A control plane
 that ends gives back what it has not sent, and goes on telling what becomes of the rest.
 
@@ -28,6 +28,7 @@ from attrs import define, field
 
 from aigateway.actors.control.coderd._calls import Call, Calls
 from aigateway.actors.control.coderd._translation import RecordError, encode_record
+from aigateway.actors.control.marks import Fate, Marks
 from aigateway.actors.control.messages import (
     Accepted,
     Denied,
@@ -38,7 +39,6 @@ from aigateway.actors.control.messages import (
     Unavailable,
 )
 from aigateway.actors.control.outcomes import Answer, Failure, Outcome, Refusal, Run
-from aigateway.actors.recorder.marks import Fate, Marks
 from aigateway.actors.values.records import InterceptionEnded
 
 __all__ = ["Recording", "is_wrong"]

@@ -25,9 +25,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from aigateway.actors.recorder.parcels import PARCEL_BITS
+__all__ = ["PARCEL_BITS", "Fate", "Marks"]
 
-__all__ = ["Fate", "Marks"]
+PARCEL_BITS: Final = 8
+"""A record's number without its low bits is that of its parcel: what lies in one place."""
 
 SIZE: Final = 32 * 1024
 """Bytes of the file: for 4095 records, or that many parcels of which all is stored."""
