@@ -42,8 +42,8 @@ class YesPlane(GatewayActor):
 
     def receive(self, message: Any) -> Any:
         if isinstance(message, StoreRecords):
-            done = tuple(spooled.seq for spooled in message.batch)
-            message.reply_to.tell(Stored(done=done))
+            done = tuple(spooled.seq for spooled in message.records())
+            message.reply_to.tell(Stored(done=done, ticket=message.ticket))
 
 
 def records_of(number: int) -> tuple[Any, ...]:

@@ -8,14 +8,14 @@ exceptions: both are ordinary outcomes.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any, TypeAlias
 
 import pykka
 from attrs import field, frozen
 
-from aigateway.actors.actor.base import ActorDied, Reply
+from aigateway.actors.actor.base import ActorDied, Reply, tell_quietly
 from aigateway.actors.control.call_counters import CallTimes
 from aigateway.actors.control.marks import Marks
 from aigateway.actors.values.provider_config import ProviderConfig
@@ -161,19 +161,28 @@ class Spooled:
 
 @frozen
 class StoreRecords:
-    """Store these, in this order per interception; tell ``reply_to`` what became of each.
+    """Store the records of each parcel in their order; tell ``reply_to`` what became of each.
 
-    The control plane tells one or more :class:`Stored`; together they name every ``seq``, also
-    when it is replaced meanwhile.  After a record that could not be stored, later ones of the
-    same interception must not be tried: they are reported as ``retry`` too.
+    A parcel's records are of one interception, and no other of that one comes before they are
+    answered; so parcels need not wait for each other.  The control plane tells one or more
+    :class:`Stored`; together they name every ``seq``, also when it is replaced meanwhile.  After
+    a record that could not be stored, later ones of its parcel must not be tried: they are
+    reported as ``retry`` too.
 
     A control plane that does not recognise what it has notes in ``marks`` what it sends and what
     became of it.
     """
 
-    batch: tuple[Spooled, ...]
+    parcels: tuple[tuple[Spooled, ...], ...]
+    """None of them empty."""
     reply_to: pykka.ActorRef[Any] = field(repr=False, eq=False)
     marks: Marks | None = field(default=None, repr=False, eq=False)
+    ticket: object = field(default=None, repr=False, eq=False)
+    """Comes back in each answer, so that the sender knows what it is about."""
+
+    def records(self) -> Iterator[Spooled]:
+        """Those of all parcels, one after the other."""
+        return chain.from_iterable(self.parcels)
 
     @property
     def reply(self) -> _Untaken:
@@ -190,10 +199,10 @@ class _Untaken:
 
     def set_error(self, error: BaseException) -> None:
         message = self._message
-        retry = {spooled.seq: str(error) for spooled in message.batch}
+        retry = {spooled.seq: str(error) for spooled in message.records()}
         died = isinstance(error, ActorDied) and error.in_hand
-        with contextlib.suppress(pykka.ActorDeadError):
-            message.reply_to.tell(Stored(retry=retry, away=True, died=died))
+        stored = Stored(retry=retry, away=True, died=died, ticket=message.ticket)
+        tell_quietly(message.reply_to, stored)
 
 
 @frozen
@@ -211,6 +220,8 @@ class Stored:
     died: bool = False
     """The control plane died of an error with the ``retry`` entries in its hands; none of them
     was sent."""
+    ticket: object = field(default=None, repr=False, eq=False)
+    """That of the message."""
 
 
 @frozen

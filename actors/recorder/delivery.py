@@ -79,7 +79,8 @@ class Batch:
     """What goes to the control plane in one message."""
 
     number: int
-    records: tuple[Spooled, ...]
+    parcels: tuple[tuple[Spooled, ...], ...]
+    """No two of them are of one interception."""
 
 
 class Delivery:
@@ -120,12 +121,10 @@ class Delivery:
 
     def _send(self, parcels: list[tuple[Parcel, tuple[Spooled, ...]]]) -> Batch:
         number = next(self._batches)
-        everything: list[Spooled] = []
         for parcel, records in parcels:
             parcel.start(number, records)
             self._flying[parcel.number] = parcel
-            everything += records
-        return Batch(number, tuple(everything))
+        return Batch(number, tuple([records for _, records in parcels]))
 
     # -- and back
 

@@ -20,11 +20,11 @@ from typing import Any
 
 import pykka
 import structlog
+from attrs import frozen
 
 from aigateway.actors.actor.base import ActorDied, GatewayActor, complete, fail, tell_quietly
 from aigateway.actors.actor.tree import ActorTree
-from aigateway.actors.control.messages import StoreRecords, Unavailable
-from aigateway.actors.recorder._batch_ref import Answer, BatchRef
+from aigateway.actors.control.messages import Stored, StoreRecords, Unavailable
 from aigateway.actors.recorder._begins import BEGIN_WAIT, Begins
 from aigateway.actors.recorder._chores import Chores
 from aigateway.actors.recorder._desk import DISK_RETRY, Desk
@@ -54,6 +54,15 @@ TICK = 30.0
 """Seconds between looks for spools that a dead worker left behind, and other house-keeping."""
 
 log = structlog.get_logger("ai-gateway.recorder")
+
+
+@frozen
+class _Ticket:
+    """Which batch an answer is about: a control plane that was replaced may still talk, of
+    records that its successor has by now."""
+
+    desk: Desk
+    batch: int
 
 
 class Recorder(GatewayActor):
@@ -172,8 +181,8 @@ class Recorder(GatewayActor):
             case Write():
                 self._write_told = False
                 self._write()
-            case Answer():
-                message.desk.answered(message.batch, message.stored, time.monotonic())
+            case Stored(ticket=_Ticket() as ticket):
+                ticket.desk.answered(ticket.batch, message, time.monotonic())
                 self._tell_write()
             case Begin():
                 self._begin(message)
@@ -301,8 +310,9 @@ class Recorder(GatewayActor):
             # A successor whose message is on its way here: what it got before would be sent again.
             return
         while (batch := desk.delivery.take_batch(now)) is not None:
-            ref = BatchRef(self, desk, batch.number)
-            if not tell_quietly(plane, StoreRecords(batch.records, ref, desk.spool.marks)):
+            ticket = _Ticket(desk, batch.number)
+            message = StoreRecords(batch.parcels, self.actor_ref, desk.spool.marks, ticket)
+            if not tell_quietly(plane, message):
                 desk.delivery.nobody_there(batch.number, now)
 
     def _control_plane_changed(self, message: ControlPlaneChanged) -> None:

@@ -15,7 +15,7 @@ import pykka
 from aigateway.actors.actor.base import Reply, new_reply
 from aigateway.actors.control.coderd.connection import CoderdConnection, ConnectionSettings
 from aigateway.actors.control.coderd.dial import DialSettings
-from aigateway.actors.control.marks import Marks
+from aigateway.actors.control.marks import PARCEL_BITS, Marks
 from aigateway.actors.control.messages import (
     Authorize,
     GetMcpConfiguration,
@@ -38,7 +38,7 @@ from aigateway.actors.values.records import (
 __all__ = ["Mailbox", "Talk", "eventually", "interception", "prompt"]
 
 PATIENCE = 10.0
-_seqs = itertools.count(1)
+_parcels = itertools.count(1_000_000)
 
 
 def eventually(condition: Callable[[], Any], timeout: float = PATIENCE) -> None:
@@ -151,9 +151,17 @@ class Talk(Generic[D]):
         return reply.get(timeout=PATIENCE)
 
     def send(self, records: Iterable[UsageRecord | InterceptionEnded]) -> tuple[int, ...]:
-        batch = tuple(Spooled(next(_seqs), record) for record in records)
-        self.ref.tell(StoreRecords(batch, self.mailbox, self.marks))
-        return tuple(spooled.seq for spooled in batch)
+        """Hand over a parcel of each interception; return the records' numbers."""
+        parcels: dict[str, list[Spooled]] = {}
+        seqs = []
+        for record in records:
+            owner = record.id if isinstance(record, InterceptionEnded) else record.interception_id
+            parcel = parcels.setdefault(owner, [])
+            seq = parcel[-1].seq + 1 if parcel else next(_parcels) << PARCEL_BITS
+            parcel.append(Spooled(seq, record))
+            seqs.append(seq)
+        self.ref.tell(StoreRecords(tuple(map(tuple, parcels.values())), self.mailbox, self.marks))
+        return tuple(seqs)
 
     def reports(self, seqs: Iterable[int]) -> Stored:
         """What became of these records, of however many reports."""

@@ -6,14 +6,16 @@ import queue
 import threading
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from attrs import evolve
 from coderd_talk import Talk, eventually, interception, prompt
 from fake_coderd import FakeCoderd
 
-from aigateway.actors.actor.base import Crash, new_reply
-from aigateway.actors.control.coderd._recording import is_wrong
+from aigateway.actors.actor.base import Crash, Reply, new_reply
+from aigateway.actors.actor.tree import ActorTree
+from aigateway.actors.control.coderd.recording import is_wrong
 from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 from aigateway.actors.control.marks import Fate
 from aigateway.actors.control.messages import (
@@ -23,6 +25,8 @@ from aigateway.actors.control.messages import (
     StoreInterception,
     StoreRecords,
 )
+from aigateway.actors.recorder.messages import Append, Flushed
+from aigateway.actors.recorder.recorder import Recorder
 from aigateway.actors.values.records import InterceptionEnded, TokenUsage
 
 
@@ -59,18 +63,30 @@ def test_records_of_one_interception_are_stored_in_order(talk: Talk) -> None:
     assert prompts(talk.coderd, mine) == texts
 
 
-def test_the_order_holds_across_batches(talk: Talk) -> None:
+def test_the_order_holds_across_batches(talk: Talk, tmp_path: Path) -> None:
     mine = owner()
     gate = threading.Event()
     talk.coderd.faults.delay("RecordPromptUsage", gate, times=1)
-    first = talk.send([prompt(mine, "1"), prompt(mine, "2")])
-    second = talk.send([prompt(mine, "3")])
-    talk.coderd.wait_for_call("RecordPromptUsage")
-    other = owner()
-    assert talk.store(prompt(other)).done
-    gate.set()
-    assert talk.reports(first + second).done == first + second
-    assert prompts(talk.coderd, mine) == ["1", "2", "3"]
+    tree = ActorTree()
+    tree.put("control-plane", talk.ref)
+    recorder = Recorder.start("recorder", None, tree=tree, folder=tmp_path, max_size=1 << 30)
+    try:
+        recorder.tell(Append((prompt(mine, "1"), prompt(mine, "2"))))
+        talk.coderd.wait_for_call("RecordPromptUsage")
+        recorder.tell(Append((prompt(mine, "3"),)))
+        # It is on disk, and waits for the others.
+        reply: Reply[bool] = new_reply()
+        recorder.tell(Append((prompt(owner()),), reply))
+        assert reply.get(timeout=10)
+        assert talk.store(prompt(owner())).done
+        assert prompts(talk.coderd, mine) == ["1"]
+        gate.set()
+        flushed: Reply[bool] = new_reply()
+        recorder.tell(Flushed(flushed))
+        assert flushed.get(timeout=10)
+        assert prompts(talk.coderd, mine) == ["1", "2", "3"]
+    finally:
+        recorder.stop()
 
 
 def test_many_interceptions_are_stored_at_once(coderd: FakeCoderd) -> None:
@@ -180,8 +196,8 @@ def test_a_record_whose_stream_broke_is_kept_until_it_is_known_how_the_session_f
 ) -> None:
     mine, other = owner(), owner()
     talk.coderd.faults.hang_up("RecordPromptUsage", times=1)
-    # What comes for the same interception waits behind it; others are stored meanwhile.
-    seqs = talk.send([prompt(mine, "a")]) + talk.send([prompt(mine, "b")])
+    # What stands behind it waits; others are stored meanwhile.
+    seqs = talk.send([prompt(mine, "a"), prompt(mine, "b")])
     assert talk.store(prompt(other)).done
     assert talk.box.empty()
     report = talk.reports(seqs)
@@ -214,7 +230,7 @@ def test_one_record_without_an_answer_among_others_counts_as_tried(coderd: FakeC
         coderd.faults.hang("RecordPromptUsage", times=1)
         box: queue.Queue[Stored] = queue.Queue()
         silent = Spooled(1_000_001, prompt(owner()))
-        talk.ref.tell(StoreRecords((silent,), talk.new_mailbox(box)))
+        talk.ref.tell(StoreRecords(((silent,),), talk.new_mailbox(box)))
         coderd.wait_for_call("RecordPromptUsage")
         assert talk.store(prompt(owner())).done
         report = box.get(timeout=10)
@@ -286,11 +302,11 @@ def test_the_next_control_plane_waits_for_what_the_last_one_has_in_the_air(
         coderd.wait_for_call("RecordPromptUsage")
         first.stop()
         # As a recorder does that was restarted in this moment: it knows the disk only.
-        batch = (Spooled(seq, prompt(mine, "a")), Spooled(seq + 1000, prompt(mine, "b")))
-        second.ref.tell(StoreRecords(batch, second.mailbox, second.marks))
+        batch = (Spooled(seq, prompt(mine, "a")), Spooled(seq + 1, prompt(mine, "b")))
+        second.ref.tell(StoreRecords((batch,), second.mailbox, second.marks))
         assert second.store(prompt(owner())).done
         gate.set()
-        assert sorted(second.reports([seq, seq + 1000]).done) == [seq, seq + 1000]
+        assert sorted(second.reports([seq, seq + 1]).done) == [seq, seq + 1]
         assert prompts(coderd, mine) == ["a", "b"]
 
 
@@ -310,7 +326,7 @@ def test_an_end_that_coderd_has_is_done_though_its_answer_was_lost(talk: Talk, l
     # A refusal for another reason leaves the doubt.
     talk.coderd.faults.fail("RecordInterceptionEnded", "end interception: no database", times=1)
     for _ in range(2):
-        talk.ref.tell(StoreRecords((Spooled(seq, end),), talk.mailbox, talk.marks))
+        talk.ref.tell(StoreRecords(((Spooled(seq, end),),), talk.mailbox, talk.marks))
         report = talk.reports([seq])
     assert report.done == (seq,)
     assert len(talk.coderd.deployment.stored("RecordInterceptionEnded")) == 1
@@ -351,7 +367,7 @@ def test_a_recorder_that_is_gone_does_no_harm(talk: Talk) -> None:
     gone = talk.new_mailbox(queue.Queue())
     gone.stop()
     mine = owner()
-    talk.ref.tell(StoreRecords((Spooled(1, prompt(mine)),), gone))
+    talk.ref.tell(StoreRecords(((Spooled(1, prompt(mine)),),), gone))
     eventually(lambda: prompts(talk.coderd, mine) == ["hello"])
     assert talk.store(prompt(mine)).done
 
@@ -364,13 +380,13 @@ def test_what_a_dead_recorder_had_sent_is_stored_once(talk: Talk) -> None:
     end = InterceptionEnded(id=mine, ended_at=1.0)
     dying = talk.new_mailbox(queue.Queue())
     batch = tuple(Spooled(seq, record) for seq, record in enumerate(records))
-    talk.ref.tell(StoreRecords(batch, dying, talk.marks))
+    talk.ref.tell(StoreRecords((batch,), dying, talk.marks))
     # The first is stored, the second on its way, the others wait behind it.
     talk.coderd.wait_for_call("RecordPromptUsage", 2)
     dying.stop()
     late = evolve(prompt(mine, "late"), record_id="late")
     again = (*batch[:3], Spooled(4, late), Spooled(5, end))
-    talk.ref.tell(StoreRecords(again, talk.mailbox, talk.marks))
+    talk.ref.tell(StoreRecords((again,), talk.mailbox, talk.marks))
     gate.set()
     seqs = [spooled.seq for spooled in again]
     # What was stored for the dead one is not in its inbox, but in the marks.

@@ -90,7 +90,7 @@ def main() -> None:
         assert all(reply.get(timeout=60) == Accepted() for reply in replies)
         rest = [record for interception in ids for record in other_records(interception)]
         batch = tuple(Spooled(number, record) for number, record in enumerate(rest))
-        plane.tell(StoreRecords(batch, inbox))
+        plane.tell(StoreRecords((batch,), inbox))
         stored = inbox.stored.get(timeout=60)
         assert len(stored.done) == len(batch), stored
         sys.stdout.write("".join(f"{interception}\n" for interception in ids))

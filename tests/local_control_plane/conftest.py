@@ -136,7 +136,7 @@ class Driver:
 
     def send(self, *records: Any, first: int = 1) -> None:
         batch = tuple(Spooled(first + n, record) for n, record in enumerate(records))
-        self.ref.tell(StoreRecords(batch, self.listener))
+        self.ref.tell(StoreRecords((batch,) if batch else (), self.listener))
 
     def store_records(self, *records: Any, first: int = 1) -> Stored:
         self.send(*records, first=first)

@@ -200,7 +200,7 @@ def test_a_sender_that_died_harms_nobody(plane: Any, records: Any) -> None:
         def tell(self, message: Any) -> None:
             raise ActorDeadError("gone")
 
-    plane.ref.tell(StoreRecords((Spooled(1, records.tokens("i")),), Dead()))
+    plane.ref.tell(StoreRecords(((Spooled(1, records.tokens("i")),),), Dead()))
     plane.ref.tell(SubscribeProviders(Dead()))
     assert plane.store_records(records.tokens("i")) == Stored(done=(1,))
     assert plane.deaths == []

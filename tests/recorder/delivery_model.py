@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 from attrs import define, evolve, field
 
@@ -177,4 +178,4 @@ class Desk:
 
 
 def seqs(batch: Batch) -> tuple[int, ...]:
-    return tuple(spooled.seq for spooled in batch.records)
+    return tuple(spooled.seq for spooled in chain.from_iterable(batch.parcels))

@@ -92,7 +92,7 @@ class Plane(GatewayActor):
         wrong: dict[int, str] = {}
         blocked: set[str] = set()
         away = False
-        for spooled in message.batch:
+        for spooled in message.records():
             owner = text_of(spooled).split(":")[0]
             answer = "" if owner in blocked else self.rule(spooled)
             if answer is None:
@@ -108,7 +108,9 @@ class Plane(GatewayActor):
                 away = away or answer == "away"
                 retry[spooled.seq] = answer
                 blocked.add(owner)
-        message.reply_to.tell(Stored(done=tuple(done), retry=retry, rejected=wrong, away=away))
+        message.reply_to.tell(
+            Stored(done=tuple(done), retry=retry, rejected=wrong, away=away, ticket=message.ticket)
+        )
 
 
 class House:

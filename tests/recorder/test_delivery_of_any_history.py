@@ -111,16 +111,18 @@ class History:
         dead = set(self.desk.disk.dead) | {
             record.spooled.seq for record in self.desk.lanes.changes.dead
         }
-        here: set[int] = set()
-        for spooled in batch.records:
-            seq, owner = spooled.seq, spooled.record.interception_id  # type: ignore[union-attr]
-            assert seq not in in_flight, "on its way twice"
-            assert seq not in dead, "sent after it was set aside"
-            assert seq not in self.stored or seq in self.maybe_again, "stored twice"
-            before = self.appended[owner][: self.appended[owner].index(seq)]
-            for earlier in before:
-                assert earlier in self.stored or earlier in dead or earlier in here, "out of order"
-            here.add(seq)
+        for records in batch.parcels:
+            # Order is kept within a parcel only.
+            here: set[int] = set()
+            for spooled in records:
+                seq, owner = spooled.seq, spooled.record.interception_id  # type: ignore[union-attr]
+                assert seq not in in_flight, "on its way twice"
+                assert seq not in dead, "sent after it was set aside"
+                assert seq not in self.stored or seq in self.maybe_again, "stored twice"
+                known = self.stored | dead | here
+                before = self.appended[owner][: self.appended[owner].index(seq)]
+                assert known.issuperset(before), "out of order"
+                here.add(seq)
 
     # -- the control plane
 
@@ -177,7 +179,7 @@ class History:
                 self.desk.delivery.answered(batch, stored, self.desk.now)
 
     def not_handed_over(self, dice: Dice) -> None:
-        untouched = [b for b in self.flying if len(self.left[b.number]) == len(b.records)]
+        untouched = [b for b in self.flying if len(self.left[b.number]) == sum(map(len, b.parcels))]
         if untouched:
             batch = dice.one_of(untouched)
             self.flying.remove(batch)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import pytest
 from delivery_model import Desk, Disk, parcel_of, seqs
 
@@ -18,7 +20,7 @@ def owner_of(spooled: Spooled) -> str:
 
 
 def owners(sent: list[rules.Batch]) -> list[str]:
-    return [owner_of(spooled) for batch in sent for spooled in batch.records]
+    return [owner_of(spooled) for batch in sent for spooled in chain.from_iterable(batch.parcels)]
 
 
 def refuse(desk: Desk, batch: rules.Batch, reason: str = "no", *, away: bool = False) -> None:
@@ -30,7 +32,7 @@ def refuse_only(desk: Desk, owner: str, number: int, reason: str = "no") -> list
     desk.append(parcel_of(number, f"other-{number}"))
     refused: list[int] = []
     for batch in desk.pump():
-        retry = {s.seq: reason for s in batch.records if owner_of(s) == owner}
+        retry = {s.seq: reason for s in chain.from_iterable(batch.parcels) if owner_of(s) == owner}
         desk.answer(batch, done=tuple(s for s in seqs(batch) if s not in retry), retry=retry)
         refused += retry
     desk.later(RETRY_CEILING)
@@ -61,7 +63,7 @@ def test_interceptions_do_not_wait_for_each_other() -> None:
 def test_a_message_carries_a_limited_number_of_parcels() -> None:
     desk = roomy()
     desk.append(*(parcel_of(n, str(n)) for n in range(1, rules.BATCH * 2 + 2)))
-    assert [len(batch.records) for batch in desk.pump()] == [rules.BATCH, rules.BATCH, 1]
+    assert [len(batch.parcels) for batch in desk.pump()] == [rules.BATCH, rules.BATCH, 1]
 
 
 def test_an_answer_may_come_piece_by_piece_and_twice() -> None:
@@ -254,14 +256,14 @@ def test_nothing_is_sent_while_the_control_plane_is_away() -> None:
         pauses.append(when - desk.now)
         desk.later(when - desk.now)
         # After the first time it is tried with a few.
-        assert len(desk.pump()[0].records) == PROBE
+        assert len(desk.pump()[0].parcels) == PROBE
         desk.delivery.replaced(desk.now, crashed=False)
     # One step per pause, however many answers said so.
     assert pauses[:3] == pytest.approx([0.05, 0.0809, 0.13090], rel=1e-3)
     assert pauses[-1] == 10.0
     assert not desk.lanes.changes.held
     desk.store_all(desk.pump()[0])
-    assert len(desk.pump()[0].records) == rules.BATCH
+    assert len(desk.pump()[0].parcels) == rules.BATCH
 
 
 def test_refusals_of_everything_are_taken_for_trouble() -> None:
@@ -269,14 +271,14 @@ def test_refusals_of_everything_are_taken_for_trouble() -> None:
     desk.append(*(parcel_of(n, str(n)) for n in range(1, 200)))
     (first, *others) = desk.pump()
     refuse(desk, first)
-    assert len(first.records) > MANY_REFUSALS
+    assert len(first.parcels) > MANY_REFUSALS
     assert desk.delivery.paused(desk.now)
     for batch in others:
         refuse(desk, batch)
     desk.later(0.06)
     desk.append(*(parcel_of(n, str(n)) for n in range(300, 310)))
     (probe,) = desk.pump()
-    assert len(probe.records) == PROBE
+    assert len(probe.parcels) == PROBE
     refuse(desk, probe)
     assert desk.delivery.paused(desk.now)
 
@@ -367,7 +369,7 @@ def test_restarts_on_request_make_no_record_suspect() -> None:
     desk = roomy()
     desk.append(parcel_of(1, "a", 2))
     for _ in range(10):
-        assert len(desk.pump()[0].records) == 2
+        assert len(seqs(desk.pump()[0])) == 2
         desk.delivery.replaced(desk.now, crashed=False)
     assert not desk.lanes.changes.dead
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -142,7 +143,7 @@ class House:
         for desk, batch in list(worker.held):
             worker.held.remove((desk, batch))
             marks, seen, back = desk.spool.marks, set(), {}
-            for spooled in batch.records:
+            for spooled in chain.from_iterable(batch.parcels):
                 record = spooled.record
                 owner, text = record.interception_id, record.content  # type: ignore[union-attr]
                 fate = marks.fate(spooled.seq)
@@ -207,7 +208,7 @@ class House:
     def replace_plane(self, worker: Worker) -> None:
         """The old one gives back what it has not sent, and goes on telling of the rest."""
         for desk, batch in worker.held:
-            retry = {spooled.seq: "" for spooled in batch.records}
+            retry = {spooled.seq: "" for spooled in chain.from_iterable(batch.parcels)}
             desk.answered(batch.number, Stored(retry=retry, away=True), self.clocks.now)
         worker.held.clear()
         for desk in worker.desks:

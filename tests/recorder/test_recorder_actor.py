@@ -29,7 +29,6 @@ from recorder_parts import (
 from aigateway.actors.actor.base import ActorDied, Crash, new_reply
 from aigateway.actors.control.messages import Accepted, Spooled, Stored, StoreRecords, Unavailable
 from aigateway.actors.recorder import _begins, _desk, recorder
-from aigateway.actors.recorder._batch_ref import BatchRef
 from aigateway.actors.recorder._reminders import Tick
 from aigateway.actors.recorder.messages import (
     Append,
@@ -41,6 +40,7 @@ from aigateway.actors.recorder.messages import (
     ListDeadLetters,
     Redeliver,
 )
+from aigateway.actors.recorder.recorder import _Ticket
 from aigateway.actors.recorder.spool import DiskState, Spool, SpoolCorrupt, SpoolError
 from aigateway.actors.values.records import Interception
 
@@ -299,9 +299,9 @@ def test_a_control_plane_that_was_replaced_is_not_listened_to(house: House) -> N
     assert stats(house).depth == 0
     actor = house.recorder._actor_weakref()
     assert actor is not None
-    ref = BatchRef(actor, actor._own, 99)
-    assert len({ref, BatchRef(actor, actor._own, 98), ref}) == 2
-    ref.tell(Stored(done=(1,), retry={2: "x"}, rejected={3: "x"}, away=True))
+    ticket = _Ticket(actor._own, 99)
+    strange = Stored(done=(1,), retry={2: "x"}, rejected={3: "x"}, away=True, ticket=ticket)
+    house.recorder.tell(strange)
     house.append(thought("a"))
     assert flush(house)
 
@@ -777,9 +777,9 @@ def test_a_plane_that_says_nothing_holds_up_no_other_interception(
 def test_messages_to_the_control_plane_hold_records_in_order() -> None:
     class Deaf(Plane):
         def _store(self, message: StoreRecords) -> None:
-            seqs = [spooled.seq for spooled in message.batch]
+            seqs = [spooled.seq for spooled in message.records()]
             assert seqs == sorted(seqs)
 
     deaf = Deaf.start()
-    deaf.tell(StoreRecords((Spooled(1, thought("a")), Spooled(2, thought("a"))), deaf))
+    deaf.tell(StoreRecords(((Spooled(1, thought("a")), Spooled(2, thought("a"))),), deaf))
     deaf.stop(timeout=PATIENCE)

@@ -7,7 +7,6 @@ leaves the set as it is; so does a session that ends.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +16,7 @@ import pykka
 import structlog
 from google.protobuf.message import DecodeError
 
+from aigateway.actors.actor.base import tell_quietly
 from aigateway.actors.control.call_counters import CallCounters
 from aigateway.actors.control.coderd._alarms import Alarms
 from aigateway.actors.control.coderd._backoff import Backoff
@@ -169,9 +169,7 @@ class ProviderFeed:
             self._tell(providers)
 
     def _tell(self, providers: tuple[ProviderConfig, ...]) -> None:
-        if self._subscriber is not None:
-            with contextlib.suppress(pykka.ActorDeadError):
-                self._subscriber.tell(ProvidersChanged(providers))
+        tell_quietly(self._subscriber, ProvidersChanged(providers))
 
     # -- watching
 

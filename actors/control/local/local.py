@@ -11,17 +11,16 @@ do not need the lock), and after :data:`LOCK_PATIENCE` it answers "ask later".
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import time
 from collections.abc import Callable
+from itertools import count
 from typing import Any, ClassVar
 
-import pykka
 from attrs import frozen
 
-from aigateway.actors.actor.base import ActorDied, GatewayActor, complete, fail
+from aigateway.actors.actor.base import ActorDied, GatewayActor, complete, fail, tell_quietly
 from aigateway.actors.control.local.store import DatabaseBusy, DatabaseTrouble, Store, Written
 from aigateway.actors.control.messages import (
     Accepted,
@@ -154,7 +153,7 @@ class LocalControlPlane(GatewayActor):
         complete(message.reply, Accepted() if foreign is None else NotYours(foreign))
 
     def _subscribe(self, message: SubscribeProviders) -> None:
-        _tell(message.subscriber, ProvidersChanged(self._providers))
+        tell_quietly(message.subscriber, ProvidersChanged(self._providers))
 
     def _get_mcp(self, message: GetMcpConfiguration) -> None:
         complete(message.reply, self._mcp)
@@ -251,7 +250,7 @@ class LocalControlPlane(GatewayActor):
         starts, batches = self._take()
         if not starts and not batches:
             return True
-        records = [spooled.record for message in batches for spooled in message.batch]
+        records = [spooled.record for message in batches for spooled in message.records()]
         try:
             written = self._store.write([message.record for message in starts], records)
         except DatabaseBusy as ex:
@@ -276,13 +275,14 @@ class LocalControlPlane(GatewayActor):
 
     def _take(self) -> tuple[list[StoreInterception], list[StoreRecords]]:
         starts, self._starts = self._starts[:_STARTS_AT_ONCE], self._starts[_STARTS_AT_ONCE:]
-        records = count = 0
+        records = taken = 0
         for message in self._batches:
-            if count and records + len(message.batch) > _RECORDS_AT_ONCE:
+            more = sum(map(len, message.parcels))
+            if taken and records + more > _RECORDS_AT_ONCE:
                 break
-            records += len(message.batch)
-            count += 1
-        batches, self._batches = self._batches[:count], self._batches[count:]
+            records += more
+            taken += 1
+        batches, self._batches = self._batches[:taken], self._batches[taken:]
         return starts, batches
 
     def _answer(
@@ -292,17 +292,17 @@ class LocalControlPlane(GatewayActor):
         for position, start in enumerate(starts):
             reason = written.starts.get(position)
             complete(start.reply, accepted if reason is None else Denied(reason, status=400))
-        first = 0
+        positions = count()
         for message in batches:
             done, rejected = [], {}
-            for position, spooled in enumerate(message.batch, first):
-                reason = written.records.get(position)
+            for spooled in message.records():
+                reason = written.records.get(next(positions))
                 if reason is None:
                     done.append(spooled.seq)
                 else:
                     rejected[spooled.seq] = reason
-            first += len(message.batch)
-            _tell(message.reply_to, Stored(done=tuple(done), rejected=rejected))
+            stored = Stored(tuple(done), rejected=rejected, ticket=message.ticket)
+            tell_quietly(message.reply_to, stored)
 
     def _refuse(
         self, starts: list[StoreInterception], batches: list[StoreRecords], reason: str
@@ -315,8 +315,9 @@ class LocalControlPlane(GatewayActor):
 
     def _send_back(self, batches: list[StoreRecords], reason: str) -> None:
         for message in batches:
-            retry = {spooled.seq: reason for spooled in message.batch}
-            _tell(message.reply_to, Stored(retry=retry, away=True))
+            retry = {spooled.seq: reason for spooled in message.records()}
+            stored = Stored(retry=retry, away=True, ticket=message.ticket)
+            tell_quietly(message.reply_to, stored)
 
     def _recovered(self) -> None:
         self._trouble = self._locked_since = None
@@ -334,9 +335,3 @@ class LocalControlPlane(GatewayActor):
         GetStatus: _get_status,
         _Flush: _flush,
     }
-
-
-def _tell(receiver: pykka.ActorRef[Any], message: Any) -> None:
-    """Tell; a receiver that died meanwhile asks again under its new name."""
-    with contextlib.suppress(pykka.ActorDeadError):
-        receiver.tell(message)

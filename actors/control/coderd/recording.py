@@ -1,12 +1,11 @@
 """Storing records: in order per interception, many interceptions at once.
 
-Each interception with something to store is a *lane*.  Of a lane one record is on its way at
-a time; a limited number of lanes moves at once, taking turns, so that records leave room for
-the calls that requests wait for.  Each answer is reported at once: what is not reported when
-the process dies is sent again.
+The recorder hands over *parcels*, of each interception one at a time.  Of a parcel one record
+is on its way at a time; a limited number of parcels moves at once, so that records leave room
+for the calls that requests wait for.  What became of a parcel is told when all of it is known.
 
 coderd does not recognise a usage record that it has.  So each record is marked before it is
-sent, and what became of it before that is told to anybody
+sent, and what became of it before anything else is done about it
 (:mod:`~aigateway.actors.control.marks`): whoever takes the place of a dead recorder or of a dead
 control plane knows by the marks what is stored and what is still in the air.  A control plane
 that ends gives back what it has not sent, and goes on telling what becomes of the rest.
@@ -17,18 +16,18 @@ may have stored it that refusal means "done".
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final
 
 import pykka
 from attrs import define, field
 
+from aigateway.actors.actor.base import tell_quietly
 from aigateway.actors.control.coderd._calls import Call, Calls
 from aigateway.actors.control.coderd._translation import RecordError, encode_record
-from aigateway.actors.control.marks import Fate, Marks
+from aigateway.actors.control.marks import PARCEL_BITS, Fate, Marks
 from aigateway.actors.control.messages import (
     Accepted,
     Denied,
@@ -65,25 +64,46 @@ def is_wrong(text: str) -> bool:
     return text.startswith(_WRONG)
 
 
-@define
-class _Entry:
-    spooled: Spooled
-    reply_to: pykka.ActorRef[Any]
-    marks: Marks
-
-
 @define(eq=False)
-class _Lane:
-    owner: str
-    waiting: dict[Hashable, _Entry] = field(factory=dict)
-    """In their order, which is that in which they came.  The first may be on its way."""
-    flying: bool = False
+class _Parcel:
+    """Records of one interception."""
 
-    def first(self) -> _Entry:
+    key: tuple[int, int]
+    marks: Marks
+    reply_to: pykka.ActorRef[Any]
+    ticket: object
+    waiting: dict[int, Spooled] = field(factory=dict)
+    """By their numbers, in order.  The first may be on its way."""
+    flying: bool = False
+    done: list[int] = field(factory=list)
+    """What is stored, and not told yet."""
+    rejected: dict[int, str] = field(factory=dict)
+
+    def add(self, records: Iterable[Spooled]) -> None:
+        """Take records; one that is here already keeps its place."""
+        for spooled in records:
+            if spooled.seq not in self.done and spooled.seq not in self.rejected:
+                self.waiting[spooled.seq] = spooled
+
+    def first(self) -> Spooled:
         return next(iter(self.waiting.values()))
 
-    def remove_first(self) -> None:
-        del self.waiting[next(iter(self.waiting))]
+    def send_back(self, reason: str, *, away: bool, died: bool = False) -> None:
+        """Report what was not stored, all but a first one that is in the air."""
+        kept = self.flying
+        text, retry = _NOT_TRIED if kept else reason, {}
+        for seq in list(self.waiting)[kept:]:
+            del self.waiting[seq]
+            retry[seq], text = text, _NOT_TRIED
+        if retry:
+            self.report(retry, away=away, died=died)
+
+    def report(self, retry: Mapping[int, str], *, away: bool = False, died: bool = False) -> None:
+        """Tell what became of it; a recorder that died meanwhile sends its records again."""
+        done, rejected = tuple(self.done), self.rejected
+        self.done, self.rejected = [], {}
+        stored = Stored(done, retry, rejected, away=away, died=died, ticket=self.ticket)
+        tell_quietly(self.reply_to, stored)
 
 
 class Recording:
@@ -112,8 +132,9 @@ class Recording:
         self._timeout = timeout
         self._start_timeout = start_timeout
         self._parallel = parallel
-        self._lanes: dict[str, _Lane] = {}
-        self._ready: deque[_Lane] = deque()
+        self._parcels: dict[tuple[int, int], _Parcel] = {}
+        """By the marks that they are in, and their numbers."""
+        self._ready: deque[_Parcel] = deque()
         self._moving = 0
         self._ended: Callable[[], None] | None = None
         """What is to be done when nothing is in the air any more; None: it goes on."""
@@ -150,15 +171,17 @@ class Recording:
 
     def store(self, message: StoreRecords) -> None:
         marks = message.marks or Marks()
-        for spooled in message.batch:
-            owner = _owner(spooled)
-            lane = self._lanes.get(owner)
-            if lane is None:
-                lane = self._lanes[owner] = _Lane(owner)
-                self._ready.append(lane)
-            # One that is here already keeps its place.
-            key = (id(marks), spooled.seq)
-            lane.waiting[key] = _Entry(spooled, message.reply_to, marks)
+        for records in message.parcels:
+            key = (id(marks), records[0].seq >> PARCEL_BITS)
+            parcel = self._parcels.get(key)
+            if parcel is None:
+                parcel = _Parcel(key, marks, message.reply_to, message.ticket)
+                self._parcels[key] = parcel
+                self._ready.append(parcel)
+            else:
+                # From a recorder that was restarted.
+                parcel.reply_to, parcel.ticket = message.reply_to, message.ticket
+            parcel.add(records)
         self._move()
 
     def release(self, reason: str, ended: Callable[[], None], *, died: bool) -> None:
@@ -168,125 +191,126 @@ class Recording:
         """
         self._ended = ended
         self._ready.clear()
-        for lane in list(self._lanes.values()):
-            _send_back(lane, reason, away=True, died=died, keep_first=lane.flying)
-            if not lane.waiting:
-                del self._lanes[lane.owner]
+        for parcel in list(self._parcels.values()):
+            parcel.send_back(reason, away=True, died=died)
+            if not parcel.waiting:
+                del self._parcels[parcel.key]
         self._end_if_idle()
 
     def _end_if_idle(self) -> None:
-        if self._ended is not None and not self._lanes:
+        if self._ended is not None and not self._parcels:
             ended, self._ended = self._ended, _nothing
             ended()
 
     def _move(self) -> None:
         while self._ready and self._moving < self._allowed:
-            lane = self._ready.popleft()
-            entry = lane.first()
-            seq, marks = entry.spooled.seq, entry.marks
-            fate = marks.fate(seq)
-            if fate is Fate.STORED:
-                self._arrived(lane, entry)
-                continue
-            if fate is Fate.FLYING:
-                # Sent by the control plane before this one.
-                landed = partial(self._run, partial(self._landed, lane))
-                if not marks.on_landing(seq, landed):
-                    self._ready.appendleft(lane)
-                continue
-            try:
-                rpc, data = encode_record(entry.spooled.record)
-            except RecordError as ex:
-                lane.remove_first()
-                _tell(entry.reply_to, Stored(rejected={seq: str(ex)}))
-                self._next(lane)
-                continue
-            doubtful = marks.doubtful(seq)
-            if not marks.depart(seq):
-                _send_back(lane, "too much waits to be deleted from the spool", away=True)
-                self._next(lane)
-                continue
-            self._send(lane, rpc, data, doubtful)
+            self._go_on(self._ready.popleft())
 
     @property
     def _allowed(self) -> int:
-        """Lanes that may move now: the more, the longer the queue."""
+        """Parcels that may move now: the more, the longer the queue."""
         return min(self._parallel, _FEW + len(self._ready) // 2)
 
-    def _send(self, lane: _Lane, rpc: str, data: bytes, doubtful: bool) -> None:
+    def _go_on(self, parcel: _Parcel) -> None:
+        """Send the first record of a parcel, unless that is wrong or has been sent."""
+        spooled, marks = parcel.first(), parcel.marks
+        seq = spooled.seq
+        fate = marks.fate(seq)
+        if fate is Fate.STORED:
+            self._arrived(parcel)
+            return
+        if fate is Fate.FLYING:
+            # Sent by the control plane before this one.
+            landed = partial(self._run, partial(self._landed, parcel))
+            if not marks.on_landing(seq, landed):
+                self._ready.appendleft(parcel)
+            return
+        try:
+            rpc, data = encode_record(spooled.record)
+        except RecordError as ex:
+            self._reject(parcel, str(ex))
+            return
+        doubtful = marks.doubtful(seq)
+        if not marks.depart(seq):
+            self._send_back(parcel, "too much waits to be deleted from the spool", away=True)
+            return
         self._moving += 1
-        lane.flying = True
+        parcel.flying = True
         self._calls.ask(
             Call(
                 rpc=rpc,
                 request=lambda _version: data,
-                done=lambda outcome: self._answered(lane, outcome, doubtful),
+                done=lambda outcome: self._answered(parcel, outcome, doubtful),
                 timeout=self._timeout,
                 patient=False,
             )
         )
 
-    def _answered(self, lane: _Lane, outcome: Outcome, doubtful: bool) -> None:
+    def _answered(self, parcel: _Parcel, outcome: Outcome, doubtful: bool) -> None:
         self._moving -= 1
-        lane.flying = False
-        entry = lane.first()
-        seq, marks = entry.spooled.seq, entry.marks
-        if isinstance(outcome, Answer) or (doubtful and _has_ended(entry.spooled, outcome)):
+        parcel.flying = False
+        spooled, marks = parcel.first(), parcel.marks
+        seq = spooled.seq
+        if isinstance(outcome, Answer) or (doubtful and _has_ended(spooled, outcome)):
             marks.arrive(seq)
-            self._arrived(lane, entry)
+            self._arrived(parcel)
         elif isinstance(outcome, Refusal) and is_wrong(outcome.text):
             # Wrong in itself: those behind it may be right.
             marks.refused(seq)
-            lane.remove_first()
-            _tell(entry.reply_to, Stored(rejected={seq: outcome.text}))
-            self._next(lane)
+            self._reject(parcel, outcome.text)
         elif isinstance(outcome, Failure) and outcome.broken and self._ended is None:
-            # Kept as it is: what comes for this lane until then waits behind it.
             marks.lost(seq)
-            self._later(_DOUBT, partial(self._give_up, lane, outcome.text))
+            self._later(_DOUBT, partial(self._give_up, parcel, outcome.text))
         else:
             if isinstance(outcome, Failure) and outcome.sent:
                 marks.lost(seq)
             else:
                 marks.refused(seq)
             away = isinstance(outcome, Failure) and outcome.away
-            _send_back(lane, outcome.text, away=away or self._ended is not None)
-            self._next(lane)
+            self._send_back(parcel, outcome.text, away=away or self._ended is not None)
         self._move()
 
-    def _arrived(self, lane: _Lane, entry: _Entry) -> None:
-        lane.remove_first()
-        _tell(entry.reply_to, Stored(done=(entry.spooled.seq,)))
-        self._next(lane)
-
-    def _landed(self, lane: _Lane) -> None:
-        """What another control plane had sent of this lane is no longer in the air."""
-        if self._lanes.get(lane.owner) is lane and self._ended is None:
-            self._ready.append(lane)
+    def _landed(self, parcel: _Parcel) -> None:
+        """What another control plane had sent of it is no longer in the air."""
+        if self._parcels.get(parcel.key) is parcel and self._ended is None:
+            self._ready.append(parcel)
             self._move()
 
-    def _give_up(self, lane: _Lane, reason: str) -> None:
-        if self._lanes.get(lane.owner) is lane:
-            _send_back(lane, reason, away=True)
-            self._next(lane)
+    def _give_up(self, parcel: _Parcel, reason: str) -> None:
+        if self._parcels.get(parcel.key) is parcel:
+            self._send_back(parcel, reason, away=True)
 
-    def _next(self, lane: _Lane) -> None:
-        if self._ended is not None:
-            _send_back(lane, _NOT_TRIED, away=True)
-        if lane.waiting:
-            self._ready.append(lane)
+    # -- what became of the first record of a parcel
+
+    def _arrived(self, parcel: _Parcel) -> None:
+        parcel.done.append(parcel.first().seq)
+        self._next(parcel)
+
+    def _reject(self, parcel: _Parcel, reason: str) -> None:
+        parcel.rejected[parcel.first().seq] = reason
+        self._next(parcel)
+
+    def _next(self, parcel: _Parcel) -> None:
+        del parcel.waiting[next(iter(parcel.waiting))]
+        if not parcel.waiting:
+            parcel.report({})
+            self._forget(parcel)
+        elif self._ended is not None:
+            self._send_back(parcel, _NOT_TRIED, away=True)
         else:
-            del self._lanes[lane.owner]
-            self._end_if_idle()
+            self._ready.append(parcel)
+
+    def _send_back(self, parcel: _Parcel, reason: str, *, away: bool) -> None:
+        parcel.send_back(reason, away=away)
+        self._forget(parcel)
+
+    def _forget(self, parcel: _Parcel) -> None:
+        del self._parcels[parcel.key]
+        self._end_if_idle()
 
 
 def _nothing() -> None:
     """It has been done."""
-
-
-def _owner(spooled: Spooled) -> str:
-    record = spooled.record
-    return record.id if isinstance(record, InterceptionEnded) else record.interception_id
 
 
 def _has_ended(spooled: Spooled, outcome: Outcome) -> bool:
@@ -295,24 +319,3 @@ def _has_ended(spooled: Spooled, outcome: Outcome) -> bool:
         return False
     beginning, reason = _ENDED_BEFORE
     return outcome.text.startswith(beginning) and reason in outcome.text
-
-
-def _send_back(
-    lane: _Lane, reason: str, *, away: bool, died: bool = False, keep_first: bool = False
-) -> None:
-    """Report all of a lane as not stored, each batch to its sender; ``keep_first``: all but the
-    first, which is in the air."""
-    by_sender: dict[pykka.ActorRef[Any], dict[int, str]] = {}
-    text = _NOT_TRIED if keep_first else reason
-    for key in list(lane.waiting)[keep_first:]:
-        entry = lane.waiting.pop(key)
-        by_sender.setdefault(entry.reply_to, {})[entry.spooled.seq] = text
-        text = _NOT_TRIED
-    for reply_to, retry in by_sender.items():
-        _tell(reply_to, Stored(retry=retry, away=away, died=died))
-
-
-def _tell(receiver: pykka.ActorRef[Any], message: Stored) -> None:
-    # A recorder that died meanwhile sends its records again.
-    with contextlib.suppress(pykka.ActorDeadError):
-        receiver.tell(message)
