@@ -63,8 +63,9 @@ class GatewayThreadWorker(QuietErrors, EndingWorker, ThreadWorker):  # type: ign
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._handled: dict[int, tuple[Any, float]] = {}
-        """What each thread has in hand, and since when (monotonic time)."""
+        self._lingering: dict[int, tuple[Any, float]] = {}
+        """Connections whose request has ended but that a thread still has in hand, for the rest
+        of a body or for their clients to close, and since when (monotonic time)."""
         self._shortage = FileShortage()
         self._accept_after = 0.0
         self._tls: ssl.SSLContext | None = None
@@ -203,16 +204,16 @@ class GatewayThreadWorker(QuietErrors, EndingWorker, ThreadWorker):  # type: ign
 
     def handle(self, conn: Any) -> Any:
         thread = threading.get_ident()
-        self._handled[thread] = (conn, time.monotonic())
         try:
             keep = super().handle(conn)
             if not keep:
                 # Here, because it may wait for the client; gunicorn would in the main thread.
+                self._lingering[thread] = (conn, time.monotonic())
                 conn.close(graceful=True)
                 conn.close = _is_closed
             return keep
         finally:
-            del self._handled[thread]
+            self._lingering.pop(thread, None)
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         thread = threading.get_ident()
@@ -220,6 +221,9 @@ class GatewayThreadWorker(QuietErrors, EndingWorker, ThreadWorker):  # type: ign
         try:
             return super().handle_request(req, conn)
         finally:
+            # NOTE: its silence begins now.  The main thread may look at any moment, and the
+            # next request may be in the connection already, behind one that took long.
+            self._lingering[thread] = (conn, time.monotonic())
             del self.serving[thread]
 
     # -- ending
@@ -244,8 +248,8 @@ class GatewayThreadWorker(QuietErrors, EndingWorker, ThreadWorker):  # type: ign
     def close_silent(self, before: float) -> None:
         self._close(self.keepalived_conns)
         self._close(self.pending_conns)
-        for thread, (conn, since) in list(self._handled.items()):
-            if since < before and thread not in self.serving:
+        for conn, since in list(self._lingering.values()):
+            if since < before:
                 with contextlib.suppress(OSError, ValueError):
                     conn.sock.shutdown(socket.SHUT_RDWR)
 
