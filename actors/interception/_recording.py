@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -54,6 +54,7 @@ class Recording:
     # PERF: of more than 30 attributes Python looks up each by its name.
     __slots__ = (
         "_asked_model",
+        "_divert",
         "_end_metadata",
         "_prompt",
         "_prompt_kind",
@@ -70,8 +71,13 @@ class Recording:
         self._prompt = request.prompt
         self._prompt_kind = request.prompt_kind
         self._records: list[UsageRecord] = []
+        self._divert: Callable[[ToolUsage], bool] | None = None
         self._usage_unread = False
         """An event that may have told usage could not be read, and none has told it since."""
+
+    def divert_tools(self, take: Callable[[ToolUsage], bool]) -> None:
+        """Show ``take`` each call of a tool first; where it says true, there is no record."""
+        self._divert = take
 
     def take_records(self) -> list[UsageRecord]:
         """Records that have become known since the last call."""
@@ -148,14 +154,23 @@ class Recording:
         msg_id: str,
         now: float,
         metadata: Mapping[str, object] = NOTHING,
-        **values: Any,
+        *,
+        tool: str,
+        input: str,
+        tool_call_id: str = "",
+        item_id: str = "",
+        invocation_error: str | None = None,
     ) -> None:
-        self._records.append(
-            ToolUsage(
-                interception_id=self.id,
-                msg_id=msg_id,
-                created_at=now,
-                metadata=dict(metadata),
-                **values,
-            )
+        usage = ToolUsage(
+            interception_id=self.id,
+            msg_id=msg_id,
+            tool=tool,
+            input=input,
+            created_at=now,
+            tool_call_id=tool_call_id,
+            item_id=item_id,
+            invocation_error=invocation_error,
+            metadata=dict(metadata),
         )
+        if self._divert is None or not self._divert(usage):
+            self._records.append(usage)

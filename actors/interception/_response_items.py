@@ -129,7 +129,12 @@ class CallItem:
     """A call of a tool, as it is recorded."""
 
     metadata: Mapping[str, object]
-    values: Mapping[str, object]
+    tool: str
+    input: str
+    """JSON."""
+    tool_call_id: str
+    item_id: str = ""
+    error: str | None = None
 
 
 def call_of(kind: str, item: Object) -> CallItem | None:
@@ -146,8 +151,7 @@ def call_of(kind: str, item: Object) -> CallItem | None:
     if kind in ("function_call", "custom_tool_call"):
         given = item.get("arguments" if kind == "function_call" else "input")
         asked = _arguments(given) if kind == "function_call" else _plain(given)
-        values = {"tool": whole_name(namespace, name), "tool_call_id": call, "input": asked}
-        return CallItem(metadata, values)
+        return CallItem(metadata, whole_name(namespace, name), asked, call)
     if not (kind.endswith("_call") or kind in _OTHER_CALLS or kind.startswith("openrouter:")):
         return None
     if server := text(item.get("server_label")):
@@ -155,13 +159,11 @@ def call_of(kind: str, item: Object) -> CallItem | None:
     metadata["type"] = kind
     return CallItem(
         metadata,
-        {
-            "tool": whole_name(namespace, name) or kind,
-            "tool_call_id": call,
-            "item_id": text(item.get("id")) or "",
-            "input": _asked(item),
-            "invocation_error": _error_of(item),
-        },
+        whole_name(namespace, name) or kind,
+        _asked(item),
+        call,
+        text(item.get("id")) or "",
+        _error_of(item),
     )
 
 

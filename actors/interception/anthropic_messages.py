@@ -364,7 +364,7 @@ class MessagesInterception(Relay):
             metadata=metadata,
         )
 
-    def _error_event(self, error_type: str, message: str) -> bytes:
+    def error_event(self, error_type: str, message: str) -> bytes:
         error = {"type": _EVENT_TYPES.get(error_type, "api_error"), "message": message}
         data = msgspec.json.encode({"type": "error", "error": error})
         return b"event: error\ndata: " + data + b"\n\n"

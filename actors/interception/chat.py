@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import msgspec
 from attrs import define, field
@@ -198,6 +198,11 @@ class ChatInterception(Relay):
         self._open: set[int] = set()
         self._reasons: dict[int, str] = {}
         self._pattern = Pattern()
+
+    def another(self) -> Self:
+        another = super().another()
+        another._withholds = self._withholds
+        return another
 
     # -- streams
 
@@ -476,7 +481,7 @@ class ChatInterception(Relay):
             input=given if is_json(given.encode()) else json_text(given),
         )
 
-    def _error_event(self, error_type: str, message: str) -> bytes:
+    def error_event(self, error_type: str, message: str) -> bytes:
         kind, code = _EVENT_TYPES.get(error_type, ("server_error", None))
         error = {"message": message, "type": kind, "param": None, "code": code}
         return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"

@@ -19,10 +19,10 @@ are run, and the client gets its own to answer.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Collection, Sequence
+from typing import ClassVar
 
-from attrs import evolve, frozen
+from attrs import define, evolve, field, frozen
 
 from aigateway.actors.codec.decoding import (
     Decoder,
@@ -31,9 +31,10 @@ from aigateway.actors.codec.decoding import (
     encode,
 )
 from aigateway.actors.codec.header_list import Headers
-from aigateway.actors.codec.reading import is_json, json_text, text
-from aigateway.actors.codec.sse import EventReader
-from aigateway.actors.interception._recording import NOTHING, Recording
+from aigateway.actors.codec.reading import Object, is_json, json_text, members, text
+from aigateway.actors.codec.splice import set_member
+from aigateway.actors.codec.sse import EventReader, parse_event
+from aigateway.actors.interception._one_answer import Numbering, Totals
 from aigateway.actors.interception._states import CLIENT_GONE
 from aigateway.actors.interception.injection import Injected
 from aigateway.actors.interception.interface import Outcome
@@ -42,7 +43,7 @@ from aigateway.actors.interception.routes import Api
 from aigateway.actors.interception.tools import ToolResult, Tools
 from aigateway.actors.values.records import ToolUsage, UsageRecord
 
-__all__ = ["InjectedCall", "InjectedInterception", "RoundReading"]
+__all__ = ["InjectedCall", "InjectedInterception"]
 
 CUT_SHORT = "the call was not run: the answer ended before it was complete"
 OVER_LIMIT = "the call was not run: the limit on rounds of tool calls was reached"
@@ -61,39 +62,35 @@ class InjectedCall:
     created_at: float
 
 
-class RoundReading(Recording):
-    """Put before an API's interception: calls of injected tools are collected, not recorded."""
+@define
+class _Called:
+    """Takes the calls of injected tools out of a round's records."""
 
-    offered: Collection[str] = ()
+    tools: Tools
+    calls: list[InjectedCall] = field(factory=list)
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.calls: list[InjectedCall] = []
-
-    def _record_tool(
-        self,
-        msg_id: str,
-        now: float,
-        metadata: Mapping[str, object] = NOTHING,
-        **values: Any,
-    ) -> None:
-        if values["tool"] not in self.offered:
-            super()._record_tool(msg_id, now, metadata, **values)
-            return
-        arguments = str(metadata.get("invalid_arguments", values["input"]))
+    def take(self, usage: ToolUsage) -> bool:
+        """Whether this record is not to be made: it is a call that is to be run."""
+        if usage.tool not in self.tools:
+            return False
+        arguments = str(usage.metadata.get("invalid_arguments", usage.input))
         if arguments.startswith('"'):
             arguments = text(arguments.encode()) or ""
         elif arguments == "null":
             arguments = ""
-        call = InjectedCall(values["tool_call_id"], values["tool"], arguments, msg_id, now)
-        if call.id not in {known.id for known in self.calls} or not call.id:
+        id = usage.tool_call_id
+        if not id or id not in {known.id for known in self.calls}:
+            call = InjectedCall(id, usage.tool, arguments, usage.msg_id, usage.created_at)
             self.calls.append(call)
+        return True
 
 
 class InjectedInterception(ABC):
     """An :class:`~.interface.Interception` of several rounds; subclasses know the APIs."""
 
     api: ClassVar[Api]
+    no_tools: ClassVar[bytes] = b'"none"'
+    """The choice of tools by which the model is asked for words."""
 
     def __init__(
         self, first: Relay, injected: Injected, content_encoding: str, max_rounds: int
@@ -130,43 +127,49 @@ class InjectedInterception(ABC):
         self._outcome: Outcome | None = None
         self._cut = False
         self._over = False
-        self._round = self._make_round(first)
+        self._totals = Totals()
+        self._parts = Numbering()
+        self._begin_round(first)
+
+    def _begin_round(self, relay: Relay) -> None:
+        """``relay`` reads the next answer; what is known of the one before is no more needed."""
+        self._round = relay
+        self._called = _Called(self.tools)
+        relay.divert_tools(self._called.take)
+        self._totals.begin_answer()
+        self._parts.begin_answer()
+        self._kept_back: list[bytes] = []
+        self._client_has_calls = False
+        self._stop_reason = ""
 
     # -- what subclasses provide
 
     @abstractmethod
-    def _make_round(self, first: Relay | None) -> Relay:
-        """The interception that reads the next round; of the first one, it takes the prompt."""
-
-    @property
-    @abstractmethod
-    def _calls_of_round(self) -> list[InjectedCall]:
-        """The injected calls of the round."""
+    def _is_plain(self, piece: bytes) -> bool:
+        """Whether an event of a first answer without injected calls so far may leave unread."""
 
     @abstractmethod
-    def _edit(self, piece: bytes) -> bytes:
-        """What the client sees of a piece of the round's stream."""
+    def _edit(self, piece: bytes, name: str, event: Object) -> bytes:
+        """What the client sees now of an event of the round's stream."""
+
+    @abstractmethod
+    def _edit_last(self, piece: bytes) -> bytes:
+        """An event that was kept back, now that the round turns out to be the last."""
+
+    @abstractmethod
+    def _read_answer(self, answer: Object) -> None:
+        """Take from a blocking answer what a stream tells bit by bit."""
+
+    @abstractmethod
+    def _edit_body(self, body: bytes) -> bytes:
+        """The last round's blocking answer as the client is to see it."""
 
     @abstractmethod
     def _wants_results(self) -> bool:
         """Whether the answer ended in order to have its calls run."""
 
     @abstractmethod
-    def _has_client_calls(self) -> bool:
-        """Whether the client has calls of the round to answer."""
-
-    @abstractmethod
-    def _end_stream(self) -> bytes:
-        """The end that was kept back, for a round that is the last after all."""
-
-    @abstractmethod
-    def _end_body(self, body: bytes) -> bytes:
-        """The last round's blocking answer as the client is to see it."""
-
-    @abstractmethod
-    def _next_body(
-        self, answered: Sequence[tuple[InjectedCall, ToolResult]], tools_off: bool
-    ) -> bytes:
+    def _next_body(self, answered: Sequence[tuple[InjectedCall, ToolResult]]) -> bytes:
         """The next request: this round's, with the answer and the results behind it."""
 
     # -- requests
@@ -181,8 +184,7 @@ class InjectedInterception(ABC):
             raise ValueError("it is not known how the request looks without tools")
         injected = self._injected = self._injected.without(tools)
         self.body, self.tools = injected.body, injected.tools
-        if isinstance(self._round, RoundReading):
-            self._round.offered = self.tools
+        self._called.tools = self.tools
 
     def arguments_of(self, call: InjectedCall) -> str:
         """The arguments of a call as the tool's server expects them."""
@@ -235,12 +237,21 @@ class InjectedInterception(ABC):
         return b"".join([self._shown_of(piece) for piece in self._reader.feed(data)])
 
     def _shown_of(self, piece: bytes) -> bytes:
+        # PERF: nearly all events of a first answer leave as they came.
+        if self.rounds == 1 and not self._parts.hides and self._is_plain(piece):
+            return piece
         try:
-            return self._edit(piece)
+            name, data = parse_event(piece)
+            return self._edit(piece, name.decode("utf-8", "replace"), members(data))
         except Exception:
             # Whatever an upstream may send that nobody thought of, relaying goes on.
             self.edit_faults += 1
             return piece
+
+    def _keep_back(self, piece: bytes) -> bytes:
+        """The event belongs to an end of which it is open whether the client sees it."""
+        self._kept_back.append(piece)
+        return b""
 
     def receive_end(self, now: float, *, framed: bool = True) -> bytes:
         """The round's body has ended; return the last bytes for the client, so far."""
@@ -257,7 +268,7 @@ class InjectedInterception(ABC):
         last_words = self._round.receive_cut(reason, now, error_type=error_type)
         if self.rounds > 1 and self.event_stream and not self._round.event_stream:
             # Not even begun.
-            last_words = self._round._error_event(error_type, reason)
+            last_words = self._round.error_event(error_type, reason)
         out = self._let_out(last_words) if self._round.event_stream else last_words
         return out + self._end_round(now)
 
@@ -266,7 +277,9 @@ class InjectedInterception(ABC):
         out = self._shown_of(rest) if rest else b""
         self._reader = EventReader()
         failed = self._round.cut or self._round.outcome().error_type is not None
-        calls = self._calls_of_round
+        if not failed and not self.event_stream:
+            self._read_answer(members(self.answer_body))
+        calls = self._called.calls
         if failed or not calls or not self._wants_results():
             self._not_run(calls, CUT_SHORT)
             return out + self._end(now)
@@ -292,18 +305,19 @@ class InjectedInterception(ABC):
             if error is None and result.is_error:
                 error = "; ".join(result.as_texts().texts)
             self._record(call, result.tool, result.server_url, error)
-        if self._has_client_calls():
+        if self._client_has_calls:
             return self._end(now)
         try:
-            tools_off = self.rounds >= self._max_rounds
-            self.body = self._next_body(answered, tools_off)
+            self.body = self._next_body(answered)
+            if self.rounds >= self._max_rounds:
+                self.body = set_member(self.body, self.no_tools, "tool_choice")
         except ValueError as ex:
             self._fail("server_error", f"the conversation cannot be continued: {ex}")
             return self._end(now)
         self._records += self._round.take_records()
         self.rounds += 1
         self.answer_body = bytearray()
-        self._round = self._make_round(None)
+        self._begin_round(self._round.another())
         self.goes_on = True
         return b""
 
@@ -321,7 +335,7 @@ class InjectedInterception(ABC):
         if not self.event_stream:
             body = bytes(self.answer_body)
             if not self._round.cut and self._round.outcome().error_type is None:
-                body = self._end_body(body)
+                body = self._edit_body(body)
             self.answer_body = bytearray(body)
             return b""
         if self.rounds > 1 and not self._round.event_stream and not self._round.cut:
@@ -331,8 +345,9 @@ class InjectedInterception(ABC):
             kind = outcome.error_type or "server_error"
             self._fail(kind, message)
             self._cut = True
-            return self._round._error_event(kind, message)
-        return self._end_stream()
+            return self._round.error_event(kind, message)
+        kept_back, self._kept_back = self._kept_back, []
+        return b"".join(map(self._edit_last, kept_back))
 
     def _fail(self, error_type: str, message: str) -> None:
         if self._outcome is None:
@@ -341,7 +356,7 @@ class InjectedInterception(ABC):
     def receive_lost_client(self, now: float) -> None:
         """The client has gone and the upstream will not be read to its end."""
         self._round.receive_lost_client(now)
-        self._not_run(self._calls_of_round, CUT_SHORT)
+        self._not_run(self._called.calls, CUT_SHORT)
         self._over = True
 
     # -- records
@@ -383,7 +398,7 @@ class InjectedInterception(ABC):
     @property
     def complete(self) -> bool:
         """All has been seen: nothing is to be run and no round follows."""
-        return self._round.complete and not self._calls_of_round
+        return self._round.complete and not self._called.calls
 
     def keepalive(self) -> bytes:
         """Bytes that keep a silent stream's client waiting, or nothing.

@@ -24,257 +24,160 @@ from aigateway.actors.codec.reading import (
 )
 from aigateway.actors.codec.splice import add_elements, set_member
 from aigateway.actors.codec.sse import parse_event
-from aigateway.actors.interception._event_edits import edited, replaced
-from aigateway.actors.interception._recording import Request
-from aigateway.actors.interception.anthropic_messages import MessagesInterception
-from aigateway.actors.interception.injected import (
-    InjectedCall,
-    InjectedInterception,
-    RoundReading,
+from aigateway.actors.interception._one_answer import (
+    edited,
+    edited_elements,
+    replaced,
+    with_number,
 )
+from aigateway.actors.interception.injected import InjectedCall, InjectedInterception
 from aigateway.actors.interception.relay import Relay
 from aigateway.actors.interception.routes import MESSAGES, Api
 from aigateway.actors.interception.tools import ToolResult
 
 __all__ = ["InjectedMessages"]
 
-_COUNTS: tuple[tuple[str, ...], ...] = (
-    ("input_tokens",),
-    ("cache_creation_input_tokens",),
-    ("cache_read_input_tokens",),
-    ("output_tokens",),
-    ("cache_creation", "ephemeral_5m_input_tokens"),
-    ("cache_creation", "ephemeral_1h_input_tokens"),
-    ("output_tokens_details", "thinking_tokens"),
-    ("server_tool_use", "web_search_requests"),
-    ("server_tool_use", "web_fetch_requests"),
+_COUNTS = (
+    "input_tokens",
+    "cache_creation_input_tokens",
+    "cache_read_input_tokens",
+    "output_tokens",
+    "output_tokens_details",
+    "server_tool_use",
 )
-_DETAILS = ("output_tokens_details", "server_tool_use")
-"""Groups of counts that only some messages have."""
-_CUT_SHORT = frozenset(
-    {"", "max_tokens", "model_context_window_exceeded", "pause_turn", "refusal", "none"}
-)
-"""Reasons to stop that leave calls unfinished, or whoever made them unwilling."""
-_DELTA = b"event: content_block_delta\n"
-_PING = b"event: ping\n"
-
-
-class _Round(RoundReading, MessagesInterception):
-    """Reads one of the messages."""
+"""What the usage of the whole tells although the last message's leaves it out."""
+_CUT_SHORT = frozenset({"", "max_tokens", "model_context_window_exceeded", "pause_turn", "refusal"})
+"""Reasons to stop that leave calls unfinished, or their maker unwilling."""
 
 
 class InjectedMessages(InjectedInterception):
     """One request to the Messages API, its injected calls, and their answers."""
 
     api: ClassVar[Api] = MESSAGES
-    _round: _Round
+    no_tools: ClassVar[bytes] = b'{"type":"none"}'
 
-    # Of the answer that the client gets.
-    _next_index = 0
-    _used: dict[tuple[str, ...], int]
-    _earlier_iterations: list[bytes]
-    _iterations: list[bytes]
+    _earlier_iterations: Sequence[bytes] = ()
+    _iterations: Sequence[bytes] = ()
     _container = b""
 
-    def _make_round(self, first: Relay | None) -> Relay:
-        request = Request(
-            id=self.id,
-            body=b"",
-            model=self.model,
-            streaming=self.streaming,
-            prompt=None if first is None else first._prompt,
-            prompt_kind=None if first is None else first._prompt_kind,
-        )
-        if first is not None:
-            self._used = {}
-            self._earlier_iterations = []
-        else:
-            self._used = self._totals()
-            self._earlier_iterations += self._iterations
-        self._iterations = []
-        # The round's counts so far.
-        self._usage: dict[tuple[str, ...], int] = {}
+    def _begin_round(self, relay: Relay) -> None:
+        super()._begin_round(relay)
         self._pieces: list[bytes] = []
-        self._kept_back: list[bytes] = []
-        self._hidden: set[int] = set()
-        self._numbers: dict[int, int] = {}
-        self._stop_reason = ""
-        self._client_tools = False
-        made = _Round(request)
-        made.offered = self.tools
-        return made
-
-    @property
-    def _calls_of_round(self) -> list[InjectedCall]:
-        return self._round.calls
-
-    def _has_client_calls(self) -> bool:
-        return self._client_tools
+        self._earlier_iterations = [*self._earlier_iterations, *self._iterations]
+        self._iterations = ()
 
     # -- streams
 
-    def _edit(self, piece: bytes) -> bytes:
+    def _is_plain(self, piece: bytes) -> bool:
+        if not piece.startswith(b"event: content_block_delta\n"):
+            return False
         self._pieces.append(piece)
-        # PERF: nearly all events of a first message are deltas and leave as they came.
-        plain = self.rounds == 1 and not self._hidden
-        if piece.startswith(_PING) or (plain and piece.startswith(_DELTA)):
-            return piece
-        name, data = parse_event(piece)
-        event = members(data)
-        match name.decode("utf-8", "replace") or text(event.get("type")):
+        return True
+
+    def _edit(self, piece: bytes, name: str, event: Object) -> bytes:
+        self._pieces.append(piece)
+        match name or text(event.get("type")):
             case "message_start":
-                return self._on_start(piece, event)
+                self._read_part(members(event.get("message")))
+                return piece if self.rounds == 1 else b""
             case "content_block_start":
-                return self._on_block(piece, event)
+                index, block = count(event.get("index")), members(event.get("content_block"))
+                if self._is_injected(block):
+                    self._parts.hide(index)
+                else:
+                    self._parts.show(index)
+                    self._note_for_client(block)
+                return self._numbered(piece, index)
             case "content_block_delta" | "content_block_stop":
-                index = count(event.get("index"))
-                return b"" if index in self._hidden else self._numbered(piece, index)
+                return self._numbered(piece, count(event.get("index")))
             case "message_delta":
-                return self._on_delta(piece, event)
-            case "message_stop" if self._hidden:
-                self._kept_back.append(piece)
-                return b""
+                self._read_part(event)
+                self._read_part(members(event.get("delta")))
+                if self._parts.hides:
+                    return self._keep_back(piece)
+                return edited(piece, self._with_totals)
+            case "message_stop" if self._parts.hides:
+                return self._keep_back(piece)
         return piece
 
-    def _on_start(self, piece: bytes, event: Object) -> bytes:
-        message = members(event.get("message"))
-        self._read_usage(members(message.get("usage")))
-        self._read_container(message)
-        return piece if self.rounds == 1 else b""
-
-    def _on_block(self, piece: bytes, event: Object) -> bytes:
-        index = count(event.get("index"))
-        block = members(event.get("content_block"))
-        if text(block.get("type")) == "tool_use":
-            if text(block.get("name")) in self.tools:
-                self._hidden.add(index)
-                return b""
-            self._client_tools = True
-        self._numbers[index] = self._next_index
-        self._next_index += 1
-        return self._numbered(piece, index)
-
     def _numbered(self, piece: bytes, index: int) -> bytes:
-        number = self._numbers.get(index, index)
-        if number == index:
-            return piece
-        return edited(piece, lambda event: replaced(event, b"%d" % number, "index"))
-
-    def _on_delta(self, piece: bytes, event: Object) -> bytes:
-        delta = members(event.get("delta"))
-        self._read_usage(members(event.get("usage")))
-        self._read_container(delta)
-        self._stop_reason = text(delta.get("stop_reason")) or self._stop_reason
-        if self._hidden:
-            self._kept_back.append(piece)
+        number = self._parts.of(index)
+        if number is None:
             return b""
-        return self._with_whole_usage(piece)
+        return piece if number == index else with_number(piece, number, "index")
 
-    def _with_whole_usage(self, piece: bytes) -> bytes:
-        if self.rounds == 1:
+    def _edit_last(self, piece: bytes) -> bytes:
+        if b"message_delta" not in piece:
             return piece
-        return edited(piece, lambda event: self._with_totals(event, every=True))
+        piece = edited(piece, self._with_totals)
+        if not self._ends_for_nothing:
+            return piece
+        return edited(piece, lambda event: replaced(event, b'"end_turn"', "delta", "stop_reason"))
 
-    def _with_totals(self, document: bytes, *, every: bool = False) -> bytes:
-        """The document with the counts of all rounds; ``every``: also those it leaves out."""
+    @property
+    def _ends_for_nothing(self) -> bool:
+        """Whether the answer ends with calls of which the client sees none."""
+        return self._stop_reason == "tool_use" and not self._client_has_calls
+
+    # -- blocking answers
+
+    def _read_answer(self, answer: Object) -> None:
+        self._read_part(answer)
+        for block in items(answer.get("content")):
+            self._note_for_client(members(block))
+
+    def _edit_body(self, body: bytes) -> bytes:
+        def without_injected(block: bytes) -> bytes | None:
+            return None if self._is_injected(members(block)) else block
+
+        whole = edited_elements(body, without_injected, "content")
+        if whole != body and self._ends_for_nothing:
+            whole = replaced(whole, b'"end_turn"', "stop_reason")
+        return self._with_totals(whole)
+
+    # -- both
+
+    def _read_part(self, part: Object) -> None:
+        """Take what a message tells of itself, at its start, at its end or as a whole."""
+        self._stop_reason = text(part.get("stop_reason")) or self._stop_reason
+        usage = members(part.get("usage"))
+        self._totals.take(part.get("usage"))
+        if not is_null(usage.get("iterations")):
+            self._iterations = list(map(bytes, items(usage["iterations"])))
+        # Code that the provider runs goes on where it was, if it is told where.
+        if (named := members(part.get("container")).get("id")) is not None:
+            self._container = bytes(named)
+
+    def _is_injected(self, block: Object) -> bool:
+        return text(block.get("type")) == "tool_use" and text(block.get("name")) in self.tools
+
+    def _note_for_client(self, block: Object) -> None:
+        if text(block.get("type")) == "tool_use" and not self._is_injected(block):
+            self._client_has_calls = True
+
+    def _with_totals(self, document: bytes) -> bytes:
+        """The document with the usage of all messages, also where it leaves counts out."""
         usage = members(members(document).get("usage"))
-        if not usage:
+        if not usage or self.rounds == 1:
             return document
-        totals = self._totals()
-        for path in _COUNTS:
-            if path not in totals:
+        document = self._totals.added_to(document, "usage")
+        sums = self._totals.sums()
+        for name in _COUNTS:
+            if not is_null(usage.get(name)):
                 continue
-            value = b"%d" % totals[path]
-            if len(path) == 1 and every:
-                document = set_member(document, value, "usage", *path)
-            else:
-                document = replaced(document, value, "usage", *path)
-        for group in _DETAILS:
-            counted = {path[1]: total for path, total in totals.items() if path[0] == group}
-            if is_null(usage.get(group)) and any(counted.values()):
-                document = set_member(document, msgspec.json.encode(counted), "usage", group)
+            group = {path[1]: n for path, n in sums.items() if len(path) > 1 and path[0] == name}
+            value = group if any(group.values()) else sums.get((name,))
+            if value is not None:
+                document = set_member(document, msgspec.json.encode(value), "usage", name)
         if self._earlier_iterations:
             all_of_them = b",".join([*self._earlier_iterations, *self._iterations])
             document = set_member(document, b"[" + all_of_them + b"]", "usage", "iterations")
         return document
 
-    def _end_stream(self) -> bytes:
-        out = b""
-        for piece in self._kept_back:
-            if b"message_delta" in piece:
-                piece = self._with_whole_usage(piece)
-                if self._ends_for_nothing():
-                    piece = edited(
-                        piece, lambda e: replaced(e, b'"end_turn"', "delta", "stop_reason")
-                    )
-            out += piece
-        self._kept_back.clear()
-        return out
-
-    def _ends_for_nothing(self) -> bool:
-        """Whether the answer ends with calls of which the client sees none."""
-        return self._stop_reason == "tool_use" and not self._client_tools
-
-    # -- blocking answers
-
-    def _end_body(self, body: bytes) -> bytes:
-        answer = members(body)
-        self._read_answer(answer)
-        if self.rounds > 1:
-            body = self._with_totals(body)
-        content = items(answer.get("content"))
-        left = [block for block in content if not self._is_injected(members(block))]
-        if len(left) < len(content):
-            body = set_member(body, b"[" + b",".join(map(bytes, left)) + b"]", "content")
-            if self._ends_for_nothing():
-                body = replaced(body, b'"end_turn"', "stop_reason")
-        return body
-
-    def _read_answer(self, answer: Object) -> None:
-        """Take from a blocking answer what a stream tells by and by; once for each round."""
-        if self._stop_reason:
-            return
-        self._stop_reason = text(answer.get("stop_reason")) or "none"
-        self._read_usage(members(answer.get("usage")))
-        self._read_container(answer)
-        for item in items(answer.get("content")):
-            block = members(item)
-            if text(block.get("type")) == "tool_use" and not self._is_injected(block):
-                self._client_tools = True
-
-    def _is_injected(self, block: Object) -> bool:
-        return text(block.get("type")) == "tool_use" and text(block.get("name")) in self.tools
-
-    # -- both
-
     def _wants_results(self) -> bool:
-        if not self.event_stream:
-            self._read_answer(members(self.answer_body))
         return self._stop_reason not in _CUT_SHORT
 
-    def _read_usage(self, usage: Object) -> None:
-        """Take the counts of a message: each is a total of what it has cost so far."""
-        for path in _COUNTS:
-            counts = usage if len(path) == 1 else members(usage.get(path[0]))
-            if is_null(counts.get(path[-1])):
-                continue
-            self._usage[path] = count(counts[path[-1]])
-        if not is_null(usage.get("iterations")):
-            self._iterations = list(map(bytes, items(usage["iterations"])))
-
-    def _totals(self) -> dict[tuple[str, ...], int]:
-        paths = self._used.keys() | self._usage.keys()
-        return {path: self._used.get(path, 0) + self._usage.get(path, 0) for path in paths}
-
-    def _read_container(self, part: Object) -> None:
-        """Code that the provider runs goes on where it was, if it is told where."""
-        named = members(part.get("container")).get("id")
-        if named is not None:
-            self._container = bytes(named)
-
-    def _next_body(
-        self, answered: Sequence[tuple[InjectedCall, ToolResult]], tools_off: bool
-    ) -> bytes:
+    def _next_body(self, answered: Sequence[tuple[InjectedCall, ToolResult]]) -> bytes:
         if self.event_stream:
             content = _content_of(self._pieces)
         else:
@@ -290,7 +193,7 @@ class InjectedMessages(InjectedInterception):
                 body = set_member(body, self._container, "container", "id")
             elif asked == "null":
                 body = set_member(body, self._container, "container")
-        return set_member(body, b'{"type":"none"}', "tool_choice") if tools_off else body
+        return body
 
 
 def _result(call: InjectedCall, result: ToolResult) -> dict[str, object]:

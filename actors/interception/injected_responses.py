@@ -29,29 +29,20 @@ from aigateway.actors.codec.splice import (
     delete_member,
     set_member,
 )
-from aigateway.actors.codec.sse import parse_event
-from aigateway.actors.interception._event_edits import edited, replaced
-from aigateway.actors.interception._recording import Request
-from aigateway.actors.interception.injected import (
-    InjectedCall,
-    InjectedInterception,
-    RoundReading,
+from aigateway.actors.interception._one_answer import (
+    edited,
+    edited_elements,
+    replaced,
+    with_number,
 )
+from aigateway.actors.interception.injected import InjectedCall, InjectedInterception
 from aigateway.actors.interception.relay import Relay
-from aigateway.actors.interception.responses import ResponsesInterception, is_end
+from aigateway.actors.interception.responses import is_end
 from aigateway.actors.interception.routes import RESPONSES, Api
 from aigateway.actors.interception.tools import ToolResult
 
 __all__ = ["InjectedResponses"]
 
-_COUNTS: tuple[tuple[str, ...], ...] = (
-    ("input_tokens",),
-    ("output_tokens",),
-    ("total_tokens",),
-    ("input_tokens_details", "cached_tokens"),
-    ("input_tokens_details", "cache_write_tokens"),
-    ("output_tokens_details", "reasoning_tokens"),
-)
 _BEGINNINGS = frozenset({"response.created", "response.queued", "response.in_progress"})
 _FOR_CLIENTS = frozenset(
     {
@@ -67,60 +58,22 @@ _FOR_CLIENTS = frozenset(
 """Items that the client has to answer."""
 
 
-class _Round(RoundReading, ResponsesInterception):
-    """Reads one of the responses."""
-
-    def count(self, *path: str) -> int:
-        """A number of tokens of the response, as far as it is known."""
-        return self._usage.count(*path)
-
-
 class InjectedResponses(InjectedInterception):
     """One request to the Responses API, its injected calls, and their answers."""
 
     api: ClassVar[Api] = RESPONSES
-    _round: _Round
 
     # Of the answer that the client gets.
-    _number = -1
-    _renumbers = False
-    _last_whole = b""
+    _number: int | None = None
+    """Of the last event, from the first one on that the client does not see."""
     _id: msgspec.Raw | None = None
-    _next_output = 0
-    _shown: list[bytes]
-    _used: dict[tuple[str, ...], int]
+    _shown: Sequence[bytes] = ()
 
-    def _make_round(self, first: Relay | None) -> Relay:
-        if first is not None:
-            self._shown, self._used = [], {}
-        else:
-            self._shown += [self._items[at] for at in sorted(self._numbers) if at in self._items]
-            for path in _COUNTS:
-                self._used[path] = self._used.get(path, 0) + self._round.count(*path)
-        request = Request(
-            id=self.id,
-            body=b"",
-            model=self.model,
-            streaming=self.streaming,
-            prompt=None if first is None else first._prompt,
-            prompt_kind=None if first is None else first._prompt_kind,
-        )
-        self._kept_back: list[bytes] = []
+    def _begin_round(self, relay: Relay) -> None:
+        if self.rounds > 1:
+            self._shown = [*self._shown, *self._items_for_client()]
+        super()._begin_round(relay)
         self._items: dict[int, bytes] = {}
-        self._hidden: set[int] = set()
-        self._numbers: dict[int, int] = {}
-        self._client_tools = False
-        self._status = ""
-        made = _Round(request)
-        made.offered = self.tools
-        return made
-
-    @property
-    def _calls_of_round(self) -> list[InjectedCall]:
-        return self._round.calls
-
-    def _has_client_calls(self) -> bool:
-        return self._client_tools
 
     def _is_injected(self, item: Object) -> bool:
         if text(item.get("type")) != "function_call" or text(item.get("namespace")):
@@ -129,26 +82,22 @@ class InjectedResponses(InjectedInterception):
 
     # -- streams
 
-    def _edit(self, piece: bytes) -> bytes:
-        # PERF: nearly all events of a first response are deltas and leave as they came.
-        if (
-            not self._renumbers
-            and piece.startswith(b"event: ")
-            and piece.endswith(b".delta", 0, piece.find(b"\n"))
-        ):
-            self._last_whole = piece
-            return piece
-        name, data = parse_event(piece)
-        event = members(data)
+    def _is_plain(self, piece: bytes) -> bool:
+        return piece.startswith(b"event: ") and piece.endswith(b".delta", 0, piece.find(b"\n"))
+
+    def _edit(self, piece: bytes, name: str, event: Object) -> bytes:
         if not event:
             return piece
-        kind = text(event.get("type")) or name.decode("utf-8", "replace")
+        kind = text(event.get("type")) or name
+        response = members(event.get("response"))
+        self._totals.take(response.get("usage"))
+        self._totals.take(event.get("usage"))
         if self._id is None:
-            self._id = members(event.get("response")).get("id")
+            self._id = response.get("id")
         if kind in _BEGINNINGS:
-            return self._numbered(piece) if self.rounds == 1 else self._dropped()
-        if is_end(kind, members(event.get("response"))):
-            return self._on_end(piece, members(event.get("response")))
+            return self._numbered(piece) if self.rounds == 1 else self._dropped(event)
+        if is_end(kind, response):
+            return self._on_end(piece, event, response)
         if "output_index" not in event:
             return self._numbered(piece)
         return self._on_output(piece, kind, event)
@@ -156,110 +105,90 @@ class InjectedResponses(InjectedInterception):
     def _on_output(self, piece: bytes, kind: str, event: Object) -> bytes:
         index = count(event["output_index"])
         item = members(event.get("item"))
-        known = index in self._numbers or index in self._hidden
-        if kind == "response.output_item.added" or (item and not known):
+        if kind == "response.output_item.added" or (item and index not in self._parts):
             if self._is_injected(item):
-                self._hidden.add(index)
+                self._parts.hide(index)
             else:
-                self._numbers[index] = self._next_output
-                self._next_output += 1
-                if _is_for_client(item):
-                    self._client_tools = True
+                self._parts.show(index)
+                self._note_for_client(item)
         if kind == "response.output_item.done" and "item" in event:
             self._items[index] = bytes(event["item"])
-        if index in self._hidden:
-            return self._dropped()
-        number = self._numbers.get(index, index)
-        if number != index:
-            piece = edited(piece, lambda doc: replaced(doc, b"%d" % number, "output_index"))
-        return self._numbered(piece)
+        number = self._parts.of(index)
+        if number is None:
+            return self._dropped(event)
+        return self._numbered(
+            piece if number == index else with_number(piece, number, "output_index")
+        )
 
-    def _dropped(self) -> bytes:
-        if not self._renumbers:
-            self._renumbers = True
-            _name, data = parse_event(self._last_whole)
-            self._number = count(members(data).get("sequence_number"))
+    def _dropped(self, event: Object) -> bytes:
+        if self._number is None:
+            self._number = count(event.get("sequence_number")) - 1
         return b""
 
     def _numbered(self, piece: bytes) -> bytes:
-        if not self._renumbers:
-            self._last_whole = piece
+        if self._number is None:
             return piece
         self._number += 1
-        number = b"%d" % self._number
-        return edited(piece, lambda event: replaced(event, number, "sequence_number"))
+        return with_number(piece, self._number, "sequence_number")
 
-    def _on_end(self, piece: bytes, response: Object) -> bytes:
-        self._read_answer(response)
-        for index, item in enumerate(items(response.get("output"))):
-            self._items[index] = bytes(item)
+    def _on_end(self, piece: bytes, event: Object, response: Object) -> bytes:
+        self._read_output(response)
+        for index, item in self._items.items():
             # Not all announce their items.
             if self._is_injected(members(item)):
-                self._hidden.add(index)
-        if self._hidden:
-            self._kept_back.append(piece)
-            self._dropped()
-            return b""
-        return self._numbered(self._whole(piece))
+                self._parts.hide(index)
+        if self._parts.hides:
+            self._dropped(event)
+            return self._keep_back(piece)
+        return self._edit_last(piece)
 
-    def _whole(self, piece: bytes) -> bytes:
-        """The last event, with the items and the usage of all responses."""
-        if self.rounds == 1 and not self._hidden:
-            return piece
-        mine = [self._items[at] for at in sorted(self._items) if at not in self._hidden]
-        output = b"[" + b",".join([*self._shown, *mine]) + b"]"
+    def _edit_last(self, piece: bytes) -> bytes:
+        if self.rounds == 1 and not self._parts.hides:
+            return self._numbered(piece)
+        output = b"[" + b",".join([*self._shown, *self._items_for_client()]) + b"]"
 
         def edit(event: bytes) -> bytes:
             event = replaced(event, output, "response", "output")
             if self._id is not None:
                 event = replaced(event, bytes(self._id), "response", "id")
-            return self._with_whole_usage(event, "response")
+            return self._totals.added_to(event, "response", "usage")
 
-        return edited(piece, edit)
+        return self._numbered(edited(piece, edit))
 
-    def _with_whole_usage(self, document: bytes, *place: str) -> bytes:
-        for path in _COUNTS:
-            total = self._used.get(path, 0) + self._round.count(*path)
-            document = replaced(document, b"%d" % total, *place, "usage", *path)
-        return document
-
-    def _end_stream(self) -> bytes:
-        out = b"".join([self._numbered(self._whole(piece)) for piece in self._kept_back])
-        self._kept_back.clear()
-        return out
+    def _items_for_client(self) -> list[bytes]:
+        """The items of this round, without injected calls."""
+        known = sorted(self._items.items())
+        return [item for index, item in known if self._parts.of(index) is not None]
 
     # -- blocking answers
 
-    def _end_body(self, body: bytes) -> bytes:
-        answer = members(body)
-        self._read_answer(answer)
-        if self.rounds > 1:
-            body = self._with_whole_usage(body)
-        output = items(answer.get("output"))
-        left = [bytes(item) for item in output if not self._is_injected(members(item))]
-        if len(left) < len(output):
-            body = set_member(body, b"[" + b",".join(left) + b"]", "output")
-        return body
-
     def _read_answer(self, answer: Object) -> None:
-        self._status = text(answer.get("status")) or ""
-        for each in items(answer.get("output")):
-            item = members(each)
-            if _is_for_client(item) and not self._is_injected(item):
-                self._client_tools = True
+        self._totals.take(answer.get("usage"))
+        self._read_output(answer)
+
+    def _edit_body(self, body: bytes) -> bytes:
+        def without_injected(item: bytes) -> bytes | None:
+            return None if self._is_injected(members(item)) else item
+
+        return edited_elements(self._totals.added_to(body, "usage"), without_injected, "output")
 
     # -- both
 
-    def _wants_results(self) -> bool:
-        if not self.event_stream:
-            answer = members(self.answer_body)
-            self._read_answer(answer)
-            self._items = dict(enumerate(map(bytes, items(answer.get("output")))))
-        return self._status in ("completed", "")
+    def _read_output(self, response: Object) -> None:
+        """Take the items that a whole response tells, and how it ended."""
+        self._stop_reason = text(response.get("status")) or ""
+        for index, item in enumerate(items(response.get("output"))):
+            self._items[index] = bytes(item)
+            self._note_for_client(members(item))
 
-    def _next_body(
-        self, answered: Sequence[tuple[InjectedCall, ToolResult]], tools_off: bool
-    ) -> bytes:
+    def _note_for_client(self, item: Object) -> None:
+        if _is_for_client(item) and not self._is_injected(item):
+            self._client_has_calls = True
+
+    def _wants_results(self) -> bool:
+        return self._stop_reason in ("completed", "")
+
+    def _next_body(self, answered: Sequence[tuple[InjectedCall, ToolResult]]) -> bytes:
         fields = members(self.body)
         results = [
             msgspec.json.encode(
@@ -273,14 +202,9 @@ class InjectedResponses(InjectedInterception):
         ]
         if not is_null(fields.get("conversation")):
             # The provider has added the rest to its conversation already.
-            body = set_member(self.body, b"[" + b",".join(results) + b"]", "input")
-        else:
-            body = add_elements(
-                _with_list_of_input(self.body, fields),
-                b",".join([*self._said(fields), *results]),
-                "input",
-            )
-        return set_member(body, b'"none"', "tool_choice") if tools_off else body
+            return set_member(self.body, b"[" + b",".join(results) + b"]", "input")
+        said = b",".join([*self._said(fields), *results])
+        return add_elements(_with_list_of_input(self.body, fields), said, "input")
 
     def _said(self, fields: Object) -> list[bytes]:
         """The round's output as it is given back."""

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from attrs import evolve
 
@@ -178,8 +178,14 @@ class Relay(Recording, ABC):
         """Make the records that are still due; runs once, when no more bytes come."""
 
     @abstractmethod
-    def _error_event(self, error_type: str, message: str) -> bytes:
+    def error_event(self, error_type: str, message: str) -> bytes:
         """Make an error event in the API's own shape."""
+
+    def another(self) -> Self:
+        """For one more answer to this request, which has no prompt of its own."""
+        return type(self)(
+            Request(id=self.id, body=b"", model=self._asked_model, streaming=self.streaming)
+        )
 
     def _may_end(self) -> bool:
         """Whether a framed end is a good one although the API's last event is missing."""
@@ -455,7 +461,7 @@ class Relay(Recording, ABC):
             # What is half with the client must end before an event can begin.
             if last_words or not self._between_events:
                 last_words += b"\n\n"
-            last_words += self._error_event(error_type, reason)
+            last_words += self.error_event(error_type, reason)
         self._break_off(error_type, reason, now)
         return last_words
 

@@ -337,7 +337,16 @@ class ResponsesInterception(Relay):
                 for content in commentary_of(item):
                     self._record_thought(content, "commentary", when)
             elif (call := call_of(kind, item)) is not None:
-                self._record_tool(self._msg_id, when, call.metadata, **call.values)
+                self._record_tool(
+                    self._msg_id,
+                    when,
+                    call.metadata,
+                    tool=call.tool,
+                    input=call.input,
+                    tool_call_id=call.tool_call_id,
+                    item_id=call.item_id,
+                    invocation_error=call.error,
+                )
         for each in self._thinking.rest(cut=cut):
             if each.content not in told:
                 self._record_part(each, now)
@@ -390,7 +399,7 @@ class ResponsesInterception(Relay):
             metadata=self._metadata_of_call(whole=self._finished and bool(usage)),
         )
 
-    def _error_event(self, error_type: str, message: str) -> bytes:
+    def error_event(self, error_type: str, message: str) -> bytes:
         code = _EVENT_CODES.get(error_type, "server_error")
         _name, data = parse_event(self._last_piece)
         event = {
