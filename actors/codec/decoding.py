@@ -89,9 +89,12 @@ def decoder_for(content_encoding: str, limit: int = DECODED_LIMIT) -> Decoder | 
     ``None`` when nothing is encoded.  Raises :class:`DecodingError` for unknown codings, and
     its kind :class:`TooManyLayers`.  ``limit`` is for the bytes that come of one read.
     """
-    if len(_codings(content_encoding)) > LAYERS:
+    if not content_encoding:
+        return None
+    codings = _codings(content_encoding)
+    if len(codings) > LAYERS:
         raise TooManyLayers
-    decoders = [_decoder(coding, limit) for coding in reversed(_codings(content_encoding))]
+    decoders = [_decoder(coding, limit) for coding in reversed(codings)]
     if not decoders:
         return None
     return decoders[0] if len(decoders) == 1 else _Chain(decoders)

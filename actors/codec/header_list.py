@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-__all__ = ["HeaderList", "Headers", "first_of", "values_of"]
+__all__ = ["HeaderList", "Headers", "first_of", "has_any", "values_of"]
 
 Headers: TypeAlias = Sequence[tuple[str, str]]
 """Names and values in the order in which they came."""
@@ -54,3 +54,10 @@ def first_of(headers: Headers, name: str) -> str:
         if value:
             return value
     return ""
+
+
+def has_any(headers: Headers, names: frozenset[str]) -> bool:
+    """Whether a header is there that has one of these names (in lower case)."""
+    if isinstance(headers, HeaderList):
+        return not names.isdisjoint(headers.by_name)
+    return any(name.lower() in names for name, _value in headers)

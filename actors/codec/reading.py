@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Raw
 
 __all__ = [
     "Buffer",
+    "NotJson",
     "Object",
+    "as_count",
+    "as_number",
     "boolean",
     "count",
     "is_json",
@@ -25,27 +29,65 @@ __all__ = [
     "json_text",
     "members",
     "number",
+    "read_once",
     "source",
     "text",
+    "values",
 ]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | Raw
 Object: TypeAlias = dict[str, Raw]
+_T = TypeVar("_T")
 
 _object = msgspec.json.Decoder(dict[str, Raw])
 _array = msgspec.json.Decoder(list[Raw])
 _any = msgspec.json.Decoder(Raw)
 _scalar = msgspec.json.Decoder(str | int | float | bool | None)
 _string = msgspec.json.Decoder(str)
+_values = msgspec.json.Decoder(dict[str, Any])
+_any_value = msgspec.json.Decoder(Any)
 
 _MAX_COUNT = 2**63 - 1
 """Records travel as signed 64 bit integers."""
+
+_DEPTH = 3
+"""How deep :func:`values` looks for what can be read around what cannot."""
 
 _REPLACEMENT = rb"\ufffd"
 _SURROGATE = re.compile(
     rb"(?<!\\)(\\++)u[dD]([89abAB]|[c-fC-F])[0-9a-fA-F]{2}(\\u[dD][c-fC-F][0-9a-fA-F]{2})?"
 )
 """Half a character, perhaps behind escaped backslashes, perhaps with its other half."""
+
+
+class NotJson(ValueError):
+    """This is not one whole JSON document."""
+
+
+def read_once(
+    document: bytes, decode: Callable[[bytes], _T], by_members: Callable[[bytes], _T]
+) -> _T:
+    """Read the fields of a document that are wanted, and check all of it, in one pass.
+
+    ``decode`` is that of a decoder of msgspec for a type that names the fields.  Where one of
+    them is something unexpected, ``by_members`` has to find what can be read.  Both may be called
+    with a copy whose strings have been repaired.  Raises :class:`NotJson`.
+    """
+    try:
+        return decode(document)
+    except msgspec.ValidationError:
+        pass
+    except (ValueError, RecursionError):
+        document = _repaired(document)
+        try:
+            return decode(document)
+        except msgspec.ValidationError:
+            pass
+        except (ValueError, RecursionError) as ex:
+            raise NotJson from ex
+    if not is_json(document):
+        raise NotJson
+    return by_members(document)
 
 
 def members(data: Buffer | None) -> Object:
@@ -101,28 +143,61 @@ def text(data: Buffer | None) -> str | None:
 
 def count(data: Buffer | None) -> int:
     """Read a number of tokens: not negative, at most 2^63 - 1, 0 when it is no number."""
-    if data is None:
-        return 0
-    try:
-        value = _scalar.decode(data)
-    except ValueError:
-        return 0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return 0
-    return min(max(int(value), 0), _MAX_COUNT)
+    return as_count(_scalar_of(data))
+
+
+def as_count(value: object) -> int:
+    """The same of a value that has been read."""
+    if value.__class__ is int and 0 <= value <= _MAX_COUNT:
+        return value
+    known = as_number(value)
+    return 0 if known is None else min(max(int(known), 0), _MAX_COUNT)
 
 
 def number(data: Buffer | None) -> int | float | None:
     """Read a number, an amount of money for example; ``None`` when it is none."""
-    if data is None:
-        return None
-    try:
-        value = _scalar.decode(data)
-    except ValueError:
-        return None
+    return as_number(_scalar_of(data))
+
+
+def as_number(value: object) -> int | float | None:
+    """The same of a value that has been read."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return value
+
+
+def _scalar_of(data: Buffer | None) -> object:
+    if data is None:
+        return None
+    try:
+        return _scalar.decode(data)
+    except ValueError:
+        return None
+
+
+def values(data: Buffer | None) -> dict[str, Any]:
+    """Read a small object with all that is in it; values that cannot be read are ``None``."""
+    if data is None:
+        return {}
+    try:
+        return _values.decode(data)
+    except (ValueError, RecursionError):
+        pass
+    # A number that is no number anywhere, or half a character: the rest can be read.
+    return {name: _value(each, _DEPTH) for name, each in members(data).items()}
+
+
+def _value(data: Raw, depth: int) -> Any:
+    try:
+        return _any_value.decode(data)
+    except (ValueError, RecursionError):
+        pass
+    if depth:
+        if fields := members(data):
+            return {name: _value(each, depth - 1) for name, each in fields.items()}
+        if elements := items(data):
+            return [_value(each, depth - 1) for each in elements]
+    return text(data)
 
 
 def boolean(data: Buffer | None, *, loose: bool = False) -> bool:

@@ -10,7 +10,7 @@ Nothing here checks a document, callers know that it is valid JSON.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 from attrs import frozen
@@ -20,6 +20,7 @@ from aigateway.actors.codec.reading import items, members, text
 __all__ = [
     "Member",
     "add_elements",
+    "add_member",
     "delete_member",
     "edit_elements",
     "find_member",
@@ -146,10 +147,20 @@ def set_member(document: bytes, value: bytes, *path: str) -> bytes:
         member = find_member(document, *path)
         assert member is not None
         return document[: member.value_start] + value + document[member.value_end :]
-    at = 0
-    if len(path) > 1:
-        owner = find_member(document, *path[:-1])
-        at = len(document) if owner is None else owner.value_start
+    if len(path) == 1:
+        return add_member(document, value, path[0])
+    owner = find_member(document, *path[:-1])
+    at = len(document) if owner is None else owner.value_start
+    return _with_first(document, at, value, path)
+
+
+def add_member(document: bytes, value: bytes, name: str) -> bytes:
+    """Give an object that has no member ``name`` one, as its first, with the value ``value``
+    (JSON).  Raises :class:`ValueError` when the document is no object."""
+    return _with_first(document, 0, value, (name,))
+
+
+def _with_first(document: bytes, at: int, value: bytes, path: Sequence[str]) -> bytes:
     at = _after_space(document, at)
     if document[at : at + 1] != b"{":
         raise ValueError(f"no object to set {'.'.join(path)} in")

@@ -13,17 +13,12 @@ record counts nothing, and keeps what was told as ``not_billed`` in its metadata
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from attrs import define, field
 
-from aigateway.actors.codec.reading import (
-    Object,
-    count,
-    items,
-    members,
-    text,
-)
+from aigateway.actors.codec.reading import as_count
 from aigateway.actors.interception.usage import RunningUsage
 
 __all__ = ["COUNTS", "BilledCall", "Refusals", "billed_calls"]
@@ -69,7 +64,9 @@ def billed_calls(
     usage: RunningUsage, refusals: Refusals, *, asked_model: str
 ) -> Sequence[BilledCall]:
     """The calls of an answer, from all that its usage told."""
-    calls = [_iteration(members(item)) for item in items(usage.fields.get("iterations"))]
+    told = usage.fields.get("iterations")
+    listed = told if isinstance(told, list) else ()
+    calls = [_iteration(each) for each in listed if isinstance(each, dict)]
     calls = [call for call in calls if call.metadata]
     sampled = [call for call in calls if call.metadata["iteration"] in _SAMPLED]
     if not sampled:
@@ -81,14 +78,16 @@ def billed_calls(
     return calls
 
 
-def _iteration(told: Object) -> BilledCall:
-    kind = text(told.get("type"))
-    counts = members(told.get("usage")) or told
+def _iteration(told: Mapping[str, Any]) -> BilledCall:
+    kind, counts, model = told.get("type"), told.get("usage"), told.get("model")
+    if not isinstance(counts, dict) or not counts:
+        counts = told
+    written = counts.get("cache_creation")
     return BilledCall(
-        {name: count(counts.get(name)) for name in COUNTS},
-        _lifetimes(members(counts.get("cache_creation"))),
-        {"iteration": kind} if kind else {},
-        text(told.get("model")),
+        {name: as_count(counts.get(name)) for name in COUNTS},
+        _lifetimes(written if isinstance(written, dict) else {}),
+        {"iteration": kind} if kind and isinstance(kind, str) else {},
+        model if isinstance(model, str) else None,
     )
 
 
@@ -130,19 +129,20 @@ def _add_what_belongs_to_all(
     """Put what is told once for the answer where it is counted once, or with every call."""
     if not any(any(call.extra.values()) for call in calls):
         last.extra = _lifetimes(usage.group("cache_creation"))
-    requests = {name: count(value) for name, value in usage.group("server_tool_use").items()}
+    requests = {name: as_count(told) for name, told in usage.group("server_tool_use").items()}
     last.extra = {"web_search_requests": 0, **requests, **last.extra}
     if thought := usage.count("output_tokens_details", "thinking_tokens"):
         last.extra["output_thinking"] = thought
     for name in ("service_tier", "speed", "inference_geo"):
-        if value := text(usage.fields.get(name)):
+        value = usage.fields.get(name)
+        if value and isinstance(value, str):
             for call in calls:
                 call.metadata[name] = value
 
 
-def _lifetimes(written: Object) -> dict[str, int]:
+def _lifetimes(written: Mapping[str, Any]) -> dict[str, int]:
     """Tokens written to a cache, by how long that keeps them."""
     return {
-        "cache_ephemeral_1h_input": count(written.get("ephemeral_1h_input_tokens")),
-        "cache_ephemeral_5m_input": count(written.get("ephemeral_5m_input_tokens")),
+        "cache_ephemeral_1h_input": as_count(written.get("ephemeral_1h_input_tokens")),
+        "cache_ephemeral_5m_input": as_count(written.get("ephemeral_5m_input_tokens")),
     }

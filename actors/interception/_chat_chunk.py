@@ -20,6 +20,7 @@ from aigateway.actors.codec.reading import (
     items,
     members,
     text,
+    values,
 )
 
 __all__ = [
@@ -103,7 +104,7 @@ class Choice(Struct):
     delta: Said | None = None
     message: Said | None = None
     finish_reason: str | None = None
-    usage: dict[str, Raw] | None = None
+    usage: dict[str, Any] | None = None
     error: Any = None
 
     @property
@@ -120,10 +121,10 @@ class Chunk(Struct):
     model: str | None = None
     service_tier: str | None = None
     choices: list[Choice] | None = None
-    usage: dict[str, Raw] | None = None
+    usage: dict[str, Any] | None = None
     error: Any = None
     x_groq: dict[str, Raw] | None = None
-    metrics: dict[str, Raw] | None = msgspec.field(
+    metrics: dict[str, Any] | None = msgspec.field(
         default=None, name="amazon-bedrock-invocationMetrics"
     )
 
@@ -147,10 +148,10 @@ def read_chunk(data: Buffer) -> Chunk | None:
         choices=[_choice(each) for each in items(fields["choices"])]
         if not is_null(fields.get("choices"))
         else None,
-        usage=_object(fields.get("usage")),
+        usage=values(fields.get("usage")) or None,
         error=_anything(fields.get("error")),
         x_groq=_object(fields.get("x_groq")),
-        metrics=_object(fields.get("amazon-bedrock-invocationMetrics")),
+        metrics=values(fields.get("amazon-bedrock-invocationMetrics")) or None,
     )
 
 
@@ -173,7 +174,7 @@ def _choice(raw: Raw) -> Choice:
         delta=_said(fields.get("delta")),
         message=_said(fields.get("message")),
         finish_reason=text(fields.get("finish_reason")),
-        usage=_object(fields.get("usage")),
+        usage=values(fields.get("usage")) or None,
         error=_anything(fields.get("error")),
     )
 

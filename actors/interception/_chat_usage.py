@@ -7,50 +7,55 @@ count something beside instead of within; then only ``total_tokens`` shows it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from attrs import define, field
 
-from aigateway.actors.codec.reading import Object, count, members, number
+from aigateway.actors.codec.reading import as_count, as_number, values
 from aigateway.actors.interception._chat_chunk import Chunk
 from aigateway.actors.interception.usage import RunningUsage
 
 __all__ = ["ChatUsage", "Tokens"]
 
-# OpenAI, OpenRouter, xAI, Mistral; DeepSeek; Kimi; LiteLLM and others who pass Anthropic's on.
-_READ = (
-    ("prompt_tokens_details", "cached_tokens"),
-    ("prompt_cache_hit_tokens",),
-    ("cached_tokens",),
-    ("cache_read_input_tokens",),
-)
-# OpenRouter and OpenAI; Alibaba; LiteLLM.
-_WRITTEN = (
-    ("prompt_tokens_details", "cache_write_tokens"),
-    ("prompt_tokens_details", "cache_creation_input_tokens"),
-    ("prompt_tokens_details", "cache_creation_tokens"),
-    ("cache_creation_input_tokens",),
-)
-# OpenAI; SGLang and Perplexity.
-_REASONING = (("completion_tokens_details", "reasoning_tokens"), ("reasoning_tokens",))
-# OpenRouter; Perplexity.
-_SEARCHES = (
-    ("server_tool_use", "web_search_requests"),
-    ("server_tool_use_details", "web_search_requests"),
-    ("num_search_queries",),
-)
-_ALWAYS = {
-    "prompt_audio": ("prompt_tokens_details", "audio_tokens"),
-    "completion_accepted_prediction": ("completion_tokens_details", "accepted_prediction_tokens"),
-    "completion_rejected_prediction": ("completion_tokens_details", "rejected_prediction_tokens"),
-    "completion_audio": ("completion_tokens_details", "audio_tokens"),
+# PERF: what is told is looked up here, and not each of these names in what is told: a usage has
+# a few fields of them.  Where several say the same the largest counts, since vendors write zeros
+# under the others' names.
+_MEANT: Mapping[str, str] = {
+    "prompt_cache_hit_tokens": "read",  # DeepSeek
+    "cached_tokens": "read",  # Kimi
+    "cache_read_input_tokens": "read",  # LiteLLM and others who pass Anthropic's on
+    "cache_creation_input_tokens": "written",
+    "reasoning_tokens": "reasoning",  # SGLang, Perplexity
+    "num_search_queries": "searches",  # Perplexity
+    "num_sources_used": "sources_used",  # xAI: sources of a live search
 }
-_WHERE_THERE = {
-    "prompt_image": ("prompt_tokens_details", "image_tokens"),
-    "completion_image": ("completion_tokens_details", "image_tokens"),
-    # xAI: sources of a live search.
-    "sources_used": ("num_sources_used",),
+_MEANT_INSIDE: Mapping[str, Mapping[str, str]] = {
+    "prompt_tokens_details": {
+        "cached_tokens": "read",  # OpenAI, OpenRouter, xAI, Mistral
+        "cache_write_tokens": "written",  # OpenAI, OpenRouter
+        "cache_creation_input_tokens": "written",  # Alibaba
+        "cache_creation_tokens": "written",  # LiteLLM
+        "audio_tokens": "prompt_audio",
+        "image_tokens": "prompt_image",
+    },
+    "completion_tokens_details": {
+        "reasoning_tokens": "reasoning",
+        "accepted_prediction_tokens": "completion_accepted_prediction",
+        "rejected_prediction_tokens": "completion_rejected_prediction",
+        "audio_tokens": "completion_audio",
+        "image_tokens": "completion_image",
+    },
+    "server_tool_use": {"web_search_requests": "searches"},  # OpenRouter
+    "server_tool_use_details": {"web_search_requests": "searches"},
 }
+_ALWAYS = (
+    "prompt_audio",
+    "completion_accepted_prediction",
+    "completion_rejected_prediction",
+    "completion_audio",
+)
+_WHERE_THERE = ("prompt_image", "completion_image", "sources_used")
 # What a vendor says that it charges: OpenRouter in credits, xAI in its own unit.
 _COSTS = ("cost", "cost_in_usd_ticks")
 # xAI: how often each tool was run on its side.
@@ -78,7 +83,7 @@ class ChatUsage:
         self._choices = choices
         self._whole = RunningUsage()
         self._of_choice: dict[int, RunningUsage] = {}
-        self._metrics: Object = {}
+        self._metrics: Mapping[str, Any] = {}
 
     def take(self, chunk: Chunk) -> bool:
         """Take note of what a chunk tells, and say whether it tells anything."""
@@ -87,7 +92,7 @@ class ChatUsage:
             if choice.usage:  # Kimi
                 found = True
                 self._running(choice.index).take(choice.usage)
-        if chunk.x_groq and (usage := members(chunk.x_groq.get("usage"))):
+        if chunk.x_groq and (usage := values(chunk.x_groq.get("usage"))):
             found = True
             self._whole.take(usage)
         if chunk.usage:
@@ -113,55 +118,69 @@ class ChatUsage:
 
 
 def _tokens(usage: RunningUsage) -> Tokens:
+    told = _told(usage)
     prompt = usage.count("prompt_tokens") or usage.count("input_tokens")
     completion = usage.count("completion_tokens") or usage.count("output_tokens")
-    read, written = _most(usage, _READ), _most(usage, _WRITTEN)
-    cached = (read, written, read + written)
-    reasoning = _most(usage, _REASONING)
+    read, written = told.get("read", 0), told.get("written", 0)
+    reasoning = told.get("reasoning", 0)
     # Reasoning that comes on top: xAI tells how much; Gemini's compatible API only the total.
     beside = usage.count("total_tokens") - prompt - completion
-    if 0 < reasoning <= beside:
-        completion += reasoning
-        beside -= reasoning
-    elif prompt and beside > 0 and not _told(usage, _REASONING) and beside not in cached:
-        completion += beside
-        reasoning = beside
     fresh = prompt - read - written
-    if beside > 0 and beside in cached:
-        # Here the prompt's tokens do not hold those of the cache.
-        fresh += beside
-    extra = {name: usage.count(*path) for name, path in _ALWAYS.items()}
+    if beside > 0:
+        cached = (read, written, read + written)
+        if 0 < reasoning <= beside:
+            completion += reasoning
+            beside -= reasoning
+        elif prompt and "reasoning" not in told and beside not in cached:
+            completion += beside
+            reasoning = beside
+        if beside > 0 and beside in cached:
+            # Here the prompt's tokens do not hold those of the cache.
+            fresh += beside
+    extra = {name: told.get(name, 0) for name in _ALWAYS}
     extra["completion_reasoning"] = reasoning
-    extra |= {name: n for name, path in _WHERE_THERE.items() if (n := usage.count(*path))}
-    if searches := _most(usage, _SEARCHES):
+    for name in _WHERE_THERE:
+        if n := told.get(name, 0):
+            extra[name] = n
+    if searches := told.get("searches", 0):
         extra["web_search_requests"] = searches
-    metadata: dict[str, Any] = {}
-    for name in _COSTS:
-        cost = number(usage.fields.get(name))
-        if cost is not None:
-            metadata[name] = cost
-    for name in _SERVER_TOOLS:
-        runs = {tool: n for tool, raw in usage.group(name).items() if (n := count(raw))}
-        if runs:
-            metadata["server_side_tool_usage"] = runs
     counts = {
         "input_tokens": max(fresh, 0),
         "output_tokens": completion,
         "cache_read_input_tokens": read,
         "cache_write_input_tokens": written,
     }
-    return Tokens(counts, extra, metadata)
+    return Tokens(counts, extra, _metadata(usage))
 
 
-def _most(usage: RunningUsage, paths: tuple[tuple[str, ...], ...]) -> int:
-    """What the same thing is called by several names: vendors write zeros under the others."""
-    return max(usage.count(*path) for path in paths)
+def _told(usage: RunningUsage) -> dict[str, int]:
+    """The numbers that are told, by what they mean."""
+    found: dict[str, int] = {}
+    _add(found, usage.fields, _MEANT)
+    for name, group in usage.groups.items():
+        if (meant := _MEANT_INSIDE.get(name)) is not None:
+            _add(found, group, meant)
+    return found
 
 
-def _told(usage: RunningUsage, paths: tuple[tuple[str, ...], ...]) -> bool:
-    return any(
-        path[-1] in (usage.fields if len(path) == 1 else usage.group(path[0])) for path in paths
-    )
+def _add(found: dict[str, int], fields: Mapping[str, Any], meant: Mapping[str, str]) -> None:
+    for name, value in fields.items():
+        if (meaning := meant.get(name)) is not None:
+            n = as_count(value)
+            if n > found.get(meaning, -1):
+                found[meaning] = n
+
+
+def _metadata(usage: RunningUsage) -> dict[str, Any]:
+    metadata: dict[str, Any] = {}
+    for name in _COSTS:
+        if name in usage.fields and (cost := as_number(usage.fields[name])) is not None:
+            metadata[name] = cost
+    for name in _SERVER_TOOLS:
+        runs = {tool: n for tool, told in usage.group(name).items() if (n := as_count(told))}
+        if runs:
+            metadata["server_side_tool_usage"] = runs
+    return metadata
 
 
 def _joined(each: list[Tokens]) -> Tokens:
@@ -175,14 +194,14 @@ def _joined(each: list[Tokens]) -> Tokens:
     return first
 
 
-def _of_metrics(metrics: Object) -> Tokens:
+def _of_metrics(metrics: Mapping[str, Any]) -> Tokens:
     """Where Bedrock's metrics are all there is; cached tokens are not among the input there."""
     return Tokens(
         {
-            "input_tokens": count(metrics.get("inputTokenCount")),
-            "output_tokens": count(metrics.get("outputTokenCount")),
-            "cache_read_input_tokens": count(metrics.get("cacheReadInputTokenCount")),
-            "cache_write_input_tokens": count(metrics.get("cacheWriteInputTokenCount")),
+            "input_tokens": as_count(metrics.get("inputTokenCount")),
+            "output_tokens": as_count(metrics.get("outputTokenCount")),
+            "cache_read_input_tokens": as_count(metrics.get("cacheReadInputTokenCount")),
+            "cache_write_input_tokens": as_count(metrics.get("cacheWriteInputTokenCount")),
         },
         {**dict.fromkeys(_ALWAYS, 0), "completion_reasoning": 0},
     )

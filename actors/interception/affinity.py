@@ -9,13 +9,15 @@ no other provider.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection
 from hashlib import blake2b
+from typing import TypeAlias
 
 from attrs import frozen
+from msgspec import Raw
 
 from aigateway.actors.codec.reading import Buffer, members, text
-from aigateway.actors.interception.routes import MESSAGES, RESPONSES, Api
+from aigateway.actors.interception.prompts import Conversation
 
 __all__ = [
     "NO_AFFINITY",
@@ -24,7 +26,9 @@ __all__ = [
     "Opening",
     "affinity_of",
     "affinity_of_passed",
-    "opening_of",
+    "opening_of_completion",
+    "opening_of_messages",
+    "opening_of_response",
 ]
 
 _SIZE = 16
@@ -42,6 +46,10 @@ class Opening:
     """It names something that one account alone knows."""
     stays: bool = False
     """Later requests of its conversation may."""
+    names_stored: bool = False
+    """It may name responses or conversations that are stored (:mod:`.stored_ids`)."""
+    stored: bool = False
+    """What it is answered may be stored under an id."""
 
 
 NO_OPENING = Opening()
@@ -64,43 +72,59 @@ NO_AFFINITY = Affinity()
 _STORED = ("/responses/", "/conversations")
 """Passed routes below which an account keeps what users have stored."""
 
-# PERF: finding a name costs little even in a body of many megabytes; the pattern is tried only
-# where one was found.  Inside a string quotes are escaped, so a name that stands between bare
-# quotes in front of a colon is a member's.
-_BINDING: Mapping[str, Sequence[tuple[bytes, re.Pattern[bytes]]]] = {
-    MESSAGES: tuple(
-        (name, re.compile(rb"\s*:\s*" + value))
-        for name, value in (
-            (b'"file_id"', rb'"'),
-            (b'"container"', rb'(?:"|\{[^{}]*"id"\s*:\s*")'),
-        )
-    ),
-    RESPONSES: tuple(
-        (name, re.compile(rb"\s*:\s*" + value))
-        for name, value in (
-            (b'"previous_response_id"', rb'"'),
-            (b'"conversation"', rb'["{]'),
-            (b'"encrypted_content"', rb'"'),
-            (b'"file_id"', rb'"'),
-            (b'"file_ids"', rb'\[\s*"'),
-            (b'"vector_store_ids"', rb'\[\s*"'),
-            (b'"container"', rb'"'),
-            (b'"container_id"', rb'"'),
-        )
-    ),
-}
+# PERF: finding a name costs as much as reading the whole body, so what stands in known places is
+# looked at there, and names that may stand anywhere are found only in bodies that may have them.
+# The pattern is tried where a name was found.  Inside a string quotes are escaped, so a name that
+# stands between bare quotes in front of a colon is a member's.
+_Sought: TypeAlias = tuple[bytes, re.Pattern[bytes]]
 
 
-def opening_of(api: Api, entries: Sequence[Buffer], readable: bytes) -> Opening:
-    """What the body ``readable`` says; ``entries`` are the messages of its conversation.
+def _sought(name: bytes, value: bytes) -> _Sought:
+    return name, re.compile(rb"\s*:\s*" + value)
 
-    A request to the Responses API goes on from one before without repeating it, so there a
+
+_FILE = (_sought(b'"file_id"', b'"'),)
+_IN_ITEMS = (
+    _sought(b'"encrypted_content"', b'"'),
+    *_FILE,
+    _sought(b'"container_id"', b'"'),
+)
+_IN_TOOLS = (
+    _sought(b'"file_ids"', rb'\[\s*"'),
+    _sought(b'"vector_store_ids"', rb'\[\s*"'),
+    _sought(b'"container"', b'"'),
+)
+_PLAIN_TOOLS = frozenset({"function", "custom", "web_search"})
+"""Types of tools that name nothing of an account."""
+
+
+def opening_of_messages(messages: Conversation, container: Raw, readable: bytes) -> Opening:
+    """What a request to the Messages API says; ``container`` is that member of it."""
+    named = text(container) is not None or text(members(container).get("id")) is not None
+    return Opening(_digest(_first_said(messages)), named or _has_any(readable, _FILE))
+
+
+def opening_of_completion(messages: Conversation) -> Opening:
+    """What a request for a completion says: it names nothing that is stored."""
+    return Opening(_digest(_first_said(messages)))
+
+
+def opening_of_response(
+    readable: bytes,
+    tools: Collection[str],
+    *,
+    goes_on: bool,
+    names_stored: bool,
+    stored: bool,
+) -> Opening:
+    """What a request to the Responses API says; ``tools`` are the types of those it has.
+
+    It ``goes_on`` from a response or conversation before, without repeating that, so there a
     conversation cannot be told by its beginning.
     """
-    bound = _is_bound(api, readable)
-    if api == RESPONSES:
-        return Opening(b"", bound, stays=True)
-    return Opening(_digest(_first_said(entries)), bound)
+    sought = _IN_ITEMS if _PLAIN_TOOLS.issuperset(tools) else (*_IN_ITEMS, *_IN_TOOLS)
+    bound = goes_on or _has_any(readable, sought)
+    return Opening(b"", bound, stays=True, names_stored=names_stored, stored=stored)
 
 
 def affinity_of(session_id: str | None, user_id: str, opening: Opening) -> Affinity:
@@ -129,26 +153,23 @@ def _session(session_id: str | None, user_id: str, first: bytes) -> str:
     return blake2b(whole, digest_size=_SIZE).hexdigest()
 
 
-def _first_said(entries: Sequence[Buffer]) -> Buffer:
+def _first_said(messages: Conversation) -> Buffer:
     """The first message of the user, as it is written; the first of all if there is none."""
-    for entry in entries:
-        if text(members(entry).get("role")) == "user":
-            return entry
-    return entries[0] if entries else b""
+    for place, raw in enumerate(messages.raw):
+        if text(messages[place].get("role")) == "user":
+            return raw
+    return messages.raw[0] if messages.raw else b""
 
 
 def _digest(data: Buffer) -> bytes:
     return blake2b(memoryview(data), digest_size=_SIZE).digest()
 
 
-def _is_bound(api: Api, readable: bytes) -> bool:
-    return any(_has_member(readable, name, value) for name, value in _BINDING.get(api, ()))
-
-
-def _has_member(readable: bytes, name: bytes, value: re.Pattern[bytes]) -> bool:
-    at = readable.find(name)
-    while at >= 0:
-        if value.match(readable, at + len(name)):
-            return True
-        at = readable.find(name, at + len(name))
+def _has_any(readable: bytes, sought: tuple[_Sought, ...]) -> bool:
+    for name, value in sought:
+        at = readable.find(name)
+        while at >= 0:
+            if value.match(readable, at + len(name)):
+                return True
+            at = readable.find(name, at + len(name))
     return False

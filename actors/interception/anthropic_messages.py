@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import msgspec
 from attrs import define, field
+from msgspec import Raw, Struct
 
 from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.codec.reading import (
@@ -19,8 +20,10 @@ from aigateway.actors.codec.reading import (
     items,
     json_text,
     members,
+    read_once,
     source,
     text,
+    values,
 )
 from aigateway.actors.codec.sse import parse_event
 from aigateway.actors.interception._billed_calls import (
@@ -32,9 +35,9 @@ from aigateway.actors.interception._billed_calls import (
 from aigateway.actors.interception._recording import NOTHING, TRUNCATED, Request
 from aigateway.actors.interception._states import End, Mode
 from aigateway.actors.interception._text import Text
-from aigateway.actors.interception.affinity import opening_of
+from aigateway.actors.interception.affinity import opening_of_messages
 from aigateway.actors.interception.outcomes import error_outcome
-from aigateway.actors.interception.prompts import Said, kind_of, last_said
+from aigateway.actors.interception.prompts import Conversation, Said, kind_of, last_said
 from aigateway.actors.interception.relay import BARE, Relay
 from aigateway.actors.interception.routes import MESSAGES, Api
 from aigateway.actors.interception.usage import RunningUsage
@@ -42,24 +45,48 @@ from aigateway.actors.interception.usage import RunningUsage
 __all__ = ["MessagesInterception", "read_messages_request"]
 
 
-def read_messages_request(id: str, readable: bytes, body: bytes, headers: Headers = ()) -> Request:
-    """Read a request; ``readable`` is ``body`` without its content coding."""
+_NULL = Raw(b"null")
+
+
+class _Body(Struct):
+    """What is wanted of a request's body."""
+
+    model: str = ""
+    messages: list[Raw] = []
+    system: Raw = _NULL
+    stream: bool | None = None
+    container: Raw = _NULL
+
+
+_body = msgspec.json.Decoder(_Body)
+
+
+def _by_members(readable: bytes) -> _Body:
     fields = members(readable)
-    messages = items(fields.get("messages"))
+    return _Body(
+        model=text(fields.get("model")) or "",
+        messages=items(fields.get("messages")),
+        system=fields.get("system", _NULL),
+        stream=boolean(fields.get("stream")),
+        container=fields.get("container", _NULL),
+    )
+
+
+def read_messages_request(id: str, readable: bytes, body: bytes, headers: Headers = ()) -> Request:
+    """Read a request; ``readable`` is ``body`` without its content coding.  Raises NotJson."""
+    fields = read_once(readable, _body.decode, _by_members)
+    messages = Conversation(fields.messages)
     last, texts = last_said(messages, _said)
     prompt = texts[-1] if texts else None
-    kind = None
-    if prompt is not None:
-        kind = kind_of(headers, _joined(fields.get("system")), prompt)
     return Request(
         id=id,
         body=body,
-        model=text(fields.get("model")) or "",
-        streaming=boolean(fields.get("stream")),
+        model=fields.model,
+        streaming=fields.stream is True,
         prompt=prompt,
-        prompt_kind=kind,
+        prompt_kind=None if prompt is None else kind_of(headers, _joined(fields.system), prompt),
         correlating_tool_call_id=_answered_call(last),
-        opening=opening_of(MESSAGES, messages, readable),
+        opening=opening_of_messages(messages, fields.container, readable),
     )
 
 
@@ -233,7 +260,7 @@ class MessagesInterception(Relay):
         self._refusals.handed_over[declined] = category
 
     def _take_usage(self, usage: Buffer | None, now: float) -> None:
-        told = members(usage)
+        told = values(usage)
         if told:
             if self._usage or "input_tokens" in told:
                 # Else the beginning of the message is still unknown.

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar, Self
 
 import msgspec
 from attrs import define, field
+from msgspec import Raw, Struct
 
 from aigateway.actors.codec.decoding import encode
 from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.codec.reading import (
     Buffer,
     Object,
+    as_count,
     boolean,
     count,
     is_json,
     items,
     json_text,
     members,
+    read_once,
     source,
     text,
 )
-from aigateway.actors.codec.splice import set_member
+from aigateway.actors.codec.splice import add_member, set_member
 from aigateway.actors.codec.sse import parse_event
 from aigateway.actors.interception._chat_calls import OpenCall
 from aigateway.actors.interception._chat_chunk import (
@@ -40,10 +42,11 @@ from aigateway.actors.interception._pattern import Pattern
 from aigateway.actors.interception._recording import NOTHING, TRUNCATED, Request
 from aigateway.actors.interception._states import End, Mode
 from aigateway.actors.interception._text import Text
-from aigateway.actors.interception.affinity import opening_of
+from aigateway.actors.interception.affinity import opening_of_completion
 from aigateway.actors.interception.outcomes import error_outcome
 from aigateway.actors.interception.prompts import (
     INSTRUCTING_ROLES,
+    Conversation,
     Said,
     kind_of,
     last_said,
@@ -53,7 +56,32 @@ from aigateway.actors.interception.routes import CHAT_COMPLETIONS, Api
 
 __all__ = ["ChatInterception", "read_chat_request"]
 
+_NOT_GIVEN = Raw(b"")
 _USAGE_WANTED = b'{"include_usage":true}'
+
+
+class _Body(Struct):
+    """What is wanted of a request's body."""
+
+    model: str = ""
+    messages: list[Raw] = []
+    stream: bool | None = None
+    stream_options: Raw = _NOT_GIVEN
+    n: int | None = None
+
+
+_body = msgspec.json.Decoder(_Body)
+
+
+def _by_members(readable: bytes) -> _Body:
+    fields = members(readable)
+    return _Body(
+        model=text(fields.get("model")) or "",
+        messages=items(fields.get("messages")),
+        stream=boolean(fields.get("stream"), loose=True),
+        stream_options=fields.get("stream_options", _NOT_GIVEN),
+        n=count(fields.get("n")),
+    )
 
 
 def read_chat_request(
@@ -69,40 +97,42 @@ def read_chat_request(
 
     A stream is made to tell its usage, unless ``ask_usage`` is false: some providers refuse
     requests that ask for it.  Also tells whether usage had to be asked for on behalf of the
-    client, and how many choices were ordered.
+    client, and how many choices were ordered.  Raises NotJson.
     """
-    fields = members(readable)
-    messages = items(fields.get("messages"))
+    fields = read_once(readable, _body.decode, _by_members)
+    messages = Conversation(fields.messages)
     last, texts = last_said(messages, _said)
     prompt = texts[-1] if texts else None
-    streaming = boolean(fields.get("stream"), loose=True)
+    streaming = fields.stream is True
     asked = None
     if streaming and ask_usage:
-        asked = _with_usage(readable, fields)
+        asked = _with_usage(readable, fields.stream_options)
     request = Request(
         id=id,
         body=body if asked is None else encode(asked, content_encoding),
-        model=text(fields.get("model")) or "",
+        model=fields.model,
         streaming=streaming,
         prompt=prompt,
         prompt_kind=None if prompt is None else kind_of(headers, _system(messages), prompt),
         correlating_tool_call_id=_answered_call(last),
-        opening=opening_of(CHAT_COMPLETIONS, messages, readable),
+        opening=opening_of_completion(messages),
     )
-    return request, asked is not None, max(count(fields.get("n")), 1)
+    return request, asked is not None, max(as_count(fields.n), 1)
 
 
-def _with_usage(body: bytes, fields: Object) -> bytes | None:
+def _with_usage(body: bytes, given: Raw) -> bytes | None:
     """Make the body ask for usage; ``None`` when it does, or cannot be made to.
 
     Options of a wrong type are left for the provider to complain about.
     """
-    options = source(fields.get("stream_options"))
-    if options == "null":
+    options = bytes(given)
+    if not options:
+        return add_member(body, _USAGE_WANTED, "stream_options")
+    if options == b"null":
         return set_member(body, _USAGE_WANTED, "stream_options")
-    if not options.startswith("{"):
+    if not options.startswith(b"{"):
         return None
-    wanted = members(fields["stream_options"]).get("include_usage")
+    wanted = members(options).get("include_usage")
     if source(wanted) not in {"false", "null"}:
         return None
     return set_member(body, b"true", "stream_options", "include_usage")
@@ -128,11 +158,11 @@ def _texts(content: Buffer | None) -> list[str]:
     ]
 
 
-def _system(messages: Sequence[Buffer]) -> str:
+def _system(messages: Conversation) -> str:
     """What the conversation begins with, before anybody speaks."""
     said: list[str] = []
-    for each in messages:
-        message = members(each)
+    for place in range(len(messages)):
+        message = messages[place]
         if text(message.get("role")) not in INSTRUCTING_ROLES:
             break
         said += _texts(message.get("content"))

@@ -9,7 +9,7 @@ from aigateway.actors.codec.decoding import (
     decode,
 )
 from aigateway.actors.codec.header_list import Headers
-from aigateway.actors.codec.reading import is_json
+from aigateway.actors.codec.reading import NotJson
 from aigateway.actors.interception.anthropic_messages import (
     MessagesInterception,
     read_messages_request,
@@ -52,10 +52,22 @@ def open_interception(
     more than it is (413).
     """
     readable = decoded(api, body, content_encoding)
-    if not readable.strip():
-        raise _invalid(api, "request body is empty")
-    if not is_json(readable):
-        raise _invalid(api, "request body is not valid JSON")
+    try:
+        return _opened(api, id, readable, body, content_encoding, headers, ask_usage)
+    except NotJson as ex:
+        wrong = "not valid JSON" if readable.strip() else "empty"
+        raise _invalid(api, f"request body is {wrong}") from ex
+
+
+def _opened(
+    api: str,
+    id: str,
+    readable: bytes,
+    body: bytes,
+    content_encoding: str,
+    headers: Headers,
+    ask_usage: bool,
+) -> Relay:
     if api == MESSAGES:
         return MessagesInterception(read_messages_request(id, readable, body, headers))
     if api == CHAT_COMPLETIONS:

@@ -23,10 +23,10 @@ from typing import Literal, TypeAlias
 
 from attrs import frozen
 
-from aigateway.actors.codec.header_list import Headers, first_of
+from aigateway.actors.codec.header_list import Headers, first_of, has_any
 from aigateway.actors.codec.reading import Buffer, Object, members
 
-__all__ = ["PromptKind", "Said", "is_wrapper", "kind_of", "last_said", "typed"]
+__all__ = ["Conversation", "PromptKind", "Said", "is_wrapper", "kind_of", "last_said", "typed"]
 
 PromptKind: TypeAlias = Literal["user", "agent", "title", "summary", "compaction", "client"]
 """Who spoke: a person; the client on behalf of a subagent; or the client for its own ends:
@@ -117,17 +117,36 @@ def typed(texts: Iterable[str]) -> list[str]:
     return [each for each in texts if each.strip() and not is_wrapper(each)]
 
 
-def last_said(
-    messages: Sequence[Buffer], read: Callable[[Object], Said]
-) -> tuple[Object, list[str]]:
+class Conversation:
+    """The messages of a request, each split into its members once at most."""
+
+    __slots__ = ("_read", "raw")
+
+    def __init__(self, raw: Sequence[Buffer]) -> None:
+        self.raw = raw
+        """The messages as they are written."""
+        self._read: dict[int, Object] = {}
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __getitem__(self, place: int) -> Object:
+        """The members of a message."""
+        read = self._read.get(place)
+        if read is None:
+            read = self._read[place] = members(self.raw[place])
+        return read
+
+
+def last_said(messages: Conversation, read: Callable[[Object], Said]) -> tuple[Object, list[str]]:
     """The message that a conversation ends with, trailing instructions aside.
 
     Returns it with the texts in it that somebody typed, which are none unless it is a user's;
     an empty object when nothing but instructions and wrappers are left.  Messages are read
     from the end on and no further than needed: a conversation may be long.
     """
-    for each in reversed(messages):
-        message = members(each)
+    for place in range(len(messages) - 1, -1, -1):
+        message = messages[place]
         said = read(message)
         if said.role in INSTRUCTING_ROLES:
             continue
@@ -226,6 +245,11 @@ _CODEX = (
 _SIGNS: tuple[_Sign, ...] = (*_CLAUDE_CODE, *_CODEX)
 """The first that fits counts."""
 
+# PERF: nearly no request has a sign, so all of one sort are looked for together.
+_SIGN_HEADERS = frozenset(each.header for each in _SIGNS if each.header and not each.bare)
+_SIGN_PROMPTS = tuple(text for each in _SIGNS for text in (*each.prompt, *each.bare))
+_SIGN_SYSTEMS = tuple(text for each in _SIGNS for text in each.system)
+
 _KNOWN = ("claude-cli/", "codex")
 """Beginnings of the ``User-Agent`` of programs whose own requests have a sign here: one of
 theirs without any is a person's."""
@@ -236,6 +260,12 @@ def kind_of(headers: Headers, system: str, prompt: str) -> PromptKind | None:
 
     ``system`` is the request's system prompt, or its instructions.
     """
+    if not (
+        prompt.startswith(_SIGN_PROMPTS)
+        or has_any(headers, _SIGN_HEADERS)
+        or any(text in system for text in _SIGN_SYSTEMS)
+    ):
+        return _person_of(headers)
     for sign in _SIGNS:
         if sign.header:
             value = first_of(headers, sign.header)
@@ -250,5 +280,9 @@ def kind_of(headers: Headers, system: str, prompt: str) -> PromptKind | None:
         if sign.bare and (system or prompt not in sign.bare):
             continue
         return sign.kind
+    return _person_of(headers)
+
+
+def _person_of(headers: Headers) -> PromptKind | None:
     known = first_of(headers, "user-agent").lower().startswith(_KNOWN)
     return "user" if known else None

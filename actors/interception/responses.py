@@ -13,21 +13,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import msgspec
+from msgspec import Raw, Struct
 
 from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.codec.reading import (
     Buffer,
     Object,
+    as_count,
     boolean,
     count,
     is_null,
     items,
     members,
+    read_once,
     source,
     text,
+    values,
 )
 from aigateway.actors.codec.sse import parse_event
 from aigateway.actors.interception._recording import NOTHING, TRUNCATED, Request
@@ -40,11 +44,12 @@ from aigateway.actors.interception._response_items import (
     thoughts_of,
 )
 from aigateway.actors.interception._states import End
-from aigateway.actors.interception.affinity import opening_of
+from aigateway.actors.interception.affinity import opening_of_response
 from aigateway.actors.interception.outcomes import error_outcome
-from aigateway.actors.interception.prompts import Said, kind_of, last_said, typed
+from aigateway.actors.interception.prompts import Conversation, Said, kind_of, last_said, typed
 from aigateway.actors.interception.relay import BARE, Relay
 from aigateway.actors.interception.routes import COMPACTION, RESPONSES, Api
+from aigateway.actors.interception.stored_ids import is_stored, values_before
 from aigateway.actors.interception.usage import RunningUsage
 
 __all__ = [
@@ -65,49 +70,120 @@ _BACKGROUND = (
 # -- requests
 
 
+_NULL = Raw(b"null")
+
+
+class _Before:
+    """Names what a request goes on from."""
+
+
+class _Store:
+    """Says whether the answer is to be stored."""
+
+
+class _Tool(Struct):
+    type: str = ""
+
+
+class _Body(Struct):
+    """What is wanted of a request's body."""
+
+    model: str = ""
+    input: str | list[Raw] = ""
+    instructions: Raw = _NULL
+    stream: bool | None = None
+    background: bool | None = None
+    tools: list[_Tool] = []
+    previous_response_id: _Before | None = None
+    conversation: _Before | None = None
+    store: _Store = _Store()
+
+
+class _Read(NamedTuple):
+    body: _Body
+    goes_on: bool
+    names_stored: bool
+    stored: bool
+
+
+def _decode(readable: bytes) -> _Read:
+    # Of a name that is written twice a provider may take the first, so all values are looked at.
+    before: list[object] = []
+    store: list[object] = []
+
+    def keep(kind: type, value: object) -> object:
+        (before if kind is _Before else store).append(value)
+        return kind()
+
+    body = msgspec.json.decode(readable, type=_Body, dec_hook=keep)
+    goes_on = any(isinstance(each, str | dict) for each in before)
+    return _Read(body, goes_on, bool(before), any(each is not False for each in store or (None,)))
+
+
+def _by_members(readable: bytes) -> _Read:
+    fields = members(readable)
+    given = fields.get("input")
+    whole = text(given)
+    model = fields.get("model")
+    body = _Body(
+        model=text(model) or _number(model),
+        input=items(given) if whole is None else whole,
+        instructions=fields.get("instructions", _NULL),
+        stream=boolean(fields.get("stream"), loose=True),
+        background=boolean(fields.get("background"), loose=True),
+        tools=[_Tool(text(members(each).get("type")) or "") for each in items(fields.get("tools"))],
+    )
+    before = values_before(readable)
+    goes_on = any(each.startswith((b'"', b"{")) for each in before)
+    return _Read(body, goes_on, bool(before), is_stored(readable))
+
+
 def read_responses_request(id: str, readable: bytes, body: bytes, headers: Headers = ()) -> Request:
-    """Read a request; ``readable`` is ``body`` without its content coding."""
-    background = boolean(members(readable).get("background"), loose=True)
-    return _read_request(id, readable, body, headers, refusal=_BACKGROUND if background else None)
+    """Read a request; ``readable`` is ``body`` without its content coding.  Raises NotJson."""
+    return _read_request(id, readable, body, headers)
 
 
 def read_compaction_request(
     id: str, readable: bytes, body: bytes, headers: Headers = ()
 ) -> Request:
-    """Read a request to ``/responses/compact``: a conversation to be made shorter."""
+    """Read a request to ``/responses/compact``: a conversation to be made shorter.
+
+    Raises NotJson.
+    """
     return _read_request(id, readable, body, headers, kind="compaction")
 
 
 def _read_request(
-    id: str,
-    readable: bytes,
-    body: bytes,
-    headers: Headers,
-    *,
-    kind: str | None = None,
-    refusal: tuple[int, bytes] | None = None,
+    id: str, readable: bytes, body: bytes, headers: Headers, *, kind: str | None = None
 ) -> Request:
-    fields = members(readable)
-    given = fields.get("input")
-    entries = items(given)
-    last, texts = last_said(entries, _said)
-    whole = text(given)
-    if whole is not None:
-        texts = typed([whole])
+    read = read_once(readable, _decode, _by_members)
+    fields = read.body
+    given = fields.input
+    if isinstance(given, str):
+        last: Object = {}
+        texts = typed([given])
+    else:
+        last, texts = last_said(Conversation(given), _said)
     prompt = "\n".join(texts) if texts else None
+    said: str | None = kind
     if prompt is not None and kind is None:
-        kind = kind_of(headers, text(fields.get("instructions")) or "", prompt)
-    model = fields.get("model")
+        said = kind_of(headers, text(fields.instructions) or "", prompt)
     return Request(
         id=id,
         body=body,
-        model=text(model) or _number(model),
-        streaming=boolean(fields.get("stream"), loose=True),
+        model=fields.model,
+        streaming=fields.stream is True,
         prompt=prompt,
-        prompt_kind=kind,
+        prompt_kind=said,
         correlating_tool_call_id=_answered_call(last),
-        refusal=refusal,
-        opening=opening_of(RESPONSES, entries, readable),
+        refusal=_BACKGROUND if fields.background and kind is None else None,
+        opening=opening_of_response(
+            readable,
+            [each.type for each in fields.tools],
+            goes_on=read.goes_on,
+            names_stored=read.names_stored,
+            stored=read.stored,
+        ),
     )
 
 
@@ -299,7 +375,7 @@ class ResponsesInterception(Relay):
         for usage in (response.get("usage"), event.get("usage")):
             if not is_null(usage):
                 self._usage_unread = False
-                self._usage.take(members(usage))
+                self._usage.take(values(usage))
         self._note_answer(model=text(response.get("model")))
         if tier := text(response.get("service_tier")):
             self._end_metadata["service_tier"] = tier
@@ -378,10 +454,10 @@ class ResponsesInterception(Relay):
         if reasoning and total >= given + made + reasoning:
             # Some count reasoning beside the output: the total tells.
             made += reasoning
-        details = members(usage.group("input_tokens_details").get("cache_write_tokens_details"))
+        details = usage.group("input_tokens_details").get("cache_write_tokens_details")
         kept_for = {
-            f"cache_ephemeral_{name[4:-7]}_input": count(value)
-            for name, value in details.items()
+            f"cache_ephemeral_{name[4:-7]}_input": as_count(value)
+            for name, value in (details if isinstance(details, dict) else {}).items()
             if name.startswith("ttl_") and name.endswith("_tokens")
         }
         self._record_tokens(

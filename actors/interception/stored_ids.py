@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from aigateway.actors.codec.reading import members, text
 from aigateway.actors.codec.splice import object_members
 
-__all__ = ["created_id", "ids_in_body", "ids_in_path", "is_stored"]
+__all__ = ["created_id", "ids_in_body", "ids_in_path", "is_stored", "values_before"]
 
 _PATH = re.compile(r"(?:/v1)?/(?:responses|conversations)/([^/;]+)")
 
@@ -31,6 +31,13 @@ def ids_in_body(readable: bytes) -> tuple[str, ...]:
     for conversation in _values(readable, "conversation"):
         named += [text(conversation), *map(text, _values(conversation, "id"))]
     return tuple(id for id in named if id)
+
+
+def values_before(readable: bytes) -> list[bytes]:
+    """The values, as they are written, by which a request to the Responses API may say what it
+    goes on from; nulls say nothing."""
+    told = _values(readable, "previous_response_id") + _values(readable, "conversation")
+    return [each for each in told if each != b"null"]
 
 
 def is_stored(readable: bytes) -> bool:

@@ -8,46 +8,49 @@ when the answer ends or breaks, so that the records of an interception add up to
 
 from __future__ import annotations
 
-from aigateway.actors.codec.reading import Object, count, is_null, members
+from collections.abc import Mapping
+from typing import Any
+
+from aigateway.actors.codec.reading import as_count
 
 __all__ = ["RunningUsage"]
+
+_NONE: Mapping[str, Any] = {}
 
 
 class RunningUsage:
     """The usage object of one answer, put together from all that were reported."""
 
-    __slots__ = ("_groups", "_last", "fields")
+    __slots__ = ("fields", "groups")
 
     def __init__(self) -> None:
-        self.fields: Object = {}
+        self.fields: dict[str, Any] = {}
         """The last value of each field that is no object."""
-        self._groups: dict[str, Object] = {}
-        self._last: dict[str, bytes] = {}
+        self.groups: dict[str, dict[str, Any]] = {}
+        """The same of each field inside of an object, ``cache_creation`` for example."""
 
     def __bool__(self) -> bool:
         """Whether anything was reported."""
-        return bool(self.fields or self._groups)
+        return bool(self.fields or self.groups)
 
-    def take(self, usage: Object) -> None:
-        """Take note of a usage object, whole or in part."""
+    def take(self, usage: Mapping[str, Any]) -> None:
+        """Take note of a usage object, whole or in part, as :func:`~.codec.reading.values`
+        reads it."""
         for name, value in usage.items():
-            raw = bytes(value)
-            if raw == b"null":
+            if value is None:
                 continue
-            if not raw.startswith(b"{"):
+            if value.__class__ is not dict:
                 self.fields[name] = value
-            elif self._last.get(name) != raw:
-                # PERF: with every event comes a running total, and most objects in it stay.
-                self._last[name] = raw
-                group = self._groups.setdefault(name, {})
-                group.update({key: each for key, each in members(raw).items() if not is_null(each)})
+            elif (group := self.groups.get(name)) is None:
+                self.groups[name] = {key: each for key, each in value.items() if each is not None}
+            else:
+                group.update({key: each for key, each in value.items() if each is not None})
 
-    def group(self, name: str) -> Object:
-        """The last values of the fields inside of an object, ``cache_creation`` for example."""
-        return self._groups.get(name, {})
+    def group(self, name: str) -> Mapping[str, Any]:
+        """One of them, or nothing."""
+        return self.groups.get(name, _NONE)
 
-    def count(self, *path: str) -> int:
+    def count(self, name: str, inner: str = "") -> int:
         """A number of tokens by its field, or by its object's name and its field; 0 if unknown."""
-        if len(path) == 1:
-            return count(self.fields.get(path[0]))
-        return count(self.group(path[0]).get(path[1]))
+        value = self.groups.get(name, _NONE).get(inner) if inner else self.fields.get(name)
+        return 0 if value is None else as_count(value)

@@ -43,7 +43,6 @@ from aigateway.actors.interception.routes import (
 from aigateway.actors.interception.stored_ids import (
     ids_in_body,
     ids_in_path,
-    is_stored,
 )
 from aigateway.actors.providers.bedrock.answer import BedrockInterception
 from aigateway.actors.providers.bedrock.counting import COUNT_TOKENS, count_answer
@@ -289,13 +288,13 @@ class Pipeline:
         credential = self._credential(config, presented, route)
         observe = self._observer(call, caller)
         if self._stored is not None and route.api in _NAMES_IDS and credential.kind != BYOK:
-            readable = readable_body(inbound)
-            try:
-                self._stored.check(caller, route.api, ids_in_body(readable))
-            except Answer:
-                call.interception_id = ""
-                raise
-            if is_stored(readable):
+            if opened.opening.names_stored:
+                try:
+                    self._stored.check(caller, route.api, ids_in_body(readable_body(inbound)))
+                except Answer:
+                    call.interception_id = ""
+                    raise
+            if opened.opening.stored:
                 observe = self._stored.watching(caller, observe)
         recording = self._recording(call, interception, observe)
         if trace is not None:

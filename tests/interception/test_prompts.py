@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aigateway.actors.codec.reading import Object, members, text
-from aigateway.actors.interception.prompts import Said, is_wrapper, kind_of, last_said
+from aigateway.actors.interception.prompts import (
+    Conversation,
+    Said,
+    is_wrapper,
+    kind_of,
+    last_said,
+)
 
 REMINDER = "<system-reminder>\nBe brief.\n</system-reminder>"
 PLACE = "<environment_context>\n  <cwd>/src</cwd>\n</environment_context>"
@@ -60,12 +66,12 @@ def test_instructions_and_wrappers_behind_the_prompt_are_passed_over() -> None:
     messages = _messages(
         ("user", "fix it"), ("developer", "be kind"), ("user", REMINDER), ("system", "be brief")
     )
-    assert last_said(messages, _read) == (members(messages[0]), ["fix it"])
+    assert last_said(Conversation(messages), _read) == (members(messages[0]), ["fix it"])
 
 
 def test_an_answer_of_the_model_at_the_end_means_that_nobody_typed() -> None:
     messages = _messages(("user", "fix it"), ("assistant", "I did"), ("system", "be brief"))
-    assert last_said(messages, _read) == (members(messages[1]), [])
+    assert last_said(Conversation(messages), _read) == (members(messages[1]), [])
 
 
 def test_a_message_of_results_is_not_passed_over_for_an_older_prompt() -> None:
@@ -75,18 +81,21 @@ def test_a_message_of_results_is_not_passed_over_for_an_older_prompt() -> None:
         said = _read(message)
         return Said(said.role, said.texts, is_result=said.texts == [REMINDER])
 
-    found = last_said(messages, read)
+    found = last_said(Conversation(messages), read)
     assert found == (members(messages[1]), [])
 
 
 def test_a_blank_message_is_not_passed_over_for_an_older_prompt() -> None:
     messages = _messages(("user", "fix it"), ("user", " \n"), ("system", "be brief"))
-    assert last_said(messages, _read) == (members(messages[1]), [])
+    assert last_said(Conversation(messages), _read) == (members(messages[1]), [])
 
 
 def test_a_conversation_of_instructions_alone_has_no_prompt() -> None:
-    assert last_said(_messages(("system", "a"), ("developer", "b")), _read) == ({}, [])
-    assert last_said([], _read) == ({}, [])
+    assert last_said(Conversation(_messages(("system", "a"), ("developer", "b"))), _read) == (
+        {},
+        [],
+    )
+    assert last_said(Conversation([]), _read) == ({}, [])
 
 
 @given(st.text())

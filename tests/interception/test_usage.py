@@ -6,14 +6,14 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigateway.actors.codec.reading import members
+from aigateway.actors.codec.reading import values
 from aigateway.actors.interception.usage import RunningUsage
 
 
 def _after(*usages: dict[str, Any]) -> RunningUsage:
     running = RunningUsage()
     for usage in usages:
-        running.take(members(json.dumps(usage).encode()))
+        running.take(values(json.dumps(usage).encode()))
     return running
 
 
