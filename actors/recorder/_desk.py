@@ -1,9 +1,11 @@
-"""One spool on its way to the control plane: its delivery, its marks, and how its disk is."""
+"""One spool: its delivery to the control plane, how its disk is, whether it is full, and the long
+work on it."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
+from typing import Any
 
 import structlog
 
@@ -13,7 +15,7 @@ from aigateway.actors.control.messages import Stored
 from aigateway.actors.recorder.custody import Estate, Promise
 from aigateway.actors.recorder.delivery import Delivery, back_off
 from aigateway.actors.recorder.lanes import RETRY_CEILING, WINDOW
-from aigateway.actors.recorder.messages import Append
+from aigateway.actors.recorder.messages import Append, DiscardDeadLetters, Redeliver
 from aigateway.actors.recorder.parcels import Changes, Parcel
 from aigateway.actors.recorder.spool import (
     DiskState,
@@ -24,7 +26,9 @@ from aigateway.actors.recorder.spool import (
     replace_damaged,
 )
 
-__all__ = ["DISK_RETRY", "SLOW", "Desk"]
+__all__ = ["Chores", "DISK_RETRY", "Desk", "Gauge", "SLOW"]
+
+log = structlog.get_logger("ai-gateway.recorder")
 
 DISK_RETRY = 1.0
 """Seconds between attempts to write to a disk that refuses, or is slow."""
@@ -35,8 +39,6 @@ _ALL_DELIVERED = "all that was in it is delivered"
 """Why a file that is not damaged is replaced."""
 _STEP = 256
 """Parcels deleted in one transaction on a full disk, at first."""
-
-log = structlog.get_logger("ai-gateway.recorder")
 
 
 class Desk:
@@ -365,3 +367,77 @@ class Desk:
         self.delivery.replaced(now, crashed=crashed, fate=self.spool.marks.fate)
         if self._in_memory:
             self._settle_promises()
+
+
+CHECK_BYTES = 1 << 20
+"""Written bytes after which the size is looked at again."""
+ROOM_AGAIN = 0.9
+"""Part of the limit below which a full spool counts as having room again."""
+
+
+class Gauge:
+    """Watches the size of a spool; ``limit`` in bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._checked = -CHECK_BYTES
+        self.full = False
+
+    def check(self, spool: Spool, written: int) -> None:
+        """Look, if enough was ``written`` since the last time.  Raises SpoolError."""
+        if written - self._checked < min(CHECK_BYTES, self._limit // 10) and not self.full:
+            return
+        self._checked = written
+        size = spool.size()
+        if not self.full and size >= self._limit:
+            self.full = True
+            log.error(
+                "the record spool is full: new interceptions are refused",
+                records=spool.depth,
+                dead_letters=spool.dead_letters,
+                limit_bytes=self._limit,
+            )
+        elif self.full and size < self._limit * ROOM_AGAIN:
+            self.full = False
+            log.info("the record spool has room again", records=spool.depth)
+
+
+class Chores:
+    """Long work on a spool, done in small steps so that other messages come in between: sending
+    dead letters again, deleting them, giving space back to the file system."""
+
+    def __init__(self) -> None:
+        self._reviving = self._discarding = 0
+
+    def dead_letters(self, spool: Spool, message: Any) -> bool:
+        """Begin with what ``message`` wants of the present dead letters; False if it is not
+        about them."""
+        match message:
+            case Redeliver():
+                self._reviving = spool.last_dead_letter()
+                log.info("dead letters are sent again", records=spool.dead_letters)
+            case DiscardDeadLetters():
+                self._discarding = spool.last_dead_letter()
+                log.warning("dead letters are deleted", records=spool.dead_letters)
+            case _:
+                return False
+        return True
+
+    def step(self, spool: Spool, *, shrink: bool) -> tuple[list[Parcel], bool]:
+        """Do a bit of each; return what was added to the spool, and whether there is more to do
+        at once.  Raises SpoolError."""
+        parcels: list[Parcel] = []
+        more = False
+        if self._reviving:
+            parcels += spool.revive(self._reviving)
+            more = bool(parcels)
+            if not parcels:
+                self._reviving = 0
+        if self._discarding:
+            if spool.discard_dead_letters(self._discarding):
+                more = True
+            else:
+                self._discarding = 0
+        if shrink:
+            more = spool.shrink() or more
+        return parcels, more

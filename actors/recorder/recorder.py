@@ -26,10 +26,7 @@ from aigateway.actors.actor.base import ActorDied, GatewayActor, complete, fail,
 from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.control.messages import Stored, StoreRecords, Unavailable
 from aigateway.actors.recorder._begins import BEGIN_WAIT, Begins
-from aigateway.actors.recorder._chores import Chores
-from aigateway.actors.recorder._desk import DISK_RETRY, Desk
-from aigateway.actors.recorder._gauge import Gauge
-from aigateway.actors.recorder._reminders import BeginsTooLate, Claim, Step, Tick, Wake, Write
+from aigateway.actors.recorder._desk import DISK_RETRY, Chores, Desk, Gauge
 from aigateway.actors.recorder.custody import Custody, Estate
 from aigateway.actors.recorder.messages import (
     Append,
@@ -50,10 +47,40 @@ from aigateway.actors.recorder.spool import (
 
 __all__ = ["Begin", "ControlPlaneChanged", "GetSpoolStats", "Recorder"]
 
+log = structlog.get_logger("ai-gateway.recorder")
+
 TICK = 30.0
 """Seconds between looks for spools that a dead worker left behind, and other house-keeping."""
 
-log = structlog.get_logger("ai-gateway.recorder")
+
+@frozen
+class _Write:
+    """All that was in the inbox before this is written together."""
+
+
+@frozen
+class _Wake:
+    """A pause is over, or a refused record may be tried again."""
+
+
+@frozen
+class _Tick:
+    """Time for house-keeping."""
+
+
+@frozen
+class _Step:
+    """Go on with work that is done in small steps."""
+
+
+@frozen
+class _Claim:
+    """Look for a spool again: the disk had no room for one."""
+
+
+@frozen
+class _BeginsTooLate:
+    """No control plane has come in time."""
 
 
 @frozen
@@ -125,7 +152,7 @@ class Recorder(GatewayActor):
             if self._custody.state is not ex.state:
                 log.error("cannot make a spool", disk=str(ex.state), error=str(ex))
             self._custody.state, self._custody.refusing = ex.state, True
-            self.later(DISK_RETRY, Claim())
+            self.later(DISK_RETRY, _Claim())
             return
         self._custody.watch(spool.marks)
         self._take_up(Estate(spool, unwritten=self._early))
@@ -178,7 +205,7 @@ class Recorder(GatewayActor):
             case Append():
                 self._own.appended.append(message)
                 self._tell_write()
-            case Write():
+            case _Write():
                 self._write_told = False
                 self._write()
             case Stored(ticket=_Ticket() as ticket):
@@ -186,13 +213,13 @@ class Recorder(GatewayActor):
                 self._tell_write()
             case Begin():
                 self._begin(message)
-            case Wake():
+            case _Wake():
                 self._timer = self._timer_at = None
                 self._pump()
-            case Step():
+            case _Step():
                 self._step_told = False
                 self._step()
-            case Tick():
+            case _Tick():
                 self._tick()
             case ControlPlaneChanged():
                 self._control_plane_changed(message)
@@ -202,11 +229,11 @@ class Recorder(GatewayActor):
                     desk.delivery.lanes.retry_all(time.monotonic())
                     desk.delivery.hurry()
                 self._tell_write()
-            case Claim():
+            case _Claim():
                 self._claim()
-            case BeginsTooLate():
+            case _BeginsTooLate():
                 if self._begins.refuse(time.monotonic()):
-                    self.later(BEGIN_WAIT / 5, BeginsTooLate())
+                    self.later(BEGIN_WAIT / 5, _BeginsTooLate())
             case _:
                 return self._asked(message)
         return None
@@ -242,14 +269,14 @@ class Recorder(GatewayActor):
             text = f"{self._custody.reason}, try again later"
             complete(message.reply, Unavailable(text, retry_after=5.0))
         elif self._begins.begin(message, time.monotonic()):
-            self.later(BEGIN_WAIT, BeginsTooLate())
+            self.later(BEGIN_WAIT, _BeginsTooLate())
 
     # -- to the disk
 
     def _tell_write(self) -> None:
         if not self._write_told:
             self._write_told = True
-            self.actor_ref.tell(Write())
+            self.actor_ref.tell(_Write())
 
     def _write(self) -> None:
         for desk in self._desks:
@@ -283,7 +310,7 @@ class Recorder(GatewayActor):
             self._tell_write()
         elif self._retry is None or self._retry_at <= now:
             self._retry_at = now + delay
-            self._retry = self.later(delay, Write())
+            self._retry = self.later(delay, _Write())
 
     # -- to the control plane
 
@@ -324,7 +351,7 @@ class Recorder(GatewayActor):
         if message.replaced:
             self._plane = message.plane
         if self._begins.retry(now):
-            self.later(BEGIN_WAIT, BeginsTooLate())
+            self.later(BEGIN_WAIT, _BeginsTooLate())
         self._tell_write()
 
     def _set_timer(self, now: float) -> None:
@@ -335,7 +362,7 @@ class Recorder(GatewayActor):
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = when
-        self._timer = None if when is None else self.later(max(0.01, when - now), Wake())
+        self._timer = None if when is None else self.later(max(0.01, when - now), _Wake())
 
     # -- house-keeping
 
@@ -347,7 +374,7 @@ class Recorder(GatewayActor):
         self._look()
         self._tell_step()
         self._pump()
-        self._ticker = self.later(self._tick_every, Tick())
+        self._ticker = self.later(self._tick_every, _Tick())
 
     def _look(self) -> None:
         """See whether somebody left a spool behind.  Trouble is no reason to die."""
@@ -391,7 +418,7 @@ class Recorder(GatewayActor):
     def _tell_step(self) -> None:
         if not self._step_told:
             self._step_told = True
-            self.actor_ref.tell(Step())
+            self.actor_ref.tell(_Step())
 
     def _step(self) -> None:
         if not self._desks or (own := self._own).stuck or own.damaged:

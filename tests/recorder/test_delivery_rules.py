@@ -10,7 +10,7 @@ from delivery_model import Desk, Disk, parcel_of, seqs
 from aigateway.actors.control.marks import PARCEL_BITS
 from aigateway.actors.control.messages import Spooled, Stored
 from aigateway.actors.recorder import delivery as rules
-from aigateway.actors.recorder._flow import MANY_REFUSALS, PROBE
+from aigateway.actors.recorder.delivery import MANY_REFUSALS, PROBE
 from aigateway.actors.recorder.lanes import RETRY_CEILING
 from aigateway.actors.recorder.parcels import Refusal
 

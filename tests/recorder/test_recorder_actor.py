@@ -29,7 +29,6 @@ from recorder_parts import (
 from aigateway.actors.actor.base import ActorDied, Crash, new_reply
 from aigateway.actors.control.messages import Accepted, Spooled, Stored, StoreRecords, Unavailable
 from aigateway.actors.recorder import _begins, _desk, recorder
-from aigateway.actors.recorder._reminders import Tick
 from aigateway.actors.recorder.messages import (
     Append,
     Begin,
@@ -40,7 +39,7 @@ from aigateway.actors.recorder.messages import (
     ListDeadLetters,
     Redeliver,
 )
-from aigateway.actors.recorder.recorder import _Ticket
+from aigateway.actors.recorder.recorder import _Tick, _Ticket
 from aigateway.actors.recorder.spool import DiskState, Spool, SpoolCorrupt, SpoolError
 from aigateway.actors.values.records import Interception
 
@@ -418,7 +417,7 @@ def test_a_killed_worker_loses_nothing_that_it_acknowledged(house: House) -> Non
             last = int(worker.stdout.readline())
         os.kill(worker.pid, signal.SIGKILL)
         last = max([last, *(int(line) for line in worker.stdout if line.endswith("\n"))])
-    house.recorder.tell(Tick())
+    house.recorder.tell(_Tick())
     house.wait_stored(*(f"w{number}:" for number in range(last + 1)))
     assert len(house.stored) == len(set(house.stored))
     wait_until(
@@ -444,7 +443,7 @@ def _left_behind(house: House, count: int) -> Path:
 def test_a_large_spool_is_taken_over_without_holding_up_others(house: House) -> None:
     _left_behind(house, 1500)
     assert stats(house).depth == 0
-    house.recorder.tell(Tick())
+    house.recorder.tell(_Tick())
     house.append(thought("own"))
     house.wait_stored("own:", *(f"left-{n}:" for n in range(1500)))
     assert len(house.stored) == 1501
@@ -457,7 +456,7 @@ def test_what_a_dead_worker_left_is_counted_and_stays_in_its_file(
     house.plane(lambda _s: "away")
     house.start()
     left = _left_behind(house, 3000)
-    house.recorder.tell(Tick())
+    house.recorder.tell(_Tick())
     wait_until(lambda: stats(house).depth == 3000, "all are counted")
     house.recorder.stop(timeout=PATIENCE)
     spool = spool_in(house.folder)
@@ -470,7 +469,7 @@ def test_a_damaged_spool_of_a_dead_worker_is_set_aside(house: House) -> None:
     data = bytearray(path.read_bytes())
     data[4096 * 4 :] = b"\xa5" * len(data[4096 * 4 :])
     path.write_bytes(data)
-    house.recorder.tell(Tick())
+    house.recorder.tell(_Tick())
     wait_until(lambda: list(house.folder.glob("spool-1.damaged-*")), "it is set aside")
     house.append(thought("own"))
     house.wait_stored("own:")
@@ -483,7 +482,7 @@ def test_a_folder_that_vanishes_is_no_reason_to_die(
         raise SpoolError("cannot use the state folder")
 
     monkeypatch.setattr(recorder, "adopt_spool", refuse)
-    house.recorder.tell(Tick())
+    house.recorder.tell(_Tick())
     house.append(thought("a"))
     house.wait_stored("a:")
 
@@ -624,7 +623,7 @@ def test_a_damaged_file_is_replaced_and_what_is_in_memory_goes_on(
     house.append(thought("last"))
     if name != "refusals":
         _garble(monkeypatch, name)
-    house.recorder.tell(Tick())
+    house.recorder.tell(_Tick())
     actor = house.recorder._actor_weakref()
     assert actor is not None
     actor._gauge._checked = -(1 << 30)
@@ -670,7 +669,7 @@ def test_a_deleted_file_is_noticed(house: House) -> None:
     assert flush(house)
     for path in house.folder.glob("spool-0.sqlite*"):
         path.unlink()
-    house.recorder.tell(Tick())
+    house.recorder.tell(_Tick())
     house.append(thought("after"))
     wait_until((house.folder / "spool-0.sqlite").exists, "there is a new file")
     house.wait_stored("after:")
@@ -702,7 +701,7 @@ def test_without_room_for_a_spool_nothing_begins_until_there_is(
     assert house.recorder.ask(Redeliver(), timeout=PATIENCE) == 0
     early = new_reply()
     house.recorder.tell(Append((thought("a"),), early))
-    house.recorder.tell(Tick())
+    house.recorder.tell(_Tick())
     works.set()
     assert early.get(timeout=PATIENCE) is True
     wait_until(lambda: begin(house).get(timeout=PATIENCE) == Accepted(), "starts are accepted")

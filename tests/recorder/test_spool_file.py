@@ -16,9 +16,8 @@ import pytest
 from attrs import evolve
 from recorder_parts import end, spool_in, text_of, thought, tokens
 
-from aigateway.actors.recorder import _spool_schema
-from aigateway.actors.recorder._spool_file import VACUUM_STEP
-from aigateway.actors.recorder._spool_schema import open_spool
+from aigateway.actors.recorder import _spool_file
+from aigateway.actors.recorder._spool_file import VACUUM_STEP, open_spool
 from aigateway.actors.recorder.parcels import PARCEL_SIZE, Changes, DeadRecord, Parcel, Refusal
 from aigateway.actors.recorder.spool import (
     Spool,
@@ -555,7 +554,7 @@ def test_a_file_that_is_busy_for_a_moment_is_opened_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock = sqlite3.connect(tmp_path / "spool-0.sqlite", isolation_level=None)
-    prepare, tries = _spool_schema._prepare, []
+    prepare, tries = _spool_file._prepare, []
 
     def busy_at_first(db: sqlite3.Connection, path: Path) -> None:
         tries.append(path)
@@ -563,7 +562,7 @@ def test_a_file_that_is_busy_for_a_moment_is_opened_all_the_same(
             lock.execute("ROLLBACK")
         prepare(db, path)
 
-    monkeypatch.setattr(_spool_schema, "_prepare", busy_at_first)
+    monkeypatch.setattr(_spool_file, "_prepare", busy_at_first)
     lock.execute("BEGIN EXCLUSIVE")
     open_spool(tmp_path / "spool-0.sqlite").close()
     assert len(tries) == 2

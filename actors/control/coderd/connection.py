@@ -50,9 +50,9 @@ from aigateway.actors.control.coderd._dialling import (
 )
 from aigateway.actors.control.coderd._mcp_servers import McpServers
 from aigateway.actors.control.coderd._provider_feed import Finish, ProviderFeed
+from aigateway.actors.control.coderd._recording import Recording
 from aigateway.actors.control.coderd._session import Session
 from aigateway.actors.control.coderd.dial import Dialer, DialSettings
-from aigateway.actors.control.coderd.recording import Recording
 from aigateway.actors.control.coderd.wire import yamux
 from aigateway.actors.control.coderd.wire.rpc_client import RpcClient
 from aigateway.actors.control.messages import (
