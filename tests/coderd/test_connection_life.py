@@ -14,7 +14,7 @@ from coderd_talk import Talk, eventually, interception
 from fake_coderd import FakeCoderd, encode_frame
 
 from aigateway.actors.actor.base import ActorDied
-from aigateway.actors.control.coderd._backoff import Backoff
+from aigateway.actors.control.coderd._alarms import Backoff
 from aigateway.actors.control.coderd.connection import CoderdConnection, ConnectionSettings
 from aigateway.actors.control.coderd.dial import DialSettings
 from aigateway.actors.control.coderd.wire.yamux import Limits

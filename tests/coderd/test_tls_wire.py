@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from coderd_dial import Authority
 
-from aigateway.actors.control.coderd._tls_wire import TlsContext, TlsWire
+from aigateway.actors.control.coderd._wire_socket import TlsContext, TlsWire
 
 
 @pytest.fixture(scope="module")

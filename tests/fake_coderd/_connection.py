@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from aigateway.actors.control.coderd.wire import NEED_DATA, RemoteProtocolError
 from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
-from aigateway.actors.control.coderd.wire.rpc_server import Abandoned, Request, RpcServer
 from aigateway.actors.control.coderd.wire.yamux import Limits
+from fake_coderd.rpc_server import Abandoned, Request, RpcServer
 
 from ._deployment import CallError
 from ._frames import BINARY, CLOSE, PING, PONG, TEXT, FrameReader, encode_frame

@@ -7,6 +7,12 @@ import struct
 
 import pytest
 from attrs import define, field
+from fake_coderd.rpc_server import (
+    Abandoned,
+    Request,
+    RpcServer,
+    ServerEvent,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,12 +26,6 @@ from aigateway.actors.control.coderd.wire.rpc_client import (
     Lost,
     Refused,
     RpcClient,
-)
-from aigateway.actors.control.coderd.wire.rpc_server import (
-    Abandoned,
-    Request,
-    RpcServer,
-    ServerEvent,
 )
 from aigateway.actors.control.coderd.wire.yamux import Limits
 

@@ -6,6 +6,12 @@ from itertools import pairwise
 
 import pytest
 import wire_conversations as conversations
+from fake_coderd.rpc_server import (
+    Abandoned,
+    Request,
+    RpcServer,
+    ServerEvent,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,12 +24,6 @@ from aigateway.actors.control.coderd.wire.rpc_client import (
     Lost,
     Refused,
     RpcClient,
-)
-from aigateway.actors.control.coderd.wire.rpc_server import (
-    Abandoned,
-    Request,
-    RpcServer,
-    ServerEvent,
 )
 
 WITH_CALLS = [name for name in conversations.NAMES if name != "pings"]

@@ -1,4 +1,4 @@
-"""One thread that does things when their time has come."""
+"""When something is to be done: alarms, in one thread, and how long until the next attempt."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 
-__all__ = ["Alarm", "Alarms"]
+__all__ = ["Alarm", "Alarms", "Backoff"]
 
 log = structlog.get_logger("ai-gateway.coderd")
 
@@ -81,3 +82,31 @@ class Alarms:
                     return heapq.heappop(self._heap)[2]
                 self._changed.wait(left)
         return None
+
+
+_GOLDEN: Final = (1 + 5**0.5) / 2
+
+
+class Backoff:
+    """Grows by the golden ratio from ``floor`` to ``ceiling``; seconds.
+
+    The first attempt is immediate.  coderd's own gateway waits the same times: 0, 0.081,
+    0.131, 0.212, … 10.
+    """
+
+    def __init__(self, floor: float = 0.05, ceiling: float = 10.0) -> None:
+        self._floor = floor
+        self._ceiling = ceiling
+        self._delay: float | None = None
+
+    def next(self) -> float:
+        """The wait before the next attempt."""
+        if self._delay is None:
+            self._delay = self._floor
+            return 0.0
+        self._delay = min(self._delay * _GOLDEN, self._ceiling)
+        return self._delay
+
+    def reset(self) -> None:
+        """It worked: the next attempt is immediate again."""
+        self._delay = None

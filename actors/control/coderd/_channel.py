@@ -19,7 +19,6 @@ from urllib.parse import unquote, urlsplit
 
 import websocket
 
-from aigateway.actors.control.coderd._tls_wire import TlsContext
 from aigateway.actors.control.coderd._upgrade import DialError, UpgradeRefused, read_refusal
 from aigateway.actors.control.coderd._websocket_frames import (
     BINARY,
@@ -31,7 +30,7 @@ from aigateway.actors.control.coderd._websocket_frames import (
     TextMessage,
     encode_frame,
 )
-from aigateway.actors.control.coderd._wire_socket import Wire
+from aigateway.actors.control.coderd._wire_socket import TlsContext, Wire
 
 __all__ = ["Channel", "ChannelError", "open_channel"]
 

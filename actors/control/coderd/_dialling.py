@@ -10,8 +10,7 @@ from typing import TypeAlias
 import structlog
 from attrs import frozen
 
-from aigateway.actors.control.coderd._alarms import Alarms
-from aigateway.actors.control.coderd._backoff import Backoff
+from aigateway.actors.control.coderd._alarms import Alarms, Backoff
 from aigateway.actors.control.coderd._channel import Channel
 from aigateway.actors.control.coderd._session import Session
 from aigateway.actors.control.coderd.dial import Dialer, DialError, UpgradeRefused

@@ -18,8 +18,7 @@ from google.protobuf.message import DecodeError
 
 from aigateway.actors.actor.base import tell_quietly
 from aigateway.actors.control.call_counters import CallCounters
-from aigateway.actors.control.coderd._alarms import Alarms
-from aigateway.actors.control.coderd._backoff import Backoff
+from aigateway.actors.control.coderd._alarms import Alarms, Backoff
 from aigateway.actors.control.coderd._session import Session
 from aigateway.actors.control.coderd._translation import names_given_twice, provider_configs
 from aigateway.actors.control.coderd.wire import coderd_pb2 as pb

@@ -44,7 +44,6 @@ from attrs import define, field
 
 from aigateway.actors.control.coderd._alarms import Alarm, Alarms
 from aigateway.actors.control.coderd._channel import Channel, ChannelError
-from aigateway.actors.control.coderd._writer import Writer
 from aigateway.actors.control.coderd.versions import ApiVersion
 from aigateway.actors.control.coderd.wire import LocalProtocolError, NeedData, RemoteProtocolError
 from aigateway.actors.control.coderd.wire._yamux_events import PeerGoingAway, SessionEnded
@@ -57,14 +56,14 @@ from aigateway.actors.control.coderd.wire.rpc_client import (
 )
 from aigateway.actors.control.outcomes import Answer, Failure, Outcome, Refusal, Run
 
-__all__ = ["Session"]
+__all__ = ["Session", "Writer"]
+
+log = structlog.get_logger("ai-gateway.coderd")
 
 _LEAVING_PATIENCE = 10.0
 """Seconds that running calls get when coderd goes away."""
 _CLOSING_PATIENCE = 2.0
 """Seconds for the last bytes and the goodbye."""
-
-log = structlog.get_logger("ai-gateway.coderd")
 
 
 @define(eq=False)
@@ -389,3 +388,61 @@ def _outcome(event: Answered | Refused | Finished | Lost) -> Outcome:
     if isinstance(event, Finished):
         return Answer(b"")
     return Failure(event.reason, broken=True)
+
+
+class Writer:
+    """Sends what ``take`` returns until it returns nothing.
+
+    ``lock`` guards ``take`` and belongs to the session; :meth:`run` is for a thread of its own.
+    """
+
+    def __init__(self, channel: Channel, lock: threading.Lock, take: Callable[[], bytes]) -> None:
+        self._channel = channel
+        self._lock = lock
+        self._take = take
+        self._wake = threading.Condition(lock)
+        """There is a rest, or it is time to close."""
+        self._rest = False
+        """Whether the channel has one, so that only the thread may send."""
+        self._closing = False
+
+    def send_queued(self) -> None:
+        """Send what fits, with the lock held.  Raises ChannelError."""
+        if self._rest or self._closing:
+            return
+        while chunk := self._take():
+            if not self._channel.send_now(chunk):
+                self._rest = True
+                self._wake.notify()
+                return
+
+    def close(self) -> None:
+        """Have the thread send all there is, say goodbye and return; with the lock held."""
+        self._closing = True
+        self._wake.notify()
+
+    def run(self) -> None:
+        """Wait for a peer that does not read fast enough.  Raises ChannelError."""
+        while self._wait():
+            self._send_all()
+        self._send_all()
+        self._channel.close()
+
+    def _wait(self) -> bool:
+        """Wait until there is a rest, or return False when it is time to close."""
+        with self._wake:
+            while not self._rest and not self._closing:
+                self._wake.wait()
+            return not self._closing
+
+    def _send_all(self) -> None:
+        self._channel.flush()
+        while chunk := self._next():
+            self._channel.send_now(chunk)
+            self._channel.flush()
+
+    def _next(self) -> bytes:
+        with self._lock:
+            chunk = self._take()
+            self._rest = bool(chunk)
+        return chunk

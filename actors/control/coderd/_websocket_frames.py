@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
-from aigateway.actors.control.coderd.wire._input_buffer import InputBuffer
+from aigateway.actors.control.coderd.wire._protocol import InputBuffer
 
 __all__ = [
     "BINARY",

@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from ._errors import LocalProtocolError, RemoteProtocolError
-from ._input_buffer import InputBuffer
+from ._protocol import InputBuffer, LocalProtocolError, RemoteProtocolError
 
 __all__ = [
     "CANCEL",

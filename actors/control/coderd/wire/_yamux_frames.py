@@ -11,8 +11,7 @@ import struct
 from collections import deque
 from typing import Final, TypeAlias
 
-from ._errors import RemoteProtocolError
-from ._input_buffer import InputBuffer
+from ._protocol import InputBuffer, RemoteProtocolError
 
 __all__ = [
     "ACK",

@@ -6,7 +6,7 @@ from typing import Final
 
 from attrs import define, field
 
-from ._errors import LocalProtocolError, RemoteProtocolError
+from ._protocol import LocalProtocolError, RemoteProtocolError
 from ._yamux_frames import DATA, FIN, MAX_UINT32, WINDOW_UPDATE, FrameQueue, encode_frame
 
 __all__ = ["INITIAL_WINDOW", "Stream"]

@@ -60,8 +60,7 @@ from ._drpc_packets import (
     encode_metadata,
     encode_request,
 )
-from ._errors import LocalProtocolError, RemoteProtocolError
-from ._need_data import NEED_DATA, NeedData
+from ._protocol import NEED_DATA, LocalProtocolError, NeedData, RemoteProtocolError
 
 __all__ = [
     "MAX_PACKET",

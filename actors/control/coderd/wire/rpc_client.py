@@ -22,8 +22,7 @@ from attrs import define, field, frozen
 
 from . import _yamux_events as yamux_events
 from . import drpc, yamux
-from ._errors import LocalProtocolError, RemoteProtocolError
-from ._need_data import NEED_DATA, NeedData
+from ._protocol import NEED_DATA, LocalProtocolError, NeedData, RemoteProtocolError
 from ._yamux_events import PeerGoingAway, SessionEnded
 
 __all__ = ["Answered", "ClientEvent", "Finished", "Lost", "Refused", "RpcClient"]

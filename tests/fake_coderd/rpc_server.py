@@ -1,8 +1,7 @@
 """The answering end of a session: coderd's part, which tests play.
 
 :class:`RpcServer` accepts every stream, serves the calls on it one after the other and
-closes it when the client does, as coderd's server does.  Like the rest of this package it
-has no I/O.
+closes it when the client does, as coderd's server does.  Like the gateway's end it has no I/O.
 """
 
 from __future__ import annotations
@@ -13,11 +12,10 @@ from typing import TypeAlias
 
 from attrs import define, field, frozen
 
-from . import _yamux_events as yamux_events
-from . import drpc, yamux
-from ._errors import RemoteProtocolError
-from ._need_data import NEED_DATA, NeedData
-from ._yamux_events import SessionEnded
+from aigateway.actors.control.coderd.wire import _yamux_events as yamux_events
+from aigateway.actors.control.coderd.wire import drpc, yamux
+from aigateway.actors.control.coderd.wire._protocol import NEED_DATA, NeedData, RemoteProtocolError
+from aigateway.actors.control.coderd.wire._yamux_events import SessionEnded
 
 __all__ = ["Abandoned", "Request", "RpcServer", "ServerEvent"]
 
