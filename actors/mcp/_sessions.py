@@ -19,14 +19,14 @@ from aigateway.actors.mcp.protocol import ClientInfo
 from aigateway.actors.mcp.session import McpSession
 from aigateway.actors.mcp.session_messages import Close, Connect, Listen
 from aigateway.actors.mcp.toolbox import KnownServer, UserTools
-from aigateway.actors.upstream.connect import Connector
+from aigateway.actors.upstream.connect import Connectors
 from aigateway.actors.upstream.endpoint import Endpoint
 from aigateway.actors.upstream.errors import UpstreamError
 
 __all__ = ["Sessions"]
 
-MAX_CONNECTORS = 1000
-"""Servers whose connectors are kept; more than a deployment has."""
+MAX_HUNG = 1000
+"""Servers that are remembered as hung; more than a deployment has."""
 HUNG_FOR = 300.0
 """Seconds for which nobody waits for a server that kept somebody waiting to the end."""
 
@@ -51,11 +51,10 @@ class Sessions:
         self._owner = owner
         self._watcher = watcher
         self._client = ClientInfo("aigateway", _version())
-        self._connect_timeout = connect_timeout
         self._max_listeners = listeners
         self._ca_file = ca_file
         self._proxy_for = proxy_for
-        self._connectors: dict[tuple[Endpoint, str], Connector] = {}
+        self._connectors = Connectors(timeout=connect_timeout)
         self._places: dict[str, tuple[UserTools, KnownServer]] = {}
         self._closing: dict[str, pykka.ActorRef[Any]] = {}
         self._listeners: set[str] = set()
@@ -84,11 +83,19 @@ class Sessions:
         # Its end may not have been told yet.
         self.drop(server)
         config = server.config
+        proxy = self._proxy_for(config.url)
+        try:
+            # Made here, so that a file that cannot be read is told as a misconfiguration.
+            self._connectors.get(Endpoint.of(config.url), proxy=proxy, verify=self._ca_file or True)
+        except UpstreamError as ex:
+            raise McpError(str(ex)) from ex
         line = Line(
             config.url,
             config.token,
-            connector=self._connector(config.url),
+            connectors=self._connectors,
             user_agent=f"{self._client.name}/{self._client.version}",
+            ca_file=self._ca_file,
+            proxy=proxy,
         )
         ref = McpSession.start(
             f"{self._role}/{user.key[0]}/{config.id}",
@@ -101,23 +108,6 @@ class Sessions:
         server.session = ref
         self._places[ref.actor_urn] = (user, server)
         return ref
-
-    def _connector(self, url: str) -> Connector:
-        """What opens connections to this server, shared by all users: it holds the
-        certificates and the resolved address.  Raises McpError."""
-        endpoint, proxy = Endpoint.of(url), self._proxy_for(url)
-        connector = self._connectors.get((endpoint, proxy))
-        if connector is None:
-            if len(self._connectors) >= MAX_CONNECTORS:
-                self._connectors.clear()
-            try:
-                connector = Connector(
-                    endpoint, timeout=self._connect_timeout, ca_file=self._ca_file, proxy=proxy
-                )
-            except UpstreamError as ex:
-                raise McpError(str(ex)) from ex
-            self._connectors[endpoint, proxy] = connector
-        return connector
 
     def let_listen(self, server: KnownServer) -> None:
         """Let the session hear of changes, unless too many do."""
@@ -175,7 +165,7 @@ class Sessions:
 
     def hung(self, user: UserTools, now: float) -> None:
         """The time of a load is over: do not let others wait for the same servers."""
-        if len(self._hung) >= MAX_CONNECTORS:
+        if len(self._hung) >= MAX_HUNG:
             self._hung.clear()
         for server in user.servers.values():
             if server.pending:

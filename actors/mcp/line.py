@@ -1,31 +1,24 @@
 """The way to one MCP server: HTTP exchanges, each with a deadline of its own.
 
-A :class:`Line` is used by several threads at once, each with an exchange of its own; what
-they share is a deque of idle connections, whose operations are atomic.  Anyone may cut an
-exchange through its :class:`Cutter`.
+A :class:`Line` is used by several threads at once, each with an exchange of its own.  Anyone
+may cut an exchange through its :class:`Cutter`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections import deque
 from collections.abc import Callable
 from urllib.parse import urljoin, urlsplit
+
+import requests
 
 from aigateway.actors.mcp.answers import AnswerReader, Notice
 from aigateway.actors.mcp.errors import DeadlinePassed, HttpRefused, McpError, Unreachable
 from aigateway.actors.mcp.protocol import Outgoing
-from aigateway.actors.upstream.adapter import HeaderPairs, UpstreamAdapter, prepare
-from aigateway.actors.upstream.connect import Connector
-from aigateway.actors.upstream.errors import (
-    AnswerTimeout,
-    ConnectTimeout,
-    Quiet,
-    UpstreamCut,
-    UpstreamError,
-)
-from aigateway.actors.upstream.exchange import Exchange
+from aigateway.actors.upstream.adapter import AnswerBody, PlainSession, UpstreamAdapter
+from aigateway.actors.upstream.connect import Connectors
+from aigateway.actors.upstream.errors import Quiet, UpstreamCut
+from aigateway.actors.upstream.kept import HeaderPairs, prepare
 
 __all__ = ["Cutter", "Line", "checked_url"]
 
@@ -58,18 +51,23 @@ class Cutter:
 
     def __init__(self) -> None:
         self.is_cut = False
-        self._adapter: UpstreamAdapter | None = None
+        self._held: tuple[UpstreamAdapter, requests.PreparedRequest] | None = None
 
     def cut(self) -> None:
         """Break the connection; who waits on it gets an error at once."""
         self.is_cut = True
-        adapter = self._adapter
-        connection = adapter.connection if adapter is not None else None
-        if connection is not None:
-            connection.shut()
+        held = self._held
+        if held is not None:
+            adapter, request = held
+            adapter.interrupt(request)
 
-    def hold(self, adapter: UpstreamAdapter | None) -> None:
-        self._adapter = adapter
+    def hold(self, adapter: UpstreamAdapter, request: requests.PreparedRequest) -> None:
+        """This is the exchange to cut."""
+        self._held = adapter, request
+
+    def let_go(self) -> None:
+        """There is none any more."""
+        self._held = None
 
 
 def _ignore(_notice: Notice) -> None:
@@ -79,17 +77,26 @@ def _ignore(_notice: Notice) -> None:
 class Line:
     """Exchanges with the server at ``url``, with its bearer token."""
 
-    def __init__(self, url: str, token: str, *, connector: Connector, user_agent: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        connectors: Connectors,
+        user_agent: str,
+        ca_file: str = "",
+        proxy: str = "",
+    ) -> None:
         """Raises McpError for a token that no header can carry."""
         self.url = url
-        self._connector = connector
         self._headers = [("User-Agent", user_agent), ("Accept-Encoding", "identity")]
         if token:
             if not token.isascii() or not token.isprintable():
                 raise McpError("the token holds characters that no header can carry")
             self._headers.append(("Authorization", f"Bearer {token}"))
-        self._idle: deque[tuple[float, UpstreamAdapter]] = deque()
-        self._closed = False
+        self._adapter = UpstreamAdapter(connectors, keep_idle=KEEP_IDLE)
+        self._session = PlainSession(self._adapter, proxy=proxy)
+        self._verify = ca_file or True
 
     def perform(
         self,
@@ -109,15 +116,10 @@ class Line:
         cutter = cutter or Cutter()
         url = self.url
         for _ in range(_REDIRECTS + 1):
-            adapter = self._take_adapter()
-            cutter.hold(adapter)
             try:
-                target = self._exchange(adapter, url, outgoing, reader, deadline, on_notice, cutter)
-            except BaseException:
-                adapter.close()
-                raise
+                target = self._exchange(url, outgoing, reader, deadline, on_notice, cutter)
             finally:
-                cutter.hold(None)
+                cutter.let_go()
             if target is None:
                 return
             url = target
@@ -125,38 +127,16 @@ class Line:
 
     def close_idle(self, older_than: float = 0.0) -> float | None:
         """Close connections that were idle for so long; say when to look again, if at all."""
-        now = time.monotonic()
-        while self._idle:
-            try:
-                since, adapter = self._idle.popleft()
-            except IndexError:
-                break
-            if now - since < older_than:
-                self._idle.appendleft((since, adapter))
-                return since + older_than
-            adapter.close()
-        return None
+        return self._adapter.close_idle(older_than)
 
     def close(self) -> None:
         """Keep no idle connections any more.  Exchanges under way go on."""
-        self._closed = True
-        self.close_idle()
+        self._adapter.close()
 
     # -- one exchange
 
-    def _take_adapter(self) -> UpstreamAdapter:
-        now = time.monotonic()
-        while self._idle:
-            with contextlib.suppress(IndexError):
-                since, adapter = self._idle.pop()
-                if now - since < KEEP_IDLE:
-                    return adapter
-                adapter.close()
-        return UpstreamAdapter(self._connector)
-
     def _exchange(
         self,
-        adapter: UpstreamAdapter,
         url: str,
         outgoing: Outgoing,
         reader: AnswerReader,
@@ -165,66 +145,66 @@ class Line:
         cutter: Cutter,
     ) -> str | None:
         """One request and its answer; returns where else to send it."""
-        exchange = self._send(adapter, url, outgoing, _left(deadline, _STREAM_HEAD))
-        if cutter.is_cut:
-            raise Unreachable("the exchange was cut")
-        if exchange.status in (301, 302, 303, 307, 308):
-            target = _redirection(url, exchange)
-            self._settle(adapter, exchange)
-            return target
-        reader.begin(exchange.status, exchange.headers)
-        while not reader.answered:
-            exchange.set_quiet(_left(deadline, STREAM_QUIET))
-            try:
-                data = exchange.read()
-            except Quiet as ex:
-                if deadline is None:
-                    raise Unreachable("the stream was silent for too long") from ex
-                raise DeadlinePassed(_TOO_LATE) from ex
-            except UpstreamCut as ex:
-                reader.cut(_of_server(ex))
-                break
-            for notice in reader.receive(data) if data else reader.end():
-                on_notice(notice)
-        self._settle(adapter, exchange)
+        answer = self._send(url, outgoing, _left(deadline, _STREAM_HEAD), cutter)
+        body = answer.raw
+        assert isinstance(body, AnswerBody)
+        try:
+            if cutter.is_cut:
+                raise Unreachable("the exchange was cut")
+            if answer.status_code in (301, 302, 303, 307, 308):
+                return _redirection(url, answer)
+            _read(body, reader, deadline, on_notice)
+            # The answer may be whole before its stream has ended.
+            body.finish(_TAIL_WAIT)
+        finally:
+            body.close()
         return None
 
     def _send(
-        self, adapter: UpstreamAdapter, url: str, outgoing: Outgoing, timeout: float
-    ) -> Exchange:
+        self, url: str, outgoing: Outgoing, timeout: float, cutter: Cutter
+    ) -> requests.Response:
         headers = HeaderPairs((*self._headers, *outgoing.headers))
         if outgoing.method == "POST":
             headers.append(("Content-Length", str(len(outgoing.body))))
         request = prepare(outgoing.method, url, headers, outgoing.body)
+        cutter.hold(self._adapter, request)
         try:
-            return adapter.exchange(request, timeout)
-        except ConnectTimeout as ex:
+            return self._session.send(
+                request, stream=True, timeout=(None, timeout), verify=self._verify
+            )
+        except requests.ConnectTimeout as ex:
             raise Unreachable(_of_server(ex)) from ex
-        except AnswerTimeout as ex:
+        except requests.Timeout as ex:
             raise DeadlinePassed(_TOO_LATE) from ex
-        except UpstreamError as ex:
+        except requests.RequestException as ex:
             raise Unreachable(_of_server(ex)) from ex
         except (ValueError, OSError) as ex:
             # Text that no header can carry, or a resolver's error.
             raise Unreachable(f"the request could not be sent: {type(ex).__name__}") from ex
 
-    def _settle(self, adapter: UpstreamAdapter, exchange: Exchange) -> None:
-        """Keep the connection if the answer comes to its end at once, else close it."""
+
+def _read(
+    body: AnswerBody,
+    reader: AnswerReader,
+    deadline: float | None,
+    on_notice: Callable[[Notice], None],
+) -> None:
+    """Let ``reader`` read until it has what it waits for."""
+    exchange = body.exchange
+    reader.begin(exchange.status, exchange.headers)
+    while not reader.answered:
+        exchange.set_quiet(_left(deadline, STREAM_QUIET))
         try:
-            patience = time.monotonic() + _TAIL_WAIT
-            exchange.set_quiet(_TAIL_WAIT)
-            while exchange.read() and time.monotonic() < patience:
-                pass
-        except (Quiet, UpstreamError, OSError):
-            pass
-        reusable = exchange.reusable
-        exchange.detach()
-        if reusable:
-            self._idle.append((time.monotonic(), adapter))
-            if self._closed:
-                self.close_idle()
-        else:
-            adapter.close()
+            data = exchange.read()
+        except Quiet as ex:
+            if deadline is None:
+                raise Unreachable("the stream was silent for too long") from ex
+            raise DeadlinePassed(_TOO_LATE) from ex
+        except UpstreamCut as ex:
+            reader.cut(_of_server(ex))
+            break
+        for notice in reader.receive(data) if data else reader.end():
+            on_notice(notice)
 
 
 def _left(deadline: float | None, without: float) -> float:
@@ -236,23 +216,22 @@ def _left(deadline: float | None, without: float) -> float:
     return left
 
 
-def _of_server(error: UpstreamError) -> str:
+def _of_server(error: Exception) -> str:
     return str(error).replace("the upstream", "the server")
 
 
-def _redirection(url: str, exchange: Exchange) -> str:
+def _redirection(url: str, answer: requests.Response) -> str:
     """Where a redirection leads, if it keeps the method and stays at the same origin.
 
     The token is for this server only, so nothing is sent elsewhere.
     """
-    location = next((v for n, v in exchange.headers if n.lower() == "location"), "")
-    target = urljoin(url, location)
+    target = urljoin(url, answer.headers.get("Location", ""))
     before, after = urlsplit(url), urlsplit(target)
     same = (before.scheme, before.netloc) == (after.scheme, after.netloc)
-    if exchange.status not in (307, 308) or not same or not target.isascii():
+    if answer.status_code not in (307, 308) or not same or not target.isascii():
         shown = f"{after.scheme}://{after.netloc.rpartition('@')[2]}{after.path}"
         raise HttpRefused(
             f"the server redirects to {shown}; configure that address if it is meant",
-            exchange.status,
+            answer.status_code,
         )
     return target

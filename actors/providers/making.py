@@ -17,8 +17,8 @@ from aigateway.actors.codec.splice import set_each
 from aigateway.actors.interception.credentials import CENTRALIZED, Credential
 from aigateway.actors.interception.routes import upstream_url
 from aigateway.actors.providers.request import UpstreamRequest
-from aigateway.actors.upstream.adapter import HeaderPairs, prepare
 from aigateway.actors.upstream.errors import Unsendable
+from aigateway.actors.upstream.kept import HeaderPairs, prepare
 from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = ["NO_CREDENTIAL", "Maker", "PlainMaker", "body_for", "framed", "maker_for", "url_for"]

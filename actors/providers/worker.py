@@ -32,7 +32,6 @@ from aigateway.actors.providers.messages import Drain, Opened, Refused
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.refusals import ProviderAnswer
 from aigateway.actors.providers.request import Attempts
-from aigateway.actors.upstream.adapter import UpstreamAdapter
 from aigateway.actors.upstream.connect import Connector
 from aigateway.actors.upstream.errors import (
     AnswerTimeout,
@@ -42,6 +41,7 @@ from aigateway.actors.upstream.errors import (
     UpstreamError,
 )
 from aigateway.actors.upstream.exchange import Exchange
+from aigateway.actors.upstream.kept import KeptConnection
 
 __all__ = ["UpstreamWorker", "abandon", "open_answer", "refusal_of"]
 
@@ -74,7 +74,7 @@ class UpstreamWorker(GatewayActor):
         super().__init__(role, watcher)
         self._provider = provider
         self._provider_name = provider_name
-        self._adapter = UpstreamAdapter(connector)
+        self._connection = KeptConnection(connector)
         self._maker = maker
         self._head_timeout = head_timeout
         self._idle_timeout = idle_timeout
@@ -109,7 +109,7 @@ class UpstreamWorker(GatewayActor):
     def release(self) -> None:
         # A connection whose exchange is out belongs to its holder.
         if self._lent is None or self._lent.detached:
-            self._adapter.close()
+            self._connection.close()
         kept = []
         while not self.actor_inbox.empty():
             envelope = self.actor_inbox.get()
@@ -134,7 +134,7 @@ class UpstreamWorker(GatewayActor):
             exchange = self._send(job)
         except UpstreamError as ex:
             job.sent = sent_before or ex.sent
-            self._adapter.close()
+            self._connection.close()
             self._tell_provider(Failed(self.actor_ref, job, ex))
             return
         self._lent = exchange
@@ -161,7 +161,7 @@ class UpstreamWorker(GatewayActor):
                 error = AnswerTimeout("no time was left to send the request")
                 error.sent = False
                 raise error
-            exchange = self._adapter.exchange(made, timeout)
+            exchange = self._connection.exchange(made, timeout)
         except UpstreamError as ex:
             if attempts is not None:
                 attempts.error(str(ex))

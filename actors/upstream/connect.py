@@ -8,19 +8,27 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Hashable
 
 import requests.utils
 
 from aigateway.actors.upstream.addresses import Address, Addresses
 from aigateway.actors.upstream.endpoint import Endpoint, Proxy
-from aigateway.actors.upstream.errors import ConnectFailed, ConnectTimeout, OutOfFiles
+from aigateway.actors.upstream.errors import (
+    ConnectFailed,
+    ConnectTimeout,
+    OutOfFiles,
+    ProxyFailed,
+)
 
-__all__ = ["Connector", "Endpoint"]
+__all__ = ["Connector", "Connectors", "Endpoint", "tls_context"]
 
 MIN_ATTEMPT = 2.0
 """Seconds that one of several addresses gets at least, as far as the timeout allows."""
 MAX_PROXY_HEAD = 16 * 1024
 """Bytes of a proxy's answer to CONNECT before it is taken for something else."""
+MAX_CONNECTORS = 1000
+"""Endpoints whose connectors are kept; more than a deployment has."""
 _SHOWN = 100
 _OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 
@@ -29,12 +37,19 @@ class Connector:
     """Opens connections to one endpoint; safe to use from many threads."""
 
     def __init__(
-        self, endpoint: Endpoint, *, timeout: float, ca_file: str = "", proxy: str = ""
+        self,
+        endpoint: Endpoint,
+        *,
+        timeout: float,
+        ca_file: str = "",
+        proxy: str = "",
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """``timeout`` in seconds bounds all of resolving, connecting, the proxy and TLS.
 
-        ``ca_file`` replaces the system's certificate authorities.  Raises ConnectFailed when
-        it cannot be read or ``proxy`` is no address of an HTTP proxy.
+        ``ca_file`` replaces the system's certificate authorities, ``tls`` all that is made of
+        it.  Raises ConnectFailed when it cannot be read or ``proxy`` is no address of an HTTP
+        proxy.
         """
         self.endpoint = endpoint
         self.opened = 0
@@ -47,7 +62,9 @@ class Connector:
             raise ConnectFailed(str(ex)) from ex
         self._target = self._proxy.endpoint if self._proxy is not None else endpoint
         self._addresses = Addresses(self._target)
-        self._tls = _tls_context(ca_file) if endpoint.scheme == "https" else None
+        self._tls: ssl.SSLContext | None = None
+        if endpoint.scheme == "https":
+            self._tls = tls or tls_context(ca_file or True)
 
     @property
     def absolute_form(self) -> bool:
@@ -59,22 +76,26 @@ class Connector:
         """The value of Proxy-Authorization that each request must carry; empty: none."""
         return self._proxy.authorization if self._proxy is not None and self._tls is None else ""
 
-    def connect(self) -> socket.socket:
-        """Connect; raises ConnectFailed or ConnectTimeout."""
-        deadline = time.monotonic() + self._timeout
+    def connect(self, timeout: float | None = None) -> socket.socket:
+        """Connect, within ``timeout`` seconds if these are given.
+
+        Raises ConnectFailed or ConnectTimeout.
+        """
+        timeout = self._timeout if timeout is None else timeout
+        deadline = time.monotonic() + timeout
         target = self._target.authority
         try:
             sock = self._connect_tcp(deadline)
         except TimeoutError as ex:
-            raise ConnectTimeout(f"no connection to {target} within {self._timeout:g} s") from ex
+            raise ConnectTimeout(f"no connection to {target} within {timeout:g} s") from ex
         except socket.gaierror as ex:
             if _no_files_left():
                 # A resolver needs some too, and does not say so.
                 raise OutOfFiles from ex
             text = ex.strerror or "unknown name"
-            raise ConnectFailed(f"cannot resolve the name {self._target.host}: {text}") from ex
+            raise self._failed(f"cannot resolve the name {self._target.host}: {text}") from ex
         except OSError as ex:
-            raise ConnectFailed(f"cannot connect to {target}: {ex.strerror or ex}") from ex
+            raise self._failed(f"cannot connect to {target}: {ex.strerror or ex}") from ex
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._proxy is not None and self._tls is not None:
@@ -85,17 +106,18 @@ class Connector:
         except TimeoutError as ex:
             sock.close()
             raise ConnectTimeout(
-                f"the connection to {self.endpoint.authority} was not ready within"
-                f" {self._timeout:g} s"
+                f"the connection to {self.endpoint.authority} was not ready within {timeout:g} s"
             ) from ex
         except (OSError, ValueError) as ex:
             sock.close()
-            raise ConnectFailed(
-                f"cannot set up the connection to {self.endpoint.authority}: {ex}"
-            ) from ex
+            failed = ProxyFailed if isinstance(ex, _NoTunnel) else ConnectFailed
+            raise failed(f"cannot set up the connection to {self.endpoint.authority}: {ex}") from ex
         with self._lock:
             self.opened += 1
         return sock
+
+    def _failed(self, text: str) -> ConnectFailed:
+        return ConnectFailed(text) if self._proxy is None else ProxyFailed(text)
 
     def _connect_tcp(self, deadline: float) -> socket.socket:
         addresses = self._addresses.get(_left(deadline))
@@ -115,6 +137,37 @@ class Connector:
             return sock
         self._addresses.failed()
         raise error or OSError("the name has no address")
+
+
+class Connectors:
+    """The connectors of many endpoints, each made once: it holds the certificates and the
+    resolved addresses.  Safe to use from many threads."""
+
+    def __init__(self, *, timeout: float) -> None:
+        """``timeout`` is that of each connector, in seconds."""
+        self._timeout = timeout
+        self._known: dict[Hashable, Connector] = {}
+
+    def get(
+        self,
+        endpoint: Endpoint,
+        *,
+        proxy: str = "",
+        verify: bool | str = True,
+        cert: str | tuple[str, str] | None = None,
+    ) -> Connector:
+        """The one for this endpoint, this way.  Raises ConnectFailed, as both
+        :class:`Connector` and :func:`tls_context` do."""
+        key = (endpoint, proxy, verify, cert)
+        connector = self._known.get(key)
+        if connector is None:
+            if len(self._known) >= MAX_CONNECTORS:
+                self._known.clear()
+            tls = tls_context(verify, cert) if endpoint.scheme == "https" else None
+            connector = Connector(endpoint, timeout=self._timeout, proxy=proxy, tls=tls)
+            # Whoever was first has made it.
+            connector = self._known.setdefault(key, connector)
+        return connector
 
 
 def _dial(address: Address, timeout: float) -> socket.socket:
@@ -145,17 +198,43 @@ def _left(deadline: float) -> float:
     return left
 
 
-def _tls_context(ca_file: str) -> ssl.SSLContext:
+def tls_context(
+    verify: bool | str = True, cert: str | tuple[str, str] | None = None
+) -> ssl.SSLContext:
+    """How to speak TLS to an upstream.
+
+    ``verify`` is a file or a folder of certificate authorities, True for the system's, False
+    to trust every certificate; ``cert`` a file with a client's certificate, or one and the file
+    of its key.  Raises ConnectFailed for what cannot be read.
+    """
+    authorities = verify if isinstance(verify, str) else ""
     found = ssl.get_default_verify_paths()
-    if not (ca_file or found.cafile or found.capath):
+    if not (authorities or found.cafile or found.capath):
         # Small container images have no certificates of their own.
-        ca_file = requests.utils.DEFAULT_CA_BUNDLE_PATH
+        authorities = requests.utils.DEFAULT_CA_BUNDLE_PATH
+    is_folder = os.path.isdir(authorities)
     try:
-        context = ssl.create_default_context(cafile=ca_file or None)
+        context = ssl.create_default_context(
+            cafile=None if is_folder else authorities or None,
+            capath=authorities if is_folder else None,
+        )
     except OSError as ex:
-        raise ConnectFailed(f"cannot read the CA file {ca_file}: {ex}") from ex
+        raise ConnectFailed(f"cannot read the CA file {authorities}: {ex}") from ex
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if cert:
+        file, key = (cert, None) if isinstance(cert, str) else cert
+        try:
+            context.load_cert_chain(file, key)
+        except OSError as ex:
+            raise ConnectFailed(f"cannot use the certificate {file}: {ex}") from ex
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+class _NoTunnel(OSError):
+    """The proxy makes no way through."""
 
 
 def _tunnel(sock: socket.socket, proxy: Proxy, target: str, deadline: float) -> None:
@@ -170,8 +249,8 @@ def _tunnel(sock: socket.socket, proxy: Proxy, target: str, deadline: float) -> 
         # One byte at a time: what follows the head belongs to TLS.
         byte = sock.recv(1)
         if not byte or len(head) > MAX_PROXY_HEAD:
-            raise OSError("the proxy closed the connection")
+            raise _NoTunnel("the proxy closed the connection")
         head += byte
     line = head.partition(b"\r\n")[0].decode("latin-1")
     if not line.partition(" ")[2].startswith("2"):
-        raise OSError(f"the proxy refused: {line[:_SHOWN]}")
+        raise _NoTunnel(f"the proxy refused: {line[:_SHOWN]}")

@@ -14,6 +14,7 @@ __all__ = [
     "NotSent",
     "NotSupported",
     "OutOfFiles",
+    "ProxyFailed",
     "Quiet",
     "SendFailed",
     "Unsendable",
@@ -77,6 +78,10 @@ class OutOfFiles(ConnectFailed):
 
     def __init__(self) -> None:
         super().__init__("the gateway has too many connections open (files), try again later")
+
+
+class ProxyFailed(ConnectFailed):
+    """The proxy on the way could not be reached, or made no way through."""
 
 
 class ConnectTimeout(ConnectFailed):

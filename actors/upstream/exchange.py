@@ -284,7 +284,8 @@ class Exchange:
                 raise BadHead(f"the head of the upstream's answer is over {MAX_HEAD} bytes")
 
     def set_quiet(self, seconds: float) -> None:
-        """Let :meth:`read` raise Quiet after about this many seconds without data."""
+        """Let :meth:`read` raise Quiet after about this many seconds without data; after
+        infinity, never."""
         sock = self._connection.sock
         if can_watch(sock, seconds):
             if self._patience == math.inf:
@@ -293,7 +294,7 @@ class Exchange:
             self._patience = seconds
         else:
             self._patience = math.inf
-            sock.settimeout(seconds)
+            sock.settimeout(None if seconds == math.inf else seconds)
 
     def read(self) -> bytes:
         """Whatever has arrived of the body, in one piece; empty at its end.
@@ -329,11 +330,6 @@ class Exchange:
                 return self._closed()
             self.last_data_at = time.monotonic()
             self._feed(arrived)
-
-    def put_back(self, data: bytes) -> None:
-        """Let the next :meth:`read` return what was read already."""
-        if data:
-            self._parts.insert(0, data)
 
     def _receive(self) -> bytes:
         self._waiting_since = time.monotonic()

@@ -83,9 +83,10 @@ def metrics(settings: Settings) -> str:
     # Not at the top: it is slow to import.
     import requests
 
+    from aigateway.actors.upstream.adapter import PlainSession
+
     # A proxy of the environment is for other machines.
-    with requests.Session() as session:
-        session.trust_env = False
+    with PlainSession() as session:
         try:
             answer = session.get(f"http://{host}:{port}/metrics", timeout=SCRAPE_TIMEOUT)
         except requests.RequestException as ex:

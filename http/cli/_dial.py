@@ -20,9 +20,7 @@ from aigateway.actors.providers.bedrock.making import BedrockMaker, standing_cre
 from aigateway.actors.providers.bedrock.rewrite import invoke_path
 from aigateway.actors.providers.making import maker_for, url_for
 from aigateway.actors.providers.request import UpstreamRequest
-from aigateway.actors.upstream.adapter import UpstreamAdapter
-from aigateway.actors.upstream.connect import Connector
-from aigateway.actors.upstream.endpoint import Endpoint
+from aigateway.actors.upstream.adapter import PlainSession
 from aigateway.actors.upstream.errors import UpstreamError
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.settings import Settings
@@ -86,7 +84,7 @@ def _dial(attempt: _Attempt) -> Dialled:
     began = time.monotonic()
     try:
         status = _status_of(attempt)
-    except (UpstreamError, ValueError) as ex:
+    except (requests.RequestException, UpstreamError, ValueError) as ex:
         return Dialled(config.name, attempt.what, time.monotonic() - began, problem=str(ex))
     note, problem = _judge(attempt, status)
     if status in (404, 405) and not attempt.model:
@@ -97,18 +95,16 @@ def _dial(attempt: _Attempt) -> Dialled:
 
 def _status_of(attempt: _Attempt) -> int:
     config = attempt.config
-    connector = Connector(
-        Endpoint.of(config.base_url),
-        timeout=config.connect_timeout,
-        ca_file=config.ca_file,
-        proxy=config.proxy,
-    )
-    adapter = UpstreamAdapter(connector)
-    try:
-        request = _question(attempt)
-        return adapter.exchange(request, min(ANSWER_TIMEOUT, config.first_byte_timeout)).status
-    finally:
-        adapter.close()
+    patience = min(ANSWER_TIMEOUT, config.first_byte_timeout)
+    with PlainSession(proxy=config.proxy) as session:
+        answer = session.send(
+            _question(attempt),
+            stream=True,
+            timeout=(config.connect_timeout, patience),
+            verify=config.ca_file or True,
+        )
+        answer.close()
+    return answer.status_code
 
 
 def _question(attempt: _Attempt) -> requests.PreparedRequest:
@@ -160,7 +156,7 @@ def _judge_path(attempt: _Attempt) -> tuple[str, str] | None:
     other = given.removesuffix("/v1") if given.endswith("/v1") else f"{given}/v1"
     try:
         status = _status_of(evolve(attempt, config=evolve(config, base_url=other)))
-    except (UpstreamError, ValueError):
+    except (requests.RequestException, UpstreamError, ValueError):
         return None
     if 200 <= status < 300 or status in (401, 403, 429):
         return "", f"nothing is at this path, but {other} answers: use that as the base URL"

@@ -15,6 +15,8 @@ from typing import Self
 
 import requests
 
+from aigateway.actors.upstream.adapter import PlainSession
+
 __all__ = ["DemoFailed", "GatewayProcess", "child_environment"]
 
 START_LIMIT = 30.0
@@ -76,8 +78,7 @@ class GatewayProcess:
         the gateway ends or takes more than 30 s.
         """
         deadline = time.monotonic() + START_LIMIT
-        with requests.Session() as session:
-            session.trust_env = False
+        with PlainSession() as session:
             while not given_up():
                 address = self._address()
                 if address and _is_ready(session, f"http://{address}/readyz"):

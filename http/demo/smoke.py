@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import requests
 from attrs import field, frozen
 
+from aigateway.actors.upstream.adapter import PlainSession
 from aigateway.http.demo._cases import CASES, OPENING, Case
 from aigateway.http.demo._expectations import differences, expect
 from aigateway.http.demo.imitation import Request
@@ -64,8 +65,7 @@ def run_cases(stage: Stage, given_up: Callable[[], bool]) -> Iterator[Result]:
 
     Raises DemoFailed when the gateway has ended.
     """
-    with requests.Session() as session:
-        session.trust_env = False
+    with PlainSession() as session:
         runs: list[tuple[str, _Run]] = [
             *((case.title, partial(_run_case, case=case)) for case in CASES),
             ("unknown key", _run_unknown_key),
@@ -125,8 +125,7 @@ def _run_case(stage: Stage, session: requests.Session, *, case: Case) -> _Outcom
 
 def open_with(stage: Stage, given_up: Callable[[], bool]) -> None:
     """Send a few requests, one after the other, until ``given_up`` says so; look at nothing."""
-    with requests.Session() as session:
-        session.trust_env = False
+    with PlainSession() as session:
         for case in OPENING:
             if given_up():
                 return

@@ -191,7 +191,7 @@ class Injector:
             refusal = _read_refusal(result.exchange)
             suspects = refused_tools(loop.body, refusal, loop.tools.keys())
             if not suspects:
-                result.exchange.put_back(refusal)
+                result.exchange.unread(refusal)
                 break
             for name, text in suspects.items():
                 taken_out[name] = (loop.tools[name], text)

@@ -73,6 +73,12 @@ OUTSIDE_WORLD = {
 """Modules through which a room would reach clocks, chance, files, sockets, threads or logs."""
 OUTSIDE_CALLS = {"open", "print", "input", "breakpoint"}
 
+DEFAULT_CLIENT = {
+    "requests.Session", "requests.delete", "requests.get", "requests.head", "requests.patch",
+    "requests.post", "requests.put", "requests.request", "requests.session",
+}  # fmt: skip
+"""What would speak HTTP through requests' own adapter."""
+
 MAX_LINES = 700
 """From here on a module is split."""
 VAGUE = {"common", "helper", "helpers", "misc", "util", "utils"}
@@ -231,4 +237,23 @@ def test_no_module_is_longer_than_one_subject_can_be() -> None:
 
 def test_no_module_is_a_drawer_for_everything() -> None:
     wrong = [_name(path) for path in SOURCES if set(path.stem.strip("_").split("_")) & VAGUE]
+    assert wrong == []
+
+
+def test_http_has_one_client() -> None:
+    """What is sent anywhere goes through the room ``upstream``."""
+    wrong = []
+    for path in SOURCES:
+        if path.is_relative_to(CHECKOUT / "actors/upstream"):
+            continue
+        wrong += [
+            f"{_name(path)} imports {name}"
+            for name in _imports(path)
+            if _is_below(name, ("requests.adapters", "urllib.request", "urllib3"))
+        ]
+        wrong += [
+            f"{_name(path)}:{node.lineno} calls {called}"
+            for node in ast.walk(_parsed(path))
+            if isinstance(node, ast.Call) and (called := ast.unparse(node.func)) in DEFAULT_CLIENT
+        ]
     assert wrong == []

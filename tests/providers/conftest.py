@@ -9,9 +9,9 @@ import pytest
 import trustme
 from imitation_provider import ScriptedProvider
 
-from aigateway.actors.upstream.adapter import UpstreamAdapter
 from aigateway.actors.upstream.connect import Connector
 from aigateway.actors.upstream.endpoint import Endpoint
+from aigateway.actors.upstream.kept import KeptConnection
 
 
 @pytest.fixture
@@ -27,22 +27,22 @@ def other_provider():
 
 
 @pytest.fixture
-def adapters() -> Iterator[Callable[[int], UpstreamAdapter]]:
-    """Makes adapters for ports, which are closed at the end."""
+def keeping() -> Iterator[Callable[[int], KeptConnection]]:
+    """Makes connections to ports, which are closed at the end."""
     made = []
 
-    def make(port: int) -> UpstreamAdapter:
-        made.append(UpstreamAdapter(Connector(Endpoint("http", "127.0.0.1", port), timeout=5.0)))
+    def make(port: int) -> KeptConnection:
+        made.append(KeptConnection(Connector(Endpoint("http", "127.0.0.1", port), timeout=5.0)))
         return made[-1]
 
     yield make
-    for adapter in made:
-        adapter.close()
+    for connection in made:
+        connection.close()
 
 
 @pytest.fixture
-def adapter(scripted_provider: ScriptedProvider, adapters) -> UpstreamAdapter:
-    return adapters(scripted_provider.port)
+def kept(scripted_provider: ScriptedProvider, keeping) -> KeptConnection:
+    return keeping(scripted_provider.port)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from provider_rig import PATIENCE, FakeRecording, read_all, running, until
 from aigateway.actors.actor.base import ActorDied, Crash
 from aigateway.actors.providers.messages import GetProviderState, Opened, Refused, Retire
 from aigateway.actors.providers.worker import UpstreamWorker
-from aigateway.actors.upstream.adapter import UpstreamAdapter
+from aigateway.actors.upstream.kept import KeptConnection
 
 EVENTS = [event({"n": 1}, "first"), event({"n": 2}, "second")]
 ONE = {"max_connections": 1}
@@ -47,14 +47,14 @@ class Fault(RuntimeError):
 def faulty_sending(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Each True in the list makes a worker die in place of sending."""
     faults: list[bool] = []
-    real = UpstreamAdapter.exchange
+    real = KeptConnection.exchange
 
-    def exchange(self: UpstreamAdapter, *args: Any) -> Any:
+    def exchange(self: KeptConnection, *args: Any) -> Any:
         if faults and faults.pop(0):
             raise Fault
         return real(self, *args)
 
-    monkeypatch.setattr(UpstreamAdapter, "exchange", exchange)
+    monkeypatch.setattr(KeptConnection, "exchange", exchange)
     return faults
 
 
@@ -247,7 +247,7 @@ def test_a_worker_that_dies_after_its_provider_answers_its_request(scripted_prov
         die.wait(PATIENCE)
         raise Fault
 
-    monkeypatch.setattr(UpstreamAdapter, "exchange", exchange)
+    monkeypatch.setattr(KeptConnection, "exchange", exchange)
     with running(scripted_provider.url) as rig:
         reply = rig.tell()
         assert begun.wait(PATIENCE)

@@ -22,7 +22,7 @@ from imitation_provider import (
 from provider_rig import PATIENCE, read_all, until
 from upstream_rig import begin
 
-from aigateway.actors.upstream import adapter as adapter_module
+from aigateway.actors.upstream import kept as kept_module
 from aigateway.actors.upstream.errors import (
     AnswerTimeout,
     GatewayEnds,
@@ -89,13 +89,13 @@ WHOLE = [
 
 @pytest.mark.parametrize("case", WHOLE, ids=lambda case: case.name)
 @pytest.mark.parametrize("size", [0, 1, 7])
-def test_an_answer_is_read_to_its_end(scripted_provider, adapter, case, size):
+def test_an_answer_is_read_to_its_end(scripted_provider, kept, case, size):
     steps = []
     for step in case.steps:
         data = step if isinstance(step, bytes) else None
         steps.extend([step] if data is None or not size else pieces(data, size))
     scripted_provider.play(steps)
-    exchange = begin(adapter, method=case.method)
+    exchange = begin(kept, method=case.method)
     assert exchange.status == case.status
     assert read_all(exchange) == case.body
     assert exchange.complete is case.complete
@@ -107,13 +107,13 @@ def test_an_answer_is_read_to_its_end(scripted_provider, adapter, case, size):
         assert exchange.reusable is case.reusable
 
 
-def test_headers_are_kept_as_they_came_and_trailers_are_not_added(scripted_provider, adapter):
+def test_headers_are_kept_as_they_came_and_trailers_are_not_added(scripted_provider, kept):
     fields = [("X-Odd", "a b"), ("x-odd", ""), ("Set-Cookie", "caf\xe9"), ("Set-Cookie", "2")]
     framing = [("Transfer-Encoding", "chunked")]
     scripted_provider.play(
         [head(299, [*fields, *framing], reason="Odd One"), chunk(b"x"), b"0\r\nX-Late: 1\r\n\r\n"]
     )
-    exchange = begin(adapter)
+    exchange = begin(kept)
     assert read_all(exchange) == b"x"
     assert (exchange.status, exchange.reason) == (299, "Odd One")
     assert exchange.headers == [*fields, *framing]
@@ -148,35 +148,35 @@ def test_headers_are_kept_as_they_came_and_trailers_are_not_added(scripted_provi
         ([b"HTTP/1.1 100 Continue\r\n\r\n" * 15000, Stall()], "is over 262144 bytes"),
     ],
 )
-def test_a_head_that_does_not_come_is_told(scripted_provider, adapter, steps, text):
+def test_a_head_that_does_not_come_is_told(scripted_provider, kept, steps, text):
     scripted_provider.play(steps)
     with pytest.raises(HeadCut, match=text) as caught:
-        begin(adapter)
+        begin(kept)
     assert caught.value.sent
 
 
-def test_a_large_head_is_read(scripted_provider, adapter):
+def test_a_large_head_is_read(scripted_provider, kept):
     value = "x" * 200_000
     scripted_provider.play(answer("ok", headers=[("X-Large", value)]))
-    exchange = begin(adapter)
+    exchange = begin(kept)
     assert dict(exchange.headers)["X-Large"] == value
     assert read_all(exchange) == b"ok"
 
 
-def test_a_head_that_takes_too_long_is_told(scripted_provider, adapter):
+def test_a_head_that_takes_too_long_is_told(scripted_provider, kept):
     stall = Stall()
     scripted_provider.play([LENGTH[:9], stall])
     with pytest.raises(AnswerTimeout, match=r"gave no answer within 0\.05 s"):
-        begin(adapter, timeout=0.05)
+        begin(kept, timeout=0.05)
     assert stall.hangup.wait(PATIENCE)
 
 
 @pytest.mark.parametrize("how", [Close(), Reset()])
 @pytest.mark.parametrize("start", [LENGTH + b"hel", CHUNKED + chunk(b"hel"), CHUNKED + b"9\r\nhel"])
-def test_a_cut_body_is_told_after_what_had_come(scripted_provider, adapter, start, how):
+def test_a_cut_body_is_told_after_what_had_come(scripted_provider, kept, start, how):
     arrived = threading.Event()
     scripted_provider.play([start, WaitFor(arrived), how])
-    exchange = begin(adapter)
+    exchange = begin(kept)
     exchange.set_quiet(PATIENCE)
     assert exchange.read() == b"hel"
     arrived.set()
@@ -188,19 +188,19 @@ def test_a_cut_body_is_told_after_what_had_come(scripted_provider, adapter, star
         exchange.read()
 
 
-def test_broken_framing_is_told_after_what_was_good(scripted_provider, adapter):
+def test_broken_framing_is_told_after_what_was_good(scripted_provider, kept):
     scripted_provider.play([CHUNKED + chunk(b"good") + b"no chunk\r\n", Close()])
-    exchange = begin(adapter)
+    exchange = begin(kept)
     exchange.set_quiet(PATIENCE)
     assert exchange.read() == b"good"
     with pytest.raises(UpstreamCut, match="framing"):
         exchange.read()
 
 
-def test_silence_is_told_and_reading_can_go_on(scripted_provider, adapter):
+def test_silence_is_told_and_reading_can_go_on(scripted_provider, kept):
     gate = threading.Event()
     scripted_provider.play(stream([b"one", WaitFor(gate), b"two"]))
-    exchange = begin(adapter)
+    exchange = begin(kept)
     exchange.set_quiet(0.02)
     assert exchange.read() == b"one"
     for _ in range(2):
@@ -213,10 +213,10 @@ def test_silence_is_told_and_reading_can_go_on(scripted_provider, adapter):
     assert exchange.reusable
 
 
-def test_a_reader_wakes_up_when_its_connection_is_shut(scripted_provider, adapter):
+def test_a_reader_wakes_up_when_its_connection_is_shut(scripted_provider, kept):
     reached = threading.Event()
     scripted_provider.play([LENGTH, Tell(reached), Stall()])
-    exchange = begin(adapter)
+    exchange = begin(kept)
     exchange.set_quiet(PATIENCE)
     shutter = threading.Timer(0.02, exchange.connection.shut)
     shutter.start()
@@ -236,10 +236,10 @@ FRAMINGS = {
 @pytest.mark.parametrize("moment", ["while it is read", "between two reads"])
 @pytest.mark.parametrize("framing", FRAMINGS)
 def test_an_interrupted_answer_is_a_cut_one_however_it_would_end(
-    scripted_provider, adapter, framing, moment
+    scripted_provider, kept, framing, moment
 ):
     scripted_provider.play([*FRAMINGS[framing], Stall()])
-    exchange = begin(adapter)
+    exchange = begin(kept)
     exchange.set_quiet(PATIENCE)
     # What has come already is not lost.
     assert exchange.read() == b"some"
@@ -260,11 +260,11 @@ def test_an_interrupted_answer_is_a_cut_one_however_it_would_end(
 # -- the connection afterwards
 
 
-def test_a_clean_connection_carries_the_next_request(scripted_provider, adapter):
+def test_a_clean_connection_carries_the_next_request(scripted_provider, kept):
     scripted_provider.otherwise = answer("ok")
     reused = []
     for _ in range(3):
-        exchange = begin(adapter)
+        exchange = begin(kept)
         assert read_all(exchange) == b"ok"
         reused.append(exchange.reused)
     assert reused == [False, True, True]
@@ -281,35 +281,35 @@ def test_a_clean_connection_carries_the_next_request(scripted_provider, adapter)
     ],
 )
 def test_a_connection_that_was_closed_or_spoken_on_while_idle_is_left(
-    scripted_provider, adapter, later
+    scripted_provider, kept, later
 ):
     gate = threading.Event()
     scripted_provider.play([LENGTH + b"hello", WaitFor(gate), *later])
     scripted_provider.play(answer("fresh"))
-    exchange = begin(adapter)
+    exchange = begin(kept)
     assert read_all(exchange) == b"hello"
     assert exchange.reusable
     gate.set()
     connection = exchange.connection
     until(lambda: not connection.is_alive())
-    assert read_all(begin(adapter)) == b"fresh"
+    assert read_all(begin(kept)) == b"fresh"
     assert [request.connection for request in scripted_provider.requests] == [1, 2]
 
 
 def test_a_request_of_which_nothing_left_is_sent_on_a_new_connection(
-    scripted_provider, adapter, monkeypatch
+    scripted_provider, kept, monkeypatch
 ):
     gate = threading.Event()
     scripted_provider.play([LENGTH + b"hello", WaitFor(gate), Reset()])
     scripted_provider.play(answer("fresh"))
-    exchange = begin(adapter)
+    exchange = begin(kept)
     read_all(exchange)
     gate.set()
     connection = exchange.connection
     until(lambda: not connection.is_alive())
     # As if it had been closed between the look and the sending.
     monkeypatch.setattr(connection, "is_alive", lambda: True)
-    assert read_all(begin(adapter)) == b"fresh"
+    assert read_all(begin(kept)) == b"fresh"
     assert len(scripted_provider.requests) == 2
 
 
@@ -317,13 +317,13 @@ def test_a_request_of_which_nothing_left_is_sent_on_a_new_connection(
 @pytest.mark.parametrize("body", [b"{}", b"x" * 200_000], ids=["small", "large"])
 @pytest.mark.parametrize("method", ["POST", "GET"])
 def test_a_request_that_met_the_close_of_an_idle_connection_is_sent_once_more(
-    scripted_provider, adapter, closing, body, method
+    scripted_provider, kept, closing, body, method
 ):
     scripted_provider.play(answer("first"))
     scripted_provider.play(closing)
     scripted_provider.play(answer("again"))
-    assert read_all(begin(adapter)) == b"first"
-    exchange = begin(adapter, body, method=method)
+    assert read_all(begin(kept)) == b"first"
+    exchange = begin(kept, body, method=method)
     assert read_all(exchange) == b"again"
     assert not exchange.reused
     assert [request.connection for request in scripted_provider.requests] == [1, 1, 2]
@@ -339,25 +339,25 @@ def test_a_request_that_met_the_close_of_an_idle_connection_is_sent_once_more(
     ],
     ids=["on a new connection", "twice", "after a byte", "after an interim answer"],
 )
-def test_any_other_close_before_an_answer_is_not_tried_again(scripted_provider, adapter, scripts):
+def test_any_other_close_before_an_answer_is_not_tried_again(scripted_provider, kept, scripts):
     for script in scripts:
         scripted_provider.play(script)
     if len(scripts) > 1:
-        read_all(begin(adapter))
+        read_all(begin(kept))
     with pytest.raises(HeadCut):
-        begin(adapter)
+        begin(kept)
     assert len(scripted_provider.requests) == len(scripts)
 
 
 def test_an_upstream_that_breaks_off_late_may_have_begun_to_work(
-    scripted_provider, adapter, monkeypatch
+    scripted_provider, kept, monkeypatch
 ):
-    monkeypatch.setattr(adapter_module, "CLOSING", 0.0)
+    monkeypatch.setattr(kept_module, "CLOSING", 0.0)
     scripted_provider.play(answer("first"))
     scripted_provider.play([Close()])
-    read_all(begin(adapter))
+    read_all(begin(kept))
     with pytest.raises(HeadCut):
-        begin(adapter)
+        begin(kept)
 
 
 @pytest.mark.parametrize(
@@ -373,25 +373,25 @@ def test_an_upstream_that_breaks_off_late_may_have_begun_to_work(
     ],
 )
 def test_an_idle_connection_is_left_before_its_upstream_leaves_it(
-    scripted_provider, adapter, headers, seconds
+    scripted_provider, kept, headers, seconds
 ):
     assert idle_limit(headers) == seconds
     scripted_provider.otherwise = answer("ok", 200, headers)
-    exchange = begin(adapter)
+    exchange = begin(kept)
     read_all(exchange)
     left = exchange.connection.idle_until - exchange.last_data_at
     assert left == pytest.approx(seconds, abs=0.5)
     exchange.connection.idle_until -= seconds
     assert not exchange.connection.is_alive()
-    assert not begin(adapter).reused
+    assert not begin(kept).reused
 
 
-def test_a_given_back_exchange_cannot_hurt_its_successor(scripted_provider, adapter):
+def test_a_given_back_exchange_cannot_hurt_its_successor(scripted_provider, kept):
     scripted_provider.otherwise = answer("ok")
-    first = begin(adapter)
+    first = begin(kept)
     read_all(first)
     first.detach()
-    second = begin(adapter)
+    second = begin(kept)
     first.interrupt("nobody holds it any more")
     first.close()
     assert read_all(second) == b"ok"

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 
 from provider_rig import PATIENCE
 
-from aigateway.actors.upstream.adapter import HeaderPairs, UpstreamAdapter, prepare
 from aigateway.actors.upstream.connect import Connector
 from aigateway.actors.upstream.endpoint import Endpoint
 from aigateway.actors.upstream.exchange import Exchange
+from aigateway.actors.upstream.kept import HeaderPairs, KeptConnection, prepare
 
 
 def connect(url: str, *, timeout: float = 5.0, **options: str) -> socket.socket:
@@ -53,7 +53,7 @@ def closed_port() -> int:
 
 
 def begin(
-    adapter: UpstreamAdapter, body: bytes = b"{}", *, method: str = "POST", timeout: float = 10.0
+    kept: KeptConnection, body: bytes = b"{}", *, method: str = "POST", timeout: float = 10.0
 ) -> Exchange:
     headers = HeaderPairs([("Content-Length", str(len(body)))])
-    return adapter.exchange(prepare(method, "http://upstream/path", headers, body), timeout)
+    return kept.exchange(prepare(method, "http://upstream/path", headers, body), timeout)
