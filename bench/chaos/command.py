@@ -84,7 +84,8 @@ def chaos(
     not stepped: that takes a machine of its own.
 
     Exit status: 0; 1 when a record was lost, or doubled beyond what docs/coderd.md says, when a
-    request hung, when a process, file or descriptor was left; 130 after Ctrl-C.
+    request hung, when a process, file or descriptor was left, when a gateway that nobody killed
+    ended; 130 after Ctrl-C.
     """
     seed = random.randrange(1_000_000) if seed is None else seed
     if not kinds_for(plane, only, without):

@@ -129,7 +129,8 @@ class Reload(_Moment):
         self._gateway = gateway
 
     def begin(self, fault: Fault) -> None:
-        # A service manager reloads what has started; before, the signal ends the process.
+        # A service manager reloads what has started; a Python that has not come to our first
+        # statement would end.
         if self._gateway.workers():
             for _ in range(3 + fault.choice % 18):
                 self._gateway.signal(signal.SIGHUP)

@@ -56,7 +56,7 @@ class Result:
     @property
     def clean(self) -> bool:
         """Whether nothing is wrong but what is documented."""
-        return self.balance.clean and not self.leaks and not self.stop_code
+        return self.balance.clean and not self.leaks and not self.exits and not self.stop_code
 
     def save(self, folder: Path) -> None:
         """Write ``chaos.json`` and ``report.txt``."""
