@@ -14,12 +14,21 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-__all__ = ["VARIABLE", "forget_process", "make_folder", "remove_folder"]
+__all__ = [
+    "VARIABLE",
+    "forget_process",
+    "make_folder",
+    "remove_folder",
+    "remove_unused",
+    "use_folder",
+]
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable by which prometheus-client finds the folder."""
+USERS = ".users"
+"""Worker processes share a lock on this file for as long as they live."""
 ARCHIVE = "dead"
 """Takes the place of a process id in the names of archive files."""
 
@@ -33,6 +42,23 @@ def make_folder() -> Path:
 
 def remove_folder(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def use_folder(folder: Path) -> IO[bytes]:
+    """In a worker process: say that it counts here for as long as the result is open."""
+    users = open(folder / USERS, "ab")  # noqa: SIM115 - to the process' end
+    fcntl.flock(users, fcntl.LOCK_SH)
+    return users
+
+
+def remove_unused(folder: Path) -> None:
+    """Remove the folder when no worker process counts in it any more.
+
+    Those whose main process was killed go on until they have finished what they serve.
+    """
+    with contextlib.suppress(OSError), open(folder / USERS, "ab") as users:
+        fcntl.flock(users, fcntl.LOCK_EX)
+    remove_folder(folder)
 
 
 def forget_process(folder: Path, pid: int) -> None:

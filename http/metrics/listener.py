@@ -18,7 +18,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, ge
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from aigateway.http.metrics.folder import VARIABLE, locked, remove_folder
+from aigateway.http.metrics.folder import VARIABLE, locked, remove_unused
+from aigateway.http.settings.addresses import when_free
 
 __all__ = ["main"]
 
@@ -67,7 +68,7 @@ def main(argv: list[str]) -> None:
     """Serve ``host:port`` until standard input ends."""
     host, _, port = argv[0].rpartition(":")
     try:
-        server = _Server((host.strip("[]"), int(port)), _Handler)
+        server = when_free(lambda: _Server((host.strip("[]"), int(port)), _Handler))
     except (OSError, OverflowError, ValueError) as ex:
         print(f"error: {ex}", flush=True)  # noqa: T201 - read by start_listener
         return
@@ -77,8 +78,11 @@ def main(argv: list[str]) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with contextlib.suppress(KeyboardInterrupt):
         sys.stdin.buffer.read()
+    # The next gateway may want the address already.
+    server.shutdown()
+    server.server_close()
     # The master does this too, unless it was killed.
-    remove_folder(Path(os.environ[VARIABLE]))
+    remove_unused(Path(os.environ[VARIABLE]))
 
 
 if __name__ == "__main__":

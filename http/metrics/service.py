@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from aigateway.http.metrics.folder import forget_process, make_folder, remove_folder
+from aigateway.http.metrics.folder import forget_process, make_folder, remove_folder, use_folder
 from aigateway.http.settings import SettingsError
 
 __all__ = ["MetricsService"]
@@ -48,6 +48,7 @@ class MetricsService:
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._process.returncode = 0
+        self._use = use_folder(self._folder)
 
     def watch(self) -> None:
         """Called every second: a listener that has ended is started again, where it was."""

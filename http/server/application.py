@@ -17,6 +17,7 @@ from aigateway.http.server.gunicorn_logs import GunicornLogger
 from aigateway.http.server.last_words import LastWords
 from aigateway.http.server.reloading import reloaded
 from aigateway.http.settings import Settings, SettingsError
+from aigateway.http.settings.addresses import when_free
 
 if TYPE_CHECKING:
     from aigateway.http.metrics.service import MetricsService
@@ -114,14 +115,23 @@ class GatewayApplication(BaseApplication):  # type: ignore[misc]
 def check_address(address: str) -> None:
     """Find out before any process is started whether ``address`` can be listened on.
 
+    Workers whose main process was killed are about to let go of it: they are waited for.
     Raises SettingsError with the reference's text.
     """
+
+    def say() -> None:
+        log.info("the address is in use, waiting a moment for it", address=address)
+
+    try:
+        when_free(lambda: _try_to_bind(address), say)
+    except (OSError, ValueError, OverflowError) as ex:
+        raise SettingsError(f'listen on "{address}": {ex}; choose another --http-address') from ex
+
+
+def _try_to_bind(address: str) -> None:
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, int(port)))
-    except (OSError, ValueError, OverflowError) as ex:
-        raise SettingsError(f'listen on "{address}": {ex}; choose another --http-address') from ex
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, int(port)))

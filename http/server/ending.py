@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from aigateway.http.server.orphans import end_with
+
 if TYPE_CHECKING:
     from aigateway.http.request.runtime import Runtime
 
@@ -121,6 +123,11 @@ class EndingWorker:
 
     # -- told from outside
 
+    def init_process(self) -> None:
+        # Until there is something to end in good order: at once.
+        end_with(self.ppid, signal.SIGKILL)
+        super().init_process()  # type: ignore[misc]
+
     def init_signals(self) -> None:
         super().init_signals()  # type: ignore[misc]
         signal.signal(signal.SIGINT, self.handle_int)
@@ -153,11 +160,14 @@ class EndingWorker:
     def notify(self) -> None:
         """Sign of life.  Without a main process there is nobody to read it, nor to replace this
         worker: it ends in good order."""
+        self._look_for_parent()
+        self.tmp.notify()
+
+    def _look_for_parent(self) -> None:
         if self.ppid != os.getppid() and not self._orphan:
             self._orphan = True
             log.warning("the main process is gone, stopping")
             self.end(Ending.STOPPING)
-        self.tmp.notify()
 
     # -- the beginning
 
@@ -172,13 +182,14 @@ class EndingWorker:
         while runtime is not None and self.alive and self.age > self.cfg.workers:
             if runtime.ready() or time.monotonic() > until:
                 return
+            self._look_for_parent()
             self.pause(LOOK)
 
     # -- the end
 
     def leave(self) -> None:
         """The last step of all."""
-        for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1):
             # Python puts its handlers down before the process is gone.
             signal.signal(sig, signal.SIG_IGN)
         if self.ending is Ending.NOW or self.serving:

@@ -18,6 +18,7 @@ from gunicorn.arbiter import Arbiter
 from aigateway.http.request.inbound import keep_request
 from aigateway.http.server.ending import Ending, EndingWorker
 from aigateway.http.server.last_words import LOST
+from aigateway.http.server.orphans import end_with
 from aigateway.http.settings.sockets import remove_socket
 
 __all__ = [
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
-HELD_SIGNALS = STOP_SIGNALS | {signal.SIGUSR2}
+HELD_SIGNALS = STOP_SIGNALS | {signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP}
 """Those that a worker must not get before it is ready: see :class:`.GatewayArbiter`."""
 FLUSH_TIMEOUT = 10.0
 """Seconds for the spool to empty when a worker ends; what is left waits for the next start."""
@@ -71,7 +72,10 @@ def post_worker_init(worker: Any) -> None:
     from aigateway.http.server.control import ControlSocket
     from aigateway.http.server.garbage import collect_seldom
 
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    # From here on there is something to end in good order.
+    end_with(worker.ppid, signal.SIGINT)
+    # What asks for a dump is waited for by a thread of the diagnosis.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS - {signal.SIGUSR2})
     metrics = getattr(worker.app, "metrics", None)
     if metrics is not None:
         metrics.in_worker()
@@ -122,7 +126,11 @@ def worker_exit(_server: Any, worker: Any) -> None:
         control.close()
     for watching in ("probes", "sampler"):
         if (watcher := getattr(worker, watching, None)) is not None:
-            watcher.stop()
+            try:
+                watcher.stop()
+            except Exception as ex:
+                # Records are worth more than numbers.
+                log.warning("the last metrics could not be written", error=repr(ex))
     app = getattr(worker.app, "callable", None)
     runtime = getattr(app, "runtime", None)
     if app is None or runtime is None:
