@@ -38,7 +38,7 @@ def serve(read: Callable[[], Settings]) -> None:
     from aigateway.http.server.open_files import raise_limit
     from aigateway.http.server.reloading import check_tls
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
         # gunicorn puts its own handlers into their places.
         signal.signal(number, _leave)
     settings = read()
@@ -64,6 +64,8 @@ def serve(read: Callable[[], Settings]) -> None:
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
     """Stopped before there is anything to stop."""
+    # One more must not come while Python puts its handlers down.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGQUIT})
     raise SystemExit(0)
 
 

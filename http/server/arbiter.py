@@ -59,6 +59,18 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
         settings: Settings = self.app.settings
         return settings
 
+    # -- its own beginning and end
+
+    def init_signals(self) -> None:
+        """Take signals, those too that came before there was anybody to take them."""
+        super().init_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)
+
+    def ignore_signals(self) -> None:
+        """From here on nothing is left to be told; Python puts its handlers down before the
+        process is gone, and one more signal would change its exit code."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.SIGNALS)
+
     # -- workers
 
     def spawn_worker(self) -> Any:
@@ -176,6 +188,7 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
         try:
             super().halt(self.reason or None, exit_status)
         except SystemExit as ex:
+            self.ignore_signals()
             self._hear()
             code = ex.code or int(self.killed > 0)
             if self.lost:
