@@ -37,6 +37,8 @@ class Failure:
     """False when coderd answers other calls, just not this one."""
     broken: bool = False
     """Only the call's stream broke; its session goes on, as far as is known."""
+    silent: bool = False
+    """The line stood still meanwhile, and may have swallowed the call or its answer."""
     sent: bool = field(default=True, eq=False)
     """False when the call never left: coderd has certainly not acted on it."""
 

@@ -148,6 +148,31 @@ def test_a_call_is_given_up_when_its_stream_breaks_each_time() -> None:
     assert len(session.asked) == 3
 
 
+def test_a_call_that_its_line_swallows_is_made_again_until_its_time_is_over() -> None:
+    session, outcomes = StubSession(), list[Outcome]()
+    calls = make_calls(StubAlarms())
+    calls.connected(session.seen())
+    call = make_call(outcomes)
+    calls.ask(call)
+    swallowed = Failure("no answer within 1 s", away=False, silent=True)
+    for number in range(5):
+        session.asked[number](swallowed)
+    assert not outcomes
+    assert len(session.asked) == 6
+    call.expires = 0.0
+    session.asked[5](swallowed)
+    assert outcomes == [swallowed]
+
+
+def test_a_record_that_a_line_swallows_goes_back_to_where_it_came_from() -> None:
+    session, outcomes = StubSession(), list[Outcome]()
+    calls = make_calls(StubAlarms())
+    calls.connected(session.seen())
+    calls.ask(evolve(make_call(outcomes), patient=False))
+    session.asked[0](Failure("no answer", silent=True))
+    assert outcomes == [Failure("no answer", silent=True)]
+
+
 def test_a_call_that_nobody_waits_for_is_not_made_again() -> None:
     session, outcomes = StubSession(), list[Outcome]()
     calls = make_calls(StubAlarms())

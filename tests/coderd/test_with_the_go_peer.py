@@ -7,10 +7,12 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+import pykka
 import pytest
 from coderd_talk import Talk, eventually, interception, prompt
 from go_peer import GoPeer
 
+from aigateway.actors.control.coderd import _session
 from aigateway.actors.control.coderd.wire.yamux import Limits
 from aigateway.actors.control.messages import (
     Accepted,
@@ -212,6 +214,35 @@ def test_a_silent_peer_is_left(peer: GoPeer) -> None:
         peer.stall()
         reply = talk.begin_authorize(TOKEN)
         assert isinstance(reply.get(timeout=10), Caller)
+
+
+def test_who_asks_on_a_line_that_stands_still_is_answered_when_it_goes_on(
+    peer: GoPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_session, "_QUIET", 0.05)
+    monkeypatch.setattr(_session, "_LATE", 0.05)
+    with Talk(peer, call_timeout=0.3) as talk:
+        sessions = len(peer.sessions(open=1))
+        peer.stall()
+        before = talk.begin_authorize(TOKEN)
+        with pytest.raises(pykka.Timeout):
+            # Three times as long as coderd has for an answer.
+            before.get(timeout=1.0)
+        later = talk.begin_authorize("another" + TOKEN)
+        peer.unstall()
+        assert isinstance(before.get(timeout=10), Caller)
+        assert isinstance(later.get(timeout=10), Denied)
+        assert len(peer.sessions(open=1)) == sessions, "on the same line"
+
+
+def test_who_waits_for_a_slow_answer_on_a_line_that_is_well_waits_no_longer(
+    peer: GoPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_session, "_QUIET", 0.05)
+    with Talk(peer, call_timeout=0.5) as talk:
+        peer.disturb("IsAuthorized", "stall")
+        assert talk.authorize(TOKEN) == Unavailable("no answer within 0.5 s")
+        assert len(peer.calls("IsAuthorized")) == 1
 
 
 def test_a_call_given_up_is_cancelled_over_there(peer: GoPeer) -> None:

@@ -54,6 +54,8 @@ class Load:
         """For each answer that came to its end: when it was asked for, and its records."""
         self.refused = 0
         """How often "ask later" was the answer."""
+        self.refusals = Counter[str]()
+        """With which words, and after how long."""
         self.errors: list[BaseException] = []
         self._stop = threading.Event()
         kinds = (self._message, self._streamed_message, self._response, self._streamed_chat)
@@ -67,6 +69,7 @@ class Load:
             except (anthropic.APIStatusError, openai.APIStatusError) as ex:
                 if ex.status_code == 503:
                     self.refused += 1
+                    self.refusals[f"{ex.message[:120]} after {time.monotonic() - began:.0f} s"] += 1
                     continue
                 self.errors.append(ex)
                 return
@@ -157,10 +160,10 @@ def test_what_was_admitted_in_an_outage_is_recorded_once(
         coderd.come_back()
         load.wait_for_more()
     assert not load.errors
-    # Who waits for an answer on a line that is dead, and not known to be, waits for 10 s.
-    assert not load.refused or (how == "stalled" and OUTAGE > 9)
+    assert not load.refusals
     twice = check(coderd, load, back=back)
     sys.stdout.write(f"{len(load.served)} requests, {load.refused} refused, twice: {dict(twice)}\n")
+    sys.stdout.writelines(f"  {count} x {words}\n" for words, count in load.refusals.items())
 
 
 def test_a_stream_goes_on_without_coderd(

@@ -365,6 +365,21 @@ def test_our_ping_is_answered(client: Session) -> None:
     assert feed(client, frame(PING, ACK, 0, 0)) == [events.PingAnswered(0)]
 
 
+def test_nobody_waits_for_the_answer_to_a_probe(client: Session) -> None:
+    client.probe()
+    assert output(client) == frame(PING, SYN, 0, 0)
+    assert client.deadline == 30.0
+    assert feed(client, frame(PING, ACK, 0, 0)) == []
+    client.ping(0.0)
+    assert output(client) == frame(PING, SYN, 0, 1)
+
+
+def test_an_ended_session_is_not_probed(client: Session) -> None:
+    feed(client, b"")
+    client.probe()
+    assert output(client) == b""
+
+
 def test_a_peer_that_goes_away_gets_no_new_streams(opened: Session) -> None:
     assert feed(opened, frame(GO_AWAY, 0, 0, 0)) == [events.PeerGoingAway()]
     assert opened.going_away

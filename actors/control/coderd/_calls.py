@@ -1,4 +1,9 @@
-"""What is asked of coderd: at once while it is there, else when it is back, within bounds."""
+"""What is asked of coderd: at once while it is there, else when it is back, within bounds.
+
+A call that a line has swallowed is made again, on the same line or on the next one, until its time
+is over.  One that coderd does not answer though the line is well is not: it would only add to what
+coderd has to do.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +40,8 @@ class Call:
     """Wait for a coderd that is away, and start again when it goes away in the middle."""
     sent: int = 0
     """How often it was sent; more than once means that coderd may have acted on it before."""
+    broken: int = 0
+    """How often its stream broke while the session went on."""
     asked: float = 0.0
     expires: float = 0.0
     _alarm: Alarm | None = None
@@ -96,11 +103,14 @@ class Calls:
             if call._alarm is not None:
                 call._alarm.cancel()
                 call._alarm = None
+            timeout = call.timeout
+            if call.sent:
+                timeout = min(timeout, max(0.0, call.expires - time.monotonic()))
             call.sent += 1
             session.call(
                 call.rpc,
                 call.request(session.version),
-                call.timeout,
+                timeout,
                 partial(self._answered, call, session),
             )
         elif self._final is not None:
@@ -122,12 +132,13 @@ class Calls:
             )
 
     def _answered(self, call: Call, session: Session, outcome: Outcome) -> None:
-        if isinstance(outcome, Failure) and outcome.away and call.patient:
-            # Lost with its session, or coderd is silent altogether.
+        if isinstance(outcome, Failure) and (outcome.away or outcome.silent) and call.patient:
+            # Lost with its session, or with what the line carried as it stood still.
             lost = self._session is not session or session.ended
             if lost:
                 self.disconnected(session, outcome.text)
-            again = lost or (outcome.broken and call.sent < _ATTEMPTS)
+            call.broken += outcome.broken
+            again = lost or outcome.silent or (outcome.broken and call.broken < _ATTEMPTS)
             if again and time.monotonic() < call.expires:
                 self._place(call)
                 return

@@ -28,6 +28,10 @@ A record whose answer is lost is sent again, and coderd cannot tell it from anot
 no answer that has arrived may be lost: when sending fails, what was received is read to its
 end before the other calls are given up.  And nothing may arrive there after it was given up:
 when coderd is silent, what has not left the machine is thrown away with the connection.
+
+A call that is not answered in time is either one that coderd is slow to answer, or one that a line
+has swallowed that stood still for a while.  So while calls wait and nothing at all arrives, coderd
+is asked for a sign of life now and then.  One that is late says that the line stood still.
 """
 
 from __future__ import annotations
@@ -64,6 +68,10 @@ _LEAVING_PATIENCE = 10.0
 """Seconds that running calls get when coderd goes away."""
 _CLOSING_PATIENCE = 2.0
 """Seconds for the last bytes and the goodbye."""
+_QUIET = 2.0
+"""Seconds without a byte, while calls wait, after which coderd is asked for a sign of life."""
+_LATE = 1.0
+"""Seconds after which that sign is late: it takes a round trip and no more."""
 
 
 @define(eq=False)
@@ -113,6 +121,12 @@ class Session:
         self._alarm_at = 0.0
         self._last_answer = 0.0
         self._answers = 0
+        self._quiet_since = 0.0
+        """The last byte, or the call that was the first to wait after it."""
+        self._probed_at = inf
+        """When coderd was asked for a sign of life, if nothing has arrived since."""
+        self._still_at = -inf
+        """When something arrived last on a line that had stood still."""
         self._leaving = False
         self._cut: str | None = None
         """Why nothing can be sent any more; what has arrived is still read."""
@@ -189,10 +203,16 @@ class Session:
         except LocalProtocolError as ex:
             news.append(partial(call.done, Refusal(f"invalid request: {ex}")))
             return
+        if not streaming and not self._someone_waits():
+            self._quiet_since = call.since
         self._waiting[number] = call
         call.request = b""
         call.due = call.since + call.timeout
         self._first_due = min(self._first_due, call.due)
+
+    def _someone_waits(self) -> bool:
+        """Whether any call waits for its answer."""
+        return any(call.signal is None for call in self._waiting.values())
 
     def _tell(self, news: Sequence[Callable[[], None]]) -> None:
         if news:
@@ -261,12 +281,29 @@ class Session:
                     del self._waiting[number]
                     overdue.append(waiting)
             self._first_due = min((one.due for one in self._waiting.values()), default=inf)
-        self._tell([partial(one.done, self._overdue(one)) for one in overdue])
+            if self._quiet_until() <= now:
+                self._client.probe()
+                self._probed_at = now
+        self._tell([partial(one.done, self._overdue(one, now)) for one in overdue])
         self._run_events()
 
-    def _overdue(self, call: _Call) -> Failure:
+    def _overdue(self, call: _Call, now: float) -> Failure:
         away = self._last_answer < call.since
-        return Failure(f"no answer within {call.timeout:g} s", away)
+        silent = self._still_at > call.since or now - self._probed_at > _LATE
+        return Failure(f"no answer within {call.timeout:g} s", away, silent=silent)
+
+    def _quiet_until(self) -> float:
+        """When coderd is to be asked for a sign of life if nothing arrives."""
+        if self._probed_at < inf or not self._someone_waits():
+            return inf
+        return self._quiet_since + _QUIET
+
+    def _heard(self, now: float) -> None:
+        """Something has arrived."""
+        if now - self._probed_at > _LATE:
+            self._still_at = now
+        self._probed_at = inf
+        self._quiet_since = now
 
     def _run_events(self, data: bytes | None = None) -> None:
         """Do what the client has to tell, after ``data``, and see what is due next."""
@@ -277,6 +314,7 @@ class Session:
             cut = None
             leaving = silent = False
             if data is not None:
+                self._heard(now)
                 self._client.receive_data(data)
             try:
                 while not isinstance(event := self._client.next_event(now), NeedData):
@@ -365,7 +403,7 @@ class Session:
             return
         # PERF: of calls that were answered too.  An alarm that rings too early only looks
         # and sets the next.
-        due = min(due, self._first_due)
+        due = min(due, self._first_due, self._quiet_until())
         if self._alarm is not None:
             if self._alarm_at <= due:
                 return

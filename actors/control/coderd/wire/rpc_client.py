@@ -241,6 +241,10 @@ class RpcClient:
         """Do what is due; see :meth:`yamux.Session.advance`."""
         self._session.advance(now)
 
+    def probe(self) -> None:
+        """See :meth:`yamux.Session.probe`."""
+        self._session.probe()
+
     def next_event(self, now: float) -> ClientEvent | NeedData:
         """Return the next event, or NEED_DATA.
 

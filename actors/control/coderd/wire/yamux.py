@@ -227,8 +227,17 @@ class Session:
         ping_id = self._next_ping
         self._next_ping = (ping_id + 1) & frames.MAX_UINT32
         self._deadlines.pings[ping_id] = now + self._limits.keepalive_timeout
-        self._output.add_urgent(frames.encode_frame(PING, SYN, 0, ping_id))
+        self._send_ping(ping_id)
         return ping_id
+
+    def probe(self) -> None:
+        """Ask for a sign of life that may take as long as it likes, and is no event."""
+        if self._end_reason is None:
+            self._send_ping(self._next_ping)
+            self._next_ping = (self._next_ping + 1) & frames.MAX_UINT32
+
+    def _send_ping(self, ping_id: int) -> None:
+        self._output.add_urgent(frames.encode_frame(PING, SYN, 0, ping_id))
 
     def go_away(self) -> None:
         """Refuse new streams from now on; the open ones go on."""
