@@ -96,7 +96,7 @@ def twice(coderd: AnyCoderd, load: Load) -> Counter[str]:
 
 
 @pytest.mark.timeout(120 + 3 * RESTARTS)
-@pytest.mark.parametrize("role", ["recorder", "control-plane"])
+@pytest.mark.parametrize("role", ["recorder", "control-plane", "provider/anthropic", "mcp"])
 def test_actors_that_are_restarted_under_load_double_and_lose_nothing(
     start: Start, coderd: AnyCoderd, role: str
 ) -> None:
