@@ -125,6 +125,18 @@ _HOW = [
                  help="Requests that the slow provider holds."),
     click.option("--slow-ms", default=_DEFAULTS.slow_ms, show_default=True,
                  help="How long it takes for each."),
+    click.option("--agents", default=_listed(_DEFAULTS.agents), show_default=True,
+                 callback=_many(int), help="Coding agents at once."),
+    click.option("--agent-turns", default=_DEFAULTS.agent_turns, show_default=True,
+                 help="Requests of an agent's conversation."),
+    click.option("--agent-first-kb", default=_DEFAULTS.agent_first_kb, show_default=True,
+                 help="Size of its first request."),
+    click.option("--agent-last-kb", default=_DEFAULTS.agent_last_kb, show_default=True,
+                 help="Size of its last request."),
+    click.option("--agent-think", default=_DEFAULTS.agent_think, show_default=True,
+                 help="Mean seconds from an answer to its next request."),
+    click.option("--agent-events", default=_DEFAULTS.agent_events, show_default=True,
+                 help="Texts of an answer to it."),
     click.option("--upstream-processes", default=_DEFAULTS.upstream_processes, show_default=True,
                  help="Processes of the imitation provider."),
     click.option("--gateway-option", "gateway_options", multiple=True, metavar="OPTION",
@@ -238,6 +250,7 @@ def smoke(peers: bool, results: Path | None) -> None:
     options = Options(
         seconds=1.0, warm_up=0.5, rounds=1, concurrencies=(8,), rates=(50.0,), streams=(20,),
         events=25, ramp=0.5, leavers=10, slow_calls=10, slow_ms=200.0,
+        agents=(8,), agent_turns=10, agent_think=0.1, agent_events=10,
         soak_minutes=0.05, soak_streams=5, soak_rate=20.0,
     )  # fmt: skip
     names = ["aigateway", *(["direct", "nginx", "portkey", "litellm"] if peers else [])]

@@ -1,8 +1,9 @@
 """Whether a record was lost: what the control plane stored against what the provider saw.
 
 The imitation upstream is the witness.  Each request that reached it must have an interception
-that has ended and a prompt, each answer that it sent to the end must have a token usage with
-the numbers it reported, unless the client had gone before and the record says so.
+that has ended, each answer that it sent to the end must have a token usage with the numbers it
+reported, unless the client had gone before and the record says so, and a prompt if the request
+ended with a person's words.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ def losses(counts: RecordCounts, seen: Counters) -> list[str]:
         )
     if counts.ended < counts.interceptions:
         found.append(f"{counts.interceptions - counts.ended} interceptions have no end")
-    if counts.prompts < seen.answers:
-        found.append(f"{seen.answers - counts.prompts} prompts are missing")
+    if counts.prompts < seen.prompts:
+        found.append(f"{seen.prompts - counts.prompts} prompts are missing")
     missing = seen.answers - counts.usages
     if missing > counts.client_gone:
         found.append(

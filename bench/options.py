@@ -46,6 +46,17 @@ class Options:
     """Requests that a slow provider holds while the fast one is measured."""
     slow_ms: float = 2000.0
     """How long the slow provider takes."""
+    agents: tuple[int, ...] = (100,)
+    """Coding agents at once."""
+    agent_turns: int = 50
+    """Requests of one conversation."""
+    agent_first_kb: int = 20
+    agent_last_kb: int = 600
+    """Size of its first and of its last request, in 1,000 bytes."""
+    agent_think: float = 1.0
+    """Mean seconds from an answer to the next request."""
+    agent_events: int = 60
+    """Texts of an answer."""
     soak_minutes: float = 10.0
     soak_rate: float = 50.0
     """Blocking requests per second of the soak."""
@@ -53,7 +64,13 @@ class Options:
     upstream_processes: int = 1
     seed: int = field(default=1)
 
-    def behaviour(self, *, think_ms: float | None = None, events: int | None = None) -> Behaviour:
+    def behaviour(
+        self,
+        *,
+        think_ms: float | None = None,
+        events: int | None = None,
+        agents: bool = False,
+    ) -> Behaviour:
         """How the imitation is to answer."""
         think = self.think_ms if think_ms is None else think_ms
         return Behaviour(
@@ -61,4 +78,5 @@ class Options:
             events=self.events if events is None else events,
             interval_us=round(self.interval_ms * 1000),
             think_us=round(think * 1000),
+            agents=int(agents),
         )

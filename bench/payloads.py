@@ -8,7 +8,16 @@ from collections.abc import Mapping, Sequence
 
 from attrs import field, frozen
 
-__all__ = ["APIS", "MODELS", "SLOW_MODEL", "Endpoint", "body_of", "raw_request", "requests_for"]
+__all__ = [
+    "APIS",
+    "MODELS",
+    "SLOW_MODEL",
+    "VOCABULARY",
+    "Endpoint",
+    "body_of",
+    "raw_request",
+    "requests_for",
+]
 
 APIS = ("chat", "messages")
 """OpenAI Chat Completions and Anthropic Messages."""
@@ -26,7 +35,7 @@ _TEXT = (
     ' function return value error "quoted" path/to/file.py line 42\n    indented = True\n'
     " naïve café 數據"
 )
-_VOCABULARY = _TEXT.split(" ")
+VOCABULARY = _TEXT.split(" ")
 
 
 @frozen
@@ -44,7 +53,7 @@ class Endpoint:
 def body_of(api: str, *, tokens: int, stream: bool, model: str = "") -> bytes:
     """A request body with a prompt of about ``tokens`` tokens; the same for each call."""
     chance = random.Random(tokens)
-    words = iter(lambda: chance.choice(_VOCABULARY), None)
+    words = iter(lambda: chance.choice(VOCABULARY), None)
 
     def text(size: int) -> str:
         made: list[str] = []

@@ -10,11 +10,12 @@ from pathlib import Path
 import attrs
 
 from bench.ledger import wait_settled
-from bench.load import CallsSpec, Driver, LoadResult, StreamsSpec, Target
+from bench.load import CallsSpec, Driver, LoadResult, Target
+from bench.load.driver import Spec
 from bench.load.spec import KEY_PLACE
 from bench.load.wrk import Wrk
 from bench.options import Options
-from bench.payloads import Endpoint, requests_for
+from bench.payloads import Endpoint, raw_request, requests_for
 from bench.systems import Running
 from bench.systems.packages import Program
 from bench.upstream import Upstream
@@ -68,6 +69,13 @@ class Stand:
         assert self.running.slow is not None
         return self._write([("chat", self.running.slow)], tokens, False, ())
 
+    def head(self, api: str) -> tuple[Endpoint, str]:
+        """Where requests of an API go, and a file with their head but for the length."""
+        endpoint = self.running.endpoints[api]
+        file = self._folder / f"head-{self._next()}.http"
+        file.write_bytes(raw_request(endpoint, b"").removesuffix(b"Content-Length: 0\r\n\r\n"))
+        return endpoint, str(file)
+
     def _write(
         self,
         endpoints: Sequence[tuple[str, Endpoint]],
@@ -114,18 +122,18 @@ class Stand:
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         return attrs.evolve(result, numbers={**result.numbers, "driver_cpu": cpu})
 
-    def driver(self, spec: CallsSpec | StreamsSpec) -> Driver:
+    def driver(self, spec: Spec) -> Driver:
         """Start one of our own drivers; it is the caller's to wait for and to stop."""
         driver = Driver(spec, self._folder, f"load-{self._next()}")
         self.drivers.append(driver.name)
         return driver
 
-    def run(self, spec: CallsSpec | StreamsSpec) -> LoadResult:
+    def run(self, spec: Spec) -> LoadResult:
         """Run one of our own drivers to its end."""
         with self.driver(spec) as driver:
             return driver.wait()
 
-    def run_in_window(self, spec: StreamsSpec | CallsSpec) -> tuple[LoadResult, Window]:
+    def run_in_window(self, spec: Spec) -> tuple[LoadResult, Window]:
         """Run a driver; the window opens and closes when the driver says so."""
         window = self.window()
 

@@ -8,16 +8,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import attrs
 from attrs import frozen
 
 from bench.load.histogram import Histogram
-from bench.load.spec import CallsSpec, StreamsSpec
+from bench.load.spec import AgentsSpec, CallsSpec, StreamsSpec
 from bench.processes import CHECKOUT, Child
 
-__all__ = ["Driver", "DriverFailed", "LoadResult", "say"]
+__all__ = ["Driver", "DriverFailed", "LoadResult", "Spec", "say"]
 
 SLACK = 60.0
 """Seconds that a driver may take longer than it was told to."""
@@ -44,14 +44,17 @@ class LoadResult:
         return cls(value["numbers"], histograms, value["errors"], driver)
 
 
+Spec: TypeAlias = AgentsSpec | CallsSpec | StreamsSpec
+_PROGRAMS = {AgentsSpec: "agents", CallsSpec: "calls", StreamsSpec: "streams"}
+
+
 class Driver:
     """Runs one of our own drivers; :meth:`wait` returns its result."""
 
-    def __init__(self, spec: CallsSpec | StreamsSpec, folder: Path, name: str) -> None:
-        kind = "streams" if isinstance(spec, StreamsSpec) else "calls"
-        self.name = f"bench.load.{kind}"
+    def __init__(self, spec: Spec, folder: Path, name: str) -> None:
+        self.name = f"bench.load.{_PROGRAMS[type(spec)]}"
         self._limit = spec.seconds + spec.grace + SLACK
-        if isinstance(spec, StreamsSpec):
+        if not isinstance(spec, CallsSpec):
             self._limit += spec.ramp
         file = folder / f"{name}.json"
         file.write_text(json.dumps(attrs.asdict(spec)))

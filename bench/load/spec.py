@@ -8,7 +8,7 @@ from typing import Any, Self
 import attrs
 from attrs import field, frozen
 
-__all__ = ["KEY_PLACE", "CallsSpec", "StreamsSpec", "Target"]
+__all__ = ["KEY_PLACE", "AgentsSpec", "CallsSpec", "StreamsSpec", "Target"]
 
 KEY_PLACE = b"@@KEY@@"
 """Where a request has the caller's key, when there are many keys."""
@@ -74,6 +74,39 @@ class StreamsSpec:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         return cls(**{**value, "target": _target(value["target"])})
+
+
+@frozen(kw_only=True)
+class AgentsSpec:
+    """Coding agents; times in seconds."""
+
+    port: int
+    head: str
+    """A file with the head of a request, up to where its length is said."""
+    agents: int
+    turns: int
+    """Requests of one conversation."""
+    first_kb: int
+    last_kb: int
+    """Size of a conversation's first request and of its last, in 1,000 bytes."""
+    think: float
+    """Mean of the time between an answer and the next request."""
+    events: int
+    """Texts that each answer should have."""
+    classes: int
+    """Classes of size for which the time to the first byte is told."""
+    ramp: float
+    """Time over which the agents begin."""
+    seconds: float
+    """What is measured, after the ramp."""
+    model: str = ""
+    grace: float = 20.0
+    """How long answers may take to end afterwards, until they count as never finished."""
+    seed: int = 1
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return cls(**value)
 
 
 def _target(value: dict[str, Any]) -> Target:

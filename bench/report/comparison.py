@@ -33,7 +33,7 @@ class Compared:
     @property
     def cost(self) -> float:
         """How many times more it takes now, or less it gives: above 1 is worse."""
-        return self.ratio.median if self.column.better == "low" else 1 / self.ratio.median
+        return self.ratio.median if self.column.direction == "low" else 1 / self.ratio.median
 
 
 def compared(
@@ -46,7 +46,7 @@ def compared(
         for variant in results.variants(scenario.name)
         for plane in planes
         for column in scenario.columns
-        if column.better
+        if column.direction
         and (found := _pair(results, scenario.name, variant, plane, column, before, after))
     ]
 

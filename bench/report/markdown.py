@@ -11,9 +11,10 @@ from bench.report.targets import target_table
 from bench.results import Results
 from bench.scenarios import Column, Scenario, all_scenarios
 
-__all__ = ["circumstances", "findings", "report", "verdict"]
+__all__ = ["circumstances", "finding", "findings", "report", "verdict"]
 
 _HEADLINES = (
+    ("agents", "100 agents", Column("cpu_ms_per_turn", "CPU/turn", better="low")),
     ("blocking", "64 connections", Column("requests_per_s", "requests/s", better="high")),
     ("blocking", "64 connections", Column("cpu_us_per_request", "CPU/request", better="low")),
     ("streams", "500 streams", Column("cpu_us_per_event", "CPU/event", better="low")),
@@ -33,18 +34,27 @@ def report(results: Results, plots: Sequence[str] = ()) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def findings(results: Results) -> list[str]:
+def findings(results: Results, without: Sequence[str] = ()) -> list[str]:
     """The numbers, without what is only of interest beside the run itself."""
     lines = ["## Against the others", "", *_headline(results)]
     if targets := target_table(results):
         lines += ["## Targets", "", *targets]
     for scenario in all_scenarios():
-        if scenario.name in results.scenarios and results.variants(scenario.name):
-            facts = results.scenarios[scenario.name]
-            lines += [f"## {facts['title']}", "", facts["about"], ""]
-            lines += scenario_tables(results, scenario)
-            lines += _left_out(results, scenario)
+        if scenario.name not in without:
+            lines += finding(results, scenario)
     return lines
+
+
+def finding(results: Results, scenario: Scenario) -> list[str]:
+    """What one scenario found; nothing when it was not measured."""
+    if not results.variants(scenario.name):
+        return []
+    facts = results.scenarios[scenario.name]
+    return [
+        *(f"## {facts['title']}", "", facts["about"], ""),
+        *scenario_tables(results, scenario),
+        *_left_out(results, scenario),
+    ]
 
 
 def verdict(results: Results) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.report.tables import base_system
 from bench.results import Results
+from bench.scenarios.agents import CLASSES
 
 __all__ = ["draw_plots"]
 
@@ -32,6 +33,7 @@ def draw_plots(results: Results, folder: Path) -> list[str]:
     # The same result gives the same file.
     matplotlib.rcParams.update({"svg.hashsalt": "bench", "font.size": 9, "axes.grid": True})
     plots: Sequence[tuple[str, Callable[[Results, Any], bool]]] = (
+        ("agents.svg", _agents),
         ("latency.svg", _latency),
         ("throughput.svg", _throughput),
         ("cpu.svg", _cpu),
@@ -48,6 +50,44 @@ def _draw(results: Results, file: Path, draw: Callable[[Results, Any], bool]) ->
     if not draw(results, figure):
         return False
     figure.savefig(file, metadata={"Date": None})
+    return True
+
+
+def _agents(results: Results, figure: Any) -> bool:
+    """The time to the first byte by the size of the conversation, and CPU per turn."""
+    variants = results.variants("agents")
+    if not variants:
+        return False
+    variant = variants[-1]
+    options = results.about["options"]
+    low, high = options["agent_first_kb"], options["agent_last_kb"]
+    middles = [low + (high - low) * (number + 0.5) / CLASSES for number in range(CLASSES)]
+    axes = figure.add_subplot(
+        1, 2, 1, title=f"First byte p50, {variant}", ylabel="ms", xlabel="KB of the conversation"
+    )
+    for system, facts in results.systems.items():
+        spreads = [
+            results.spread("agents", variant, system, f"ttfb_{number}_p50_ms")
+            for number in range(CLASSES)
+        ]
+        points = [
+            (x, each.median)
+            for x, each in zip(middles, spreads, strict=True)
+            if each and each.median
+        ]
+        axes.plot(
+            [x for x, _ in points],
+            [y for _, y in points],
+            marker="o",
+            markersize=3,
+            color=_COLOURS.get(system),
+            label=facts["title"],
+        )
+    axes.set_yscale("log")
+    axes.legend(fontsize=7)
+    bars = figure.add_subplot(1, 2, 2, title=f"CPU per turn, {variant}")
+    _bars(results, bars, "agents", variant, "cpu_ms_per_turn", digits=1)
+    bars.set_xlabel("milliseconds")
     return True
 
 
@@ -124,23 +164,30 @@ def _cpu(results: Results, figure: Any) -> bool:
         variants = results.variants(scenario)
         variant = variants[len(variants) // 2]
         axes = figure.add_subplot(1, len(panels), index + 1, title=f"{title}, {variant}")
-        bars = [
-            (facts["title"], spread, _COLOURS.get(system))
-            for system, facts in results.systems.items()
-            if (spread := results.spread(scenario, variant, system, key)) and spread.median > 0
-        ]
-        axes.barh(
-            [title for title, _, _ in bars],
-            [spread.median for _, spread, _ in bars],
-            color=[colour for _, _, colour in bars],
-        )
-        for row, (_, spread, _) in enumerate(bars):
-            axes.text(spread.median, row, f" {spread.median:,.0f}", va="center", fontsize=8)
-        axes.set_xscale("log")
-        axes.margins(x=0.25)
-        axes.invert_yaxis()
+        _bars(results, axes, scenario, variant, key)
         axes.set_xlabel("microseconds")
     return bool(panels)
+
+
+def _bars(
+    results: Results, axes: Any, scenario: str, variant: str, key: str, digits: int = 0
+) -> None:
+    """A bar per system that has this number, on a logarithmic axis."""
+    bars = [
+        (facts["title"], spread, _COLOURS.get(system))
+        for system, facts in results.systems.items()
+        if (spread := results.spread(scenario, variant, system, key)) and spread.median > 0
+    ]
+    axes.barh(
+        [title for title, _, _ in bars],
+        [spread.median for _, spread, _ in bars],
+        color=[colour for _, _, colour in bars],
+    )
+    for row, (_, spread, _) in enumerate(bars):
+        axes.text(spread.median, row, f" {spread.median:,.{digits}f}", va="center", fontsize=8)
+    axes.set_xscale("log")
+    axes.margins(x=0.25)
+    axes.invert_yaxis()
 
 
 def _soak(results: Results, figure: Any) -> bool:

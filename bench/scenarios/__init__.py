@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bench.scenarios.agents import Agents
 from bench.scenarios.base import Column, Outcome, Scenario, Variant
 from bench.scenarios.blocking import Blocking, FixedRate, KeyFlood, Prompts
 from bench.scenarios.inside import Inside
@@ -14,6 +15,7 @@ __all__ = ["Column", "Outcome", "Scenario", "Variant", "all_scenarios"]
 def all_scenarios() -> list[Scenario]:
     """Every scenario, in the order of the report."""
     return [
+        Agents(),
         Blocking(),
         FixedRate(),
         Streams(),

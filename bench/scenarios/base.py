@@ -47,6 +47,13 @@ class Column:
     """``low`` or ``high``: then the report shows the ratio to aigateway."""
     over_direct: bool = False
     """Whether the report shows by how much it exceeds the direct row of the same round."""
+    watched: bool = False
+    """Less of it is better, for comparisons of revisions; other systems are not judged by it."""
+
+    @property
+    def direction(self) -> str:
+        """What is better in a comparison of revisions: ``low``, ``high``, or neither."""
+        return self.better or ("low" if self.watched else "")
 
 
 @frozen(kw_only=True)

@@ -7,12 +7,22 @@ and CLOCK_MONOTONIC in microseconds when it was sent.
 from __future__ import annotations
 
 import json
+import re
 
 from attrs import frozen
 
-__all__ = ["MARKER", "Answers", "Stream", "answers_for"]
+__all__ = [
+    "MARKER",
+    "Answers",
+    "Stream",
+    "answer_of_agents",
+    "answers_for",
+    "is_complete",
+    "without_times",
+]
 
 MARKER = b"#%06d.%015d#"
+_MARKERS = re.compile(rb"#(\d{6})\.\d{15}#")
 
 _WORDS = "a gateway relays what a provider says to whoever asked and keeps the books "
 _DELTA_TEXT = " some words of it"
@@ -46,8 +56,11 @@ class Answers:
     stream_tokens: int
 
 
-def answers_for(answer_bytes: int, events: int) -> Answers:
-    """Prepare what a behaviour asks for."""
+def answers_for(answer_bytes: int, events: int, agents: bool = False) -> Answers:
+    """Prepare what a behaviour asks for.
+
+    With ``agents``, streams of Messages think before the text and call a tool after it.
+    """
     output_tokens = max(1, answer_bytes // 4)
     text = (_WORDS * (answer_bytes // len(_WORDS) + 1))[:answer_bytes]
     return Answers(
@@ -55,11 +68,35 @@ def answers_for(answer_bytes: int, events: int) -> Answers:
             "chat": _blocking_chat(text, output_tokens),
             "messages": _blocking_messages(text, output_tokens),
         },
-        streams={"chat": _chat_stream(events), "messages": _messages_stream(events)},
+        streams={"chat": _chat_stream(events), "messages": _messages_stream(events, agents)},
         input_tokens=_INPUT_TOKENS,
         output_tokens=output_tokens,
         stream_tokens=events,
     )
+
+
+def answer_of_agents(events: int) -> bytes:
+    """The body of the stream that an agent's request is answered with, its times all zero."""
+    stream = _messages_stream(events, agents=True)
+    texts = (stream.before + MARKER % (number, 0) + stream.after for number in range(events))
+    chunks = stream.opening.removeprefix(_STREAM_HEAD) + b"".join(texts) + stream.closing
+    body = b""
+    while chunks:
+        size, _, rest = chunks.partition(b"\r\n")
+        body += rest[: int(size, 16)]
+        chunks = rest[int(size, 16) + 2 :]
+    return body
+
+
+def without_times(body: bytes) -> bytes:
+    """An answer without the moments at which its events were sent."""
+    return _MARKERS.sub(rb"#\1#", body)
+
+
+def is_complete(body: bytes, events: int) -> bool:
+    """Whether a stream of Messages has all its texts, in order, and its end."""
+    found = [int(number) for number in _MARKERS.findall(body)]
+    return found == list(range(events)) and b"message_stop" in body
 
 
 def _compact(value: object) -> bytes:
@@ -173,7 +210,7 @@ def _chat_stream(events: int) -> Stream:
     )
 
 
-def _messages_stream(events: int) -> Stream:
+def _messages_stream(events: int, agents: bool) -> Stream:
     def event(kind: str, **fields: object) -> bytes:
         body = _compact({"type": kind, **fields})
         return b"event: %b\ndata: %b\n\n" % (kind.encode(), body)
@@ -194,14 +231,34 @@ def _messages_stream(events: int) -> Stream:
             "output_tokens": 0,
         },
     }
+
+    def block(index: int, content: dict[str, object], *deltas: dict[str, object]) -> bytes:
+        return b"".join(
+            (
+                event("content_block_start", index=index, content_block=content),
+                *(event("content_block_delta", index=index, delta=delta) for delta in deltas),
+                event("content_block_stop", index=index),
+            )
+        )
+
     start = event("message_start", message=message)
-    start += event("content_block_start", index=0, content_block={"type": "text", "text": ""})
+    if agents:
+        thought = {"type": "thinking_delta", "thinking": _WORDS}
+        signed = {"type": "signature_delta", "signature": "c2lnbmVk" * 30}
+        start += block(0, {"type": "thinking", "thinking": ""}, thought, thought, signed)
+    text_at = int(agents)
+    start += event("content_block_start", index=text_at, content_block={"type": "text", "text": ""})
     start += event("ping")
     text = (MARKER % (0, 0)).decode() + _DELTA_TEXT
     delta = {"type": "text_delta", "text": text}
-    before, after = _around_marker(event("content_block_delta", index=0, delta=delta))
-    stop = {"stop_reason": "end_turn", "stop_sequence": None}
-    closing = _chunk(event("content_block_stop", index=0))
+    before, after = _around_marker(event("content_block_delta", index=text_at, delta=delta))
+    stop = {"stop_reason": "tool_use" if agents else "end_turn", "stop_sequence": None}
+    closing = _chunk(event("content_block_stop", index=text_at))
+    if agents:
+        call = {"type": "tool_use", "id": "toolu_stream", "name": "Tool1", "input": {}}
+        pieces = ('{"path": "/src/', 'module.py", "limit"', ": 200}")
+        deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]
+        closing += _chunk(block(text_at + 1, call, *deltas))
     closing += _chunk(event("message_delta", delta=stop, usage={"output_tokens": events}))
     closing += _chunk(event("message_stop")) + _LAST_CHUNK
     return Stream(_STREAM_HEAD + _chunk(start), before, after, closing, closing)

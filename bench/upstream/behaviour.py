@@ -32,6 +32,8 @@ class Behaviour:
     """Microseconds between two events."""
     think_us: int = 0
     """Microseconds from the request to the answer's first byte."""
+    agents: int = 0
+    """1: streams of Messages also think and call a tool."""
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
@@ -58,6 +60,8 @@ class Counters:
     late: int = 0
     """Events that were sent more than 5 ms after they were due: the imitation, or the machine,
     was too slow."""
+    prompts: int = 0
+    """Complete answers to a person's words, not to the results of tools."""
 
     def __sub__(self, other: Counters) -> Counters:
         mine, theirs = attrs.astuple(self), attrs.astuple(other)

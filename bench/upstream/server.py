@@ -26,6 +26,10 @@ _CONNECTIONS, _REQUESTS = COUNTER["connections"], COUNTER["requests"]
 _ANSWERS, _STREAMS = COUNTER["answers"], COUNTER["streams"]
 _EVENTS, _CUT, _LATE = COUNTER["events"], COUNTER["cut"], COUNTER["late"]
 _INPUT, _OUTPUT = COUNTER["input_tokens"], COUNTER["output_tokens"]
+_PROMPTS = COUNTER["prompts"]
+
+_USER = b'"role":"user"'
+_RESULT = _USER + b',"content":[{"type":"tool_result"'
 
 _IN = select.EPOLLIN | select.EPOLLRDHUP
 
@@ -56,7 +60,9 @@ class _Side:
         if version != self._version:
             self._version = version
             self.behaviour = self._board.behaviour(self._index)
-            self.answers = answers_for(self.behaviour.answer_bytes, self.behaviour.events)
+            self.answers = answers_for(
+                self.behaviour.answer_bytes, self.behaviour.events, bool(self.behaviour.agents)
+            )
 
 
 class Server:
@@ -131,6 +137,7 @@ class _Connection:
         "_left",
         "_need",
         "_next_at",
+        "_person",
         "_received",
         "_seq",
         "_server",
@@ -157,6 +164,7 @@ class _Connection:
         self._last = False  # whether the unsent bytes are the answer's last
         self._left = self._seq = self._interval = self._next_at = self._tokens = 0
         self._usage = False
+        self._person = True
 
     # -- reading
 
@@ -233,6 +241,7 @@ class _Connection:
         side.refresh()
         count = side.count
         count[_REQUESTS] += 1
+        self._person = not body.startswith(_RESULT, max(body.rfind(_USER), 0))
         if b'"stream":true' in body or b'"stream": true' in body:
             self._stream = side.answers.streams[self._answer]
             self._usage = b'"include_usage":true' in body or b'"include_usage": true' in body
@@ -328,6 +337,7 @@ class _Connection:
         count[_ANSWERS] += 1
         count[_INPUT] += self._side.answers.input_tokens
         count[_OUTPUT] += self._tokens
+        count[_PROMPTS] += self._person
         self._busy = self._last = False
         self._stream = None
         if self._received:

@@ -17,7 +17,7 @@ from bench.stand import Stand
 from bench.systems import all_systems
 from bench.upstream import Counters
 
-SEEN = Counters(requests=10, answers=9, cut=1, input_tokens=900, output_tokens=90)
+SEEN = Counters(requests=10, answers=9, cut=1, prompts=9, input_tokens=900, output_tokens=90)
 STORED = RecordCounts(
     interceptions=10,
     ended=10,

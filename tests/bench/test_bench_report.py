@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import attrs
 import pytest
 
 from bench.load import Histogram
@@ -12,9 +13,10 @@ from bench.machine import CpuTimes, ProcessTable
 from bench.options import Options
 from bench.plan import plan
 from bench.report import draw_plots, report, write_docs
-from bench.report.docs import BEGIN, END
+from bench.report.docs import AGENTS, BEGIN, END
 from bench.results import Measurement, Results
 from bench.scenarios import all_scenarios
+from bench.scenarios.agents import CLASSES
 from bench.systems import all_systems
 
 NUMBERS = {"steal_percent": 0.0, "foreign_percent": 0.0}
@@ -108,6 +110,30 @@ def test_the_page_changes_between_its_markers_only(tmp_path: Path) -> None:
     page.write_text("no markers")
     with pytest.raises(ValueError, match="has no lines"):
         write_docs(_results(), page, [])
+
+
+def test_a_run_of_agents_leaves_the_other_numbers_as_they_are(tmp_path: Path) -> None:
+    page = tmp_path / "performance.md"
+    page.write_text(f"{AGENTS[0]}\nold\n{AGENTS[1]}\n{BEGIN}\nothers\n{END}\n")
+    numbers = {"cpu_ms_per_turn": 3.25} | {f"ttfb_{n}_p50_ms": 1.0 + n for n in range(CLASSES)}
+    results = attrs.evolve(
+        _results(),
+        scenarios={"agents": {"title": "Coding agents", "about": "Turns.", "versus": "agents"}},
+        measurements=[
+            attrs.evolve(each, scenario="agents", variant="9 agents", numbers=numbers)
+            for each in _results().measurements
+        ],
+    )
+    results.about["options"] |= {"agent_first_kb": 20, "agent_last_kb": 600}
+    names = draw_plots(results, tmp_path)
+    assert names == ["agents.svg"]
+    write_docs(results, page, names)
+    text = page.read_text()
+    assert "old" not in text
+    assert "**9 agents**" in text
+    assert "| 3.25" in text
+    assert text.index("![agents](agents.svg)") < text.index(AGENTS[1])
+    assert text.endswith(f"{BEGIN}\nothers\n{END}\n")
 
 
 def test_plots_are_drawn_of_what_was_measured(tmp_path: Path) -> None:

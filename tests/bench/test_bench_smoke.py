@@ -70,6 +70,32 @@ def test_a_short_run_leaves_a_report_and_no_process(
     assert "\n| record p99 ms | " in report
 
 
+def test_agents_get_every_byte_and_leave_a_record_of_every_turn(tmp_path: Path) -> None:
+    options = [
+        "--agents",
+        "2",
+        "--agent-turns",
+        "7",
+        "--agent-think",
+        "0.05",
+        "--agent-events",
+        "3",
+    ]
+    command = _bench("run", "agents", *TINY, *options, "--results", str(tmp_path))
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (agents,) = json.loads((tmp_path / "result.json").read_text())["measurements"]
+    numbers = agents["numbers"]
+    assert agents["lost"] == []
+    assert agents["errors"] == {}
+    assert (numbers["answers_changed"], numbers["turns_unfinished"]) == (0, 0)
+    # Each turn, and the first request of each API.
+    assert agents["records"]["interceptions"] >= numbers["turns"] + 2 > 5
+    assert agents["records"]["prompts"] == numbers["persons"] + 2
+    assert numbers["cpu_ms_per_turn"] > 0
+    assert numbers["ttfb_p50_ms"] > 0
+
+
 def test_an_interrupt_ends_the_run_and_every_process(
     tmp_path: Path, marked_environ: dict[str, str], left_over: Callable[[], list[str]]
 ) -> None:
