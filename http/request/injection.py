@@ -271,15 +271,21 @@ class Rounds:
         )
 
     def send(self, before: Opened) -> Opened | Refused:
-        """Send the next round to whoever answered the one ``before``."""
-        config = self.upstream.provider_of(before) or self.config
+        """Send the next round to the provider that answered the one ``before``.
+
+        Nobody else is asked: what that one said goes along, with ids and signatures that
+        others refuse or take for something else.
+        """
+        config = self.upstream.provider_of(before)
+        if config is None:
+            return Refused(503, f"the provider {before.provider_name} is not there any more")
         request = evolve(
             self.request,
             headers=self.call.traced(self.request.headers),
             body=self.loop.upstream_body(),
             attempts=None,
         )
-        result = self.upstream.perform(config, request)
+        result = self.upstream.perform(config, request, alone=True)
         self.recording.abandoned(result.abandoned)
         if self.call.trace is not None:
             self.call.trace.answered()

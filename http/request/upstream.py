@@ -30,14 +30,19 @@ class Upstream:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
-    def perform(self, config: ProviderConfig, request: UpstreamRequest) -> Opened | Refused:
-        """Send a request to ``config``'s provider, or to one that it falls back on."""
-        patience = patience_of(config, self._runtime.tree)
+    def perform(
+        self, config: ProviderConfig, request: UpstreamRequest, *, alone: bool = False
+    ) -> Opened | Refused:
+        """Send a request to ``config``'s provider, or to one that it falls back on.
+
+        ``alone``: no other one may answer."""
+        patience = patience_of(config, None if alone else self._runtime.tree)
+        then = () if alone else None
         deadline = time.monotonic() + patience
         try:
             result = self._runtime.ask(
                 provider_role(config.name),
-                lambda reply: Perform(request=request, reply=reply, deadline=deadline),
+                lambda reply: Perform(request=request, reply=reply, deadline=deadline, then=then),
                 patience + GRACE,
             )
         except NoAnswer as ex:

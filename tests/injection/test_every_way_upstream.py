@@ -6,7 +6,8 @@ import gzip
 import json
 import os
 from collections.abc import Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import anthropic
 import brotli
@@ -26,6 +27,9 @@ from round_answers import (
     message_stream,
     response,
 )
+
+from aigateway.actors.providers.messages import Refused
+from aigateway.http.request.injection import Rounds
 
 SECRET = "aws-secret-of-the-gateway-0123456789"
 GITHUB = "tid=githubtokenofalice0123456789"
@@ -179,7 +183,7 @@ def test_a_second_request_that_aws_refuses_is_an_error_event(
 
 
 @both
-def test_another_provider_goes_on_when_the_first_cannot(
+def test_a_fallback_that_answered_the_first_round_answers_the_others(
     gateway: GatewayProcess,
     rounds_provider: ScriptedProvider,
     second_provider: ScriptedProvider,
@@ -189,23 +193,52 @@ def test_another_provider_goes_on_when_the_first_cannot(
     seen = len(second_provider.requests)
     name = ("first", "or-aws")[streaming]
     one, two = {"text": "Wait.", "calls": [ECHO]}, {"text": "Done.", "number": 2}
-    rounds_provider.play(stream(message_stream(**one)) if streaming else answer(message(**one)))
-    # Its only key rests from now on.
-    rounds_provider.play(error(429, retry_after="1"))
-    if streaming:
-        second_provider.play(bedrock_stream(data_of(message_stream(**two))))
-    else:
-        second_provider.play(answer(message(**two)))
+    rounds_provider.play(error(503))
+    for each in (one, two):
+        if streaming:
+            second_provider.play(bedrock_stream(data_of(message_stream(**each))))
+        else:
+            second_provider.play(answer(message(**each)))
+    asked = len(rounds_provider.requests)
     whole, records = ask(gateway, name, streaming)
     assert whole.content[-1].text == "Done."  # type: ignore[union-attr]
-    (request,) = second_provider.requests[seen:]
-    assert results_of(request) == ['{"n": 1}']
-    if streaming:
-        assert signature_problem(request, SECRET, region="us-west-2", service="bedrock") is None
-    else:
-        assert request.header("X-Api-Key") == "sk-second"
+    assert len(rounds_provider.requests) == asked + 1
+    requests = second_provider.requests[seen:]
+    assert len(requests) == 2
+    assert results_of(requests[1]) == ['{"n": 1}']
+    for request in requests:
+        if streaming:
+            assert signature_problem(request, SECRET, region="us-west-2", service="bedrock") is None
+        else:
+            assert request.header("X-Api-Key") == "sk-second"
     assert records["provider_name"] == ("aws-list" if streaming else "second")
     check_records(records, server)
+
+
+@both
+def test_no_other_provider_is_asked_to_go_on_with_an_answer(
+    gateway: GatewayProcess,
+    rounds_provider: ScriptedProvider,
+    second_provider: ScriptedProvider,
+    streaming: bool,
+) -> None:
+    """It would get ids and signatures of the first one."""
+    seen = len(second_provider.requests)
+    first = {"text": "Wait.", "calls": [ECHO]}
+    rounds_provider.play(stream(message_stream(**first)) if streaming else answer(message(**first)))
+    rounds_provider.play(error(503))
+    with pytest.raises(anthropic.APIStatusError, match="scripted 503") as failed:
+        ask(gateway, ("first", "or-aws")[streaming], streaming)
+    if not streaming:
+        assert failed.value.status_code == 503
+    assert second_provider.requests[seen:] == []
+
+
+def test_a_provider_that_has_been_removed_between_two_rounds_is_not_replaced() -> None:
+    nobody = SimpleNamespace(provider_of=lambda _opened: None)
+    before = SimpleNamespace(provider_name="first")
+    result = Rounds.send(cast(Any, SimpleNamespace(upstream=nobody)), cast(Any, before))
+    assert result == Refused(503, "the provider first is not there any more")
 
 
 # -- the user's own credentials
