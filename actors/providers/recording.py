@@ -8,7 +8,7 @@ from typing import Protocol
 
 from attrs import asdict, evolve
 
-from aigateway.actors.interception.interface import Interception, Outcome
+from aigateway.actors.interception.interface import Interception
 from aigateway.actors.providers.request import AbandonedAttempt
 from aigateway.actors.recorder.ledger import Ledger
 from aigateway.actors.recorder.policy import RecordPolicy
@@ -31,7 +31,7 @@ class RecordingTrace(Protocol):
     def found(self, records: Sequence[UsageRecord]) -> None:
         """Records have become known."""
 
-    def ending(self, outcome: Outcome) -> None:
+    def ending(self, end: InterceptionEnded) -> None:
         """The answer is over; its records are being written to disk."""
 
     def ended(self) -> None:
@@ -103,14 +103,9 @@ class Recording:
     def close(self) -> None:
         """Record the end as the interception knows it; returns when all is on disk."""
         outcome = self.interception.outcome()
-        if not self._policy.content:
-            outcome = evolve(outcome, error_message=None)
         metadata = self._named(outcome.metadata)
         if self._abandoned:
             metadata = {**metadata, ABANDONED: [asdict(each) for each in self._abandoned]}
-        trace = self.trace if not self.ledger.ended else None
-        if trace is not None:
-            trace.ending(outcome)
         ended = InterceptionEnded(
             id=self.interception.id,
             ended_at=time.time(),
@@ -120,8 +115,13 @@ class Recording:
             provider_name=self.provider_name,
             metadata=metadata,
         )
-        # A second call records nothing, so there is nothing to log.
-        self.ledger.end(ended if self.ledger.ended else self._policy.end(ended))
+        trace = None
+        if not self.ledger.ended:
+            # A second call records nothing, so there is nothing to log or to trace.
+            ended, trace = self._policy.end(ended), self.trace
+        if trace is not None:
+            trace.ending(ended)
+        self.ledger.end(ended)
         self.closed = True
         if trace is not None:
             trace.ended()

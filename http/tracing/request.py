@@ -36,9 +36,10 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from aigateway.actors.interception.interface import Interception, Outcome
+from aigateway.actors.interception.interface import Interception
 from aigateway.actors.mcp.results import ToolResult
 from aigateway.actors.values.records import (
+    InterceptionEnded,
     ModelThought,
     PromptUsage,
     TokenUsage,
@@ -233,11 +234,11 @@ class RequestTrace:
         for record in records:
             self._records.append(self._begin(_RECORD_SPANS[type(record)], self._process))
 
-    def ending(self, outcome: Outcome) -> None:
+    def ending(self, end: InterceptionEnded) -> None:
         """The answer is over; its records are being written to disk."""
-        if outcome.error_type is not None:
+        if end.error_type is not None:
             for span in (self._upstream, self._process, self._intercept):
-                _fail(span, f"{outcome.error_type}: {outcome.error_message or ''}")
+                _fail(span, f"{end.error_type}: {end.error_message or ''}")
         _end(self._upstream)
         _end(self._process)
         self._end_record = self._begin("Intercept.RecordInterceptionEnded", self._intercept)
