@@ -11,7 +11,7 @@ from attrs import define, field
 
 from aigateway.actors.codec.reading import is_json
 from aigateway.actors.interception._chat_chunk import CallPart
-from aigateway.actors.interception._text import Text
+from aigateway.actors.interception._record_maker import Text
 
 __all__ = ["OpenCall"]
 

@@ -10,7 +10,7 @@ import itertools
 import re
 
 from aigateway.actors.codec.reading import text
-from aigateway.actors.interception._text import Text
+from aigateway.actors.interception._record_maker import Text
 
 __all__ = ["Pattern"]
 

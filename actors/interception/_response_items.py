@@ -21,7 +21,7 @@ from aigateway.actors.codec.reading import (
     text,
 )
 from aigateway.actors.codec.sse import parse_event
-from aigateway.actors.interception._text import Text
+from aigateway.actors.interception._record_maker import Text
 from aigateway.actors.interception.outcomes import MESSAGE_LIMIT
 
 __all__ = ["CallItem", "Items", "Thinking", "Thought", "call_of", "commentary_of", "thoughts_of"]

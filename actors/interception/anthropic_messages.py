@@ -32,13 +32,12 @@ from aigateway.actors.interception._billed_calls import (
     Refusals,
     billed_calls,
 )
-from aigateway.actors.interception._recording import NOTHING, TRUNCATED, Request
-from aigateway.actors.interception._states import End, Mode
-from aigateway.actors.interception._text import Text
+from aigateway.actors.interception._record_maker import NOTHING, TRUNCATED, Request, Text
 from aigateway.actors.interception.affinity import opening_of_messages
+from aigateway.actors.interception.lenient import BARE
 from aigateway.actors.interception.outcomes import error_outcome
 from aigateway.actors.interception.prompts import Conversation, Said, kind_of, last_said
-from aigateway.actors.interception.relay import BARE, Relay
+from aigateway.actors.interception.relay import End, Mode, Relay
 from aigateway.actors.interception.routes import MESSAGES, Api
 from aigateway.actors.interception.usage import RunningUsage
 
@@ -179,7 +178,7 @@ class MessagesInterception(Relay):
             return
         name, data = parse_event(piece)
         if piece.startswith(BARE):
-            self._note_stray_lines(piece)
+            self._stray.note_lines(piece)
         if not data:
             return
         event = members(data)
@@ -196,7 +195,7 @@ class MessagesInterception(Relay):
             # As servers that speak OpenAI's APIs as well write it.
             self._on_error(event, now)
         elif not kind:
-            self._note_stray(data)
+            self._stray.note(data)
 
     def _on_start(self, event: Object, now: float) -> None:
         message = members(event.get("message"))

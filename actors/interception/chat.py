@@ -39,10 +39,9 @@ from aigateway.actors.interception._chat_chunk import (
 from aigateway.actors.interception._chat_thoughts import thought_in
 from aigateway.actors.interception._chat_usage import ChatUsage, Tokens
 from aigateway.actors.interception._pattern import Pattern
-from aigateway.actors.interception._recording import NOTHING, TRUNCATED, Request
-from aigateway.actors.interception._states import End, Mode
-from aigateway.actors.interception._text import Text
+from aigateway.actors.interception._record_maker import NOTHING, TRUNCATED, Request, Text
 from aigateway.actors.interception.affinity import opening_of_completion
+from aigateway.actors.interception.lenient import BARE
 from aigateway.actors.interception.outcomes import error_outcome
 from aigateway.actors.interception.prompts import (
     INSTRUCTING_ROLES,
@@ -51,7 +50,7 @@ from aigateway.actors.interception.prompts import (
     kind_of,
     last_said,
 )
-from aigateway.actors.interception.relay import BARE, Relay
+from aigateway.actors.interception.relay import End, Mode, Relay
 from aigateway.actors.interception.routes import CHAT_COMPLETIONS, Api
 
 __all__ = ["ChatInterception", "read_chat_request"]
@@ -245,7 +244,7 @@ class ChatInterception(Relay):
         else:
             name, data = parse_event(piece)
             if piece.startswith(BARE):
-                self._note_stray_lines(piece)
+                self._stray.note_lines(piece)
         if not data:
             return
         self._pattern.forget()
@@ -259,7 +258,7 @@ class ChatInterception(Relay):
         if chunk.error or chunk.object == "error" or name == b"error":
             self._fail_with(members(data).get("error") if chunk.error else data)
         elif chunk.choices is None:
-            self._note_stray(data)
+            self._stray.note(data)
         self._read_chunk(chunk, piece, now)
 
     def _fail_with(self, error: Buffer | None) -> None:

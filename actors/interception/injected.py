@@ -35,9 +35,9 @@ from aigateway.actors.codec.reading import Object, is_json, json_text, members, 
 from aigateway.actors.codec.splice import set_member
 from aigateway.actors.codec.sse import EventReader, parse_event
 from aigateway.actors.interception._one_answer import Numbering, Totals
-from aigateway.actors.interception._states import CLIENT_GONE
 from aigateway.actors.interception.injection import Injected
 from aigateway.actors.interception.interface import Outcome
+from aigateway.actors.interception.outcomes import CLIENT_GONE
 from aigateway.actors.interception.relay import Relay
 from aigateway.actors.interception.routes import Api
 from aigateway.actors.interception.tools import ToolResult, Tools

@@ -1,4 +1,4 @@
-"""What kind of error an upstream's answer was, in the words of the record."""
+"""What became of an upstream's answer, in the words of the record."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from aigateway.actors.codec.reading import (
 from aigateway.actors.interception.interface import Outcome
 
 __all__ = [
+    "BROKEN_CODING",
+    "CLIENT_GONE",
+    "ENDED_EARLY",
+    "INVALID_ANSWER",
     "MESSAGE_LIMIT",
+    "NO_ANSWER",
     "error_outcome",
     "kind_of_name",
     "kind_of_status",
@@ -25,6 +30,17 @@ __all__ = [
 MESSAGE_LIMIT = 2000
 """Characters of an upstream's message that are kept."""
 
+INVALID_ANSWER = (
+    "The AI provider returned an invalid response."
+    " Try again or contact your administrator if this persists."
+)
+NO_ANSWER = (
+    "The AI provider did not return a response."
+    " Try again or contact your administrator if this persists."
+)
+BROKEN_CODING = "The content coding of the AI provider's answer is broken: {}."
+ENDED_EARLY = "The AI provider ended its answer before it was complete."
+CLIENT_GONE = "the client left before the answer was complete"
 _WORDLESS = "The AI provider reported an error"
 
 _STATUS_KINDS = {

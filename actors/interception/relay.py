@@ -25,6 +25,7 @@ Reading never disturbs relaying.  What cannot be read is relayed, and the end's 
 
 from __future__ import annotations
 
+import enum
 import re
 from abc import ABC, abstractmethod
 from typing import ClassVar, Self
@@ -40,41 +41,38 @@ from aigateway.actors.codec.decoding import (
 from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.codec.reading import Buffer, is_json
 from aigateway.actors.interception._holding import HOLD_LIMIT, Outlet
-from aigateway.actors.interception._lenient import LenientReader, documents, is_junk
-from aigateway.actors.interception._recording import Recording, Request
-from aigateway.actors.interception._sniffing import SNIFFED, sniff
-from aigateway.actors.interception._states import (
+from aigateway.actors.interception._record_maker import RecordMaker, Request
+from aigateway.actors.interception.error_bodies import error_body
+from aigateway.actors.interception.interface import Outcome
+from aigateway.actors.interception.lenient import (
+    FOREIGN_TYPES,
+    SNIFFED,
+    LenientReader,
+    Stray,
+    documents,
+    is_junk,
+    sniff,
+)
+from aigateway.actors.interception.outcomes import (
     BROKEN_CODING,
     CLIENT_GONE,
     ENDED_EARLY,
     INVALID_ANSWER,
-    NO_ANSWER,
-    End,
-    Mode,
-)
-from aigateway.actors.interception.error_bodies import error_body
-from aigateway.actors.interception.interface import Outcome
-from aigateway.actors.interception.outcomes import (
     MESSAGE_LIMIT,
+    NO_ANSWER,
     kind_of_status,
     message_of,
     outcome_of,
 )
 from aigateway.actors.interception.routes import MESSAGES, Api
 
-__all__ = ["BARE", "BODY_LIMIT", "FOREIGN_TYPES", "Relay"]
-
-BARE = tuple(bytes([each]) for each in b'{}[] \t"')
-"""What a line of JSON begins with that stands in a stream without being an event's data."""
+__all__ = ["BODY_LIMIT", "End", "Mode", "Relay"]
 
 BODY_LIMIT = 64 * 1024 * 1024
 """Bytes of a blocking answer kept for reading; a longer one is relayed and not read."""
 
 _ERROR_LIMIT = 1024 * 1024
 """Bytes of an error answer kept for reading."""
-
-_STRAY_LIMIT = 64 * 1024
-"""Bytes of a stream kept that are no events of its API."""
 
 _LAST_EVENT = re.compile(
     rb"(?:^|[\r\n])event: ?(?:NAME)[\r\n]|\"type\": ?\"(?:NAME)\"".replace(
@@ -83,11 +81,28 @@ _LAST_EVENT = re.compile(
 )
 """The beginning of the only last events that can be long: those that repeat a whole answer."""
 
-FOREIGN_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/xml", "text/xml"})
-"""What proxies answer with, and no provider."""
+
+class Mode(enum.Enum):
+    """How an answer is being read."""
+
+    WAITING = "no head yet"
+    UNDECIDED = "head seen, nature unknown"
+    STREAM = "event stream"
+    BODY = "one JSON document"
+    ERROR = "error answer"
+    UNREADABLE = "encoded in a way that cannot be read"
+    ENDED = "no more bytes"
 
 
-class Relay(Recording, ABC):
+class End(enum.Enum):
+    """How an answer ended."""
+
+    WHOLE = "as its API ends answers"
+    FAILED = "with an error that the upstream reported"
+    CUT = "too early, or without having been read"
+
+
+class Relay(RecordMaker, ABC):
     """The base of every API's interception: bytes, modes and ends; no fields.
 
     Subclasses read events and bodies and make records of them.
@@ -151,8 +166,7 @@ class Relay(Recording, ABC):
         # Too long or badly encoded: `_kept` is not all of it.
         self._unreadable = False
         self._unread_events = 0
-        # What came in a stream and is no event of its API, a line of its own each.
-        self._stray = bytearray()
+        self._stray = Stray()
         self._broken_coding = ""
         self._outcome = Outcome()
         self._ended = False
@@ -281,33 +295,16 @@ class Relay(Recording, ABC):
             self._read_event(b"data:" + each + b"\n\n", now)
         if not parts and data != b"[DONE]":
             if is_json(data):
-                self._note_stray(data)
+                self._stray.note(data)
             else:
                 self._unread_events += 1
                 self._usage_unread |= may_cost and not self._complete
         return bool(parts)
 
-    def _note_stray(self, data: bytes) -> None:
-        """Keep what is no event of the API: should the stream end early, it may say why."""
-        if len(self._stray) + len(data) <= _STRAY_LIMIT:
-            self._stray += data + b"\n"
-
-    def _note_stray_lines(self, piece: bytes) -> None:
-        """Keep those lines of a piece that are no field of an event."""
-        for line in piece.splitlines():
-            if is_junk(line):
-                self._note_stray(line)
-
     def _stray_outcome(self) -> Outcome | None:
         """The error that was told by something else than an event, unless the answer went on to
         tell how it ended."""
-        if not self._stray or self._may_end():
-            return None
-        whole = bytes(self._stray)
-        # A document of several lines, or several documents: the last one counts.
-        documents = [whole, *reversed(whole.splitlines())]
-        told = (outcome_of(each) for each in documents if each[:1] in (b"{", b"["))
-        return next(filter(None, told), None)
+        return None if self._may_end() else self._stray.outcome()
 
     def _give_up_reading(self) -> None:
         self._decoder = None
@@ -453,7 +450,7 @@ class Relay(Recording, ABC):
         if tells and is_junk(held := self._outlet.take()):
             # Half an event is of no use to anybody; what is no event may be.
             last_words = held
-            self._note_stray_lines(held)
+            self._stray.note_lines(held)
         if stray := self._stray_outcome():
             # Clients cannot see it where it stood.
             reason, error_type = stray.error_message or reason, stray.error_type or error_type
@@ -556,7 +553,7 @@ class Relay(Recording, ABC):
         self._decoder = None
         self._reader.flush()
         self._kept = bytearray()
-        self._stray = bytearray()
+        self._stray = Stray()
         self._last_piece = b""
 
 

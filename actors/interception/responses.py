@@ -34,7 +34,7 @@ from aigateway.actors.codec.reading import (
     values,
 )
 from aigateway.actors.codec.sse import parse_event
-from aigateway.actors.interception._recording import NOTHING, TRUNCATED, Request
+from aigateway.actors.interception._record_maker import NOTHING, TRUNCATED, Request
 from aigateway.actors.interception._response_items import (
     Items,
     Thinking,
@@ -43,11 +43,11 @@ from aigateway.actors.interception._response_items import (
     commentary_of,
     thoughts_of,
 )
-from aigateway.actors.interception._states import End
 from aigateway.actors.interception.affinity import opening_of_response
+from aigateway.actors.interception.lenient import BARE
 from aigateway.actors.interception.outcomes import error_outcome
 from aigateway.actors.interception.prompts import Conversation, Said, kind_of, last_said, typed
-from aigateway.actors.interception.relay import BARE, Relay
+from aigateway.actors.interception.relay import End, Relay
 from aigateway.actors.interception.routes import COMPACTION, RESPONSES, Api
 from aigateway.actors.interception.stored_ids import is_stored, values_before
 from aigateway.actors.interception.usage import RunningUsage
@@ -275,7 +275,7 @@ class ResponsesInterception(Relay):
                 return
         name, data = parse_event(piece)
         if piece.startswith(BARE):
-            self._note_stray_lines(piece)
+            self._stray.note_lines(piece)
         if not data:
             return
         handler = _HANDLERS.get(name)
@@ -309,7 +309,7 @@ class ResponsesInterception(Relay):
         elif kind.startswith("response."):
             self._on_progress(kind, event, now)
         elif not kind:
-            self._note_stray(data)
+            self._stray.note(data)
 
     def _on_item(self, event: Object, now: float) -> None:
         item = members(event.get("item"))

@@ -23,10 +23,14 @@ from aigateway.actors.codec.decoding import (
 from aigateway.actors.codec.header_list import Headers, first_of, values_of
 from aigateway.actors.codec.reading import Buffer, Object, is_json, members, text
 from aigateway.actors.codec.sse import parse_event
-from aigateway.actors.interception._lenient import LenientReader, documents
-from aigateway.actors.interception._sniffing import SNIFFED, sniff
+from aigateway.actors.interception.lenient import (
+    FOREIGN_TYPES,
+    SNIFFED,
+    LenientReader,
+    documents,
+    sniff,
+)
 from aigateway.actors.interception.outcomes import error_outcome
-from aigateway.actors.interception.relay import FOREIGN_TYPES
 from aigateway.actors.providers.bedrock.eventstream import FrameReader, sse_event
 
 __all__ = ["HOLD_LIMIT", "BadStart", "Beginning", "Fault"]

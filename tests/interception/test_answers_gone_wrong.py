@@ -27,9 +27,9 @@ from aigateway.actors.interception import (
     Outcome,
     open_interception,
 )
-from aigateway.actors.interception import _lenient as lenient_module
+from aigateway.actors.interception import lenient as lenient_module
 from aigateway.actors.interception import relay as relay_module
-from aigateway.actors.interception._text import Text
+from aigateway.actors.interception._record_maker import Text
 
 pytestmark = pytest.mark.parametrize("api", APIS)
 
@@ -640,7 +640,7 @@ def test_a_truncated_answer_has_failed_whatever_was_read_of_it(api: str) -> None
 def test_a_text_too_long_to_travel_is_cut_and_says_so(
     api: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aigateway.actors.interception._text.TEXT_LIMIT", 12)
+    monkeypatch.setattr("aigateway.actors.interception._record_maker.TEXT_LIMIT", 12)
     text = Text("0123456789")
     text.write("ab")
     assert not text.truncated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -17,13 +18,18 @@ from aigateway.actors.values.records import (
     UsageRecord,
 )
 
-__all__ = ["INCOMPLETE", "NOTHING", "TRUNCATED", "Recording", "Request"]
+__all__ = ["INCOMPLETE", "NOTHING", "TRUNCATED", "RecordMaker", "Request", "Text"]
 
 NOTHING: Mapping[str, object] = MappingProxyType({})
 INCOMPLETE: Mapping[str, object] = MappingProxyType({"usage_complete": False})
 """Metadata of usage that was not seen to its end."""
 TRUNCATED: Mapping[str, object] = MappingProxyType({"truncated": True})
 """Metadata of a text that was too long to be kept whole."""
+
+TEXT_LIMIT = 4 * 1024 * 1024
+"""Characters kept of one text.
+
+A record of more than 4 MiB cannot travel: that is the largest packet a control plane takes."""
 
 _DONE = frozenset(
     {"end_turn", "tool_use", "stop_sequence", "stop", "tool_calls", "function_call", "completed"}
@@ -48,7 +54,7 @@ class Request:
     opening: Opening = NO_OPENING
 
 
-class Recording:
+class RecordMaker:
     """The records of one interception, until somebody takes them."""
 
     # PERF: of more than 30 attributes Python looks up each by its name.
@@ -174,3 +180,24 @@ class Recording:
         )
         if self._divert is None or not self._divert(usage):
             self._records.append(usage)
+
+
+class Text:
+    """Collects the parts of a text, up to a limit; the rest is dropped and noted."""
+
+    __slots__ = ("_parts", "truncated")
+
+    def __init__(self, first: str = "") -> None:
+        self._parts = io.StringIO()
+        self.truncated = False
+        self.write(first)
+
+    def write(self, part: str) -> None:
+        room = TEXT_LIMIT - self._parts.tell()
+        if len(part) > room:
+            self.truncated = True
+            part = part[:room]
+        self._parts.write(part)
+
+    def value(self) -> str:
+        return self._parts.getvalue()
