@@ -1,6 +1,8 @@
-"""From a client's request to the interception that carries it."""
+"""From a client's request to the interception that carries it, with injected tools or without."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 from aigateway.actors.codec.decoding import (
     DecodingError,
@@ -16,7 +18,12 @@ from aigateway.actors.interception.anthropic_messages import (
 )
 from aigateway.actors.interception.chat import ChatInterception, read_chat_request
 from aigateway.actors.interception.error_bodies import error_body
-from aigateway.actors.interception.interface import InvalidRequest
+from aigateway.actors.interception.injected import InjectedInterception
+from aigateway.actors.interception.injected_chat import InjectedChat
+from aigateway.actors.interception.injected_messages import InjectedMessages
+from aigateway.actors.interception.injected_responses import InjectedResponses
+from aigateway.actors.interception.injection import Encodings, inject
+from aigateway.actors.interception.interface import Interception, InvalidRequest
 from aigateway.actors.interception.relay import Relay
 from aigateway.actors.interception.responses import (
     CompactionInterception,
@@ -30,8 +37,15 @@ from aigateway.actors.interception.routes import (
     MESSAGES,
     RESPONSES,
 )
+from aigateway.actors.interception.tools import ToolSet
 
-__all__ = ["decoded", "open_interception"]
+__all__ = ["INJECTABLE", "decoded", "open_interception", "with_tools"]
+
+_WITH_TOOLS: dict[str, type[InjectedInterception]] = {
+    each.api: each for each in (InjectedMessages, InjectedChat, InjectedResponses)
+}
+INJECTABLE = frozenset(_WITH_TOOLS)
+"""The APIs into which tools are injected."""
 
 
 def open_interception(
@@ -80,6 +94,31 @@ def _opened(
     if api == COMPACTION:
         return CompactionInterception(read_compaction_request(id, readable, body, headers))
     raise ValueError(f"unknown API {api!r}")
+
+
+def with_tools(
+    interception: Interception,
+    tool_set: ToolSet,
+    encodings: Encodings,
+    *,
+    content_encoding: str = "",
+    max_rounds: int,
+    without: Collection[str] = (),
+) -> Interception:
+    """The interception with these tools offered but those named in ``without``; the same one
+    when there are none to offer."""
+    if not isinstance(interception, Relay) or interception.refusal is not None:
+        return interception
+    kind = _WITH_TOOLS.get(interception.api)
+    if kind is None:
+        return interception
+    body = interception.upstream_body()
+    if content_encoding:
+        body = decode(body, content_encoding)
+    injected = inject(interception.api, body, tool_set, encodings, without)
+    if injected is None:
+        return interception
+    return kind(interception, injected, content_encoding, max_rounds)
 
 
 def decoded(dialect: str, body: bytes, content_encoding: str) -> bytes:

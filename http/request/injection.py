@@ -15,7 +15,7 @@ from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.interception.injected import InjectedCall, InjectedInterception
 from aigateway.actors.interception.injection import Encodings, takes_tools
 from aigateway.actors.interception.interface import Interception
-from aigateway.actors.interception.opening_injected import INJECTABLE, with_tools
+from aigateway.actors.interception.opening import INJECTABLE, with_tools
 from aigateway.actors.interception.tool_refusals import refused_tools
 from aigateway.actors.interception.tool_rules import Rules
 from aigateway.actors.interception.tools import Tool

@@ -13,7 +13,7 @@ from round_answers import Call, message_parts
 from aigateway.actors.interception import open_interception
 from aigateway.actors.interception.injected import InjectedInterception
 from aigateway.actors.interception.injection import Encodings, inject
-from aigateway.actors.interception.opening_injected import with_tools
+from aigateway.actors.interception.opening import with_tools
 from aigateway.actors.mcp import Tool, ToolResult, ToolSet
 from aigateway.actors.values.records import PromptUsage, TokenUsage, ToolUsage
 
