@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
 
 from attrs import frozen
 
@@ -143,15 +142,28 @@ class RecordMaker:
             )
 
     def _record_tokens(
-        self, msg_id: str, now: float, metadata: Mapping[str, object], **values: Any
+        self,
+        msg_id: str,
+        now: float,
+        metadata: Mapping[str, object],
+        *,
+        extra: Mapping[str, int],
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        cache_read_input_tokens: int = 0,
+        cache_write_input_tokens: int = 0,
     ) -> None:
         self._records.append(
             TokenUsage(
                 interception_id=self.id,
                 msg_id=msg_id,
+                input_tokens=input_tokens,
+                output_tokens=output_tokens,
                 created_at=now,
+                cache_read_input_tokens=cache_read_input_tokens,
+                cache_write_input_tokens=cache_write_input_tokens,
+                extra_token_types=dict(extra),
                 metadata=dict(metadata),
-                **values,
             )
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
 from urllib.parse import unquote
 
 __all__ = ["References"]
@@ -17,11 +16,11 @@ class References:
     What lies elsewhere is not fetched.
     """
 
-    def __init__(self, document: Any) -> None:
+    def __init__(self, document: object) -> None:
         self._document = document
-        self._named: dict[str, Any] | None = None
+        self._named: dict[str, object] | None = None
 
-    def find(self, reference: str) -> Any:
+    def find(self, reference: str) -> object:
         """The schema that is meant; None when it is not here."""
         base, _, fragment = reference.partition("#")
         start = self._document if not base else self._by_name().get(base)
@@ -34,7 +33,7 @@ class References:
             return _pointed_to(start, fragment)
         return self._by_name().get(f"#{fragment}")
 
-    def _definition(self, name: str) -> Any:
+    def _definition(self, name: str) -> object:
         if not isinstance(self._document, dict):
             return None
         for place in ("$defs", "definitions"):
@@ -43,15 +42,15 @@ class References:
                 return known[name]
         return None
 
-    def _by_name(self) -> dict[str, Any]:
+    def _by_name(self) -> dict[str, object]:
         if self._named is None:
             self._named = _names(self._document)
         return self._named
 
 
-def _names(document: Any) -> dict[str, Any]:
+def _names(document: object) -> dict[str, object]:
     """Schemas by their ids, and by "#" and their anchors; of equal ones the first counts."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     todo, left = [document], _WALKED
     while todo and left:
         part = todo.pop()
@@ -70,7 +69,7 @@ def _names(document: Any) -> dict[str, Any]:
     return found
 
 
-def _pointed_to(document: Any, pointer: str) -> Any:
+def _pointed_to(document: object, pointer: str) -> object:
     """Follow a JSON pointer (RFC 6901) in the form of a URI's fragment."""
     for step in pointer[1:].split("/"):
         step = unquote(step).replace("~1", "/").replace("~0", "~")

@@ -368,7 +368,7 @@ class MessagesInterception(Relay):
             output_tokens=call.counts["output_tokens"],
             cache_read_input_tokens=call.counts["cache_read_input_tokens"],
             cache_write_input_tokens=call.counts["cache_creation_input_tokens"],
-            extra_token_types=call.extra,
+            extra=call.extra,
         )
 
     def _record_call(

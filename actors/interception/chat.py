@@ -472,7 +472,7 @@ class ChatInterception(Relay):
             self._msg_id,
             now,
             metadata={**tokens.metadata, **tier, **self._metadata_of_call(whole=whole)},
-            extra_token_types=tokens.extra,
+            extra=tokens.extra,
             **tokens.counts,
         )
 

@@ -467,7 +467,7 @@ class ResponsesInterception(Relay):
             output_tokens=made,
             cache_read_input_tokens=cached,
             cache_write_input_tokens=written,
-            extra_token_types={
+            extra={
                 "output_reasoning": reasoning,
                 "total_tokens": total,
                 **kept_for,

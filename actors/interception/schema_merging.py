@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 __all__ = ["Node", "both", "distinct", "either", "type_names"]
 
+T = TypeVar("T")
 Node: TypeAlias = dict[str, Any]
 """A schema with plain keywords only; ``{}`` allows anything."""
 
 
-def distinct(values: Iterable[Any]) -> list[Any]:
+def distinct(values: Iterable[T]) -> list[T]:
     """Without what is there twice; 1 is not true."""
-    found: dict[str, Any] = {}
+    found: dict[str, T] = {}
     for value in values:
         found.setdefault(f"{type(value).__name__} {value!r}", value)
     return list(found.values())

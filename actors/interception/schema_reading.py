@@ -20,7 +20,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from aigateway.actors.interception._schema_references import References
 from aigateway.actors.interception.schema_merging import (
@@ -74,7 +73,7 @@ class _TooLarge(Exception):
     pass
 
 
-def read_schema(document: Any) -> Node:
+def read_schema(document: object) -> Node:
     """Read an input schema; true and null stand for none.  Raises UnusableSchema."""
     if document is True or document is None:
         document = {}
@@ -96,7 +95,7 @@ class _Reader:
         self._deepest = depth
         self._left = NODES
 
-    def read(self, schema: Any, depth: int = 0, seen: tuple[str, ...] = ()) -> Node:
+    def read(self, schema: object, depth: int = 0, seen: tuple[str, ...] = ()) -> Node:
         """``seen``: the references that led here."""
         self._left -= 1
         if self._left < 0:
@@ -200,7 +199,7 @@ class _Reader:
                 node["anyOf"] = branches
         return node
 
-    def _add_optional(self, node: Node, given: Any, depth: int, seen: tuple[str, ...]) -> None:
+    def _add_optional(self, node: Node, given: object, depth: int, seen: tuple[str, ...]) -> None:
         """Show the properties that a condition brings."""
         if not isinstance(given, dict):
             return
@@ -215,7 +214,7 @@ class _Reader:
 # -- single keywords
 
 
-def _types(given: Any) -> list[str]:
+def _types(given: object) -> list[str]:
     names = given if isinstance(given, list) else [given]
     types = []
     for name in names:
@@ -228,7 +227,7 @@ def _types(given: Any) -> list[str]:
     return list(dict.fromkeys(types))
 
 
-def _is_scalar(value: Any) -> bool:
+def _is_scalar(value: object) -> bool:
     if isinstance(value, str | bool) or value is None:
         return True
     return isinstance(value, int | float) and math.isfinite(value) and abs(value) <= _LARGEST
@@ -292,7 +291,7 @@ def _infer_type(node: Node) -> None:
         node["type"] = "array"
 
 
-def _type_of(value: Any) -> str:
+def _type_of(value: object) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -332,7 +331,7 @@ def _allow_null(node: Node) -> None:
         node["anyOf"] = distinct([*node["anyOf"], {"type": "null"}])
 
 
-def _stub(schema: Any) -> Node:
+def _stub(schema: object) -> Node:
     """What is left of a schema that is not read any further."""
     types = _types(schema.get("type")) if isinstance(schema, dict) else []
     if not types and isinstance(schema, dict) and "properties" in schema:

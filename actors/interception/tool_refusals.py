@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Collection, Iterator
-from typing import Any
 
 import msgspec
 
@@ -72,7 +71,7 @@ def _texts(refusal: bytes) -> list[str]:
     return list(_said(decoded, 0))
 
 
-def _said(value: Any, depth: int) -> Iterator[str]:
+def _said(value: object, depth: int) -> Iterator[str]:
     if depth > _DEEPEST:
         return
     if isinstance(value, str):

@@ -9,7 +9,7 @@ same bytes, because providers cache prompts by those.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 from attrs import evolve, frozen
@@ -105,7 +105,7 @@ def _fit_schema(schema: bytes, rules: Rules) -> tuple[bytes, WayBack | None, tup
     return encoded, way_back, notes
 
 
-def _keys(node: Any) -> set[str]:
+def _keys(node: object) -> set[str]:
     """All keys of properties, at any depth."""
     keys: set[str] = set()
     todo = [node]
