@@ -17,7 +17,7 @@ from aigateway.actors.values.records import (
     UsageRecord,
 )
 
-__all__ = ["INCOMPLETE", "NOTHING", "TRUNCATED", "RecordMaker", "Request", "Text"]
+__all__ = ["INCOMPLETE", "NOTHING", "TRUNCATED", "RecordMaker", "ClientRequest", "Text"]
 
 NOTHING: Mapping[str, object] = MappingProxyType({})
 INCOMPLETE: Mapping[str, object] = MappingProxyType({"usage_complete": False})
@@ -37,7 +37,7 @@ _DONE = frozenset(
 
 
 @frozen(kw_only=True)
-class Request:
+class ClientRequest:
     """What was read from a client's request."""
 
     id: str
@@ -68,7 +68,7 @@ class RecordMaker:
         "id",
     )
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: ClientRequest) -> None:
         self.id = request.id
         self._asked_model = request.model
         self._end_metadata: dict[str, object] = {}

@@ -32,7 +32,7 @@ from aigateway.actors.interception._billed_calls import (
     Refusals,
     billed_calls,
 )
-from aigateway.actors.interception._record_maker import NOTHING, TRUNCATED, Request, Text
+from aigateway.actors.interception._record_maker import NOTHING, TRUNCATED, ClientRequest, Text
 from aigateway.actors.interception.affinity import opening_of_messages
 from aigateway.actors.interception.lenient import BARE
 from aigateway.actors.interception.outcomes import error_outcome
@@ -71,13 +71,15 @@ def _by_members(readable: bytes) -> _Body:
     )
 
 
-def read_messages_request(id: str, readable: bytes, body: bytes, headers: Headers = ()) -> Request:
+def read_messages_request(
+    id: str, readable: bytes, body: bytes, headers: Headers = ()
+) -> ClientRequest:
     """Read a request; ``readable`` is ``body`` without its content coding.  Raises NotJson."""
     fields = read_once(readable, _body.decode, _by_members)
     messages = Conversation(fields.messages)
     last, texts = last_said(messages, _said)
     prompt = texts[-1] if texts else None
-    return Request(
+    return ClientRequest(
         id=id,
         body=body,
         model=fields.model,
@@ -160,7 +162,7 @@ class MessagesInterception(Relay):
         "_usage_final",
     )
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: ClientRequest) -> None:
         super().__init__(request)
         self._msg_id = ""
         self._blocks: dict[int, _Block] = {}

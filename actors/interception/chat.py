@@ -39,7 +39,7 @@ from aigateway.actors.interception._chat_chunk import (
 from aigateway.actors.interception._chat_thoughts import thought_in
 from aigateway.actors.interception._chat_usage import ChatUsage, Tokens
 from aigateway.actors.interception._pattern import Pattern
-from aigateway.actors.interception._record_maker import NOTHING, TRUNCATED, Request, Text
+from aigateway.actors.interception._record_maker import NOTHING, TRUNCATED, ClientRequest, Text
 from aigateway.actors.interception.affinity import opening_of_completion
 from aigateway.actors.interception.lenient import BARE
 from aigateway.actors.interception.outcomes import error_outcome
@@ -91,7 +91,7 @@ def read_chat_request(
     headers: Headers = (),
     *,
     ask_usage: bool = True,
-) -> tuple[Request, bool, int]:
+) -> tuple[ClientRequest, bool, int]:
     """Read a request; ``readable`` is ``body`` without its content coding.
 
     A stream is made to tell its usage, unless ``ask_usage`` is false: some providers refuse
@@ -106,7 +106,7 @@ def read_chat_request(
     asked = None
     if streaming and ask_usage:
         asked = _with_usage(readable, fields.stream_options)
-    request = Request(
+    request = ClientRequest(
         id=id,
         body=body if asked is None else encode(asked, content_encoding),
         model=fields.model,
@@ -209,7 +209,7 @@ class ChatInterception(Relay):
         "_withholds",
     )
 
-    def __init__(self, request: Request, withholds: bool = False, choices: int = 1) -> None:
+    def __init__(self, request: ClientRequest, withholds: bool = False, choices: int = 1) -> None:
         super().__init__(request)
         self._withholds = withholds
         self._msg_id = ""

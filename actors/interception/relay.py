@@ -41,7 +41,7 @@ from aigateway.actors.codec.decoding import (
 from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.codec.reading import Buffer, is_json
 from aigateway.actors.interception._holding import HOLD_LIMIT, Outlet
-from aigateway.actors.interception._record_maker import RecordMaker, Request
+from aigateway.actors.interception._record_maker import ClientRequest, RecordMaker
 from aigateway.actors.interception.error_bodies import error_body
 from aigateway.actors.interception.interface import Outcome
 from aigateway.actors.interception.lenient import (
@@ -144,7 +144,7 @@ class Relay(RecordMaker, ABC):
         "streaming",
     )
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: ClientRequest) -> None:
         super().__init__(request)
         self.model = request.model
         self.streaming = request.streaming
@@ -198,7 +198,7 @@ class Relay(RecordMaker, ABC):
     def another(self) -> Self:
         """For one more answer to this request, which has no prompt of its own."""
         return type(self)(
-            Request(id=self.id, body=b"", model=self._asked_model, streaming=self.streaming)
+            ClientRequest(id=self.id, body=b"", model=self._asked_model, streaming=self.streaming)
         )
 
     def _may_end(self) -> bool:

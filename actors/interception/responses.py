@@ -34,7 +34,7 @@ from aigateway.actors.codec.reading import (
     values,
 )
 from aigateway.actors.codec.sse import parse_event
-from aigateway.actors.interception._record_maker import NOTHING, TRUNCATED, Request
+from aigateway.actors.interception._record_maker import NOTHING, TRUNCATED, ClientRequest
 from aigateway.actors.interception._response_items import (
     Items,
     Thinking,
@@ -138,14 +138,16 @@ def _by_members(readable: bytes) -> _Read:
     return _Read(body, goes_on, bool(before), is_stored(readable))
 
 
-def read_responses_request(id: str, readable: bytes, body: bytes, headers: Headers = ()) -> Request:
+def read_responses_request(
+    id: str, readable: bytes, body: bytes, headers: Headers = ()
+) -> ClientRequest:
     """Read a request; ``readable`` is ``body`` without its content coding.  Raises NotJson."""
     return _read_request(id, readable, body, headers)
 
 
 def read_compaction_request(
     id: str, readable: bytes, body: bytes, headers: Headers = ()
-) -> Request:
+) -> ClientRequest:
     """Read a request to ``/responses/compact``: a conversation to be made shorter.
 
     Raises NotJson.
@@ -155,7 +157,7 @@ def read_compaction_request(
 
 def _read_request(
     id: str, readable: bytes, body: bytes, headers: Headers, *, kind: str | None = None
-) -> Request:
+) -> ClientRequest:
     read = read_once(readable, _decode, _by_members)
     fields = read.body
     given = fields.input
@@ -168,7 +170,7 @@ def _read_request(
     said: str | None = kind
     if prompt is not None and kind is None:
         said = kind_of(headers, text(fields.instructions) or "", prompt)
-    return Request(
+    return ClientRequest(
         id=id,
         body=body,
         model=fields.model,
@@ -245,7 +247,7 @@ class ResponsesInterception(Relay):
         "_usage_recorded",
     )
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: ClientRequest) -> None:
         super().__init__(request)
         self._msg_id = ""
         self._usage = RunningUsage()
