@@ -205,3 +205,17 @@ def test_an_error_inside_of_a_choice_runs_nothing() -> None:
     assert not loop.goes_on
     assert (loop.outcome().error_type, loop.outcome().error_message) == ("server_error", "Down")
     assert [bool(each.invocation_error) for each in tools_of(loop)] == [True]
+
+
+def test_a_call_and_the_reason_to_finish_in_one_chunk_do_not_reach_the_client() -> None:
+    """The model calls although it was asked for words: that is then the end of the answer."""
+    loop = opened("chat-completions", max_rounds=1, stream=True)
+    whole = chunk(delta("tool_calls", tool_calls=[{"index": 0, "function": function("{}")}]))
+    play(loop, whole, DONE)
+    shown = play(loop, whole, DONE)
+    assert not loop.calls
+    assert not loop.goes_on
+    assert b"bmcp_s_add" not in shown
+    (last,) = data_of(shown)
+    assert last["choices"][0]["finish_reason"] == "stop"
+    assert "tool_calls" not in last["choices"][0]["delta"]

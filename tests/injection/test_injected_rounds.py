@@ -378,3 +378,18 @@ def test_a_name_of_the_clients_is_the_clients() -> None:
     taken = _tools("messages", tools=[{"name": "bmcp_s_add"}])["tools"]
     assert [tool["name"] for tool in taken] == ["bmcp_s_sub", "bmcp_s_add"]
     assert _tools("messages", tools=[{"name": "bmcp_s_add"}, {"name": "bmcp_s_sub"}]) is None
+
+
+@each_api
+@both
+def test_calls_beyond_the_limit_are_nothing_that_the_client_sees(api: Api, streaming: bool) -> None:
+    """The model was asked for words, and calls a tool all the same."""
+    stubborn = run(api, streaming, [{"calls": [ADD]}, {"text": "No", "calls": [ADD]}], max_rounds=1)
+    assert b"bmcp_s_add" not in stubborn.client
+    assert b"call_1" not in stubborn.client
+    assert b"tool_use" not in stubborn.client
+    assert b'"tool_calls"' not in stubborn.client
+    assert [(each.tool, each.invocation_error is None) for each in stubborn.tools] == [
+        ("add", True),
+        ("add", False),
+    ]

@@ -23,10 +23,10 @@ ADD: Call = ("call_1", "bmcp_s_add", {"a": 1})
 NOW = 1_700_000_000.0
 
 
-def opened(api: str, **request: Any) -> InjectedInterception:
+def opened(api: str, max_rounds: int = 9, **request: Any) -> InjectedInterception:
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **request}
     plain = open_interception(api, id="int-1", body=json.dumps(body).encode())
-    loop = with_tools(plain, TOOLS, Encodings(), max_rounds=9)
+    loop = with_tools(plain, TOOLS, Encodings(), max_rounds=max_rounds)
     assert isinstance(loop, InjectedInterception)
     return loop
 
@@ -189,6 +189,22 @@ def test_usage_of_blocking_rounds_is_added_up() -> None:
         "output_tokens": 4,
         "cache_creation": {"ephemeral_5m_input_tokens": 8},
         "output_tokens_details": {"thinking_tokens": 1},
+    }
+
+
+def test_counts_that_the_last_message_leaves_out_or_nobody_knows_are_added_up_too() -> None:
+    loop = opened("messages")
+    called = {"type": "tool_use", "id": "toolu_1", "name": "bmcp_s_add", "input": {}}
+    first = {"input_tokens": 5, "output_tokens": 3, "cache_read_input_tokens": 7, "new": {"a": 1}}
+    play_whole(loop, {"content": [called], "stop_reason": "tool_use", "usage": first})
+    last = {"input_tokens": 6, "output_tokens": 1, "new": {"a": 2}}
+    words = {"type": "text", "text": "5"}
+    shown = play_whole(loop, {"content": [words], "stop_reason": "end_turn", "usage": last})
+    assert shown["usage"] == {
+        "input_tokens": 11,
+        "output_tokens": 4,
+        "cache_read_input_tokens": 7,
+        "new": {"a": 3},
     }
 
 
