@@ -82,6 +82,18 @@ class Connector:
         Raises ConnectFailed or ConnectTimeout.
         """
         timeout = self._timeout if timeout is None else timeout
+        return self._connect(timeout, self._tls, tunnel=self._tls is not None)
+
+    def connect_below_tls(self) -> socket.socket:
+        """Connect to where TLS, or whatever is spoken in its place, can begin.
+
+        Through a proxy that is a tunnel.  Raises ConnectFailed or ConnectTimeout.
+        """
+        return self._connect(self._timeout, None, tunnel=True)
+
+    def _connect(
+        self, timeout: float, tls: ssl.SSLContext | None, *, tunnel: bool
+    ) -> socket.socket:
         deadline = time.monotonic() + timeout
         target = self._target.authority
         try:
@@ -98,11 +110,11 @@ class Connector:
             raise self._failed(f"cannot connect to {target}: {ex.strerror or ex}") from ex
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._proxy is not None and self._tls is not None:
+            if self._proxy is not None and tunnel:
                 _tunnel(sock, self._proxy, self.endpoint.authority, deadline)
-            if self._tls is not None:
+            if tls is not None:
                 sock.settimeout(_left(deadline))
-                sock = self._tls.wrap_socket(sock, server_hostname=self.endpoint.host)
+                sock = tls.wrap_socket(sock, server_hostname=self.endpoint.host)
         except TimeoutError as ex:
             sock.close()
             raise ConnectTimeout(

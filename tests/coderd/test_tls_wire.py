@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from coderd_dial import Authority
 
-from aigateway.actors.control.coderd._wire_socket import TlsContext, TlsWire
+from aigateway.actors.control.coderd._wire_socket import TlsWire
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,12 @@ class Server:
         return self.leaving.read()
 
 
+def shake_hands(sock: socket.socket, context: ssl.SSLContext) -> TlsWire:
+    wire = TlsWire(sock, time.monotonic() + 10.0, context, "127.0.0.1")
+    wire.shake_hands()
+    return wire
+
+
 @pytest.fixture
 def pair(authority: Authority) -> Iterator[tuple[TlsWire, Server]]:
     near, far = socket.socketpair()
@@ -52,9 +58,7 @@ def pair(authority: Authority) -> Iterator[tuple[TlsWire, Server]]:
         server = Server(far, authority.server())
         thread = threading.Thread(target=server.exchange, args=(server.tls.do_handshake,))
         thread.start()
-        wire = TlsContext(context, time.monotonic() + 10.0).wrap_socket(
-            near, server_hostname="127.0.0.1", do_handshake_on_connect=True
-        )
+        wire = shake_hands(near, context)
         thread.join()
         wire.established()
         yield wire, server
@@ -146,9 +150,7 @@ def test_a_handshake_that_breaks_off_is_an_error(authority: Authority) -> None:
     with near, far:
         far.shutdown(socket.SHUT_WR)
         with pytest.raises(ssl.SSLError, match="EOF"):
-            TlsContext(context, time.monotonic() + 10.0).wrap_socket(
-                near, server_hostname="127.0.0.1"
-            )
+            shake_hands(near, context)
 
 
 def test_a_peer_that_is_not_trusted_is_told_so(authority: Authority) -> None:
@@ -167,8 +169,6 @@ def test_a_peer_that_is_not_trusted_is_told_so(authority: Authority) -> None:
         thread = threading.Thread(target=serve)
         thread.start()
         with pytest.raises(ssl.SSLCertVerificationError):
-            TlsContext(ssl.create_default_context(), time.monotonic() + 10.0).wrap_socket(
-                near, server_hostname="127.0.0.1"
-            )
+            shake_hands(near, ssl.create_default_context())
         thread.join()
         assert "unknown ca" in str(told[0]).lower().replace("_", " ")

@@ -417,7 +417,7 @@ def test_a_change_that_a_server_announces_is_looked_up():
                 eventually(lambda desk=desk: desk.ids() == [ECHO, "bmcp_s_new"])
                 assert desk.shelved() is desk.tools()
                 assert len(desk.asked) == 1
-            assert server.hung_up
+            eventually(lambda server=server: server.hung_up)
 
 
 def test_a_change_announced_inside_a_call_is_looked_up(desk, server):

@@ -249,7 +249,7 @@ def test_http_has_one_client() -> None:
         wrong += [
             f"{_name(path)} imports {name}"
             for name in _imports(path)
-            if _is_below(name, ("requests.adapters", "urllib.request", "urllib3"))
+            if _is_below(name, ("http.client", "requests.adapters", "urllib.request", "urllib3"))
         ]
         wrong += [
             f"{_name(path)}:{node.lineno} calls {called}"

@@ -1,23 +1,22 @@
 """A byte stream over the binary messages of a WebSocket.
 
 Where one message ends means nothing: what is read is one stream, as net.Conn over WebSocket
-is for coderd.  The library does the proxy and the handshake, and keeps the answer to a refused
-upgrade; the frames are made and read here.
+is for coderd.  The library does the handshake on a connection of ours; the frames are made and
+read here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import ssl
 import struct
 import time
 from collections.abc import Mapping
-from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from typing import Final
 
 import websocket
+from requests.utils import get_environ_proxies, select_proxy
 
 from aigateway.actors.control.coderd._upgrade import DialError, UpgradeRefused, read_refusal
 from aigateway.actors.control.coderd._websocket_frames import (
@@ -30,7 +29,10 @@ from aigateway.actors.control.coderd._websocket_frames import (
     TextMessage,
     encode_frame,
 )
-from aigateway.actors.control.coderd._wire_socket import TlsContext, Wire
+from aigateway.actors.control.coderd._wire_socket import TlsWire, Wire
+from aigateway.actors.upstream.connect import Connector
+from aigateway.actors.upstream.endpoint import Endpoint
+from aigateway.actors.upstream.errors import UpstreamError
 
 __all__ = ["Channel", "ChannelError", "open_channel"]
 
@@ -40,26 +42,6 @@ _GOODBYE_PATIENCE: Final = 1.0
 
 class ChannelError(Exception):
     """The connection broke, or the peer sent what is no byte stream."""
-
-
-class _WebSocket(websocket.WebSocket):
-    """The library's WebSocket with each socket it opens wrapped."""
-
-    def __init__(self, deadline: float, context: ssl.SSLContext | None) -> None:
-        self.wire: Wire | None = None
-        self._open = False
-        self._deadline = deadline
-        super().__init__(sslopt={"context": TlsContext(context, deadline)} if context else None)
-
-    @property
-    def sock(self) -> Any:
-        return self.wire if self._open else None
-
-    @sock.setter
-    def sock(self, value: Wire | socket.socket | None) -> None:
-        self._open = value is not None
-        if value is not None:
-            self.wire = value if isinstance(value, Wire) else Wire(value, self._deadline)
 
 
 class Channel:
@@ -177,31 +159,53 @@ def open_channel(
     ``url`` begins with http or https.  Raises UpgradeRefused for an answer that is not an
     upgrade, DialError for everything else.
     """
-    ws = _WebSocket(time.monotonic() + timeout, context)
+    deadline = time.monotonic() + timeout
+    try:
+        wire = _connect(url, context, deadline, proxy)
+    except (OSError, ValueError, UpstreamError) as ex:
+        raise DialError(f"GET {url}: {_reason(ex)}") from ex
+    ws = websocket.WebSocket()
     try:
         ws.connect(  # type: ignore[no-untyped-call]
             f"ws{url.removeprefix('http')}",
             header=[f"{name}: {value}" for name, value in headers.items()],
             suppress_origin=True,
             redirect_limit=0,
-            timeout=timeout,
-            **_proxy_options(proxy),
+            socket=wire,
         )
-        if ws.wire is None or ws.status != 101:
+        if ws.status != 101:
             raise websocket.WebSocketException("no upgrade")
-        return Channel(ws.wire)
+        return Channel(wire)
     except (OSError, ValueError, websocket.WebSocketException) as ex:
-        error = _explain(ws.wire, url, ex)
-        if ws.wire is not None:
-            ws.wire.release()
+        error = _explain(wire, url, ex)
+        wire.release()
         raise error from None if isinstance(error, UpgradeRefused) else ex
 
 
-def _explain(wire: Wire | None, url: str, ex: Exception) -> DialError:
-    status = _status(bytes(wire.handshake)) if wire is not None else None
-    if wire is None or status is None or status == 101:
+def _connect(url: str, context: ssl.SSLContext | None, deadline: float, proxy: str | None) -> Wire:
+    if proxy is None:
+        proxy = select_proxy(url, get_environ_proxies(url, no_proxy=None))
+    endpoint = Endpoint.of(url)
+    connector = Connector(
+        endpoint, timeout=deadline - time.monotonic(), proxy=proxy or "", tls=context
+    )
+    sock = connector.connect_below_tls()
+    if context is None:
+        return Wire(sock, deadline)
+    wire = TlsWire(sock, deadline, context, endpoint.host)
+    try:
+        wire.shake_hands()
+    except BaseException:
+        wire.release()
+        raise
+    return wire
+
+
+def _explain(wire: Wire, url: str, ex: Exception) -> DialError:
+    status = _status(bytes(wire.handshake))
+    if status is None or status == 101:
         return DialError(f"GET {url}: {_reason(ex)}")
-    return read_refusal(url, status, bytes(wire.handshake), wire.recv)
+    return read_refusal(url, status, wire.replayed())
 
 
 def _status(answer: bytes) -> int | None:
@@ -209,25 +213,6 @@ def _status(answer: bytes) -> int | None:
     if words[0].startswith(b"HTTP/") and len(words) > 1 and words[1].isdigit():
         return int(words[1])
     return None
-
-
-def _proxy_options(proxy: str | None) -> dict[str, Any]:
-    if proxy is None:
-        # The library reads the environment.
-        return {}
-    if not proxy:
-        # Naming one and excepting every host is how the library is told to use none.
-        return {"http_proxy_host": "none", "http_proxy_port": 1, "http_no_proxy": ["*"]}
-    parts = urlsplit(proxy)
-    auth = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
-    return {
-        "http_proxy_host": parts.hostname,
-        "http_proxy_port": parts.port or 80,
-        "http_proxy_auth": auth,
-        # Whoever named the proxy has looked at NO_PROXY; an empty list would mean the
-        # environment's.
-        "http_no_proxy": ["no-proxy.invalid"],
-    }
 
 
 def _reason(ex: Exception) -> str:

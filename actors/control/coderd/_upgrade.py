@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import http.client
-import io
+import contextlib
 import json
+import math
 import re
-from collections.abc import Callable
 from typing import Any
 
 from attrs import frozen
 
 from aigateway.actors.control.coderd.versions import NEWEST, ApiVersion
+from aigateway.actors.upstream.errors import Quiet, UpstreamError
+from aigateway.actors.upstream.exchange import Exchange, UpstreamConnection
 
 __all__ = ["DialError", "UpgradeRefused", "Validation", "read_refusal"]
 
@@ -75,50 +76,24 @@ class UpgradeRefused(DialError):
         return None
 
 
-def read_refusal(
-    url: str, status: int, head: bytes, read: Callable[[int], bytes]
-) -> UpgradeRefused:
-    """Make an error of an HTTP answer of which ``head`` was read already.
+def read_refusal(url: str, status: int, sock: Any) -> UpgradeRefused:
+    """Make an error of the HTTP answer that can be read from ``sock`` from its first byte on.
 
-    ``read`` returns what follows, or ``b""`` at the end; it may raise OSError.
+    Reading from it may raise OSError.
     """
-    content_type, location, body = _read_answer(head, read)
-    message, detail, validations = _read_body(content_type, body)
+    exchange = Exchange(UpstreamConnection(sock), bodiless=False)
+    body = b""
+    with contextlib.suppress(UpstreamError, Quiet, OSError):
+        # A body that breaks off is still worth showing.
+        exchange.read_head(math.inf)
+        while len(body) < _MAX_BODY and (more := exchange.read()):
+            body += more
+    headers = {name.lower(): value for name, value in reversed(exchange.headers)}
+    location = headers.get("location", "")
+    message, detail, validations = _read_body(headers.get("content-type", ""), body[:_MAX_BODY])
     if 300 <= status < 400:
         message, detail = f"redirected to {location or 'nowhere'}", ""
     return UpgradeRefused(url, status, message, detail, validations, location)
-
-
-class _Replay(io.RawIOBase):
-    def __init__(self, head: bytes, read: Callable[[int], bytes]) -> None:
-        self._head = head
-        self._read = read
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data, self._head = self._head[: len(buffer)], self._head[len(buffer) :]
-        data = data or self._read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(self)
-
-
-def _read_answer(head: bytes, read: Callable[[int], bytes]) -> tuple[str, str, bytes]:
-    response = http.client.HTTPResponse(_Replay(head, read))  # type: ignore[arg-type]
-    body = b""
-    try:
-        response.begin()
-        while len(body) < _MAX_BODY and (more := response.read1(_MAX_BODY - len(body))):
-            body += more
-    except (http.client.HTTPException, OSError, ValueError):
-        # A body that breaks off is still worth showing.
-        pass
-    headers = response.headers or http.client.HTTPMessage()
-    return headers.get("Content-Type", ""), headers.get("Location", ""), body
 
 
 def _read_body(content_type: str, body: bytes) -> tuple[str, str, tuple[Validation, ...]]:

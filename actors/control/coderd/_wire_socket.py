@@ -1,7 +1,7 @@
-"""The socket under a WebSocket: read in large pieces, used by several threads at once.
+"""The connection under a WebSocket: read in large pieces, used by several threads at once.
 
-The WebSocket library makes the handshake: it asks its socket for a few bytes at a time and
-knows no limit on the whole; :class:`Wire` stands between the two.  After that one thread
+While the handshake lasts it is what the WebSocket library takes for its connected socket: the
+library asks for one byte at a time and knows no limit on the whole.  After that one thread
 waits in ``receive``, and others send what the socket takes without waiting.
 """
 
@@ -14,19 +14,15 @@ import ssl
 import struct
 import threading
 import time
-from typing import Any
 
-__all__ = ["TlsContext", "TlsWire", "Wire"]
+__all__ = ["TlsWire", "Wire"]
 
 _MAX_HANDSHAKE = 64 * 1024
 _READ = 64 * 1024
 
 
 class Wire:
-    """A plain socket; whatever is not defined here goes to the socket itself.
-
-    The handshake must end by ``deadline``.
-    """
+    """A connection without TLS.  The handshake must end by ``deadline`` (monotonic time)."""
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         self.sock = sock
@@ -39,10 +35,7 @@ class Wire:
         """Never held while waiting."""
         self._unsent = b""
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.sock, name)
-
-    # -- for the library, while the handshake lasts
+    # -- a socket, while the handshake lasts
 
     def recv(self, size: int) -> bytes:
         """Return up to ``size`` bytes, ``b""`` at the end."""
@@ -67,8 +60,22 @@ class Wire:
         # not hold us.
         return _left(self._deadline)
 
+    def gettimeout(self) -> float:
+        """Seconds that are left."""
+        return max(self._deadline - time.monotonic(), 0.001)
+
+    def settimeout(self, _seconds: float | None) -> None:
+        """Nothing: the deadline holds for all of it."""
+
     def close(self) -> None:
-        """For the library, which closes after a refusal that still has to be read: nothing."""
+        """Nothing: the library closes after a refusal that still has to be read."""
+
+    def replayed(self) -> Wire:
+        """Itself, from the first byte of the handshake on."""
+        self._buffer = bytes(self.handshake) + self._buffer[self._at :]
+        self._at = 0
+        self.handshake.clear()
+        return self
 
     # -- and after it
 
@@ -139,20 +146,6 @@ def _left(deadline: float) -> float:
 
 
 _READ = 64 * 1024
-
-
-class TlsContext:
-    """What the WebSocket library takes for an ``ssl.SSLContext``."""
-
-    def __init__(self, context: ssl.SSLContext, deadline: float) -> None:
-        self._context = context
-        self._deadline = deadline
-
-    def wrap_socket(self, sock: socket.socket, *, server_hostname: str, **_more: Any) -> TlsWire:
-        """Make the TLS handshake.  Raises OSError."""
-        wire = TlsWire(sock, self._deadline, self._context, server_hostname)
-        wire.shake_hands()
-        return wire
 
 
 class TlsWire(Wire):
