@@ -56,10 +56,17 @@ def serve(read: Callable[[], Settings]) -> None:
 
         metrics = MetricsService(settings.prometheus_address)
     try:
-        GatewayApplication(settings, metrics, read).run()
+        GatewayApplication(settings, _make_app, metrics, read).run()
     finally:
         if metrics is not None:
             metrics.stop()
+
+
+def _make_app(settings: Settings) -> object:
+    # Imported in the worker, after gevent has patched: not before the fork.
+    from aigateway.http.app import create_app
+
+    return create_app(settings)
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:

@@ -7,15 +7,18 @@ what waits behind the same messages waits as long as they do.
 from __future__ import annotations
 
 import threading
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
 
 import pykka
 
 from aigateway.actors.actor.base import ActorDied, Probe, tell_quietly
 from aigateway.http.metrics.series import Series
-from aigateway.http.request.runtime import Runtime
 
 __all__ = ["InboxProbes"]
+
+Actors: TypeAlias = Mapping[str, pykka.ActorRef[Any]]
+"""By role."""
 
 EVERY: Final = 0.2
 """Seconds between two probes of an actor."""
@@ -27,9 +30,10 @@ class InboxProbes:
     An actor that is busy has one probe in its inbox, not more and more of them.
     """
 
-    def __init__(self, series: Series, runtime: Runtime) -> None:
+    def __init__(self, series: Series, actors: Callable[[], Actors]) -> None:
+        """``actors`` tells who is there, by role."""
         self._series = series
-        self._runtime = runtime
+        self._actors = actors
         self._out: dict[str, Probe] = {}
         self._stopped = threading.Event()
 
@@ -49,10 +53,7 @@ class InboxProbes:
             if probe.reply.known:
                 del self._out[role]
                 self._take(role, probe)
-        actors = self._runtime.tree.filled()
-        if (supervisor := self._runtime.supervisor) is not None:
-            actors["supervisor"] = supervisor
-        for role, ref in actors.items():
+        for role, ref in self._actors().items():
             if role not in self._out:
                 probe = Probe()
                 if tell_quietly(ref, probe):

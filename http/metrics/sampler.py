@@ -11,15 +11,15 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection
-from typing import Any, get_args
+from collections.abc import Callable, Collection
+from typing import Any, Protocol, get_args
 
 import pykka
 
 from aigateway.actors.actor.activity import activities
-from aigateway.actors.actor.tree import provider_role
+from aigateway.actors.actor.tree import ActorTree, provider_role
 from aigateway.actors.control.call_counters import BOUNDS, CallTimes
-from aigateway.actors.control.messages import CallStats, GetCallStats
+from aigateway.actors.control.messages import CallStats, GetCallStats, Status
 from aigateway.actors.providers.breaker import GAUGE
 from aigateway.actors.providers.keypool import KeyState
 from aigateway.actors.providers.messages import GetProviderState, ProviderState
@@ -28,11 +28,8 @@ from aigateway.actors.recorder.spool import DiskState, SpoolStats
 from aigateway.http.logs.printable import printable
 from aigateway.http.metrics.observer import RequestMetrics
 from aigateway.http.metrics.series import MAX_REST_LABELS
-from aigateway.http.request.admission import Admission
-from aigateway.http.request.call import Call
-from aigateway.http.request.runtime import Runtime
 
-__all__ = ["Sampler"]
+__all__ = ["Places", "Sampler", "Served"]
 
 KEY_STATES: tuple[KeyState, ...] = get_args(KeyState)
 _NO_CALLS = CallTimes((0,) * (len(BOUNDS) + 1), 0.0)
@@ -49,21 +46,39 @@ CONTROL_PLANE_STAGES = frozenset({"authorize", "record"})
 _Labels = tuple[str, ...]
 
 
+class Places(Protocol):
+    """The places in which requests are served."""
+
+    running: int
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for one."""
+
+
+class Served(Protocol):
+    """A request that is being served."""
+
+    stage: str
+
+
 class Sampler:
     """A thread of a gateway worker that samples its actors."""
 
     def __init__(
         self,
         metrics: RequestMetrics,
-        runtime: Runtime,
-        admission: Admission,
-        calls: Collection[Call],
+        tree: ActorTree,
+        status: Callable[[], Status],
+        places: Places,
+        calls: Collection[Served],
     ) -> None:
-        """``calls`` are the requests being served."""
+        """``status`` asks for the control plane's; ``calls`` are the requests being served."""
         self._series = metrics.series
         self._times = metrics.times
-        self._runtime = runtime
-        self._admission = admission
+        self._tree = tree
+        self._status = status
+        self._places = places
         self._calls = calls
         self._totals = _Totals()
         self._gauges = _Gauges()
@@ -91,7 +106,7 @@ class Sampler:
             self._times.write()
             if time.monotonic() >= due:
                 self.sample()
-                loaded = self._runtime.tree.providers_loaded
+                loaded = self._tree.providers_loaded
                 due = time.monotonic() + (EVERY if loaded else 0.0)
 
     def sample(self) -> None:
@@ -100,11 +115,11 @@ class Sampler:
         self._spool()
         self._provider_list()
         waiting = self._providers()
-        waiting["place"] = self._admission.waiting
+        waiting["place"] = self._places.waiting
         waiting["control_plane"] = sum(
             call.stage in CONTROL_PLANE_STAGES for call in list(self._calls)
         )
-        self._series.requests_running.set(self._admission.running)
+        self._series.requests_running.set(self._places.running)
         for what, count in waiting.items():
             self._series.requests_waiting.labels(what).set(count)
         self._coderd()
@@ -112,7 +127,7 @@ class Sampler:
         self._control_plane()
 
     def _coderd(self) -> None:
-        control = self._runtime.tree.find("control-plane")
+        control = self._tree.find("control-plane")
         stats = _ask(control, GetCallStats())
         if control is None or not isinstance(stats, CallStats):
             return
@@ -128,7 +143,7 @@ class Sampler:
             self._timed[key] = times
 
     def _actors(self) -> None:
-        histories = self._runtime.tree.histories()
+        histories = self._tree.histories()
         inboxes: dict[_Labels, float] = {(role,): 0 for role in (*histories, "supervisor")}
         for activity in activities():
             if (activity.role,) in inboxes:
@@ -138,7 +153,7 @@ class Sampler:
             self._totals.reach(("restarts", role), past.restarts, self._series.restarts, (role,))
 
     def _control_plane(self) -> None:
-        status = self._runtime.status()
+        status = self._status()
         self._series.connected.set(1 if status.connected else 0)
         if status.providers_tried_at:
             self._series.reload.set(status.providers_tried_at)
@@ -146,7 +161,7 @@ class Sampler:
             self._series.reload_success.set(status.providers_loaded_at)
 
     def _spool(self) -> None:
-        stats = _ask(self._runtime.tree.find("recorder"), GetSpoolStats())
+        stats = _ask(self._tree.find("recorder"), GetSpoolStats())
         if isinstance(stats, SpoolStats):
             self._series.spool_records.set(stats.depth)
             age = 0.0 if stats.oldest is None else max(0.0, time.time() - stats.oldest)
@@ -158,7 +173,7 @@ class Sampler:
     def _provider_list(self) -> None:
         found: dict[_Labels, float] = {
             (config.name, config.type, _status(config.enabled, config.error)): 1
-            for config in self._runtime.tree.provider_configs()
+            for config in self._tree.provider_configs()
         }
         self._gauges.fill(self._series.provider_info, found)
 
@@ -168,8 +183,8 @@ class Sampler:
         """All of them; returns how many requests wait for what."""
         waiting = {"connection": 0, "retry": 0}
         actors = {
-            config.name: self._runtime.tree.find(provider_role(config.name))
-            for config in self._runtime.tree.provider_configs()
+            config.name: self._tree.find(provider_role(config.name))
+            for config in self._tree.provider_configs()
         }
         for name in self._urns.keys() - actors.keys():
             self._forget(name)

@@ -115,6 +115,13 @@ class Runtime:
     def supervisor(self) -> pykka.ActorRef[Supervisor] | None:
         return self._supervisor
 
+    def actors(self) -> dict[str, pykka.ActorRef[Any]]:
+        """All that are there now, by role, the supervisor among them."""
+        actors = self.tree.filled()
+        if self._supervisor is not None:
+            actors["supervisor"] = self._supervisor
+        return actors
+
     def ask(
         self,
         role: str,

@@ -76,13 +76,16 @@ class GatewayApplication(BaseApplication):  # type: ignore[misc]
     def __init__(
         self,
         settings: Settings,
+        make_app: Callable[[Settings], object],
         metrics: MetricsService | None = None,
         reread: Callable[[], Settings] | None = None,
     ) -> None:
-        """``reread`` makes the settings anew for SIGHUP; it may raise SettingsError."""
+        """``make_app`` is called in each worker process and makes what that serves; ``reread``
+        makes the settings again for SIGHUP, and may raise SettingsError."""
         self.settings = settings
         self.metrics = metrics
         self.last_words = LastWords()
+        self._make_app = make_app
         self._reread = reread
         super().__init__()
 
@@ -106,10 +109,7 @@ class GatewayApplication(BaseApplication):  # type: ignore[misc]
         GatewayArbiter(self).run()
 
     def load(self) -> Any:
-        # Imported in the worker, after gevent has patched: not before the fork.
-        from aigateway.http.app import create_app
-
-        return create_app(self.settings)
+        return self._make_app(self.settings)
 
 
 def check_address(address: str) -> None:

@@ -95,10 +95,14 @@ def post_worker_init(worker: Any) -> None:
         from aigateway.http.metrics.probes import InboxProbes
         from aigateway.http.metrics.sampler import Sampler
 
-        worker.probes = InboxProbes(app.gateway.metrics.series, runtime)
+        worker.probes = InboxProbes(app.gateway.metrics.series, runtime.actors)
         worker.probes.start()
         worker.sampler = Sampler(
-            app.gateway.metrics, runtime, app.gateway.admission, app.gateway.calls
+            app.gateway.metrics,
+            runtime.tree,
+            runtime.status,
+            app.gateway.admission,
+            app.gateway.calls,
         )
         worker.sampler.start()
     if folder:

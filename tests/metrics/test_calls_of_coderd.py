@@ -16,8 +16,6 @@ from aigateway.actors.control.outcomes import Answer, Failure
 from aigateway.http.metrics.observer import RequestMetrics
 from aigateway.http.metrics.sampler import Sampler
 from aigateway.http.metrics.series import Series
-from aigateway.http.request.admission import Admission
-from aigateway.http.request.runtime import Runtime
 
 LABELS = ("rpc", "outcome", "le")
 RPC = "/proto.Authorizer/IsAuthorized"
@@ -39,10 +37,9 @@ class Rig:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.plane: Any = Plane()
-        tree = SimpleNamespace(find=lambda _role: self.plane)
-        runtime = cast(Runtime, SimpleNamespace(tree=tree))
+        tree: Any = SimpleNamespace(find=lambda _role: self.plane)
         metrics = RequestMetrics(Series(self.registry), initiators=True)
-        self.sampler = Sampler(metrics, runtime, cast(Admission, None), ())
+        self.sampler = Sampler(metrics, tree, cast(Any, None), cast(Any, None), ())
 
     def samples(self) -> dict[tuple[str, ...], float]:
         self.sampler._coderd()

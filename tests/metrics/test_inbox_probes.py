@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pykka
 import pytest
@@ -15,7 +14,6 @@ from aigateway.actors.actor.base import Crash, GatewayActor
 from aigateway.actors.actor.tree import ActorTree
 from aigateway.http.metrics.probes import InboxProbes
 from aigateway.http.metrics.series import Series
-from aigateway.http.request.runtime import Runtime
 
 PATIENCE = 10.0
 
@@ -32,8 +30,7 @@ class House:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.tree = ActorTree()
-        runtime = cast(Runtime, SimpleNamespace(tree=self.tree, supervisor=None))
-        self.probes = InboxProbes(Series(self.registry), runtime)
+        self.probes = InboxProbes(Series(self.registry), self.tree.filled)
 
     def start(self, role: str) -> pykka.ActorRef[Any]:
         ref = Stuck.start(role)

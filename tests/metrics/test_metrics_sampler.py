@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -54,9 +53,10 @@ class Process:
         self.calls: set[Call] = set()
         self.admission = Admission(1, 5, 30.0)
         self._registry = CollectorRegistry()
-        runtime = SimpleNamespace(tree=self.tree, status=lambda: self.status)
         self.metrics = RequestMetrics(Series(self._registry), initiators=True)
-        self.sampler = Sampler(self.metrics, cast(Any, runtime), self.admission, self.calls)
+        self.sampler = Sampler(
+            self.metrics, self.tree, lambda: self.status, self.admission, self.calls
+        )
         self.over = threading.Event()
         self._refs: list[Any] = []
         self.play("recorder", {GetSpoolStats: SpoolStats(3, None, 1, 4096)})

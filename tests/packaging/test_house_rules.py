@@ -57,12 +57,6 @@ ARROWS: dict[str, set[str]] = {
 """Who may import whom, down or to the right in docs/internals.md's map and never up.  Names
 without a folder are rooms of ``actors``; a room of ``http`` may import any of those."""
 
-STILL_UP = {
-    ("http/metrics", "http/request"),  # the sampler looks at the requests' runtime
-    ("http/server", "http/app"),  # made in each worker, after the fork
-}
-"""Arrows that go up and are known.  None is added here; each one that goes is deleted."""
-
 OUTSIDE_WORLD = {
     "_thread", "asyncio", "concurrent", "fcntl", "gevent", "getpass", "glob", "http", "logging",
     "mmap", "multiprocessing", "os", "pathlib", "pykka", "queue", "random", "requests", "sched",
@@ -165,14 +159,10 @@ def test_rooms_import_only_those_that_the_table_allows() -> None:
     wrong = [
         line
         for (room, target), lines in sorted(_arrows().items())
-        if not _is_drawn(room, target) and (room, target) not in STILL_UP
+        if not _is_drawn(room, target)
         for line in sorted(lines)
     ]
     assert wrong == []
-
-
-def test_an_arrow_that_is_known_to_go_up_is_really_there() -> None:
-    assert set(_arrows()) >= STILL_UP
 
 
 def test_the_table_has_no_circle() -> None:
