@@ -9,8 +9,7 @@ from typing import Any
 import pykka
 from attrs import field, frozen
 
-from aigateway.actors.mcp.shelf import ToolShelf
-from aigateway.actors.mcp.troubles import ToolTroubles
+from aigateway.actors.mcp.shelf import ToolShelf, ToolTroubles
 from aigateway.actors.providers.provider import ProviderLimits
 
 __all__ = ["GatewayPlan", "StartControlPlane", "StartMcp"]

@@ -15,8 +15,7 @@ import structlog
 from gunicorn.arbiter import Arbiter
 
 from aigateway.actors.actor.tree import ActorTree
-from aigateway.actors.mcp.shelf import ToolShelf
-from aigateway.actors.mcp.troubles import ToolTroubles
+from aigateway.actors.mcp.shelf import ToolShelf, ToolTroubles
 from aigateway.actors.plan import GatewayPlan
 from aigateway.actors.providers.bedrock.signing import preload
 from aigateway.actors.providers.provider import ProviderLimits

@@ -7,8 +7,8 @@
 
 ``shelf`` is where the actor lays the sets that need no question.
 
-Sans-IO below them: ``protocol`` (what is said), ``answers`` (what is read), ``definitions``,
-``results``, ``names``, ``filters``, ``param_headers``.
+Sans-IO below them: ``protocol`` (what is said), ``answers`` (what is read), ``definitions`` and
+``offering``.
 """
 
 from aigateway.actors.mcp.messages import (
@@ -17,11 +17,12 @@ from aigateway.actors.mcp.messages import (
     GetTools,
     McpLimits,
     McpState,
+    ResultTexts,
     ServerProblem,
     Tool,
+    ToolResult,
     ToolSet,
 )
-from aigateway.actors.mcp.results import ResultTexts, ToolResult
 
 __all__ = [
     "CallTool",

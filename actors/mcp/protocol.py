@@ -24,7 +24,7 @@ import msgspec
 from attrs import field, frozen
 
 from aigateway.actors.mcp.answers import AnswerReader, Expect, ServerRequest
-from aigateway.actors.mcp.definitions import ToolDefinition
+from aigateway.actors.mcp.definitions import ToolDefinition, header_value, param_header_fields
 from aigateway.actors.mcp.errors import (
     BadArguments,
     HttpRefused,
@@ -36,7 +36,6 @@ from aigateway.actors.mcp.errors import (
     Unreachable,
     quoted,
 )
-from aigateway.actors.mcp.param_headers import header_value, param_header_fields
 
 __all__ = [
     "HEADER_MISMATCH",

@@ -24,31 +24,81 @@ from attrs import evolve, frozen
 from aigateway.actors.actor.base import GatewayActor, tell_quietly
 from aigateway.actors.control.messages import McpServer
 from aigateway.actors.mcp import conversation
-from aigateway.actors.mcp._calls import Calls, Job, not_handled
-from aigateway.actors.mcp._listening import Listening
-from aigateway.actors.mcp.conversation import Discovery
-from aigateway.actors.mcp.definitions import ToolDefinition
-from aigateway.actors.mcp.errors import (
-    DeadlinePassed,
-    McpError,
-    SessionLost,
-    Unauthorized,
-)
-from aigateway.actors.mcp.line import KEEP_IDLE, Cutter, Line
-from aigateway.actors.mcp.param_headers import ParamHeader
-from aigateway.actors.mcp.protocol import ClientInfo, Dialogue, Outgoing
-from aigateway.actors.mcp.session_messages import (
+from aigateway.actors.mcp.calls import (
     Call,
+    Calls,
     Close,
     Connect,
+    Job,
     Listen,
     ListenerEnded,
     SessionFailed,
     SessionTools,
     TokenRefused,
+    not_handled,
 )
+from aigateway.actors.mcp.conversation import Discovery
+from aigateway.actors.mcp.definitions import ParamHeader, ToolDefinition
+from aigateway.actors.mcp.errors import (
+    BadAnswer,
+    DeadlinePassed,
+    HttpRefused,
+    McpError,
+    RpcRefused,
+    SessionLost,
+    Unauthorized,
+)
+from aigateway.actors.mcp.line import KEEP_IDLE, Cutter, Line
+from aigateway.actors.mcp.protocol import ClientInfo, Dialogue, Outgoing
 
-__all__ = ["McpSession"]
+__all__ = ["Listening", "McpSession"]
+
+_FLOOR, _CEILING = 1.0, 60.0
+"""Seconds before a stream that broke is opened again."""
+
+
+class Listening:
+    """Decides and does nothing: the session opens the streams."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self.again_at: float | None = None
+        """When to open the next stream (monotonic time); None: at once, or never."""
+        self._stream: Cutter | None = None
+        self._pause = _FLOOR
+
+    def open(self) -> Cutter | None:
+        """Take note that a stream is opened now; None when it should not be."""
+        if not self.wanted or self._stream is not None or self.again_at is not None:
+            return None
+        self._stream = Cutter()
+        return self._stream
+
+    def ended(self, error: McpError, lasted: float, now: float) -> bool:
+        """The stream ended after ``lasted`` seconds; say whether there may be another one."""
+        self._stream = None
+        if not self.wanted or isinstance(error, RpcRefused | HttpRefused | BadAnswer):
+            return False
+        if lasted > _CEILING:
+            self._pause = _FLOOR
+        self.again_at = now + self._pause
+        self._pause = min(self._pause * 2, _CEILING)
+        return True
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is time for the next stream; once true, it may be opened."""
+        if self.again_at is None or self.again_at > now:
+            return False
+        self.again_at = None
+        return True
+
+    def stop(self) -> None:
+        """Want no stream any more, and cut the one there is."""
+        self.wanted = False
+        self.again_at = None
+        if self._stream is not None:
+            self._stream.cut()
+
 
 DISCOVERY = 30.0
 """Seconds for opening a session and listing its tools."""

@@ -17,18 +17,23 @@ from typing import Any
 
 import pykka
 import structlog
-from attrs import evolve
+from attrs import evolve, frozen
 
-from aigateway.actors.actor.base import GatewayActor, complete, fail, tell_quietly
+from aigateway.actors.actor.base import GatewayActor, Reply, complete, fail, tell_quietly
 from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.control.messages import (
     GetMcpConfiguration,
     McpConfiguration,
+    McpServer,
     Unavailable,
 )
-from aigateway.actors.mcp._notes import Configured, LoadIsDue, SessionEnded, Sweep
-from aigateway.actors.mcp._replies import ResultReply, TellingReply
-from aigateway.actors.mcp._sessions import Sessions
+from aigateway.actors.mcp.calls import (
+    Call,
+    ListenerEnded,
+    SessionFailed,
+    SessionTools,
+    TokenRefused,
+)
 from aigateway.actors.mcp.errors import McpError
 from aigateway.actors.mcp.messages import (
     CallTool,
@@ -38,20 +43,84 @@ from aigateway.actors.mcp.messages import (
     McpLimits,
     McpState,
     ServerProblem,
+    ToolResult,
 )
-from aigateway.actors.mcp.results import ToolResult
-from aigateway.actors.mcp.session_messages import (
-    Call,
-    ListenerEnded,
-    SessionFailed,
-    SessionTools,
-    TokenRefused,
-)
-from aigateway.actors.mcp.shelf import ToolShelf, user_key
-from aigateway.actors.mcp.toolbox import KnownServer, Shared, Users, UserTools, Waiting
-from aigateway.actors.mcp.troubles import ToolTroubles
+from aigateway.actors.mcp.shelf import ToolShelf, ToolTroubles, UserKey, user_key
+from aigateway.actors.mcp.toolbox import KnownServer, Sessions, Shared, Users, UserTools, Waiting
 
-__all__ = ["McpTools"]
+__all__ = [
+    "Configured",
+    "LoadIsDue",
+    "McpTools",
+    "ResultReply",
+    "SessionEnded",
+    "Sweep",
+    "TellingReply",
+]
+
+
+@frozen
+class Configured:
+    key: UserKey
+    load: int
+    answer: McpConfiguration | Unavailable | BaseException
+
+
+@frozen
+class LoadIsDue:
+    key: UserKey
+    load: int
+
+
+@frozen
+class SessionEnded:
+    urn: str
+    error: BaseException | None
+
+
+@frozen
+class Sweep:
+    pass
+
+
+class TellingReply(Reply[Any]):
+    """Calls ``told`` with the answer, or with the exception that came instead."""
+
+    def __init__(self, told: Callable[[Any], None]) -> None:
+        super().__init__()
+        self._told = told
+
+    def set(self, value: Any = None) -> None:
+        super().set(value)
+        self._told(value)
+
+    def set_error(self, error: BaseException) -> None:
+        super().set_error(error)
+        self._told(error)
+
+
+class ResultReply(Reply[ToolResult]):
+    """Hands a session's answer on, and makes a result of the session's death."""
+
+    def __init__(self, reply: Reply[ToolResult], server: McpServer, tool: str) -> None:
+        super().__init__()
+        self._reply, self._server, self._tool = reply, server, tool
+
+    def set(self, value: Any = None) -> None:
+        super().set(value)
+        complete(self._reply, value)
+
+    def set_error(self, error: BaseException) -> None:
+        super().set_error(error)
+        result = ToolResult(
+            tool=self._tool,
+            server_id=self._server.id,
+            server_url=self._server.url,
+            is_error=True,
+            transport_error="the session with the server ended",
+        )
+        complete(self._reply, result)
+
 
 SWEEP_EVERY = 60.0
 """Seconds between looks for users who have gone."""

@@ -11,9 +11,8 @@ import pykka
 from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.control.local.local import LocalControlPlane
 from aigateway.actors.control.messages import McpConfiguration, McpServer
-from aigateway.actors.mcp.filters import BadPattern, ToolFilter
-from aigateway.actors.mcp.shelf import ToolShelf
-from aigateway.actors.mcp.troubles import ToolTroubles
+from aigateway.actors.mcp.offering import BadPattern, ToolFilter
+from aigateway.actors.mcp.shelf import ToolShelf, ToolTroubles
 from aigateway.actors.plan import StartControlPlane, StartMcp
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.settings import Settings, SettingsError

@@ -19,8 +19,7 @@ from aigateway.actors.interception.opening import INJECTABLE, with_tools
 from aigateway.actors.interception.tool_refusals import refused_tools
 from aigateway.actors.interception.tool_rules import Rules
 from aigateway.actors.interception.tools import Tool
-from aigateway.actors.mcp.messages import CallTool, GetTools, LeftOut, ToolSet
-from aigateway.actors.mcp.results import ToolResult
+from aigateway.actors.mcp.messages import CallTool, GetTools, LeftOut, ToolResult, ToolSet
 from aigateway.actors.mcp.shelf import user_key
 from aigateway.actors.providers.bedrock.answer import BedrockInterception
 from aigateway.actors.providers.messages import GiveBack, Opened, Refused

@@ -37,7 +37,7 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from aigateway.actors.interception.interface import Interception
-from aigateway.actors.mcp.results import ToolResult
+from aigateway.actors.mcp.messages import ToolResult
 from aigateway.actors.values.records import (
     InterceptionEnded,
     ModelThought,

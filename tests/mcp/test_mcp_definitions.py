@@ -9,15 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigateway.actors.mcp.definitions import read_call_result, read_tools_page
-from aigateway.actors.mcp.errors import BadAnswer
-from aigateway.actors.mcp.param_headers import (
+from aigateway.actors.mcp.definitions import (
     BadAnnotation,
     ParamHeader,
     find_param_headers,
     header_value,
     param_header_fields,
+    read_call_result,
+    read_tools_page,
 )
+from aigateway.actors.mcp.errors import BadAnswer
 
 any_json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),

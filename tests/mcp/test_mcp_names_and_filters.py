@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigateway.actors.mcp import names
-from aigateway.actors.mcp.filters import BadPattern, ToolFilter
-from aigateway.actors.mcp.names import tool_ids
+from aigateway.actors.mcp import offering
+from aigateway.actors.mcp.offering import BadPattern, ToolFilter, tool_ids
 
 FITS = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
@@ -43,7 +42,7 @@ def test_ids_that_would_be_the_same_get_a_suffix_each():
 
 
 def test_even_colliding_hashes_are_told_apart(monkeypatch):
-    monkeypatch.setattr(names, "_HASH", 0)
+    monkeypatch.setattr(offering, "_HASH", 0)
     ids = tool_ids([("a_b", "c"), ("a", "b_c"), ("a", "b.c")])
     assert len(set(ids.values())) == 3
 

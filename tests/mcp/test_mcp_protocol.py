@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aigateway.actors.mcp.answers import AnswerReader, Expect, ServerRequest
-from aigateway.actors.mcp.definitions import ToolDefinition
+from aigateway.actors.mcp.definitions import ParamHeader, ToolDefinition
 from aigateway.actors.mcp.errors import (
     BadArguments,
     HttpRefused,
@@ -19,7 +19,6 @@ from aigateway.actors.mcp.errors import (
     Unauthorized,
     Unreachable,
 )
-from aigateway.actors.mcp.param_headers import ParamHeader
 from aigateway.actors.mcp.protocol import (
     ClientInfo,
     Dialogue,

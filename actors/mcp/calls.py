@@ -1,22 +1,102 @@
-"""The calls that a session has in hand: those that wait, and those that run."""
+"""What a session actor is told and tells its owner, and the calls that it has in hand."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
 
-from attrs import define, field
+from attrs import define, field, frozen
 
-from aigateway.actors.actor.base import complete
+from aigateway.actors.actor.base import Reply, complete
 from aigateway.actors.control.messages import McpServer
-from aigateway.actors.mcp.definitions import CallOutcome
+from aigateway.actors.mcp.definitions import CallOutcome, ToolDefinition
 from aigateway.actors.mcp.errors import McpError, RpcRefused, SessionLost
 from aigateway.actors.mcp.line import Cutter
+from aigateway.actors.mcp.messages import CallTool, ToolResult
 from aigateway.actors.mcp.protocol import HEADER_MISMATCH, Dialogue
-from aigateway.actors.mcp.results import ToolResult
-from aigateway.actors.mcp.session_messages import Call
 
-__all__ = ["CALLERS", "QUEUE", "Calls", "Job", "not_handled"]
+__all__ = [
+    "CALLERS",
+    "QUEUE",
+    "Call",
+    "Calls",
+    "Close",
+    "Connect",
+    "Job",
+    "Listen",
+    "ListenerEnded",
+    "SessionFailed",
+    "SessionTools",
+    "TokenRefused",
+    "not_handled",
+]
+
+
+@frozen
+class Connect:
+    """List the tools, after opening the session if need be; the owner is told the outcome."""
+
+
+@frozen
+class Listen:
+    """Keep a stream open on which the server tells of changes to its tools."""
+
+
+@frozen
+class Close:
+    """Take no more calls, finish those that are there, end the session and stop."""
+
+
+@frozen
+class Call:
+    """Run a tool.  Replies ToolResult at ``deadline`` (monotonic time) at the latest."""
+
+    tool: ToolDefinition
+    arguments: bytes = field(repr=False)
+    deadline: float
+    reply: Reply[ToolResult] = field(repr=False, eq=False)
+    asked: CallTool | None = None
+    """What it was made of."""
+    repeated: bool = False
+    """It was sent with another token before."""
+
+
+@frozen
+class SessionTools:
+    """Told to the owner: these are the tools now."""
+
+    urn: str
+    tools: tuple[ToolDefinition, ...]
+    problems: tuple[str, ...]
+    announces_changes: bool
+
+
+@frozen
+class SessionFailed:
+    """Told to the owner: the server cannot be used."""
+
+    urn: str
+    message: str
+
+
+@frozen
+class TokenRefused:
+    """Told to the owner: the server did not take the token for a call, which has no reply yet
+    and is the owner's now."""
+
+    urn: str
+    call: Call
+    token: str = field(repr=False)
+    failure: ToolResult
+    """What is replied when there is no other token."""
+
+
+@frozen
+class ListenerEnded:
+    """Told to the owner: no stream of changes is kept any more."""
+
+    urn: str
+
 
 CALLERS = 4
 """Calls of one user that one server gets at a time."""
