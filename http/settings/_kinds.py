@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from attrs import frozen
 
+from aigateway.actors.control.coderd.extra_headers import BadHeader, headers_of
 from aigateway.actors.values.models import BadModelList, ModelList, parse_models
 from aigateway.actors.values.sharing import BadGroup, read_group
 
@@ -26,6 +27,8 @@ __all__ = [
     "DURATION",
     "GROUP",
     "HEADER",
+    "HEADERS",
+    "Kind",
     "MODELS",
     "PATH",
     "REGEXES",
@@ -34,7 +37,7 @@ __all__ = [
     "STRING",
     "TIMEOUT",
     "URL",
-    "Kind",
+    "WORDS",
     "choice",
     "number",
     "split_address",
@@ -436,4 +439,47 @@ GROUP = Kind(
     "names of providers with commas between them, each perhaps with a weight behind a :",
     _group,
     _group,
+)
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    """Split at commas; what holds a comma goes between double quotes."""
+    return tuple(part for row in csv.reader([text]) for part in row if part)
+
+
+def _headers(value: Any) -> tuple[str, ...]:
+    lines = _parts(value) if isinstance(value, str) else tuple(value)
+    try:
+        headers_of(lines)
+    except BadHeader as ex:
+        raise ValueError(str(ex)) from None
+    return lines
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    words = _parts(value) if isinstance(value, str) else tuple(str(word) for word in value)
+    return tuple(word.strip() for word in words)
+
+
+HEADERS = Kind(
+    "header list",
+    "NAME=VALUE,...",
+    "a list of headers name=value, none of which the gateway sets itself",
+    _headers,
+    _headers,
+    ",".join,
+    is_list=True,
+    may_hold_secret=True,
+    empty=(),
+)
+
+WORDS = Kind(
+    "word list",
+    "WORD,...",
+    "a list of words",
+    _words,
+    _words,
+    ",".join,
+    is_list=True,
+    empty=(),
 )
