@@ -10,7 +10,7 @@ from aigateway.actors.providers.jobs import Job
 from aigateway.actors.providers.messages import Perform
 from aigateway.actors.providers.request import AbandonedAttempt
 from aigateway.actors.providers.served import can_stand_in
-from aigateway.actors.providers.strategy import FallBack
+from aigateway.actors.providers.steps import FallBack
 from aigateway.actors.providers.workforce import tell
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.actors.values.sharing import ranked

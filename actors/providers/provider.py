@@ -46,15 +46,8 @@ from aigateway.actors.providers.messages import (
 )
 from aigateway.actors.providers.roster import Roster
 from aigateway.actors.providers.served import model_for
-from aigateway.actors.providers.strategy import (
-    FallBack,
-    Pause,
-    Refuse,
-    Relay,
-    Send,
-    Step,
-    Strategy,
-)
+from aigateway.actors.providers.steps import FallBack, Pause, Refuse, Relay, Send, Step
+from aigateway.actors.providers.strategy import Strategy
 from aigateway.actors.providers.worker import UpstreamWorker, open_answer
 from aigateway.actors.providers.workforce import (
     Hiring,

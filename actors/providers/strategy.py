@@ -28,14 +28,11 @@ are passed in, and each method returns a step.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import TypeAlias
 
 import structlog
-from attrs import evolve, frozen
+from attrs import evolve
 
-from aigateway.actors.interception import error_bodies
 from aigateway.actors.interception.credentials import centralized
 from aigateway.actors.providers.beginning import BadStart
 from aigateway.actors.providers.breaker import (
@@ -57,20 +54,19 @@ from aigateway.actors.providers.keypool import (
 )
 from aigateway.actors.providers.making import Maker
 from aigateway.actors.providers.messages import Perform, Refused
+from aigateway.actors.providers.pauses import Pauses
 from aigateway.actors.providers.refusals import ProviderAnswer
+from aigateway.actors.providers.steps import FallBack, Pause, Refuse, Relay, Send, Step, reason_of
+from aigateway.actors.providers.words import Words
 from aigateway.actors.providers.worker import refusal_of
 from aigateway.actors.upstream.errors import (
-    AnswerTimeout,
-    BadHead,
-    ConnectFailed,
-    NotMade,
     OutOfFiles,
     Unsendable,
     UpstreamError,
 )
 from aigateway.actors.values.provider_config import ProviderConfig
 
-__all__ = ["REASONS", "FallBack", "Pause", "Refuse", "Relay", "Send", "Step", "Strategy"]
+__all__ = ["Strategy"]
 
 KEY_STATUSES = frozenset({401, 403, 429})
 """Statuses that say something about a key."""
@@ -83,72 +79,12 @@ RETRY_STATUSES = frozenset({408, 409, 429, *range(500, 600)})
 RESCUED_STATUSES = frozenset({408, *range(500, 600)})
 """Statuses that are the provider's fault, or its server's: another one may do better.  All other
 4xx are about the request, the key or the model."""
-REASONS = (
-    "rate_limited",
-    "unauthorized",
-    "circuit_open",
-    "error_status",
-    "connect",
-    "broke_off",
-    "slow",
-    "error_event",
-    "bad_answer",
-    "empty",
-)
-"""Why a request is handed on to another provider."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
-"""Seconds before the first retry, doubled for each further one; the SDKs' values."""
-PAUSE_JITTER = 0.25
-"""Part of a pause that is left to chance; the SDKs' value."""
-MAX_PAUSED = 1000
-"""Requests of one provider that may wait for a retry; further ones are not tried again."""
-LONGEST_REQUESTED = 60.0
-"""Seconds of an upstream's Retry-After that are waited; the SDKs' value.  After that long the
-client is better off asking again."""
 BOUND_WAIT = 10.0
 """Seconds that a request which no other key may serve waits for its own to come back."""
 
 log = structlog.get_logger("ai-gateway.provider")
 
 
-@frozen
-class Send:
-    """Send the request with the job's credential."""
-
-
-@frozen
-class Relay:
-    """Give the answer to the client."""
-
-
-@frozen
-class Pause:
-    """Resume the job after ``seconds``."""
-
-    seconds: float
-
-
-@frozen
-class Refuse:
-    """There is no answer: say this instead."""
-
-    refused: Refused
-
-
-@frozen
-class FallBack:
-    """Hand the request on to the fallback; do this when there is none."""
-
-    instead: Refuse | Relay
-    reason: str
-    """One of :data:`REASONS`."""
-    said: Refused | None = None
-    """What the provider answered, if it did."""
-    abandoned: bool = False
-    """The provider may be at work on the request, and bill it."""
-
-
-Step: TypeAlias = Send | Relay | Pause | Refuse | FallBack
 _SEND, _RELAY = Send(), Relay()
 
 
@@ -169,7 +105,6 @@ class Strategy:
         """
         self._config = config
         self._counters = counters
-        self._random = random
         self._maker = maker
         self._standing = maker.standing if maker is not None else None
         pooled = config.keys and config.type != "copilot"
@@ -180,8 +115,8 @@ class Strategy:
         self._breaker = (
             CircuitBreaker(config.breaker, config.type) if config.breaker is not None else None
         )
-        self.paused = 0
-        """Requests that wait for a retry."""
+        self._pauses = Pauses(config.max_retries, random)
+        self._words = Words(config)
         self._retried = RETRY_STATUSES if config.max_retries > 0 else frozenset[int]()
         self._asked_back = self._retried | KEY_STATUSES
         self._asked_on_trial = self._asked_back | SUCCESSES
@@ -191,6 +126,11 @@ class Strategy:
     def has_credentials(self) -> bool:
         """Whether a request may go out that brings no credential of its own."""
         return self._pool is not None or self._standing is not None
+
+    @property
+    def paused(self) -> int:
+        """Requests that wait for a retry."""
+        return self._pauses.waiting
 
     # -- a request's way
 
@@ -222,7 +162,8 @@ class Strategy:
             admission = self._breaker.admit(request.route, model, now)
             if isinstance(admission, Rejected):
                 self._counters.rejected(request.route, model)
-                return job, self._rejected(job, admission)
+                refused = Refuse(self._words.circuit_open(job, admission.retry_after))
+                return job, self._give_up(job, refused, "circuit_open")
             if admission.forgotten is not None:
                 self._counters.forget_circuit(admission.forgotten)
             self._note_circuit(admission.transition)
@@ -231,7 +172,7 @@ class Strategy:
 
     def resume(self, job: Job, now: float) -> Step:
         """The pause is over: begin again, with the best key by now."""
-        self.paused -= 1
+        self._pauses.over()
         self._counters.retries += 1
         if job.walker is not None:
             job.walker = self._walk(job)
@@ -252,7 +193,9 @@ class Strategy:
                 log.warning("credentials refused, renewing them", provider=self._config.name)
                 return _SEND
             self._end(job, 502, now)
-            return self._give_up(job, Refuse(self._credential_refused(job, answer)), "unauthorized")
+            return self._give_up(
+                job, Refuse(self._words.credential_refused(job, answer)), "unauthorized"
+            )
         if answer.bad is not None:
             return self._begun_badly(job, answer, answer.bad, now)
         if status in self._retried:
@@ -264,7 +207,7 @@ class Strategy:
             return _RELAY
         self._end(job, status, now)
         reason = "rate_limited" if status == 429 else "error_status"
-        return self._give_up(job, _RELAY, reason, said=self._quoted(job, answer))
+        return self._give_up(job, _RELAY, reason, said=self._words.quoted(job, answer))
 
     def failed(self, job: Job, error: UpstreamError, now: float) -> Step:
         """No answer came; ``job.sent`` says whether the upstream may have seen the request."""
@@ -280,7 +223,7 @@ class Strategy:
             # It is not the upstream's fault; nobody else could send it.
             return Refuse(refused)
         instead = Refuse(self._told_before(job) or refused)
-        return self._give_up(job, instead, _reason_of(error), abandoned=error.sent)
+        return self._give_up(job, instead, reason_of(error), abandoned=error.sent)
 
     def dropped(self, job: Job, refused: Refused, now: float) -> Step:
         """It ends for a reason of ours, which says nothing about the upstream."""
@@ -355,12 +298,12 @@ class Strategy:
                     return pause
             self._counters.exhausted("rate_limited")
             self._end(job, answer.status, now)
-            said = self._quoted(job, answer)
+            said = self._words.quoted(job, answer)
             return self._give_up(job, _RELAY, "rate_limited", said=said)
         if marked.reason == "unauthorized":
             self._counters.exhausted("auth_failed")
             self._end(job, 502, now)
-            refused = self._told_before(job) or self._credential_refused(job, answer)
+            refused = self._told_before(job) or self._words.credential_refused(job, answer)
             return self._give_up(job, Refuse(refused), "unauthorized")
         self._end(job, answer.status, now)
         return _RELAY
@@ -377,18 +320,7 @@ class Strategy:
         self._counters.exhausted("rate_limited")
         # Without an attempt nothing is known of the upstream.
         self._end(job, 429 if job.attempts else None, now)
-        seconds = math.ceil(back_in)
-        message = f"all configured keys are rate-limited (retry after {_duration(seconds)})"
-        refused = Refused(
-            429,
-            message,
-            "rate_limited",
-            seconds,
-            error_bodies.keys_rate_limited(self._dialect(job), message),
-            job.hint,
-            job.sent,
-            self._config.name,
-        )
+        refused = self._words.keys_rest(job, back_in)
         return self._give_up(job, Refuse(self._told_before(job) or refused), "rate_limited")
 
     def _begun_badly(self, job: Job, answer: ProviderAnswer, bad: BadStart, now: float) -> Step:
@@ -398,7 +330,7 @@ class Strategy:
             pause = self._pause(job, answer, now) if self._retried else None
             if pause is not None:
                 return pause
-            said = self._error_told(job, bad)
+            said = self._words.error_told(job, bad)
         self._end(job, 503 if bad.kind == "overloaded" else None, now)
         return self._give_up(job, _RELAY, bad.fault, said=said, abandoned=said is None)
 
@@ -409,78 +341,9 @@ class Strategy:
         # One that names no delay and wants no other try is about the request.
         return not answer.says_no_retry or bool(requested_delay(answer.headers, answer.received_at))
 
-    def _credential_refused(self, job: Job, answer: ProviderAnswer) -> Refused:
-        """What a client is told of a 401 that is about the gateway's credential.
-
-        APPSEC: as it came it would read as one about the client's own, and a client may ask
-        its user to sign in again, or throw its key away.
-        """
-        said = ": ".join(part for part in (answer.error_type, answer.message) if part)
-        where = f" (request id {answer.request_id})" if answer.request_id else ""
-        message = f"the provider does not accept the gateway's credential: {said}{where}"
-        return Refused(
-            502,
-            message,
-            "unauthorized",
-            None,
-            error_bodies.keys_rejected(self._dialect(job), message),
-            job.hint,
-            job.sent,
-            self._config.name,
-            headers=(("x-should-retry", "false"),),
-            quotes=True,
-        )
-
     def _told_before(self, job: Job) -> Refused | None:
         """The answer to an earlier key of this request, if one was kept."""
-        return self._quoted(job, job.refusal)
-
-    def _quoted(self, job: Job, kept: ProviderAnswer | None) -> Refused | None:
-        """A provider's own answer, if all of it is there."""
-        if kept is None or not kept.whole:
-            return None
-        return Refused(
-            kept.status,
-            kept.message,
-            kept.kind,
-            None,
-            kept.body,
-            job.hint,
-            job.sent,
-            self._config.name,
-            headers=kept.headers,
-            quotes=True,
-        )
-
-    def _error_told(self, job: Job, bad: BadStart) -> Refused:
-        """An error inside a 200, as an answer that says so by its status."""
-        dialect = self._dialect(job)
-        status = _STATUS_OF_KIND.get(bad.kind, 500)
-        if bad.kind == "overloaded" and error_bodies.is_anthropic(dialect):
-            status = 529
-        return Refused(
-            status,
-            bad.message,
-            bad.kind,
-            None,
-            error_bodies.error_body(dialect, status, bad.message),
-            job.hint,
-            job.sent,
-            self._config.name,
-            quotes=True,
-        )
-
-    def _rejected(self, job: Job, rejected: Rejected) -> Step:
-        refused = Refused(
-            503,
-            "circuit breaker is open",
-            "overloaded",
-            rejected.retry_after,
-            error_bodies.breaker_open(self._dialect(job)),
-            sent=job.sent,
-            provider_name=self._config.name,
-        )
-        return self._give_up(job, Refuse(refused), "circuit_open")
+        return self._words.quoted(job, job.refusal)
 
     def _give_up(
         self,
@@ -518,20 +381,9 @@ class Strategy:
         self, job: Job, requested: float, now: float, *, always: bool = False
     ) -> Pause | None:
         """``always``: also where retries are not configured."""
-        if job.retries >= self._config.max_retries and not always:
+        seconds = self._pauses.begin(job, requested, now, always=always)
+        if seconds is None:
             return None
-        if requested > LONGEST_REQUESTED or self.paused >= MAX_PAUSED:
-            return None
-        if requested > 0:
-            # Never sooner, and not all at once.
-            seconds = requested + PAUSE_JITTER * self._random()
-        else:
-            usual = min(FIRST_PAUSE * 2.0**job.retries, LONGEST_PAUSE)
-            seconds = usual * (1 - PAUSE_JITTER * self._random())
-        if now + seconds >= job.deadline:
-            return None
-        job.retries += 1
-        self.paused += 1
         self._end_walk(job)
         return Pause(seconds)
 
@@ -543,11 +395,6 @@ class Strategy:
     def _end_walk(self, job: Job) -> None:
         if job.walker is not None:
             self._counters.walked(job.walker.end())
-
-    def _dialect(self, job: Job) -> str:
-        # Bedrock's circuit has a body of its own; it speaks one API only.
-        name = self._config.type
-        return name if name == "bedrock" else job.request.api or name
 
     # -- what operators hear of
 
@@ -581,30 +428,3 @@ class Strategy:
             before=transition.before,
             after=transition.after,
         )
-
-
-_STATUS_OF_KIND = {"overloaded": 503, "rate_limited": 429, "timeout": 504}
-
-
-def _reason_of(error: UpstreamError) -> str:
-    """Which of :data:`REASONS` a failure without an answer is."""
-    match error:
-        case ConnectFailed():
-            return "connect"
-        case NotMade():
-            return "unauthorized"
-        case AnswerTimeout():
-            return "slow"
-        case BadHead():
-            return "bad_answer"
-        case _:
-            return "broke_off"
-
-
-def _duration(seconds: int) -> str:
-    """Whole seconds as the reference writes them: ``5s``, ``1m0s``, ``2h0m1s``."""
-    minutes, seconds = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h{minutes}m{seconds}s"
-    return f"{minutes}m{seconds}s" if minutes else f"{seconds}s"

@@ -16,8 +16,8 @@ from aigateway.actors.upstream.kept import KeptConnection
 
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aigateway.actors.providers.strategy.FIRST_PAUSE", 0.005)
-    monkeypatch.setattr("aigateway.actors.providers.strategy.PAUSE_JITTER", 0.01)
+    monkeypatch.setattr("aigateway.actors.providers.pauses.FIRST_PAUSE", 0.005)
+    monkeypatch.setattr("aigateway.actors.providers.pauses.PAUSE_JITTER", 0.01)
 
 
 @pytest.fixture

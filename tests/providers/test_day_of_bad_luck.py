@@ -210,7 +210,7 @@ def test_no_request_hangs_and_the_books_balance(luck, how, monkeypatch):
     settings = SETTINGS[how]
     again = SentAgain()
     monkeypatch.setattr("aigateway.actors.upstream.kept.log", again)
-    monkeypatch.setattr("aigateway.actors.providers.strategy.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("aigateway.actors.providers.pauses.FIRST_PAUSE", 0.01)
     monkeypatch.setattr("aigateway.actors.providers.keypool.DEFAULT_REST", 0.05)
     seed = sum(luck.encode())
     weather = Weather(random.Random(seed), list(EACH[luck]))

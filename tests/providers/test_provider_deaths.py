@@ -161,7 +161,7 @@ def test_a_retired_provider_ends_when_its_last_exchange_is_back(scripted_provide
 
 
 def test_a_retired_provider_waits_for_retries_and_drains(scripted_provider, monkeypatch):
-    monkeypatch.setattr("aigateway.actors.providers.strategy.FIRST_PAUSE", 0.05)
+    monkeypatch.setattr("aigateway.actors.providers.pauses.FIRST_PAUSE", 0.05)
     gate = threading.Event()
     scripted_provider.play(answer("later", 500))
     scripted_provider.play(stream([EVENTS[0], WaitFor(gate), EVENTS[1]]))

@@ -15,7 +15,7 @@ from aigateway.actors.actor.base import new_reply
 from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.interception.affinity import Affinity
 from aigateway.actors.interception.credentials import CENTRALIZED, Credential
-from aigateway.actors.providers import strategy as strategy_module
+from aigateway.actors.providers import pauses
 from aigateway.actors.providers.agenda import Agenda
 from aigateway.actors.providers.counters import Counters
 from aigateway.actors.providers.jobs import Job
@@ -24,15 +24,8 @@ from aigateway.actors.providers.messages import Perform
 from aigateway.actors.providers.refusals import ProviderAnswer
 from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.actors.providers.roster import Member, Roster
-from aigateway.actors.providers.strategy import (
-    FallBack,
-    Pause,
-    Refuse,
-    Relay,
-    Send,
-    Step,
-    Strategy,
-)
+from aigateway.actors.providers.steps import FallBack, Pause, Refuse, Relay, Send, Step
+from aigateway.actors.providers.strategy import Strategy
 from aigateway.actors.upstream.errors import (
     AnswerTimeout,
     ConnectFailed,
@@ -236,7 +229,7 @@ def test_a_pause_that_would_last_beyond_the_deadline_is_not_made():
 
 
 def test_only_so_many_pause_at_once(monkeypatch):
-    monkeypatch.setattr(strategy_module, "MAX_PAUSED", 1)
+    monkeypatch.setattr(pauses, "MAX_PAUSED", 1)
     strategy, _ = decide(max_retries=2)
     first, second = begin(strategy), begin(strategy)
     assert isinstance(answered(strategy, first, 500, (), NOW), Pause)

@@ -68,7 +68,7 @@ def test_an_upstream_that_comes_back_is_reached(scripted_provider, short_pauses,
         assert (refused.status, refused.sent) == (502, False)
         assert "Connection refused" in refused.message
         assert rig.counters.retries == 1
-        monkeypatch.setattr("aigateway.actors.providers.strategy.FIRST_PAUSE", 0.2)
+        monkeypatch.setattr("aigateway.actors.providers.pauses.FIRST_PAUSE", 0.2)
         reply = rig.tell()
         until(lambda: rig.state.retrying == 1)
         scripted_provider.listen()
@@ -136,7 +136,7 @@ def test_a_stopped_provider_answers_those_who_wait_for_a_retry(scripted_provider
 
 
 def test_too_many_do_not_wait_for_a_retry(scripted_provider, monkeypatch):
-    monkeypatch.setattr("aigateway.actors.providers.strategy.MAX_PAUSED", 0)
+    monkeypatch.setattr("aigateway.actors.providers.pauses.MAX_PAUSED", 0)
     scripted_provider.play(answer("no", 500))
     with running(scripted_provider.url, max_retries=1) as rig:
         assert rig.call() == (500, b"no")

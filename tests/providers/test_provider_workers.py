@@ -165,7 +165,7 @@ def test_an_answer_that_was_asked_back_and_that_nobody_waits_for_is_discarded(
     scripted_provider, monkeypatch
 ):
     # No retry, but the provider looks at the answer first.
-    monkeypatch.setattr("aigateway.actors.providers.strategy.MAX_PAUSED", 0)
+    monkeypatch.setattr("aigateway.actors.providers.pauses.MAX_PAUSED", 0)
     gate = threading.Event()
     scripted_provider.play([WaitFor(gate), *answer("no", 500)])
     scripted_provider.play(answer("ok"))
