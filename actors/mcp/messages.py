@@ -257,7 +257,7 @@ class McpLimits:
     """How long a set is given out, and how long one that nobody uses is kept.  The
     reference's 15 minutes, which keep the tokens of the servers fresh."""
     refresh_after: float = 720.0
-    """From this age on a set that is used is loaded anew in the background."""
+    """From this age on a set that is used is loaded again in the background."""
     retry_after: float = 30.0
     """The same for a set in which servers are missing because they failed."""
     tools_wait: float = 10.0
@@ -265,6 +265,6 @@ class McpLimits:
     connect_timeout: float = 10.0
     listeners: int = 100
     """Streams that are kept open to hear of changes; for the others the list is only read
-    anew when its time is over."""
+    again when its time is over."""
     goodbye: float = 2.0
     """How long the stop of the actor waits for sessions to end."""

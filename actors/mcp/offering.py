@@ -83,7 +83,7 @@ class BadPattern(ValueError):
 class ToolFilter:
     """Allow and deny patterns: found anywhere in the tool's own name; deny wins.
 
-    The patterns are written for Go (RE2), by whoever configures the deployment.  Where Python
+    The patterns are written for Go (RE2), by those who configure the deployment.  Where Python
     would understand something else they are translated or refused: a deny pattern that
     silently means something else lets tools through.
     """

@@ -93,7 +93,7 @@ class ToolTroubles:
         self._left_out.pop((server_id, tool, where), None)
 
     def listed(self, server_id: str, tools: Iterable[str]) -> None:
-        """A server has listed its tools anew: what was known of others of it is over."""
+        """A server has listed its tools again: what was known of others of it is over."""
         present = set(tools)
         for key, known in list(self._left_out.items()):
             if known.server_id == server_id and known.tool not in present:

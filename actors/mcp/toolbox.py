@@ -88,11 +88,11 @@ class UserTools:
     fresh_until: float = float("-inf")
     """Until then the set is good without asking."""
     good_until: float = float("-inf")
-    """Until then it is good while it is loaded anew."""
+    """Until then it is good while it is loaded again."""
     used_at: float = 0.0
 
     def update(self, shared: Shared) -> None:
-        """Make the set anew from what the servers told; an equal one stays the same object."""
+        """Make the set again from what the servers told; an equal one stays the same object."""
         tool_set, self.places = assemble(self.servers.values(), self.config_problems)
         if tool_set != self.tool_set:
             self.tool_set = shared.once(tool_set)

@@ -2,7 +2,7 @@
 
 A set of tools is loaded when it is asked for the first time: the control plane says which
 servers there are, each gets a session actor, and all are asked at once.  One load answers
-everybody who asked meanwhile.  Towards the end of its time a set is loaded anew in the
+everybody who asked meanwhile.  Towards the end of its time a set is loaded again in the
 background, while the old one is still given out; servers that failed are tried again much
 sooner.  Nothing here waits: sessions and the control plane tell when they know.
 """

@@ -16,7 +16,7 @@ every request is rejected.  While half-open, ``max_requests`` requests are admit
 Each change of state, and each new interval, begins a *generation*.  An admitted request gets
 a ticket with the generation in which it began; a result from an earlier generation says
 nothing about the present one and is ignored.  Generations are numbered across all circuits,
-so that a ticket does not fit a circuit that was forgotten and made anew.
+so that a ticket does not fit a circuit that was forgotten and made again.
 
 Two things go beyond the reference.  A request that ends without a result gives its place
 back, and after ``timeout`` seconds without a decision a half-open circuit admits as many

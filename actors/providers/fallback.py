@@ -58,7 +58,7 @@ def can_hand_on(perform: Perform, own: ProviderConfig, tree: ActorTree | None) -
 
 
 def patience_of(own: ProviderConfig, tree: ActorTree | None) -> float:
-    """Seconds that a request for ``own`` may take until its answer begins, whoever gives it."""
+    """Seconds that a request for ``own`` may take until its answer begins, own or not."""
     names = {own.name, *(name for name, _ in own.group)}
     if tree is not None:
         names.update(_chain(own, tree))

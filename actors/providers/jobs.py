@@ -38,7 +38,7 @@ __all__ = [
 
 @define(eq=False)
 class Job:
-    """A request on its way; only whoever holds it touches it."""
+    """A request on its way; only its holder touches it."""
 
     perform: Perform = field(repr=False)
     model: str

@@ -51,7 +51,7 @@ class Maker(Protocol):
         """
 
     def renew(self, since: float) -> bool:
-        """Get the standing credential anew, without waiting for it; False: there is no other.
+        """Get the standing credential again, without waiting for it; False: there is no other.
 
         One that came after ``since`` (monotonic time), when what was refused was sent, is new.
         """

@@ -31,7 +31,7 @@ __all__ = [
 
 @frozen
 class Opened:
-    """The answer's head is there; the exchange now belongs to whoever got this."""
+    """The answer's head is there; the exchange now belongs to the one who got this."""
 
     exchange: Exchange
     worker: pykka.ActorRef[Any] = field(repr=False)

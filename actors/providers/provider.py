@@ -153,7 +153,7 @@ class Provider(GatewayActor):
             case Perform():
                 self._perform(message)
             case GiveBack():
-                # Whoever has given it to be drained holds it no more.
+                # The one who gave it to be drained holds it no more.
                 if not self._workforce.is_draining(message.worker):
                     self._take_back(message)
             case Reported():

@@ -26,7 +26,7 @@ ABANDONED = "abandoned_attempts"
 
 
 class RecordingTrace(Protocol):
-    """Told what becomes of an interception, by whoever holds its exchange at the time."""
+    """Told what becomes of an interception, by the holder of its exchange at the time."""
 
     def found(self, records: Sequence[UsageRecord]) -> None:
         """Records have become known."""
@@ -41,7 +41,7 @@ class RecordingTrace(Protocol):
 class Recording:
     """Feeds what arrives to the interception and its records to the ledger.
 
-    Belongs to whoever holds the exchange.
+    Belongs to the holder of the exchange.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ class Attempts(Protocol):
         """This is about to be sent to ``provider``, credentials included."""
 
     def answer(self, exchange: Exchange) -> AnswerCopy:
-        """The head of its answer is there.  What is returned is shown the body, by whoever
+        """The head of its answer is there.  What is returned is shown the body, by the one who
         reads it."""
 
     def error(self, text: str) -> None:

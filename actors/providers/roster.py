@@ -1,5 +1,5 @@
 """A provider's workers and the requests that wait for one.  Decides nothing but order, and
-does no I/O: the time is passed in, and whoever asks starts, stops and tells the workers.
+does no I/O: the time is passed in, and the caller starts, stops and tells the workers.
 
 A worker is *idle*, *busy* (it runs an exchange, or its exchange is out with a request) or
 *draining* (it reads on after a client has gone).  Of the idle ones the last used comes first,

@@ -171,7 +171,7 @@ class UpstreamWorker(GatewayActor):
         return exchange
 
     def _look(self, exchange: Exchange, job: Job) -> BadStart | None:
-        """Read how an answer begins; what is read is still there for whoever reads next.
+        """Read how an answer begins; what is read is still there for the next reader.
 
         A stream is waited for no longer than a head; a blocking answer that dribbles goes to
         its client as it comes, after that long.
@@ -290,7 +290,7 @@ class UpstreamWorker(GatewayActor):
 
 
 def _show(attempts: Attempts, made: requests.PreparedRequest, provider: str) -> None:
-    """Show an attempt to whoever keeps a copy of it."""
+    """Show an attempt to the one who keeps a copy of it."""
     body = made.body if isinstance(made.body, bytes) else b""
     headers = [*made.headers.items()]
     attempts.request(made.method or "", made.url or "", headers, body, provider=provider)

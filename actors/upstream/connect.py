@@ -177,7 +177,7 @@ class Connectors:
                 self._known.clear()
             tls = tls_context(verify, cert) if endpoint.scheme == "https" else None
             connector = Connector(endpoint, timeout=self._timeout, proxy=proxy, tls=tls)
-            # Whoever was first has made it.
+            # The first caller has made it.
             connector = self._known.setdefault(key, connector)
         return connector
 

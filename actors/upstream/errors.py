@@ -113,7 +113,7 @@ class HeadCut(UpstreamError):
 
 
 class BadHead(HeadCut):
-    """What came is no HTTP, or its head is far too large."""
+    """What came is not HTTP, or its head is far too large."""
 
 
 class ClosedUnanswered(HeadCut, SendFailed):

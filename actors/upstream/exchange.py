@@ -5,7 +5,7 @@ has arrived in one piece, know whether the end of a body was proven (a length, a
 chunk) or only a closed connection, and know whether the connection is clean enough for
 another request.
 
-An exchange belongs to whoever holds it; only the holder may touch it.  Given back, it is
+An exchange belongs to its holder; only the holder may touch it.  Given back, it is
 detached: it can do nothing any more to the connection, which may carry another by then.
 """
 
@@ -279,7 +279,7 @@ class Exchange:
                 raise cut("the upstream closed the connection before its answer")
             self._feed(data)
             if self.broken and not self.status:
-                raise BadHead(f"the upstream's answer is no HTTP: {self._fault}")
+                raise BadHead(f"the upstream's answer is not HTTP: {self._fault}")
             if size > MAX_HEAD and not self.status:
                 raise BadHead(f"the head of the upstream's answer is over {MAX_HEAD} bytes")
 
@@ -398,7 +398,7 @@ class Exchange:
                 self.copy.close()
 
     def interrupt(self, reason: str) -> None:
-        """From outside: whoever reads, now or next, gets GatewayEnds with this text.
+        """From outside: the reader, now or next, gets GatewayEnds with this text.
 
         The one method that may be called by somebody who does not hold the exchange.  What
         has arrived already can still be read.

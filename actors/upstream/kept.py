@@ -97,7 +97,7 @@ class KeptConnection:
         return self.connection is not None and self.connection.is_alive()
 
     def shut(self) -> None:
-        """From another thread: break the connection; whoever waits on it gets an error."""
+        """From another thread: break the connection; the one who waits on it gets an error."""
         if self.connection is not None:
             self.connection.shut()
 

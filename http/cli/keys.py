@@ -99,7 +99,7 @@ def revoke(key_id: tuple[str, ...], **flags: Any) -> None:
     missing = []
     with writing(flags) as connection:
         for given in key_id:
-            # Whoever pastes the whole key means its id, and must not see it repeated.
+            # One who pastes the whole key means its id, and must not see it repeated.
             key = given.partition("-")[0]
             if revoke_key(connection, key):
                 click.echo(f"Revoked {printable(key)}.")

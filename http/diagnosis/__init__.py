@@ -1,1 +1,1 @@
-"""What a worker process is doing, for whoever asks why it does not do it."""
+"""What a worker process is doing, for those who ask why it does not do it."""

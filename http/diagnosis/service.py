@@ -1,6 +1,6 @@
 """Two threads of a worker process that say what it is doing, even when it does nothing any more.
 
-One waits for SIGUSR2 and writes a snapshot to the log; the other gives it to whoever connects
+One waits for SIGUSR2 and writes a snapshot to the log; the other gives it to those who connect
 to ``worker-<pid>.trace`` in the runtime folder, for ``aigateway actors --trace``.
 
 Both are threads of the operating system, also under gevent: an actor that never gives control

@@ -132,5 +132,5 @@ def _root(greenlet: Any) -> Any:
 
 
 def _known_threads() -> Mapping[int, threading.Thread]:
-    # threading.enumerate() takes a lock, which may be gevent's or held by whoever hangs.
+    # threading.enumerate() takes a lock, which may be gevent's or held by a thread that hangs.
     return threading._active  # type: ignore[attr-defined,no-any-return]

@@ -76,7 +76,7 @@ class Option:
     hidden: bool = False
     secret: bool = False
     no_effect: str = ""
-    """A warning for whoever sets it: nothing comes of it."""
+    """A warning for the one who sets it: nothing comes of it."""
     reloadable: bool = False
 
     def default_value(self, environ: Mapping[str, str]) -> Any:

@@ -127,22 +127,22 @@ def test_headers_are_kept_as_they_came_and_trailers_are_not_added(scripted_provi
         ([LENGTH[:9], Close()], "closed the connection before its answer"),
         ([LENGTH[:9], Reset()], "broke off before its answer"),
         ([b"HTTP/1.1 100 Continue\r\n\r\n", Close()], "closed the connection before its answer"),
-        ([b"SSH-2.0-OpenSSH_9.9\r\n", Close()], "is no HTTP"),
-        ([b"HTTP/1.1 abc OK\r\n\r\n", Close()], "is no HTTP"),
-        ([b"HTTP/1.1 099 Odd\r\n\r\n", Close()], "is no HTTP"),
+        ([b"SSH-2.0-OpenSSH_9.9\r\n", Close()], "is not HTTP"),
+        ([b"HTTP/1.1 abc OK\r\n\r\n", Close()], "is not HTTP"),
+        ([b"HTTP/1.1 099 Odd\r\n\r\n", Close()], "is not HTTP"),
         (
             [
                 head(101, [("Upgrade", "websocket"), ("Connection", "Upgrade")]),
                 Close(),
             ],
-            "is no HTTP",
+            "is not HTTP",
         ),
         (
             [
                 head(200, [("Content-Length", "1"), ("Content-Length", "2")]),
                 Close(),
             ],
-            "is no HTTP",
+            "is not HTTP",
         ),
         ([b"HTTP/1.1 200 OK\r\nX: " + b"x" * (MAX_HEAD + 70000), Stall()], "is over 262144 bytes"),
         ([b"HTTP/1.1 100 Continue\r\n\r\n" * 15000, Stall()], "is over 262144 bytes"),

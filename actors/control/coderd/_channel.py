@@ -137,7 +137,7 @@ class Channel:
         self.abort()
 
     def abort(self) -> None:
-        """End both directions at once; whoever waits here returns."""
+        """End both directions at once; the one who waits here returns."""
         self._aborted = True
         self._wire.end()
 

@@ -111,7 +111,7 @@ class Wire:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def end(self) -> None:
-        """End both directions: whoever waits returns, and receives what had arrived."""
+        """End both directions: the one who waits returns, and receives what had arrived."""
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
 

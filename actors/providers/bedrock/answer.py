@@ -46,7 +46,7 @@ class BedrockInterception:
         self._decoder: Decoder | None = None
 
     def upstream_body(self) -> bytes:
-        """The client's body; whoever sends it rewrites it for the model."""
+        """The client's body; the sender rewrites it for the model."""
         return self._inner.upstream_body()
 
     # -- the head

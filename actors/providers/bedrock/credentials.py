@@ -75,7 +75,7 @@ class Keeper(Protocol):
         """
 
     def renew(self, since: float) -> bool:
-        """AWS refuses what was there at ``since`` (monotonic time): fetch anew, without
+        """AWS refuses what was there at ``since`` (monotonic time): fetch again, without
         waiting for it.
 
         False: there is nothing newer to be had.
@@ -95,7 +95,7 @@ class CredentialSource(Protocol):
         """Whether those that were fetched last have lost their worth."""
 
     def forget(self) -> None:
-        """Begin anew with the next fetch, whatever is still valid by its own account."""
+        """Begin again with the next fetch, whatever is still valid by its own account."""
 
 
 @frozen
