@@ -11,7 +11,7 @@ from aigateway.actors.providers.messages import Perform
 from aigateway.actors.providers.request import AbandonedAttempt
 from aigateway.actors.providers.served import can_stand_in
 from aigateway.actors.providers.steps import FallBack
-from aigateway.actors.providers.workforce import tell
+from aigateway.actors.providers.workers import tell
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.actors.values.sharing import ranked
 

@@ -2,7 +2,7 @@
 
 Which key, which worker, is there room: each question is answered in microseconds.  Workers
 wait for the upstream; requests wait for their reply.  What is tried for a request is decided
-in :mod:`.strategy`, who does it in :mod:`.workforce`; here the two are brought together.
+in :mod:`.strategy`, who does it in :mod:`.workers`; here the two are brought together.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ from aigateway.actors.providers.messages import (
     Refused,
     Retire,
 )
-from aigateway.actors.providers.roster import Roster
 from aigateway.actors.providers.served import model_for
 from aigateway.actors.providers.steps import FallBack, Pause, Refuse, Relay, Send, Step
 from aigateway.actors.providers.strategy import Strategy
 from aigateway.actors.providers.worker import UpstreamWorker, open_answer
-from aigateway.actors.providers.workforce import (
-    Hiring,
+from aigateway.actors.providers.worker_pool import WorkerPool
+from aigateway.actors.providers.workers import (
     ProviderLimits,
-    Workforce,
+    WorkerConfig,
+    Workers,
     let_go_of_exchanges,
     tell,
 )
@@ -91,14 +91,14 @@ class Provider(GatewayActor):
         self._tree = tree
         self._patience = config.connect_timeout + config.first_byte_timeout
         self._counters = Counters()
-        self._roster = Roster(config.max_connections)
+        self._pool = WorkerPool(config.max_connections)
         self._alarm: Alarm[Reap | Expire | Resume] = Alarm(self._ring)
         self._expiry_planned = False
         self._retired = False
         self._connector: Connector
         self._maker: Maker
         self._strategy: Strategy
-        self._workforce: Workforce
+        self._workers: Workers
         self._usable = False
         """Whether the four above are there."""
 
@@ -120,7 +120,7 @@ class Provider(GatewayActor):
         except (ConnectFailed, ValueError) as ex:
             log.error("provider cannot be used", provider=config.name, error=str(ex))
             return
-        hiring = Hiring(
+        each = WorkerConfig(
             self.role,
             self.actor_ref,
             config.name,
@@ -132,18 +132,18 @@ class Provider(GatewayActor):
             config.fallback_after,
             self._limits,
         )
-        self._workforce = Workforce(hiring, self._roster, self._counters)
+        self._workers = Workers(each, self._pool, self._counters)
         self._usable = True
         self._alarm.add(REAP_EVERY, Reap())
 
     def release(self) -> None:
-        waiting = self._roster.take_waiting()
+        waiting = self._pool.take_waiting()
         paused = [item.job for item in self._alarm.clear() if isinstance(item, Resume)]
         for job in (*waiting, *paused):
             fail(job.reply, ActorDied(f"{self.role} stopped", sent=job.sent))
         let_go_of_exchanges(self.actor_inbox)
         if self._usable:
-            self._workforce.stop_all()
+            self._workers.stop_all()
             self._maker.close()
 
     # -- messages
@@ -154,7 +154,7 @@ class Provider(GatewayActor):
                 self._perform(message)
             case GiveBack():
                 # The one who gave it to be drained holds it no more.
-                if not self._workforce.is_draining(message.worker):
+                if not self._workers.is_draining(message.worker):
                     self._take_back(message)
             case Reported():
                 self._strategy.report(message.ticket, message.status, time.monotonic())
@@ -165,7 +165,7 @@ class Provider(GatewayActor):
             case Released():
                 self._take_back(message)
             case Drain():
-                self._workforce.drain(message)
+                self._workers.drain(message)
             case Drained():
                 self._counters.drains_complete += message.to_the_end
                 self._take_back(message)
@@ -233,7 +233,7 @@ class Provider(GatewayActor):
         step = self._strategy.answered(job, message.answer, now)
         if isinstance(step, FallBack):
             if self._hand_on(job, step, now):
-                self._workforce.discard(worker, exchange)
+                self._workers.discard(worker, exchange)
                 return
             step = step.instead
         match step:
@@ -241,12 +241,12 @@ class Provider(GatewayActor):
                 name = self._config.name
                 opened = open_answer(worker, self.actor_ref, name, self._maker, job, exchange)
                 if not job.settle(opened):
-                    self._workforce.discard(worker, exchange)
+                    self._workers.discard(worker, exchange)
             case Send():
-                if not self._workforce.try_again(worker, job, exchange):
+                if not self._workers.try_again(worker, job, exchange):
                     self._follow(job, step, now)
             case _:
-                self._workforce.discard(worker, exchange)
+                self._workers.discard(worker, exchange)
                 self._follow(job, step, now)
 
     def _hand_on(self, job: Job, step: FallBack, now: float) -> bool:
@@ -274,12 +274,12 @@ class Provider(GatewayActor):
             route=job.request.route,
             error=str(error),
         )
-        member = self._roster.find(message.worker)
+        member = self._pool.find(message.worker)
         step = self._strategy.failed(job, error, now)
         if member is not None:
             # The strategy has ended its walk, or will.
             member.walker = None
-            self._workforce.free(member, now, connected=False)
+            self._workers.free(member, now, connected=False)
         self._follow(job, step, now)
         self._next(now)
 
@@ -299,7 +299,7 @@ class Provider(GatewayActor):
                 raise AssertionError("there is no answer to relay")
 
     def _place(self, job: Job, now: float) -> None:
-        match self._workforce.place(job, now):
+        match self._workers.place(job, now):
             case "queued":
                 self._plan_expiry(now)
             case "full":
@@ -316,12 +316,12 @@ class Provider(GatewayActor):
 
     def _take_back(self, message: GiveBack | Released | Drained) -> None:
         now = time.monotonic()
-        if self._workforce.take_back(message.worker, message.exchange, now):
+        if self._workers.take_back(message.worker, message.exchange, now):
             self._next(now)
 
     def _next(self, now: float) -> None:
         """Somebody may be free: serve who waits longest, else see whether all is done."""
-        job = self._roster.next_waiting()
+        job = self._pool.next_waiting()
         if job is not None:
             self._place(job, now)
         elif self._retired:
@@ -338,7 +338,7 @@ class Provider(GatewayActor):
         now = time.monotonic()
         if message.error is not None:
             log.error("upstream worker died", worker=message.role, error=repr(message.error))
-        member = self._roster.remove(message.worker)
+        member = self._pool.remove(message.worker)
         if message.job is not None:
             self._settle_orphan(message.job, now)
         elif member is not None and member.walker is not None:
@@ -359,9 +359,9 @@ class Provider(GatewayActor):
         if not self._retired:
             return
         if self._usable:
-            self._workforce.stop_idle(time.monotonic())
+            self._workers.stop_idle(time.monotonic())
         paused = self._usable and self._strategy.paused
-        if not len(self._roster) and not self._roster.waiting and not paused:
+        if not len(self._pool) and not self._pool.waiting and not paused:
             self.stop()
 
     # -- later
@@ -378,18 +378,18 @@ class Provider(GatewayActor):
                     self._follow(job, self._strategy.resume(job, now), now)
                 case Expire():
                     self._expiry_planned = False
-                    for job in self._roster.take_expired(now):
+                    for job in self._pool.take_expired(now):
                         self._counters.queue_full += 1
                         self._drop_waiting(job, now)
                     self._plan_expiry(now)
                 case Reap():
-                    self._workforce.stop_idle(now - IDLE_SECONDS)
+                    self._workers.stop_idle(now - IDLE_SECONDS)
                     self._alarm.add(REAP_EVERY, item)
         self._stop_if_done()
 
     def _plan_expiry(self, now: float) -> None:
         """Look at those who wait again when the first of them has waited too long."""
-        until = self._roster.next_expiry()
+        until = self._pool.next_expiry()
         if until is not None and not self._expiry_planned:
             self._expiry_planned = True
             self._alarm.add(until - now, Expire())
@@ -397,14 +397,14 @@ class Provider(GatewayActor):
     # -- for those who look
 
     def _state(self) -> ProviderState:
-        workers = self._roster.states()
+        workers = self._pool.states()
         tally: Mapping[str, int] = {
             name: sum(worker.state == name for worker in workers)
             for name in ("busy", "idle", "draining")
         }
         state = ProviderState(
             self._config.name, tally["busy"], tally["idle"], tally["draining"],
-            self._roster.waiting, workers, counters=self._counters.copy(),
+            self._pool.waiting, workers, counters=self._counters.copy(),
         )  # fmt: skip
         if not self._usable:
             return state

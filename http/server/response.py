@@ -31,7 +31,9 @@ class GatewayResponse(Response):  # type: ignore[misc]  # gunicorn has no types
 
     PERF: each write is a system call that wakes the client, and the client of a head without
     a body can do nothing yet.  And gevent's ``sendall`` asks for the size of the socket's
-    buffer each time, so what ``send`` takes at once, nearly always all, goes that way.
+    buffer each time, so what ``send`` takes at once, nearly always all, goes that way.  A
+    blocking answer takes 1.6 times as long without, 4 to 5 % of a request's CPU, a stream of ten
+    events 1.7 times (``python -m bench.own_parts``).
     """
 
     headers_sent: bool

@@ -1,4 +1,4 @@
-"""The parts of a provider that decide: the agenda, the roster, the strategy.  No I/O here."""
+"""The parts of a provider that decide: the agenda, the pool, the strategy.  No I/O here."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from aigateway.actors.providers.making import PlainMaker
 from aigateway.actors.providers.messages import Perform
 from aigateway.actors.providers.refusals import ProviderAnswer
 from aigateway.actors.providers.request import UpstreamRequest
-from aigateway.actors.providers.roster import Member, Roster
 from aigateway.actors.providers.steps import FallBack, Pause, Refuse, Relay, Send, Step
 from aigateway.actors.providers.strategy import Strategy
+from aigateway.actors.providers.worker_pool import Member, WorkerPool
 from aigateway.actors.upstream.errors import (
     AnswerTimeout,
     ConnectFailed,
@@ -74,91 +74,91 @@ def test_an_agenda_gives_out_what_is_due_in_order(entries, now):
     assert (len(agenda), agenda.next_due()) == (0, None)
 
 
-# -- the roster
+# -- the pool
 
 
 def ref(number: int) -> Any:
     return SimpleNamespace(actor_urn=f"urn:{number}")
 
 
-def fill(roster: Roster, count: int) -> list[Member]:
-    return [roster.add(ref(number), f"worker-{number}") for number in range(count)]
+def fill(pool: WorkerPool, count: int) -> list[Member]:
+    return [pool.add(ref(number), f"worker-{number}") for number in range(count)]
 
 
 def test_the_last_used_connection_is_used_first_and_a_closed_one_last():
-    roster = Roster(10)
-    a, b, c, d = fill(roster, 4)
-    assert roster.take() is None
+    pool = WorkerPool(10)
+    a, b, c, d = fill(pool, 4)
+    assert pool.take() is None
     for member, connected in ((a, True), (b, False), (c, True), (d, False)):
-        roster.free(member, NOW, connected=connected)
-    assert [roster.take() for _ in range(5)] == [c, a, d, b, None]
+        pool.free(member, NOW, connected=connected)
+    assert [pool.take() for _ in range(5)] == [c, a, d, b, None]
 
 
 def test_those_idle_for_long_are_taken_out():
-    roster = Roster(10)
-    members = fill(roster, 3)
+    pool = WorkerPool(10)
+    members = fill(pool, 3)
     for member, since in zip(members, (NOW, NOW + 5, NOW + 9), strict=True):
-        roster.free(member, since, connected=True)
-    assert roster.take_idle(NOW + 5) == members[:2]
-    assert len(roster) == 1
-    assert roster.take() is members[2]
+        pool.free(member, since, connected=True)
+    assert pool.take_idle(NOW + 5) == members[:2]
+    assert len(pool) == 1
+    assert pool.take() is members[2]
 
 
 def test_a_queue_is_bounded_in_length_and_time_and_by_each_deadline():
-    roster = Roster(0, queue=2, wait=30.0)
+    pool = WorkerPool(0, queue=2, wait=30.0)
     patient, hurried, refused = make_job(), make_job(deadline=NOW + 3), make_job()
-    assert roster.enqueue(patient, NOW)
-    assert roster.enqueue(hurried, NOW)
-    assert not roster.enqueue(refused, NOW)
-    assert roster.next_expiry() == NOW + 3
-    assert roster.take_expired(NOW + 2) == []
-    assert roster.take_expired(NOW + 3) == [hurried]
-    assert roster.next_waiting() is patient
-    assert roster.next_waiting() is None
-    assert roster.next_expiry() is None
+    assert pool.enqueue(patient, NOW)
+    assert pool.enqueue(hurried, NOW)
+    assert not pool.enqueue(refused, NOW)
+    assert pool.next_expiry() == NOW + 3
+    assert pool.take_expired(NOW + 2) == []
+    assert pool.take_expired(NOW + 3) == [hurried]
+    assert pool.next_waiting() is patient
+    assert pool.next_waiting() is None
+    assert pool.next_expiry() is None
 
 
 STEPS = ["add", "take", "warm", "cold", "drain", "remove", "idle"]
 
 
 @given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 7)), max_size=60))
-def test_a_roster_always_knows_who_does_what(steps):
-    roster = Roster(5)
+def test_a_pool_always_knows_who_does_what(steps):
+    pool = WorkerPool(5)
     known: dict[int, Member] = {}
     states: dict[int, str] = {}
     for now, (step, number) in enumerate(steps):
         member = known.get(number)
         match step:
-            case "add" if member is None and roster.has_room:
-                known[number] = roster.add(ref(number), f"worker-{number}")
+            case "add" if member is None and pool.has_room:
+                known[number] = pool.add(ref(number), f"worker-{number}")
                 states[number] = "busy"
             case "take":
-                taken = roster.take()
+                taken = pool.take()
                 assert (taken is None) is ("idle" not in states.values())
                 if taken is not None:
                     place = next(n for n, m in known.items() if m is taken)
                     assert states[place] == "idle"
                     states[place] = "busy"
             case "warm" | "cold" if member is not None and states[number] != "idle":
-                roster.free(member, now, connected=step == "warm")
+                pool.free(member, now, connected=step == "warm")
                 states[number] = "idle"
             case "drain" if states.get(number) == "busy":
                 assert member is not None
-                roster.drain(member)
+                pool.drain(member)
                 states[number] = "draining"
             case "remove":
-                assert roster.remove(ref(number)) is member
+                assert pool.remove(ref(number)) is member
                 known.pop(number, None)
                 states.pop(number, None)
             case "idle":
-                for old in roster.take_idle(now - 5):
+                for old in pool.take_idle(now - 5):
                     place = next(n for n, m in known.items() if m is old)
                     assert states.pop(place) == "idle"
                     del known[place]
-        assert len(roster) == len(known) <= 5
-        assert roster.draining == list(states.values()).count("draining")
-        assert sorted(state.state for state in roster.states()) == sorted(states.values())
-        assert all((roster.find(ref(n)) is known.get(n)) for n in range(8))
+        assert len(pool) == len(known) <= 5
+        assert pool.draining == list(states.values()).count("draining")
+        assert sorted(state.state for state in pool.states()) == sorted(states.values())
+        assert all((pool.find(ref(n)) is known.get(n)) for n in range(8))
 
 
 # -- the strategy

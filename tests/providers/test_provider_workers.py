@@ -20,7 +20,7 @@ from provider_rig import KEYS, OWN, PATIENCE, FakeRecording, running, until
 
 from aigateway.actors.actor.base import fail
 from aigateway.actors.providers.messages import Opened, Refused, Retire
-from aigateway.actors.providers.roster import Roster
+from aigateway.actors.providers.worker_pool import WorkerPool
 
 EVENTS = [event({"n": 1}, "first"), event({"n": 2}, "second")]
 ONE = {"max_connections": 1}
@@ -198,7 +198,7 @@ def test_requests_wait_for_a_connection_in_their_order(scripted_provider):
 
 def test_more_than_enough_do_not_wait(scripted_provider, monkeypatch):
     monkeypatch.setattr(
-        "aigateway.actors.providers.provider.Roster", partial(Roster, queue=1, wait=0.05)
+        "aigateway.actors.providers.provider.WorkerPool", partial(WorkerPool, queue=1, wait=0.05)
     )
     gate = threading.Event()
     scripted_provider.play([WaitFor(gate), *answer("first")])

@@ -1,6 +1,6 @@
 """The workers of one provider: started when needed, told what to do, stopped when idle.
 
-Belongs to the provider's actor and is used by it alone.  :mod:`.roster` says who; here it
+Belongs to the provider's actor and is used by it alone.  :mod:`.worker_pool` says who; here it
 is done.
 """
 
@@ -28,16 +28,16 @@ from aigateway.actors.providers.jobs import (
 from aigateway.actors.providers.making import Maker
 from aigateway.actors.providers.messages import Drain, GiveBack
 from aigateway.actors.providers.recording import Recording
-from aigateway.actors.providers.roster import Member, Roster
 from aigateway.actors.providers.worker import UpstreamWorker, abandon
+from aigateway.actors.providers.worker_pool import Member, WorkerPool
 from aigateway.actors.upstream.connect import Connector
 from aigateway.actors.upstream.exchange import Exchange
 
 __all__ = [
-    "Hiring",
+    "WorkerConfig",
     "Placed",
     "ProviderLimits",
-    "Workforce",
+    "Workers",
     "abandon_elsewhere",
     "let_go_of_exchanges",
     "tell",
@@ -60,7 +60,7 @@ class ProviderLimits:
 
 
 @frozen
-class Hiring:
+class WorkerConfig:
     """What every worker of a provider is started with.  Times in seconds."""
 
     role: str
@@ -76,14 +76,14 @@ class Hiring:
     limits: ProviderLimits
 
 
-class Workforce:
+class Workers:
     """Who works for a provider, and the requests that wait for somebody."""
 
-    def __init__(self, hiring: Hiring, roster: Roster, counters: Counters) -> None:
-        self._hiring = hiring
+    def __init__(self, config: WorkerConfig, pool: WorkerPool, counters: Counters) -> None:
+        self._config = config
         self._counters = counters
         self._numbers = count(1)
-        self.roster = roster
+        self.pool = pool
 
     # -- work
 
@@ -92,18 +92,18 @@ class Workforce:
 
         ``died``: it was given to one that is dead, and is the caller's again.
         """
-        roster = self.roster
-        member = roster.take() or self._start()
+        pool = self.pool
+        member = pool.take() or self._start()
         if member is not None:
             return "running" if self._run(member, job, None) else "died"
-        if len(roster) and roster.enqueue(job, now):
+        if len(pool) and pool.enqueue(job, now):
             return "queued"
         self._counters.queue_full += 1
         return "full"
 
     def try_again(self, worker: _Ref, job: Job, before: Exchange) -> bool:
         """Let the worker discard the answer ``before`` and send the job once more."""
-        member = self.roster.find(worker)
+        member = self.pool.find(worker)
         if member is None:
             before.close()
             return False
@@ -112,7 +112,7 @@ class Workforce:
 
     def discard(self, worker: _Ref, exchange: Exchange) -> None:
         """Let the worker get rid of an answer, after which it is released."""
-        member = self.roster.find(worker)
+        member = self.pool.find(worker)
         if member is not None:
             self._end_walk(member, answered=False)
         if not tell(worker, Discard(exchange)):
@@ -121,17 +121,17 @@ class Workforce:
     def drain(self, message: Drain) -> None:
         """Let the worker read on, or give the answer up when too many do already."""
         exchange = message.exchange
-        member = self.roster.find(message.worker)
+        member = self.pool.find(message.worker)
         if exchange.detached or member is None or member.state != "busy":
             abandon_elsewhere(message)
-        elif self.roster.draining >= self._hiring.limits.drains:
+        elif self.pool.draining >= self._config.limits.drains:
             self._counters.drains_refused += 1
             # Recording waits for the disk, so it is the worker's business.
             if not tell(member.ref, Abandon(exchange, message.recording)):
                 abandon_elsewhere(message)
         else:
             self._counters.drains += 1
-            self.roster.drain(member)
+            self.pool.drain(member)
             _pass_on(message)
 
     def _run(self, member: Member, job: Job, before: Exchange | None) -> bool:
@@ -142,7 +142,7 @@ class Workforce:
         if tell(member.ref, Run(job, before)):
             return True
         self._counters.unsent += 1
-        self.roster.remove(member.ref)
+        self.pool.remove(member.ref)
         if before is not None:
             before.close()
         return False
@@ -156,7 +156,7 @@ class Workforce:
         """
         if exchange.detached:
             return False
-        member = self.roster.find(worker)
+        member = self.pool.find(worker)
         reusable = exchange.reusable and member is not None
         if not reusable:
             exchange.close()
@@ -168,13 +168,13 @@ class Workforce:
         return True
 
     def is_draining(self, worker: _Ref) -> bool:
-        member = self.roster.find(worker)
+        member = self.pool.find(worker)
         return member is not None and member.state == "draining"
 
     def free(self, member: Member, now: float, *, connected: bool) -> None:
         """The worker has nothing to do."""
         self._end_walk(member, answered=True)
-        self.roster.free(member, now, connected=connected)
+        self.pool.free(member, now, connected=connected)
 
     def _end_walk(self, member: Member, *, answered: bool) -> None:
         walker, member.walker = member.walker, None
@@ -185,37 +185,37 @@ class Workforce:
 
     def stop_idle(self, before: float) -> None:
         """Stop those who have been idle since ``before``."""
-        for member in self.roster.take_idle(before):
+        for member in self.pool.take_idle(before):
             member.ref.stop(block=False)
 
     def stop_all(self) -> None:
         """Stop everybody as soon as they are done with what they have in hand."""
-        for ref in self.roster.refs():
+        for ref in self.pool.refs():
             ref.stop(block=False)
 
     def _start(self) -> Member | None:
-        if not self.roster.has_room:
+        if not self.pool.has_room:
             return None
-        hiring = self._hiring
-        role = f"{hiring.role}/worker-{next(self._numbers)}"
+        config = self._config
+        role = f"{config.role}/worker-{next(self._numbers)}"
         try:
             ref = UpstreamWorker.start(
                 role,
-                hiring.watcher,
-                provider=hiring.provider,
-                provider_name=hiring.provider_name,
-                connector=hiring.connector,
-                maker=hiring.maker,
-                head_timeout=hiring.head_timeout,
-                idle_timeout=hiring.idle_timeout,
-                drain_timeout=hiring.limits.drain_timeout,
-                fallback_after=hiring.fallback_after,
+                config.watcher,
+                provider=config.provider,
+                provider_name=config.provider_name,
+                connector=config.connector,
+                maker=config.maker,
+                head_timeout=config.head_timeout,
+                idle_timeout=config.idle_timeout,
+                drain_timeout=config.limits.drain_timeout,
+                fallback_after=config.fallback_after,
             )
         except RuntimeError as ex:
             # The system gives no more threads; with those that are there work goes on.
             log.error("cannot start an upstream worker", worker=role, error=str(ex))
             return None
-        return self.roster.add(ref, role)
+        return self.pool.add(ref, role)
 
 
 def tell(worker: _Ref, message: Any) -> bool:

@@ -19,7 +19,7 @@ from aigateway.actors.providers.jobs import Job
 from aigateway.actors.providers.keypool import Walker
 from aigateway.actors.providers.messages import WorkerState
 
-__all__ = ["QUEUE", "QUEUE_WAIT", "Member", "Roster"]
+__all__ = ["QUEUE", "QUEUE_WAIT", "Member", "WorkerPool"]
 
 QUEUE = 1000
 """Requests that may wait for a connection once all are in use."""
@@ -45,7 +45,7 @@ class Member:
     """The walk of the request whose exchange is out; counted when it comes back."""
 
 
-class Roster:
+class WorkerPool:
     """Who is there, who is free, who waits."""
 
     def __init__(self, max_workers: int, *, queue: int = QUEUE, wait: float = QUEUE_WAIT) -> None:
