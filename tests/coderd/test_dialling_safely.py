@@ -137,11 +137,14 @@ def proxy(authorization: str = "") -> Iterator[tuple[str, list[str]]]:
             thread.join()
 
 
+@pytest.mark.parametrize("written", ["http://{}", "https://{}", "{}"])
 def test_the_environments_proxy_is_used(
-    coderd: FakeCoderd, monkeypatch: pytest.MonkeyPatch
+    coderd: FakeCoderd, monkeypatch: pytest.MonkeyPatch, written: str
 ) -> None:
     with proxy() as (address, heads):
-        monkeypatch.setenv("http_proxy", f"http://{address}")
+        monkeypatch.setenv("http_proxy", written.format(address))
+        # A proxy for everything else may speak another protocol.
+        monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:1")
         with dialled(coderd) as (channel, _):
             echo_through(channel)
     assert heads[0].startswith(f"CONNECT 127.0.0.1:{coderd.port} HTTP/1.1\r\n")
@@ -152,6 +155,14 @@ def test_the_environments_exceptions_are_heeded(
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with dialled(coderd):
+        pass
+
+
+def test_a_proxy_for_everything_else_is_none_for_coderd(
+    coderd: FakeCoderd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:1")
     with dialled(coderd):
         pass
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import websocket
-from requests.utils import get_environ_proxies, select_proxy
+from requests.utils import get_environ_proxies
 
 from aigateway.actors.control.coderd._upgrade import DialError, UpgradeRefused, read_refusal
 from aigateway.actors.control.coderd._websocket_frames import (
@@ -183,12 +183,10 @@ def open_channel(
 
 
 def _connect(url: str, context: ssl.SSLContext | None, deadline: float, proxy: str | None) -> Wire:
-    if proxy is None:
-        proxy = select_proxy(url, get_environ_proxies(url, no_proxy=None))
     endpoint = Endpoint.of(url)
-    connector = Connector(
-        endpoint, timeout=deadline - time.monotonic(), proxy=proxy or "", tls=context
-    )
+    if proxy is None:
+        proxy = _proxy_of_environment(url, endpoint)
+    connector = Connector(endpoint, timeout=deadline - time.monotonic(), proxy=proxy, tls=context)
     sock = connector.connect_below_tls()
     if context is None:
         return Wire(sock, deadline)
@@ -199,6 +197,14 @@ def _connect(url: str, context: ssl.SSLContext | None, deadline: float, proxy: s
         wire.release()
         raise
     return wire
+
+
+def _proxy_of_environment(url: str, endpoint: Endpoint) -> str:
+    """What ``HTTPS_PROXY`` or ``HTTP_PROXY`` and ``NO_PROXY`` say; empty for none."""
+    proxy = get_environ_proxies(url, no_proxy=None).get(endpoint.scheme, "").strip()
+    # Many write https for a proxy that leads to https; it is spoken to without TLS.
+    scheme, mark, rest = proxy.rpartition("://")
+    return f"http://{rest}" if rest and scheme in ("", "https") else f"{scheme}{mark}{rest}"
 
 
 def _explain(wire: Wire, url: str, ex: Exception) -> DialError:
