@@ -157,13 +157,10 @@ class Changes:
     gone: int = 0
     """How many records on disk were delivered or set aside."""
 
+    @property
+    def more_than_done(self) -> bool:
+        """Whether there is more than fresh parcels to delete."""
+        return bool(self.rewritten or self.held or self.done_held or self.refusals or self.dead)
+
     def __bool__(self) -> bool:
-        return bool(
-            self.gone
-            or self.rewritten
-            or self.held
-            or self.done
-            or self.done_held
-            or self.refusals
-            or self.dead
-        )
+        return bool(self.gone or self.done or self.more_than_done)

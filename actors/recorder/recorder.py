@@ -324,7 +324,7 @@ class Recorder(GatewayActor):
                 except SpoolError as ex:
                     self._try_again(desk.refused(ex))
                 self._hand_over(desk, now)
-            if desk.delivery.lanes.changes and not desk.stuck:
+            if desk.pressing and not desk.stuck:
                 self._tell_write()
         self._set_timer(now)
         if len(self._desks) > 1:

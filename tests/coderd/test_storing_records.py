@@ -322,6 +322,8 @@ def test_an_end_that_coderd_has_is_done_though_its_answer_was_lost(talk: Talk, l
     (seq,) = talk.send([end])
     assert list(talk.reports([seq]).retry) == [seq]
     assert talk.marks.fate(seq) is Fate.DOUBTFUL
+    if lost == "connection":
+        talk.coderd.wait_for(lambda: len(talk.coderd.connections) == 2)
     talk.wait_connected()
     # A refusal for another reason leaves the doubt.
     talk.coderd.faults.fail("RecordInterceptionEnded", "end interception: no database", times=1)

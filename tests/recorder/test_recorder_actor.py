@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -303,6 +305,53 @@ def test_a_control_plane_that_was_replaced_is_not_listened_to(house: House) -> N
     house.recorder.tell(strange)
     house.append(thought("a"))
     assert flush(house)
+
+
+def test_what_was_delivered_is_deleted_with_what_is_written_next(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_desk, "DELETE_WAIT", 3600.0)
+    write, writes = Spool.write, []
+
+    def noting(spool: Spool, *more: Any) -> Any:
+        writes.append(spool)
+        return write(spool, *more)
+
+    monkeypatch.setattr(Spool, "write", noting)
+    for number in range(3):
+        house.append(thought("a", str(number)))
+        assert flush(house)
+    assert stats(house).depth == 0
+    assert len(writes) == 3
+    assert _rows(house) == 1
+    house.recorder.stop(timeout=PATIENCE)
+    assert not list(house.folder.glob("spool-*.sqlite"))
+
+
+def test_what_was_delivered_is_deleted_soon_though_nothing_comes(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_desk, "DELETE_WAIT", 0.05)
+    house.append(thought("a"))
+    assert flush(house)
+    wait_until(lambda: _rows(house) == 0, "the deletion")
+
+
+def test_much_that_was_delivered_is_deleted_at_once(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_desk, "DELETE_WAIT", 3600.0)
+    house.recorder.tell(Append(tuple(thought(str(n % 64)) for n in range(_desk.DELETE_MANY))))
+    assert flush(house)
+    wait_until(lambda: _rows(house) == 0, "the deletion")
+
+
+def _rows(house: House) -> int:
+    """Parcels on disk."""
+    (path,) = house.folder.glob("spool-*.sqlite")
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        count: int = db.execute("SELECT count(*) FROM parcels").fetchone()[0]
+    return count
 
 
 def test_flushing_does_not_wait_for_back_off(make: Callable[..., House]) -> None:
