@@ -189,8 +189,9 @@ class AnswerBody:
 
 @frozen
 class _Lent:
-    """A connection that carries an exchange, and where it is kept."""
+    """A connection that carries an exchange, for whom, and where it is kept."""
 
+    request: requests.PreparedRequest
     place: Hashable
     connection: KeptConnection
 
@@ -265,9 +266,9 @@ class UpstreamAdapter(BaseAdapter):
         Its sender or reader gets an error at once.
         """
         with self._lock:
-            connection = self._under_way.get(request)
-        if connection is not None:
-            connection.shut()
+            # Within the lock: a moment later it may carry the request of another caller.
+            if (connection := self._under_way.get(request)) is not None:
+                connection.shut()
 
     def close_idle(self, older_than: float = 0.0) -> float | None:
         """Close connections that were idle for so many seconds; say at which monotonic time to
@@ -314,14 +315,15 @@ class UpstreamAdapter(BaseAdapter):
             while kept:
                 since, connection = kept.pop()
                 if time.monotonic() - since < self._keep_idle and connection.is_alive():
-                    return _Lent(place, connection)
+                    return _Lent(request, place, connection)
                 connection.close()
         connector = self._connectors.get(endpoint, proxy=proxy, verify=verify, cert=pair)
-        return _Lent(place, KeptConnection(connector))
+        return _Lent(request, place, KeptConnection(connector))
 
     def _take_back(self, lent: _Lent, *, reusable: bool) -> None:
         """The exchange is over; one that was shut meanwhile is seen to be dead when it is lent."""
         with self._lock:
+            self._under_way.pop(lent.request, None)
             kept = self._idle.setdefault(lent.place, deque())
             if reusable and not self._closed and len(kept) < KEEP_AT_MOST:
                 kept.append((time.monotonic(), lent.connection))

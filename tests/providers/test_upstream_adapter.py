@@ -309,6 +309,23 @@ def test_a_request_is_broken_off_from_another_thread(scripted_provider, session,
         session.send(request, timeout=PATIENCE)
 
 
+def test_a_request_that_is_over_takes_no_other_along(scripted_provider, session, adapter):
+    gate = threading.Event()
+    scripted_provider.play(answer("first"))
+    scripted_provider.play([WaitFor(gate), *answer("second")])
+    first = session.prepare_request(requests.Request("GET", scripted_provider.url))
+    assert session.send(first).text == "first"
+    texts = []
+    thread = threading.Thread(target=lambda: texts.append(session.get(scripted_provider.url).text))
+    thread.start()
+    scripted_provider.wait_for_request(2)
+    adapter.interrupt(first)
+    gate.set()
+    thread.join(PATIENCE)
+    assert texts == ["second"]
+    assert [request.connection for request in scripted_provider.requests] == [1, 1]
+
+
 # -- TLS and proxies
 
 
