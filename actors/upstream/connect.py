@@ -20,6 +20,7 @@ from aigateway.actors.upstream.errors import (
     OutOfFiles,
     ProxyFailed,
 )
+from aigateway.actors.upstream.waiting import time_left
 
 __all__ = ["Connector", "Connectors", "Endpoint", "tls_context"]
 
@@ -113,7 +114,7 @@ class Connector:
             if self._proxy is not None and tunnel:
                 _tunnel(sock, self._proxy, self.endpoint.authority, deadline)
             if tls is not None:
-                sock.settimeout(_left(deadline))
+                sock.settimeout(time_left(deadline))
                 sock = tls.wrap_socket(sock, server_hostname=self.endpoint.host)
         except TimeoutError as ex:
             sock.close()
@@ -132,10 +133,10 @@ class Connector:
         return ConnectFailed(text) if self._proxy is None else ProxyFailed(text)
 
     def _connect_tcp(self, deadline: float) -> socket.socket:
-        addresses = self._addresses.get(_left(deadline))
+        addresses = self._addresses.get(time_left(deadline))
         error: OSError | None = None
         for place, address in enumerate(addresses):
-            left = _left(deadline)
+            left = time_left(deadline)
             share = max(left / (len(addresses) - place), min(MIN_ATTEMPT, left))
             try:
                 sock = _dial(address, share)
@@ -202,14 +203,6 @@ def _no_files_left() -> bool:
     return False
 
 
-def _left(deadline: float) -> float:
-    """Seconds until ``deadline``; raises TimeoutError when there are none."""
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError("timed out")
-    return left
-
-
 def tls_context(
     verify: bool | str = True, cert: str | tuple[str, str] | None = None
 ) -> ssl.SSLContext:
@@ -257,7 +250,7 @@ def _tunnel(sock: socket.socket, proxy: Proxy, target: str, deadline: float) -> 
     sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
     head = b""
     while not head.endswith(b"\r\n\r\n"):
-        sock.settimeout(_left(deadline))
+        sock.settimeout(time_left(deadline))
         # One byte at a time: what follows the head belongs to TLS.
         byte = sock.recv(1)
         if not byte or len(head) > MAX_PROXY_HEAD:

@@ -9,10 +9,19 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-__all__ = ["is_cooperative", "patient", "waiter_for"]
+__all__ = ["is_cooperative", "patient", "time_left", "waiter_for"]
+
+
+def time_left(deadline: float) -> float:
+    """Seconds until ``deadline``; raises TimeoutError when there are none."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("timed out")
+    return left
 
 
 def is_cooperative(sock: Any) -> bool:

@@ -15,6 +15,8 @@ import struct
 import threading
 import time
 
+from aigateway.actors.upstream.waiting import time_left
+
 __all__ = ["TlsWire", "Wire"]
 
 _MAX_HANDSHAKE = 64 * 1024
@@ -58,7 +60,7 @@ class Wire:
     def _time_left(self) -> float:
         # A limit on the whole, not on each read: a peer that drips one byte at a time must
         # not hold us.
-        return _left(self._deadline)
+        return time_left(self._deadline)
 
     def gettimeout(self) -> float:
         """Seconds that are left."""
@@ -103,7 +105,7 @@ class Wire:
         while not self.send_now(b""):
             poll = select.poll()
             poll.register(self.sock.fileno(), select.POLLOUT)
-            poll.poll(None if deadline is None else _left(deadline) * 1000)
+            poll.poll(None if deadline is None else time_left(deadline) * 1000)
 
     def discard(self) -> None:
         """Have the kernel forget what was sent and has not left, when the wire is released."""
@@ -136,16 +138,6 @@ class Wire:
                 return False
             self._unsent = self._unsent[sent:]
         return not self._unsent
-
-
-def _left(deadline: float) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError("timed out")
-    return left
-
-
-_READ = 64 * 1024
 
 
 class TlsWire(Wire):
