@@ -39,7 +39,7 @@ __all__ = [
     "RememberIds",
     "Spooled",
     "Status",
-    "StoreInterception",
+    "Begin",
     "StoreRecords",
     "Stored",
     "SubscribeProviders",
@@ -111,9 +111,10 @@ class Accepted:
 
 
 @frozen
-class StoreInterception:
+class Begin:
     """Record the start of an interception.  Replies Accepted, Denied or Unavailable.
 
+    A request tells it to the recorder, which hands it on to whoever is the control plane.
     ``again``: a control plane that died had it in hand, and may have stored it.
     """
 

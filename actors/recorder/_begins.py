@@ -8,8 +8,7 @@ from attrs import evolve
 
 from aigateway.actors.actor.base import ActorDied, Reply, complete, fail, tell_quietly
 from aigateway.actors.actor.tree import ActorTree
-from aigateway.actors.control.messages import Accepted, Denied, StoreInterception, Unavailable
-from aigateway.actors.recorder.messages import Begin
+from aigateway.actors.control.messages import Accepted, Begin, Denied, Unavailable
 
 __all__ = ["BEGIN_WAIT", "Begins"]
 
@@ -52,7 +51,7 @@ class Begins:
         """Hand it over, or keep it; True when somebody must call :meth:`refuse` later on."""
         control = self._tree.find("control-plane")
         reply = _Handed(message, self._again)
-        if tell_quietly(control, StoreInterception(message.record, reply, message.again)):
+        if tell_quietly(control, Begin(message.record, reply, message.again)):
             return False
         if len(self._waiting) >= MAX_BEGINS:
             complete(message.reply, _RESTARTING)

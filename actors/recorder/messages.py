@@ -8,12 +8,10 @@ import pykka
 from attrs import field, frozen
 
 from aigateway.actors.actor.base import Reply
-from aigateway.actors.control.messages import Accepted, Denied, Unavailable
-from aigateway.actors.values.records import Interception, InterceptionEnded, UsageRecord
+from aigateway.actors.values.records import InterceptionEnded, UsageRecord
 
 __all__ = [
     "Append",
-    "Begin",
     "ControlPlaneChanged",
     "DiscardDeadLetters",
     "Flushed",
@@ -21,16 +19,6 @@ __all__ = [
     "ListDeadLetters",
     "Redeliver",
 ]
-
-
-@frozen
-class Begin:
-    """Record the start of an interception; replies when the control plane has accepted it."""
-
-    record: Interception
-    reply: Reply[Accepted | Denied | Unavailable] = field(repr=False, eq=False)
-    again: bool = False
-    """Whether a control plane has died with it in hand."""
 
 
 @frozen

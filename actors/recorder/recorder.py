@@ -24,13 +24,12 @@ from attrs import frozen
 
 from aigateway.actors.actor.base import ActorDied, GatewayActor, complete, fail, tell_quietly
 from aigateway.actors.actor.tree import ActorTree
-from aigateway.actors.control.messages import Stored, StoreRecords, Unavailable
+from aigateway.actors.control.messages import Begin, Stored, StoreRecords, Unavailable
 from aigateway.actors.recorder._begins import BEGIN_WAIT, Begins
 from aigateway.actors.recorder._desk import DISK_RETRY, Chores, Desk, Gauge
 from aigateway.actors.recorder.custody import Custody, Estate
 from aigateway.actors.recorder.messages import (
     Append,
-    Begin,
     ControlPlaneChanged,
     Flushed,
     GetSpoolStats,

@@ -18,13 +18,13 @@ from aigateway.actors.control.coderd.dial import DialSettings
 from aigateway.actors.control.marks import PARCEL_BITS, Marks
 from aigateway.actors.control.messages import (
     Authorize,
+    Begin,
     GetMcpConfiguration,
     GetStatus,
     ProvidersChanged,
     Spooled,
     Status,
     Stored,
-    StoreInterception,
     StoreRecords,
     SubscribeProviders,
 )
@@ -139,7 +139,7 @@ class Talk(Generic[D]):
 
     def begin_interception(self, record: Interception) -> Reply[Any]:
         reply = new_reply()
-        self.ref.tell(StoreInterception(record, reply))
+        self.ref.tell(Begin(record, reply))
         return reply
 
     def start_interception(self, record: Interception) -> Any:

@@ -20,9 +20,9 @@ from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 from aigateway.actors.control.marks import Fate
 from aigateway.actors.control.messages import (
     Accepted,
+    Begin,
     Spooled,
     Stored,
-    StoreInterception,
     StoreRecords,
 )
 from aigateway.actors.recorder.messages import Append, Flushed
@@ -343,7 +343,7 @@ def test_a_start_that_a_dead_control_plane_has_stored_is_accepted(talk: Talk) ->
     record = interception()
     talk.start_interception(record)
     reply = new_reply()
-    talk.ref.tell(StoreInterception(record, reply, again=True))
+    talk.ref.tell(Begin(record, reply, again=True))
     assert reply.get(timeout=10) == Accepted()
     assert len(talk.coderd.deployment.stored("RecordInterception")) == 1
 

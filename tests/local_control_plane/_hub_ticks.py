@@ -18,7 +18,7 @@ import gevent  # noqa: E402
 from aigateway.actors.actor.base import new_reply  # noqa: E402
 from aigateway.actors.control.local.local import LocalControlPlane  # noqa: E402
 from aigateway.actors.control.local.schema import open_database  # noqa: E402
-from aigateway.actors.control.messages import GetStatus, StoreInterception  # noqa: E402
+from aigateway.actors.control.messages import Begin, GetStatus  # noqa: E402
 from aigateway.actors.values.records import Interception  # noqa: E402
 
 locker = open_database(sys.argv[1])
@@ -38,7 +38,7 @@ record = Interception(
     user_agent="",
     started_at=0.0,
 )
-plane.tell(StoreInterception(record, reply))
+plane.tell(Begin(record, reply))
 before = time.monotonic()
 for _ in range(100):
     gevent.sleep(0.001)

@@ -22,8 +22,8 @@ from aigateway.actors.actor.base import new_reply  # noqa: E402
 from aigateway.actors.control.local.local import LocalControlPlane  # noqa: E402
 from aigateway.actors.control.messages import (  # noqa: E402
     Accepted,
+    Begin,
     Spooled,
-    StoreInterception,
     StoreRecords,
 )
 from aigateway.actors.recorder.ids import new_interception_id  # noqa: E402
@@ -86,7 +86,7 @@ def main() -> None:
         ids = [new_interception_id() for _ in range(AT_ONCE)]
         replies = [new_reply() for _ in ids]
         for interception, reply in zip(ids, replies, strict=True):
-            plane.tell(StoreInterception(start_record(interception), reply))
+            plane.tell(Begin(start_record(interception), reply))
         assert all(reply.get(timeout=60) == Accepted() for reply in replies)
         rest = [record for interception in ids for record in other_records(interception)]
         batch = tuple(Spooled(number, record) for number, record in enumerate(rest))

@@ -17,9 +17,9 @@ from aigateway.actors.control.local.local import LocalControlPlane
 from aigateway.actors.control.local.schema import open_database
 from aigateway.actors.control.messages import (
     Authorize,
+    Begin,
     Spooled,
     Stored,
-    StoreInterception,
     StoreRecords,
 )
 from aigateway.actors.recorder.ids import new_interception_id
@@ -131,7 +131,7 @@ class Driver:
 
     def store_later(self, record: Interception) -> Any:
         reply = new_reply()
-        self.ref.tell(StoreInterception(record, reply))
+        self.ref.tell(Begin(record, reply))
         return reply
 
     def send(self, *records: Any, first: int = 1) -> None:

@@ -14,9 +14,9 @@ from aigateway.actors.actor.base import GatewayActor, complete, new_reply
 from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.control.messages import (
     Accepted,
+    Begin,
     Spooled,
     Stored,
-    StoreInterception,
     StoreRecords,
 )
 from aigateway.actors.recorder.messages import Append
@@ -76,7 +76,7 @@ class Plane(GatewayActor):
 
     def receive(self, message: Any) -> Any:
         match message:
-            case StoreInterception():
+            case Begin():
                 complete(message.reply, Accepted())
             case StoreRecords():
                 self._store(message)

@@ -29,11 +29,17 @@ from recorder_parts import (
 )
 
 from aigateway.actors.actor.base import ActorDied, Crash, new_reply
-from aigateway.actors.control.messages import Accepted, Spooled, Stored, StoreRecords, Unavailable
+from aigateway.actors.control.messages import (
+    Accepted,
+    Begin,
+    Spooled,
+    Stored,
+    StoreRecords,
+    Unavailable,
+)
 from aigateway.actors.recorder import _begins, _desk, recorder
 from aigateway.actors.recorder.messages import (
     Append,
-    Begin,
     ControlPlaneChanged,
     DiscardDeadLetters,
     Flushed,

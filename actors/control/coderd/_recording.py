@@ -30,10 +30,10 @@ from aigateway.actors.control.coderd._translation import RecordError, encode_rec
 from aigateway.actors.control.marks import PARCEL_BITS, Fate, Marks
 from aigateway.actors.control.messages import (
     Accepted,
+    Begin,
     Denied,
     Spooled,
     Stored,
-    StoreInterception,
     StoreRecords,
     Unavailable,
 )
@@ -56,7 +56,7 @@ _FEW: Final = 4
 """Interceptions that move at once while there is no queue: what is in the air is in doubt when
 the connection breaks."""
 
-StartAnswerer = Callable[[StoreInterception, Accepted | Denied | Unavailable], None]
+StartAnswerer = Callable[[Begin, Accepted | Denied | Unavailable], None]
 
 
 def is_wrong(text: str) -> bool:
@@ -107,7 +107,7 @@ class _Parcel:
 
 
 class Recording:
-    """Answers StoreInterception and StoreRecords; used in the actor's thread only.
+    """Answers Begin and StoreRecords; used in the actor's thread only.
 
     ``run`` has something done in that thread, ``later`` after so many seconds.  ``timeout``
     (seconds) is for the records, ``start_timeout`` for the first one, which a request waits for;
@@ -141,7 +141,7 @@ class Recording:
 
     # -- the first record
 
-    def start(self, message: StoreInterception) -> None:
+    def begin(self, message: Begin) -> None:
         try:
             rpc, data = encode_record(message.record)
         except RecordError as ex:
@@ -155,7 +155,7 @@ class Recording:
         )
         self._calls.ask(call)
 
-    def _started(self, message: StoreInterception, call: Call, outcome: Outcome) -> None:
+    def _started(self, message: Begin, call: Call, outcome: Outcome) -> None:
         again = call.sent > 1 or message.again
         if isinstance(outcome, Answer):
             self._answer(message, Accepted())

@@ -32,10 +32,9 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import pykka
 from attrs import field, frozen
 
-from aigateway.actors.actor.base import ActorDied, GatewayActor, Reply, complete, fail
+from aigateway.actors.actor.base import ActorDied, GatewayActor, Reply, complete, fail, tell_quietly
 from aigateway.actors.control.call_counters import CallCounters
 from aigateway.actors.control.coderd._alarms import Alarms
 from aigateway.actors.control.coderd._authorizing import Authorizing
@@ -57,12 +56,12 @@ from aigateway.actors.control.coderd.wire import yamux
 from aigateway.actors.control.coderd.wire.rpc_client import RpcClient
 from aigateway.actors.control.messages import (
     Authorize,
+    Begin,
     CallStats,
     GetCallStats,
     GetMcpConfiguration,
     GetStatus,
     Status,
-    StoreInterception,
     StoreRecords,
     SubscribeProviders,
     Unavailable,
@@ -120,7 +119,7 @@ class _Run:
             self.action()
 
 
-_Request: TypeAlias = Authorize | StoreInterception | GetMcpConfiguration
+_Request: TypeAlias = Authorize | Begin | GetMcpConfiguration
 
 
 def _as_they_are(providers: tuple[ProviderConfig, ...]) -> tuple[ProviderConfig, ...]:
@@ -230,9 +229,9 @@ class CoderdConnection(GatewayActor):
             case Authorize():
                 if self._admit(message):
                     self._authorizing.authorize(message)
-            case StoreInterception():
+            case Begin():
                 if self._admit(message):
-                    self._recording.start(message)
+                    self._recording.begin(message)
             case StoreRecords():
                 self._recording.store(message)
             case GetMcpConfiguration():
@@ -275,9 +274,7 @@ class CoderdConnection(GatewayActor):
 
         After its end it is done here and now, since records may still be in the air.
         """
-        try:
-            self.actor_ref.tell(_Run(action, self._last_words))
-        except pykka.ActorDeadError:
+        if not tell_quietly(self.actor_ref, _Run(action, self._last_words)):
             with self._last_words:
                 action()
 

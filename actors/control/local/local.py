@@ -25,6 +25,7 @@ from aigateway.actors.control.local.store import DatabaseBusy, DatabaseTrouble, 
 from aigateway.actors.control.messages import (
     Accepted,
     Authorize,
+    Begin,
     Caller,
     CallStats,
     CheckIds,
@@ -38,7 +39,6 @@ from aigateway.actors.control.messages import (
     RememberIds,
     Status,
     Stored,
-    StoreInterception,
     StoreRecords,
     SubscribeProviders,
     Unavailable,
@@ -96,7 +96,7 @@ class LocalControlPlane(GatewayActor):
         self._began = clock()
         self._store: Store
         self._lookups: list[Authorize] = []
-        self._starts: list[StoreInterception] = []
+        self._starts: list[Begin] = []
         self._batches: list[StoreRecords] = []
         self._claims: list[tuple[str, tuple[str, ...], RememberIds | None]] = []
         self._flush_told = False
@@ -129,7 +129,7 @@ class LocalControlPlane(GatewayActor):
         self._lookups.append(message)
         self._flush_soon()
 
-    def _store_interception(self, message: StoreInterception) -> None:
+    def _begin(self, message: Begin) -> None:
         self._starts.append(message)
         self._flush_soon()
 
@@ -273,7 +273,7 @@ class LocalControlPlane(GatewayActor):
             self._locked_since = now
         return now - self._locked_since <= self._lock_patience
 
-    def _take(self) -> tuple[list[StoreInterception], list[StoreRecords]]:
+    def _take(self) -> tuple[list[Begin], list[StoreRecords]]:
         starts, self._starts = self._starts[:_STARTS_AT_ONCE], self._starts[_STARTS_AT_ONCE:]
         records = taken = 0
         for message in self._batches:
@@ -285,9 +285,7 @@ class LocalControlPlane(GatewayActor):
         batches, self._batches = self._batches[:taken], self._batches[taken:]
         return starts, batches
 
-    def _answer(
-        self, starts: list[StoreInterception], batches: list[StoreRecords], written: Written
-    ) -> None:
+    def _answer(self, starts: list[Begin], batches: list[StoreRecords], written: Written) -> None:
         accepted = Accepted()
         for position, start in enumerate(starts):
             reason = written.starts.get(position)
@@ -304,9 +302,7 @@ class LocalControlPlane(GatewayActor):
             stored = Stored(tuple(done), rejected=rejected, ticket=message.ticket)
             tell_quietly(message.reply_to, stored)
 
-    def _refuse(
-        self, starts: list[StoreInterception], batches: list[StoreRecords], reason: str
-    ) -> None:
+    def _refuse(self, starts: list[Begin], batches: list[StoreRecords], reason: str) -> None:
         self._trouble = reason
         text = f"local database: {reason}"
         for message in starts:
@@ -325,7 +321,7 @@ class LocalControlPlane(GatewayActor):
 
     _handlers: ClassVar[dict[type, Callable[[LocalControlPlane, Any], Any]]] = {
         Authorize: _authorize,
-        StoreInterception: _store_interception,
+        Begin: _begin,
         StoreRecords: _store_records,
         RememberIds: _remember_ids,
         CheckIds: _check_ids,
