@@ -18,6 +18,7 @@ from aigateway.actors.codec.reading import (
     members,
     source,
     text,
+    values,
 )
 
 _documents: st.SearchStrategy[Any] = st.recursive(
@@ -194,3 +195,26 @@ def test_null_and_missing_are_the_same() -> None:
 
 def test_text_becomes_json() -> None:
     assert json_text('say "hi"\n') == '"say \\"hi\\"\\n"'
+
+
+def test_values_around_one_that_cannot_be_read_are_read() -> None:
+    huge = b"9" * 5000
+    told = rb'{"a":1,"b":%s,"c":{"d":2,"e":[%s,3]},"f":"\ud83d","g":1e400,"h":null}' % (huge, huge)
+    assert values(told) == {
+        "a": 1,
+        "b": None,
+        "c": {"d": 2, "e": [None, 3]},
+        "f": "\ufffd",
+        "g": None,
+        "h": None,
+    }
+
+
+def test_what_nests_too_deep_hides_nothing_beside_it() -> None:
+    deep = b"[" * 400 + b"9" * 5000 + b"]" * 400
+    assert values(b'{"a":1,"b":%s}' % deep) == {"a": 1, "b": [[[None]]]}
+
+
+@pytest.mark.parametrize("data", [None, b"", b"[]", b"null", b"{", b"1"])
+def test_what_is_no_object_has_no_values(data: bytes | None) -> None:
+    assert values(data) == {}
