@@ -22,8 +22,9 @@ from aigateway.actors.providers.provider import ProviderLimits
 from aigateway.actors.recorder.recorder import ControlPlaneChanged
 from aigateway.http.logs import configure
 from aigateway.http.request.answers import plain
+from aigateway.http.request.call import UNTRACED, Trace
 from aigateway.http.request.control_planes import control_plane_starter, mcp_starter
-from aigateway.http.request.gateway import ANEW, CLOSE_BEHIND, EXACT_HEAD, TRACE, Gateway
+from aigateway.http.request.gateway import FRONT, Gateway
 from aigateway.http.request.refusals import dialect_of, shaped
 from aigateway.http.request.runtime import Runtime
 from aigateway.http.request.shown_path import shown_path
@@ -116,32 +117,36 @@ class GatewayApp(falcon.App[falcon.Request, falcon.Response]):
 
     def __call__(self, env: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         tracing = self.gateway.tracing
-        trace = tracing.begin(env) if tracing is not None else None
-        if trace is not None:
-            env[TRACE] = trace
-
-        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
-            exact = env.pop(EXACT_HEAD, None)
-            if exact is not None:
-                status, headers = exact
-                keep_own_headers(start_response, headers)
-            elif env.pop(CLOSE_BEHIND, False):
-                close_behind(start_response)
-            if trace is not None:
-                headers = trace.head(status, headers)
-            return start_response(status, headers, *rest)
-
-        def anew(status: str, headers: list[tuple[str, str]]) -> bool:
-            if trace is not None:
-                headers = trace.head(status, headers)
-            return begin_anew(start_response, status, headers)
-
-        env[ANEW] = anew
+        trace = (tracing.begin(env) if tracing is not None else None) or UNTRACED
+        front = env[FRONT] = _Front(start_response, trace)
         try:
-            return super().__call__(env, start)
+            return super().__call__(env, front)
         finally:
-            if trace is not None:
-                trace.handled()
+            trace.handled()
+
+
+class _Front:
+    """What Falcon calls to begin an answer: see :class:`~.gateway.Front`."""
+
+    def __init__(self, start_response: StartResponse, trace: Trace) -> None:
+        self._start_response = start_response
+        self._exact: tuple[str, list[tuple[str, str]]] | None = None
+        self.trace = trace
+
+    def __call__(self, status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+        if self._exact is not None:
+            status, headers = self._exact
+            keep_own_headers(self._start_response, headers)
+        return self._start_response(status, self.trace.head(status, headers), *rest)
+
+    def exactly(self, status: str, headers: list[tuple[str, str]]) -> None:
+        self._exact = status, headers
+
+    def close_behind(self) -> None:
+        close_behind(self._start_response)
+
+    def instead(self, status: str, headers: list[tuple[str, str]]) -> bool:
+        return begin_anew(self._start_response, status, self.trace.head(status, headers))
 
 
 def create_app(settings: Settings | None = None) -> GatewayApp:

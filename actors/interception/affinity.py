@@ -26,6 +26,7 @@ __all__ = [
     "Opening",
     "affinity_of",
     "affinity_of_passed",
+    "is_about_stored",
     "opening_of_completion",
     "opening_of_messages",
     "opening_of_response",
@@ -134,13 +135,18 @@ def affinity_of(session_id: str | None, user_id: str, opening: Opening) -> Affin
     return Affinity(session, opening.bound, opening.stays)
 
 
+def is_about_stored(route: str) -> bool:
+    """Whether a passed route leads to what users have stored, where sessions count."""
+    return route.startswith(_STORED)
+
+
 def affinity_of_passed(session_id: str | None, user_id: str, route: str) -> Affinity:
     """Where a passed-through request belongs; ``route`` is the table's entry that it matched.
 
     What is stored (responses, conversations) is where the user's requests to the Responses API
     go.  Anything else says nothing about where that is.
     """
-    if route.startswith(_STORED):
+    if is_about_stored(route):
         return Affinity(_session(session_id, user_id, b""), route.endswith("/"), stays=True)
     return Affinity(_session(None, user_id, b"passed"))
 

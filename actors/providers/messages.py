@@ -7,7 +7,7 @@ from typing import Any
 import pykka
 from attrs import evolve, field, frozen
 
-from aigateway.actors.actor.base import Reply
+from aigateway.actors.actor.base import Reply, tell_quietly
 from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.providers.breaker import CircuitStatus
 from aigateway.actors.providers.counters import Counters
@@ -51,6 +51,18 @@ class Opened:
     not the client's business."""
     abandoned: tuple[AbandonedAttempt, ...] = ()
     """What others were asked before, in vain."""
+
+    def give_back(self) -> None:
+        """Let go of the exchange, whatever state it is in."""
+        exchange = self.exchange
+        if not exchange.reusable:
+            exchange.close()
+        if not tell_quietly(self.provider, GiveBack(self.worker, exchange)):
+            exchange.close()
+
+    def drain(self, recording: Recording) -> bool:
+        """Have the exchange read to its end for the usage it carries; False when nobody will."""
+        return tell_quietly(self.provider, Drain(self.worker, self.exchange, recording))
 
 
 @frozen

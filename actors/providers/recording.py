@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from attrs import asdict, evolve
 
+from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.interception.interface import Interception
+from aigateway.actors.providers.bedrock.answer import BedrockInterception
 from aigateway.actors.providers.request import AbandonedAttempt
 from aigateway.actors.recorder.ledger import Ledger
 from aigateway.actors.recorder.policy import RecordPolicy
 from aigateway.actors.values.records import InterceptionEnded, Metadata, TokenUsage, UsageRecord
+
+if TYPE_CHECKING:
+    from aigateway.actors.providers.messages import Opened
 
 __all__ = ["PROVIDER_MODEL", "Recording", "RecordingTrace"]
 
@@ -53,7 +58,9 @@ class Recording:
     ) -> None:
         """``observe`` counts all records as they become known, whatever becomes of them;
         ``policy`` says what is recorded of them."""
+        self._asked = interception
         self.interception = interception
+        """What reads the answer: the client's, in Bedrock's clothes where the answer has them."""
         self.ledger = ledger
         self._observe = observe
         self._policy = policy
@@ -65,12 +72,25 @@ class Recording:
         self.closed = False
         """The end is recorded and, unless the disk refuses, on disk."""
 
-    def answered_by(self, provider: str, model: str, *, instead_of: tuple[str, str]) -> None:
-        """Note who answers with which model, by its own name, and who was asked for what."""
-        asked_provider, asked_model = instead_of
-        if provider != asked_provider:
-            self.provider_name = provider
-        self._provider_model = model if model != asked_model else ""
+    def begin_answer(self, opened: Opened, *, asked: tuple[str, str]) -> Headers:
+        """The head of an answer has arrived; returns the headers that fit what the client gets.
+
+        ``asked`` is which provider was asked for which model; who answers with which, by its
+        own name, is noted where it is another.
+        """
+        provider, model = asked
+        self.credential_hint = opened.credential_hint
+        if opened.provider_name != provider:
+            self.provider_name = opened.provider_name
+        self._provider_model = opened.model if opened.model != model else ""
+        exchange, headers = opened.exchange, opened.exchange.headers
+        if not opened.converted:
+            self.interception = self._asked
+            self._asked.begin_answer(exchange.status, headers)
+            return headers
+        self.interception = converted = BedrockInterception(self._asked, model)
+        converted.begin_answer(exchange.status, headers)
+        return converted.answer_headers(headers)
 
     def abandoned(self, attempts: tuple[AbandonedAttempt, ...]) -> None:
         """Note who was asked in vain, and may bill it."""

@@ -3,24 +3,67 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from attrs import define, field
 
 from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.control.messages import Caller
-from aigateway.actors.providers.messages import Opened
+from aigateway.actors.mcp.messages import ToolResult
+from aigateway.actors.providers.recording import Recording
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.request.inbound import Inbound
-from aigateway.http.request.relay import Patience
 
 if TYPE_CHECKING:
     from aigateway.http.request.dump import Dump
-    from aigateway.http.request.relay import Finished
     from aigateway.http.tracing.request import RequestTrace
 
-__all__ = ["Call"]
+__all__ = ["UNTRACED", "Call", "Trace"]
+
+
+class Untraced:
+    """In the place of a :class:`~aigateway.http.tracing.request.RequestTrace` that nobody wants:
+    takes the same words and does nothing."""
+
+    def head(self, status: str, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        return headers
+
+    def relaying(self) -> None: ...
+
+    def handled(self) -> None: ...
+
+    def finished(self, outcome: str) -> None: ...
+
+    def refused(self, status: int, body: bytes) -> None: ...
+
+    def passthrough(self, route: str, url: str, method: str) -> None: ...
+
+    def intercept(self, *, provider: str, user: str) -> None: ...
+
+    def created(self, recording: Recording, *, model: str, bedrock: bool | None) -> None: ...
+
+    def recorded(self) -> None: ...
+
+    def calling(self, headers: Headers) -> Headers:
+        return headers
+
+    def answered(self) -> None: ...
+
+    def tools_asked(self) -> Any:
+        return None
+
+    def tools_known(self, span: Any, error: str = "") -> None: ...
+
+    def tool_call(self, tool: str) -> Any:
+        return None
+
+    def tool_called(self, span: Any, result: ToolResult) -> None: ...
+
+
+UNTRACED: Final = Untraced()
+
+Trace: TypeAlias = "RequestTrace | Untraced"
+"""What is told how a request goes; a real one exists only where traces are switched on."""
 
 
 @define(eq=False)
@@ -44,16 +87,8 @@ class Call:
     """What its program calls the conversation, if it says."""
     recorded: bool = False
     """The interception's start was accepted by the control plane."""
-    patience: Patience = field(factory=lambda: Patience(0.0, 300.0))
-    """How long the body of its answer waits for a silent provider."""
-    answer_headers: Headers | None = None
-    """The answer's headers where they are not those of the upstream."""
-    make_body: Callable[[Opened, Callable[[Finished], None]], Iterator[bytes]] | None = None
-    """Makes the answer's body where it is not relayed as it comes: tools were injected."""
-    watch: Callable[[bytes, bool], None] | None = None
-    """Is shown the answer to a passed request as it is relayed."""
     dump: Dump | None = None
-    trace: RequestTrace | None = None
+    trace: Trace = UNTRACED
     stages: dict[str, float] = field(factory=dict)
     """Seconds spent in each stage that is over."""
     stage: str = "edge"
@@ -61,9 +96,6 @@ class Call:
     provider (until the head of its answer is there), relay."""
     admitted: bool = False
     """It has a place."""
-    waited: float = 0.0
-    """Seconds beside ``first_byte`` in which it waited for an upstream or for tools, before its
-    answer was relayed."""
     _marked: float = 0.0
 
     def begin(self, stage: str) -> None:
@@ -87,10 +119,6 @@ class Call:
         if begun_at:
             self.stage = "first_byte"
         self.begin("relay")
-
-    def traced(self, headers: Headers) -> Headers:
-        """The client's headers as the provider gets them next: with the trace's context."""
-        return headers if self.trace is None else self.trace.calling(headers)
 
     @property
     def provider_name(self) -> str:

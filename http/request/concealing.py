@@ -6,11 +6,9 @@ is logged with the request's id.  Answers to a user's own key are not touched.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Sequence
 
-import pykka
 import structlog
 from attrs import evolve
 
@@ -22,7 +20,7 @@ from aigateway.actors.interception.masking import (
     mask_text,
     without_account,
 )
-from aigateway.actors.providers.messages import GiveBack, Opened, Refused
+from aigateway.actors.providers.messages import Opened, Refused
 from aigateway.actors.upstream.errors import Quiet, UpstreamCut
 from aigateway.actors.upstream.exchange import Exchange
 
@@ -80,8 +78,7 @@ def _broke_off(opened: Opened, ex: UpstreamCut, dialect: str) -> Refused:
     """What to answer instead of an error that did not come whole; gives its exchange back."""
     exchange = opened.exchange
     exchange.close()
-    with contextlib.suppress(pykka.ActorDeadError):
-        opened.provider.tell(GiveBack(opened.worker, exchange))
+    opened.give_back()
     message = f"the provider's answer with status {exchange.status} broke off: {ex}"
     return Refused(
         ex.status,

@@ -31,14 +31,15 @@ from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.codec.secret_names import is_secret_name, masked_query
 from aigateway.actors.interception.credentials import mask
 from aigateway.actors.interception.headers import GOVERNANCE_PREFIX
+from aigateway.actors.providers.messages import Opened
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.upstream.errors import UpstreamCut
 from aigateway.actors.upstream.exchange import AnswerCopy, Exchange
-from aigateway.http.request.relay import PassthroughBody
+from aigateway.http.request.relay import OpenAnswer, Patience
 
 __all__ = [
     "Dump",
-    "DumpedPassthrough",
+    "DumpedAnswer",
     "DumpedRecording",
     "dump_of_interception",
     "dump_of_passthrough",
@@ -118,9 +119,9 @@ class Dump:
         """Write what broke in the newest attempt."""
         self._attempt.error(text)
 
-    def passthrough(self, *rest: Any) -> PassthroughBody:
-        """The body of a passed-through answer, written here as it is relayed."""
-        return DumpedPassthrough(self, *rest)
+    def answer_of(self, opened: Opened, patience: Patience) -> OpenAnswer:
+        """A passed-through answer, of which what breaks is written here."""
+        return DumpedAnswer(self, opened, patience)
 
     def close(self) -> None:
         """Nothing more comes."""
@@ -250,20 +251,20 @@ class DumpedRecording(Recording):
         super().close()
 
 
-class DumpedPassthrough(PassthroughBody):
-    """The body of a passed-through answer that is written to a dump."""
+class DumpedAnswer(OpenAnswer):
+    """A passed-through answer whose end is written to a dump; its exchange shows the rest."""
 
     def __init__(self, dump: Dump, *rest: Any) -> None:
         super().__init__(*rest)
         self._dump = dump
 
-    def _read(self) -> bytes:
+    def read(self) -> bytes | None:
         try:
-            return super()._read()
+            return super().read()
         except UpstreamCut as ex:
             self._dump.error(str(ex))
             raise
 
-    def _give_back(self) -> None:
+    def give_back(self) -> None:
         self._dump.close()
-        super()._give_back()
+        super().give_back()

@@ -21,8 +21,7 @@ from aigateway.actors.interception.tool_rules import Rules
 from aigateway.actors.interception.tools import Tool
 from aigateway.actors.mcp.messages import CallTool, GetTools, LeftOut, ToolResult, ToolSet
 from aigateway.actors.mcp.shelf import user_key
-from aigateway.actors.providers.bedrock.answer import BedrockInterception
-from aigateway.actors.providers.messages import GiveBack, Opened, Refused
+from aigateway.actors.providers.messages import Opened, Refused
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.actors.upstream.errors import Quiet, UpstreamCut
@@ -98,8 +97,7 @@ class Injector:
         fresh = self._runtime.plan.tool_shelf.find(key, time.monotonic())
         if fresh is not None:
             return fresh
-        trace = call.trace
-        span = trace.tools_asked() if trace is not None else None
+        span = call.trace.tools_asked()
         found, error = ToolSet(), ""
         try:
             found = self._runtime.ask(
@@ -108,8 +106,7 @@ class Injector:
         except NoAnswer as ex:
             error = str(ex)
             log.warning("request without injected tools", error=error)
-        if trace is not None and span is not None:
-            trace.tools_known(span, error)
+        call.trace.tools_known(span, error)
         return found
 
     def run(
@@ -117,7 +114,7 @@ class Injector:
         calls: Sequence[tuple[InjectedCall, str]],
         user_id: str,
         token: str,
-        ended: Callable[[int, ToolResult], None] = lambda _number, _result: None,
+        ended: Callable[[int, ToolResult], None],
     ) -> list[ToolResult]:
         """Run calls at once, each with the arguments that the tool's server expects; each has
         a result at its deadline, whatever happens.
@@ -194,7 +191,7 @@ class Injector:
                 break
             for name, text in suspects.items():
                 taken_out[name] = (loop.tools[name], text)
-            give_back(result)
+            result.give_back()
             loop.leave_out(suspects if tries < TRIES else loop.tools.keys())
             result = send(loop.upstream_body())
         if taken_out and isinstance(result, Opened) and result.exchange.status < 400:
@@ -211,15 +208,6 @@ class Injector:
                 "mcp tool left out: the provider refuses its definition",
                 server=tool.server_id, tool=tool.name, provider=provider, reason=text,
             )  # fmt: skip
-
-
-def give_back(opened: Opened) -> None:
-    """Let go of an answer that was read as far as somebody wanted."""
-    exchange = opened.exchange
-    if not exchange.reusable:
-        exchange.close()
-    with contextlib.suppress(pykka.ActorDeadError):
-        opened.provider.tell(GiveBack(opened.worker, exchange))
 
 
 def _read_refusal(exchange: Exchange) -> bytes:
@@ -254,13 +242,13 @@ class Rounds:
     request: UpstreamRequest
     """The first round's; of the others only the body is another."""
     config: ProviderConfig
+    headers: Headers
+    """Of the newest round's answer."""
 
     def run(self) -> list[ToolResult]:
         """Run the calls of the round that has ended."""
         user_id, trace = self.call.user_id, self.call.trace
         calls = [(call, self.loop.arguments_of(call)) for call in self.loop.calls]
-        if trace is None:
-            return self.injector.run(calls, user_id, self.token)
         spans = [trace.tool_call(call.tool) for call, _ in calls]
         return self.injector.run(
             calls,
@@ -280,24 +268,15 @@ class Rounds:
             return Refused(503, f"the provider {before.provider_name} is not there any more")
         request = evolve(
             self.request,
-            headers=self.call.traced(self.request.headers),
+            headers=self.call.trace.calling(self.request.headers),
             body=self.loop.upstream_body(),
             attempts=None,
         )
         result = self.upstream.perform(config, request, alone=True)
         self.recording.abandoned(result.abandoned)
-        if self.call.trace is not None:
-            self.call.trace.answered()
+        self.call.trace.answered()
         if isinstance(result, Opened):
-            recording, exchange = self.recording, result.exchange
-            recording.credential_hint = result.credential_hint
-            recording.answered_by(
-                result.provider_name,
-                result.model,
-                instead_of=(self.config.name, self.call.model),
+            self.headers = self.recording.begin_answer(
+                result, asked=(self.config.name, self.call.model)
             )
-            recording.interception = self.loop
-            if result.converted:
-                recording.interception = BedrockInterception(self.loop, self.call.model)
-            recording.interception.begin_answer(exchange.status, exchange.headers)
         return result

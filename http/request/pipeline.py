@@ -7,20 +7,15 @@ and is there room; and only when the interception is recorded is the upstream ca
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import pykka
 import structlog
 from attrs import evolve
 
 from aigateway.actors.codec.header_list import Headers
-from aigateway.actors.codec.reading import members, text
 from aigateway.actors.control.messages import Caller
-from aigateway.actors.interception.affinity import affinity_of, affinity_of_passed
-from aigateway.actors.interception.client import identify
+from aigateway.actors.interception.affinity import Opening, affinity_of
 from aigateway.actors.interception.credentials import (
     BYOK,
     Credential,
@@ -31,7 +26,7 @@ from aigateway.actors.interception.credentials import (
 from aigateway.actors.interception.headers import BadAgentFirewall, agent_firewall
 from aigateway.actors.interception.injected import InjectedInterception
 from aigateway.actors.interception.interface import Interception, InvalidRequest
-from aigateway.actors.interception.opening import decoded, open_interception
+from aigateway.actors.interception.opening import open_interception
 from aigateway.actors.interception.relay import Relay
 from aigateway.actors.interception.routes import (
     COMPACTION,
@@ -42,44 +37,45 @@ from aigateway.actors.interception.routes import (
 )
 from aigateway.actors.interception.stored_ids import (
     ids_in_body,
-    ids_in_path,
 )
-from aigateway.actors.providers.bedrock.answer import BedrockInterception
-from aigateway.actors.providers.bedrock.counting import COUNT_TOKENS, count_answer
 from aigateway.actors.providers.bedrock.making import standing_credential
-from aigateway.actors.providers.making import NO_CREDENTIAL, url_for
-from aigateway.actors.providers.messages import GiveBack, Opened, Refused
+from aigateway.actors.providers.making import NO_CREDENTIAL
+from aigateway.actors.providers.messages import Refused
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.actors.providers.served import model_for, recorded_model
 from aigateway.actors.recorder.ids import new_interception_id
 from aigateway.actors.recorder.ledger import Ledger
 from aigateway.actors.recorder.policy import RecordPolicy
-from aigateway.actors.upstream.errors import Unsendable
 from aigateway.actors.values import records
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.request.admission import Admission
 from aigateway.http.request.answers import Answer, api_error, json_message, plain
 from aigateway.http.request.authorization import authorize, present, too_large
+from aigateway.http.request.begin import begin, readable_body
 from aigateway.http.request.body_reading import Bodies
 from aigateway.http.request.call import Call
 from aigateway.http.request.inbound import (
     BodyTooLarge,
     BodyTooSlow,
-    Inbound,
     MalformedBody,
     TooManyBodies,
 )
 from aigateway.http.request.injected_relay import follow
 from aigateway.http.request.injection import Injector, Rounds, without_codings
-from aigateway.http.request.model_list import listed_models, no_such_model
+from aigateway.http.request.model_list import no_such_model
+from aigateway.http.request.passing import Passing
 from aigateway.http.request.rate_limit import make_rate_limit
-from aigateway.http.request.record_start import readable_body, record_start
-from aigateway.http.request.relay import Patience, read_whole
+from aigateway.http.request.relay import Body, OpenAnswer, Patience, Relayed, recorded
 from aigateway.http.request.routing import Target, find_route
 from aigateway.http.request.runtime import Runtime
-from aigateway.http.request.stored_ids import CreatedId, StoredIds
-from aigateway.http.request.upstream import Upstream, headers_for, refusal_answer
+from aigateway.http.request.stored_ids import StoredIds
+from aigateway.http.request.upstream import (
+    Upstream,
+    address_for,
+    headers_for,
+    refusal_answer,
+)
 from aigateway.http.settings import Settings
 
 if TYPE_CHECKING:
@@ -101,7 +97,7 @@ _NAMES_IDS = (RESPONSES, COMPACTION)
 
 
 class Pipeline:
-    """Takes a request to an open exchange, or raises the :class:`Answer` that ends it."""
+    """Takes a request to the answer that is relayed, or raises the :class:`Answer` that ends it."""
 
     def __init__(
         self, runtime: Runtime, settings: Settings, metrics: RequestMetrics | None = None
@@ -118,6 +114,7 @@ class Pipeline:
         )
         self._upstream = Upstream(runtime)
         self._stored = StoredIds(runtime) if settings.local else None
+        self._passing = Passing(settings, self._upstream, self._stored, self._read_body)
         self._policy = RecordPolicy(
             content=settings.content != "none", lines=settings.structured_logging_source != "coderd"
         )
@@ -132,8 +129,8 @@ class Pipeline:
 
     # -- in order
 
-    def run(self, call: Call) -> tuple[Opened, Recording | None]:
-        """Returns the exchange, and what records it when it is intercepted."""
+    def run(self, call: Call) -> Relayed:
+        """Returns what the client gets of the upstream's answer."""
         if self._rate_limit is not None:
             self._rate_limit.check(call.inbound)
         presented = present(call, self.settings)
@@ -142,7 +139,7 @@ class Pipeline:
         call.begin("read")
         target, route = find_route(call, self._runtime.tree)
         if isinstance(route, Passthrough):
-            return self._pass_through(call, presented, caller, target, route), None
+            return self._passing.run(call, presented, caller, target, route)
         if call.inbound.header("Upgrade").lower() == "websocket":
             raise plain(
                 426,
@@ -151,132 +148,17 @@ class Pipeline:
             )
         return self._intercept(call, presented, caller, target, route)
 
-    # -- passed through
-
-    def _pass_through(
-        self,
-        call: Call,
-        presented: Presented,
-        caller: Caller,
-        target: Target,
-        route: Passthrough,
-    ) -> Opened:
-        inbound, config = call.inbound, target.provider
-        if (listed := listed_models(config, inbound.method, target.rest)) is not None:
-            raise listed
-        if config.bedrock is not None and config.bedrock.invokes:
-            if (target.rest, inbound.method) == (COUNT_TOKENS, "POST"):
-                raise self._count_tokens(call, presented, config)
-            said = f'the provider "{config.name}" is AWS Bedrock, which has no such route'
-            raise api_error(config.type, 404, said)
-        body = self._read_body(call)
-        own = None
-        if config.bedrock is None:
-            own = byok_credential(config.type, presented.remaining_headers)
-        if own is None and inbound.method == "DELETE" and route.route in _MODELS:
-            # The account's own models are everybody's.
-            raise plain(404, f"route not supported: {inbound.method} {inbound.shown_path}")
-        if self._stored is not None and own is None:
-            self._check_passed_ids(self._stored, call, caller, target, route, body)
-        url = _url(config, target.rest, inbound.query)
-        if call.trace is not None:
-            call.trace.passthrough(call.route, url, inbound.method)
-        if config.dump_dir:
-            from aigateway.http.request.dump import dump_of_passthrough
-
-            call.dump = dump_of_passthrough(config.dump_dir, config.name, url)
-        headers = headers_for(
-            call.traced(presented.remaining_headers),
-            auth=own.headers if own is not None else (),
-            actor=(),
-            own_key=own is not None,
-            passthrough=True,
-            forwarded=self.settings.send_forwarded_headers,
-            client_ip=inbound.client_ip,
-            scheme=inbound.scheme,
-            host=inbound.host,
-        )
-        request = UpstreamRequest(
-            method=inbound.method,
-            rest=target.rest,
-            query=inbound.query,
-            headers=headers,
-            body=body,
-            provider=config.name,
-            model=_passed_model(config, inbound, body),
-            add_credential=own is None and config.type != "copilot",
-            attempts=call.dump,
-            passed=call.route,
-            affinity=affinity_of_passed(
-                identify(inbound.headers, lambda: b"").session_id, call.user_id, call.route
-            ),
-        )
-        call.begin("provider")
-        result = self._upstream.perform(config, request)
-        call.patience = Patience(0.0, config.idle_timeout)
-        call.answered(result.begun_at)
-        if isinstance(result, Refused):
-            log.warning("passthrough failed", provider=config.name, error=result.message)
-            if result.body is not None or result.retry_after is not None:
-                raise refusal_answer(config.type, result)
-            raise plain(502, "upstream proxy error")
-        makes = route.route == "/conversations" and inbound.method == "POST"
-        if makes and self._stored is not None and own is None:
-            call.watch = CreatedId(self._stored, caller, result.exchange)
-        return result
-
-    def _check_passed_ids(
-        self,
-        stored: StoredIds,
-        call: Call,
-        caller: Caller,
-        target: Target,
-        route: Passthrough,
-        body: bytes,
-    ) -> None:
-        """Raise the Answer for a request that names what another user has stored."""
-        ids = ids_in_path(target.rest)
-        if body and route.route == "/responses/":
-            ids += ids_in_body(_decoded(target.provider.type, call.inbound, body))
-        stored.check(caller, target.provider.type, ids)
-
-    def _count_tokens(self, call: Call, presented: Presented, config: ProviderConfig) -> Answer:
-        """AWS's count in Anthropic's shape; raises an Answer when there is none."""
-        body = self._read_body(call)
-        fields = members(_decoded(MESSAGES, call.inbound, body))
-        model = text(fields.get("model")) or ""
-        if model_for(config, model, config.name) is None:
-            raise no_such_model(config, MESSAGES, model)
-        request = UpstreamRequest(
-            method="POST",
-            rest=COUNT_TOKENS,
-            headers=headers_for(presented.remaining_headers, auth=(), actor=()),
-            body=body,
-            api=MESSAGES,
-            provider=config.name,
-            model=model,
-        )
-        call.begin("provider")
-        result = self._upstream.perform(config, request)
-        call.answered(result.begun_at)
-        if isinstance(result, Refused):
-            raise refusal_answer(MESSAGES, result)
-        status, counted = count_answer(*read_whole(result, config.idle_timeout))
-        return Answer(status, counted, "application/json")
-
     # -- intercepted
 
     def _intercept(
         self, call: Call, presented: Presented, caller: Caller, target: Target, route: Intercept
-    ) -> tuple[Opened, Recording]:
+    ) -> Relayed:
         inbound, config = call.inbound, target.provider
         try:
             firewall = agent_firewall(inbound.headers)
         except BadAgentFirewall as ex:
             raise plain(400, str(ex)) from ex
-        trace = call.trace
-        if trace is not None:
-            trace.intercept(provider=config.name, user=caller.user_id)
+        call.trace.intercept(provider=config.name, user=caller.user_id)
         opened = self._open(call, route)
         interception: Interception = opened
         if model_for(config, interception.model, config.name) is None:
@@ -286,68 +168,24 @@ class Pipeline:
             interception = self._injector.offer(interception, call, route.api, presented.token)
         call.model = recorded_model(config, interception.model)
         credential = self._credential(config, presented, route)
-        observe = self._observer(call, caller)
-        if self._stored is not None and route.api in _NAMES_IDS and credential.kind != BYOK:
-            if opened.opening.names_stored:
-                try:
-                    self._stored.check(caller, route.api, ids_in_body(readable_body(inbound)))
-                except Answer:
-                    call.interception_id = ""
-                    raise
-            if opened.opening.stored:
-                observe = self._stored.watching(caller, observe)
-        recording = self._recording(call, interception, observe)
-        if trace is not None:
-            recording.trace = trace
-            trace.created(interception, model=call.model, bedrock=_bedrock(config, route))
+        recording = self._recording(call, caller, route, interception, opened.opening, credential)
+        call.trace.created(recording, model=call.model, bedrock=_bedrock(config, route))
         call.begin("record")
-        record_start(
-            self._runtime,
-            self.settings,
-            call,
-            caller,
-            config,
-            interception,
-            credential,
-            firewall,
-            self._policy,
-        )
-        affinity = affinity_of(call.session_id, caller.user_id, opened.opening)
+        begin(
+            self._runtime, call, interception, credential, firewall,
+            policy=self._policy, max_wait=self.settings.max_wait,
+        )  # fmt: skip
         self._runtime.inflight.record(recording)
         if self._metrics is not None:
             self._metrics.began(config.name, call.model, call.route)
         call.begin("provider")
-        if trace is not None:
-            trace.recorded()
+        call.trace.recorded()
         if (refusal := _refusal(interception)) is not None:
             recording.close()
             raise refusal
-        client_headers: Headers = presented.remaining_headers
-        if isinstance(interception, InjectedInterception):
-            client_headers = without_codings(client_headers)
-
         try:
-            headers = headers_for(
-                client_headers,
-                auth=(),
-                actor=_actor_headers(config, caller),
-                own_key=credential.kind == BYOK,
-            )
-            _url(config, target.rest, inbound.query)
-            request = UpstreamRequest(
-                method=inbound.method,
-                rest=target.rest,
-                query=inbound.query,
-                headers=call.traced(headers),
-                body=interception.upstream_body(),
-                credential=credential if credential.kind == BYOK else None,
-                provider=config.name,
-                route=call.route,
-                model=interception.model,
-                affinity=affinity,
-                api=route.api,
-                streaming=interception.streaming,
-                attempts=call.dump,
+            request = self._request(
+                call, presented, target, route, interception, opened.opening, credential
             )
             result = self._upstream.perform(config, request)
             if self._injector is not None and isinstance(interception, InjectedInterception):
@@ -367,34 +205,79 @@ class Pipeline:
             recording.close()
             raise
         call.answered(result.begun_at)
-        if trace is not None:
-            trace.answered()
-        recording.credential_hint = result.credential_hint
+        call.trace.answered()
         recording.abandoned(result.abandoned)
         if isinstance(result, Refused):
+            recording.credential_hint = result.credential_hint
             recording.cut(result.message, result.error_type)
             recording.close()
             raise refusal_answer(route.api, result)
-        self._begin_answer(call, config, result, recording, route.api)
+        answering = self._upstream.provider_of(result) or config
+        if answering.keepalive_ping is not None:
+            interception.keepalives = answering.keepalive_ping > 0
+        patience = Patience.with_provider(answering, route.api, self.settings.keepalive_ping)
+        headers = recording.begin_answer(result, asked=(config.name, call.model))
+        answer = OpenAnswer(result, patience, recording)
+        if (refusal := _refusal(interception)) is not None:
+            answer.drop("the upstream's answer cannot be relayed")
+            raise refusal
         if self._injector is not None and isinstance(interception, InjectedInterception):
-            began = time.monotonic()
-            result = follow(
-                Rounds(
-                    injector=self._injector,
-                    upstream=self._upstream,
-                    call=call,
-                    loop=interception,
-                    recording=recording,
-                    token=presented.token,
-                    request=request,
-                    config=config,
-                ),
-                result,
-                call.patience,
+            rounds = Rounds(
+                injector=self._injector,
+                upstream=self._upstream,
+                call=call,
+                loop=interception,
+                recording=recording,
+                token=presented.token,
+                request=request,
+                config=config,
+                headers=headers,
             )
-            # A blocking answer was read to its end: that is waiting for tools and upstream.
-            call.waited += time.monotonic() - began
-        return result, recording
+            return follow(rounds, answer)
+        return Relayed(
+            result.exchange.status,
+            result.exchange.reason,
+            headers,
+            Body(answer, recorded(answer), interception.error_body),
+            event_stream=recording.interception.event_stream,
+        )
+
+    def _request(
+        self,
+        call: Call,
+        presented: Presented,
+        target: Target,
+        route: Intercept,
+        interception: Interception,
+        opening: Opening,
+        credential: Credential,
+    ) -> UpstreamRequest:
+        """What the provider is asked; raises an Answer for what cannot be sent."""
+        inbound, config, caller = call.inbound, target.provider, call.caller
+        assert caller is not None
+        own_key = credential.kind == BYOK
+        client_headers: Headers = presented.remaining_headers
+        if isinstance(interception, InjectedInterception):
+            client_headers = without_codings(client_headers)
+        headers = headers_for(
+            client_headers, auth=(), actor=_actor_headers(config, caller), own_key=own_key
+        )
+        address_for(config, target.rest, inbound.query)
+        return UpstreamRequest(
+            method=inbound.method,
+            rest=target.rest,
+            query=inbound.query,
+            headers=call.trace.calling(headers),
+            body=interception.upstream_body(),
+            credential=credential if own_key else None,
+            provider=config.name,
+            route=call.route,
+            model=interception.model,
+            affinity=affinity_of(call.session_id, caller.user_id, opening),
+            api=route.api,
+            streaming=interception.streaming,
+            attempts=call.dump,
+        )
 
     def _open(self, call: Call, route: Intercept) -> Relay:
         body = self._read_body(call)
@@ -444,9 +327,24 @@ class Pipeline:
     def _recording(
         self,
         call: Call,
+        caller: Caller,
+        route: Intercept,
         interception: Interception,
-        observe: Callable[[list[records.UsageRecord]], None] | None,
+        opening: Opening,
+        credential: Credential,
     ) -> Recording:
+        """Raises the Answer for a request that names what another user has stored."""
+        observe = self._observer(call, caller)
+        if self._stored is not None and route.api in _NAMES_IDS and credential.kind != BYOK:
+            if opening.names_stored:
+                try:
+                    ids = ids_in_body(readable_body(call.inbound))
+                    self._stored.check(caller, route.api, ids)
+                except Answer:
+                    call.interception_id = ""
+                    raise
+            if opening.stored:
+                observe = self._stored.watching(caller, observe)
         ledger = Ledger(self._runtime.tree, interception.id)
         config = call.provider
         if config is None or not config.dump_dir:
@@ -469,34 +367,6 @@ class Pipeline:
             initiator=caller.user_id,
             client=call.client,
         )
-
-    def _begin_answer(
-        self,
-        call: Call,
-        config: ProviderConfig,
-        opened: Opened,
-        recording: Recording,
-        api: str,
-    ) -> None:
-        """The head is there; raises an Answer when what follows cannot be relayed."""
-        exchange = opened.exchange
-        answering = self._upstream.provider_of(opened) or config
-        call.patience = Patience.with_provider(answering, api, self.settings.keepalive_ping)
-        if answering.keepalive_ping is not None:
-            recording.interception.keepalives = answering.keepalive_ping > 0
-        recording.answered_by(
-            opened.provider_name, opened.model, instead_of=(config.name, call.model)
-        )
-        if opened.converted:
-            converted = BedrockInterception(recording.interception, call.model)
-            recording.interception = converted
-            converted.begin_answer(exchange.status, exchange.headers)
-            call.answer_headers = converted.answer_headers(exchange.headers)
-        else:
-            recording.interception.begin_answer(exchange.status, exchange.headers)
-        if (refusal := _refusal(recording.interception)) is not None:
-            _discard(opened, recording)
-            raise refusal
 
     def _read_body(self, call: Call) -> bytes:
         """The whole body; then the request has a place, too.  Raises an Answer."""
@@ -531,54 +401,11 @@ class Pipeline:
             call.begin("read")
 
 
-def _discard(opened: Opened, recording: Recording) -> None:
-    """The upstream's answer cannot be relayed: let go of it and record that."""
-    opened.exchange.close()
-    with contextlib.suppress(pykka.ActorDeadError):
-        opened.provider.tell(GiveBack(opened.worker, opened.exchange))
-    recording.cut("the upstream's answer cannot be relayed", "server_error")
-    recording.close()
-
-
 def _refusal(interception: Interception) -> Answer | None:
     """What the interception wants the client to get instead of an upstream's answer."""
     if interception.refusal is None:
         return None
-    status, body = interception.refusal
-    return Answer(status, body, "application/json")
-
-
-def _url(config: ProviderConfig, rest: str, query: str) -> str:
-    """Where the request would go; raises the Answer for a path or query that no URL may have."""
-    try:
-        return url_for(config, rest, query)
-    except Unsendable as ex:
-        raise plain(400, "the request cannot be forwarded: bad path or query") from ex
-
-
-def _decoded(dialect: str, inbound: Inbound, body: bytes) -> bytes:
-    """A body without its content coding; raises the Answer where it has none."""
-    try:
-        return decoded(dialect, body, inbound.header("Content-Encoding"))
-    except InvalidRequest as ex:
-        raise Answer(ex.status, ex.body, "application/json") from ex
-
-
-def _passed_model(config: ProviderConfig, inbound: Inbound, body: bytes) -> str:
-    """The model that a passed request asks for, as far as it matters; raises an Answer.
-
-    A provider with a list must not be asked for other models on other ways, and its own names
-    mean nothing to it.
-    """
-    if config.models is None or not body:
-        return ""
-    fields = members(_decoded(config.type, inbound, body))
-    if "model" not in fields:
-        return ""
-    model = text(fields["model"]) or ""
-    if config.models.upstream(model) is None:
-        raise no_such_model(config, config.type, model)
-    return model
+    return Answer(*interception.refusal, "application/json")
 
 
 def _actor_headers(config: ProviderConfig, caller: Caller) -> list[tuple[str, str]]:

@@ -1,43 +1,57 @@
-"""Bodies of answers: read from the upstream, written to the client, in one greenlet.
+"""Answers of providers on their way: read from the upstream, written to the client, in one
+greenlet.
 
-gunicorn iterates over the body, writes each piece, and calls ``close`` whatever happens.
+Whoever writes an answer iterates over its :class:`Body`, and calls ``close`` whatever happens.
 What an iteration returns is what has arrived, untouched and in one piece.  Two rules:
 
-- A cut upstream never ends as a clean end: after the error event the iterator raises
+- A cut upstream never ends as a clean end: after the error event the iteration raises
   :class:`CutAnswer`, gunicorn drops the connection without the final chunk.
 - The last piece is given out only when all records are on disk.
+
+An :class:`OpenAnswer` holds what is read.  The pieces come from a generator over it, which
+*returns* the last one or raises :class:`Broken`.  Nothing depends on that generator being run
+or closed: one that was never started has no ``finally``.
 """
 
 from __future__ import annotations
 
 import errno
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Generator, Iterator
+from typing import TypeAlias
 
-import pykka
 import structlog
 from attrs import frozen
 
+from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.interception.routes import MESSAGES
-from aigateway.actors.providers.messages import Drain, GiveBack, Opened
+from aigateway.actors.providers.messages import Opened
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.upstream.errors import GatewayEnds, Quiet, UpstreamCut
 from aigateway.actors.upstream.exchange import Exchange
 from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = [
+    "Body",
+    "Broken",
     "CutAnswer",
     "Finished",
-    "InterceptedBody",
-    "PassthroughBody",
+    "OpenAnswer",
     "Patience",
+    "Pieces",
+    "Relayed",
+    "passed",
     "read_whole",
+    "recorded",
+    "relay_round",
 ]
 
 WHOLE_LIMIT = 1024 * 1024
 """Bytes of an answer that is read as a whole; of a longer one the rest is dropped."""
+
+Pieces: TypeAlias = Generator[bytes, None, bytes]
+"""Yields what the client gets next and returns the last of it, which may be empty; raises
+:class:`Broken`."""
 
 log = structlog.get_logger("ai-gateway")
 
@@ -51,6 +65,24 @@ class CutAnswer(BrokenPipeError):
 
     def __init__(self) -> None:
         super().__init__(errno.EPIPE, "the upstream's answer was cut")
+
+
+class Broken(Exception):
+    """An answer ends without its end; ``last`` is what the client still gets of it.
+
+    ``cause`` is None where the connection was not at fault, but what came on it.
+    """
+
+    def __init__(self, last: bytes, cause: UpstreamCut | None) -> None:
+        super().__init__()
+        self.last = last
+        self.cause = cause
+
+
+class UpstreamSilent(UpstreamCut):
+    """Nothing came for longer than the idle timeout."""
+
+    error_type = "timeout"
 
 
 @frozen
@@ -84,268 +116,267 @@ class Finished:
     """How a body ended, for logs and metrics."""
 
     outcome: str
-    """complete, cut (the upstream broke off), left (the client did) or refused."""
+    """complete, cut (the upstream broke off), left (the client did), refused or failed."""
     sent: int
     """Body bytes written to the client."""
-    upstream_seconds: float
+    upstream_seconds: float = 0.0
     """Time spent waiting for the upstream."""
     status: int | None = None
     """Of the answer that the client got instead of the upstream's."""
 
 
-class _Body(ABC):
-    """What both kinds of body share: reading with patience, counting, giving back."""
+class OpenAnswer:
+    """An answer that is read here, with what records it if it is intercepted.
 
-    instead: Callable[[GatewayEnds], bytes] | None = None
-    """Puts an error answer into the place of one of which nothing was sent; returns its body,
-    empty when it cannot."""
+    Its exchange is held until :meth:`give_back` or :meth:`drain`, and never touched again.
+    """
 
     def __init__(
-        self, opened: Opened, patience: Patience, finished: Callable[[Finished], None]
+        self, opened: Opened, patience: Patience, recording: Recording | None = None
     ) -> None:
-        self._opened = opened
-        self._exchange: Exchange = opened.exchange
-        self._patience = patience
-        self._finished = finished
-        self._sent = 0
-        self._waited = 0.0
-        self._cut_next = False
+        self.patience = patience
+        self.recording = recording
+        self.waited = 0.0
+        """Seconds spent waiting for the upstream."""
+        self.sent = 0
+        """Bytes given out to the client."""
+        self.cause: UpstreamCut | None = None
+        """What ended the reading, if it was not the answer's end."""
+        self.take(opened)
+
+    def take(self, opened: Opened) -> None:
+        """Hold this exchange from now on; the one before was given back."""
+        self.opened = opened
+        self.exchange: Exchange = opened.exchange
+        self.held = True
+        opened.exchange.set_quiet(self.patience.quiet)
+
+    def read(self) -> bytes | None:
+        """What has arrived, empty at the end; None when it is time for a keepalive.
+
+        Raises UpstreamCut.
+        """
+        exchange = self.exchange
+        began = time.monotonic()
+        try:
+            while True:
+                try:
+                    return exchange.read()
+                except Quiet:
+                    silent = time.monotonic() - exchange.last_data_at
+                    if silent >= self.patience.idle:
+                        exchange.close()
+                        text = f"the upstream was silent for {silent:.0f} s"
+                        raise UpstreamSilent(text) from None
+                    if self.patience.ping:
+                        return None
+        finally:
+            self.waited += time.monotonic() - began
+
+    def give_back(self) -> None:
+        """The provider gets the exchange back, whatever state it is in."""
+        if self.held:
+            self.held = False
+            self.opened.give_back()
+
+    def drain(self) -> None:
+        """The client has gone: somebody else reads on for the usage and records the end."""
+        self.held = False
+        assert self.recording is not None
+        if not self.opened.drain(self.recording):
+            self.exchange.close()
+            self.recording.lost_client()
+            self.recording.close()
+
+    def end(self, last: bytes) -> bytes:
+        """Nothing more comes; returns ``last`` when all records are on disk.
+
+        Raises Broken where the client must not take that for the answer's end.
+        """
+        self.give_back()
+        recording = self.recording
+        if recording is not None:
+            recording.close()
+            if recording.interception.cut:
+                raise Broken(last, self.cause)
+        return last
+
+    def drop(self, reason: str) -> None:
+        """The answer cannot be relayed: let go of it and record that."""
+        self.exchange.close()
+        self.give_back()
+        if self.recording is not None:
+            self.recording.cut(reason, "server_error")
+            self.recording.close()
+
+    def leave(self) -> None:
+        """The client has gone before the end."""
+        recording = self.recording
+        if not self.held:
+            return
+        if recording is None:
+            self.exchange.close()
+            self.give_back()
+        elif recording.interception.complete:
+            recording.end(framed=self.exchange.complete)
+            self.give_back()
+            recording.close()
+        else:
+            self.drain()
+
+
+class Body:
+    """What a server iterates over.  Its end is told once, before the last piece goes out."""
+
+    finished: Callable[[Finished], None]
+    """Is told how it ended; set before the first piece is asked for."""
+    instead: Callable[[int, bytes], bool] | None = None
+    """Puts an answer with this status and body into the place of one of which nothing was
+    sent; says whether it could."""
+
+    def __init__(
+        self,
+        answer: OpenAnswer,
+        pieces: Pieces,
+        error_body: Callable[[int, str], bytes],
+        leave: Callable[[], None] | None = None,
+    ) -> None:
+        """``error_body`` makes the body of an error answer from status and text, ``leave`` is
+        called when the client goes before the end, by default the answer's own."""
+        self._answer = answer
+        self._pieces = pieces
+        self._error_body = error_body
+        self._leave = leave or answer.leave
+        self._cut = False
         self._over = False
-        opened.exchange.set_quiet(patience.quiet)
 
-    def __iter__(self) -> _Body:
-        return self
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            last = yield from self._pieces
+        except Broken as ex:
+            if instead := self._refused_instead(ex):
+                yield instead
+                return
+            self._cut = True
+            if ex.last:
+                self._answer.sent += len(ex.last)
+                yield ex.last
+            self._end("cut")
+            raise CutAnswer from None
+        self._answer.sent += len(last)
+        self._end("complete")
+        if last:
+            yield last
 
-    def __next__(self) -> bytes:
-        if self._cut_next:
-            self._over = True
-            self._finish("cut")
-            raise CutAnswer
-        if self._over:
-            raise StopIteration
-        piece = self._next_piece()
-        if not piece:
-            # The end, or a cut that has nothing to say: then the next call drops the connection.
-            return self.__next__() if self._is_cut() else self._stop()
-        return piece
+    @property
+    def failed(self) -> bool:
+        """Whether the interception's record says that it ended with an error."""
+        recording = self._answer.recording
+        return recording is not None and recording.interception.outcome().error_type is not None
 
     def close(self) -> None:
         """Called by the server in any case; before the end it means that the client has gone."""
         if self._over:
             return
-        self._over = True
-        if self._cut_next:
-            self._finish("cut")
-            return
-        self._client_left()
-        self._finish("left")
+        if not self._cut:
+            self._leave()
+        self._end("cut" if self._cut else "left")
 
-    def _is_cut(self) -> bool:
-        return self._cut_next
-
-    @staticmethod
-    def _stop() -> NoReturn:
-        raise StopIteration
-
-    @abstractmethod
-    def _next_piece(self) -> bytes:
-        """The next bytes for the client; empty at the end."""
-
-    @abstractmethod
-    def _client_left(self) -> None:
-        """Let go of the exchange before its end."""
-
-    def _keepalive(self) -> bytes:
-        return b""
-
-    def _read(self) -> bytes:
-        """Read on; a keepalive may come instead of data.  Raises UpstreamCut."""
-        exchange = self._exchange
-        while True:
-            began = time.monotonic()
-            try:
-                return exchange.read()
-            except Quiet:
-                silent = time.monotonic() - exchange.last_data_at
-                if silent >= self._patience.idle:
-                    exchange.close()
-                    raise UpstreamSilent(f"the upstream was silent for {silent:.0f} s") from None
-                if self._patience.ping and (ping := self._keepalive()):
-                    raise _Ping(ping) from None
-            finally:
-                self._waited += time.monotonic() - began
-
-    def _give_back(self) -> None:
-        self._over = True
-        opened = self._opened
-        if not self._exchange.reusable:
-            self._exchange.close()
-        try:
-            opened.provider.tell(GiveBack(opened.worker, self._exchange))
-        except pykka.ActorDeadError:
-            self._exchange.close()
-
-    def _refuse_instead(self, ex: UpstreamCut) -> bytes:
+    def _refused_instead(self, ex: Broken) -> bytes:
         """End with an error answer if nothing was sent and it is the gateway that ends."""
-        if self._sent or self.instead is None or not isinstance(ex, GatewayEnds):
+        answer, cause = self._answer, ex.cause
+        if ex.last or answer.sent or self.instead is None or not isinstance(cause, GatewayEnds):
             return b""
-        body = self.instead(ex)
-        if body:
-            self._over = True
-            self._finish("refused", body, ex.status)
+        body = self._error_body(cause.status, str(cause))
+        if not self.instead(cause.status, body):
+            return b""
+        answer.sent += len(body)
+        self._end("refused", cause.status)
         return body
 
-    def _finish(self, outcome: str, last: bytes = b"", status: int | None = None) -> None:
-        self._sent += len(last)
-        self._finished(Finished(outcome, self._sent, self._waited, status))
+    def _end(self, outcome: str, status: int | None = None) -> None:
+        self._over = True
+        self.finished(Finished(outcome, self._answer.sent, self._answer.waited, status))
 
 
-class UpstreamSilent(UpstreamCut):
-    """Nothing came for longer than the idle timeout."""
+@frozen
+class Relayed:
+    """What the client gets of an upstream's answer."""
 
-    error_type = "timeout"
+    status: int
+    reason: str
+    headers: Headers
+    body: Body
+    event_stream: bool = False
+    """Bytes may be added to it or taken from it: a length that is declared may not hold."""
 
 
-class _Ping(Exception):
-    def __init__(self, data: bytes) -> None:
-        super().__init__()
-        self.data = data
-
-
-class InterceptedBody(_Body):
+def recorded(answer: OpenAnswer) -> Pieces:
     """The body of an intercepted answer: relayed and, on the side, recorded."""
+    last = yield from relay_round(answer)
+    return answer.end(last)
 
-    def __init__(
-        self,
-        opened: Opened,
-        recording: Recording,
-        patience: Patience,
-        finished: Callable[[Finished], None],
-    ) -> None:
-        super().__init__(opened, patience, finished)
-        self._recording = recording
 
-    def _next_piece(self) -> bytes:
-        recording = self._recording
-        exchange = self._exchange
-        while True:
-            try:
-                data = self._read()
-            except _Ping as ex:
-                self._sent += len(ex.data)
-                return ex.data
-            except UpstreamCut as ex:
-                return self._cut(ex)
-            if not data:
-                return self._end(b"")
-            out = recording.data(data)
-            if exchange.complete:
-                return self._end(out)
+def relay_round(answer: OpenAnswer) -> Pieces:
+    """Relay until nothing more comes from the upstream; the exchange is still held then."""
+    recording, exchange = answer.recording, answer.exchange
+    assert recording is not None
+    answer.cause = None
+    while True:
+        try:
+            data = answer.read()
+        except UpstreamCut as ex:
+            answer.cause = ex
+            return recording.cut(str(ex), ex.error_type)
+        if data is None:
+            out = recording.interception.keepalive()
+        else:
+            out = recording.data(data) if data else b""
+            if not data or exchange.complete:
+                return out + recording.end(framed=exchange.complete)
             if recording.interception.cut:
                 # What came cannot be read on: its end will not either.
                 exchange.close()
-                return self._end(out)
-            if out:
-                self._sent += len(out)
-                return out
+                return out + recording.end(framed=exchange.complete)
+        if out:
+            answer.sent += len(out)
+            yield out
 
-    def _end(self, out: bytes) -> bytes:
-        recording = self._recording
-        out += recording.end(framed=self._exchange.complete)
-        self._give_back()
-        recording.close()
-        if recording.interception.cut:
-            self._sent += len(out)
-            self._cut_next = True
-            self._over = False
-        else:
-            self._finish("complete", out)
-        return out
 
-    def _cut(self, ex: UpstreamCut) -> bytes:
-        out = self._recording.cut(str(ex), ex.error_type)
-        self._give_back()
-        self._recording.close()
-        if not self._recording.interception.cut:
-            # All of the answer had come before the connection broke.
-            self._finish("complete", out)
-            return out
-        if not out and (refusal := self._refuse_instead(ex)):
-            return refusal
-        self._sent += len(out)
-        self._cut_next = True
-        self._over = False
-        return out
+def passed(answer: OpenAnswer, watch: Callable[[bytes, bool], None] | None = None) -> Pieces:
+    """The body of an answer that is not recorded.
 
-    def _keepalive(self) -> bytes:
-        return self._recording.interception.keepalive()
-
-    def _client_left(self) -> None:
-        """Somebody else reads on for the usage, unless all of it has been seen."""
-        opened, recording = self._opened, self._recording
-        if recording.interception.complete:
-            recording.end(framed=self._exchange.complete)
-            self._give_back()
-            recording.close()
-            return
+    ``watch`` is shown each piece before it goes out, and whether it is the last one.
+    """
+    while True:
         try:
-            opened.provider.tell(Drain(opened.worker, self._exchange, recording))
-        except pykka.ActorDeadError:
-            self._exchange.close()
-            recording.lost_client()
-            recording.close()
-
-
-class PassthroughBody(_Body):
-    """The body of an answer that is not recorded."""
-
-    watch: Callable[[bytes, bool], None] | None = None
-    """Is shown each piece before it goes out, and whether it is the last one."""
-
-    def _next_piece(self) -> bytes:
-        try:
-            data = self._read()
+            data = answer.read()
         except UpstreamCut as ex:
-            log.warning("upstream cut", provider=self._opened.provider_name, error=str(ex))
-            self._give_back()
-            if refusal := self._refuse_instead(ex):
-                return refusal
-            self._cut_next = True
-            self._over = False
-            return b""
-        last = not data or self._exchange.complete
-        if self.watch is not None:
-            self.watch(data, last)
+            log.warning("upstream cut", provider=answer.opened.provider_name, error=str(ex))
+            answer.give_back()
+            raise Broken(b"", ex) from None
+        if data is None:
+            continue
+        last = not data or answer.exchange.complete
+        if watch is not None:
+            watch(data, last)
         if last:
-            self._give_back()
-            self._finish("complete", data)
-        else:
-            self._sent += len(data)
-        return data
-
-    def _client_left(self) -> None:
-        self._exchange.close()
-        self._give_back()
+            return answer.end(data)
+        answer.sent += len(data)
+        yield data
 
 
-def read_whole(opened: Opened, idle: float) -> tuple[int, bytes]:
+def read_whole(answer: OpenAnswer) -> tuple[int, bytes]:
     """Read a small answer to its end and give the exchange back: its status and body.
 
-    ``idle`` is the longest silence in seconds.  A cut one is a 502 with the reason as its body.
+    A cut one is a 502 with the reason as its body.
     """
-    exchange = opened.exchange
-    exchange.set_quiet(idle)
     data = b""
     try:
-        while len(data) < WHOLE_LIMIT and (piece := exchange.read()):
+        while len(data) < WHOLE_LIMIT and (piece := answer.read()):
             data += piece
-        status = exchange.status
-    except (Quiet, UpstreamCut) as ex:
-        status, data = 502, (str(ex) or "the upstream was silent").encode()
-    if not exchange.reusable:
-        exchange.close()
-    try:
-        opened.provider.tell(GiveBack(opened.worker, exchange))
-    except pykka.ActorDeadError:
-        exchange.close()
+        status = answer.exchange.status
+    except UpstreamCut as ex:
+        status, data = 502, str(ex).encode()
+    answer.give_back()
     return status, data

@@ -10,8 +10,10 @@ from aigateway.actors.actor.tree import provider_role
 from aigateway.actors.codec.header_list import Headers, first_of
 from aigateway.actors.interception.headers import UnsafeHeader, for_client, for_upstream
 from aigateway.actors.providers.fallback import patience_of
+from aigateway.actors.providers.making import url_for
 from aigateway.actors.providers.messages import Opened, Perform, Refused
 from aigateway.actors.providers.request import UpstreamRequest
+from aigateway.actors.upstream.errors import Unsendable
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.request.answers import Answer, api_error, plain
 from aigateway.http.request.concealing import conceal
@@ -21,7 +23,7 @@ from aigateway.http.request.runtime import NoAnswer, Runtime
 GRACE = 5.0
 """Seconds that a provider's own timeout may come late."""
 
-__all__ = ["Upstream", "headers_for", "refusal_answer"]
+__all__ = ["Upstream", "address_for", "headers_for", "refusal_answer"]
 
 
 class Upstream:
@@ -67,6 +69,14 @@ def headers_for(headers: Headers, **rules: Any) -> list[tuple[str, str]]:
         return for_upstream(headers, **rules)
     except UnsafeHeader as ex:
         raise plain(400, f"the request cannot be forwarded: {ex}") from ex
+
+
+def address_for(config: ProviderConfig, rest: str, query: str) -> str:
+    """Where a request would go; raises the Answer for a path or query that no URL may have."""
+    try:
+        return url_for(config, rest, query)
+    except Unsendable as ex:
+        raise plain(400, "the request cannot be forwarded: bad path or query") from ex
 
 
 def refusal_answer(dialect: str, refused: Refused) -> Answer:

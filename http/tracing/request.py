@@ -36,8 +36,8 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from aigateway.actors.interception.interface import Interception
 from aigateway.actors.mcp.messages import ToolResult
+from aigateway.actors.providers.recording import Recording
 from aigateway.actors.values.records import (
     InterceptionEnded,
     ModelThought,
@@ -160,8 +160,13 @@ class RequestTrace:
         self._intercept = self._begin("Intercept", self._http)
         self._step = self._begin("Intercept.CreateInterceptor", self._intercept)
 
-    def created(self, interception: Interception, *, model: str, bedrock: bool | None) -> None:
-        """The body was understood.  ``bedrock`` is None for APIs that are never Bedrock's."""
+    def created(self, recording: Recording, *, model: str, bedrock: bool | None) -> None:
+        """The body was understood; from now on the recording tells what becomes of it.
+
+        ``bedrock`` is None for APIs that are never Bedrock's.
+        """
+        recording.trace = self
+        interception = recording.interception
         assert self._intercept is not None
         assert self._step is not None
         self._streaming = interception.streaming

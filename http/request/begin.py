@@ -1,4 +1,4 @@
-"""The first record of an interception, without which no provider is called."""
+"""Begin: the first record of an interception, without which no provider is called."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import structlog
 
 from aigateway.actors.codec.decoding import decode
-from aigateway.actors.control.messages import Accepted, Caller, Unavailable
+from aigateway.actors.control.messages import Accepted, Unavailable
 from aigateway.actors.interception.client import identify
 from aigateway.actors.interception.credentials import Credential
 from aigateway.actors.interception.headers import AgentFirewall
@@ -15,31 +15,30 @@ from aigateway.actors.interception.interface import Interception
 from aigateway.actors.recorder.policy import RecordPolicy
 from aigateway.actors.recorder.recorder import Begin
 from aigateway.actors.values import records
-from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.request.answers import plain
 from aigateway.http.request.call import Call
 from aigateway.http.request.inbound import Inbound
 from aigateway.http.request.runtime import NoAnswer, Runtime, retry_after
-from aigateway.http.settings import Settings
 
-__all__ = ["readable_body", "record_start"]
+__all__ = ["begin", "readable_body"]
 
 log = structlog.get_logger("ai-gateway")
 
 
-def record_start(
+def begin(
     runtime: Runtime,
-    settings: Settings,
     call: Call,
-    caller: Caller,
-    config: ProviderConfig,
     interception: Interception,
     credential: Credential,
     firewall: AgentFirewall | None,
+    *,
     policy: RecordPolicy,
+    max_wait: float,
 ) -> None:
-    """Have the start recorded; raises an Answer when that fails."""
-    inbound = call.inbound
+    """Have the start recorded; raises an Answer when that fails, after ``max_wait`` seconds."""
+    inbound, caller, config = call.inbound, call.caller, call.provider
+    assert caller is not None
+    assert config is not None
     info = identify(inbound.headers, lambda: readable_body(inbound))
     call.client, call.session_id = info.client, info.session_id
     record = records.Interception(
@@ -62,9 +61,7 @@ def record_start(
         workspace_id=caller.workspace_id,
     )
     try:
-        answer = runtime.ask(
-            "recorder", lambda reply: Begin(record, reply), settings.max_wait + 5.0
-        )
+        answer = runtime.ask("recorder", lambda reply: Begin(record, reply), max_wait + 5.0)
     except NoAnswer as ex:
         answer = Unavailable(str(ex))
     if isinstance(answer, Accepted):

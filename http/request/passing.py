@@ -1,0 +1,206 @@
+"""Requests that are passed on to a provider as they came, and are not recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from aigateway.actors.codec.reading import members, text
+from aigateway.actors.control.messages import Caller
+from aigateway.actors.interception.affinity import Affinity, affinity_of_passed, is_about_stored
+from aigateway.actors.interception.client import identify
+from aigateway.actors.interception.credentials import Presented, byok_credential
+from aigateway.actors.interception.interface import InvalidRequest
+from aigateway.actors.interception.opening import decoded
+from aigateway.actors.interception.routes import MESSAGES, Passthrough
+from aigateway.actors.interception.stored_ids import ids_in_body, ids_in_path
+from aigateway.actors.providers.bedrock.counting import COUNT_TOKENS, count_answer
+from aigateway.actors.providers.messages import Opened, Refused
+from aigateway.actors.providers.request import UpstreamRequest
+from aigateway.actors.providers.served import model_for
+from aigateway.actors.values.provider_config import ProviderConfig
+from aigateway.http.request.answers import Answer, api_error, plain
+from aigateway.http.request.call import Call
+from aigateway.http.request.inbound import Inbound
+from aigateway.http.request.model_list import listed_models, no_such_model
+from aigateway.http.request.relay import (
+    Body,
+    OpenAnswer,
+    Patience,
+    Relayed,
+    passed,
+    read_whole,
+)
+from aigateway.http.request.routing import Target
+from aigateway.http.request.stored_ids import CreatedId, StoredIds
+from aigateway.http.request.upstream import Upstream, address_for, headers_for, refusal_answer
+from aigateway.http.settings import Settings
+
+__all__ = ["Passing"]
+
+_MODELS = frozenset({"/models/", "/v1/models/"})
+"""Passed routes to one model of the account."""
+
+log = structlog.get_logger("ai-gateway")
+
+
+class Passing:
+    """Takes a request to the answer that is relayed, or raises the :class:`Answer` that ends it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        upstream: Upstream,
+        stored: StoredIds | None,
+        read_body: Callable[[Call], bytes],
+    ) -> None:
+        self._settings = settings
+        self._upstream = upstream
+        self._stored = stored
+        self._read_body = read_body
+
+    def run(
+        self, call: Call, presented: Presented, caller: Caller, target: Target, route: Passthrough
+    ) -> Relayed:
+        """Send it and wait for the head of the answer."""
+        inbound, config = call.inbound, target.provider
+        if (listed := listed_models(config, inbound.method, target.rest)) is not None:
+            raise listed
+        if config.bedrock is not None and config.bedrock.invokes:
+            if (target.rest, inbound.method) == (COUNT_TOKENS, "POST"):
+                raise self._count_tokens(call, presented, config)
+            said = f'the provider "{config.name}" is AWS Bedrock, which has no such route'
+            raise api_error(config.type, 404, said)
+        body = self._read_body(call)
+        own = None
+        if config.bedrock is None:
+            own = byok_credential(config.type, presented.remaining_headers)
+        stored = self._stored if own is None else None
+        if own is None and inbound.method == "DELETE" and route.route in _MODELS:
+            # The account's own models are everybody's.
+            raise plain(404, f"route not supported: {inbound.method} {inbound.shown_path}")
+        if stored is not None:
+            ids = ids_in_path(target.rest)
+            if body and route.route == "/responses/":
+                ids += ids_in_body(_decoded(config.type, inbound, body))
+            stored.check(caller, config.type, ids)
+        url = address_for(config, target.rest, inbound.query)
+        call.trace.passthrough(call.route, url, inbound.method)
+        if config.dump_dir:
+            from aigateway.http.request.dump import dump_of_passthrough
+
+            call.dump = dump_of_passthrough(config.dump_dir, config.name, url)
+        headers = headers_for(
+            call.trace.calling(presented.remaining_headers),
+            auth=own.headers if own is not None else (),
+            actor=(),
+            own_key=own is not None,
+            passthrough=True,
+            forwarded=self._settings.send_forwarded_headers,
+            client_ip=inbound.client_ip,
+            scheme=inbound.scheme,
+            host=inbound.host,
+        )
+        request = UpstreamRequest(
+            method=inbound.method,
+            rest=target.rest,
+            query=inbound.query,
+            headers=headers,
+            body=body,
+            provider=config.name,
+            model=_passed_model(config, inbound, body),
+            add_credential=own is None and config.type != "copilot",
+            attempts=call.dump,
+            passed=call.route,
+            affinity=_affinity(call),
+        )
+        call.begin("provider")
+        result = self._upstream.perform(config, request)
+        call.answered(result.begun_at)
+        if isinstance(result, Refused):
+            log.warning("passthrough failed", provider=config.name, error=result.message)
+            if result.body is not None or result.retry_after is not None:
+                raise refusal_answer(config.type, result)
+            raise plain(502, "upstream proxy error")
+        watch = None
+        if stored is not None and route.route == "/conversations" and inbound.method == "POST":
+            watch = CreatedId(stored, caller, result.exchange)
+        return _relayed(result, call, config, watch)
+
+    def _count_tokens(self, call: Call, presented: Presented, config: ProviderConfig) -> Answer:
+        """AWS's count in Anthropic's shape; raises an Answer when there is none."""
+        body = self._read_body(call)
+        fields = members(_decoded(MESSAGES, call.inbound, body))
+        model = text(fields.get("model")) or ""
+        if model_for(config, model, config.name) is None:
+            raise no_such_model(config, MESSAGES, model)
+        request = UpstreamRequest(
+            method="POST",
+            rest=COUNT_TOKENS,
+            headers=headers_for(presented.remaining_headers, auth=(), actor=()),
+            body=body,
+            api=MESSAGES,
+            provider=config.name,
+            model=model,
+        )
+        call.begin("provider")
+        result = self._upstream.perform(config, request)
+        call.answered(result.begun_at)
+        if isinstance(result, Refused):
+            raise refusal_answer(MESSAGES, result)
+        answer = OpenAnswer(result, Patience(0.0, config.idle_timeout))
+        status, counted = count_answer(*read_whole(answer))
+        return Answer(status, counted, "application/json")
+
+
+def _relayed(
+    opened: Opened,
+    call: Call,
+    config: ProviderConfig,
+    watch: Callable[[bytes, bool], None] | None,
+) -> Relayed:
+    patience = Patience(0.0, config.idle_timeout)
+    if call.dump is None:
+        answer = OpenAnswer(opened, patience)
+    else:
+        answer = call.dump.answer_of(opened, patience)
+
+    def error_body(status: int, message: str) -> bytes:
+        return api_error(config.type, status, message).body
+
+    exchange = opened.exchange
+    body = Body(answer, passed(answer, watch), error_body)
+    return Relayed(exchange.status, exchange.reason, exchange.headers, body)
+
+
+def _affinity(call: Call) -> Affinity:
+    session = None
+    if is_about_stored(call.route):
+        session = identify(call.inbound.headers, lambda: b"").session_id
+    return affinity_of_passed(session, call.user_id, call.route)
+
+
+def _decoded(dialect: str, inbound: Inbound, body: bytes) -> bytes:
+    """A body without its content coding; raises the Answer where it has none."""
+    try:
+        return decoded(dialect, body, inbound.header("Content-Encoding"))
+    except InvalidRequest as ex:
+        raise Answer(ex.status, ex.body, "application/json") from ex
+
+
+def _passed_model(config: ProviderConfig, inbound: Inbound, body: bytes) -> str:
+    """The model that a passed request asks for, as far as it matters; raises an Answer.
+
+    A provider with a list must not be asked for other models on other ways, and its own names
+    mean nothing to it.
+    """
+    if config.models is None or not body:
+        return ""
+    fields = members(_decoded(config.type, inbound, body))
+    if "model" not in fields:
+        return ""
+    model = text(fields["model"]) or ""
+    if config.models.upstream(model) is None:
+        raise no_such_model(config, config.type, model)
+    return model
