@@ -25,9 +25,9 @@ from aigateway.http.request.answers import plain
 from aigateway.http.request.call import UNTRACED, Trace
 from aigateway.http.request.control_planes import control_plane_starter, mcp_starter
 from aigateway.http.request.gateway import FRONT, Gateway
+from aigateway.http.request.inbound import shown_path
 from aigateway.http.request.refusals import dialect_of, shaped
 from aigateway.http.request.runtime import Runtime
-from aigateway.http.request.shown_path import shown_path
 from aigateway.http.server.response import begin_anew, close_behind, keep_own_headers
 from aigateway.http.settings import Settings, load
 

@@ -13,13 +13,11 @@ from aigateway.actors.interception.headers import UnsafeHeader, for_client
 from aigateway.http.logs import write_line
 from aigateway.http.request.answers import Answer, plain
 from aigateway.http.request.call import Call, Trace
-from aigateway.http.request.inbound import ClientVanished, Inbound
-from aigateway.http.request.inflight import STOPPING, Stopping
+from aigateway.http.request.inbound import REQUEST_ID_HEADER, ClientVanished, Inbound, request_id_of
 from aigateway.http.request.pipeline import INTERCEPTION_HEADER, Pipeline
 from aigateway.http.request.refusals import dialect_of, shaped
 from aigateway.http.request.relay import Body, Finished, Relayed
-from aigateway.http.request.request_id import REQUEST_ID_HEADER, request_id_of
-from aigateway.http.request.runtime import Runtime
+from aigateway.http.request.runtime import STOPPING, Runtime, Stopping
 from aigateway.http.settings import Settings
 
 if TYPE_CHECKING:

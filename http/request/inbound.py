@@ -1,4 +1,5 @@
-"""A request as it came: headers in their order, the raw path, the body within its limit.
+"""A request as it came: its name, headers in their order, the raw path and how logs may show it,
+the body within its limit.
 
 WSGI folds headers into environment variables: order, repetition and the difference between
 ``session-id`` and ``session_id`` are lost.  gunicorn's ``pre_request`` hook keeps the
@@ -7,28 +8,50 @@ parsed list (:func:`keep_request`); under other servers the variables must do.
 
 from __future__ import annotations
 
+import random
 import re
 import socket
 from contextvars import ContextVar
 from typing import Any
+from urllib.parse import unquote
 
 from attrs import define
 from gunicorn.http.errors import ParseException
 
-from aigateway.actors.codec.header_list import HeaderList, values_of
+from aigateway.actors.codec.header_list import HeaderList
+from aigateway.actors.codec.secret_names import holds, is_secret_name
 from aigateway.http.request.body_reading import Bodies, BodyTooLarge, BodyTooSlow, TooManyBodies
-from aigateway.http.request.shown_path import shown_path
 
 __all__ = [
     "BodyTooLarge",
     "BodyTooSlow",
     "ClientVanished",
+    "REQUEST_ID_HEADER",
     "Inbound",
     "MalformedBody",
     "TooManyBodies",
     "keep_request",
+    "request_id_of",
+    "shown_path",
 ]
 
+REQUEST_ID_HEADER = "X-AI-Gateway-Request-Id"
+"""In every answer but those of probes.  Not ``X-Request-Id``: providers use that one."""
+GIVEN_HEADER = "X-Request-Id"
+"""What clients, and proxies on the way (nginx, Envoy, load balancers), send."""
+_SAFE = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
+MASK = "********"
+_SHORTEST_KEY = 16
+"""Characters of the shortest that the patterns below know."""
+
+_KEY = re.compile(
+    r"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|xai|gsk|pplx|key|hf|r8|gh[pousr])[-_]|AIza|AKIA|ASIA|eyJ)"
+    r"[-_A-Za-z0-9.]{16,}"
+    r"|(?<![A-Za-z0-9])[A-Za-z0-9]{10}-[A-Za-z0-9]{22}(?![A-Za-z0-9])"
+)
+"""Keys of known providers, and a Coder token."""
+_OPAQUE = re.compile(r"(?=.*[0-9])(?=.*[a-z])(?=.*[A-Z])[A-Za-z0-9+=~]{24,}")
+"""Letters of both cases and digits without a word in front: an id would say what it is of."""
 _ESTABLISHED = 1  # TCP_ESTABLISHED, linux/include/net/tcp_states.h
 _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)
 
@@ -98,7 +121,7 @@ class Inbound:
 
     def header(self, name: str) -> str:
         """The first value of a header without surrounding space, or nothing."""
-        values = values_of(self.headers, name)
+        values = self.headers.by_name.get(name.lower())
         return values[0] if values else ""
 
     @property
@@ -161,6 +184,39 @@ class Inbound:
             return body
         chunked: bytes = stream.read(limit + 1) if self.header("Transfer-Encoding") else b""
         return chunked
+
+
+def request_id_of(inbound: Inbound) -> str:
+    """The id that the request came with if it can stand in a header and a log line as it is,
+    else a new one: 16 hexadecimal digits."""
+    given = inbound.header(GIVEN_HEADER)
+    if given and _SAFE.fullmatch(given):
+        return given
+    return f"{random.getrandbits(64):016x}"
+
+
+def shown_path(path: str, token: str = "") -> str:
+    """``path`` with each segment masked that is ``token``, a key, or a value under a secret's
+    name (``/key=…``)."""
+    if len(path) < 16 and not token:
+        return path
+    return "/".join(_shown(segment, token) for segment in path.split("/"))
+
+
+def _shown(segment: str, token: str) -> str:
+    # PERF: most segments are too short for a key.
+    size = len(segment)
+    if size < min(_SHORTEST_KEY, len(token) or size + 1) and not set("=%").intersection(segment):
+        return segment
+    plain = unquote(segment) if "%" in segment else segment
+    if holds(plain, token):
+        return MASK
+    name, equals, _ = plain.partition("=")
+    if equals and is_secret_name(name.rpartition(";")[2]):
+        return f"{name}={MASK}"
+    if _KEY.search(plain) or _OPAQUE.fullmatch(plain):
+        return MASK
+    return segment
 
 
 def _words(name: str) -> str:

@@ -28,8 +28,7 @@ from aigateway.actors.upstream.errors import Quiet, UpstreamCut
 from aigateway.actors.upstream.exchange import Exchange
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.request.call import Call
-from aigateway.http.request.inflight import Stopping
-from aigateway.http.request.runtime import NoAnswer, Runtime
+from aigateway.http.request.runtime import NoAnswer, Runtime, Stopping
 from aigateway.http.request.upstream import Upstream
 
 __all__ = ["Injector", "Rounds", "without_codings"]

@@ -29,6 +29,7 @@ from aigateway.actors.interception.interface import Interception, InvalidRequest
 from aigateway.actors.interception.opening import open_interception
 from aigateway.actors.interception.relay import Relay
 from aigateway.actors.interception.routes import (
+    CHAT_COMPLETIONS,
     COMPACTION,
     MESSAGES,
     RESPONSES,
@@ -289,7 +290,7 @@ class Pipeline:
                 body=body,
                 content_encoding=call.inbound.header("Content-Encoding"),
                 headers=call.inbound.headers,
-                ask_usage=self._asks_usage(call.provider),
+                ask_usage=route.api == CHAT_COMPLETIONS and self._asks_usage(call.provider),
             )
         except InvalidRequest as ex:
             call.interception_id = ""

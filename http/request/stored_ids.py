@@ -24,8 +24,7 @@ from aigateway.actors.interception.stored_ids import created_id
 from aigateway.actors.upstream.exchange import Exchange
 from aigateway.actors.values.records import UsageRecord
 from aigateway.http.request.answers import api_error
-from aigateway.http.request.inflight import Stopping
-from aigateway.http.request.runtime import NoAnswer, Runtime, retry_after
+from aigateway.http.request.runtime import NoAnswer, Runtime, Stopping, retry_after
 
 __all__ = ["CreatedId", "StoredIds"]
 

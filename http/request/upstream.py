@@ -17,8 +17,7 @@ from aigateway.actors.upstream.errors import Unsendable
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.request.answers import Answer, api_error, plain
 from aigateway.http.request.concealing import conceal
-from aigateway.http.request.inflight import Stopping
-from aigateway.http.request.runtime import NoAnswer, Runtime
+from aigateway.http.request.runtime import NoAnswer, Runtime, Stopping
 
 GRACE = 5.0
 """Seconds that a provider's own timeout may come late."""

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from gunicorn.http.errors import NoMoreData, ParseException
 
-from aigateway.http.request.shown_path import shown_path
+from aigateway.http.request.inbound import shown_path
 
 __all__ = ["QuietErrors", "without_content"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aigateway.http.logs.secrets import SecretMask
-from aigateway.http.request.shown_path import shown_path
+from aigateway.http.request.inbound import shown_path
 
 TOKEN = "abcdefghij-0123456789ABCDEFGHIJKL"
 KEYS = [
