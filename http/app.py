@@ -27,6 +27,7 @@ from aigateway.http.request.control_planes import control_plane_starter, mcp_sta
 from aigateway.http.request.gateway import FRONT, Gateway
 from aigateway.http.request.inbound import shown_path
 from aigateway.http.request.refusals import dialect_of, shaped
+from aigateway.http.request.relay import Body
 from aigateway.http.request.runtime import Runtime
 from aigateway.http.server.response import begin_anew, close_behind, keep_own_headers
 from aigateway.http.settings import Settings, load
@@ -120,9 +121,16 @@ class GatewayApp(falcon.App[falcon.Request, falcon.Response]):
         trace = (tracing.begin(env) if tracing is not None else None) or UNTRACED
         front = env[FRONT] = _Front(start_response, trace)
         try:
-            return super().__call__(env, front)
+            body = super().__call__(env, front)
+        except BaseException:
+            if front.body is not None:
+                # The server never got it.
+                front.body.close()
+            raise
         finally:
             trace.handled()
+        # Of a HEAD request Falcon forgets the body, which has to be closed all the same.
+        return body if front.body is None else front.body
 
 
 class _Front:
@@ -131,6 +139,7 @@ class _Front:
     def __init__(self, start_response: StartResponse, trace: Trace) -> None:
         self._start_response = start_response
         self._exact: tuple[str, list[tuple[str, str]]] | None = None
+        self.body: Body | None = None
         self.trace = trace
 
     def __call__(self, status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
@@ -139,8 +148,9 @@ class _Front:
             keep_own_headers(self._start_response, headers)
         return self._start_response(status, self.trace.head(status, headers), *rest)
 
-    def exactly(self, status: str, headers: list[tuple[str, str]]) -> None:
+    def exactly(self, status: str, headers: list[tuple[str, str]], body: Body) -> None:
         self._exact = status, headers
+        self.body = body
 
     def close_behind(self) -> None:
         close_behind(self._start_response)

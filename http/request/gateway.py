@@ -32,12 +32,12 @@ BUFFERING = "X-Accel-Buffering"
 
 
 class Front(Protocol):
-    """The head of an answer as it goes to the server, where WSGI and Falcon have no word for it."""
+    """An answer as it goes to the server, where WSGI and Falcon have no word for it."""
 
     trace: Trace
 
-    def exactly(self, status: str, headers: list[tuple[str, str]]) -> None:
-        """Send this status line and these headers as they are, in the place of Falcon's."""
+    def exactly(self, status: str, headers: list[tuple[str, str]], body: Body) -> None:
+        """Send this status line, these headers and this body, in the place of Falcon's."""
 
     def close_behind(self) -> None:
         """Close the connection behind the answer."""
@@ -80,7 +80,7 @@ class Gateway:
             self._over(call, 500, Finished("failed", 0))
             raise
         else:
-            self._relay(front, resp, call, relayed)
+            self._relay(front, call, relayed)
 
     def _run(self, call: Call) -> Relayed:
         """Up to the head of the answer; without one the place is free again."""
@@ -111,7 +111,7 @@ class Gateway:
         if self.metrics is not None:
             _count(self.metrics, call, how, body, seconds, overhead)
 
-    def _relay(self, front: Front, resp: falcon.Response, call: Call, relayed: Relayed) -> None:
+    def _relay(self, front: Front, call: Call, relayed: Relayed) -> None:
         body = relayed.body
 
         def finished(how: Finished) -> None:
@@ -129,9 +129,9 @@ class Gateway:
             return front.instead(f"{status} Service Unavailable", headers)
 
         body.finished, body.instead = finished, instead
-        resp.stream = body
         call.trace.relaying()
-        front.exactly(f"{relayed.status} {relayed.reason or 'Unknown'}", _headers(call, relayed))
+        status = f"{relayed.status} {relayed.reason or 'Unknown'}"
+        front.exactly(status, _headers(call, relayed), body)
 
     def _answer(self, front: Front, resp: falcon.Response, call: Call, answer: Answer) -> None:
         """The gateway answers by itself."""

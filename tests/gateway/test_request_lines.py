@@ -21,6 +21,7 @@ from imitation_provider import (
     cut,
     error,
     event,
+    head,
     stream,
 )
 from raw_client import RawClient
@@ -278,3 +279,17 @@ def test_all_forms_at_once_say_the_same(tmp_path: Path, provider: ScriptedProvid
     for path in (human, stackdriver, gateway.log_file):
         assert "Booting worker with pid" in path.read_text()
     assert gateway.stderr() == ""
+
+
+def test_a_request_for_a_head_alone_ends_like_any_other(
+    any_gateway: GatewayProcess, provider: ScriptedProvider
+) -> None:
+    provider.play([head(200, [("Content-Length", "12")])])
+    got = requests.head(
+        any_gateway.url + "/anthropic/v1/models",
+        headers={"X-Api-Key": any_gateway.key()},
+        timeout=30,
+    )
+    assert (got.status_code, got.headers["Content-Length"]) == (200, "12")
+    line = line_of(any_gateway, got.headers[ID])
+    assert (line["outcome"], line["bytes"]) == ("complete", 0)
