@@ -36,6 +36,8 @@ PLANES = ("local", "coderd")
 _SCENARIOS = [scenario.name for scenario in all_scenarios()]
 _SYSTEMS = [system.name for system in all_systems(PLANES)]
 _DEFAULTS = Options()
+_LONG = ("prompts", "keys", "injected", "watched", "calls")
+"""Scenarios that take more than a moment however little they are told to do."""
 
 _console = Console(stderr=True, highlight=False)
 
@@ -137,6 +139,14 @@ _HOW = [
                  help="Mean seconds from an answer to its next request."),
     click.option("--agent-events", default=_DEFAULTS.agent_events, show_default=True,
                  help="Texts of an answer to it."),
+    click.option("--part-events", default=_DEFAULTS.part_events, show_default=True,
+                 help="Texts that a part of the gateway is shown."),
+    click.option("--part-appends", default=_DEFAULTS.part_appends, show_default=True,
+                 help="Requests whose records go through a recorder alone."),
+    click.option("--part-asks", default=_DEFAULTS.part_asks, show_default=True,
+                 help="Questions to a Coder deployment."),
+    click.option("--watched-rate", default=_DEFAULTS.watched_rate, show_default=True,
+                 help="Requests/s to a gateway that is watched, and to one that is not."),
     click.option("--upstream-processes", default=_DEFAULTS.upstream_processes, show_default=True,
                  help="Processes of the imitation provider."),
     click.option("--gateway-option", "gateway_options", multiple=True, metavar="OPTION",
@@ -173,7 +183,7 @@ def run(scenarios: tuple[str, ...], **how: Any) -> None:
     "names",
     multiple=True,
     type=click.Choice(_SCENARIOS),
-    help="Measure this one; may be repeated. Default: blocking, streams.",
+    help="Measure this one; may be repeated. Default: agents, blocking, streams.",
 )
 @click.option(
     "--limit",
@@ -203,7 +213,7 @@ def compare(
     if commits[0] == commits[1]:
         raise click.UsageError(f"{before} and {after} are the same commit")
     systems = [Revision(commit, plane, options_of_both) for plane in planes for commit in commits]
-    wanted = names or ("blocking", "streams")
+    wanted = names or ("agents", "blocking", "streams")
     scenarios = [scenario for scenario in all_scenarios() if scenario.name in wanted]
     results = _measured(Campaign(scenarios, systems, options, folder))
     old, new = (commit[:12] for commit in commits)
@@ -250,11 +260,12 @@ def smoke(peers: bool, results: Path | None) -> None:
     options = Options(
         seconds=1.0, warm_up=0.5, rounds=1, concurrencies=(8,), rates=(50.0,), streams=(20,),
         events=25, ramp=0.5, leavers=10, slow_calls=10, slow_ms=200.0,
+        part_events=500, part_appends=200,
         agents=(8,), agent_turns=10, agent_think=0.1, agent_events=10,
         soak_minutes=0.05, soak_streams=5, soak_rate=20.0,
     )  # fmt: skip
     names = ["aigateway", *(["direct", "nginx", "portkey", "litellm"] if peers else [])]
-    chosen = [scenario for scenario in all_scenarios() if scenario.name not in ("prompts", "keys")]
+    chosen = [scenario for scenario in all_scenarios() if scenario.name not in _LONG]
     systems = [system for system in all_systems() if system.name in names]
     _campaign(chosen, systems, options, results or results_folder("smoke"))
 

@@ -57,6 +57,14 @@ class Options:
     """Mean seconds from an answer to the next request."""
     agent_events: int = 60
     """Texts of an answer."""
+    part_events: int = 20_000
+    """Texts that a part of the gateway is shown."""
+    part_appends: int = 5_000
+    """Requests whose records go through a recorder alone."""
+    part_asks: int = 4_000
+    """Questions to a Coder deployment."""
+    watched_rate: float = 250.0
+    """Requests per second to a gateway that is watched, and to one that is not."""
     soak_minutes: float = 10.0
     soak_rate: float = 50.0
     """Blocking requests per second of the soak."""

@@ -87,7 +87,7 @@ def _measure(
         )
     )
     exits.callback(running.stop)
-    stand = Stand(running, upstream, folder, options, wrk)
+    stand = Stand(step.system, running, upstream, folder, options, wrk)
     outcome = step.scenario.run(stand, step.variant)
     lost, records = _check_records(running, upstream)
     return Measurement(

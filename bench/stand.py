@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -16,7 +18,7 @@ from bench.load.spec import KEY_PLACE
 from bench.load.wrk import Wrk
 from bench.options import Options
 from bench.payloads import Endpoint, raw_request, requests_for
-from bench.systems import Running
+from bench.systems import Running, Surroundings, System
 from bench.systems.packages import Program
 from bench.upstream import Upstream
 from bench.window import Window
@@ -32,12 +34,14 @@ class Stand:
 
     def __init__(
         self,
+        system: System,
         running: Running,
         upstream: Upstream,
         folder: Path,
         options: Options,
         wrk: Program | None,
     ) -> None:
+        self.system = system
         self.running = running
         self.upstream = upstream
         self.options = options
@@ -46,6 +50,28 @@ class Stand:
         self._files = 0
         self.drivers: list[str] = []
         """Load programs that were used, in order."""
+
+    def file(self, name: str) -> Path:
+        """A place for a file that lives as long as the stand."""
+        return self._folder / name
+
+    @contextlib.contextmanager
+    def another(
+        self, ports: Sequence[int], *, settled: bool = True, **around: Any
+    ) -> Iterator[Running]:
+        """One more of the same system, with one worker, in front of these upstream ports.
+
+        Not the stand's own upstream: what reaches that must be in the records of the stand's
+        own system.  ``settled``: it is up only when it has answered.
+        """
+        folder = self._folder / f"another-{self._next()}"
+        folder.mkdir()
+        start = self.system.start if settled else self.system.launch
+        running = start(Surroundings(folder, tuple(ports), workers=1, **around))
+        try:
+            yield running
+        finally:
+            running.stop()
 
     # -- targets
 
@@ -56,9 +82,13 @@ class Stand:
         tokens: int,
         stream: bool = False,
         keys: Sequence[str] = (),
+        running: Running | None = None,
     ) -> Target:
-        """Requests to the main provider, in turn to these APIs, in turn with these keys."""
-        endpoints = [(api, self.running.endpoints[api]) for api in apis]
+        """Requests to the main provider, in turn to these APIs, in turn with these keys.
+
+        They go to the stand's own system unless another is ``running``.
+        """
+        endpoints = [(api, (running or self.running).endpoints[api]) for api in apis]
         if keys:
             own, place = self.running.keys[0], KEY_PLACE.decode()
             endpoints = [(api, _with_key(endpoint, own, place)) for api, endpoint in endpoints]

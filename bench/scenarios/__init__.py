@@ -5,9 +5,12 @@ from __future__ import annotations
 from bench.scenarios.agents import Agents
 from bench.scenarios.base import Column, Outcome, Scenario, Variant
 from bench.scenarios.blocking import Blocking, FixedRate, KeyFlood, Prompts
+from bench.scenarios.injected import Injected
 from bench.scenarios.inside import Inside
 from bench.scenarios.mixed import Neighbour, Soak, StartUp
+from bench.scenarios.parts import CoderdCalls, Interception, RecorderAppends
 from bench.scenarios.streaming import Disconnects, Streams
+from bench.scenarios.watched import Watched
 
 __all__ = ["Column", "Outcome", "Scenario", "Variant", "all_scenarios"]
 
@@ -25,5 +28,10 @@ def all_scenarios() -> list[Scenario]:
         Neighbour(),
         Inside(),
         StartUp(),
+        Watched(),
+        Injected(),
+        Interception(),
+        RecorderAppends(),
+        CoderdCalls(),
         Soak(),
     ]

@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,9 +30,11 @@ class AiGateway(System):
 
     def __init__(self, plane: str = "local", options: tuple[str, ...] = ()) -> None:
         """``options`` are added to ``aigateway start``; an ``--http-address`` among them must
-        come first and have a port."""
+        have a port."""
         self.plane = plane
         self.options = options
+        # They are the same whatever records go to.
+        self.parts_supported = plane == "local"
         self.python = sys.executable
         """The Python that has the gateway."""
         self.name = "aigateway" if plane == "local" else f"aigateway-{plane}"
@@ -69,13 +71,13 @@ class AiGateway(System):
         for flag, value in arguments.items():
             command += [flag, str(value)]
         child = Child(
-            [*command, *self.options],
+            [*command, *self.options, *around.options],
             around.folder / "gateway.err",
             cwd=around.folder,
             env=clean_environ(**_providers(around), **around.environ),
         )
         try:
-            port = self._fixed_port() or _port(child, log)
+            port = _fixed_port([*self.options, *around.options]) or _port(child, log)
         except BaseException:
             child.stop()
             raise
@@ -97,10 +99,11 @@ class AiGateway(System):
             metrics_url=f"http://{arguments['--prometheus-address']}/" if around.metrics else "",
         )
 
-    def _fixed_port(self) -> int:
-        """The port that was asked for, which no log has to say."""
-        flag, address = self.options[:2] if self.options else ("", "")
-        return int(address.rpartition(":")[2]) if flag == "--http-address" else 0
+
+def _fixed_port(options: Sequence[str]) -> int:
+    """The port that was asked for, which no log has to say; 0: none was."""
+    flag = "--http-address"
+    return int(options[options.index(flag) + 1].rpartition(":")[2]) if flag in options else 0
 
 
 def _providers(around: Surroundings) -> dict[str, str]:

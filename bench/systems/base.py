@@ -41,6 +41,8 @@ class Surroundings:
     """With the system's own metrics switched on, where it has such."""
     environ: Mapping[str, str] = {}
     """More variables for its processes."""
+    options: tuple[str, ...] = ()
+    """More options, for a system that takes such."""
 
 
 class Running:
@@ -95,6 +97,10 @@ class System(ABC):
     """What it does with a request, so that a reader can judge the comparison."""
     users_supported = False
     """Whether it has keys of users, so that a flood of keys means anything."""
+    parts_supported = False
+    """Whether its parts can be measured by themselves."""
+    python = ""
+    """The Python that has those."""
     stages_supported = False
     """Whether its metrics tell where the time of a request goes."""
 

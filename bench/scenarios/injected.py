@@ -1,4 +1,4 @@
-"""What injected tools cost a stream's first text: ``python -m bench.injected_first_text``.
+"""What injected tools cost a stream's first text.
 
 Three gateways stand before one imitation provider: two plain ones and one whose users have the
 tools of an MCP server.  The same request goes to them in turns, one at a time, and a client
@@ -12,36 +12,35 @@ nearly all there is to measure; a real provider thinks for longer than the secon
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import multiprocessing
 import re
+import signal
 import socket
 import statistics
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import attrs
-from attrs import field, frozen
+from attrs import frozen
 
+from bench.load import DriverFailed
+from bench.options import Options
 from bench.payloads import Endpoint, body_of, raw_request
-from bench.processes import adopt_orphans
-from bench.systems.aigateway import AiGateway
-from bench.systems.base import Running, Surroundings
+from bench.processes import CHECKOUT
+from bench.scenarios.base import Column, Outcome, Variant
+from bench.scenarios.parts import OfOurs
+from bench.stand import Stand
+from bench.systems import Running
 
-sys.path[:0] = [str(Path(__file__).parent.parent / "tests" / "mcp")]
-from mcp_scripted_server import ScriptedServer, tool  # noqa: E402 - a module of the tests
+__all__ = ["Injected"]
 
-__all__ = ["main"]
-
-APIS = ("messages", "chat", "responses")
-THINKING = {0: 60, 200: 12}
+_APIS: Final = ("messages", "chat", "responses")
+_THINKING: Final = {0: 60, 200: 12}
 """Milliseconds until the provider's first byte, and requests of a round to each gateway."""
 EVENTS = 12
 INTERVAL = 0.004
@@ -113,6 +112,7 @@ _API_OF = {b"messages": "messages", b"completions": "chat", b"responses": "respo
 
 def _provide(listener: socket.socket) -> None:
     """In a process of its own: a thread for each connection."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     scripts = _scripts()
     while True:
         sock, _ = listener.accept()
@@ -190,14 +190,15 @@ class Client:
         while not received.endswith(b"\r\n0\r\n\r\n"):
             data = self._sock.recv(1 << 16)
             now = time.monotonic_ns()
-            assert data, f"the gateway broke off: {bytes(received[:500])!r}"
+            if not data:
+                raise DriverFailed(f"the gateway broke off: {bytes(received[:500])!r}")
             received += data
             for mark in _MARK.finditer(received, seen):
                 first = first or now / 1e9 - began
                 marks.append((now - int(mark[1])) / 1e9)
                 seen = mark.end()
-        assert received.startswith(b"HTTP/1.1 200"), bytes(received[:500])
-        assert len(marks) == EVENTS, f"{len(marks)} texts of {EVENTS}"
+        if not received.startswith(b"HTTP/1.1 200") or len(marks) != EVENTS:
+            raise DriverFailed(f"{len(marks)} texts of {EVENTS}: {bytes(received[:500])!r}")
         return Taken(first, tuple(marks[1:]))
 
     def close(self) -> None:
@@ -207,28 +208,54 @@ class Client:
 # -- the comparison
 
 
-@frozen
-class Case:
-    """One API at one time of thinking: rounds of measurements for each gateway."""
+class Injected(OfOurs):
+    name = "injected"
+    title = "Tools that the gateway adds"
+    about = (
+        "Three gateways, two plain ones and one that adds 25 tools of an MCP server to each"
+        " request, are asked in turns, one request at a time, with prompts of {tokens} tokens,"
+        " before a provider that thinks for 0 or 200 ms. The second plain one shows what the"
+        " method cannot tell apart. Later texts: how long one is on its way."
+    )
+    columns = (
+        Column("plain_ms", "first text ms, plain", 2),
+        Column("tools_ms", "with tools", 2, better="low"),
+        Column("tools_percent", "more %", 1),
+        Column("again_percent", "the other plain one %", 1),
+        Column("later_p50_us", "later text p50 µs, plain"),
+        Column("later_p99_us", "p99"),
+        Column("later_tools_p50_us", "with tools p50", better="low"),
+        Column("later_tools_p99_us", "p99"),
+    )
 
-    api: str
-    thinking: int
-    rounds: dict[str, list[list[Taken]]] = field(factory=dict)
-
-    def first_texts(self, gateway: str) -> list[float]:
-        """Each round's median of the time to the first text."""
+    def variants(self, options: Options) -> list[Variant]:
+        cases = [(api, thinking) for api in _APIS for thinking in _THINKING]
         return [
-            statistics.median(taken.first_text for taken in one) for one in self.rounds[gateway]
+            Variant(f"{api}, {thinking} ms", number) for number, (api, thinking) in enumerate(cases)
         ]
 
-    def ratios(self, gateway: str) -> list[float]:
-        """Each round's ratio to the first plain gateway."""
-        plain, other = self.first_texts(PLAIN), self.first_texts(gateway)
-        return [b / a for a, b in zip(plain, other, strict=True)]
-
-    def later(self, gateway: str) -> list[float]:
-        """How long each later text took."""
-        return [one for taken in self.rounds[gateway] for each in taken for one in each.later]
+    def run(self, stand: Stand, variant: Variant) -> Outcome:
+        api, thinking = divmod(int(variant.value), len(_THINKING))
+        case = (_APIS[api], list(_THINKING)[thinking])
+        with _gateways(stand) as gateways:
+            _ready(gateways, stand.options.tokens)
+            taken = _round(case, gateways, stand.options.tokens)
+        first = {name: statistics.median(each.first_text for each in taken[name]) for name in taken}
+        plain, tooled = (
+            [text * 1e6 for each in taken[name] for text in each.later] for name in (PLAIN, TOOLED)
+        )
+        return Outcome(
+            numbers={
+                "plain_ms": first[PLAIN] * 1e3,
+                "tools_ms": first[TOOLED] * 1e3,
+                "tools_percent": (first[TOOLED] / first[PLAIN] - 1) * 100,
+                "again_percent": (first[AGAIN] / first[PLAIN] - 1) * 100,
+                "later_p50_us": statistics.median(plain),
+                "later_p99_us": statistics.quantiles(plain, n=100)[98],
+                "later_tools_p50_us": statistics.median(tooled),
+                "later_tools_p99_us": statistics.quantiles(tooled, n=100)[98],
+            }
+        )
 
 
 def _definitions() -> list[dict[str, Any]]:
@@ -239,16 +266,22 @@ def _definitions() -> list[dict[str, Any]]:
     }
     schema = {"type": "object", "properties": properties, "required": ["parameter_0"]}
     return [
-        tool(f"tool_{n:02}", description="What the tool does, and when. " * 8, inputSchema=schema)
+        {
+            "name": f"tool_{n:02}",
+            "description": "What the tool does, and when. " * 8,
+            "inputSchema": schema,
+        }
         for n in range(TOOLS)
     ]
 
 
 @contextlib.contextmanager
-def _gateways() -> Iterator[dict[str, Running]]:
+def _gateways(stand: Stand) -> Iterator[dict[str, Running]]:
+    # A module of the tests.
+    sys.path[:0] = [str(CHECKOUT / "tests" / "mcp")]
+    from mcp_scripted_server import ScriptedServer
+
     with contextlib.ExitStack() as stack:
-        adopt_orphans()
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         provider = multiprocessing.get_context("fork").Process(
             target=_provide, args=(listener,), daemon=True
@@ -256,20 +289,22 @@ def _gateways() -> Iterator[dict[str, Running]]:
         provider.start()
         stack.callback(provider.kill)
         server = stack.enter_context(ScriptedServer(*_definitions()))
-        config = folder / "tools.yaml"
+        config = stand.file("tools.yaml")
         config.write_text(
             f"ai_gateway:\n  mcp_servers:\n    - {{id: bench, url: '{server.url}'}}\n"
         )
-        running = {}
-        for name in (PLAIN, AGAIN, TOOLED):
-            own = folder / name.replace(" ", "-")
-            own.mkdir()
-            options = ("--config", str(config)) if name == TOOLED else ()
-            port = listener.getsockname()[1]
-            around = Surroundings(own, (port, port), workers=1)
-            running[name] = AiGateway("local", options).launch(around)
-            stack.callback(running[name].stop)
-        yield running
+        ports = [listener.getsockname()[1]] * 2
+        yield {
+            name: stack.enter_context(
+                # Only streams can be had of this provider.
+                stand.another(
+                    ports,
+                    settled=False,
+                    options=("--config", str(config)) if name == TOOLED else (),
+                )
+            )
+            for name in (PLAIN, AGAIN, TOOLED)
+        }
 
 
 def _request(running: Running, api: str, thinking: int, tokens: int) -> bytes:
@@ -284,23 +319,24 @@ def _request(running: Running, api: str, thinking: int, tokens: int) -> bytes:
     return raw_request(Endpoint(endpoint.port, endpoint.path, headers), body)
 
 
-def _round(case: Case, gateways: dict[str, Running], requests: int, tokens: int, turn: int) -> None:
+def _round(
+    case: tuple[str, int], gateways: dict[str, Running], tokens: int
+) -> dict[str, list[Taken]]:
+    api, thinking = case
     clients = {name: Client(one.endpoints["chat"].port) for name, one in gateways.items()}
-    bodies = {
-        name: _request(one, case.api, case.thinking, tokens) for name, one in gateways.items()
-    }
+    bodies = {name: _request(one, api, thinking, tokens) for name, one in gateways.items()}
     found: dict[str, list[Taken]] = {name: [] for name in gateways}
     names = list(gateways)
-    for number in range(requests + 2):
+    for number in range(_THINKING[thinking] + 2):
         # Each gateway is the first, the second and the third equally often.
-        shift = (number + turn) % len(names)
+        shift = number % len(names)
         for name in names[shift:] + names[:shift]:
             taken = clients[name].ask(bodies[name])
             if number >= 2:
                 found[name].append(taken)
-    for name, one in found.items():
-        case.rounds.setdefault(name, []).append(one)
-        clients[name].close()
+    for client in clients.values():
+        client.close()
+    return found
 
 
 def _ready(gateways: dict[str, Running], tokens: int) -> None:
@@ -313,66 +349,9 @@ def _ready(gateways: dict[str, Running], tokens: int) -> None:
             try:
                 client.ask(request)
                 break
-            except AssertionError:
+            except DriverFailed:
                 if time.monotonic() > end:
                     raise
                 time.sleep(0.05)
             finally:
                 client.close()
-
-
-def _range(values: list[float], scale: float, digits: int) -> str:
-    low, high = min(values) * scale, max(values) * scale
-    return f"{statistics.median(values) * scale:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
-
-
-def _usual_and_slow(values: list[float]) -> str:
-    slow = statistics.quantiles(values, n=100)[98]
-    return f"{statistics.median(values) * 1e6:.0f} µs, {slow * 1e6:.0f}"
-
-
-def _report(cases: list[Case], rounds: int, tokens: int) -> str:
-    lines = [
-        f"{TOOLS} tools, a prompt of about {tokens} tokens; medians of {rounds} rounds, with the"
-        " lowest and the highest round.  Later texts: how long one is on its way, the median and"
-        " the 99th percentile.",
-        "",
-        "| API | provider thinks | first text, plain | with tools | more, by rounds |"
-        " the other plain one | later texts, plain | with tools |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for case in cases:
-        more = [ratio - 1 for ratio in case.ratios(TOOLED)]
-        noise = [ratio - 1 for ratio in case.ratios(AGAIN)]
-        cells = [
-            case.api,
-            f"{case.thinking} ms",
-            f"{_range(case.first_texts(PLAIN), 1e3, 2)} ms",
-            f"{_range(case.first_texts(TOOLED), 1e3, 2)} ms",
-            f"{_range(more, 100, 1)} %",
-            f"{_range(noise, 100, 1)} %",
-            _usual_and_slow(case.later(PLAIN)),
-            _usual_and_slow(case.later(TOOLED)),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def main() -> None:
-    """Print a Markdown table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=2000, help="size of the prompt")
-    parser.add_argument("--api", choices=APIS, action="append", help="several may be given")
-    options = parser.parse_args()
-    cases = [Case(api, thinking) for api in options.api or APIS for thinking in THINKING]
-    with _gateways() as gateways:
-        _ready(gateways, options.tokens)
-        for turn in range(options.rounds):
-            for case in cases:
-                _round(case, gateways, THINKING[case.thinking], options.tokens, turn)
-    sys.stdout.write(_report(cases, options.rounds, options.tokens) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,15 +1,15 @@
 """What one request costs the recorder: an Append with four records, stored at once.
 
-``python bench/recorder_appends.py [gevent|threads] [appends]`` prints the CPU time per request
-of everything between the ledger's message and the deleted row: spool, delivery, and a control
-plane that says yes without doing anything.
+CPU time per request of everything between the ledger's message and the deleted row: spool,
+delivery, and a control plane that says yes without doing anything.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 
-if "threads" not in sys.argv:
+if '"worker": "gevent"' in sys.argv[-1]:
     from gevent import monkey
 
     monkey.patch_all()
@@ -31,6 +31,8 @@ from aigateway.actors.values.records import (
     ToolUsage,
 )
 
+OPTIONS = json.loads(sys.argv[1])
+"""``worker``, gevent or threads, and how many ``appends``."""
 RATE = 2000
 """Requests per second of the imitated worker."""
 TICK = 0.005
@@ -75,7 +77,7 @@ def records_of(number: int) -> tuple[Any, ...]:
 
 
 def main() -> None:
-    appends = next((int(arg) for arg in sys.argv[1:] if arg.isdecimal()), 10000)
+    appends = OPTIONS["appends"]
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
     tree = ActorTree()
     tree.put("control-plane", YesPlane.start("control-plane"))
@@ -99,11 +101,8 @@ def main() -> None:
     wall = time.monotonic() - began
     recorder.stop()
     shutil.rmtree(folder)
-    kind = "threads" if "threads" in sys.argv else "gevent"
-    print(
-        f"{kind}: {appends / wall:.0f} requests/s, {cpu / appends * 1e6:.0f} us CPU each,"
-        f" {cpu / wall:.0%} of a core"
-    )
+    numbers = {"cpu_us": cpu / appends * 1e6, "per_s": appends / wall}
+    sys.stdout.write(json.dumps(numbers) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What interception costs beside relaying the same bytes: ``python -m bench.interception_cost``.
+"""What interception costs beside relaying the same bytes.
 
 One process relays a stream from a socket to a socket, as the gateway's relay does: it reads
-what has arrived and writes it on.  It does so with nothing in between and with each API's
-interception in between, in turns.  CPU time of the relaying process is what counts; the
-sender and the reader are processes of their own.
+what has arrived and writes it on.  It does so with nothing in between and with an API's
+interception in between.  CPU time of the relaying process is what counts; the sender and the
+reader are processes of their own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import socket
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -21,50 +20,44 @@ from aigateway.actors.interception import open_interception
 
 __all__ = ["main"]
 
-EVENTS = 20_000
-"""Text events of one stream."""
-BODY = 8 << 20
-"""Bytes of one blocking answer."""
-ROUNDS = 5
-
 
 def _event(name: str | None, data: dict[str, Any]) -> bytes:
     head = f"event: {name}\n" if name else ""
     return f"{head}data: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
 
 
-def _messages() -> list[bytes]:
+def _messages(events: int) -> list[bytes]:
     usage = {"input_tokens": 9, "output_tokens": 1}
     start = {"type": "message_start", "message": {"id": "msg_1", "usage": usage}}
     delta = {"type": "text_delta", "text": " some words of text"}
     text = {"type": "content_block_delta", "index": 0, "delta": delta}
     return [
         _event("message_start", start),
-        *[_event("content_block_delta", text)] * EVENTS,
+        *[_event("content_block_delta", text)] * events,
         _event("message_delta", {"type": "message_delta", "usage": {"output_tokens": 9}}),
         _event("message_stop", {"type": "message_stop"}),
     ]
 
 
-def _chat() -> list[bytes]:
+def _chat(events: int) -> list[bytes]:
     base = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "g"}
     delta = {"index": 0, "delta": {"content": " some words of text"}, "finish_reason": None}
     stop = {"index": 0, "delta": {}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 9, "completion_tokens": 9}
     return [
-        *[_event(None, {**base, "choices": [delta]})] * EVENTS,
+        *[_event(None, {**base, "choices": [delta]})] * events,
         _event(None, {**base, "choices": [stop]}),
         _event(None, {**base, "choices": [], "usage": usage}),
         b"data: [DONE]\n\n",
     ]
 
 
-def _responses() -> list[bytes]:
+def _responses(events: int) -> list[bytes]:
     response = {"id": "resp_1", "output": [], "usage": {"input_tokens": 9, "output_tokens": 9}}
     text = {"type": "response.output_text.delta", "item_id": "m", "delta": " some words of text"}
     return [
         _event("response.created", {"type": "response.created", "response": response}),
-        *[_event("response.output_text.delta", text)] * EVENTS,
+        *[_event("response.output_text.delta", text)] * events,
         _event("response.completed", {"type": "response.completed", "response": response}),
     ]
 
@@ -78,15 +71,15 @@ REQUESTS = {
     },
     "responses": {"model": "m", "input": "hi"},
 }
-STREAMS: dict[str, Callable[[], list[bytes]]] = {
+STREAMS: dict[str, Callable[[int], list[bytes]]] = {
     "messages": _messages,
     "chat-completions": _chat,
     "responses": _responses,
 }
 
 
-def _blocking(api: str) -> bytes:
-    text = "some words of text, " * (BODY // 20)
+def _blocking(api: str, size: int) -> bytes:
+    text = "some words of text, " * (size // 20)
     usage = {"input_tokens": 9, "output_tokens": 9}
     documents: dict[str, dict[str, Any]] = {
         "messages": {"id": "m", "content": [{"type": "text", "text": text}], "usage": usage},
@@ -154,35 +147,20 @@ def _relay(pieces: list[bytes], api: str | None, content_type: str) -> float:
     return spent
 
 
-def _compare(pieces: list[bytes], api: str, content_type: str) -> tuple[float, float]:
-    """Medians of CPU seconds without and with interception, in turns."""
-    bare, read = [], []
-    for _ in range(ROUNDS):
-        bare.append(_relay(pieces, None, content_type))
-        read.append(_relay(pieces, api, content_type))
-    return statistics.median(bare), statistics.median(read)
-
-
 def main() -> None:
-    """Print a Markdown table."""
-    lines = [
-        "| API | relayed, per event | with interception | ratio | relayed, per MB |"
-        " with interception | ratio |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for api, events in STREAMS.items():
-        pieces = events()
-        bare, read = _compare(pieces, api, "text/event-stream")
-        scale = 1e6 / len(pieces)
-        body = _blocking(api)
-        whole_bare, whole_read = _compare([body], api, "application/json")
-        per_mb = 1e3 / (len(body) / 1e6)
-        lines.append(
-            f"| {api} | {bare * scale:.1f} µs | {read * scale:.1f} µs | {read / bare:.2f} |"
-            f" {whole_bare * per_mb:.2f} ms | {whole_read * per_mb:.2f} ms |"
-            f" {whole_read / whole_bare:.2f} |"
-        )
-    sys.stdout.write("\n".join(lines) + "\n")
+    """Options: ``api``, ``events`` of the stream, ``bytes`` of the blocking answer."""
+    options = json.loads(sys.argv[1])
+    api = options["api"]
+    pieces = STREAMS[api](options["events"])
+    body = _blocking(api, options["bytes"])
+    per_event, per_mb = 1e6 / len(pieces), 1e3 / (len(body) / 1e6)
+    numbers = {
+        "event_bare_us": _relay(pieces, None, "text/event-stream") * per_event,
+        "event_us": _relay(pieces, api, "text/event-stream") * per_event,
+        "mb_bare_ms": _relay([body], None, "application/json") * per_mb,
+        "mb_ms": _relay([body], api, "application/json") * per_mb,
+    }
+    sys.stdout.write(json.dumps(numbers) + "\n")
 
 
 if __name__ == "__main__":

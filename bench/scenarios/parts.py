@@ -1,0 +1,152 @@
+"""Parts of the gateway by themselves: programs of ``bench/parts``, run by the system's Python."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any, Final
+
+from bench.load import DriverFailed
+from bench.options import Options
+from bench.processes import CHECKOUT
+from bench.scenarios.base import Column, Outcome, Scenario, Variant
+from bench.stand import Stand
+from bench.systems import System
+
+__all__ = ["CoderdCalls", "Interception", "OfOurs", "RecorderAppends"]
+
+_LIMIT = 300
+"""Seconds that a part may take."""
+
+
+class OfOurs(Scenario):
+    """Looks at what only this project's gateways have, once and not for each control plane."""
+
+    def unsuitable(self, system: System) -> str:
+        return "" if system.parts_supported else "has no such part"
+
+
+def _numbers(stand: Stand, part: str, **options: Any) -> dict[str, float]:
+    """What a part says.  Raises DriverFailed."""
+    done = subprocess.run(
+        [stand.system.python, "-m", f"bench.parts.{part}", json.dumps(options)],
+        cwd=CHECKOUT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_LIMIT,
+        check=False,
+    )
+    if done.returncode:
+        raise DriverFailed(f"bench.parts.{part} failed: {done.stderr.strip()[-1500:]}")
+    numbers: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return numbers
+
+
+class Interception(OfOurs):
+    name = "interception"
+    title = "Reading what is relayed"
+    about = (
+        "A process that relays from socket to socket, bare and with an API's interception in"
+        " between, as the gateway's relay has it: a stream of {part_events} texts, and a blocking"
+        " answer of 8 MB. CPU of the relaying process."
+    )
+    columns = (
+        Column("event_bare_us", "µs/event, bare", 1),
+        Column("event_us", "µs/event, read", 1, better="low"),
+        Column("mb_bare_ms", "ms/MB, bare", 2),
+        Column("mb_ms", "ms/MB, read", 2, better="low"),
+    )
+    apis = ("messages", "chat-completions", "responses")
+
+    def variants(self, options: Options) -> list[Variant]:
+        return [Variant(api, number) for number, api in enumerate(self.apis)]
+
+    def run(self, stand: Stand, variant: Variant) -> Outcome:
+        events = stand.options.part_events
+        return Outcome(
+            numbers=_numbers(
+                stand, "interception", api=variant.name, events=events, bytes=events * 400
+            )
+        )
+
+
+class RecorderAppends(OfOurs):
+    name = "recorder"
+    title = "Records on their way"
+    about = (
+        "A recorder that gets four records of each of 2,000 requests a second, and a control plane"
+        " that says yes at once: CPU from the request's message to the deleted row,"
+        " {part_appends} requests."
+    )
+    columns = (
+        Column("cpu_us", "CPU µs/request", better="low"),
+        Column("per_s", "requests/s"),
+    )
+
+    def variants(self, options: Options) -> list[Variant]:
+        return [Variant("gevent"), Variant("threads", 1)]
+
+    def run(self, stand: Stand, variant: Variant) -> Outcome:
+        appends = stand.options.part_appends
+        return Outcome(numbers=_numbers(stand, "recorder", worker=variant.name, appends=appends))
+
+
+class CoderdCalls(OfOurs):
+    name = "calls"
+    title = "Calls of a Coder deployment"
+    about = (
+        "Askers that each ask whether a user may call, which is two calls, of a server made of"
+        " Coder's own libraries; with streams that are used again, and with one for each call"
+        " (single). CPU per call of the gateway's side and of both."
+    )
+    columns = (
+        Column("per_s", "calls/s"),
+        Column("per_s_single", "single"),
+        Column("ours_us", "CPU µs", better="low"),
+        Column("ours_us_single", "single"),
+        Column("peer_us", "server's CPU µs"),
+        Column("peer_us_single", "single"),
+        Column("both_us", "both", better="low"),
+        Column("both_us_single", "single"),
+    )
+    kinds: Final = (("gevent", False), ("gevent", True), ("threads", False))
+    in_flight: Final = (1, 8, 64)
+
+    def variants(self, options: Options) -> list[Variant]:
+        return [
+            Variant(f"{worker}{', TLS' if tls else ''}, {count} in flight", number * 100 + count)
+            for number, (worker, tls) in enumerate(self.kinds)
+            for count in self.in_flight
+        ]
+
+    def run(self, stand: Stand, variant: Variant) -> Outcome:
+        number, in_flight = divmod(int(variant.value), 100)
+        worker, tls = self.kinds[number]
+        sys.path[:0] = [str(CHECKOUT / "tests" / "interop")]
+        import trustme
+        from go_peer import GoPeer
+
+        authority = trustme.CA()
+        files = [stand.file(name) for name in ("ca.pem", "server.pem", "server.key")]
+        leaf = authority.issue_cert("127.0.0.1")
+        authority.cert_pem.write_to_path(files[0])
+        leaf.cert_chain_pems[0].write_to_path(files[1])
+        leaf.private_key_pem.write_to_path(files[2])
+        with GoPeer(tls=(files[1], files[2]) if tls else None) as peer:
+            for user in range(in_flight):
+                # One for each asker: equal ones at the same moment share a call.
+                owner = f"00000000-0000-4000-8000-{user:012d}"
+                peer.add_user(f"user{user}-secret", owner, f"user{user}")
+            numbers = _numbers(
+                stand,
+                "coderd_calls",
+                url=peer.url,
+                pid=peer.pid,
+                ca=str(files[0]),
+                worker=worker,
+                in_flight=in_flight,
+                asks=max(stand.options.part_asks, in_flight),
+            )
+        return Outcome(numbers=numbers)
