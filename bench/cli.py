@@ -36,7 +36,7 @@ PLANES = ("local", "coderd")
 _SCENARIOS = [scenario.name for scenario in all_scenarios()]
 _SYSTEMS = [system.name for system in all_systems(PLANES)]
 _DEFAULTS = Options()
-_LONG = ("prompts", "keys", "injected", "watched", "calls")
+_LONG = ("prompts", "keys", "many-streams", "injected", "watched", "calls")
 """Scenarios that take more than a moment however little they are told to do."""
 
 _console = Console(stderr=True, highlight=False)
@@ -117,6 +117,12 @@ _HOW = [
                  callback=_many(float), help="Requests/s of the fixed-rate scenario."),
     click.option("--streams", default=_listed(_DEFAULTS.streams), show_default=True,
                  callback=_many(int), help="Open streams."),
+    click.option("--many-streams", default=_DEFAULTS.many_streams, show_default=True,
+                 help="Open streams of the scenario with very many."),
+    click.option("--many-interval-ms", default=_DEFAULTS.many_interval_ms, show_default=True,
+                 help="Between two events of each of them."),
+    click.option("--many-ramp", default=_DEFAULTS.many_ramp, show_default=True,
+                 help="Seconds over which they are opened."),
     click.option("--prompt-tokens", default=_listed(_DEFAULTS.prompt_tokens), show_default=True,
                  callback=_many(int), help="Prompt sizes of the prompts scenario."),
     click.option("--users", default=_DEFAULTS.users, show_default=True,

@@ -37,6 +37,11 @@ class Options:
     streams: tuple[int, ...] = (100, 500, 2000)
     ramp: float = 5.0
     """Over which streams are opened."""
+    many_streams: int = 10_000
+    """Streams of the scenario with very many."""
+    many_interval_ms: float = 2000.0
+    """Between two events of each of them."""
+    many_ramp: float = 30.0
     prompt_tokens: tuple[int, ...] = (1_000, 10_000, 100_000)
     users: int = 10_000
     """Keys of the key flood."""
@@ -77,6 +82,7 @@ class Options:
         *,
         think_ms: float | None = None,
         events: int | None = None,
+        interval_ms: float | None = None,
         agents: bool = False,
     ) -> Behaviour:
         """How the imitation is to answer."""
@@ -84,7 +90,7 @@ class Options:
         return Behaviour(
             answer_bytes=self.answer_bytes,
             events=self.events if events is None else events,
-            interval_us=round(self.interval_ms * 1000),
+            interval_us=round((interval_ms or self.interval_ms) * 1000),
             think_us=round(think * 1000),
             agents=int(agents),
         )

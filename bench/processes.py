@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import os
 import random
+import resource
 import shutil
 import signal
 import socket
@@ -25,7 +26,9 @@ from bench.machine import ProcessTable
 __all__ = [
     "CHECKOUT",
     "Child",
+    "TooFewFiles",
     "adopt_orphans",
+    "allow_files",
     "clean_environ",
     "free_port",
     "in_order",
@@ -39,12 +42,38 @@ CHECKOUT = Path(__file__).parent.parent
 STOP_LIMIT = 15.0
 """Seconds that a child has to stop after SIGTERM before it is killed."""
 
+_FILES_BESIDE = 1000
+"""Files that a process has besides its connections."""
+
 _PR_SET_CHILD_SUBREAPER = 36
+
+
+class TooFewFiles(Exception):
+    """The system lets no process have as many files open as are needed."""
 
 
 def adopt_orphans() -> None:
     """Become the parent of grandchildren whose parent dies, so that none can escape."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def allow_files(count: int) -> None:
+    """Let this process and all that it starts from now on have so many files open each.
+
+    Raises TooFewFiles when the system does not give so many.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + _FILES_BESIDE
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if hard < wanted:
+            raise TooFewFiles(
+                f"a process needs {wanted} open files and may have {hard} (ulimit -Hn)"
+            )
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def clean_environ(**more: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from bench.ledger import losses, wait_settled
 from bench.load import DriverFailed
 from bench.options import Options
 from bench.plan import Step
+from bench.processes import TooFewFiles, allow_files
 from bench.results import Measurement
 from bench.scenarios import Outcome
 from bench.stand import Stand
@@ -50,7 +51,7 @@ def measure(step: Step, options: Options, wrk: Program | None, keep: Path | None
         try:
             with contextlib.ExitStack() as exits:
                 measurement = _measure(step, options, wrk, folder, base, exits)
-        except (StartFailed, DriverFailed) as ex:
+        except (StartFailed, DriverFailed, TooFewFiles) as ex:
             measurement = Measurement(**base, failure=str(ex))
         if keep is not None and (measurement.lost or measurement.failure):
             name = f"{step.scenario.name}-{step.variant.value:g}-{step.system.name}-{step.round}"
@@ -75,6 +76,8 @@ def _measure(
     base: dict[str, Any],
     exits: contextlib.ExitStack,
 ) -> Measurement:
+    if files := step.scenario.files(options):
+        allow_files(files)
     upstream = exits.enter_context(Upstream(folder, options.upstream_processes))
     upstream.behave(options.behaviour())
     running = step.system.start(

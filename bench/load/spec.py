@@ -69,6 +69,8 @@ class StreamsSpec:
     """How long streams may take to end afterwards, until they count as never finished."""
     leave_after: int = 0
     """Events after which a client hangs up, half of them with a reset; 0: never."""
+    all_first_bytes: bool = False
+    """Whether the streams of the ramp count in the time to the first byte too."""
     seed: int = field(default=1)
 
     @classmethod

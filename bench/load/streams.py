@@ -84,7 +84,7 @@ class _Client:
         self.first = self.last_event = self.seen = 0
         self.head = self.tail = b""
         self.terminal = self.closing = False
-        self.measured = driver.measuring
+        self.measured = driver.measuring or driver.spec.all_first_bytes
         self.leave_at = driver.pick_leave()
         self.out = driver.next_request()
         driver.begun += 1

@@ -9,7 +9,7 @@ from bench.scenarios.injected import Injected
 from bench.scenarios.inside import Inside
 from bench.scenarios.mixed import Neighbour, Soak, StartUp
 from bench.scenarios.parts import CoderdCalls, Interception, RecorderAppends
-from bench.scenarios.streaming import Disconnects, Streams
+from bench.scenarios.streaming import Disconnects, ManyStreams, Streams
 from bench.scenarios.watched import Watched
 
 __all__ = ["Column", "Outcome", "Scenario", "Variant", "all_scenarios"]
@@ -22,6 +22,7 @@ def all_scenarios() -> list[Scenario]:
         Blocking(),
         FixedRate(),
         Streams(),
+        ManyStreams(),
         Prompts(),
         KeyFlood(),
         Disconnects(),

@@ -89,6 +89,10 @@ class Scenario(ABC):
         """Keys that have to exist."""
         return 1
 
+    def files(self, options: Options) -> int:
+        """Connections that one process may have; 0: no more than usual."""
+        return 0
+
     def unsuitable(self, system: System) -> str:
         """Why a system is left out; empty when it is not."""
         return ""

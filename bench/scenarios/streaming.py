@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from bench.load import LoadResult, StreamsSpec
 from bench.options import Options
 from bench.scenarios.base import (
@@ -16,7 +18,7 @@ from bench.scenarios.base import (
 from bench.stand import Stand
 from bench.window import Observed
 
-__all__ = ["Disconnects", "Streams"]
+__all__ = ["Disconnects", "ManyStreams", "Streams"]
 
 _AFTERMATH = 2.0
 """Seconds that are given to a system to notice the last client that went away."""
@@ -93,6 +95,71 @@ class Streams(Scenario):
             histograms=load.histograms,
             errors=load.errors,
             warnings=_warnings(load, observed, wall),
+        )
+
+
+class ManyStreams(Scenario):
+    name = "many-streams"
+    title = "Very many open streams"
+    about = (
+        "{many_streams} streams at once, an event of each every {many_interval_ms:g} ms, opened"
+        " over {many_ramp:g} s. Memory per stream is what all of them add to the system at rest,"
+        " divided by their number. The first byte is that of every stream, those of the ramp"
+        " included."
+    )
+    columns = (
+        Column("kb_per_stream", "KB/stream", 1, better="low"),
+        Column("ttfb_p50_ms", "first byte p50 ms", 1, watched=True),
+        Column("ttfb_p99_ms", "first byte p99 ms", 1, watched=True),
+        Column("cpu_us_per_event", "CPU µs/event", 1, better="low"),
+        Column("delay_p99_ms", "delay p99 ms", 1, watched=True),
+        Column("events_per_s", "events/s"),
+        Column("events_lost", "lost"),
+        Column("streams_unfinished", "never finished"),
+        Column("private_mb", "private MB"),
+    )
+    versus = "open streams"
+
+    def variants(self, options: Options) -> list[Variant]:
+        return [Variant(f"{options.many_streams} streams", options.many_streams)]
+
+    def files(self, options: Options) -> int:
+        # A connection on each side of each stream, should one worker get all of them.
+        return 2 * options.many_streams
+
+    def run(self, stand: Stand, variant: Variant) -> Outcome:
+        options, count = stand.options, int(variant.value)
+        # Those that are open first are still open when the measurement ends.
+        length = options.many_ramp + options.seconds + _AFTERMATH
+        events = math.ceil(length / options.many_interval_ms * 1000)
+        stand.upstream.behave(
+            options.behaviour(events=events, interval_ms=options.many_interval_ms)
+        )
+        with stand.window() as before:
+            pass
+        load, window = stand.run_in_window(
+            StreamsSpec(
+                target=stand.target(options.apis, tokens=options.tokens, stream=True),
+                streams=count,
+                events=events,
+                ramp=options.many_ramp,
+                seconds=options.seconds,
+                grace=length * 2 + 10.0,
+                seed=options.seed,
+                all_first_bytes=True,
+            )
+        )
+        observed = window.observed
+        added = observed.peak_private_mb - before.observed.peak_private_mb
+        return Outcome(
+            numbers={
+                **_stream_numbers(load, observed),
+                "kb_per_stream": max(added, 0.0) * 1000 / count,
+                "settling_s": stand.settle(),
+            },
+            histograms=load.histograms,
+            errors=load.errors,
+            warnings=_warnings(load, observed, length),
         )
 
 

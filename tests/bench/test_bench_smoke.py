@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -94,6 +95,31 @@ def test_agents_get_every_byte_and_leave_a_record_of_every_turn(tmp_path: Path) 
     assert agents["records"]["prompts"] == numbers["persons"] + 2
     assert numbers["cpu_ms_per_turn"] > 0
     assert numbers["ttfb_p50_ms"] > 0
+
+
+def test_very_many_streams_say_what_each_takes(tmp_path: Path) -> None:
+    options = ["--many-streams", "30", "--many-interval-ms", "100", "--many-ramp", "0.3"]
+    command = _bench("run", "many-streams", *TINY, *options, "--results", str(tmp_path))
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (many,) = json.loads((tmp_path / "result.json").read_text())["measurements"]
+    assert (many["failure"], many["lost"], many["errors"]) == ("", [], {})
+    numbers = many["numbers"]
+    assert (numbers["events_lost"], numbers["streams_unfinished"]) == (0, 0)
+    assert numbers["kb_per_stream"] > 0
+    # The first ones count too.
+    assert sum(many["histograms"]["ttfb"].values()) >= 30
+
+
+def test_more_files_than_the_system_gives_are_named(tmp_path: Path) -> None:
+    # The superuser's processes could raise the limit again.
+    humbly = "setpriv --bounding-set -all" if os.geteuid() == 0 else ""
+    limited = ["sh", "-c", f'ulimit -n 1500 && exec {humbly} "$@"', "sh"]
+    options = ["--many-streams", "1000", "--results", str(tmp_path)]
+    command = [*limited, *_bench("run", "many-streams", *TINY, *options)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 1
+    assert "a process needs 3000 open files and may have 1500 (ulimit -Hn)" in done.stderr
 
 
 def test_an_interrupt_ends_the_run_and_every_process(
