@@ -12,7 +12,7 @@ import pytest
 
 from aigateway.actors.control.coderd.wire import coderd_pb2
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[4]
 WIRE = "actors/control/coderd/wire"
 
 

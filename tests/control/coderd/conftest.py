@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1] / "interop"))
+sys.path.append(str(Path(__file__).parents[2] / "interop"))
 
 
 @pytest.fixture(autouse=True)

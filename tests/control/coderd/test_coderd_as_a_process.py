@@ -14,7 +14,7 @@ from coderd_talk import Talk, interception
 
 from aigateway.actors.control.messages import Accepted, Caller
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 
 
 @frozen

@@ -11,7 +11,7 @@ import pytest
 
 from aigateway.actors.control.local.store import Store
 
-PAGE = (Path(__file__).parents[2] / "docs" / "usage.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "usage.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)
 
 

@@ -29,7 +29,7 @@ def test_the_other_tests_pass_under_gevent(what: list[str]) -> None:
     done = subprocess.run(
         # In this one process: another would not be patched.
         [sys.executable, "-c", PATCHED, name, *rest, "-n", "0", "-q", "-p", "no:cacheprovider"],
-        cwd=HERE.parents[1],
+        cwd=HERE.parents[2],
         capture_output=True,
         text=True,
         timeout=110,
