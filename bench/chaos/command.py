@@ -80,8 +80,7 @@ def chaos(
     """Break everything around a gateway under load, and count what is lost.
 
     A plan of faults is drawn from the seed; the same seed gives the same plan, and the plan of
-    fewer minutes is its beginning. `coderd` stands for all kinds that begin so. The clock is
-    not stepped: that takes a machine of its own.
+    fewer minutes is its beginning. `coderd` stands for all kinds that begin so.
 
     Exit status: 0; 1 when a record was lost, or doubled beyond what docs/coderd.md says, when a
     request hung, when a process, file or descriptor was left, when a gateway that nobody killed

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from bench.chaos.clock import Clock
 from bench.chaos.moods import Moods
 from bench.chaos.plan import Fault
 from bench.control_planes import CoderdPlane
@@ -298,9 +299,10 @@ def doers(
     moods: Moods,
     plane: object,
     disk: Disk | None,
+    clock: Clock | None,
     say: Callable[[str], None],
 ) -> dict[str, Doer]:
-    """Who does which kind; without ``disk`` nobody fills it."""
+    """Who does which kind; without ``disk`` nobody fills it, without ``clock`` nobody steps it."""
     acted = ("500", "503", "429", "reset", "cut", "stall")
     found: dict[str, Doer] = {
         "kill-worker": KillWorker(gateway),
@@ -313,4 +315,6 @@ def doers(
     }
     if disk is not None:
         found["full-disk"] = disk
+    if clock is not None:
+        found["clock"] = clock
     return found | (_of_coderd(plane) if isinstance(plane, CoderdPlane) else {})

@@ -64,6 +64,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("provider-stall", "the provider falls silent in the middle of an answer", (0.5, 3.0)),
     Kind("clients-vanish", "clients hang up in the middle of an answer", (0.5, 3.0)),
     Kind("clients-stall", "clients pause while they send and while they read", (0.5, 3.0)),
+    Kind("clock", "the gateway's wall clock jumps, by minutes, hours or days, either way"),
     Kind("full-disk", "the state folder has no room", (0.5, 4.0)),
     Kind("coderd-drop", "lines to the deployment end, in one of four ways", plane="coderd"),
     Kind("coderd-stall", "lines carry no bytes", (1.0, 13.0), "coderd"),

@@ -40,7 +40,14 @@ def test_a_short_run_loses_doubles_and_leaves_nothing(
     assert result["stored"]["usage"] >= result["outcomes"]["answered"]
     # Whoever may not mount a file system is told so.
     faults = {**result["faults"], **result["skipped"]}
-    assert {"kill-worker", "kill-main", "crash-actor", "reload", "full-disk"} <= faults.keys()
+    assert {
+        "kill-worker",
+        "kill-main",
+        "crash-actor",
+        "reload",
+        "full-disk",
+        "clock",
+    } <= faults.keys()
     assert result["balance"] == {
         name: [] for name in ("lost", "wrong", "doubled", "undocumented", "hung")
     }
