@@ -77,8 +77,8 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
         """A worker cannot miss a signal between its fork and its handlers.
 
         There it has a copy of this process' handlers, which only note the signal, and would
-        be waited for until the timeout.  So stop signals are held back until the worker is
-        ready for them (``post_worker_init``).
+        be waited for until the timeout.  So stop signals are held back until the worker has
+        handlers of its own (``init_signals``, or ``post_worker_init``).
         """
         held = signal.pthread_sigmask(signal.SIG_BLOCK, hooks.HELD_SIGNALS)
         try:

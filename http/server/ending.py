@@ -55,6 +55,7 @@ REMIND = 30.0
 """Seconds between log lines about a drain that goes on."""
 
 _NO_BYTES = bytes(4)
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 log = structlog.get_logger("ai-gateway")
 
@@ -92,6 +93,8 @@ class EndingWorker:
         self.exit_status = 0
         self.serving: dict[Any, Any] = {}
         """The clients' sockets of running requests, by greenlet or thread."""
+        self.begun = False
+        """Something is there that has to end in good order."""
         self._orphan = False
         self._finished = False
 
@@ -134,6 +137,8 @@ class EndingWorker:
         signal.siginterrupt(signal.SIGINT, False)
         # A terminal that closes tells every process; what it means is the main process' affair.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        # The main process held them back until there are handlers.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
 
     def handle_exit(self, _sig: int, _frame: Any) -> None:
         """SIGTERM."""
@@ -152,6 +157,9 @@ class EndingWorker:
 
     def end(self, how: Ending, status: int = 0) -> None:
         """End this process; a more urgent way replaces a less urgent one."""
+        if not self.begun:
+            # Its imports may take long on a busy machine, and nobody needs them any more.
+            os._exit(status)
         self.ending = max(self.ending, how)
         self.exit_status = self.exit_status or status
         self.alive = False
@@ -189,7 +197,7 @@ class EndingWorker:
 
     def leave(self) -> None:
         """The last step of all."""
-        for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1):
+        for sig in (*_STOP_SIGNALS, signal.SIGUSR1):
             # Python puts its handlers down before the process is gone.
             signal.signal(sig, signal.SIG_IGN)
         if self.ending is Ending.NOW or self.serving:

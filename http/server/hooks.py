@@ -73,6 +73,7 @@ def post_worker_init(worker: Any) -> None:
     from aigateway.http.server.garbage import collect_seldom
 
     # From here on there is something to end in good order.
+    worker.begun = True
     end_with(worker.ppid, signal.SIGINT)
     # What asks for a dump is waited for by a thread of the diagnosis.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS - {signal.SIGUSR2})

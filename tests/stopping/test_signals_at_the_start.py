@@ -65,6 +65,17 @@ def test_no_signal_to_its_group_ends_a_worker_that_starts(
     gateway.stop()
 
 
+@pytest.mark.parametrize("worker_class", ["gevent", "gthread"])
+@pytest.mark.parametrize("number", STOP)
+def test_a_stop_does_not_wait_for_workers_that_start(
+    tmp_path: Path, start: Start, worker_class: str, number: signal.Signals
+) -> None:
+    slow = f"os.kill(os.getppid(), {int(number)}); time.sleep(100)"
+    environ = at_import(tmp_path / "first", "aigateway.http.app", slow)
+    gateway = start("--worker-class", worker_class, environ=environ, workers=2, ready=False)
+    gateway.stop(None)
+
+
 def _reloads(lines: list[dict[str, object]]) -> int:
     return sum(message_of(line) == "settings reloaded" for line in lines)
 
