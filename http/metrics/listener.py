@@ -73,8 +73,11 @@ def main(argv: list[str]) -> None:
         print(f"error: {ex}", flush=True)  # noqa: T201 - read by start_listener
         return
     bound = server.server_address
-    print(f"{host}:{bound[1]}", flush=True)  # noqa: T201 - read by start_listener
-    sys.stdout.close()
+    # A master that was killed a moment ago does not read it.
+    with contextlib.suppress(BrokenPipeError):
+        print(f"{host}:{bound[1]}", flush=True)  # noqa: T201 - read by start_listener
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.close()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with contextlib.suppress(KeyboardInterrupt):
         sys.stdin.buffer.read()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -53,6 +55,24 @@ def test_a_worker_that_serves_lets_go_of_the_address_and_finishes(
     gateway.process.wait()
     start(*options, folder=gateway.folder, workers=3, address=address).stop()
     wait_until(lambda: not any(each.is_running() for each in workers), "the former ones end")
+
+
+def test_metrics_that_start_as_the_main_process_is_killed_leave_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-m", "aigateway.http.metrics.listener", "127.0.0.1:0"],
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 0
+    assert not folder.exists()
 
 
 def test_an_address_that_is_let_go_in_a_moment_is_waited_for() -> None:
