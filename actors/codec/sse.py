@@ -9,6 +9,14 @@ Lines end with LF, CRLF or CR, as the HTML standard says (section "Server-sent e
 "Parsing an event stream").  A CR at the end of a read ends its line at once: should an LF
 follow, it is handed out as a piece of its own, which means nothing.
 
+Not every upstream keeps to that, and a ``lenient`` reader cuts what the standard would never
+cut.  Some end their events with one line end instead of two.  They
+are recognised by two ``data`` lines in a row of which the first is a document of its own; from
+there on each ``data`` line ends a piece.  And proxies write lines into a stream that are no
+field of an event: a message of theirs, a bare JSON document.  Each is a piece of its own.
+Labels are wrong at times too, so the first bytes of an answer have the last word on what it is
+(:func:`sniff`).
+
 Cutting is cheap and knows nothing of fields; :func:`parse_event` reads the fields of a piece
 and is left to those who need them.
 """
@@ -17,7 +25,20 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["EVENT_LIMIT", "IGNORABLE", "EventReader", "parse_event"]
+from aigateway.actors.codec.reading import is_json
+
+__all__ = [
+    "BARE",
+    "EVENT_LIMIT",
+    "FOREIGN_TYPES",
+    "IGNORABLE",
+    "SNIFFED",
+    "EventReader",
+    "documents",
+    "is_junk",
+    "parse_event",
+    "sniff",
+]
 
 EVENT_LIMIT = 32 * 1024 * 1024
 """Bytes of one event kept for reading.  A longer one passes unread.
@@ -36,36 +57,60 @@ _OVERLAP = 3
 """A blank line and the end of the line before it span four bytes at most."""
 
 
+BARE = tuple(bytes([each]) for each in b'{}[] \t"')
+"""What a line of JSON begins with that stands in a stream without being an event's data."""
+FOREIGN_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/xml", "text/xml"})
+"""What proxies answer with, and no provider."""
+SNIFFED = 1024
+"""Bytes to look at.  If all of them are blank, the label is believed."""
+_STREAM_STARTS = (b"event:", b"data:", b"id:", b"retry:", b":")
+_BLANK = b" \t\r\n"
+
+_SHORT = 1024
+"""Bytes that are searched faster again than with a note of how far they have been searched."""
+_USUAL = (b"event:", b"data:", b":")
+_NAMES = (b"event", b"data", b"id", b"retry")
+_FIELD = re.compile(rb"(?:event|data|id|retry)?[:\r\n]")
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_DATA_LINE = re.compile(rb"(?:\A|(?<=[\r\n]))data:([^\r\n]*)(?:\r\n|\n|\r)")
+_NEXT_DATA = re.compile(rb"(?:\A|[\r\n])data:")
+
+
 class EventReader:
     """Cut a stream of server-sent events into pieces.
 
     ``overflowed`` is the beginning (``LOST_HEAD`` bytes) of the newest event if that went over
-    ``limit`` bytes, so that no piece came of it; else it is empty.
+    ``limit`` bytes, so that no piece came of it; else it is empty.  A ``lenient`` reader takes
+    events that end with one line end, and lines that are no field, for pieces of their own.
     """
 
     __slots__ = (
         "_after_cr",
         "_has_cr",
+        "_lenient",
         "_limit",
         "_looked",
         "_pending",
+        "_short",
         "_skipped",
         "_started",
         "by_line",
         "overflowed",
     )
 
-    def __init__(self, limit: int = EVENT_LIMIT) -> None:
+    def __init__(self, limit: int = EVENT_LIMIT, *, lenient: bool = False) -> None:
         self._limit = limit
+        self._lenient = lenient
+        self._short = min(_SHORT, limit)
         self._pending = bytearray()
         self._skipped = 0
         self._started = False
         self._has_cr = False
         self._after_cr = False
         self._looked = 0
-        """How far what waits has been searched by a subclass that looks into it."""
+        """How far what waits has been searched for what is no event, or several; -1: it is one."""
         self.by_line = False
-        """A subclass has found that events end with one line end."""
+        """Whether events end with one line end."""
         self.overflowed = b""
 
     @property
@@ -144,8 +189,22 @@ class EventReader:
         return pieces
 
     def _wait(self) -> list[bytes]:
-        """Keep the event that is still arriving, unless it is none or too large."""
+        """Keep the event that is still arriving, unless it is none, several or too large."""
         pending = self._pending
+        # PERF: nearly all that waits is half an event, and short enough to be searched again.
+        if len(pending) <= self._short and not (self._skipped or self._has_cr):
+            named = pending.startswith(b"event:")
+            if (named or pending.startswith(b"data:")) and pending.count(b"\ndata:") <= named:
+                return []
+        # ``_looked`` is -1 when it is one event, however many lines it has.
+        if self._lenient and self._looked >= 0 and not self._skipped:
+            if not pending.startswith(_USUAL) and is_junk(pending):
+                if end := self._first_line():
+                    junk = self._taken()
+                    return [junk[:end], *self._cut(junk[end:])]
+            elif not self.by_line and self._has_two_events():
+                self.by_line = True
+                return self._cut(self._taken())
         if not self._skipped and pending[0] in b":\r\n" and IGNORABLE.fullmatch(pending):
             piece = bytes(pending)
             pending.clear()
@@ -169,7 +228,83 @@ class EventReader:
 
     def _end_of_line(self, buffer: bytes | bytearray, start: int) -> int:
         """The same where one line end ends an event."""
-        raise NotImplementedError
+        line = _DATA_LINE.search(buffer, start)
+        return -1 if line is None else line.end()
+
+    def _taken(self) -> bytes:
+        """All that waits, to be cut again."""
+        taken = bytes(self._pending)
+        self._pending.clear()
+        self._looked = 0
+        return taken
+
+    def _first_line(self) -> int:
+        """Where the first line that waits ends; 0 as long as it does not."""
+        end = _LINE_END.search(self._pending, self._looked)
+        self._looked = len(self._pending)
+        return 0 if end is None else end.end()
+
+    def _has_two_events(self) -> bool:
+        """Whether what waits for a blank line holds the whole of one event and more."""
+        pending = self._pending
+        searched, self._looked = max(0, self._looked - len(b"\ndata:")), len(pending)
+        if self._has_cr:
+            found = _NEXT_DATA.search(pending, searched) is not None
+        else:
+            at = pending.find(b"\ndata:", searched)
+            if at >= 0 and pending.startswith(b"event:") and pending.find(b"\ndata:") == at:
+                # PERF: that is the first one, behind the event's name.
+                at = pending.find(b"\ndata:", at + 1)
+            found = at >= 0
+        if not found:
+            return False
+        first = _DATA_LINE.search(pending)
+        if first is None or _NEXT_DATA.search(pending, first.end() - 1) is None:
+            return False
+        if _is_document(first[1]):
+            return True
+        # One event of several lines of data, as the standard has them.
+        self._looked = -1
+        return False
+
+
+def _is_document(value: bytes) -> bool:
+    """Whether the value of a ``data`` line is all that an event of some API tells."""
+    value = value.strip()
+    return value == b"[DONE]" or (value.startswith(b"{") and is_json(value))
+
+
+def is_junk(start: bytes | bytearray) -> bool:
+    """Whether bytes that begin a line begin no field of an event."""
+    if not start or _FIELD.match(start):
+        return False
+    return not any(name.startswith(start) for name in _NAMES)
+
+
+def documents(piece: bytes) -> list[bytes]:
+    """The data of a piece that should have been several events; none when it is only one."""
+    values = [line[1] for line in _DATA_LINE.finditer(piece)]
+    return values if len(values) > 1 and all(map(_is_document, values)) else []
+
+
+def sniff(head: bytes, *, labelled: bool) -> bool | None:
+    """Whether a body that begins with ``head`` is an event stream.
+
+    ``labelled`` says that its content type is an event stream's: then fields that no standard
+    knows may come first.  ``None`` when more bytes are needed to tell.
+    """
+    if len(head) < len(_BOM) and _BOM.startswith(head):
+        return None
+    start = head.removeprefix(_BOM).lstrip(_BLANK)
+    if not start:
+        return labelled if len(head) >= SNIFFED else None
+    if labelled and not start.startswith((b"{", b"[")):
+        if any(line.startswith(_STREAM_STARTS) for line in start.splitlines()):
+            return True
+        return None if len(head) < SNIFFED else False
+    if any(name.startswith(start) and name != start for name in _STREAM_STARTS):
+        return None
+    return start.startswith(_STREAM_STARTS)
 
 
 def parse_event(piece: bytes) -> tuple[bytes, bytes]:

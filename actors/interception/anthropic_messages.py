@@ -25,7 +25,7 @@ from aigateway.actors.codec.reading import (
     text,
     values,
 )
-from aigateway.actors.codec.sse import parse_event
+from aigateway.actors.codec.sse import BARE, parse_event
 from aigateway.actors.interception._billed_calls import (
     COUNTS,
     BilledCall,
@@ -34,7 +34,6 @@ from aigateway.actors.interception._billed_calls import (
 )
 from aigateway.actors.interception._record_maker import NOTHING, TRUNCATED, ClientRequest, Text
 from aigateway.actors.interception.affinity import opening_of_messages
-from aigateway.actors.interception.lenient import BARE
 from aigateway.actors.interception.outcomes import error_outcome
 from aigateway.actors.interception.prompts import Conversation, Said, kind_of, last_said
 from aigateway.actors.interception.relay import End, Mode, Relay

@@ -25,7 +25,7 @@ from aigateway.actors.codec.reading import (
     text,
 )
 from aigateway.actors.codec.splice import add_member, set_member
-from aigateway.actors.codec.sse import parse_event
+from aigateway.actors.codec.sse import BARE, parse_event
 from aigateway.actors.interception._chat_calls import OpenCall
 from aigateway.actors.interception._chat_chunk import (
     CallPart,
@@ -41,7 +41,6 @@ from aigateway.actors.interception._chat_usage import ChatUsage, Tokens
 from aigateway.actors.interception._pattern import Pattern
 from aigateway.actors.interception._record_maker import NOTHING, TRUNCATED, ClientRequest, Text
 from aigateway.actors.interception.affinity import opening_of_completion
-from aigateway.actors.interception.lenient import BARE
 from aigateway.actors.interception.outcomes import error_outcome
 from aigateway.actors.interception.prompts import (
     INSTRUCTING_ROLES,

@@ -40,19 +40,18 @@ from aigateway.actors.codec.decoding import (
 )
 from aigateway.actors.codec.header_list import Headers
 from aigateway.actors.codec.reading import Buffer, is_json
-from aigateway.actors.interception._holding import HOLD_LIMIT, Outlet
-from aigateway.actors.interception._record_maker import ClientRequest, RecordMaker
-from aigateway.actors.interception.error_bodies import error_body
-from aigateway.actors.interception.interface import Outcome
-from aigateway.actors.interception.lenient import (
+from aigateway.actors.codec.sse import (
     FOREIGN_TYPES,
+    IGNORABLE,
     SNIFFED,
-    LenientReader,
-    Stray,
+    EventReader,
     documents,
     is_junk,
     sniff,
 )
+from aigateway.actors.interception._record_maker import ClientRequest, RecordMaker
+from aigateway.actors.interception.error_bodies import error_body
+from aigateway.actors.interception.interface import Outcome
 from aigateway.actors.interception.outcomes import (
     BROKEN_CODING,
     CLIENT_GONE,
@@ -70,6 +69,12 @@ __all__ = ["BODY_LIMIT", "End", "Mode", "Relay"]
 
 BODY_LIMIT = 64 * 1024 * 1024
 """Bytes of a blocking answer kept for reading; a longer one is relayed and not read."""
+
+HOLD_LIMIT = 64 * 1024
+"""Bytes of an unfinished event that are held back."""
+
+_STRAY_LIMIT = 64 * 1024
+"""Bytes of a stream kept that are no events of its API."""
 
 _ERROR_LIMIT = 1024 * 1024
 """Bytes of an error answer kept for reading."""
@@ -159,7 +164,7 @@ class Relay(RecordMaker, ABC):
         self._status = 0
         self._decoder: Decoder | None = None
         self._editable = False
-        self._reader = LenientReader()
+        self._reader = EventReader(lenient=True)
         self._outlet = Outlet()
         self._last_piece = b""
         self._kept = bytearray()
@@ -555,6 +560,108 @@ class Relay(RecordMaker, ABC):
         self._kept = bytearray()
         self._stray = Stray()
         self._last_piece = b""
+
+
+class Outlet:
+    """Lets whole events out and keeps the beginning of one that is not whole.
+
+    ``held`` are the bytes that wait for the rest of their event, ``withheld`` the pieces
+    that must not leave.
+    """
+
+    __slots__ = ("_swallow_lf", "held", "withheld")
+
+    def __init__(self) -> None:
+        self.held = bytearray()
+        self.withheld: list[bytes] = []
+        self._swallow_lf = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is held, withheld or about to be."""
+        return not (self.held or self.withheld or self._swallow_lf)
+
+    def release(self, data: bytes, pieces: list[bytes], tail: int) -> bytes:
+        """Choose what leaves of the bytes at hand.
+
+        ``data`` is what has just arrived, ``pieces`` what it completed, and ``tail`` how many
+        bytes of an unfinished event are there now.
+        """
+        if self._swallow_lf and pieces:
+            self._swallow_lf = False
+            if pieces[0] == b"\n":
+                data, pieces = data[1:], pieces[1:]
+        waiting = self.held
+        waiting += data
+        boundary = len(waiting) - tail
+        leaving = boundary if tail <= HOLD_LIMIT else len(waiting)
+        if self.withheld:
+            leaves = self._without_withheld(boundary, pieces) + waiting[boundary:leaving]
+        else:
+            leaves = waiting[:leaving]
+        del waiting[:leaving]
+        return bytes(leaves)
+
+    def _without_withheld(self, boundary: int, pieces: list[bytes]) -> bytearray:
+        """Join what ends at ``boundary``, without the pieces to withhold."""
+        waiting = self.held
+        # Of a long event some may have left before, so that it begins before these bytes.
+        start = boundary - sum(map(len, pieces))
+        kept = waiting[: max(start, 0)]
+        for piece in pieces:
+            end = start + len(piece)
+            if any(piece is withheld for withheld in self.withheld):
+                comments = IGNORABLE.match(piece)
+                kept += comments[0] if comments else b""
+                # The other half of a CRLF that a read cut in two.
+                self._swallow_lf = piece.endswith(b"\r") and end == len(waiting)
+            else:
+                kept += waiting[max(start, 0) : end]
+            start = end
+        self.withheld.clear()
+        return kept
+
+    def take(self) -> bytes:
+        """Let out what is held."""
+        held = bytes(self.held)
+        self.held.clear()
+        return held
+
+    def drop(self) -> None:
+        """Forget what is held or withheld: it will never leave."""
+        self.held.clear()
+        self.withheld.clear()
+
+
+class Stray:
+    """What came in a stream and is no event of its API, a line of its own each.
+
+    Should the stream end early, it may say why.
+    """
+
+    __slots__ = ("_kept",)
+
+    def __init__(self) -> None:
+        self._kept = bytearray()
+
+    def note(self, data: bytes) -> None:
+        """Keep this, if there is room."""
+        if len(self._kept) + len(data) <= _STRAY_LIMIT:
+            self._kept += data + b"\n"
+
+    def note_lines(self, piece: bytes) -> None:
+        """Keep those lines of a piece that are no field of an event."""
+        for line in piece.splitlines():
+            if is_junk(line):
+                self.note(line)
+
+    def outcome(self) -> Outcome | None:
+        """The error that is told here, if one is."""
+        whole = bytes(self._kept)
+        # A document of several lines, or several documents: the last one counts.
+        documents = [whole, *reversed(whole.splitlines())]
+        told = (outcome_of(each) for each in documents if each[:1] in (b"{", b"["))
+        return next(filter(None, told), None)
 
 
 def _header(headers: Headers, name: str) -> str:

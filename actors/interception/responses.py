@@ -33,7 +33,7 @@ from aigateway.actors.codec.reading import (
     text,
     values,
 )
-from aigateway.actors.codec.sse import parse_event
+from aigateway.actors.codec.sse import BARE, parse_event
 from aigateway.actors.interception._record_maker import NOTHING, TRUNCATED, ClientRequest
 from aigateway.actors.interception._response_items import (
     Items,
@@ -44,7 +44,6 @@ from aigateway.actors.interception._response_items import (
     thoughts_of,
 )
 from aigateway.actors.interception.affinity import opening_of_response
-from aigateway.actors.interception.lenient import BARE
 from aigateway.actors.interception.outcomes import error_outcome
 from aigateway.actors.interception.prompts import Conversation, Said, kind_of, last_said, typed
 from aigateway.actors.interception.relay import End, Relay

@@ -22,12 +22,12 @@ from aigateway.actors.codec.decoding import (
 )
 from aigateway.actors.codec.header_list import Headers, first_of, values_of
 from aigateway.actors.codec.reading import Buffer, Object, is_json, members, text
-from aigateway.actors.codec.sse import parse_event
-from aigateway.actors.interception.lenient import (
+from aigateway.actors.codec.sse import (
     FOREIGN_TYPES,
     SNIFFED,
-    LenientReader,
+    EventReader,
     documents,
+    parse_event,
     sniff,
 )
 from aigateway.actors.interception.outcomes import error_outcome
@@ -68,7 +68,7 @@ class Beginning:
         self.bad: BadStart | None = None
         self.began = False
         """Some byte of the body has come."""
-        self._reader = LenientReader() if streaming else None
+        self._reader = EventReader(lenient=True) if streaming else None
         content_type = first_of(headers, "content-type").partition(";")[0].strip().lower()
         self._labelled = streaming and content_type in ("", "text/event-stream")
         self._frames = FrameReader() if streaming and converted else None

@@ -21,13 +21,13 @@ from interception_driver import (
 )
 
 from aigateway.actors.codec.decoding import encode
+from aigateway.actors.codec.sse import EventReader
 from aigateway.actors.interception import (
     Interception,
     InvalidRequest,
     Outcome,
     open_interception,
 )
-from aigateway.actors.interception import lenient as lenient_module
 from aigateway.actors.interception import relay as relay_module
 from aigateway.actors.interception._record_maker import Text
 
@@ -554,7 +554,7 @@ def test_a_body_over_the_limit_needs_a_framed_end(
 def long_events(api: str, *reads: bytes) -> Exchange:
     """A framed stream of ``reads`` to a reader that holds 100,000 bytes."""
     interception = begin(open_one(api, request(api)))
-    interception._reader = lenient_module.LenientReader(limit=100_000)  # type: ignore[attr-defined]
+    interception._reader = EventReader(limit=100_000, lenient=True)  # type: ignore[attr-defined]
     client = b"".join(interception.receive_data(read, NOW) for read in reads)
     return finish(interception, client)
 
