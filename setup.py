@@ -25,5 +25,7 @@ warnings.filterwarnings("ignore", message="Editable installation")
 setup(
     package_dir=dict(ROOMS),
     packages=packages,
-    package_data={name: ["*.pyi", "*.proto", "py.typed", "*.sql"] for name in packages},
+    package_data={
+        name: ["*.pyi", "*.proto", "py.typed", "*.sql", "table.json"] for name in packages
+    },
 )
