@@ -24,7 +24,16 @@ from aigateway.actors.codec.sse import parse_event
 from aigateway.actors.interception._record_maker import Text
 from aigateway.actors.interception.outcomes import MESSAGE_LIMIT
 
-__all__ = ["CallItem", "Items", "Thinking", "Thought", "call_of", "commentary_of", "thoughts_of"]
+__all__ = [
+    "CallItem",
+    "Items",
+    "Thinking",
+    "Thought",
+    "call_of",
+    "commentary_of",
+    "paid_request",
+    "thoughts_of",
+]
 
 _INPUTS = (
     "arguments",
@@ -165,6 +174,20 @@ def call_of(kind: str, item: Object) -> CallItem | None:
         text(item.get("id")) or "",
         _error_of(item),
     )
+
+
+def paid_request(kind: str, item: Object) -> str | None:
+    """What a call of a provider's own tool is counted as, if it is paid by the request.
+
+    Of a web search's actions OpenAI bills the search, and neither the opening of a page nor the
+    finding in it ("Web search" in its guides to tools).
+    """
+    if text(item.get("status")) == "failed":
+        return None
+    if kind == "web_search_call":
+        action = text(members(item.get("action")).get("type"))
+        return "web_search_requests" if action in (None, "search") else None
+    return "file_search_requests" if kind == "file_search_call" else None
 
 
 _OTHER_CALLS = frozenset({"mcp_approval_request", "mcp_list_tools", "program"})

@@ -41,6 +41,7 @@ from aigateway.actors.interception._response_items import (
     Thought,
     call_of,
     commentary_of,
+    paid_request,
     thoughts_of,
 )
 from aigateway.actors.interception.affinity import opening_of_response
@@ -241,6 +242,7 @@ class ResponsesInterception(Relay):
         "_keep_delta",
         "_msg_id",
         "_output_read",
+        "_paid_requests",
         "_thinking",
         "_usage",
         "_usage_recorded",
@@ -255,6 +257,7 @@ class ResponsesInterception(Relay):
         self._keep_delta = self._thinking.deltas.append
         self._output_read = False
         self._usage_recorded = False
+        self._paid_requests: dict[str, int] = {}
         self._finished = False
         """The response has told how it ended."""
 
@@ -414,6 +417,8 @@ class ResponsesInterception(Relay):
                 for content in commentary_of(item):
                     self._record_thought(content, "commentary", when)
             elif (call := call_of(kind, item)) is not None:
+                if request := paid_request(kind, item):
+                    self._paid_requests[request] = self._paid_requests.get(request, 0) + 1
                 self._record_tool(
                     self._msg_id,
                     when,
@@ -472,6 +477,7 @@ class ResponsesInterception(Relay):
                 "output_reasoning": reasoning,
                 "total_tokens": total,
                 **kept_for,
+                **self._paid_requests,
             },
             metadata=self._metadata_of_call(whole=self._finished and bool(usage)),
         )

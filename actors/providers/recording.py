@@ -25,6 +25,11 @@ _ALL = RecordPolicy()
 
 PROVIDER_MODEL = "provider_model"
 """Metadata of a token record: the model that answered, where that is not the one asked for."""
+UPSTREAM_MODEL = "upstream_model"
+"""Metadata of a token record: what the provider was asked for, where it calls who answers something
+else.  Bedrock's ids have regions, which have prices; its answers do not name them."""
+PROVIDER_NAME = "provider_name"
+"""Metadata of a token record: who answered, where that is not the provider that was asked."""
 
 ABANDONED = "abandoned_attempts"
 """Metadata of an interception's end: other providers' attempts that may be billed."""
@@ -149,8 +154,8 @@ class Recording:
     def _collect(self) -> None:
         records = self.interception.take_records()
         if records:
-            if self._provider_model:
-                records = [self._with_model(record) for record in records]
+            if self._provider_model or self.provider_name:
+                records = [self._with_answerer(record) for record in records]
             if self._observe is not None:
                 self._observe(records)
             records = self._policy.kept(records)
@@ -158,12 +163,17 @@ class Recording:
             if self.trace is not None:
                 self.trace.found(records)
 
-    def _with_model(self, record: UsageRecord) -> UsageRecord:
-        """Tokens cost what the model that was called costs; what the answer says of it counts
-        more."""
-        if not isinstance(record, TokenUsage) or PROVIDER_MODEL in record.metadata:
+    def _with_answerer(self, record: UsageRecord) -> UsageRecord:
+        """Tokens cost what the model that was called costs, with whom it was called; what the
+        answer says of the model counts more."""
+        if not isinstance(record, TokenUsage):
             return record
-        return evolve(record, metadata=self._named(record.metadata))
+        metadata = self._named(record.metadata)
+        if self._provider_model and metadata[PROVIDER_MODEL] != self._provider_model:
+            metadata = {**metadata, UPSTREAM_MODEL: self._provider_model}
+        if self.provider_name:
+            metadata = {**metadata, PROVIDER_NAME: self.provider_name}
+        return record if metadata is record.metadata else evolve(record, metadata=metadata)
 
     def _named(self, metadata: Metadata) -> Metadata:
         """With the model that was called, unless it is the one asked for or told already."""

@@ -296,6 +296,25 @@ def test_every_call_is_recorded_with_what_it_was_asked(
 
 
 @both
+def test_requests_of_tools_that_are_paid_by_the_request_are_counted(streaming: bool) -> None:
+    def item(kind: str, **fields: object) -> dict[str, Any]:
+        return {"type": kind, "id": "x", "status": "completed", **fields}
+
+    output = [
+        item("web_search_call", action=SEARCH),
+        item("web_search_call", action={"type": "open_page", "url": "https://a/"}),
+        item("web_search_call", action=SEARCH),
+        item("web_search_call"),
+        item("web_search_call", action=SEARCH, status="failed"),
+        item("file_search_call", queries=["a"]),
+        item("function_call", name="web_search_call", arguments="{}"),
+    ]
+    (tokens,) = ask(streaming, output=output).tokens
+    assert tokens.extra_token_types["web_search_requests"] == 3
+    assert tokens.extra_token_types["file_search_requests"] == 1
+
+
+@both
 @pytest.mark.parametrize("kind", ["mcp_call", "mcp_approval_request"])
 def test_calls_of_remote_servers_name_the_server(streaming: bool, kind: str) -> None:
     item = {

@@ -17,7 +17,7 @@ from attrs import field, frozen
 
 from aigateway.actors.control.local.prices.names import is_same_model
 from aigateway.actors.control.local.prices.table import (
-    REQUEST_KINDS,
+    TOKEN_KINDS,
     ModelPrice,
     Prices,
     PriceTable,
@@ -61,6 +61,7 @@ _REQUESTS = {
     "web_search_requests": "web_search",
     "file_search_requests": "file_search",
     "code_execution_requests": "code_execution",
+    "sources_used": "live_search",
 }
 """Metadata of a record, by the kind of request it counts.  Fetching pages costs nothing."""
 _INSIDE = {
@@ -142,12 +143,12 @@ def _nano(price: ModelPrice, used: Used) -> int:
     for kind, count in counts.items():
         if not count:
             continue
-        if kind in REQUEST_KINDS:
-            if kind not in prices:
-                raise _Unpriced("request", kind)
+        if kind in TOKEN_KINDS:
+            tokens += count * _per_token(prices, kind)
+        elif kind in prices:
             requests += count * prices[kind]
         else:
-            tokens += count * _per_token(prices, kind)
+            raise _Unpriced("request", kind)
     factor = price.geo.get(str(used.metadata.get("inference_geo", "")), Decimal(1))
     exact = Fraction(factor) * tokens + requests
     return int((exact + _PICO_IN_NANO // 2) // _PICO_IN_NANO)
@@ -173,6 +174,11 @@ def _counts(used: Used) -> dict[str, int]:
         counts[among] -= count
     for name, kind in _REQUESTS.items():
         counts[kind] = _whole(used.metadata.get(name))
+    # xAI's own tools.  Of which it tells no price is known but a web search's.
+    ran = used.metadata.get("server_side_tool_usage")
+    for tool, times in (ran if isinstance(ran, Mapping) else {}).items():
+        kind = "web_search" if tool == "web_search_calls" else str(tool)
+        counts[kind] = counts.get(kind, 0) + _whole(times)
     return counts
 
 

@@ -197,7 +197,7 @@ def test_the_packages_table_is_dated_and_says_what_it_was_made_from(pricing: Pri
 
 
 def test_the_packages_table_is_written_a_price_a_line_so_that_differences_can_be_read() -> None:
-    file = Path(__file__).parents[2] / "actors/control/local/prices/table.json"
+    file = Path(__file__).parents[4] / "actors/control/local/prices/table.json"
     lines = [line for line in file.read_text().splitlines() if line.startswith('{"model"')]
     assert len(lines) == len(json.loads(file.read_text())["models"])
 
