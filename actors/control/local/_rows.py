@@ -24,7 +24,13 @@ __all__ = ["END_SQL", "INSERTS", "START_SQL", "Row", "end_row", "start_row", "wi
 Row: TypeAlias = tuple[Any, ...]
 
 # A record that was stored before is left as it is.
-START_SQL = f"INSERT INTO interceptions VALUES ({','.join('?' * 18)}) ON CONFLICT (id) DO NOTHING"
+START_SQL = """
+    INSERT INTO interceptions (
+        id, initiator_id, username, api_key_id, provider, provider_name, model, client,
+        client_session_id, user_agent, correlating_tool_call_id, credential_kind,
+        credential_hint, metadata, started_at
+    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING
+"""
 
 END_SQL = """
     UPDATE interceptions
@@ -36,10 +42,12 @@ END_SQL = """
 """
 
 
-def _insert(table: str, columns: int) -> str:
-    marks = ",".join("?" * columns)
+def _insert(table: str, *columns: str) -> str:
+    # Columns by their names: a later schema may have more.
+    names = ("interception_id", *columns, "metadata", "created_at", "record_id")
     return (
-        f"INSERT INTO {table} VALUES ({marks}) ON CONFLICT (interception_id, record_id) DO NOTHING"
+        f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+        " ON CONFLICT (interception_id, record_id) DO NOTHING"
     )
 
 
@@ -82,9 +90,6 @@ def start_row(record: Interception) -> Row:
         record.credential_hint,
         _json(metadata),
         timestamp(record.started_at),
-        None,
-        None,
-        None,
     )
 
 
@@ -137,7 +142,7 @@ def _tool_row(record: ToolUsage) -> Row:
         record.server_url,
         record.tool,
         record.input,
-        record.injected,
+        int(record.injected),
         record.invocation_error,
         _json(record.metadata),
         timestamp(record.created_at),
@@ -155,11 +160,31 @@ def _thought_row(record: ModelThought) -> Row:
     )
 
 
+_TOKENS = _insert(
+    "token_usages",
+    "msg_id",
+    "input_tokens",
+    "output_tokens",
+    "cache_read_input_tokens",
+    "cache_write_input_tokens",
+)
+_TOOL = _insert(
+    "tool_usages",
+    "msg_id",
+    "tool_call_id",
+    "item_id",
+    "server_url",
+    "tool",
+    "input",
+    "injected",
+    "invocation_error",
+)
+
 INSERTS: Mapping[type, tuple[str, Callable[[Any], Row]]] = {
-    TokenUsage: (_insert("token_usages", 9), _token_row),
-    PromptUsage: (_insert("user_prompts", 6), _prompt_row),
-    ToolUsage: (_insert("tool_usages", 12), _tool_row),
-    ModelThought: (_insert("model_thoughts", 5), _thought_row),
+    TokenUsage: (_TOKENS, _token_row),
+    PromptUsage: (_insert("user_prompts", "msg_id", "prompt"), _prompt_row),
+    ToolUsage: (_TOOL, _tool_row),
+    ModelThought: (_insert("model_thoughts", "content"), _thought_row),
 }
 """For each usage record type, the statement that stores it and what makes its row."""
 

@@ -1,7 +1,7 @@
-"""The embedded control plane's database: its tables, and how it is opened.
+"""The embedded control plane's database: how it is opened and brought up to date.
 
-The table and column names are public: users query them.  ``record_id`` is ours, it lets a
-record that is sent twice be stored once.
+The table and column names (:mod:`.migrations`) are public: users query them.  ``record_id`` is
+ours, it lets a record that is sent twice be stored once.
 
 Several worker processes share the file.  It is in WAL mode, where readers never wait for
 a writer, and it is synced at checkpoints only: a killed process loses nothing that was
@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from aigateway.actors.control.local.migrations import VERSION, bring_forward
+
 __all__ = [
     "APPLICATION_ID",
     "VERSION",
@@ -30,9 +32,6 @@ __all__ = [
     "touch",
     "transaction",
 ]
-
-VERSION = 2
-"""``PRAGMA user_version`` of the newest schema."""
 
 APPLICATION_ID = int.from_bytes(b"aigw", "big")
 """``PRAGMA application_id``: tells our files from any other SQLite database."""
@@ -46,100 +45,6 @@ of a database with millions of records."""
 
 WAL_BYTES_KEPT = 64 * 1024 * 1024
 """What the WAL file is cut back to after a long reader made it grow."""
-
-_VERSION_1 = """
-CREATE TABLE interceptions (
-    id TEXT NOT NULL PRIMARY KEY,
-    initiator_id TEXT NOT NULL,
-    username TEXT NOT NULL,
-    api_key_id TEXT NOT NULL,
-    provider TEXT NOT NULL,
-    provider_name TEXT NOT NULL,
-    model TEXT NOT NULL,
-    client TEXT NOT NULL,
-    client_session_id TEXT,
-    user_agent TEXT NOT NULL,
-    correlating_tool_call_id TEXT,
-    credential_kind TEXT NOT NULL,
-    credential_hint TEXT NOT NULL,
-    metadata TEXT NOT NULL,
-    started_at TEXT NOT NULL,
-    ended_at TEXT,
-    error_type TEXT,
-    error_message TEXT
-);
-CREATE INDEX interceptions_started_at ON interceptions (started_at);
-
-CREATE TABLE token_usages (
-    interception_id TEXT NOT NULL,
-    msg_id TEXT NOT NULL,
-    input_tokens INTEGER NOT NULL,
-    output_tokens INTEGER NOT NULL,
-    cache_read_input_tokens INTEGER NOT NULL,
-    cache_write_input_tokens INTEGER NOT NULL,
-    metadata TEXT NOT NULL,
-    created_at TEXT NOT NULL,
-    record_id TEXT
-);
-CREATE UNIQUE INDEX token_usages_once ON token_usages (interception_id, record_id);
-
-CREATE TABLE user_prompts (
-    interception_id TEXT NOT NULL,
-    msg_id TEXT NOT NULL,
-    prompt TEXT NOT NULL,
-    metadata TEXT NOT NULL,
-    created_at TEXT NOT NULL,
-    record_id TEXT
-);
-CREATE UNIQUE INDEX user_prompts_once ON user_prompts (interception_id, record_id);
-
-CREATE TABLE tool_usages (
-    interception_id TEXT NOT NULL,
-    msg_id TEXT NOT NULL,
-    tool_call_id TEXT NOT NULL,
-    item_id TEXT NOT NULL,
-    server_url TEXT,
-    tool TEXT NOT NULL,
-    input TEXT NOT NULL,
-    injected INTEGER NOT NULL,
-    invocation_error TEXT,
-    metadata TEXT NOT NULL,
-    created_at TEXT NOT NULL,
-    record_id TEXT
-);
-CREATE UNIQUE INDEX tool_usages_once ON tool_usages (interception_id, record_id);
-
-CREATE TABLE model_thoughts (
-    interception_id TEXT NOT NULL,
-    content TEXT NOT NULL,
-    metadata TEXT NOT NULL,
-    created_at TEXT NOT NULL,
-    record_id TEXT
-);
-CREATE UNIQUE INDEX model_thoughts_once ON model_thoughts (interception_id, record_id);
-
-CREATE TABLE api_keys (
-    id TEXT NOT NULL PRIMARY KEY,
-    secret_sha256 TEXT NOT NULL,
-    user_id TEXT NOT NULL,
-    username TEXT NOT NULL,
-    expires_at TEXT,
-    revoked_at TEXT,
-    created_at TEXT NOT NULL
-);
-"""
-
-_VERSION_2 = """
-CREATE TABLE stored_ids (
-    id TEXT NOT NULL PRIMARY KEY,
-    user_id TEXT NOT NULL,
-    used_at TEXT NOT NULL
-);
-CREATE INDEX stored_ids_used_at ON stored_ids (used_at);
-"""
-
-_MIGRATIONS = (_VERSION_1, _VERSION_2)
-"""``_MIGRATIONS[n]`` leads from version n to n + 1."""
 
 
 class LocalDatabaseError(Exception):
@@ -272,11 +177,14 @@ def _settle(connection: sqlite3.Connection, file: Path, patience: float) -> None
 def _migrate(connection: sqlite3.Connection, file: Path) -> None:
     with transaction(connection):
         # Another process may have done it while this one waited for the lock.
-        for step in _MIGRATIONS[_version(connection, file) :]:
-            for statement in step.split(";"):
-                connection.execute(statement)
+        version = _version(connection, file)
+        bring_forward(
+            "sqlite",
+            version,
+            connection.execute,
+            lambda step: connection.execute(f"PRAGMA user_version = {step.number}"),
+        )
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def _check_writable(connection: sqlite3.Connection, patience: float) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aigateway.actors.actor.base import new_reply
-from aigateway.actors.control.local import schema
+from aigateway.actors.control.local import migrations, schema
 from aigateway.actors.control.local.stored_ids import FRESH, KEPT, foreign_id, remember
 from aigateway.actors.control.messages import Accepted, CheckIds, NotYours, RememberIds, Unavailable
 
@@ -54,8 +54,9 @@ def test_a_database_of_before_gets_the_table_and_keeps_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "gateway.db"
+    first = migrations.migrations("sqlite")[:1]
     monkeypatch.setattr(schema, "VERSION", 1)
-    monkeypatch.setattr(schema, "_MIGRATIONS", schema._MIGRATIONS[:1])
+    monkeypatch.setattr(migrations, "migrations", lambda _dialect: first)
     old = schema.open_database(path)
     old.execute("INSERT INTO user_prompts VALUES ('i', 'm', 'p', '{}', 't', NULL)")
     old.close()
