@@ -1,6 +1,6 @@
 """Interception of provider APIs, sans-IO: bytes in, bytes and records out."""
 
-from aigateway.actors.codec.header_list import Headers
+from aigateway.actors.codec.headers import Headers
 from aigateway.actors.interception.interface import (
     Interception,
     InvalidRequest,

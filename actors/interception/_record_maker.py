@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from attrs import frozen
 
-from aigateway.actors.interception.affinity import NO_OPENING, Opening
+from aigateway.actors.interception.conversation import NO_OPENING, Opening
 from aigateway.actors.values.records import (
     ModelThought,
     PromptUsage,
@@ -47,7 +47,7 @@ class ClientRequest:
     streaming: bool
     prompt: str | None = None
     prompt_kind: str | None = None
-    """Who spoke, for the prompt's metadata (:data:`~.prompts.PromptKind`)."""
+    """Who spoke, for the prompt's metadata (:data:`~.conversation.PromptKind`)."""
     correlating_tool_call_id: str | None = None
     refusal: tuple[int, bytes] | None = None
     opening: Opening = NO_OPENING

@@ -9,7 +9,7 @@ import msgspec
 from attrs import define, field
 from msgspec import Raw, Struct
 
-from aigateway.actors.codec.header_list import Headers
+from aigateway.actors.codec.headers import Headers
 from aigateway.actors.codec.reading import (
     Buffer,
     Object,
@@ -26,19 +26,24 @@ from aigateway.actors.codec.reading import (
     values,
 )
 from aigateway.actors.codec.sse import BARE, parse_event
-from aigateway.actors.interception._billed_calls import (
+from aigateway.actors.interception._record_maker import NOTHING, TRUNCATED, ClientRequest, Text
+from aigateway.actors.interception.conversation import (
+    Conversation,
+    Said,
+    kind_of,
+    last_said,
+    opening_of_messages,
+)
+from aigateway.actors.interception.outcomes import error_outcome
+from aigateway.actors.interception.relay import End, Mode, Relay
+from aigateway.actors.interception.routes import MESSAGES, Api
+from aigateway.actors.interception.usage import (
     COUNTS,
     BilledCall,
     Refusals,
+    RunningUsage,
     billed_calls,
 )
-from aigateway.actors.interception._record_maker import NOTHING, TRUNCATED, ClientRequest, Text
-from aigateway.actors.interception.affinity import opening_of_messages
-from aigateway.actors.interception.outcomes import error_outcome
-from aigateway.actors.interception.prompts import Conversation, Said, kind_of, last_said
-from aigateway.actors.interception.relay import End, Mode, Relay
-from aigateway.actors.interception.routes import MESSAGES, Api
-from aigateway.actors.interception.usage import RunningUsage
 
 __all__ = ["MessagesInterception", "read_messages_request"]
 

@@ -9,7 +9,7 @@ from attrs import define, field
 from msgspec import Raw, Struct
 
 from aigateway.actors.codec.decoding import encode
-from aigateway.actors.codec.header_list import Headers
+from aigateway.actors.codec.headers import Headers
 from aigateway.actors.codec.reading import (
     Buffer,
     Object,
@@ -40,15 +40,15 @@ from aigateway.actors.interception._chat_thoughts import thought_in
 from aigateway.actors.interception._chat_usage import ChatUsage, Tokens
 from aigateway.actors.interception._pattern import Pattern
 from aigateway.actors.interception._record_maker import NOTHING, TRUNCATED, ClientRequest, Text
-from aigateway.actors.interception.affinity import opening_of_completion
-from aigateway.actors.interception.outcomes import error_outcome
-from aigateway.actors.interception.prompts import (
+from aigateway.actors.interception.conversation import (
     INSTRUCTING_ROLES,
     Conversation,
     Said,
     kind_of,
     last_said,
+    opening_of_completion,
 )
+from aigateway.actors.interception.outcomes import error_outcome
 from aigateway.actors.interception.relay import End, Mode, Relay
 from aigateway.actors.interception.routes import CHAT_COMPLETIONS, Api
 

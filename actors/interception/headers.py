@@ -1,31 +1,64 @@
-"""What happens to headers on their way through, in both directions.
+"""What a request's headers say, and which headers go on, in both directions.
 
 Headers are sequences of name and value in the order in which they came; names are compared
 without regard to case, and repeated headers stay repeated.
 
+A client proves who it is with a **Coder token**.  It calls the provider either with the
+gateway's key (centralised) or with its own ("bring your own key", BYOK): then the Coder
+token travels in a header of its own and the usual credential headers hold the client's key.
+
+Programs are told apart by the beginning of their ``User-Agent`` or by a header of their own.
+Most name their session in a header; older Claude Code versions hide it in the request body.
+
 Towards the provider the client's headers are kept but for those that belong to one hop
 (RFC 9110, section 7.6.1), to the transport, to the client's credentials and accounts, to
 proxies in between and to this gateway.  Towards the client everything is relayed but the
-hop-by-hop headers.
+hop-by-hop headers, and what tells of the account when the key was the gateway's.
 """
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
-from aigateway.actors.codec.header_list import Headers, values_of
-from aigateway.actors.codec.secret_names import (
+import msgspec
+from attrs import field, frozen
+
+from aigateway.actors.codec.headers import (
+    HeaderList,
+    Headers,
+    first_of,
+    holds,
     is_secret_name,
     same_name,
+    values_of,
     without_secret_cookies,
 )
 from aigateway.actors.interception.identity_names import names_user
+from aigateway.actors.interception.routes import ANTHROPIC_TYPES
 
 __all__ = [
+    "ACCOUNT_HEADERS",
+    "without_account",
+    "BYOK",
+    "BYOK_HEADER",
+    "CENTRALIZED",
+    "REQUEST_ID_HEADER",
+    "Credential",
+    "Kind",
+    "Presented",
+    "byok_credential",
+    "centralized",
+    "extract",
+    "mask",
+    "same_secret",
+    "UNKNOWN",
+    "ClientInfo",
+    "identify",
     "ACTOR_PREFIX",
     "AGENT_FIREWALL_SEQUENCE",
     "AGENT_FIREWALL_SESSION",
@@ -39,6 +72,258 @@ __all__ = [
     "for_client",
     "for_upstream",
 ]
+
+
+Kind: TypeAlias = Literal["byok", "centralized"]
+
+BYOK: Kind = "byok"
+CENTRALIZED: Kind = "centralized"
+
+BYOK_HEADER = "X-Coder-AI-Governance-Token"
+"""Carries the Coder token when the client brings its own provider key."""
+
+REQUEST_ID_HEADER = "X-Coder-AI-Governance-Request-Id"
+"""The id that a proxy in front of the gateway gave the request, for logs."""
+
+
+@frozen
+class Presented:
+    """The Coder token of a request, taken out of its headers."""
+
+    token: str = field(repr=False)
+    byok: bool
+    remaining_headers: Headers = field(repr=False)
+    """The request's headers without the token.  With BYOK they hold the client's own key."""
+    request_id: str = ""
+    """The value of :data:`REQUEST_ID_HEADER`, or nothing."""
+
+
+@frozen
+class Credential:
+    """What the provider is called with, and what may be said about it."""
+
+    headers: Headers = field(repr=False)
+    """Headers to set on the upstream request."""
+    kind: Kind
+    secret: str = field(repr=False)
+    hint: str
+    """The masked secret, for records and logs."""
+
+
+def extract(headers: Headers) -> Presented | None:
+    """Take the Coder token out of a request's headers; ``None`` when there is none.
+
+    The token is searched in :data:`BYOK_HEADER`, then ``Authorization: Bearer``, then
+    ``X-Api-Key``.  In the first case the other two stay, since they hold the client's own key.
+    No header stays that holds the Coder token, whatever its name.
+    """
+    request_id = first_of(headers, REQUEST_ID_HEADER)
+    removed = {BYOK_HEADER.lower(), REQUEST_ID_HEADER.lower()}
+    token = first_of(headers, BYOK_HEADER)
+    byok = bool(token)
+    if not byok:
+        token = _bearer(headers) or first_of(headers, "x-api-key")
+        removed |= {"authorization", "x-api-key"}
+    if not token:
+        return None
+    remaining = HeaderList(
+        [
+            (name, value)
+            for name, value in headers
+            if name.lower() not in removed and not holds(value, token)
+        ]
+    )
+    return Presented(token, byok, remaining, request_id)
+
+
+def byok_credential(provider_type: str, headers: Headers) -> Credential | None:
+    """Read the client's own provider key; ``None`` when it brought none.
+
+    Anthropic's types take ``X-Api-Key`` before ``Authorization: Bearer``, all others only the
+    latter.  ``headers`` are those that :func:`extract` left.
+    """
+    if provider_type in ANTHROPIC_TYPES and (key := first_of(headers, "x-api-key")):
+        return Credential((("X-Api-Key", key),), BYOK, key, mask(key))
+    token = _bearer(headers)
+    if not token:
+        return None
+    return Credential((("Authorization", f"Bearer {token}"),), BYOK, token, mask(token))
+
+
+def centralized(provider_type: str, key: str) -> Credential:
+    """Make the credential for one of the gateway's own keys.
+
+    Raises ``ValueError`` for Copilot, which is only ever called with the client's own token.
+    """
+    if provider_type == "copilot":
+        raise ValueError("a copilot provider has no keys: clients bring their own token")
+    if provider_type in ANTHROPIC_TYPES:
+        return Credential((("X-Api-Key", key),), CENTRALIZED, key, mask(key))
+    return Credential((("Authorization", f"Bearer {key}"),), CENTRALIZED, key, mask(key))
+
+
+def mask(secret: str) -> str:
+    """Shorten a secret so that its owner recognises it and nobody else can use it."""
+    length = len(secret)
+    if length >= 20:
+        shown = 4
+    elif length >= 10:
+        shown = 2
+    elif length >= 5:
+        shown = 1
+    else:
+        return "..." if secret else ""
+    return f"{secret[:shown]}...{secret[-shown:]}"
+
+
+def same_secret(one: str, other: str) -> bool:
+    """Compare two secrets in a time that does not tell where they differ."""
+    return hmac.compare_digest(one.encode(), other.encode())
+
+
+def _bearer(headers: Headers) -> str:
+    """The token of the first ``Authorization`` header of the form ``Bearer <token>``."""
+    for value in values_of(headers, "authorization"):
+        fields = value.split()
+        if len(fields) == 2 and fields[0].lower() == "bearer":
+            return fields[1]
+    return ""
+
+
+UNKNOWN = "Unknown"
+
+BodyReader: TypeAlias = Callable[[], bytes]
+
+
+@frozen
+class ClientInfo:
+    """The program that sent a request."""
+
+    client: str
+    """Its display name, or :data:`UNKNOWN`."""
+    session_id: str | None = None
+    """What the program calls the conversation, if it says."""
+
+
+@frozen
+class _Program:
+    """How a program is recognised and where it names its session."""
+
+    name: str
+    user_agents: tuple[str, ...] = ()
+    """Beginnings of its ``User-Agent``, in lower case."""
+    originator: str = ""
+    """Its exact ``originator`` header, if it sends one."""
+    marker: str = ""
+    """A header that only this program sends."""
+    session_headers: tuple[str, ...] = ()
+    """Headers that may name the session, the first that is not blank wins."""
+    session_in_body: bool = False
+
+
+# The first that matches wins.
+_PROGRAMS = (
+    # Mux renamed itself to Xum and kept its header.
+    _Program("Xum", ("mux/", "xum/"), session_headers=("x-mux-workspace-id",)),
+    _Program(
+        "Claude Code",
+        ("claude",),
+        session_headers=("x-claude-code-session-id",),
+        session_in_body=True,
+    ),
+    _Program("Codex", ("codex",), session_headers=("session-id", "session_id")),
+    _Program("Zed", ("zed/",)),
+    _Program(
+        "GitHub Copilot (VS Code)",
+        ("githubcopilotchat/",),
+        session_headers=("x-interaction-id",),
+    ),
+    _Program(
+        "GitHub Copilot (CLI)",
+        ("copilot/",),
+        session_headers=("x-client-session-id",),
+    ),
+    _Program(
+        "Kilo Code",
+        ("kilo-code/",),
+        originator="kilo-code",
+        session_headers=("x-kilocode-taskid",),
+    ),
+    _Program("Roo Code", ("roo-code/",), originator="roo-code"),
+    _Program("Coder Agents", ("coder-agents/",), session_headers=("x-coder-chat-id",)),
+    _Program("Charm Crush", ("charm crush/", "charm-crush/")),
+    _Program("Cursor", marker="x-cursor-client-version"),
+    _Program(
+        "OpenCode",
+        ("opencode/",),
+        session_headers=("x-opencode-session", "x-session-affinity"),
+    ),
+    _Program("Junie", ("junie:",)),
+)
+
+# user_<hash>_account_<id>_session_<uuid>
+_SESSION_IN_USER_ID = re.compile(r"_session_(.+)\Z")
+
+
+class _Metadata(msgspec.Struct):
+    user_id: Any = None
+
+
+class _Body(msgspec.Struct):
+    metadata: _Metadata | None = None
+
+
+# Broken JSON, bottomless nesting, and text that is no UTF-8.
+_UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeError)
+
+_body_decoder = msgspec.json.Decoder(_Body)
+_user_id_decoder = msgspec.json.Decoder(dict[str, Any])
+
+
+def identify(headers: Headers, body_reader: BodyReader) -> ClientInfo:
+    """Name the program and the session of a request.
+
+    ``body_reader`` returns the request's body; it is called only when the session may stand
+    there and nowhere else.  A body that cannot be read as JSON names no session; what
+    ``body_reader`` itself raises is passed on.
+    """
+    user_agent = first_of(headers, "user-agent").lower()
+    originator = first_of(headers, "originator")
+    for program in _PROGRAMS:
+        if (
+            user_agent.startswith(program.user_agents)
+            or (program.originator and program.originator == originator)
+            or (program.marker and first_of(headers, program.marker))
+        ):
+            return ClientInfo(program.name, _session(program, headers, body_reader))
+    return ClientInfo(UNKNOWN)
+
+
+def _session(program: _Program, headers: Headers, body_reader: BodyReader) -> str | None:
+    for name in program.session_headers:
+        if value := first_of(headers, name):
+            return value
+    return _session_in_body(body_reader()) if program.session_in_body else None
+
+
+def _session_in_body(body: bytes) -> str | None:
+    """The session that Claude Code put into ``metadata.user_id``."""
+    try:
+        metadata = _body_decoder.decode(body).metadata
+    except _UNREADABLE:
+        return None
+    if metadata is None or not isinstance(metadata.user_id, str):
+        return None
+    try:
+        parts = _user_id_decoder.decode(metadata.user_id)
+    except _UNREADABLE:
+        parts = {}
+    if "session_id" in parts:
+        session = parts["session_id"]
+        return (session.strip() or None) if isinstance(session, str) else None
+    found = _SESSION_IN_USER_ID.search(metadata.user_id)
+    return (found[1].strip() or None) if found else None
+
 
 HOP_BY_HOP = frozenset(
     {
@@ -54,6 +339,19 @@ HOP_BY_HOP = frozenset(
     }
 )
 """Headers about one connection; those that ``Connection`` names come on top."""
+
+ACCOUNT_HEADERS = frozenset(
+    {
+        "anthropic-organization-id",
+        "anthropic-workspace-id",
+        "openai-organization",
+        "openai-project",
+        "set-cookie",
+        "set-cookie2",
+    }
+)
+"""Headers of a provider's answer that are about the account, or would make all users of a
+gateway one visitor of the provider."""
 
 GOVERNANCE_PREFIX = "x-coder-ai-governance-"
 """Headers between the client and this gateway: the Coder token, the request id."""
@@ -206,6 +504,11 @@ def for_client(headers: Headers) -> list[tuple[str, str]]:
     """
     removed = HOP_BY_HOP | _named_by_connection(headers)
     return _checked((name, value) for name, value in headers if name.lower() not in removed)
+
+
+def without_account(headers: Headers) -> list[tuple[str, str]]:
+    """The headers of an answer to the gateway's own key without those about its account."""
+    return [(name, value) for name, value in headers if same_name(name) not in ACCOUNT_HEADERS]
 
 
 def agent_firewall(headers: Headers) -> AgentFirewall | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from aigateway.actors.codec.secret_names import same_name
+from aigateway.actors.codec.headers import same_name
 
 __all__ = ["names_user"]
 

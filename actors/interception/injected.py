@@ -30,7 +30,7 @@ from aigateway.actors.codec.decoding import (
     decoder_for,
     encode,
 )
-from aigateway.actors.codec.header_list import Headers
+from aigateway.actors.codec.headers import Headers
 from aigateway.actors.codec.reading import Object, is_json, json_text, members, text
 from aigateway.actors.codec.splice import set_member
 from aigateway.actors.codec.sse import EventReader, parse_event

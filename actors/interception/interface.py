@@ -19,7 +19,7 @@ from typing import Protocol
 
 from attrs import field, frozen
 
-from aigateway.actors.codec.header_list import Headers
+from aigateway.actors.codec.headers import Headers
 from aigateway.actors.values.records import UsageRecord
 
 __all__ = ["Interception", "InvalidRequest", "Outcome"]

@@ -13,25 +13,11 @@ from collections.abc import Iterable
 from attrs import frozen
 
 from aigateway.actors.codec.decoding import DecodingError, decode
-from aigateway.actors.codec.header_list import Headers, values_of
-from aigateway.actors.codec.secret_names import same_name
+from aigateway.actors.codec.headers import Headers, values_of
 
-__all__ = ["ACCOUNT_HEADERS", "MASK", "mask_body", "mask_text", "without_account"]
+__all__ = ["MASK", "mask_body", "mask_headers", "mask_text"]
 
 MASK = "***"
-
-ACCOUNT_HEADERS = frozenset(
-    {
-        "anthropic-organization-id",
-        "anthropic-workspace-id",
-        "openai-organization",
-        "openai-project",
-        "set-cookie",
-        "set-cookie2",
-    }
-)
-"""Headers of a provider's answer that are about the account, or would make all users of a
-gateway one visitor of the provider."""
 
 _OF_THE_BYTES = frozenset(
     {"content-digest", "content-md5", "digest", "etag", "repr-digest", "content-encoding"}
@@ -148,16 +134,9 @@ def mask_body(
     return masked, kept
 
 
-def without_account(headers: Headers, *, error: bool = False) -> list[tuple[str, str]]:
-    """The headers of an answer without those about the account.
-
-    Of an ``error`` those that repeat its text are masked as well, as AWS has them.
-    """
-    return [
-        (name, mask_text(value) if error and _is_text(name) else value)
-        for name, value in headers
-        if same_name(name) not in ACCOUNT_HEADERS
-    ]
+def mask_headers(headers: Headers) -> list[tuple[str, str]]:
+    """The headers of an error answer, masked where they repeat its text, as AWS has them."""
+    return [(name, mask_text(value) if _is_text(name) else value) for name, value in headers]
 
 
 def _is_text(name: str) -> bool:

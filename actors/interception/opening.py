@@ -10,7 +10,7 @@ from aigateway.actors.codec.decoding import (
     TooManyLayers,
     decode,
 )
-from aigateway.actors.codec.header_list import Headers
+from aigateway.actors.codec.headers import Headers
 from aigateway.actors.codec.reading import NotJson
 from aigateway.actors.interception.anthropic_messages import (
     MessagesInterception,
@@ -127,6 +127,8 @@ def decoded(dialect: str, body: bytes, content_encoding: str) -> bytes:
     Raises :class:`InvalidRequest`, in the shape of ``dialect``, as :func:`open_interception`
     does.
     """
+    if not content_encoding:
+        return body
     try:
         return decode(body, content_encoding)
     except DecodingError as ex:

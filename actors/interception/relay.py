@@ -38,7 +38,7 @@ from aigateway.actors.codec.decoding import (
     TooLarge,
     decoder_for,
 )
-from aigateway.actors.codec.header_list import Headers
+from aigateway.actors.codec.headers import Headers
 from aigateway.actors.codec.reading import Buffer, is_json
 from aigateway.actors.codec.sse import (
     FOREIGN_TYPES,
@@ -223,7 +223,8 @@ class Relay(RecordMaker, ABC):
         self._mode = Mode.ERROR if not self._answered else Mode.UNDECIDED
         content_type = _header(headers, "content-type").partition(";")[0].strip().lower()
         try:
-            self._decoder = decoder_for(_header(headers, "content-encoding"))
+            coding = _header(headers, "content-encoding")
+            self._decoder = decoder_for(coding) if coding else None
         except DecodingError:
             self._give_up_reading()
         if self._mode is Mode.ERROR:

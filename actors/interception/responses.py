@@ -18,7 +18,7 @@ from typing import ClassVar, NamedTuple
 import msgspec
 from msgspec import Raw, Struct
 
-from aigateway.actors.codec.header_list import Headers
+from aigateway.actors.codec.headers import Headers
 from aigateway.actors.codec.reading import (
     Buffer,
     Object,
@@ -44,9 +44,15 @@ from aigateway.actors.interception._response_items import (
     paid_request,
     thoughts_of,
 )
-from aigateway.actors.interception.affinity import opening_of_response
+from aigateway.actors.interception.conversation import (
+    Conversation,
+    Said,
+    kind_of,
+    last_said,
+    opening_of_response,
+    typed,
+)
 from aigateway.actors.interception.outcomes import error_outcome
-from aigateway.actors.interception.prompts import Conversation, Said, kind_of, last_said, typed
 from aigateway.actors.interception.relay import End, Relay
 from aigateway.actors.interception.routes import COMPACTION, RESPONSES, Api
 from aigateway.actors.interception.stored_ids import is_stored, values_before

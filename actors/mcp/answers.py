@@ -20,7 +20,7 @@ import msgspec
 from attrs import frozen
 
 from aigateway.actors.codec.decoding import Decoder, DecodingError, decoder_for
-from aigateway.actors.codec.header_list import Headers
+from aigateway.actors.codec.headers import Headers
 from aigateway.actors.codec.sse import EventReader, parse_event
 from aigateway.actors.mcp.errors import (
     BadAnswer,

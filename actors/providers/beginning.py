@@ -20,7 +20,7 @@ from aigateway.actors.codec.decoding import (
     TooLarge,
     decoder_for,
 )
-from aigateway.actors.codec.header_list import Headers, first_of, values_of
+from aigateway.actors.codec.headers import Headers, first_of, values_of
 from aigateway.actors.codec.reading import Buffer, Object, is_json, members, text
 from aigateway.actors.codec.sse import (
     FOREIGN_TYPES,

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from aigateway.actors.codec.header_list import Headers, first_of
+from aigateway.actors.codec.headers import Headers, first_of
 
 __all__ = ["requested_delay"]
 

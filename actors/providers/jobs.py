@@ -8,7 +8,7 @@ import pykka
 from attrs import define, evolve, field, frozen
 
 from aigateway.actors.actor.base import Reply, complete, new_reply
-from aigateway.actors.interception.credentials import Credential
+from aigateway.actors.interception.headers import Credential
 from aigateway.actors.providers.breaker import Ticket
 from aigateway.actors.providers.keypool import Walker
 from aigateway.actors.providers.messages import Opened, Perform, Refused

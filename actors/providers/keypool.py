@@ -43,9 +43,9 @@ from typing import Literal, TypeAlias
 
 from attrs import define, field, frozen
 
-from aigateway.actors.codec.header_list import Headers, first_of
-from aigateway.actors.interception.affinity import NO_AFFINITY, Affinity
-from aigateway.actors.interception.credentials import mask
+from aigateway.actors.codec.headers import Headers, first_of
+from aigateway.actors.interception.conversation import NO_AFFINITY, Affinity
+from aigateway.actors.interception.headers import mask
 from aigateway.actors.providers.delays import requested_delay
 from aigateway.actors.providers.sessions import FORGET_AFTER, Sessions
 

@@ -12,9 +12,9 @@ import msgspec
 import requests
 
 from aigateway.actors.codec.decoding import DecodingError, decode, encode
-from aigateway.actors.codec.header_list import Headers, values_of
+from aigateway.actors.codec.headers import Headers, values_of
 from aigateway.actors.codec.splice import set_each
-from aigateway.actors.interception.credentials import CENTRALIZED, Credential
+from aigateway.actors.interception.headers import CENTRALIZED, Credential
 from aigateway.actors.interception.routes import upstream_url
 from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.actors.upstream.errors import Unsendable

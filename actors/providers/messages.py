@@ -8,7 +8,7 @@ import pykka
 from attrs import evolve, field, frozen
 
 from aigateway.actors.actor.base import Reply, tell_quietly
-from aigateway.actors.codec.header_list import Headers
+from aigateway.actors.codec.headers import Headers
 from aigateway.actors.providers.breaker import CircuitStatus
 from aigateway.actors.providers.counters import Counters
 from aigateway.actors.providers.keypool import KeyStatus

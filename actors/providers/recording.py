@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from attrs import asdict, evolve
 
-from aigateway.actors.codec.header_list import Headers
+from aigateway.actors.codec.headers import Headers
 from aigateway.actors.interception.interface import Interception
 from aigateway.actors.providers.bedrock.answer import BedrockInterception
 from aigateway.actors.providers.request import AbandonedAttempt

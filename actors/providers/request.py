@@ -11,9 +11,9 @@ from typing import Protocol
 
 from attrs import field, frozen
 
-from aigateway.actors.codec.header_list import Headers
-from aigateway.actors.interception.affinity import NO_AFFINITY, Affinity
-from aigateway.actors.interception.credentials import Credential
+from aigateway.actors.codec.headers import Headers
+from aigateway.actors.interception.conversation import NO_AFFINITY, Affinity
+from aigateway.actors.interception.headers import Credential
 from aigateway.actors.upstream.exchange import AnswerCopy, Exchange
 
 __all__ = ["AbandonedAttempt", "Attempts", "UpstreamRequest"]

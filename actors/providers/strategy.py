@@ -33,7 +33,7 @@ from collections.abc import Callable
 import structlog
 from attrs import evolve
 
-from aigateway.actors.interception.credentials import centralized
+from aigateway.actors.interception.headers import centralized
 from aigateway.actors.providers.beginning import BadStart
 from aigateway.actors.providers.breaker import (
     CircuitBreaker,

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import requests
 from attrs import evolve, frozen
 
-from aigateway.actors.interception.credentials import Credential, centralized
+from aigateway.actors.interception.headers import Credential, centralized
 from aigateway.actors.interception.routes import speaks_openai
 from aigateway.actors.providers.bedrock.making import BedrockMaker, standing_credential
 from aigateway.actors.providers.bedrock.rewrite import invoke_path

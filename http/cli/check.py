@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from attrs import define, field
 
-from aigateway.actors.interception.credentials import mask
+from aigateway.actors.interception.headers import mask
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.cli._file_checks import check_files
 from aigateway.http.settings import (

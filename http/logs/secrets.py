@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from urllib.parse import unquote_plus
 
-from aigateway.actors.codec.secret_names import is_secret_name
+from aigateway.actors.codec.headers import is_secret_name
 
 __all__ = ["MASK", "SHORTEST", "SecretMask"]
 

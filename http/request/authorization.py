@@ -6,9 +6,9 @@ import re
 
 import structlog
 
-from aigateway.actors.codec.secret_names import without_secrets
+from aigateway.actors.codec.headers import without_secrets
 from aigateway.actors.control.messages import Authorize, Caller, Denied, Unavailable
-from aigateway.actors.interception.credentials import BYOK_HEADER, Presented, extract
+from aigateway.actors.interception.headers import BYOK_HEADER, Presented, extract
 from aigateway.http.request.answers import Answer, json_message, plain
 from aigateway.http.request.call import Call
 from aigateway.http.request.inbound import BodyTooLarge

@@ -8,9 +8,7 @@ import structlog
 
 from aigateway.actors.codec.decoding import decode
 from aigateway.actors.control.messages import Accepted, Unavailable
-from aigateway.actors.interception.client import identify
-from aigateway.actors.interception.credentials import Credential
-from aigateway.actors.interception.headers import AgentFirewall
+from aigateway.actors.interception.headers import AgentFirewall, Credential, identify
 from aigateway.actors.interception.interface import Interception
 from aigateway.actors.recorder.policy import RecordPolicy
 from aigateway.actors.recorder.recorder import Begin

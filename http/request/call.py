@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from attrs import define, field
 
-from aigateway.actors.codec.header_list import Headers
+from aigateway.actors.codec.headers import Headers
 from aigateway.actors.control.messages import Caller
 from aigateway.actors.mcp.messages import ToolResult
 from aigateway.actors.providers.recording import Recording

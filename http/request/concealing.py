@@ -1,4 +1,4 @@
-"""What answers to the gateway's own credential tell of its account stays in the gateway.
+"""What error answers to the gateway's own credential tell of its account stays in the gateway.
 
 Called by the request that got the answer, before anybody reads or relays it: so the original
 is logged with the request's id.  Answers to a user's own key are not touched.
@@ -13,12 +13,13 @@ import structlog
 from attrs import evolve
 
 from aigateway.actors.codec.decoding import DecodingError, decode
-from aigateway.actors.codec.header_list import Headers, values_of
+from aigateway.actors.codec.headers import Headers, values_of
 from aigateway.actors.interception.error_bodies import error_body
+from aigateway.actors.interception.headers import without_account
 from aigateway.actors.interception.masking import (
     mask_body,
+    mask_headers,
     mask_text,
-    without_account,
 )
 from aigateway.actors.providers.messages import Opened, Refused
 from aigateway.actors.upstream.errors import Quiet, UpstreamCut
@@ -41,7 +42,7 @@ log = structlog.get_logger("ai-gateway")
 def conceal(
     result: Opened | Refused, keys: Sequence[str], dialect: str, *, quotes: bool = True
 ) -> Opened | Refused:
-    """``result`` without what a client is not to know; ``keys`` are the provider's own.
+    """An error answer without what a client is not to know; ``keys`` are the provider's own.
 
     With ``quotes`` the original is in the log.
 
@@ -58,10 +59,7 @@ def _conceal_answer(
 ) -> Opened | Refused:
     exchange = opened.exchange
     headers = exchange.headers
-    if exchange.status < 400:
-        exchange.headers = without_account(headers)
-        return opened
-    exchange.headers = without_account(headers, error=True)
+    exchange.headers = mask_headers(without_account(headers))
     try:
         body = _read(exchange)
     except UpstreamCut as ex:
@@ -96,7 +94,7 @@ def _broke_off(opened: Opened, ex: UpstreamCut, dialect: str) -> Refused:
 
 def _conceal_refusal(refused: Refused, keys: Sequence[str], quotes: bool) -> Refused:
     masked = mask_body(refused.body or b"", refused.headers, keys)
-    headers = without_account(refused.headers, error=True)
+    headers = mask_headers(without_account(refused.headers))
     if masked is None:
         return evolve(refused, headers=headers)
     quoted = (refused.body or b"") if quotes else b""
@@ -105,7 +103,7 @@ def _conceal_refusal(refused: Refused, keys: Sequence[str], quotes: bool) -> Ref
         refused,
         message=mask_text(refused.message, keys),
         body=masked[0],
-        headers=without_account(masked[1], error=True),
+        headers=mask_headers(without_account(masked[1])),
     )
 
 

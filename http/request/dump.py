@@ -27,10 +27,8 @@ from urllib.parse import urlsplit
 import msgspec
 import structlog
 
-from aigateway.actors.codec.header_list import Headers
-from aigateway.actors.codec.secret_names import is_secret_name, masked_query
-from aigateway.actors.interception.credentials import mask
-from aigateway.actors.interception.headers import GOVERNANCE_PREFIX
+from aigateway.actors.codec.headers import Headers, is_secret_name, masked_query
+from aigateway.actors.interception.headers import GOVERNANCE_PREFIX, mask
 from aigateway.actors.providers.messages import Opened
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.upstream.errors import UpstreamCut

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import falcon
 from structlog.contextvars import bind_contextvars
 
-from aigateway.actors.codec.header_list import Headers
+from aigateway.actors.codec.headers import Headers
 from aigateway.actors.interception.headers import UnsafeHeader, for_client
 from aigateway.http.logs import write_line
 from aigateway.http.request.answers import Answer, plain

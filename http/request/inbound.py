@@ -18,8 +18,7 @@ from urllib.parse import unquote
 from attrs import define
 from gunicorn.http.errors import ParseException
 
-from aigateway.actors.codec.header_list import HeaderList
-from aigateway.actors.codec.secret_names import holds, is_secret_name
+from aigateway.actors.codec.headers import HeaderList, holds, is_secret_name
 from aigateway.http.request.body_reading import Bodies, BodyTooLarge, BodyTooSlow, TooManyBodies
 
 __all__ = [

@@ -11,7 +11,7 @@ import structlog
 from attrs import define, evolve
 
 from aigateway.actors.actor.base import Reply, complete, new_reply
-from aigateway.actors.codec.header_list import Headers
+from aigateway.actors.codec.headers import Headers
 from aigateway.actors.interception.injected import InjectedCall, InjectedInterception
 from aigateway.actors.interception.injection import Encodings, takes_tools
 from aigateway.actors.interception.interface import Interception

@@ -8,9 +8,8 @@ import structlog
 
 from aigateway.actors.codec.reading import members, text
 from aigateway.actors.control.messages import Caller
-from aigateway.actors.interception.affinity import Affinity, affinity_of_passed, is_about_stored
-from aigateway.actors.interception.client import identify
-from aigateway.actors.interception.credentials import Presented, byok_credential
+from aigateway.actors.interception.conversation import Affinity, affinity_of_passed, is_about_stored
+from aigateway.actors.interception.headers import Presented, byok_credential, identify
 from aigateway.actors.interception.interface import InvalidRequest
 from aigateway.actors.interception.opening import decoded
 from aigateway.actors.interception.routes import MESSAGES, Passthrough

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING
 import structlog
 from attrs import evolve
 
-from aigateway.actors.codec.header_list import Headers
+from aigateway.actors.codec.headers import Headers
 from aigateway.actors.control.messages import Caller
-from aigateway.actors.interception.affinity import Opening, affinity_of
-from aigateway.actors.interception.credentials import (
+from aigateway.actors.interception.conversation import Opening, affinity_of
+from aigateway.actors.interception.headers import (
     BYOK,
+    BadAgentFirewall,
     Credential,
     Presented,
+    agent_firewall,
     byok_credential,
     centralized,
 )
-from aigateway.actors.interception.headers import BadAgentFirewall, agent_firewall
 from aigateway.actors.interception.injected import InjectedInterception
 from aigateway.actors.interception.interface import Interception, InvalidRequest
 from aigateway.actors.interception.opening import open_interception

@@ -18,8 +18,8 @@ from typing import Any
 
 import structlog
 
-from aigateway.actors.codec.header_list import first_of, values_of
-from aigateway.actors.interception.credentials import BYOK_HEADER
+from aigateway.actors.codec.headers import first_of, values_of
+from aigateway.actors.interception.headers import BYOK_HEADER
 from aigateway.http.request.answers import json_message
 from aigateway.http.request.inbound import Inbound
 from aigateway.http.settings import Settings

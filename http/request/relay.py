@@ -23,7 +23,7 @@ from typing import TypeAlias
 import structlog
 from attrs import frozen
 
-from aigateway.actors.codec.header_list import Headers
+from aigateway.actors.codec.headers import Headers
 from aigateway.actors.interception.routes import MESSAGES
 from aigateway.actors.providers.messages import Opened
 from aigateway.actors.providers.recording import Recording

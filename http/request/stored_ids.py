@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from aigateway.actors.codec.decoding import Decoder, DecodingError, decoder_for
-from aigateway.actors.codec.header_list import values_of
+from aigateway.actors.codec.headers import values_of
 from aigateway.actors.control.messages import (
     Accepted,
     Caller,

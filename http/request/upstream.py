@@ -7,8 +7,13 @@ import time
 from typing import Any
 
 from aigateway.actors.actor.tree import provider_role
-from aigateway.actors.codec.header_list import Headers, first_of
-from aigateway.actors.interception.headers import UnsafeHeader, for_client, for_upstream
+from aigateway.actors.codec.headers import Headers, first_of
+from aigateway.actors.interception.headers import (
+    UnsafeHeader,
+    for_client,
+    for_upstream,
+    without_account,
+)
 from aigateway.actors.providers.fallback import patience_of
 from aigateway.actors.providers.making import url_for
 from aigateway.actors.providers.messages import Opened, Perform, Refused
@@ -53,6 +58,10 @@ class Upstream:
         assert isinstance(result, Opened | Refused)
         if isinstance(result, Opened):
             self._runtime.inflight.hold(result.exchange)
+            if result.exchange.status < 400:
+                if result.shared:
+                    result.exchange.headers = without_account(result.exchange.headers)
+                return result
         answering = self._runtime.tree.provider_config(result.provider_name) or config
         dialect = request.api or config.type
         return conceal(result, answering.keys, dialect, quotes=answering.quoted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from aigateway.actors.codec.secret_names import is_secret_name, same_name
+from aigateway.actors.codec.headers import is_secret_name, same_name
 from aigateway.http.settings.errors import SettingsError
 from aigateway.http.settings.table import OPTIONS, Settings
 

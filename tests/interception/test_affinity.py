@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aigateway.actors.codec.decoding import encode
-from aigateway.actors.interception.affinity import (
+from aigateway.actors.interception.conversation import (
     Affinity,
     affinity_of,
     affinity_of_passed,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aigateway.actors.codec.reading import Object, members, text
-from aigateway.actors.interception.prompts import (
+from aigateway.actors.interception.conversation import (
     Conversation,
     Said,
     is_wrapper,

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import pytest
 from structlog.testing import capture_logs
 
-from aigateway.actors.codec.header_list import HeaderList
+from aigateway.actors.codec.headers import HeaderList
 from aigateway.http.request.answers import Answer
 from aigateway.http.request.inbound import Inbound
 from aigateway.http.request.rate_limit import RateLimit, client_key, make_rate_limit

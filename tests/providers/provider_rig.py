@@ -13,7 +13,7 @@ from attrs import define, field
 
 from aigateway.actors.actor.base import Reply, new_reply
 from aigateway.actors.actor.tree import ActorTree, provider_role
-from aigateway.actors.interception.credentials import BYOK, Credential
+from aigateway.actors.interception.headers import BYOK, Credential
 from aigateway.actors.providers.breaker import BreakerConfig
 from aigateway.actors.providers.counters import Counters
 from aigateway.actors.providers.messages import (

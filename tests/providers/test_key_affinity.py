@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from aigateway.actors.interception.affinity import Affinity
+from aigateway.actors.interception.conversation import Affinity
 from aigateway.actors.providers import sessions as sessions_module
 from aigateway.actors.providers.keypool import KeyPool, Subject, Walker
 from aigateway.actors.providers.sessions import FORGET_AFTER, Sessions

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from aigateway.actors.codec.header_list import Headers
-from aigateway.actors.interception.affinity import NO_AFFINITY, Affinity
+from aigateway.actors.codec.headers import Headers
+from aigateway.actors.interception.conversation import NO_AFFINITY, Affinity
 from aigateway.actors.providers import keypool
 from aigateway.actors.providers.keypool import (
     Key,

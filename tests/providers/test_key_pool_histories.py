@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from aigateway.actors.interception.affinity import Affinity
+from aigateway.actors.interception.conversation import Affinity
 from aigateway.actors.providers.keypool import Key, KeyPool, Subject, Walker
 
 KEYS = tuple(f"sk-key-{number}-0123456789abcd" for number in range(4))

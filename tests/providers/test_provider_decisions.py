@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from provider_rig import KEYS, OWN, make_config
 
 from aigateway.actors.actor.base import new_reply
-from aigateway.actors.codec.header_list import Headers
-from aigateway.actors.interception.affinity import Affinity
-from aigateway.actors.interception.credentials import CENTRALIZED, Credential
+from aigateway.actors.codec.headers import Headers
+from aigateway.actors.interception.conversation import Affinity
+from aigateway.actors.interception.headers import CENTRALIZED, Credential
 from aigateway.actors.providers import pauses
 from aigateway.actors.providers.agenda import Agenda
 from aigateway.actors.providers.counters import Counters

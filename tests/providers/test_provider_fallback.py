@@ -11,7 +11,7 @@ from imitation_provider import Close, Reset, Stall, Tell, WaitFor, answer, error
 from provider_rig import BREAKER, KEYS, OWN, PATIENCE, running
 
 from aigateway.actors.actor.tree import ActorTree
-from aigateway.actors.interception.affinity import Affinity
+from aigateway.actors.interception.conversation import Affinity
 
 
 def with_fallback(tree: ActorTree, first: str, second: str, **settings: Any) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigateway.actors.interception.client import ClientInfo, identify
+from aigateway.actors.interception.headers import ClientInfo, identify
 
 Pairs = list[tuple[str, str]]
 

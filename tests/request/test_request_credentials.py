@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aigateway.actors.interception.credentials import (
+from aigateway.actors.interception.headers import (
     byok_credential,
     centralized,
     extract,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aigateway.actors.codec.header_list import HeaderList, first_of, values_of
+from aigateway.actors.codec.headers import HeaderList, first_of, values_of
 from aigateway.actors.interception.headers import (
     HOP_BY_HOP,
     BadAgentFirewall,

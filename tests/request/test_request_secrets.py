@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aigateway.actors.codec.secret_names import (
+from aigateway.actors.codec.headers import (
     is_secret_name,
     masked_query,
     without_secrets,

@@ -8,7 +8,7 @@ answer's head: an event stream of frames, or an error.  Anything else passes as 
 from __future__ import annotations
 
 from aigateway.actors.codec.decoding import Decoder, DecodingError, decoder_for
-from aigateway.actors.codec.header_list import Headers, values_of
+from aigateway.actors.codec.headers import Headers, values_of
 from aigateway.actors.codec.reading import members, text
 from aigateway.actors.interception.error_bodies import error_body
 from aigateway.actors.interception.interface import Interception, Outcome

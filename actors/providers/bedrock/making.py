@@ -7,8 +7,8 @@ import threading
 import requests
 
 from aigateway.actors.codec.decoding import decode
-from aigateway.actors.codec.header_list import Headers, values_of
-from aigateway.actors.interception.credentials import CENTRALIZED, Credential, mask
+from aigateway.actors.codec.headers import Headers, values_of
+from aigateway.actors.interception.headers import CENTRALIZED, Credential, mask
 from aigateway.actors.providers.bedrock.counting import (
     COUNT_TOKENS,
     answerable,

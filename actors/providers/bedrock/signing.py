@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from aigateway.actors.codec.header_list import Headers, first_of
+from aigateway.actors.codec.headers import Headers, first_of
 from aigateway.actors.providers.bedrock.credentials import (
     AwsKeys,
     BotocoreMissing,
