@@ -19,6 +19,7 @@ from aigateway.actors.providers.messages import Opened, Refused
 from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.actors.providers.served import model_for
 from aigateway.actors.values.provider_config import ProviderConfig
+from aigateway.http.request.admission import Target
 from aigateway.http.request.answers import Answer, api_error, plain
 from aigateway.http.request.call import Call
 from aigateway.http.request.inbound import Inbound
@@ -31,7 +32,6 @@ from aigateway.http.request.relay import (
     passed,
     read_whole,
 )
-from aigateway.http.request.routing import Target
 from aigateway.http.request.stored_ids import CreatedId, StoredIds
 from aigateway.http.request.upstream import Upstream, address_for, headers_for, refusal_answer
 from aigateway.http.settings import Settings

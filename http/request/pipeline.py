@@ -7,23 +7,27 @@ and is there room; and only when the interception is recorded is the upstream ca
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import structlog
 from attrs import evolve
 
+from aigateway.actors.codec.decoding import decode
 from aigateway.actors.codec.headers import Headers
-from aigateway.actors.control.messages import Caller
+from aigateway.actors.control.messages import Accepted, Caller, Unavailable
 from aigateway.actors.interception.conversation import Opening, affinity_of
 from aigateway.actors.interception.headers import (
     BYOK,
+    AgentFirewall,
     BadAgentFirewall,
     Credential,
     Presented,
     agent_firewall,
     byok_credential,
     centralized,
+    identify,
 )
 from aigateway.actors.interception.injected import InjectedInterception
 from aigateway.actors.interception.interface import Interception, InvalidRequest
@@ -37,9 +41,7 @@ from aigateway.actors.interception.routes import (
     Intercept,
     Passthrough,
 )
-from aigateway.actors.interception.stored_ids import (
-    ids_in_body,
-)
+from aigateway.actors.interception.stored_ids import ids_in_body
 from aigateway.actors.providers.bedrock.making import standing_credential
 from aigateway.actors.providers.making import NO_CREDENTIAL
 from aigateway.actors.providers.messages import Refused
@@ -49,17 +51,24 @@ from aigateway.actors.providers.served import model_for, recorded_model
 from aigateway.actors.recorder.ids import new_interception_id
 from aigateway.actors.recorder.ledger import Ledger
 from aigateway.actors.recorder.policy import RecordPolicy
+from aigateway.actors.recorder.recorder import Begin
 from aigateway.actors.values import records
 from aigateway.actors.values.provider_config import ProviderConfig
-from aigateway.http.request.admission import Admission
+from aigateway.http.request.admission import (
+    Admission,
+    Target,
+    authorize,
+    find_route,
+    present,
+    too_large,
+)
 from aigateway.http.request.answers import Answer, api_error, json_message, plain
-from aigateway.http.request.authorization import authorize, present, too_large
-from aigateway.http.request.begin import begin, readable_body
-from aigateway.http.request.body_reading import Bodies
 from aigateway.http.request.call import Call
 from aigateway.http.request.inbound import (
+    Bodies,
     BodyTooLarge,
     BodyTooSlow,
+    Inbound,
     MalformedBody,
     TooManyBodies,
 )
@@ -69,15 +78,9 @@ from aigateway.http.request.model_list import no_such_model
 from aigateway.http.request.passing import Passing
 from aigateway.http.request.rate_limit import make_rate_limit
 from aigateway.http.request.relay import Body, OpenAnswer, Patience, Relayed, recorded
-from aigateway.http.request.routing import Target, find_route
-from aigateway.http.request.runtime import Runtime
+from aigateway.http.request.runtime import NoAnswer, Runtime, retry_after
 from aigateway.http.request.stored_ids import StoredIds
-from aigateway.http.request.upstream import (
-    Upstream,
-    address_for,
-    headers_for,
-    refusal_answer,
-)
+from aigateway.http.request.upstream import Upstream, address_for, headers_for, refusal_answer
 from aigateway.http.settings import Settings
 
 if TYPE_CHECKING:
@@ -86,12 +89,12 @@ if TYPE_CHECKING:
 
 __all__ = ["INTERCEPTION_HEADER", "Pipeline"]
 
+log = structlog.get_logger("ai-gateway")
+
 CAPACITY = "AI Gateway is currently at capacity. Please try again later."
 INTERCEPTION_HEADER = "X-AI-Gateway-Interception-Id"
 _MODELS = frozenset({"/models/", "/v1/models/"})
 """Passed routes to one model of the account."""
-
-log = structlog.get_logger("ai-gateway")
 
 
 _NAMES_IDS = (RESPONSES, COMPACTION)
@@ -173,7 +176,7 @@ class Pipeline:
         recording = self._recording(call, caller, route, interception, opened.opening, credential)
         call.trace.created(recording, model=call.model, bedrock=_bedrock(config, route))
         call.begin("record")
-        begin(
+        _begin(
             self._runtime, call, interception, credential, firewall,
             policy=self._policy, max_wait=self.settings.max_wait,
         )  # fmt: skip
@@ -340,7 +343,7 @@ class Pipeline:
         if self._stored is not None and route.api in _NAMES_IDS and credential.kind != BYOK:
             if opening.names_stored:
                 try:
-                    ids = ids_in_body(readable_body(call.inbound))
+                    ids = ids_in_body(_readable_body(call.inbound))
                     self._stored.check(caller, route.api, ids)
                 except Answer:
                     call.interception_id = ""
@@ -418,3 +421,62 @@ def _actor_headers(config: ProviderConfig, caller: Caller) -> list[tuple[str, st
 def _bedrock(config: ProviderConfig, route: Intercept) -> bool | None:
     """For a trace: whether AWS is behind it, None where it cannot be."""
     return config.bedrock is not None if route.api == MESSAGES else None
+
+
+def _begin(
+    runtime: Runtime,
+    call: Call,
+    interception: Interception,
+    credential: Credential,
+    firewall: AgentFirewall | None,
+    *,
+    policy: RecordPolicy,
+    max_wait: float,
+) -> None:
+    """Have the start recorded; raises an Answer when that fails, after ``max_wait`` seconds."""
+    inbound, caller, config = call.inbound, call.caller, call.provider
+    assert caller is not None
+    assert config is not None
+    info = identify(inbound.headers, lambda: _readable_body(inbound))
+    call.client, call.session_id = info.client, info.session_id
+    record = records.Interception(
+        id=interception.id,
+        initiator_id=caller.user_id,
+        username=caller.username,
+        api_key_id=caller.api_key_id,
+        provider="openai" if config.speaks_openai else config.type,
+        provider_name=config.name,
+        model=call.model,
+        client=info.client,
+        user_agent=inbound.header("User-Agent"),
+        started_at=time.time(),
+        client_session_id=info.session_id,
+        correlating_tool_call_id=interception.correlating_tool_call_id,
+        credential_kind=credential.kind,
+        credential_hint=credential.hint,
+        agent_firewall_session_id=firewall.session_id if firewall else None,
+        agent_firewall_sequence_number=firewall.sequence if firewall else None,
+        workspace_id=caller.workspace_id,
+    )
+    try:
+        answer = runtime.ask("recorder", lambda reply: Begin(record, reply), max_wait + 5.0)
+    except NoAnswer as ex:
+        answer = Unavailable(str(ex))
+    if isinstance(answer, Accepted):
+        call.recorded = True
+        policy.log(record)
+        return
+    log.warning("failed to record interception", interception_id=record.id, error=answer.message)
+    if isinstance(answer, Unavailable):
+        raise plain(
+            503,
+            "failed to record interception",
+            headers=(("Retry-After", str(retry_after(answer.retry_after))),),
+        )
+    raise plain(500, "failed to record interception")
+
+
+def _readable_body(inbound: Inbound) -> bytes:
+    """The body without its content encoding; it was read and decoded once before."""
+    coding = inbound.header("Content-Encoding")
+    return decode(inbound.body, coding) if coding else inbound.body

@@ -18,8 +18,8 @@ from aigateway.actors.interception.routes import (
     MESSAGES,
     RESPONSES,
 )
+from aigateway.http.request.admission import PREFIXES
 from aigateway.http.request.answers import Answer
-from aigateway.http.request.routing import PREFIXES
 
 __all__ = ["dialect_of", "shaped"]
 

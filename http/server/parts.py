@@ -10,7 +10,7 @@ from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import SocketUnreader
 
 from aigateway.actors.upstream.waiting import patient
-from aigateway.http.request.body_reading import Pace
+from aigateway.http.request.inbound import Pace
 from aigateway.http.server.request import GatewayRequest
 from aigateway.http.server.response import GatewayResponse
 

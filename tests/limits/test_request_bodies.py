@@ -16,8 +16,8 @@ from gateway_process import GatewayProcess, Upstream
 from imitation_provider import ScriptedProvider, imitate
 from raw_client import RawClient
 
-from aigateway.http.request import body_reading
-from aigateway.http.request.body_reading import Bodies, BodyTooSlow, TooManyBodies
+from aigateway.http.request import inbound
+from aigateway.http.request.inbound import Bodies, BodyTooSlow, TooManyBodies
 
 WORKERS = pytest.mark.parametrize("worker_class", ["gevent", "gthread"])
 ASK = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
@@ -194,7 +194,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(body_reading, "time", clock)
+    monkeypatch.setattr(inbound, "time", clock)
     return clock
 
 
