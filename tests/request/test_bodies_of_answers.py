@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -117,3 +120,30 @@ def test_a_gateway_that_ends_answers_instead_only_where_nothing_was_sent(said: l
         got.append(b"cut")
     assert got == ([b"503"] if not said else [b"a", b"cut"])
     assert given.outcome() == ("refused" if not said else "cut")
+
+
+def _seen_by_the_edge(body: Body) -> Body:
+    """With what hears of its end and looks at it once more, as the gateway's does."""
+    body.finished = lambda _how: body.__dict__.update(seen=body.failed)
+    body.instead = lambda _status, _data: body.failed
+    return body
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
+@pytest.mark.parametrize("pieces", [0, 1, 9], ids=["unread", "in the middle", "to the end"])
+def test_what_a_body_holds_is_free_at_its_end_without_a_garbage_collector(
+    cut: bool, pieces: int
+) -> None:
+    given = Given(b"a", b"b", *([UpstreamCut("reset")] if cut else []))
+    body = _seen_by_the_edge(given.body)
+    gone, reading = weakref.ref(body), iter(body)
+    gc.disable()
+    try:
+        with contextlib.suppress(CutAnswer, StopIteration):
+            for _ in range(pieces):
+                next(reading)
+        body.close()
+        del given.body, body, reading
+        assert gone() is None
+    finally:
+        gc.enable()
