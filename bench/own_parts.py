@@ -36,8 +36,7 @@ from aigateway.actors.control.coderd._websocket_frames import (  # noqa: E402
 )
 from aigateway.actors.upstream.waiting import patient  # noqa: E402
 from aigateway.http.server.application import gunicorn_options  # noqa: E402
-from aigateway.http.server.request import GatewayRequest  # noqa: E402
-from aigateway.http.server.response import GatewayResponse  # noqa: E402
+from aigateway.http.server.parts import GatewayRequest, GatewayResponse  # noqa: E402
 from aigateway.http.settings import Settings  # noqa: E402
 
 REQUEST_CPU = 390.0

@@ -29,7 +29,7 @@ from aigateway.http.request.inbound import shown_path
 from aigateway.http.request.refusals import dialect_of, shaped
 from aigateway.http.request.relay import Body
 from aigateway.http.request.runtime import Runtime
-from aigateway.http.server.response import begin_anew, close_behind, keep_own_headers
+from aigateway.http.server.parts import begin_anew, close_behind, keep_own_headers
 from aigateway.http.settings import Settings, load
 
 __all__ = ["GatewayApp", "WaysOut", "create_app", "make_plan"]

@@ -1,4 +1,5 @@
-"""The base of every actor: what pykka leaves open, closed once.
+"""The base of every actor, and the replies by which actors answer: what pykka leaves open, closed
+once.
 
 pykka delivers messages; it does not say what happens to a message that carries its own
 reply when the actor dies.  Here a message may have an attribute ``reply``, a :class:`Reply`
@@ -7,37 +8,222 @@ perhaps much later.  The actor never waits for it, the sender does.  This base p
 that no such reply is left open by a death: the message in hand and all messages that are
 in the inbox, or come to it too late, get :class:`ActorDied`.
 
+A reply is set once.  Both ends may try, for example when the sender has waited long enough and
+the answer comes at that very moment; then one of them is told that it came second.
+
 And each death is the actor's own.  Left to pykka, an error in an ``ask`` would leave an
 actor alive in an unknown state, ``SystemExit`` or a gevent timeout in one actor would stop
 all actors of the process, and an actor whose greenlet is killed between two messages would
 count as alive for ever.  Here each of them ends that one actor, and its watcher hears of it.
+
+PERF: pykka's own future has a condition, three locks and a named tuple.  A request waits for
+half a dozen answers, and each of them costs half as much this way.  And where threads are
+greenlets, a lock with a timeout makes an exception, a timer and a context in Python for each
+wait, which is more than all else that waiting for an answer costs.  There the event loop does
+it: somebody waits for a :class:`Turn`, and somebody else gives it.
 """
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import queue
+import sys
 import threading
 import time
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
 
 import pykka
 
 from aigateway.actors.actor.activity import ActorActivity, ActorState, enlist, strike_off
-from aigateway.actors.actor.reply import Reply, complete, fail, new_reply
 
 __all__ = [
     "ActorDied",
+    "AlreadySet",
     "Crash",
     "GatewayActor",
     "Interrupted",
     "Probe",
     "Reply",
+    "Turn",
     "complete",
     "fail",
     "new_reply",
+    "new_turn",
     "tell_quietly",
 ]
+
+
+class Turn(Protocol):
+    """Made by who will wait, in its own thread or greenlet."""
+
+    def wait(self, timeout: float | None) -> None:
+        """Return when :meth:`give` is or was called, or after ``timeout`` seconds."""
+
+    def give(self) -> None:
+        """End the wait.  From any thread, as often as one likes."""
+
+
+class _ThreadTurn:
+    """A lock that is held until it is given."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = _thread.allocate_lock()
+        self._lock.acquire()
+
+    def wait(self, timeout: float | None) -> None:
+        self._lock.acquire(True, -1 if timeout is None else timeout)
+
+    def give(self) -> None:
+        try:
+            self._lock.release()
+        except RuntimeError:
+            return
+
+
+class _GreenletTurn:
+    """Switches to the event loop, which switches back."""
+
+    __slots__ = ("_given", "_hub", "_waiting")
+
+    def __init__(self) -> None:
+        self._hub = gevent.get_hub()
+        self._given = False
+        self._waiting: Any = None
+
+    def wait(self, timeout: float | None) -> None:
+        if self._given:
+            return
+        hub = self._hub
+        self._waiting = gevent.getcurrent()
+        try:
+            if timeout is None:
+                hub.switch()
+            else:
+                with hub.loop.timer(timeout) as timer:
+                    timer.start(self._go_on)
+                    hub.switch()
+        finally:
+            # What comes now, after a timeout or a kill, must not switch here any more.
+            self._waiting = None
+
+    def give(self) -> None:
+        if self._given:
+            return
+        self._given = True
+        hub = self._hub
+        if _this_thread() == hub.thread_ident:
+            hub.loop.run_callback(self._go_on)
+        else:
+            hub.loop.run_callback_threadsafe(self._go_on)
+
+    def _go_on(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.switch()
+
+
+new_turn: Callable[[], Turn] = _ThreadTurn
+"""Makes one; which kind is known when this module is imported, since gevent patches first."""
+
+_monkey = sys.modules.get("gevent.monkey")
+if _monkey is not None and _monkey.is_module_patched("_thread"):
+    import gevent
+
+    _this_thread = _monkey.get_original("_thread", "get_ident")
+    new_turn = _GreenletTurn
+
+
+T = TypeVar("T")
+
+
+class AlreadySet(Exception):
+    """A reply was set a second time."""
+
+
+class Reply(Generic[T]):
+    """An answer to come: a value, or an error."""
+
+    __slots__ = ("_error", "_first", "_value", "_waiting", "known")
+
+    def __init__(self) -> None:
+        # Popped by whoever sets the reply; taking from a list is atomic.
+        self._first = [True]
+        self.known = False
+        """Whether it was set."""
+        self._value: T | None = None
+        self._error: BaseException | None = None
+        self._waiting: list[Turn] = []
+
+    def get(self, timeout: float | None = None) -> T:
+        """Wait for the answer, up to ``timeout`` seconds; raises the error if it is one.
+
+        Raises pykka.Timeout when it does not come in time.
+        """
+        if not self.known:
+            self._wait(timeout)
+        if self._error is not None:
+            # Without what an earlier ``get`` has added to it.
+            raise self._error.with_traceback(None)
+        return self._value  # type: ignore[return-value]
+
+    def _wait(self, timeout: float | None) -> None:
+        if timeout is None or timeout > 0:
+            turn = new_turn()
+            self._waiting.append(turn)
+            # It may have been set before it could see that somebody waits.
+            if not self.known:
+                turn.wait(timeout)
+        if not self.known:
+            raise pykka.Timeout(f"{timeout} seconds")
+
+    def set(self, value: T) -> None:
+        """Give the answer.  Raises AlreadySet."""
+        self._settle(value, None)
+
+    def set_error(self, error: BaseException) -> None:
+        """Let ``get`` raise ``error``.  Raises AlreadySet."""
+        self._settle(None, error)
+
+    def _settle(self, value: T | None, error: BaseException | None) -> None:
+        try:
+            self._first.pop()
+        except IndexError:
+            raise AlreadySet from None
+        self._value, self._error = value, error
+        self.known = True
+        for turn in self._waiting:
+            turn.give()
+
+
+def new_reply() -> Reply[Any]:
+    """Make one for the ``reply`` field of a message."""
+    return Reply()
+
+
+def complete(reply: Reply[T] | None, value: T) -> bool:
+    """Set ``reply`` unless it was set already; say whether it was set now."""
+    if reply is None:
+        return False
+    try:
+        reply.set(value)
+    except AlreadySet:
+        return False
+    return True
+
+
+def fail(reply: Reply[Any] | None, error: BaseException) -> bool:
+    """Make ``reply.get()`` raise ``error`` unless it was set already."""
+    if reply is None:
+        return False
+    try:
+        reply.set_error(error)
+    except AlreadySet:
+        return False
+    return True
 
 
 class ActorDied(Exception):

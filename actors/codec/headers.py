@@ -21,11 +21,11 @@ __all__ = [
     "Headers",
     "first_of",
     "has_any",
-    "values_of",
     "holds",
     "is_secret_name",
     "masked_query",
     "same_name",
+    "values_of",
     "without_secret_cookies",
     "without_secrets",
 ]

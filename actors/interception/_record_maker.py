@@ -17,7 +17,7 @@ from aigateway.actors.values.records import (
     UsageRecord,
 )
 
-__all__ = ["INCOMPLETE", "NOTHING", "TRUNCATED", "RecordMaker", "ClientRequest", "Text"]
+__all__ = ["INCOMPLETE", "NOTHING", "TRUNCATED", "ClientRequest", "RecordMaker", "Text"]
 
 NOTHING: Mapping[str, object] = MappingProxyType({})
 INCOMPLETE: Mapping[str, object] = MappingProxyType({"usage_complete": False})

@@ -35,23 +35,23 @@ from aigateway.actors.codec.headers import Headers, first_of, has_any
 from aigateway.actors.codec.reading import Buffer, Object, members, text
 
 __all__ = [
-    "Conversation",
-    "PromptKind",
-    "Said",
-    "is_wrapper",
-    "kind_of",
-    "last_said",
-    "typed",
     "NO_AFFINITY",
     "NO_OPENING",
     "Affinity",
+    "Conversation",
     "Opening",
+    "PromptKind",
+    "Said",
     "affinity_of",
     "affinity_of_passed",
     "is_about_stored",
+    "is_wrapper",
+    "kind_of",
+    "last_said",
     "opening_of_completion",
     "opening_of_messages",
     "opening_of_response",
+    "typed",
 ]
 
 

@@ -26,10 +26,10 @@ from attrs import define, field
 from aigateway.actors.codec.reading import as_count
 
 __all__ = [
-    "RunningUsage",
     "COUNTS",
     "BilledCall",
     "Refusals",
+    "RunningUsage",
     "billed_calls",
 ]
 

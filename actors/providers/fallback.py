@@ -8,14 +8,13 @@ from attrs import evolve
 from aigateway.actors.actor.tree import ActorTree, provider_role
 from aigateway.actors.providers.jobs import Job
 from aigateway.actors.providers.messages import Perform
-from aigateway.actors.providers.request import AbandonedAttempt
-from aigateway.actors.providers.served import can_stand_in
+from aigateway.actors.providers.request import AbandonedAttempt, can_stand_in, chain_of
 from aigateway.actors.providers.steps import FallBack
 from aigateway.actors.providers.workers import tell
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.actors.values.sharing import ranked
 
-__all__ = ["can_hand_on", "hand_on", "patience_of", "share"]
+__all__ = ["can_hand_on", "hand_on", "share"]
 
 log = structlog.get_logger("ai-gateway.provider")
 
@@ -57,19 +56,8 @@ def can_hand_on(perform: Perform, own: ProviderConfig, tree: ActorTree | None) -
     return False
 
 
-def patience_of(own: ProviderConfig, tree: ActorTree | None) -> float:
-    """Seconds that a request for ``own`` may take until its answer begins, own or not."""
-    names = {own.name, *(name for name, _ in own.group)}
-    if tree is not None:
-        names.update(_chain(own, tree))
-    found = [
-        own if name == own.name or tree is None else tree.provider_config(name) for name in names
-    ]
-    return sum(p.connect_timeout + p.first_byte_timeout for p in found if p is not None)
-
-
 def _left(perform: Perform, own: ProviderConfig, tree: ActorTree) -> tuple[str, ...]:
-    return perform.then if perform.then is not None else _chain(own, tree)
+    return perform.then if perform.then is not None else chain_of(own, tree)
 
 
 def share(perform: Perform, own: ProviderConfig, tree: ActorTree | None) -> Perform | None:
@@ -82,7 +70,7 @@ def share(perform: Perform, own: ProviderConfig, tree: ActorTree | None) -> Perf
     if not own.group or alone or tree is None or perform.then is not None:
         return perform
     names = ranked(own.group, request.affinity.session)
-    names += tuple(name for name in _chain(own, tree) if name not in names)
+    names += tuple(name for name in chain_of(own, tree) if name not in names)
     if _told(perform, own, names, tree, until=own.name):
         return None
     after = names[names.index(own.name) + 1 :] if own.name in names else ()
@@ -110,17 +98,3 @@ def _told(
         if tell(ref, evolve(perform, then=names[place:])):
             return True
     return False
-
-
-def _chain(own: ProviderConfig, tree: ActorTree) -> tuple[str, ...]:
-    """Who is asked when ``own`` cannot answer: those it names, then those that they name."""
-    chain = [own.name]
-    queue = [own]
-    for config in queue:
-        for name in config.fallback:
-            if name not in chain:
-                chain.append(name)
-                other = tree.provider_config(name)
-                if other is not None:
-                    queue.append(other)
-    return tuple(chain[1:])

@@ -34,7 +34,6 @@ from aigateway.actors.providers.jobs import (
     Tick,
     WorkerEnded,
 )
-from aigateway.actors.providers.making import Maker, maker_for
 from aigateway.actors.providers.messages import (
     Drain,
     GetProviderState,
@@ -44,7 +43,7 @@ from aigateway.actors.providers.messages import (
     Refused,
     Retire,
 )
-from aigateway.actors.providers.served import model_for
+from aigateway.actors.providers.request import Maker, maker_for, model_for
 from aigateway.actors.providers.steps import FallBack, Pause, Refuse, Relay, Send, Step
 from aigateway.actors.providers.strategy import Strategy
 from aigateway.actors.providers.worker import UpstreamWorker, open_answer

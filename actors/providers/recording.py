@@ -12,8 +12,7 @@ from aigateway.actors.codec.headers import Headers
 from aigateway.actors.interception.interface import Interception
 from aigateway.actors.providers.bedrock.answer import BedrockInterception
 from aigateway.actors.providers.request import AbandonedAttempt
-from aigateway.actors.recorder.ledger import Ledger
-from aigateway.actors.recorder.policy import RecordPolicy
+from aigateway.actors.recorder.ledger import Ledger, RecordPolicy
 from aigateway.actors.values.records import InterceptionEnded, Metadata, TokenUsage, UsageRecord
 
 if TYPE_CHECKING:

@@ -1,22 +1,53 @@
 """A client's request to a provider: made once at the edge, sent by whichever provider answers.
 
-It says what is asked, not how one provider wants it.  Address, credential, signature and what
-has to change in the body are the business of the provider that sends it (:mod:`.making`),
-so a request that is handed on to another provider stays the same value.
+:class:`UpstreamRequest` says what is asked, not how one provider wants it, so a request that is
+handed on to another provider stays the same value.  By which name that provider knows the model
+that is asked for, who may stand in, and what goes over the wire (address, credential, signature
+and what has to change in the body) is the business of the provider that sends it.
+
+A :class:`Maker` belongs to a provider and is used by its workers, from many threads.  It may
+block: AWS credentials are waited for there.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
+import msgspec
+import requests
 from attrs import field, frozen
 
-from aigateway.actors.codec.headers import Headers
+from aigateway.actors.actor.tree import ActorTree
+from aigateway.actors.codec.decoding import DecodingError, decode, encode
+from aigateway.actors.codec.headers import Headers, values_of
+from aigateway.actors.codec.splice import set_each
 from aigateway.actors.interception.conversation import NO_AFFINITY, Affinity
-from aigateway.actors.interception.headers import Credential
+from aigateway.actors.interception.headers import CENTRALIZED, Credential
+from aigateway.actors.interception.routes import upstream_url
+from aigateway.actors.providers.bedrock.models import profile_of, stated_region
+from aigateway.actors.providers.bedrock.rewrite import model_behind, replacement_model
+from aigateway.actors.upstream.errors import Unsendable
 from aigateway.actors.upstream.exchange import AnswerCopy, Exchange
+from aigateway.actors.upstream.kept import HeaderPairs, prepare
+from aigateway.actors.values.provider_config import ProviderConfig
 
-__all__ = ["AbandonedAttempt", "Attempts", "UpstreamRequest"]
+__all__ = [
+    "NO_CREDENTIAL",
+    "AbandonedAttempt",
+    "Attempts",
+    "Maker",
+    "PlainMaker",
+    "UpstreamRequest",
+    "body_for",
+    "can_stand_in",
+    "chain_of",
+    "framed",
+    "maker_for",
+    "model_for",
+    "patience_of",
+    "recorded_model",
+    "url_for",
+]
 
 
 class Attempts(Protocol):
@@ -83,3 +114,177 @@ class UpstreamRequest:
     streaming: bool = False
     """Whether the client asked for a stream."""
     attempts: Attempts | None = field(default=None, repr=False)
+
+
+def model_for(config: ProviderConfig, asked: str, provider: str) -> str | None:
+    """The name by which ``config``'s provider knows the model that a client asks for.
+
+    ``provider`` is the one that the client named.  None: there is no such model here, and
+    another one never answers in its place.
+    """
+    if config.models is not None:
+        return config.models.upstream(asked)
+    bedrock = config.bedrock
+    if bedrock is None:
+        return asked
+    if config.name != provider:
+        return profile_of(asked, stated_region(config)) if bedrock.invokes else None
+    return replacement_model(asked, bedrock) if bedrock.invokes else asked
+
+
+def recorded_model(config: ProviderConfig, asked: str) -> str:
+    """The model that is recorded as the one that was asked for.
+
+    Where Bedrock has one model in the place of all, that is the one.
+    """
+    if config.models is None and config.bedrock is not None and config.bedrock.invokes:
+        return model_behind(config.bedrock, replacement_model(asked, config.bedrock))
+    return asked
+
+
+def can_stand_in(other: ProviderConfig, own: ProviderConfig, request: UpstreamRequest) -> bool:
+    """Whether ``other`` can answer a request that ``own`` was asked for.
+
+    Copilot is called with the user's own token only.
+    """
+    return (
+        bool(other.keys or other.bedrock or other.no_key)
+        and other.error is None
+        and own.speaks_openai == other.speaks_openai
+        and "copilot" not in (own.type, other.type)
+        and model_for(other, request.model, request.provider) is not None
+    )
+
+
+_FRAMED_METHODS = frozenset({"POST", "PUT", "PATCH"})
+
+
+def chain_of(own: ProviderConfig, tree: ActorTree) -> tuple[str, ...]:
+    """Who is asked when ``own`` cannot answer: those it names, then those that they name."""
+    chain = [own.name]
+    queue = [own]
+    for config in queue:
+        for name in config.fallback:
+            if name not in chain:
+                chain.append(name)
+                other = tree.provider_config(name)
+                if other is not None:
+                    queue.append(other)
+    return tuple(chain[1:])
+
+
+def patience_of(own: ProviderConfig, tree: ActorTree | None) -> float:
+    """Seconds that a request for ``own`` may take until its answer begins, own or not."""
+    names = {own.name, *(name for name, _ in own.group)}
+    if tree is not None:
+        names.update(chain_of(own, tree))
+    found = [
+        own if name == own.name or tree is None else tree.provider_config(name) for name in names
+    ]
+    return sum(p.connect_timeout + p.first_byte_timeout for p in found if p is not None)
+
+
+NO_CREDENTIAL = Credential((), CENTRALIZED, "", "")
+"""Of a provider that wants no key."""
+
+
+class Maker(Protocol):
+    """Makes requests for one provider."""
+
+    standing: Credential | None
+    """What every request is made with that brings no credential of its own, where that is not
+    one of the provider's keys: what may be said of it."""
+    converted: bool
+    """Whether the answers have Bedrock's form and have to be put into Anthropic's."""
+
+    def make(
+        self, request: UpstreamRequest, model: str, credential: Credential | None
+    ) -> requests.PreparedRequest:
+        """The request as it is sent, whole.  May block.
+
+        ``model`` is the provider's own name for the one that is asked for.
+
+        Raises Unsendable when nobody could send it, and NotMade when it is this provider that
+        cannot have it now.
+        """
+
+    def renew(self, since: float) -> bool:
+        """Get the standing credential again, without waiting for it; False: there is no other.
+
+        One that came after ``since`` (monotonic time), when what was refused was sent, is new.
+        """
+
+    def close(self) -> None:
+        """Nothing more will be made."""
+
+
+class PlainMaker:
+    """For providers that take a request as the client makes it, with a key in a header."""
+
+    converted = False
+
+    def __init__(self, config: ProviderConfig) -> None:
+        self._config = config
+        self.standing: Credential | None = NO_CREDENTIAL if config.no_key else None
+
+    def make(
+        self, request: UpstreamRequest, model: str, credential: Credential | None
+    ) -> requests.PreparedRequest:
+        """See :class:`Maker`."""
+        url = url_for(self._config, request.rest, request.query)
+        added = () if credential is None else credential.headers
+        body = body_for(self._config, request, model)
+        return framed(request.method, url, request.headers, added, body)
+
+    def renew(self, since: float) -> bool:
+        """See :class:`Maker`."""
+        return False
+
+    def close(self) -> None:
+        """See :class:`Maker`."""
+
+
+def maker_for(config: ProviderConfig) -> Maker:
+    """The maker for a provider."""
+    if config.bedrock is None:
+        return PlainMaker(config)
+    # Only where it is needed: most gateways never call AWS.
+    from aigateway.actors.providers.bedrock.making import BedrockMaker
+
+    return BedrockMaker(config)
+
+
+def body_for(config: ProviderConfig, request: UpstreamRequest, model: str) -> bytes:
+    """The client's body, with the provider's name of the model where it goes by a list.
+
+    Names that are written twice are all replaced: a provider that reads the first one must
+    not be asked for another model than the one that was looked up.
+    """
+    if config.models is None or not model:
+        return request.body
+    coding = ",".join(values_of(request.headers, "content-encoding"))
+    try:
+        body = decode(request.body, coding) if coding else request.body
+        edited = set_each(body, msgspec.json.encode(model), "model")
+        return encode(edited, coding) if edited != body else request.body
+    except DecodingError as ex:
+        raise Unsendable(f"the request's content coding cannot be read: {ex}") from ex
+
+
+def url_for(config: ProviderConfig, rest: str, query: str = "") -> str:
+    """The provider's address for a path below its name; raises Unsendable for a bad one."""
+    try:
+        return upstream_url(config.type, config.base_url, rest, query)
+    except ValueError as ex:
+        raise Unsendable(str(ex)) from ex
+
+
+def framed(
+    method: str, url: str, headers: Headers, added: Headers, body: bytes
+) -> requests.PreparedRequest:
+    """A request with the length of its body."""
+    pairs = HeaderPairs(headers)
+    pairs.extend(added)
+    if body or method in _FRAMED_METHODS:
+        pairs.append(("Content-Length", str(len(body))))
+    return prepare(method, url, pairs, body)

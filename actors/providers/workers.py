@@ -25,18 +25,18 @@ from aigateway.actors.providers.jobs import (
     Released,
     Run,
 )
-from aigateway.actors.providers.making import Maker
 from aigateway.actors.providers.messages import Drain, GiveBack
 from aigateway.actors.providers.recording import Recording
+from aigateway.actors.providers.request import Maker
 from aigateway.actors.providers.worker import UpstreamWorker, abandon
 from aigateway.actors.providers.worker_pool import Member, WorkerPool
 from aigateway.actors.upstream.connect import Connector
 from aigateway.actors.upstream.exchange import Exchange
 
 __all__ = [
-    "WorkerConfig",
     "Placed",
     "ProviderLimits",
+    "WorkerConfig",
     "Workers",
     "abandon_elsewhere",
     "let_go_of_exchanges",

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 import httptools
 
+from aigateway.actors.upstream import silence
 from aigateway.actors.upstream.errors import (
     AnswerTimeout,
     BadHead,
@@ -35,7 +36,6 @@ from aigateway.actors.upstream.errors import (
     UpstreamError,
 )
 from aigateway.actors.upstream.sending import READ_SIZE, send_request
-from aigateway.actors.upstream.silence import can_watch, watch
 from aigateway.actors.upstream.waiting import is_cooperative, patient
 
 __all__ = ["MAX_HEAD", "AnswerCopy", "Exchange", "UpstreamConnection", "idle_limit", "request_head"]
@@ -87,6 +87,7 @@ class UpstreamConnection:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.incoming = patient(sock)
+        self.cooperative = is_cooperative(sock)
         self.exchanges = 0
         self.idle_until = math.inf
         """Monotonic time from which on it is not used again."""
@@ -102,7 +103,7 @@ class UpstreamConnection:
         if time.monotonic() >= self.idle_until:
             return False
         try:
-            if is_cooperative(sock):
+            if self.cooperative:
                 return _is_quiet(sock._sock)  # type: ignore[attr-defined]
             if _TCP_INFO is not None:
                 state = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0]
@@ -287,9 +288,9 @@ class Exchange:
         """Let :meth:`read` raise Quiet after about this many seconds without data; after
         infinity, never."""
         sock = self._connection.sock
-        if can_watch(sock, seconds):
+        if self._connection.cooperative and seconds >= silence.SHORTEST:
             if self._patience == math.inf:
-                watch(self)
+                silence.watch(self)
                 sock.settimeout(None)
             self._patience = seconds
         else:

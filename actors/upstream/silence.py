@@ -16,14 +16,13 @@ import time
 from typing import Any, Protocol
 from weakref import WeakSet
 
-from aigateway.actors.upstream.waiting import is_cooperative
-
-__all__ = ["Watched", "can_watch", "watch"]
+__all__ = ["SHORTEST", "Watched", "watch"]
 
 TICK = 1.0
 """Seconds between two looks."""
 SHORTEST = 5.0
-"""Seconds of silence from which on a look each ``TICK`` is exact enough."""
+"""Seconds of silence from which on a look each ``TICK`` is exact enough.  A shorter one is waited
+for with a timer, as one is with plain threads."""
 
 
 class Watched(Protocol):
@@ -37,11 +36,6 @@ class Watched(Protocol):
 
     def socket(self) -> Any:
         """The socket that is waited on."""
-
-
-def can_watch(sock: Any, seconds: float) -> bool:
-    """Whether a wait of ``seconds`` on this socket can be left to :func:`watch`."""
-    return seconds >= SHORTEST and is_cooperative(sock)
 
 
 def watch(reader: Watched) -> None:

@@ -9,11 +9,12 @@ interception and its end are known by their ``id``; a usage record by its ``reco
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from attrs import field, frozen
 
 __all__ = [
+    "RECORD_LINE",
     "Interception",
     "InterceptionEnded",
     "ModelThought",
@@ -23,6 +24,9 @@ __all__ = [
     "ToolUsage",
     "UsageRecord",
 ]
+
+RECORD_LINE: Final = "interception log"
+"""The message of a log line that is a record: it may hold what users and models said."""
 
 Json: TypeAlias = Any
 Metadata: TypeAlias = Mapping[str, Json]

@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from aigateway.actors.recorder.policy import RECORD_LINE
+from aigateway.actors.values.records import RECORD_LINE
 from aigateway.http.cli.actors import ask_all, traces, traces_as_text
 from aigateway.http.cli.check import Report, report_as_json, report_as_lines
 from aigateway.http.settings import Settings

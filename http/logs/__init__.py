@@ -23,12 +23,12 @@ from attrs import define, field, frozen
 from aigateway.http.logs.lines import (
     Entry,
     Renderer,
+    SecretMask,
     format_exception,
     human_line,
     json_line,
     stackdriver_line,
 )
-from aigateway.http.logs.secrets import SecretMask
 from aigateway.http.settings import OPTIONS, Settings, SettingsError
 
 __all__ = [

@@ -27,13 +27,13 @@ from aigateway.http.request.runtime import NoAnswer, Runtime, retry_after
 from aigateway.http.settings import Settings
 
 __all__ = [
+    "PREFIXES",
+    "Admission",
+    "Target",
     "authorize",
+    "find_route",
     "present",
     "too_large",
-    "PREFIXES",
-    "Target",
-    "find_route",
-    "Admission",
 ]
 
 log = structlog.get_logger("ai-gateway")

@@ -29,15 +29,15 @@ from aigateway.actors.codec.headers import HeaderList, holds, is_secret_name
 from aigateway.actors.upstream.waiting import patient
 
 __all__ = [
+    "REQUEST_ID_HEADER",
+    "Bodies",
     "BodyTooLarge",
     "BodyTooSlow",
-    "Bodies",
-    "Pace",
-    "TooManyBodies",
     "ClientVanished",
-    "REQUEST_ID_HEADER",
     "Inbound",
     "MalformedBody",
+    "Pace",
+    "TooManyBodies",
     "keep_request",
     "request_id_of",
     "shown_path",

@@ -16,8 +16,7 @@ from aigateway.actors.interception.routes import MESSAGES, Passthrough
 from aigateway.actors.interception.stored_ids import ids_in_body, ids_in_path
 from aigateway.actors.providers.bedrock.counting import COUNT_TOKENS, count_answer
 from aigateway.actors.providers.messages import Opened, Refused
-from aigateway.actors.providers.request import UpstreamRequest
-from aigateway.actors.providers.served import model_for
+from aigateway.actors.providers.request import UpstreamRequest, model_for
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.request.admission import Target
 from aigateway.http.request.answers import Answer, api_error, plain

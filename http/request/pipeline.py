@@ -43,14 +43,15 @@ from aigateway.actors.interception.routes import (
 )
 from aigateway.actors.interception.stored_ids import ids_in_body
 from aigateway.actors.providers.bedrock.making import standing_credential
-from aigateway.actors.providers.making import NO_CREDENTIAL
 from aigateway.actors.providers.messages import Refused
 from aigateway.actors.providers.recording import Recording
-from aigateway.actors.providers.request import UpstreamRequest
-from aigateway.actors.providers.served import model_for, recorded_model
-from aigateway.actors.recorder.ids import new_interception_id
-from aigateway.actors.recorder.ledger import Ledger
-from aigateway.actors.recorder.policy import RecordPolicy
+from aigateway.actors.providers.request import (
+    NO_CREDENTIAL,
+    UpstreamRequest,
+    model_for,
+    recorded_model,
+)
+from aigateway.actors.recorder.ledger import Ledger, RecordPolicy, new_interception_id
 from aigateway.actors.recorder.recorder import Begin
 from aigateway.actors.values import records
 from aigateway.actors.values.provider_config import ProviderConfig

@@ -14,10 +14,8 @@ from aigateway.actors.interception.headers import (
     for_upstream,
     without_account,
 )
-from aigateway.actors.providers.fallback import patience_of
-from aigateway.actors.providers.making import url_for
 from aigateway.actors.providers.messages import Opened, Perform, Refused
-from aigateway.actors.providers.request import UpstreamRequest
+from aigateway.actors.providers.request import UpstreamRequest, patience_of, url_for
 from aigateway.actors.upstream.errors import Unsendable
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.request.answers import Answer, api_error, plain

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Tracer
 
-from aigateway.actors.recorder.policy import RECORD_LINE
+from aigateway.actors.values.records import RECORD_LINE
 from aigateway.http.logs import tap_logs
 from aigateway.http.settings import Settings
 from aigateway.http.settings.version import own_version

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aigateway.actors.providers.bedrock.models import profile_of, stated_region
-from aigateway.actors.providers.served import model_for
+from aigateway.actors.providers.request import model_for
 from aigateway.actors.values.models import parse_models
 from aigateway.actors.values.provider_config import BedrockConfig, ProviderConfig
 

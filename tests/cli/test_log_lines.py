@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aigateway.http.logs.lines import (
+    MASK,
     Entry,
+    SecretMask,
     format_exception,
     human_line,
     json_line,
     stackdriver_line,
 )
-from aigateway.http.logs.secrets import MASK, SecretMask
 
 AT = 1767225600.123456
 """2026-01-01 00:00:00.123456 UTC"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aigateway.http.logs.secrets import SecretMask
+from aigateway.http.logs.lines import SecretMask
 from aigateway.http.request.inbound import shown_path
 
 TOKEN = "abcdefghij-0123456789ABCDEFGHIJKL"

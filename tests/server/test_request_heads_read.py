@@ -12,7 +12,7 @@ from gunicorn.http.unreader import IterUnreader
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from aigateway.http.server.request import GatewayRequest, plain_headers
+from aigateway.http.server.parts import GatewayRequest, plain_headers
 
 PLAIN = b"Host: gateway\r\nsession_id: 7\r\nX-Api-Key:  k \t\r\nEmpty:\r\nX-Twice: 1\r\nx-twice: 2"
 

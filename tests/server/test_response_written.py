@@ -10,7 +10,7 @@ import pytest
 from gunicorn.config import Config
 from gunicorn.http.wsgi import Response
 
-from aigateway.http.server.response import GatewayResponse, close_behind, keep_own_headers
+from aigateway.http.server.parts import GatewayResponse, close_behind, keep_own_headers
 
 LARGE = b"x" * 100_000
 

@@ -11,8 +11,7 @@ from functools import partial
 import pykka
 import pytest
 
-from aigateway.actors.actor.reply import AlreadySet, Reply, complete, fail, new_reply
-from aigateway.actors.actor.turns import new_turn
+from aigateway.actors.actor.base import AlreadySet, Reply, complete, fail, new_reply, new_turn
 from aigateway.actors.upstream.waiting import waiter_for
 
 PATIENCE = 10.0

@@ -12,7 +12,7 @@ import gevent
 import pytest
 from gevent.monkey import get_original
 
-from aigateway.actors.actor.turns import Turn, new_turn
+from aigateway.actors.actor.base import Turn, new_turn
 from aigateway.actors.upstream.waiting import waiter_for
 
 PATIENCE = 10.0

@@ -24,8 +24,7 @@ from aigateway.actors.providers.bedrock.rewrite import (
     rewrite_body,
 )
 from aigateway.actors.providers.bedrock.signing import CHAIN_HINT, Signer
-from aigateway.actors.providers.making import body_for, framed, url_for
-from aigateway.actors.providers.request import UpstreamRequest
+from aigateway.actors.providers.request import UpstreamRequest, body_for, framed, url_for
 from aigateway.actors.upstream.errors import NotMade, NotSupported
 from aigateway.actors.values.provider_config import ProviderConfig
 
@@ -43,7 +42,7 @@ def standing_credential(config: ProviderConfig) -> Credential:
 
 
 class BedrockMaker:
-    """For Bedrock; see :class:`~aigateway.actors.providers.making.Maker`.
+    """For Bedrock; see :class:`~aigateway.actors.providers.request.Maker`.
 
     Each request gets its signature when it is sent, so one that waited has a fresh one.
     """
@@ -60,7 +59,7 @@ class BedrockMaker:
     def make(
         self, request: UpstreamRequest, model: str, credential: Credential | None
     ) -> requests.PreparedRequest:
-        """See :class:`~aigateway.actors.providers.making.Maker`.
+        """See :class:`~aigateway.actors.providers.request.Maker`.
 
         ``credential`` is not needed: the signature depends on what is signed.
         """
@@ -107,7 +106,7 @@ class BedrockMaker:
         return framed(method, url, headers, signature, body)
 
     def renew(self, since: float) -> bool:
-        """See :class:`~aigateway.actors.providers.making.Maker`."""
+        """See :class:`~aigateway.actors.providers.request.Maker`."""
         if self._signer is None:
             # Signed with a token of the settings: there was no signer.
             return False

@@ -22,7 +22,7 @@ from aigateway.actors.control.messages import (
     Stored,
     StoreRecords,
 )
-from aigateway.actors.recorder.ids import new_interception_id
+from aigateway.actors.recorder.ledger import new_interception_id
 from aigateway.actors.values.records import (
     Interception,
     InterceptionEnded,

@@ -14,7 +14,7 @@ import attrs
 import pytest
 
 from aigateway.actors.control.local.store import Store
-from aigateway.actors.recorder.ids import new_interception_id
+from aigateway.actors.recorder.ledger import new_interception_id
 
 
 @pytest.fixture
