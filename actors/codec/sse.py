@@ -282,9 +282,12 @@ def is_junk(start: bytes | bytearray) -> bool:
 
 
 def documents(piece: bytes) -> list[bytes]:
-    """The data of a piece that should have been several events; none when it is only one."""
+    """The data of a piece that should have been several events; none when it is only one.
+
+    As where they are cut, the first of two tells: the others may be broken.
+    """
     values = [line[1] for line in _DATA_LINE.finditer(piece)]
-    return values if len(values) > 1 and all(map(_is_document, values)) else []
+    return values if len(values) > 1 and _is_document(values[0]) else []
 
 
 def sniff(head: bytes, *, labelled: bool) -> bool | None:

@@ -243,3 +243,15 @@ def test_a_long_event_in_small_reads_takes_linear_time(api: str) -> None:
     for _ in range(200_000):
         interception.receive_data(b"words ", NOW)
     assert interception.receive_data(b'"}\n\n', NOW).endswith(b'"}\n\n')
+
+
+@pytest.mark.parametrize("step", [1, 1 << 20])
+def test_what_stands_before_a_broken_event_is_read_without_a_blank_line_too(
+    api: str, step: int
+) -> None:
+    first = STREAMS[api].partition(b"\n\n")[0]
+    name = first.rpartition(b"data:")[0]
+    result = relayed(api, first + b"\nout of order\n" + name + b"data: {oops\n\n", step, end="cut")
+    assert [each.msg_id for each in result.prompts] == [
+        each.msg_id for each in relayed(api, first + b"\n\n", end="cut").prompts
+    ]
