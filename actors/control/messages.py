@@ -294,6 +294,8 @@ class CallStats:
     """Requests that wait because it is away."""
     times: Mapping[tuple[str, str], CallTimes] = field(factory=dict)
     """By RPC and outcome; empty for a control plane that makes no calls."""
+    unpriced: Mapping[str, int] = field(factory=dict)
+    """Token records that were stored without a cost, by the reason."""
 
 
 @frozen

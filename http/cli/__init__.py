@@ -16,6 +16,7 @@ COMMANDS = {
     "start": "Start the gateway.",
     "demo": "Try it out: a gateway in front of an imitation provider.",
     "usage": "Show who used what, from the local database.",
+    "prices": "Show prices, what has none, and work costs out again.",
     "keys": "Make, list and revoke keys of the embedded control plane.",
     "actors": "List and restart the actors of a running gateway.",
     "check": "Show the effective configuration and what is wrong with it.",

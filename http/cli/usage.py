@@ -12,6 +12,7 @@ from aigateway.actors.control.local.schema import timestamp
 from aigateway.actors.control.local.usage import GROUPS, UsageRow, usage_by, usage_total
 from aigateway.http.cli._local_database import database_options, reading
 from aigateway.http.cli._moments import moment
+from aigateway.http.cli._money import dollars
 from aigateway.http.logs.printable import csv_field, printable
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ _COLUMNS = (
     "cache_write_input_tokens",
     "prompts",
     "tool_calls",
+    "cost_nano_usd",
+    "unpriced",
 )
 
 _HEADINGS = (
@@ -39,6 +42,8 @@ _HEADINGS = (
     "cache write",
     "prompts",
     "tool calls",
+    "cost",
+    "unpriced",
 )
 
 _CHARTS: dict[str, Callable[[UsageRow], int]] = {
@@ -46,6 +51,7 @@ _CHARTS: dict[str, Callable[[UsageRow], int]] = {
     "requests": lambda row: row.interceptions,
     "errors": lambda row: row.errors,
     "tools": lambda row: row.tool_calls,
+    "cost": lambda row: row.cost_nano_usd or 0,
 }
 
 _BAR_WIDTH = 40
@@ -99,7 +105,11 @@ def command(
     chart: str | None,
     **flags: Any,
 ) -> None:
-    """Show requests, tokens, prompts and tool calls of a gateway that runs with --local."""
+    """Show requests, tokens, tool calls and cost of a gateway that runs with --local.
+
+    Costs are those of the table of prices at the time of each request. The last column counts
+    token records without a price, which are in no sum: `aigateway prices check` says why.
+    """
     if since is not None and until is not None and since >= until:
         raise click.UsageError("--since must be before --until")
     by = tuple(dict.fromkeys(by))
@@ -119,8 +129,8 @@ def command(
         _print_table(by, rows, total, chart)
 
 
-def _data(by: tuple[str, ...], row: UsageRow) -> dict[str, str | int]:
-    sums: dict[str, int] = {name: getattr(row, name) for name in _COLUMNS}
+def _data(by: tuple[str, ...], row: UsageRow) -> dict[str, str | int | None]:
+    sums: dict[str, int | None] = {name: getattr(row, name) for name in _COLUMNS}
     return {**dict(zip(by, row.group, strict=True)), **sums}
 
 
@@ -144,7 +154,9 @@ def _print_json(
 def _print_csv(by: tuple[str, ...], rows: list[UsageRow]) -> None:
     click.echo(",".join([*by, *_COLUMNS]))
     for row in rows:
-        click.echo(",".join(csv_field(value) for value in _data(by, row).values()))
+        click.echo(
+            ",".join(csv_field("" if value is None else value) for value in _data(by, row).values())
+        )
 
 
 def _print_table(
@@ -161,16 +173,21 @@ def _print_table(
     screen = console()
     table = Table(*by, box=table_box(), show_footer=True)
     for heading, name in zip(_HEADINGS, _COLUMNS, strict=True):
-        table.add_column(heading, justify="right", footer=f"{getattr(total, name):,}")
+        table.add_column(heading, justify="right", footer=_shown(total, name))
     table.columns[0].footer = "total"
     for row in rows:
         labels = [Text(printable(label)) for label in row.group]
-        table.add_row(*labels, *(Text(f"{getattr(row, name):,}") for name in _COLUMNS))
+        table.add_row(*labels, *(Text(_shown(row, name)) for name in _COLUMNS))
     screen.print(table)
     if chart is None:
         chart = "tokens" if screen.is_terminal else "none"
     if chart != "none":
         _print_chart(screen, rows, chart)
+
+
+def _shown(row: UsageRow, column: str) -> str:
+    value = getattr(row, column)
+    return dollars(value) if column == "cost_nano_usd" else f"{value:,}"
 
 
 def _print_chart(screen: Console, rows: list[UsageRow], chart: str) -> None:
@@ -186,6 +203,7 @@ def _print_chart(screen: Console, rows: list[UsageRow], chart: str) -> None:
         # Something is more than nothing, however little it is.
         bar = brick * (max(1, length) if value(row) else 0)
         label = " / ".join(printable(part) for part in row.group)
-        grid.add_row(Text(label), Text(bar, style="cyan"), Text(f"{value(row):,}"))
+        told = _shown(row, "cost_nano_usd") if chart == "cost" else f"{value(row):,}"
+        grid.add_row(Text(label), Text(bar, style="cyan"), Text(told))
     screen.print(Text(f"\n{chart}", style="bold"))
     screen.print(grid)

@@ -19,6 +19,7 @@ import pykka
 from aigateway.actors.actor.activity import activities
 from aigateway.actors.actor.tree import ActorTree, provider_role
 from aigateway.actors.control.call_counters import BOUNDS, CallTimes
+from aigateway.actors.control.local.prices.cost import REASONS
 from aigateway.actors.control.messages import CallStats, GetCallStats, Status
 from aigateway.actors.providers.breaker import GAUGE
 from aigateway.actors.providers.keypool import KeyState
@@ -135,12 +136,17 @@ class Sampler:
             # It began to count anew.
             self._coderd_urn = control.actor_urn
             self._timed.clear()
+            self._totals.forget("unpriced")
         self._series.coderd_waiting.set(stats.waiting)
         for key, times in stats.times.items():
             before = self._timed.get(key, _NO_CALLS)
             counts = [new - old for new, old in zip(times.counts, before.counts, strict=True)]
             self._series.coderd_rpc.labels(*key).add(counts, times.seconds - before.seconds)
             self._timed[key] = times
+        for reason in REASONS:
+            # At 0 too: rates see the first one.
+            unpriced = self._series.unpriced.labels(reason)
+            unpriced.inc(self._totals.grown(("unpriced", reason), stats.unpriced.get(reason, 0)))
 
     def _actors(self) -> None:
         histories = self._tree.histories()

@@ -18,6 +18,7 @@ from attrs import frozen
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
 
 from aigateway.actors.control.call_counters import BOUNDS
+from aigateway.actors.control.local.prices.cost import REASONS
 from aigateway.http.metrics.batch_histogram import BatchHistogram
 from aigateway.http.metrics.label_values import LabelValues
 
@@ -277,6 +278,12 @@ class Series:
             BOUNDS,
             (11, "RPCs"), (3, "outcomes"),
         )  # fmt: skip
+        self.unpriced = self._counter(
+            "unpriced_token_records",
+            "Token records that were stored without a cost (--local), by the reason",
+            ("reason",),
+            (len(REASONS), "reasons"),
+        )
         self.requests_running = self._gauge("requests_running", "Requests being served")
         self.requests_waiting = self._gauge(
             "requests_waiting",

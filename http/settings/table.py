@@ -196,6 +196,11 @@ class Settings:
     local_db: str = _local(
         PATH, "aigateway.db", help="SQLite database of the embedded control plane."
     )
+    prices: str = _local(
+        PATH,
+        "",
+        help="Prices of your own, YAML or JSON, that come before the list prices in the package.",
+    )
 
     # -- Records
     state_dir: str = _records(

@@ -91,3 +91,27 @@ def test_a_control_plane_of_its_own_makes_no_calls(tmp_path: Any) -> None:
         assert rig.samples() == {("coderd_waiting",): 0}
     finally:
         rig.plane.stop()
+
+
+def test_records_without_a_price_are_counted_from_nothing_on_and_over_restarts() -> None:
+    registry = CollectorRegistry()
+    told: dict[str, int] = {}
+    plane = SimpleNamespace(
+        actor_urn="first", ask=lambda _question, timeout: CallStats(unpriced=dict(told))
+    )
+    tree: Any = SimpleNamespace(find=lambda _role: plane)
+    metrics = RequestMetrics(Series(registry), initiators=True)
+    sampler = Sampler(metrics, tree, cast(Any, None), cast(Any, None), ())
+
+    def counted(reason: str) -> float | None:
+        sampler._coderd()
+        return registry.get_sample_value(
+            "coder_ai_gateway_unpriced_token_records_total", {"reason": reason}
+        )
+
+    assert (counted("model"), counted("tier")) == (0, 0)
+    told["model"] = 3
+    assert (counted("model"), counted("model"), counted("tier")) == (3, 3, 0)
+    plane.actor_urn = "second"
+    told["model"] = 2
+    assert counted("model") == 5

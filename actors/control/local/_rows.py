@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from aigateway.actors.control.local.costs import PricedTokens
 from aigateway.actors.control.local.schema import timestamp
 from aigateway.actors.values.records import (
     Interception,
@@ -122,6 +123,12 @@ def _token_row(record: TokenUsage) -> Row:
     )
 
 
+def _priced_row(priced: PricedTokens) -> Row:
+    row, cost = _token_row(priced.record), priced.cost
+    counted = 1 + len(_COUNTS)
+    return (*row[:counted], cost.nano_usd, cost.price, cost.table, *row[counted:])
+
+
 def _prompt_row(record: PromptUsage) -> Row:
     return (
         record.interception_id,
@@ -160,14 +167,14 @@ def _thought_row(record: ModelThought) -> Row:
     )
 
 
-_TOKENS = _insert(
-    "token_usages",
+_COUNTS = (
     "msg_id",
     "input_tokens",
     "output_tokens",
     "cache_read_input_tokens",
     "cache_write_input_tokens",
 )
+_COST = ("cost_nano_usd", "price", "price_table")
 _TOOL = _insert(
     "tool_usages",
     "msg_id",
@@ -181,7 +188,8 @@ _TOOL = _insert(
 )
 
 INSERTS: Mapping[type, tuple[str, Callable[[Any], Row]]] = {
-    TokenUsage: (_TOKENS, _token_row),
+    TokenUsage: (_insert("token_usages", *_COUNTS), _token_row),
+    PricedTokens: (_insert("token_usages", *_COUNTS, *_COST), _priced_row),
     PromptUsage: (_insert("user_prompts", "msg_id", "prompt"), _prompt_row),
     ToolUsage: (_TOOL, _tool_row),
     ModelThought: (_insert("model_thoughts", "content"), _thought_row),

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 from attrs import frozen
 
 from aigateway.actors.actor.base import ActorDied, GatewayActor, complete, fail, tell_quietly
+from aigateway.actors.control.local.prices.cost import Pricing
 from aigateway.actors.control.local.store import DatabaseBusy, DatabaseTrouble, Store, Written
 from aigateway.actors.control.messages import (
     Accepted,
@@ -71,7 +72,8 @@ _FLUSH = _Flush()
 class LocalControlPlane(GatewayActor):
     """Answers the messages of :mod:`~aigateway.actors.control.messages` from ``database``.
 
-    ``providers`` are fixed for its life, and so are the MCP servers, which all users share.
+    ``providers`` are fixed for its life, and so are the MCP servers, which all users share, and
+    ``pricing``, by which token records get their costs.
     Its start fails with :class:`~aigateway.actors.control.local.schema.LocalDatabaseError` when the
     file cannot be used; a database that fails later is reported and tried again.
     """
@@ -84,6 +86,7 @@ class LocalControlPlane(GatewayActor):
         providers: tuple[ProviderConfig, ...] = (),
         mcp: McpConfiguration | None = None,
         *,
+        pricing: Pricing | None = None,
         lock_patience: float = LOCK_PATIENCE,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -91,6 +94,7 @@ class LocalControlPlane(GatewayActor):
         self._database = database
         self._providers = providers
         self._mcp = mcp or McpConfiguration()
+        self._pricing = pricing
         self._lock_patience = lock_patience
         self._clock = clock
         self._began = clock()
@@ -105,7 +109,7 @@ class LocalControlPlane(GatewayActor):
         self._trouble: str | None = None
 
     def started(self) -> None:
-        self._store = Store(self._database, _OPENING_PATIENCE)
+        self._store = Store(self._database, _OPENING_PATIENCE, self._pricing)
 
     def receive(self, message: Any) -> Any:
         return self._handlers[type(message)](self, message)
@@ -178,7 +182,7 @@ class LocalControlPlane(GatewayActor):
         )
 
     def _get_call_stats(self, _message: GetCallStats) -> CallStats:
-        return CallStats()
+        return CallStats(unpriced=dict(self._store.unpriced))
 
     # -- looking up
 

@@ -26,6 +26,7 @@ __all__ = [
     "VERSION",
     "LocalDatabaseError",
     "is_busy",
+    "moment_of",
     "open_database",
     "read_database",
     "timestamp",
@@ -64,6 +65,11 @@ def timestamp(seconds: float) -> str:
     """
     whole, micros = divmod(round(seconds * 1_000_000), 1_000_000)
     return f"{_second(whole)}.{micros:06d}Z"
+
+
+def moment_of(text: str) -> float:
+    """Unix seconds of what :func:`timestamp` wrote.  Raises ValueError."""
+    return datetime.fromisoformat(text).timestamp()
 
 
 def open_database(

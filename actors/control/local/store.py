@@ -10,8 +10,10 @@ import hashlib
 import hmac
 import os
 import sqlite3
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TypeAlias
 
 from attrs import evolve, field, frozen
 
@@ -24,6 +26,8 @@ from aigateway.actors.control.local._rows import (
     start_row,
     without_surrogates,
 )
+from aigateway.actors.control.local.costs import PricedTokens, asked_in, price_records
+from aigateway.actors.control.local.prices.cost import Pricing
 from aigateway.actors.control.local.schema import (
     LocalDatabaseError,
     is_busy,
@@ -37,6 +41,8 @@ from aigateway.actors.control.messages import Caller, Denied
 from aigateway.actors.values.records import Interception, InterceptionEnded, UsageRecord
 
 __all__ = ["DatabaseBusy", "DatabaseTrouble", "Store", "Written"]
+
+_Stored: TypeAlias = UsageRecord | InterceptionEnded | PricedTokens
 
 _KEY_SQL = """
     SELECT secret_sha256, user_id, username, expires_at, revoked_at FROM api_keys WHERE id = ?
@@ -80,11 +86,16 @@ class Store:
     """One connection.  Opened again after trouble, since the file may have been replaced.
 
     Raises :class:`~.schema.LocalDatabaseError` when it cannot be opened at
-    first; ``patience`` is how many seconds that may take.
+    first; ``patience`` is how many seconds that may take.  Token records get costs by ``pricing``.
     """
 
-    def __init__(self, path: str | os.PathLike[str], patience: float) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], patience: float, pricing: Pricing | None = None
+    ) -> None:
         self._path = path
+        self._pricing = pricing
+        self.unpriced: Counter[str] = Counter()
+        """Token records that were stored without a cost, by the reason."""
         self._connection: sqlite3.Connection | None = open_database(path, patience=patience)
         self._connection.execute("PRAGMA busy_timeout = 0")
         self._file = _identity(path)
@@ -130,12 +141,21 @@ class Store:
         """
         try:
             connection = self._opened_for_writing()
+            rows: Sequence[_Stored] = records
+            if self._pricing is not None:
+                rows = price_records(starts, records, self._pricing, partial(asked_in, connection))
             try:
-                return _write_together(connection, starts, records)
+                written = _write_together(connection, starts, rows)
             except _BAD_VALUES:
-                return _write_singly(connection, starts, records)
+                written = _write_singly(connection, starts, rows)
         except (sqlite3.Error, LocalDatabaseError, OSError) as ex:
             raise self._failed(ex) from ex
+        self.unpriced.update(
+            each.cost.unpriced
+            for each in rows
+            if isinstance(each, PricedTokens) and each.cost.unpriced is not None
+        )
+        return written
 
     def remember_ids(self, claims: Sequence[tuple[str, Sequence[str]]], now: float) -> None:
         """Note ids as those of users; see :mod:`._stored_ids`.
@@ -205,7 +225,7 @@ def _storable(text: str) -> str:
 def _write_together(
     connection: sqlite3.Connection,
     starts: Sequence[Interception],
-    records: Sequence[UsageRecord | InterceptionEnded],
+    records: Sequence[_Stored],
 ) -> Written:
     # The lock is taken late: rows are made before.
     start_rows = [start_row(record) for record in starts]
@@ -231,7 +251,7 @@ def _write_together(
 def _write_singly(
     connection: sqlite3.Connection,
     starts: Sequence[Interception],
-    records: Sequence[UsageRecord | InterceptionEnded],
+    records: Sequence[_Stored],
 ) -> Written:
     """Like :func:`_write_together`, but finds out which records are at fault."""
     bad_starts: dict[int, str] = {}
@@ -262,9 +282,7 @@ def _execute(connection: sqlite3.Connection, statement: str, row: Row) -> None:
         connection.execute(statement, without_surrogates(row))
 
 
-def _ends_of_nothing(
-    connection: sqlite3.Connection, records: Sequence[UsageRecord | InterceptionEnded]
-) -> dict[int, str]:
+def _ends_of_nothing(connection: sqlite3.Connection, records: Sequence[_Stored]) -> dict[int, str]:
     unknown: dict[int, str] = {}
     for position, record in enumerate(records):
         if isinstance(record, InterceptionEnded):

@@ -35,6 +35,10 @@ class UsageRow:
     cache_write_input_tokens: int
     prompts: int
     tool_calls: int
+    cost_nano_usd: int | None
+    """What those token records cost that have a price; ``None``: there are some, and none has."""
+    unpriced: int
+    """Token records without a cost: they are in no sum of costs."""
 
     @property
     def tokens(self) -> int:
@@ -68,7 +72,7 @@ def usage_by(
     if unknown:
         raise ValueError(f"cannot group by {unknown[0]}: choose from {', '.join(GROUPS)}")
     rows = [
-        UsageRow(tuple(row[: len(by)]), *row[len(by) :])
+        _usage_row(tuple(row[: len(by)]), row[len(by) :])
         for row in connection.execute(*_query([GROUPS[name] for name in by], since, until))
     ]
     if by[0] == "day":
@@ -83,7 +87,30 @@ def usage_total(
 ) -> UsageRow:
     """Like :func:`usage_by`, with everything in one group without a name."""
     rows = connection.execute(*_query(["''"], since, until)).fetchall()
-    return UsageRow((), *rows[0][1:]) if rows else UsageRow((), 0, 0, 0, 0, 0, 0, 0, 0)
+    return _usage_row((), rows[0][1:] if rows else (0,) * _SUMS)
+
+
+_SUMS = 11
+
+
+def _usage_row(group: tuple[str, ...], sums: Sequence[int]) -> UsageRow:
+    (
+        interceptions, errors, given, made, cache_read, cache_write, prompts, tool_calls,
+        cost, priced, unpriced,
+    ) = sums  # fmt: skip
+    return UsageRow(
+        group=group,
+        interceptions=interceptions,
+        errors=errors,
+        input_tokens=given,
+        output_tokens=made,
+        cache_read_input_tokens=cache_read,
+        cache_write_input_tokens=cache_write,
+        prompts=prompts,
+        tool_calls=tool_calls,
+        cost_nano_usd=cost if priced or not unpriced else None,
+        unpriced=unpriced,
+    )
 
 
 def _query(
@@ -106,19 +133,23 @@ def _query(
             SELECT {names}, 0 AS interceptions, 0 AS errors,
                    input_tokens, output_tokens,
                    cache_read_input_tokens AS cache_read, cache_write_input_tokens AS cache_write,
-                   0 AS prompts, 0 AS tool_calls
+                   0 AS prompts, 0 AS tool_calls,
+                   coalesce(cost_nano_usd, 0) AS cost,
+                   CASE WHEN cost_nano_usd IS NULL THEN 0 ELSE 1 END AS priced,
+                   CASE WHEN cost_nano_usd IS NULL THEN 1 ELSE 0 END AS unpriced
             FROM chosen JOIN token_usages ON interception_id = id
             UNION ALL
-            SELECT {names}, 1, error_type IS NOT NULL, 0, 0, 0, 0, 0, 0 FROM chosen
+            SELECT {names}, 1, error_type IS NOT NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0 FROM chosen
             UNION ALL
-            SELECT {names}, 0, 0, 0, 0, 0, 0, 1, 0
+            SELECT {names}, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0
             FROM chosen JOIN user_prompts ON interception_id = id
             UNION ALL
-            SELECT {names}, 0, 0, 0, 0, 0, 0, 0, 1
+            SELECT {names}, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0
             FROM chosen JOIN tool_usages ON interception_id = id
         )
         SELECT {names}, sum(interceptions), sum(errors), sum(input_tokens), sum(output_tokens),
-               sum(cache_read), sum(cache_write), sum(prompts), sum(tool_calls)
+               sum(cache_read), sum(cache_write), sum(prompts), sum(tool_calls),
+               sum(cost), sum(priced), sum(unpriced)
         FROM spent GROUP BY {names}
     """
     return query, times

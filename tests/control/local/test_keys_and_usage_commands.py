@@ -236,6 +236,8 @@ def test_usage_as_json_has_rows_and_total(run: Run, used: None) -> None:
         "cache_write_input_tokens": 0,
         "prompts": 1,
         "tool_calls": 1,
+        "cost_nano_usd": None,
+        "unpriced": 1,
     }
     assert found["total"]["interceptions"] == 3
 

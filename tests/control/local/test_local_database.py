@@ -26,7 +26,7 @@ PUBLIC = {
     " client_session_id user_agent correlating_tool_call_id credential_kind credential_hint"
     " metadata started_at ended_at error_type error_message",
     "token_usages": "interception_id msg_id input_tokens output_tokens cache_read_input_tokens"
-    " cache_write_input_tokens metadata created_at",
+    " cache_write_input_tokens metadata created_at cost_nano_usd price price_table",
     "user_prompts": "interception_id msg_id prompt metadata created_at",
     "tool_usages": "interception_id msg_id tool_call_id item_id server_url tool input injected"
     " invocation_error metadata created_at",

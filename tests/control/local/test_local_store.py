@@ -133,6 +133,9 @@ def test_token_counts_of_other_kinds_are_merged_into_the_metadata(
         "cache_read_input_tokens": 3,
         "cache_write_input_tokens": 4,
         "created_at": "2026-02-28T12:00:01.000000Z",
+        "cost_nano_usd": None,
+        "price": None,
+        "price_table": None,
     }
 
 

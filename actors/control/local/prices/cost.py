@@ -37,6 +37,8 @@ REASONS = ("model", "kind", "tier", "request", "usage")
 for the service tier, or for a tool's requests; or nobody knows what was used."""
 
 _PICO_IN_NANO = 1000
+_MOST = 10**18
+"""A thousand million dollars: a database's whole numbers have 63 bits."""
 
 _VENDORS = {
     "anthropic": "anthropic",
@@ -242,6 +244,20 @@ class Pricing:
             return self.packaged.version
         return f"{self.packaged.version}+{self.own.version}"
 
+    def find(
+        self, model: str, *, provider: str, provider_name: str, moment: float
+    ) -> tuple[str, ModelPrice] | None:
+        """What a model costs with a provider, by its type and name, at a Unix time; and the
+        version of the table that says so."""
+        kind, address = self.providers.get(provider_name, (provider, ""))
+        vendors = self._vendors(kind, address)
+        if self.own is not None:
+            near = tuple(dict.fromkeys((provider_name, kind, *vendors, "")))
+            if (found := self.own.find(model, near, moment)) is not None:
+                return self.own.version, found
+        found = self.packaged.find(model, vendors, moment)
+        return None if found is None else (self.packaged.version, found)
+
     def cost(
         self, used: Used, model: str, *, provider: str, provider_name: str, moment: float
     ) -> Cost:
@@ -265,12 +281,14 @@ class Pricing:
         if price is None:
             return Cost(None, self.version, None, "model", f"{names[0]} of {provider_name}")
         nano, reason, detail = cost_of(price, used)
+        if nano is not None and nano > _MOST:
+            nano, reason, detail = None, "usage", "more tokens than there can be"
         return Cost(nano, self.version, price.key, reason, detail)
 
     def _vendors(self, kind: str, address: str) -> Sequence[str]:
         """Whose list prices a provider has: those of who owns its address, else of its type."""
         vendor = self.packaged.vendor_of(address) if address else None
         if vendor is None:
-            name = _VENDORS.get(kind, kind if kind not in _ANYWHERE else "")
+            name = _VENDORS.get(kind, "" if kind in _ANYWHERE else kind)
             vendor = self.packaged.vendor(name)
         return () if vendor is None else (vendor.name, *vendor.serves)

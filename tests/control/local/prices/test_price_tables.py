@@ -176,6 +176,27 @@ def test_names_written_out_come_before_patterns_and_longer_patterns_before_short
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "m", " M ", "m-latest", "m@latest", "m@default", "m-20250101", "m@20250101",
+        "m-2025-01-01", "m-v1", "m-v2:0", "m-v1:0:200k", "m-20250101-v1:0", "m[1m]", "us.m",
+        "us-gov.m-v1:0", "global.m-20250101-v1:0", "models/m", "publishers/x/models/m@20250101",
+        "projects/p/locations/l/publishers/x/models/m",
+        "arn:aws:bedrock:eu-west-1:1:inference-profile/eu.m-20250101-v1:0",
+    ],
+)  # fmt: skip
+def test_a_model_is_found_by_all_its_names(name: str) -> None:
+    table = read_table({"version": "1", "models": [{"model": "m", "input": 1}]})
+    assert table.find(name, ("",), 0) is not None
+
+
+@pytest.mark.parametrize("name", ["mm", "m-2025", "m-mini", "latest", "", "-v1", "xx.m", "a/m"])
+def test_a_model_is_not_taken_for_another(name: str) -> None:
+    table = read_table({"version": "1", "models": [{"model": "m", "input": 1}]})
+    assert table.find(name, ("",), 0) is None
+
+
 def test_the_packages_table_is_dated_and_says_what_it_was_made_from(pricing: Pricing) -> None:
     table = packaged_table()
     assert table.version == pricing.version

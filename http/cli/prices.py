@@ -1,0 +1,260 @@
+"""``aigateway prices``: what models cost, what has no price, and costs worked out again."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any
+
+import click
+from attrs import asdict
+
+from aigateway.actors.control.local.costs import Unpriced, unpriced
+from aigateway.actors.control.local.costs import recost as work_out
+from aigateway.actors.control.local.price_files import PricesFileError, load_pricing
+from aigateway.actors.control.local.prices.cost import Pricing
+from aigateway.actors.control.local.prices.table import (
+    REQUEST_KINDS,
+    TOKEN_KINDS,
+    ModelPrice,
+    Prices,
+)
+from aigateway.http.cli._local_database import reading, writing
+from aigateway.http.cli._moments import moment
+from aigateway.http.cli._money import dollars
+from aigateway.http.logs.printable import printable
+from aigateway.http.settings import SettingsError, load
+from aigateway.http.settings.flags import settings_options
+from aigateway.http.settings.provider_build import build_providers
+from aigateway.http.settings.provider_env import read_providers
+
+__all__ = ["command"]
+
+_WITH_DATABASE = ("prices", "local_db", "config")
+_MONTH = 30 * 86_400
+_MICRO_OF_TOKEN = 10**6
+_NANO_OF_REQUEST = 10**9
+
+
+@click.group(name="prices")
+def command() -> None:
+    """Show what models cost, find what has no price, and work costs out again.
+
+    The list prices came with the package; --prices names a file of your own that comes before
+    them.
+    """
+
+
+@command.command()
+@click.argument("model")
+@click.option(
+    "--provider",
+    metavar="NAME",
+    help="With this provider: a name or type, or whose list prices.  [default: with all]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@settings_options(only=("prices", "config"))
+def show(model: str, provider: str | None, as_json: bool, **flags: Any) -> None:
+    """Show what MODEL costs now, by any of its names.
+
+    Prices are dollars for a million tokens, and for a thousand requests of a tool. Exit code 1
+    when it has no price.
+    """
+    pricing = _pricing(flags)
+    found = _everywhere(pricing, model, provider)
+    if as_json:
+        document = {
+            "model": model,
+            "tables": pricing.version,
+            "prices": [{"table": table, **_as_data(price)} for table, price in found],
+        }
+        click.echo(json.dumps(document, indent=2))
+    elif found:
+        _print_prices(found)
+        click.echo(f"Dollars for a million tokens. Tables: {pricing.version}.")
+    else:
+        where = f" with {provider}" if provider else ""
+        click.echo(printable(f"{model} has no price{where}; --prices gives it one."))
+    if not found:
+        raise SystemExit(1)
+
+
+@command.command()
+@click.option(
+    "--since",
+    callback=moment,
+    metavar="TIME",
+    help="Requests from then on, as for `usage`.  [default: 30 days ago]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@settings_options(only=_WITH_DATABASE)
+def check(since: float | None, as_json: bool, **flags: Any) -> None:
+    """Check the file of --prices, and list what was used and has no price.
+
+    Exit code 1 when there is something.
+    """
+    pricing = _pricing(flags)
+    since = time.time() - _MONTH if since is None else since
+    with reading(flags) as connection:
+        found = unpriced(connection, pricing, since)
+    if as_json:
+        document = {"tables": pricing.version, "unpriced": [asdict(each) for each in found]}
+        click.echo(json.dumps(document, indent=2))
+    elif not found:
+        click.echo(f"Everything that was used has a price. Tables: {pricing.version}.")
+    else:
+        from rich.table import Table
+        from rich.text import Text
+
+        from aigateway.http.cli._tables import console, table_box
+
+        table = Table("provider", "model", "has no price for", box=table_box())
+        for heading in ("records", "tokens"):
+            table.add_column(heading, justify="right")
+        for each in found:
+            names = (each.provider_name, each.model, _missing(each))
+            numbers = (f"{each.records:,}", f"{each.tokens:,}")
+            table.add_row(*(Text(printable(text)) for text in (*names, *numbers)))
+        console().print(table)
+        click.echo(f"Tables: {pricing.version}. --prices gives prices to what has none.")
+    if found:
+        raise SystemExit(1)
+
+
+@command.command()
+@click.option(
+    "--since",
+    callback=moment,
+    metavar="TIME",
+    required=True,
+    help="Requests from then on, as for `usage`.",
+)
+@click.option("--dry-run", is_flag=True, help="Change nothing, only tell what would be.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@settings_options(only=_WITH_DATABASE)
+def recost(since: float, dry_run: bool, as_json: bool, **flags: Any) -> None:
+    """Work out again what recorded requests cost, with the prices of today's tables.
+
+    Each is taken with the prices that the tables have for its own day. Gateways may run meanwhile.
+    """
+    pricing = _pricing(flags)
+    with reading(flags) if dry_run else writing(flags) as connection:
+        done = work_out(connection, pricing, since, dry_run=dry_run)
+    if as_json:
+        document = {"tables": pricing.version, "dry_run": dry_run, **asdict(done)}
+        click.echo(json.dumps(document, indent=2))
+        return
+    verb = "would change" if dry_run else "changed"
+    click.echo(
+        f"{done.rows:,} token records, {done.changed:,} {verb}. Tables: {pricing.version}.\n"
+        f"cost      {dollars(done.before)} -> {dollars(done.after)}\n"
+        f"unpriced  {done.unpriced_before:,} -> {done.unpriced_after:,} records"
+    )
+
+
+def _missing(each: Unpriced) -> str:
+    match each.reason:
+        case "model":
+            return "the model"
+        case "kind":
+            return f"tokens of {each.detail}"
+        case "request":
+            return f"requests of {each.detail}"
+        case _:
+            return each.detail
+
+
+def _pricing(flags: dict[str, Any]) -> Pricing:
+    try:
+        settings = load(flags, os.environ, require_coderd=False)
+        providers = build_providers(read_providers(settings.provider_environ).entries, settings)
+        return load_pricing(settings.prices, providers)
+    except SettingsError as ex:
+        raise click.UsageError(str(ex)) from ex
+    except PricesFileError as ex:
+        raise click.ClickException(str(ex)) from ex
+
+
+def _everywhere(pricing: Pricing, model: str, provider: str | None) -> list[tuple[str, ModelPrice]]:
+    """What a model costs with each provider that has a price for it, the own prices first."""
+    now = time.time()
+    if provider is not None:
+        found = pricing.find(model, provider=provider, provider_name=provider, moment=now)
+        return [] if found is None else [found]
+    everywhere = []
+    if pricing.own is not None:
+        for name in dict.fromkeys(each.provider for each in pricing.own.models):
+            if (price := pricing.own.find(model, (name,), now)) is not None:
+                everywhere.append((pricing.own.version, price))
+    for vendor in pricing.packaged.vendors:
+        if (price := pricing.packaged.find(model, (vendor.name,), now)) is not None:
+            everywhere.append((pricing.packaged.version, price))
+    return everywhere
+
+
+def _as_data(price: ModelPrice) -> dict[str, Any]:
+    data: dict[str, Any] = {"price": price.key, "provider": price.provider, "model": price.model}
+    data.update(_amounts(price.prices))
+    if price.over:
+        data["over"] = {str(tokens): _amounts(prices) for tokens, prices in reversed(price.over)}
+    if price.tiers:
+        data["tiers"] = {
+            name: {
+                **_amounts(tier.prices),
+                **({"over": {str(n): _amounts(p) for n, p in tier.over}} if tier.over else {}),
+            }
+            for name, tier in price.tiers.items()
+        }
+    if price.geo:
+        data["geo"] = {place: str(factor) for place, factor in price.geo.items()}
+    if price.since is not None:
+        data["since"] = price.since.isoformat()
+    return data
+
+
+def _amounts(prices: Prices) -> dict[str, str]:
+    return {kind: _amount(kind, price) for kind, price in prices.items()}
+
+
+def _amount(kind: str, price: int) -> str:
+    """Pico-dollars as dollars for a million tokens, or a thousand requests."""
+    unit = _MICRO_OF_TOKEN if kind in TOKEN_KINDS else _NANO_OF_REQUEST
+    whole, part = divmod(price, unit)
+    digits = f"{part:0{len(str(unit)) - 1}}".rstrip("0")
+    return f"{whole}.{digits}" if digits else str(whole)
+
+
+def _print_prices(found: list[tuple[str, ModelPrice]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from aigateway.http.cli._tables import console, table_box
+
+    rows = [
+        (price.key if not label else "", label, prices)
+        for _table, price in found
+        for label, prices in _lines(price)
+    ]
+    kinds = [
+        kind
+        for kind in (*TOKEN_KINDS, *REQUEST_KINDS)
+        if any(kind in prices for _name, _label, prices in rows)
+    ]
+    table = Table("price", "when", box=table_box())
+    for kind in kinds:
+        table.add_column(kind.replace("_", " "), justify="right")
+    for name, label, prices in rows:
+        amounts = (_amount(kind, prices[kind]) if kind in prices else "" for kind in kinds)
+        table.add_row(*(Text(printable(each)) for each in (name, label, *amounts)))
+    console().print(table)
+
+
+def _lines(price: ModelPrice) -> list[tuple[str, Prices]]:
+    """The prices as they are, and what differs of them when."""
+    lines: list[tuple[str, Prices]] = [("", price.prices)]
+    lines += [(f"over {tokens:,}", prices) for tokens, prices in reversed(price.over)]
+    for name, tier in price.tiers.items():
+        lines.append((name, tier.prices or price.prices))
+        lines += [(f"{name}, over {n:,}", prices) for n, prices in reversed(tier.over)]
+    return lines

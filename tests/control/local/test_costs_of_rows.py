@@ -1,0 +1,192 @@
+"""Costs in the rows of token records: as they are written, summed up, and worked out again."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aigateway.actors.control.local.costs import Recosted, recost, unpriced
+from aigateway.actors.control.local.prices.cost import Pricing
+from aigateway.actors.control.local.prices.table import read_table
+from aigateway.actors.control.local.store import Store
+from aigateway.actors.control.local.usage import usage_by, usage_total
+
+
+def pricing(version: str = "v1", own: dict[str, Any] | None = None, **prices: float) -> Pricing:
+    """Prices in dollars a million, the same for input and output, of models of Anthropic's."""
+    vendors = {"anthropic": {"address": "https://api.anthropic.com"}}
+    models = [
+        {"model": name.replace("_", "-"), "provider": "anthropic", "input": price, "output": price}
+        for name, price in prices.items()
+    ]
+    document = {"version": version, "vendors": vendors, "models": models}
+    return Pricing(read_table(document, packaged=True), own and read_table(own))
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[Store]:
+    store = Store(path, 1, pricing(claude_x=2, small=0.02))
+    yield store
+    store.close()
+
+
+def costs(database: sqlite3.Connection) -> list[tuple[Any, ...]]:
+    return database.execute(
+        "SELECT cost_nano_usd, price, price_table FROM token_usages ORDER BY rowid"
+    ).fetchall()
+
+
+def test_a_row_has_its_cost_its_price_and_the_version_of_the_table(
+    store: Store, database: sqlite3.Connection, records: Any
+) -> None:
+    start = records.start(model="claude-x")
+    store.write([start], [])
+    store.write([], [records.tokens(start.id, input_tokens=10, output_tokens=5)])
+    assert costs(database) == [(15 * 2_000, "anthropic/claude-x", "v1")]
+    assert store.unpriced == {}
+
+
+def test_ten_tokens_of_a_cheap_model_are_not_nothing(
+    store: Store, database: sqlite3.Connection, records: Any
+) -> None:
+    start = records.start(model="small")
+    store.write([start], [records.tokens(start.id, input_tokens=10, output_tokens=0)])
+    assert costs(database) == [(200, "anthropic/small", "v1")]
+
+
+def test_what_has_no_price_has_no_cost_and_is_counted(
+    store: Store, database: sqlite3.Connection, records: Any
+) -> None:
+    known, unknown = records.start(model="claude-x"), records.start(model="nonesuch")
+    batch = {"service_tier": "batch"}
+    store.write(
+        [known, unknown],
+        [
+            records.tokens(unknown.id),
+            records.tokens(known.id, metadata=batch),
+            records.tokens("of nobody"),
+        ],
+    )
+    assert costs(database) == [
+        (None, None, "v1"),
+        (None, "anthropic/claude-x", "v1"),
+        (None, None, None),
+    ]
+    assert store.unpriced == {"model": 1, "tier": 1}
+
+
+def test_a_record_that_is_sent_twice_costs_once(
+    store: Store, database: sqlite3.Connection, records: Any
+) -> None:
+    start = records.start(model="claude-x")
+    tokens = records.tokens(start.id, record_id="1")
+    store.write([start], [tokens])
+    store.write([], [tokens])
+    assert costs(database) == [(30_000, "anthropic/claude-x", "v1")]
+
+
+def test_a_record_with_impossible_values_spoils_no_other(
+    store: Store, database: sqlite3.Connection, records: Any
+) -> None:
+    start = records.start(model="claude-x")
+    written = store.write(
+        [start],
+        [
+            records.tokens(start.id, created_at=float("inf")),
+            records.tokens(start.id, input_tokens=10**18),
+            records.tokens(start.id),
+        ],
+    )
+    assert list(written.records) == [0]
+    assert [cost for cost, _price, _table in costs(database)] == [None, 30_000]
+
+
+def test_costs_add_up_and_what_has_none_is_counted_beside_them(
+    store: Store, database: sqlite3.Connection, records: Any
+) -> None:
+    starts = {
+        name: records.start(username=name, model=model)
+        for name, model in (("ada", "claude-x"), ("bob", "nonesuch"), ("eve", "claude-x"))
+    }
+    store.write(
+        list(starts.values()),
+        [
+            *(records.tokens(starts["ada"].id) for _ in range(3)),
+            records.tool(starts["ada"].id),
+            records.tool(starts["ada"].id),
+            records.tokens(starts["ada"].id, metadata={"service_tier": "flex"}),
+            records.tokens(starts["bob"].id),
+        ],
+    )
+    rows = {row.group[0]: (row.cost_nano_usd, row.unpriced) for row in usage_by(database, ["user"])}
+    # Without a token nothing was spent; with tokens of unknown price nobody knows.
+    assert rows == {"ada": (90_000, 1), "bob": (None, 1), "eve": (0, 0)}
+    total = usage_total(database)
+    assert (total.cost_nano_usd, total.unpriced) == (90_000, 2)
+
+
+def test_costs_are_worked_out_again_from_a_time_on(
+    store: Store, database: sqlite3.Connection, records: Any
+) -> None:
+    old, new = (records.start(model="nonesuch", started_at=at) for at in (1000.0, 2000.0))
+    store.write([old, new], [records.tokens(old.id), records.tokens(new.id)])
+    other = pricing("v2", claude_x=2, nonesuch=4)
+    expected = Recosted(
+        rows=1, changed=1, before=0, after=60_000, unpriced_before=1, unpriced_after=0
+    )
+    assert recost(database, other, 2000.0, dry_run=True) == expected
+    assert costs(database) == [(None, None, "v1")] * 2
+    assert recost(database, other, 2000.0) == expected
+    assert costs(database) == [(None, None, "v1"), (60_000, "anthropic/nonesuch", "v2")]
+    again = recost(database, other, 2000.0)
+    assert (again.rows, again.changed, again.before) == (1, 0, 60_000)
+
+
+def test_more_rows_than_fit_into_one_transaction_are_all_worked_out(
+    store: Store, database: sqlite3.Connection, records: Any
+) -> None:
+    start = records.start(model="nonesuch")
+    store.write([start], [records.tokens(start.id) for _ in range(2001)])
+    done = recost(database, pricing("v2", nonesuch=1), 0.0)
+    assert (done.rows, done.changed, done.after) == (2001, 2001, 2001 * 15_000)
+
+
+def test_records_from_before_there_were_prices_get_theirs(
+    path: Path, database: sqlite3.Connection, records: Any
+) -> None:
+    start = records.start(model="claude-x")
+    before = Store(path, 1)
+    before.write([start], [records.tokens(start.id)])
+    before.close()
+    assert costs(database) == [(None, None, None)]
+    recost(database, pricing(claude_x=2), 0.0)
+    assert costs(database) == [(30_000, "anthropic/claude-x", "v1")]
+
+
+def test_what_has_no_price_is_listed_with_the_reason(
+    store: Store, database: sqlite3.Connection, records: Any
+) -> None:
+    start, other = records.start(model="nonesuch"), records.start(model="claude-x")
+    store.write(
+        [start, other],
+        [
+            records.tokens(start.id, input_tokens=1000),
+            records.tokens(start.id),
+            records.tokens(other.id),
+            records.tokens(other.id, metadata={"web_search_requests": 1}),
+            records.tokens(other.id, metadata={"provider_model": "stranger"}),
+        ],
+    )
+    found = [
+        (each.model, each.reason, each.records, each.tokens)
+        for each in unpriced(database, pricing(claude_x=2), 0.0)
+    ]
+    assert found == [
+        ("nonesuch", "model", 2, 1020),
+        ("claude-x", "request", 1, 15),
+        ("stranger", "model", 1, 15),
+    ]
