@@ -29,6 +29,7 @@ from aigateway.actors.codec.reading import is_json
 
 __all__ = [
     "BARE",
+    "BOM",
     "EVENT_LIMIT",
     "FOREIGN_TYPES",
     "IGNORABLE",
@@ -51,7 +52,7 @@ LOST_HEAD = 1024
 IGNORABLE = re.compile(rb"(?:[\r\n]|:[^\r\n]*[\r\n])+")
 """Whole lines that are blank or comments."""
 
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
 _OVERLAP = 3
 """A blank line and the end of the line before it span four bytes at most."""
@@ -148,13 +149,13 @@ class EventReader:
 
     def _start(self, data: bytes) -> list[bytes]:
         head = bytes(self._pending) + data
-        if len(head) < len(_BOM) and _BOM.startswith(head):
+        if len(head) < len(BOM) and BOM.startswith(head):
             self._pending[:] = head
             return []
         self._started = True
         self._pending.clear()
-        if head.startswith(_BOM):
-            return [_BOM, *self.feed(head[len(_BOM) :])]
+        if head.startswith(BOM):
+            return [BOM, *self.feed(head[len(BOM) :])]
         return self.feed(head)
 
     def _continue(self, data: bytes) -> list[bytes]:
@@ -296,9 +297,9 @@ def sniff(head: bytes, *, labelled: bool) -> bool | None:
     ``labelled`` says that its content type is an event stream's: then fields that no standard
     knows may come first.  ``None`` when more bytes are needed to tell.
     """
-    if len(head) < len(_BOM) and _BOM.startswith(head):
+    if len(head) < len(BOM) and BOM.startswith(head):
         return None
-    start = head.removeprefix(_BOM).lstrip(_BLANK)
+    start = head.removeprefix(BOM).lstrip(_BLANK)
     if not start:
         return labelled if len(head) >= SNIFFED else None
     if labelled and not start.startswith((b"{", b"[")):

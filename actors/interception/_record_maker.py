@@ -31,7 +31,16 @@ TEXT_LIMIT = 4 * 1024 * 1024
 A record of more than 4 MiB cannot travel: that is the largest packet a control plane takes."""
 
 _DONE = frozenset(
-    {"end_turn", "tool_use", "stop_sequence", "stop", "tool_calls", "function_call", "completed"}
+    {
+        "end_turn",
+        "tool_use",
+        "stop_sequence",
+        "stop",
+        "tool_calls",
+        "function_call",
+        "completed",
+        "STOP",
+    }
 )
 """Reasons to stop that tell nothing: the model had said what it wanted to say."""
 

@@ -49,6 +49,7 @@ __all__ = [
     "kind_of",
     "last_said",
     "opening_of_completion",
+    "opening_of_gemini",
     "opening_of_messages",
     "opening_of_response",
     "typed",
@@ -98,6 +99,9 @@ _WRAPPERS = (
     "image_resize_notice",
     "recommended_plugins",
     "skill",
+    # Gemini CLI
+    "session_context",
+    "hook_context",
     # Cline, Roo Code, Kilo Code
     "environment_details",
     # GitHub Copilot
@@ -268,8 +272,27 @@ _CODEX = (
     _Sign("agent", header="x-codex-parent-thread-id"),
 )
 
+# Gemini CLI 0.61.
+_GEMINI_CLI = (
+    _Sign(
+        "compaction",
+        system=("specialized system component responsible for distilling chat history",),
+    ),
+    _Sign("title", prompt=("Summarize the user's primary intent or goal in this conversation",)),
+    _Sign(
+        "client",
+        system=(
+            "You are a specialized Task Routing AI",
+            "You are a Task Routing AI",
+            "diagnostic agent that determines whether a conversational AI assistant is stuck",
+            "You are an expert code-editing assistant",
+        ),
+    ),
+    _Sign("client", prompt=("Analyze *only* the content and structure of your immediately",)),
+)
+
 # NOTE(signs): each program has a table of its own; put it here and into _SIGNS.
-_SIGNS: tuple[_Sign, ...] = (*_CLAUDE_CODE, *_CODEX)
+_SIGNS: tuple[_Sign, ...] = (*_CLAUDE_CODE, *_CODEX, *_GEMINI_CLI)
 """The first that fits counts."""
 
 # PERF: nearly no request has a sign, so all of one sort are looked for together.
@@ -277,7 +300,7 @@ _SIGN_HEADERS = frozenset(each.header for each in _SIGNS if each.header and not 
 _SIGN_PROMPTS = tuple(text for each in _SIGNS for text in (*each.prompt, *each.bare))
 _SIGN_SYSTEMS = tuple(text for each in _SIGNS for text in each.system)
 
-_KNOWN = ("claude-cli/", "codex")
+_KNOWN = ("claude-cli/", "codex", "geminicli")
 """Beginnings of the ``User-Agent`` of programs whose own requests have a sign here: one of
 theirs without any is a person's."""
 
@@ -353,7 +376,7 @@ class Affinity:
 
 NO_AFFINITY = Affinity()
 
-_STORED = ("/responses/", "/conversations")
+_STORED = ("/responses/", "/conversations", "/cachedContents")
 """Passed routes below which an account keeps what users have stored."""
 
 # PERF: finding a name costs as much as reading the whole body, so what stands in known places is
@@ -409,6 +432,14 @@ def opening_of_response(
     sought = _IN_ITEMS if _PLAIN_TOOLS.issuperset(tools) else (*_IN_ITEMS, *_IN_TOOLS)
     bound = goes_on or _has_any(readable, sought)
     return Opening(b"", bound, stays=True, names_stored=names_stored, stored=stored)
+
+
+def opening_of_gemini(contents: Conversation, *, cached: bool) -> Opening:
+    """What a request to Gemini's API says; it may name what is ``cached``, which was put there by
+    a request that had no conversation."""
+    if cached:
+        return Opening(b"", bound=True, stays=True, names_stored=True)
+    return Opening(_digest(_first_said(contents)))
 
 
 def affinity_of(session_id: str | None, user_id: str, opening: Opening) -> Affinity:

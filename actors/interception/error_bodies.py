@@ -1,8 +1,9 @@
 """Error answers in the shape that the client's SDK expects.
 
 Every function takes a ``dialect``: an API of :mod:`.routes` or a provider type.  ``messages``,
-``anthropic`` and ``bedrock`` answer as Anthropic does, everything else as OpenAI does.  Where
-both are known pass the API, since Copilot serves both.  All bodies are ``application/json``.
+``anthropic`` and ``bedrock`` answer as Anthropic does, ``gemini`` as Google, everything else as
+OpenAI does.  Where both are known pass the API, since Copilot serves both.  All bodies are
+``application/json``.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from collections.abc import Mapping
 
 import msgspec
 
-from aigateway.actors.interception.routes import ANTHROPIC_TYPES, MESSAGES
+from aigateway.actors.interception.routes import ANTHROPIC_TYPES, GEMINI, MESSAGES
 
 __all__ = [
+    "GOOGLE_STATUSES",
     "breaker_open",
     "error_body",
     "is_anthropic",
@@ -49,6 +51,21 @@ _OPENAI_TYPES: Mapping[int, tuple[str, str | None]] = {
     504: ("server_error", "timeout"),
 }
 
+# https://cloud.google.com/apis/design/errors#handling_errors
+GOOGLE_STATUSES: Mapping[int, str] = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    408: "DEADLINE_EXCEEDED",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    501: "UNIMPLEMENTED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+"""What Google calls an error, by its HTTP status."""
+
 
 def is_anthropic(dialect: str) -> bool:
     """Whether errors of this API or provider type have Anthropic's shape."""
@@ -66,6 +83,8 @@ def error_body(
     if is_anthropic(dialect):
         error = {"type": kind or _anthropic_type(status), "message": message}
         return msgspec.json.encode({"type": "error", "error": error})
+    if dialect == GEMINI:
+        return msgspec.json.encode({"error": _google_error(status, message)})
     usual_kind, usual_code = _openai_type(status)
     if kind is None and code is None:
         code = usual_code
@@ -86,7 +105,7 @@ def breaker_open(dialect: str) -> bytes:
     if dialect == "bedrock":
         error = {"type": "api_error", "message": _BREAKER_OPEN, "code": "service_unavailable"}
         return msgspec.json.encode({"type": "error", "error": error})
-    if is_anthropic(dialect):
+    if is_anthropic(dialect) or dialect == GEMINI:
         return error_body(dialect, 503, _BREAKER_OPEN)
     error = {"message": _BREAKER_OPEN, "type": "server_error", "code": "service_unavailable"}
     return msgspec.json.encode({"error": error})
@@ -100,6 +119,11 @@ def keys_rate_limited(dialect: str, message: str) -> bytes:
 def keys_rejected(dialect: str, message: str) -> bytes:
     """Make the 502 body for a request that found every key refused by the provider."""
     return error_body(dialect, 502, message, "api_error", "server_error")
+
+
+def _google_error(status: int, message: str) -> dict[str, object]:
+    usual = "INVALID_ARGUMENT" if 400 <= status < 500 else "INTERNAL"
+    return {"code": status, "message": message, "status": GOOGLE_STATUSES.get(status, usual)}
 
 
 def _anthropic_type(status: int) -> str:

@@ -24,6 +24,7 @@ import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeAlias
+from urllib.parse import unquote_plus
 
 import msgspec
 from attrs import field, frozen
@@ -39,7 +40,7 @@ from aigateway.actors.codec.headers import (
     without_secret_cookies,
 )
 from aigateway.actors.interception.identity_names import names_user
-from aigateway.actors.interception.routes import ANTHROPIC_TYPES
+from aigateway.actors.interception.routes import ANTHROPIC_TYPES, GEMINI
 
 __all__ = [
     "ACCOUNT_HEADERS",
@@ -50,6 +51,7 @@ __all__ = [
     "BYOK_HEADER",
     "CENTRALIZED",
     "DEFAULT_USER_AGENT",
+    "GOOGLE_KEY_HEADER",
     "GOVERNANCE_PREFIX",
     "HOP_BY_HOP",
     "REQUEST_ID_HEADER",
@@ -70,6 +72,7 @@ __all__ = [
     "identify",
     "mask",
     "same_secret",
+    "with_query_key",
     "without_account",
 ]
 
@@ -81,6 +84,9 @@ CENTRALIZED: Kind = "centralized"
 
 BYOK_HEADER = "X-Coder-AI-Governance-Token"
 """Carries the Coder token when the client brings its own provider key."""
+
+GOOGLE_KEY_HEADER = "X-Goog-Api-Key"
+"""Carries the key of a client of Google's; some put it into the query, as ``key``."""
 
 REQUEST_ID_HEADER = "X-Coder-AI-Governance-Request-Id"
 """The id that a proxy in front of the gateway gave the request, for logs."""
@@ -114,7 +120,8 @@ def extract(headers: Headers) -> Presented | None:
     """Take the Coder token out of a request's headers; ``None`` when there is none.
 
     The token is searched in :data:`BYOK_HEADER`, then ``Authorization: Bearer``, then
-    ``X-Api-Key``.  In the first case the other two stay, since they hold the client's own key.
+    ``X-Api-Key``, then ``X-Goog-Api-Key``.  In the first case the others stay, since they hold the
+    client's own key.
     No header stays that holds the Coder token, whatever its name.
     """
     request_id = first_of(headers, REQUEST_ID_HEADER)
@@ -122,8 +129,12 @@ def extract(headers: Headers) -> Presented | None:
     token = first_of(headers, BYOK_HEADER)
     byok = bool(token)
     if not byok:
-        token = _bearer(headers) or first_of(headers, "x-api-key")
-        removed |= {"authorization", "x-api-key"}
+        token = (
+            _bearer(headers)
+            or first_of(headers, "x-api-key")
+            or first_of(headers, GOOGLE_KEY_HEADER)
+        )
+        removed |= {"authorization", "x-api-key", GOOGLE_KEY_HEADER.lower()}
     if not token:
         return None
     remaining = HeaderList(
@@ -136,14 +147,29 @@ def extract(headers: Headers) -> Presented | None:
     return Presented(token, byok, remaining, request_id)
 
 
+def with_query_key(headers: Headers, query: str) -> Headers:
+    """The headers with the key that a client of Google's put into the query (``?key=``), unless
+    there is one among them."""
+    if not query or first_of(headers, GOOGLE_KEY_HEADER):
+        return headers
+    for part in query.split("&"):
+        name, _, value = part.partition("=")
+        if unquote_plus(name) == "key" and value:
+            return HeaderList([*headers, (GOOGLE_KEY_HEADER, unquote_plus(value))])
+    return headers
+
+
 def byok_credential(provider_type: str, headers: Headers) -> Credential | None:
     """Read the client's own provider key; ``None`` when it brought none.
 
-    Anthropic's types take ``X-Api-Key`` before ``Authorization: Bearer``, all others only the
-    latter.  ``headers`` are those that :func:`extract` left.
+    Anthropic's types take ``X-Api-Key`` before ``Authorization: Bearer``, Gemini's
+    ``X-Goog-Api-Key``, all others only the latter.  ``headers`` are those that :func:`extract`
+    left.
     """
     if provider_type in ANTHROPIC_TYPES and (key := first_of(headers, "x-api-key")):
         return Credential((("X-Api-Key", key),), BYOK, key, mask(key))
+    if provider_type == GEMINI and (key := first_of(headers, GOOGLE_KEY_HEADER)):
+        return Credential(((GOOGLE_KEY_HEADER, key),), BYOK, key, mask(key))
     token = _bearer(headers)
     if not token:
         return None
@@ -159,6 +185,8 @@ def centralized(provider_type: str, key: str) -> Credential:
         raise ValueError("a copilot provider has no keys: clients bring their own token")
     if provider_type in ANTHROPIC_TYPES:
         return Credential((("X-Api-Key", key),), CENTRALIZED, key, mask(key))
+    if provider_type == GEMINI:
+        return Credential(((GOOGLE_KEY_HEADER, key),), CENTRALIZED, key, mask(key))
     return Credential((("Authorization", f"Bearer {key}"),), CENTRALIZED, key, mask(key))
 
 
@@ -232,6 +260,7 @@ _PROGRAMS = (
         session_in_body=True,
     ),
     _Program("Codex", ("codex",), session_headers=("session-id", "session_id")),
+    _Program("Gemini CLI", ("geminicli",)),
     _Program("Zed", ("zed/",)),
     _Program(
         "GitHub Copilot (VS Code)",
@@ -368,6 +397,8 @@ DEFAULT_USER_AGENT = "aibridge"
 # The sender frames its own body and names its own target.  An upstream's answer to
 # `Expect` would be awaited by nobody.
 _TRANSPORT = frozenset({"host", "content-length", "expect"})
+# By them a request has another method than the one that was looked at.
+_METHODS = frozenset({"x-http-method", "x-http-method-override", "x-method-override"})
 _ACCEPT_ENCODING = frozenset({"accept-encoding"})
 _FORWARDED = frozenset(
     {
@@ -403,7 +434,7 @@ _ACCOUNT = frozenset(
 )
 _COOKIE2 = frozenset({"cookie2"})
 
-_ALWAYS_REMOVED = HOP_BY_HOP | _TRANSPORT | _FORWARDED | _AGENT_FIREWALL | _COOKIE2
+_ALWAYS_REMOVED = HOP_BY_HOP | _TRANSPORT | _FORWARDED | _METHODS | _AGENT_FIREWALL | _COOKIE2
 _INTERCEPTED_REMOVED = _ALWAYS_REMOVED | _ACCEPT_ENCODING
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)

@@ -18,6 +18,7 @@ from aigateway.actors.interception.anthropic_messages import (
 )
 from aigateway.actors.interception.chat import ChatInterception, read_chat_request
 from aigateway.actors.interception.error_bodies import error_body
+from aigateway.actors.interception.gemini import GeminiInterception, read_gemini_request
 from aigateway.actors.interception.injected import InjectedInterception
 from aigateway.actors.interception.injected_chat import InjectedChat
 from aigateway.actors.interception.injected_messages import InjectedMessages
@@ -34,6 +35,7 @@ from aigateway.actors.interception.responses import (
 from aigateway.actors.interception.routes import (
     CHAT_COMPLETIONS,
     COMPACTION,
+    GEMINI,
     MESSAGES,
     RESPONSES,
 )
@@ -56,17 +58,24 @@ def open_interception(
     content_encoding: str = "",
     headers: Headers = (),
     ask_usage: bool = True,
+    model: str = "",
+    streaming: bool = False,
 ) -> Relay:
     """Open the interception of one request to ``api``.
 
     An encoded body is read decoded and sent as it came.  ``headers`` are the client's: some
     programs say there who speaks.  ``ask_usage`` is false for a provider that refuses requests
-    for a completion's usage.  Raises :class:`InvalidRequest` for a body that is empty, no JSON,
+    for a completion's usage.  ``model`` and ``streaming`` are what the path says, where the API
+    has that there.  Raises :class:`InvalidRequest` for a body that is empty, no JSON,
     does not decode (415 for more than two codings), or unpacks to more than 64 MiB or to far
     more than it is (413).
     """
     readable = decoded(api, body, content_encoding)
     try:
+        if api == GEMINI:
+            return GeminiInterception(
+                *read_gemini_request(id, readable, body, headers, model=model, streaming=streaming)
+            )
         return _opened(api, id, readable, body, content_encoding, headers, ask_usage)
     except NotJson as ex:
         wrong = "not valid JSON" if readable.strip() else "empty"

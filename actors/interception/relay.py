@@ -39,6 +39,7 @@ from aigateway.actors.codec.decoding import (
     decoder_for,
 )
 from aigateway.actors.codec.headers import Headers
+from aigateway.actors.codec.json_array import ArrayReader
 from aigateway.actors.codec.reading import Buffer, is_json
 from aigateway.actors.codec.sse import (
     FOREIGN_TYPES,
@@ -130,6 +131,7 @@ class Relay(RecordMaker, ABC):
         "_ended",
         "_failed",
         "_kept",
+        "_labelled",
         "_last_piece",
         "_mode",
         "_outcome",
@@ -137,6 +139,7 @@ class Relay(RecordMaker, ABC):
         "_reader",
         "_status",
         "_stray",
+        "_tells_cuts",
         "_unread_events",
         "_unreadable",
         "correlating_tool_call_id",
@@ -164,8 +167,12 @@ class Relay(RecordMaker, ABC):
         self._status = 0
         self._decoder: Decoder | None = None
         self._editable = False
-        self._reader = EventReader(lenient=True)
+        self._reader: EventReader | ArrayReader = EventReader(lenient=True)
+        # An error event can be understood where the stream breaks off.
+        self._tells_cuts = True
         self._outlet = Outlet()
+        # Its content type is that of an event stream.
+        self._labelled = False
         self._last_piece = b""
         self._kept = bytearray()
         # Too long or badly encoded: `_kept` is not all of it.
@@ -232,7 +239,8 @@ class Relay(RecordMaker, ABC):
             return
         # Who asks for a stream and is not told otherwise gets one.
         unlabelled_stream = not content_type and self.streaming
-        self.event_stream = content_type == "text/event-stream" or unlabelled_stream
+        self._labelled = content_type == "text/event-stream" or unlabelled_stream
+        self.event_stream = self._labelled
         readable = self._decoder is None and self._mode is Mode.UNDECIDED
         self._editable = self.event_stream and readable
         if content_type in FOREIGN_TYPES:
@@ -326,7 +334,7 @@ class Relay(RecordMaker, ABC):
         """
         kept = self._kept
         kept += data
-        stream = sniff(bytes(memoryview(kept)[:SNIFFED]), labelled=self.event_stream)
+        stream = sniff(bytes(memoryview(kept)[:SNIFFED]), labelled=self._labelled)
         if stream is None:
             return b""
         if stream:
@@ -452,7 +460,7 @@ class Relay(RecordMaker, ABC):
             self._end(End.WHOLE, now)
             return self._outlet.take()
         last_words = b""
-        tells = self._editable and not self._failed
+        tells = self._editable and self._tells_cuts and not self._failed
         if tells and is_junk(held := self._outlet.take()):
             # Half an event is of no use to anybody; what is no event may be.
             last_words = held

@@ -21,11 +21,14 @@ from urllib.parse import unquote, urlsplit
 
 from attrs import frozen
 
+from aigateway.actors.interception.gemini_paths import model_path
+
 __all__ = [
     "ANTHROPIC_TYPES",
     "CHAT_COMPLETIONS",
     "COMPACTION",
     "DEFAULT_BASE_URLS",
+    "GEMINI",
     "MESSAGES",
     "RESPONSES",
     "REST",
@@ -41,13 +44,15 @@ __all__ = [
 REST = "/"
 """The route of a :class:`Passthrough` that no entry of its table names."""
 
-Api: TypeAlias = Literal["messages", "chat-completions", "responses", "compaction"]
+Api: TypeAlias = Literal["messages", "chat-completions", "responses", "compaction", "gemini"]
 
 MESSAGES: Api = "messages"
 CHAT_COMPLETIONS: Api = "chat-completions"
 RESPONSES: Api = "responses"
 COMPACTION: Api = "compaction"
 """Making a conversation of the Responses API shorter: a call of a model too."""
+GEMINI: Api = "gemini"
+"""Also the name of the provider type that speaks it."""
 
 ANTHROPIC_TYPES = frozenset({"anthropic", "bedrock"})
 """Provider types that speak Anthropic's API."""
@@ -63,6 +68,7 @@ DEFAULT_BASE_URLS: Mapping[str, str] = MappingProxyType(
         "openrouter": "https://openrouter.ai/api/v1/",
         "vercel": "https://ai-gateway.vercel.sh/v1/",
         "copilot": "https://api.individual.githubcopilot.com",
+        "gemini": "https://generativelanguage.googleapis.com/",
     }
 )
 """Where a provider without a configured address is reached, by type.
@@ -83,7 +89,12 @@ class Intercept:
 
     api: Api
     route: str
-    """The path below the provider's name; labels metrics and keys the circuit breaker."""
+    """The path below the provider's name, without the name of a model; labels metrics and keys
+    the circuit breaker."""
+    model: str = ""
+    """The model, where the API has it in the path."""
+    streaming: bool = False
+    """Whether a stream is asked for, where the path says that."""
 
 
 @frozen
@@ -142,6 +153,11 @@ _TABLES: Mapping[str, _Table] = {
     "copilot": _COPILOT,
 }
 
+_GENERATING = {"generateContent": False, "streamGenerateContent": True}
+"""Gemini's methods by which a model answers, and whether that is a stream."""
+_GEMINI_MODELS = frozenset({"/v1/models", "/v1alpha/models", "/v1beta/models"})
+_GEMINI_CACHES = re.compile(r"/(?:v1|v1alpha|v1beta)/cachedContents(/[A-Za-z0-9._~-]+)?")
+
 # CONNECT is no path, and TRACE and TRACK make an upstream echo the request, key included.
 _REFUSED_METHODS = frozenset({"CONNECT", "TRACE", "TRACK"})
 
@@ -174,6 +190,8 @@ def resolve(provider_type: str, method: str, rest: str) -> Intercept | Passthrou
 
 
 def _resolve(provider_type: str, method: str, rest: str) -> Intercept | Passthrough | None:
+    if provider_type == GEMINI and _is_plain(rest):
+        return _resolve_gemini(method.upper(), rest)
     table = _TABLES.get(provider_type)
     if table is None or method.upper() in _REFUSED_METHODS or not _is_plain(rest):
         return None
@@ -194,6 +212,31 @@ def _resolve(provider_type: str, method: str, rest: str) -> Intercept | Passthro
         if path == root or path.startswith(subtree):
             return Passthrough(subtree)
     return Passthrough(REST) if table.rest else None
+
+
+def _resolve_gemini(method: str, rest: str) -> Intercept | Passthrough | None:
+    """The same for Google's own API, where the method counts, and what is asked of a model
+    stands behind its name.
+
+    A list of all that is cached would be one of what everybody has cached.
+    """
+    path = model_path(rest)
+    if path is not None and path.method in _GENERATING and method == "POST":
+        route = f"/{path.version}/models/*:{path.method}"
+        return Intercept(GEMINI, route, path.model, _GENERATING[path.method])
+    if path is not None:
+        asked = (method, path.method)
+        if asked == ("POST", "countTokens"):
+            return Passthrough("/models/*:countTokens")
+        return Passthrough("/models/") if asked == ("GET", "") else None
+    if method == "GET" and rest in _GEMINI_MODELS:
+        return Passthrough("/models")
+    cached = _GEMINI_CACHES.fullmatch(rest)
+    if cached is None:
+        return None
+    if cached[1]:
+        return Passthrough("/cachedContents/") if method in ("GET", "PATCH", "DELETE") else None
+    return Passthrough("/cachedContents") if method == "POST" else None
 
 
 def _as_servers_read(path: str) -> str:

@@ -14,20 +14,24 @@ from aigateway.actors.codec.splice import object_members
 
 __all__ = ["created_id", "ids_in_body", "ids_in_path", "is_stored", "values_before"]
 
-_PATH = re.compile(r"(?:/v1)?/(?:responses|conversations)/([^/;]+)")
+_PATH = re.compile(
+    r"(?:/v1)?/(?:responses|conversations)/([^/;]+)|/v1(?:alpha|beta)?/(cachedContents/[^/;]+)"
+)
 
 
 def ids_in_path(rest: str) -> tuple[str, ...]:
     """The ids in a path below a provider's name, percent-encoded as it came."""
     found = _PATH.match(rest)
-    return () if found is None else (unquote(found[1]),)
+    return () if found is None else (unquote(found[1] or found[2]),)
 
 
 def ids_in_body(readable: bytes) -> tuple[str, ...]:
-    """The ids that a request to the Responses API goes on from."""
-    if not _may_have(readable, b"previous_response_id", b"conversation"):
+    """The ids that a request to the Responses API goes on from, or of what one to Gemini's has
+    cached."""
+    if not _may_have(readable, b"previous_response_id", b"conversation", b"cached"):
         return ()
-    named = [text(value) for value in _values(readable, "previous_response_id")]
+    names = ("previous_response_id", "cachedContent", "cached_content")
+    named = [text(value) for name in names for value in _values(readable, name)]
     for conversation in _values(readable, "conversation"):
         named += [text(conversation), *map(text, _values(conversation, "id"))]
     return tuple(id for id in named if id)
@@ -49,8 +53,12 @@ def is_stored(readable: bytes) -> bool:
 
 
 def created_id(body: bytes) -> str:
-    """The id of what was made, by the provider's answer; empty when there is none."""
-    return text(members(body).get("id")) or ""
+    """The id of what was made, by the provider's answer; empty when there is none.
+
+    Google calls it a name.
+    """
+    made = members(body)
+    return text(made.get("id")) or text(made.get("name")) or ""
 
 
 def _values(document: bytes, name: str) -> list[bytes]:

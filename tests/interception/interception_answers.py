@@ -26,7 +26,14 @@ RESPONSES_REQUEST = {
     "input": "What is the weather in Ghent?",
 }
 
+GEMINI_REQUEST = {
+    "model": "gemini-imaginary",
+    "stream": True,
+    "contents": [{"role": "user", "parts": [{"text": "What is the weather in Ghent?"}]}],
+}
+
 REQUESTS: dict[str, dict[str, Any]] = {
+    "gemini": GEMINI_REQUEST,
     "messages": MESSAGES_REQUEST,
     "chat-completions": CHAT_REQUEST,
     "responses": RESPONSES_REQUEST,
@@ -206,12 +213,58 @@ RESPONSES_STREAM = RESPONSES_TEXT + event(
     "response.completed", response=RESPONSE_BODY, sequence_number=9
 )
 
+
+GEMINI_USAGE = {
+    "promptTokenCount": 40,
+    "cachedContentTokenCount": 16,
+    "candidatesTokenCount": 9,
+    "thoughtsTokenCount": 5,
+    "totalTokenCount": 54,
+}
+GEMINI_CALL = {"functionCall": {"id": "call_1", "name": "weather", "args": {"city": "Ghent"}}}
+GEMINI_THOUGHT = {"text": "They ask about Ghent.", "thought": True}
+
+
+def gemini_answer(
+    *parts: dict[str, Any],
+    finish: str | None = None,
+    index: int = 0,
+    usage: dict[str, Any] | None = None,
+    **members: Any,
+) -> dict[str, Any]:
+    candidate: dict[str, Any] = {"content": {"parts": list(parts), "role": "model"}, **members}
+    if finish is not None:
+        candidate["finishReason"] = finish
+    candidate["index"] = index
+    answer: dict[str, Any] = {"candidates": [candidate]}
+    if usage is not None:
+        answer["usageMetadata"] = usage
+    return {**answer, "modelVersion": "gemini-imaginary", "responseId": "gem_imag1"}
+
+
+GEMINI_CHUNKS = (
+    gemini_answer(GEMINI_THOUGHT, usage={"promptTokenCount": 40, "totalTokenCount": 45}),
+    gemini_answer({"text": "I will"}, usage={"promptTokenCount": 40, "totalTokenCount": 47}),
+    gemini_answer({"text": ' "look": \\ [at] {it}.'}),
+    gemini_answer(GEMINI_CALL, finish="STOP", usage=GEMINI_USAGE),
+)
+GEMINI_STREAM = b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in GEMINI_CHUNKS)
+GEMINI_ARRAY = (
+    b"[" + b"\n,\n".join(json.dumps(each, indent=1).encode() for each in GEMINI_CHUNKS) + b"\n]\n"
+)
+"""The same as one array, as Google writes it."""
+GEMINI_BODY = gemini_answer(
+    GEMINI_THOUGHT, {"text": "I will look."}, GEMINI_CALL, finish="STOP", usage=GEMINI_USAGE
+)
+
 STREAMS = {
+    "gemini": GEMINI_STREAM,
     "messages": MESSAGES_STREAM,
     "chat-completions": CHAT_STREAM,
     "responses": RESPONSES_STREAM,
 }
 BODIES = {
+    "gemini": json.dumps(GEMINI_BODY).encode(),
     "messages": json.dumps(MESSAGES_BODY).encode(),
     "chat-completions": json.dumps(CHAT_BODY).encode(),
     "responses": json.dumps(RESPONSE_BODY).encode(),

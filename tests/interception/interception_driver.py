@@ -20,11 +20,18 @@ from aigateway.actors.values.records import (
 EVENT_STREAM = "text/event-stream"
 JSON = "application/json"
 NOW = 1_700_000_000.25
-APIS = ("messages", "chat-completions", "responses")
+APIS = ("messages", "chat-completions", "responses", "gemini")
 
 
 def open_one(api: str, request: Any, **options: Any) -> Interception:
-    """Open an interception; ``request`` is a document to encode, or the bytes themselves."""
+    """Open an interception; ``request`` is a document to encode, or the bytes themselves.
+
+    What Gemini's API has in its path is taken from the document's ``model`` and ``stream``.
+    """
+    if api == "gemini":
+        said = request if isinstance(request, dict) else {}
+        options.setdefault("model", said.get("model", "gemini-imaginary"))
+        options.setdefault("streaming", said.get("stream", True))
     body = request if isinstance(request, bytes) else json.dumps(request).encode()
     return open_interception(api, id="int-1", body=body, **options)
 

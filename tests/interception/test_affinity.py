@@ -17,9 +17,15 @@ from aigateway.actors.interception.conversation import (
     affinity_of_passed,
 )
 from aigateway.actors.interception.opening import open_interception
-from aigateway.actors.interception.routes import CHAT_COMPLETIONS, MESSAGES, RESPONSES
+from aigateway.actors.interception.routes import (
+    CHAT_COMPLETIONS,
+    GEMINI,
+    MESSAGES,
+    RESPONSES,
+)
 
 USER = {"role": "user", "content": "hello"}
+SAID = {"role": "user", "parts": [{"text": "hello"}]}
 
 
 def affinity(
@@ -60,6 +66,18 @@ def test_what_goes_on_from_a_stored_response_goes_where_that_is() -> None:
     assert affinity_of_passed("s", "u", "/responses/").session == named.session
 
 
+def test_what_was_cached_is_asked_for_where_it_is() -> None:
+    created = affinity_of_passed(None, "u", "/cachedContents")
+    asked = affinity(GEMINI, {"cachedContent": "cachedContents/c1", "contents": [SAID]})
+    assert (created.session, created.bound, created.stays) == (asked.session, False, True)
+    assert (asked.bound, asked.stays) == (True, True)
+    changed = affinity_of_passed(None, "u", "/cachedContents/")
+    assert (changed.session, changed.bound) == (asked.session, True)
+    others = affinity(GEMINI, {"contents": [SAID]})
+    assert others.session != asked.session
+    assert affinity(GEMINI, {"contents": [SAID, {"role": "model", "parts": []}]}) == others
+
+
 def test_what_is_passed_and_stores_nothing_does_not_say_where_things_are() -> None:
     first = affinity(RESPONSES, {"model": "m", "input": "one"})
     for route in ("/models", "/models/", "/v1/messages/count_tokens"):
@@ -91,6 +109,8 @@ BOUND = [
     (MESSAGES, {"container": "container_1"}),
     (MESSAGES, {"container": {"skills": [], "id": "container_1"}}),
     (MESSAGES, {"messages": [{"role": "user", "content": [FILE]}]}),
+    (GEMINI, {"cachedContent": "cachedContents/c1"}),
+    (GEMINI, {"cached_content": "cachedContents/c1"}),
 ]  # fmt: skip
 
 
@@ -116,6 +136,7 @@ FREE = [
     (MESSAGES, {"container": None, "messages": [USER]}),
     (MESSAGES, {"container": {"skills": [{"skill_id": "pdf"}]}, "messages": [USER]}),
     (CHAT_COMPLETIONS, {"messages": [USER]}),
+    (GEMINI, {"contents": [{"parts": [{"text": '"cachedContent": "x"'}]}], "cachedContent": None}),
 ]
 
 

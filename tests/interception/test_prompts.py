@@ -152,3 +152,26 @@ def test_who_speaks_through_claude_code_is_told(
 
 def test_of_an_unknown_program_nobody_can_tell() -> None:
     assert kind_of([("User-Agent", "curl/8")], "", "Fix the build.") is None
+
+
+GEMINI_CLI = [("User-Agent", "GeminiCLI/0.61.0/gemini-2.5-pro (linux; x64; terminal)")]
+SNAPSHOTS = "You are a specialized system component responsible for distilling chat history."
+ROUTER = "You are a specialized Task Routing AI. Your sole task is to analyze."
+
+
+@pytest.mark.parametrize(
+    ("system", "prompt", "kind"),
+    [
+        ("You are a non-interactive CLI agent.", "count to ten", "user"),
+        (SNAPSHOTS, "First, reason in your scratchpad.", "compaction"),
+        (ROUTER, "### Current Request", "client"),
+        ("", "Summarize the user's primary intent or goal in this conversation in ONE", "title"),
+        ("x", "Analyze *only* the content and structure of your immediately preceding", "client"),
+    ],
+)
+def test_gemini_cli_speaks_for_itself_at_times(system: str, prompt: str, kind: str) -> None:
+    assert kind_of(GEMINI_CLI, system, prompt) == kind
+
+
+def test_what_gemini_cli_says_of_the_machine_is_a_wrapper() -> None:
+    assert is_wrapper("<session_context>\nThis is the Gemini CLI.\n</session_context>")

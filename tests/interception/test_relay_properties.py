@@ -18,6 +18,7 @@ from interception_answers import (
     STREAMS,
     USAGE_CHUNK,
     chat_chunk,
+    gemini_answer,
     message_start,
 )
 from interception_driver import (
@@ -26,6 +27,7 @@ from interception_driver import (
     JSON,
     NOW,
     begin,
+    chunk,
     event,
     exchange,
     in_pieces,
@@ -212,11 +214,13 @@ _DELTAS = {
     "messages": event("content_block_delta", delta={"type": "text_delta", "text": "x" * 400}),
     "chat-completions": chat_chunk({"content": "x" * 400}),
     "responses": event("response.output_text.delta", delta="x" * 400),
+    "gemini": chunk(**gemini_answer({"text": "x" * 400})),
 }
 _STARTS = {
     "messages": message_start(),
     "chat-completions": chat_chunk({"content": ""}),
     "responses": RESPONSES_STREAM.partition(b"\n\n")[0] + b"\n\n",
+    "gemini": chunk(**gemini_answer({"text": ""})),
 }
 
 

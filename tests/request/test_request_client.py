@@ -66,6 +66,8 @@ ROWS: list[tuple[Pairs, str, str | None]] = [
     ),
     ([("User-Agent", "opencode/1"), ("X-Session-Affinity", "b")], "OpenCode", "b"),
     ([("User-Agent", "Junie:1.0"), ("session_id", "ignored")], "Junie", None),
+    ([("User-Agent", "GeminiCLI/0.61.0/gemini-2.5-pro (linux; x64)")], "Gemini CLI", None),
+    ([("User-Agent", "GeminiCLI-tui/0.61.0/gemini-2.5-pro (linux)")], "Gemini CLI", None),
     ([("User-Agent", "junie")], "Unknown", None),
     ([("User-Agent", "my claude"), ("session_id", "ignored")], "Unknown", None),
     ([("User-Agent", "python-requests/2")], "Unknown", None),

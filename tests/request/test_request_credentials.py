@@ -10,6 +10,7 @@ from aigateway.actors.interception.headers import (
     extract,
     mask,
     same_secret,
+    with_query_key,
 )
 from aigateway.actors.values.provider_config import OPENAI_TYPES, PROVIDER_TYPES
 
@@ -27,6 +28,8 @@ CENTRALIZED_ROWS: list[tuple[str, Pairs, Pairs]] = [
     ("api key", [OTHER, API_KEY], [OTHER]),
     ("api key with white space", [("x-api-key", f" {CODER} ")], []),
     ("bearer before api key", [("X-Api-Key", "other"), BEARER], []),
+    ("google's key", [OTHER, ("x-goog-api-key", CODER)], [OTHER]),
+    ("api key before google's", [("X-Goog-Api-Key", "other"), API_KEY], []),
     ("basic is not bearer", [("Authorization", "Basic abc"), API_KEY], []),
     ("three fields are not bearer", [("Authorization", "Bearer a b"), API_KEY], []),
     ("no scheme", [("Authorization", "abc"), API_KEY], []),
@@ -103,6 +106,26 @@ def test_anything_else_presents_no_token(headers: Pairs) -> None:
     assert extract(headers) is None
 
 
+@pytest.mark.parametrize(
+    ("query", "key"),
+    [
+        (f"key={CODER}", CODER),
+        (f"alt=sse&key={CODER}", CODER),
+        (f"%6Bey={CODER}&alt=sse", CODER),
+        ("key=a%2Bb+c", "a+b c"),
+        ("key=&key=x", "x"),
+        ("alt=sse&monkey=x", None),
+        ("key", None),
+        ("", None),
+    ],
+)
+def test_a_key_in_the_query_counts_like_one_in_a_header(query: str, key: str | None) -> None:
+    expected = [OTHER] if key is None else [OTHER, ("X-Goog-Api-Key", key)]
+    assert list(with_query_key([OTHER], query)) == expected
+    headers = [("x-goog-api-key", "first")]
+    assert list(with_query_key(headers, query)) == headers
+
+
 def test_the_proxys_request_id_is_handed_over() -> None:
     request_id = ("x-coder-ai-governance-request-id", " r1 ")
     for headers in ([BEARER, request_id], [GOVERNANCE, request_id]):
@@ -119,6 +142,8 @@ OWN_KEY = [("X-Api-Key", OWN)]
 OWN_BEARER = [("Authorization", f"Bearer {OWN}")]
 AS_BEARER = (("Authorization", f"Bearer {OWN}"),)
 AS_KEY = (("X-Api-Key", OWN),)
+OWN_GOOGLE_KEY = [("x-goog-api-key", OWN)]
+AS_GOOGLE_KEY = (("X-Goog-Api-Key", OWN),)
 
 OWN_ROWS = [
     *(
@@ -132,6 +157,16 @@ OWN_ROWS = [
             ([("Authorization", "Bearer other"), *OWN_KEY], AS_KEY),
             ([("X-Api-Key", " "), *OWN_BEARER], AS_BEARER),
             ([("Authorization", OWN)], None),
+            ([], None),
+        ]
+    ),
+    *(
+        ("gemini", headers, sent)
+        for headers, sent in [
+            (OWN_GOOGLE_KEY, AS_GOOGLE_KEY),
+            ([*OWN_BEARER, *OWN_GOOGLE_KEY], AS_GOOGLE_KEY),
+            (OWN_BEARER, AS_BEARER),
+            (OWN_KEY, None),
             ([], None),
         ]
     ),
@@ -165,7 +200,8 @@ def test_a_clients_own_key_goes_upstream_in_its_own_form(
 @pytest.mark.parametrize("provider_type", [kind for kind in PROVIDER_TYPES if kind != "copilot"])
 def test_the_gateways_key_goes_upstream_in_the_providers_form(provider_type: str) -> None:
     credential = centralized(provider_type, OWN)
-    sent = AS_KEY if provider_type in ("anthropic", "bedrock") else AS_BEARER
+    forms = {"anthropic": AS_KEY, "bedrock": AS_KEY, "gemini": AS_GOOGLE_KEY}
+    sent = forms.get(provider_type, AS_BEARER)
     assert tuple(credential.headers) == sent
     assert (credential.kind, credential.secret, credential.hint) == (
         "centralized",

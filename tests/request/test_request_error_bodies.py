@@ -56,6 +56,33 @@ def test_a_status_has_its_type_in_each_shape(
         }
 
 
+@pytest.mark.parametrize(
+    ("status", "name"),
+    [
+        (400, "INVALID_ARGUMENT"),
+        (401, "UNAUTHENTICATED"),
+        (403, "PERMISSION_DENIED"),
+        (404, "NOT_FOUND"),
+        (413, "INVALID_ARGUMENT"),
+        (429, "RESOURCE_EXHAUSTED"),
+        (500, "INTERNAL"),
+        (502, "INTERNAL"),
+        (503, "UNAVAILABLE"),
+        (504, "DEADLINE_EXCEEDED"),
+    ],
+)
+def test_google_has_a_name_for_each_status(status: int, name: str) -> None:
+    expected = {"error": {"code": status, "message": 'say "no"', "status": name}}
+    assert json.loads(error_body("gemini", status, 'say "no"')) == expected
+    assert json.loads(error_body("gemini", status, 'say "no"', "api_error", "c")) == expected
+
+
+def test_google_is_told_in_its_shape_that_nobody_can_answer() -> None:
+    assert json.loads(breaker_open("gemini"))["error"]["status"] == "UNAVAILABLE"
+    assert json.loads(keys_rate_limited("gemini", "m"))["error"]["code"] == 429
+    assert json.loads(keys_rejected("gemini", "m"))["error"]["code"] == 502
+
+
 def test_a_caller_may_name_the_kind_and_the_code() -> None:
     assert json.loads(error_body("messages", 503, "m", "api_error", "c"))["error"] == {
         "type": "api_error",

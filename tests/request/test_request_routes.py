@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aigateway.actors.interception.gemini_paths import model_path
 from aigateway.actors.interception.routes import (
     ANTHROPIC_TYPES,
     DEFAULT_BASE_URLS,
@@ -127,7 +128,81 @@ def test_a_method_that_could_echo_the_key_is_not_served(method: str, rest: str) 
 
 
 def test_an_unknown_provider_type_has_no_routes() -> None:
-    assert resolve("gemini", "POST", "/v1/messages") is None
+    assert resolve("vertex", "POST", "/v1/messages") is None
+
+
+MODEL = "/v1beta/models/gemini-2.5-pro"
+GENERATE = Intercept("gemini", "/v1beta/models/*:generateContent", "gemini-2.5-pro", False)
+STREAM = Intercept("gemini", "/v1beta/models/*:streamGenerateContent", "gemini-2.5-pro", True)
+GEMINI_ROWS = [
+    ("POST", f"{MODEL}:generateContent", GENERATE),
+    ("POST", f"{MODEL}:streamGenerateContent", STREAM),
+    ("post", f"{MODEL}:generateContent", GENERATE),
+    ("POST", f"{MODEL}:countTokens", Passthrough("/models/*:countTokens")),
+    (
+        "POST",
+        "/v1/models/tuned~1@x:generateContent",
+        Intercept("gemini", "/v1/models/*:generateContent", "tuned~1@x", False),
+    ),
+    ("GET", MODEL, Passthrough("/models/")),
+    ("GET", "/v1/models", Passthrough("/models")),
+    ("GET", "/v1alpha/models", Passthrough("/models")),
+    ("POST", "/v1beta/cachedContents", Passthrough("/cachedContents")),
+    ("GET", "/v1beta/cachedContents/c1", Passthrough("/cachedContents/")),
+    ("PATCH", "/v1beta/cachedContents/c1", Passthrough("/cachedContents/")),
+    ("DELETE", "/v1beta/cachedContents/c1", Passthrough("/cachedContents/")),
+    # A list of what everybody has cached.
+    ("GET", "/v1beta/cachedContents", None),
+    ("POST", "/v1beta/cachedContents/c1", None),
+    ("GET", "/v1beta/cachedContents/c1/x", None),
+    # Ways round the records.
+    ("GET", f"{MODEL}:generateContent", None),
+    ("GET", f"{MODEL}:streamGenerateContent", None),
+    ("POST", f"{MODEL}%3AgenerateContent", None),
+    ("POST", f"{MODEL}%3agenerateContent:countTokens", None),
+    ("POST", f"{MODEL}:generatecontent", None),
+    ("POST", f"{MODEL}:generateContent/", None),
+    ("POST", f"{MODEL};x:generateContent", None),
+    ("POST", f"{MODEL}:generateContent;x", None),
+    ("POST", f"{MODEL}:generateContent:countTokens", None),
+    ("POST", "/v1beta//models/x:generateContent", None),
+    ("POST", "/v1beta/models/../models/x:generateContent", None),
+    # What is not recorded is not passed on.
+    ("POST", f"{MODEL}:embedContent", None),
+    ("POST", f"{MODEL}:batchGenerateContent", None),
+    ("POST", f"{MODEL}:predict", None),
+    ("POST", "/v1beta/tunedModels/x:generateContent", None),
+    ("POST", "/v1beta/interactions", None),
+    ("POST", "/v1beta/files", None),
+    ("POST", "/upload/v1beta/files", None),
+    ("DELETE", MODEL, None),
+    ("PATCH", MODEL, None),
+    ("POST", "/v1beta/models", None),
+    ("POST", "/models/x:generateContent", None),
+    ("TRACE", MODEL, None),
+    ("GET", "/", None),
+    ("GET", "", None),
+]
+
+
+@pytest.mark.parametrize(("method", "rest", "expected"), GEMINI_ROWS)
+def test_geminis_methods_stand_behind_the_model(method: str, rest: str, expected: object) -> None:
+    assert resolve("gemini", method, rest) == expected
+
+
+@pytest.mark.parametrize(
+    ("rest", "name", "expected"),
+    [
+        (f"{MODEL}:generateContent", "fast", "/v1beta/models/fast:generateContent"),
+        (MODEL, "fast", "/v1beta/models/fast"),
+        (MODEL, "tunedModels/my one", "/v1beta/tunedModels/my%20one"),
+        (f"{MODEL}:countTokens", "a:b?c", "/v1beta/models/a%3Ab%3Fc:countTokens"),
+    ],
+)
+def test_a_path_can_name_another_model(rest: str, name: str, expected: str) -> None:
+    path = model_path(rest)
+    assert path is not None
+    assert path.for_model(name) == expected
 
 
 @pytest.mark.parametrize(
@@ -206,6 +281,14 @@ URL_ROWS = [
     ("copilot", "https://x", "/v1/messages", "", "https://x/v1/messages"),
     ("copilot", "https://x:8443/a//", "/models", "", "https://x:8443/a/models"),
     ("copilot", "https://[::1]:8443", "/models", "", "https://[::1]:8443/models"),
+    ("gemini", "https://x/", "/v1beta/models", "pageSize=2", "https://x/v1beta/models?pageSize=2"),
+    (
+        "gemini",
+        "https://x/google",
+        f"{MODEL}:countTokens",
+        "",
+        f"https://x/google{MODEL}:countTokens",
+    ),
 ]
 
 

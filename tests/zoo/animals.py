@@ -93,8 +93,13 @@ class Animal:
         """Run the exchange with the answer in these reads."""
         request = json.loads(self.sections["request"])
         request["stream"] = self.way == "stream"
+        # Gemini's API has the last two in its path.
         interception: Interception = open_interception(
-            self.sections["api"].strip(), id="int-1", body=json.dumps(request).encode()
+            self.sections["api"].strip(),
+            id="int-1",
+            body=json.dumps(request).encode(),
+            model=request.get("model", ""),
+            streaming=request["stream"],
         )
         kind = "application/json" if self.way == "body" else "text/event-stream"
         if "frames" in self.sections:
