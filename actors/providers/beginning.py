@@ -21,6 +21,7 @@ from aigateway.actors.codec.decoding import (
     decoder_for,
 )
 from aigateway.actors.codec.headers import Headers, first_of, values_of
+from aigateway.actors.codec.json_array import ArrayReader, element_of
 from aigateway.actors.codec.reading import Buffer, Object, is_json, members, text
 from aigateway.actors.codec.sse import (
     FOREIGN_TYPES,
@@ -42,6 +43,8 @@ EVENT_LIMIT = 64 * 1024
 
 Fault: TypeAlias = Literal["error_event", "bad_answer", "empty", "broke_off", "slow"]
 
+_BLANK = b"\xef\xbb\xbf \t\r\n"
+
 _OURS = frozenset({"bad_request", "unauthorized"})
 """Kinds of errors that another provider would answer too, or that are about a credential."""
 
@@ -62,8 +65,15 @@ class Beginning:
     Feed it until ``over``; ``bad`` is then what is wrong, or None.
     """
 
-    def __init__(self, headers: Headers, *, streaming: bool, converted: bool = False) -> None:
-        """``converted``: streams come in AWS's frames."""
+    def __init__(
+        self,
+        headers: Headers,
+        *,
+        streaming: bool,
+        converted: bool = False,
+        arrays: bool = False,
+    ) -> None:
+        """``converted``: streams come in AWS's frames; ``arrays``: one may be a JSON array."""
         self.over = False
         self.bad: BadStart | None = None
         self.began = False
@@ -73,6 +83,8 @@ class Beginning:
         self._labelled = streaming and content_type in ("", "text/event-stream")
         self._frames = FrameReader() if streaming and converted else None
         self._is_stream = self._frames is not None
+        self._arrays = streaming and arrays
+        self._array: ArrayReader | None = None
         self._held = bytearray()
         self._size = 0
         if content_type in FOREIGN_TYPES:
@@ -105,6 +117,7 @@ class Beginning:
         if self._is_stream:
             assert self._reader is not None
             self._look(self._reader.flush())
+        if self._is_stream or self._array is not None:
             if not self.over:
                 self._spoil("empty", "the provider's stream ended without an event")
             return
@@ -127,17 +140,32 @@ class Beginning:
         if self._is_stream:
             self._read_events(data)
             return
+        if self._array is not None:
+            self._read_elements(self._array, data)
+            return
         self._held += data
         start = bytes(memoryview(self._held)[:SNIFFED])
         stream = sniff(start, labelled=self._labelled)
-        if stream and self._reader is None:
+        if stream is False and self._arrays and start.lstrip(_BLANK).startswith(b"["):
+            self._array = ArrayReader()
+            held, self._held = bytes(self._held), bytearray()
+            self._read_elements(self._array, held)
+        elif stream and self._reader is None:
             self._spoil("bad_answer", "the provider answered with a stream")
         elif stream:
             self._is_stream = True
             held, self._held = bytes(self._held), bytearray()
             self._read_events(held)
-        elif stream is False and not start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
+        elif stream is False and not start.lstrip(_BLANK).startswith((b"{", b"[")):
             self._spoil("bad_answer", "the provider's answer is neither JSON nor a stream")
+
+    def _read_elements(self, array: ArrayReader, data: bytes) -> None:
+        for piece in array.feed(data):
+            element = element_of(piece)
+            if not is_json(element):
+                self._spoil("bad_answer", "the first event of the provider's stream is no JSON")
+            if not self.over:
+                self._decide(members(element), b"")
 
     def _read_events(self, data: bytes) -> None:
         assert self._reader is not None

@@ -11,6 +11,9 @@ the first that names one to come, else both mean "now":
 ``-tokens``                            ``x-ratelimit-remaining-…`` says 0
 ``anthropic-ratelimit-…-reset``        RFC 3339 (Anthropic), if its ``…-remaining`` says 0
 =====================================  ==================================================
+
+Google tells it in the body of the error, as one of its details: a ``google.rpc.RetryInfo`` with
+a ``retryDelay`` such as ``"12s"``.
 """
 
 from __future__ import annotations
@@ -22,8 +25,9 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from aigateway.actors.codec.headers import Headers, first_of
+from aigateway.actors.codec.reading import Object, items, members, text
 
-__all__ = ["requested_delay"]
+__all__ = ["delay_in_body", "google_details", "requested_delay"]
 
 _OPENAI_LIMITS = ("requests", "tokens")
 _ANTHROPIC_LIMITS = ("requests", "tokens", "input-tokens", "output-tokens")
@@ -52,6 +56,23 @@ def requested_delay(headers: Headers, wall: float) -> float | None:
         return milliseconds
     delays = [*_openai_resets(headers), *_anthropic_resets(headers, wall)]
     return max(delays, default=None)
+
+
+def delay_in_body(body: bytes) -> float | None:
+    """Seconds that Google asks to wait before the next try; None when it names none."""
+    if b"RetryInfo" not in body:
+        return None
+    for detail in google_details(body):
+        if (text(detail.get("@type")) or "").endswith("/google.rpc.RetryInfo"):
+            delay = text(detail.get("retryDelay")) or ""
+            return _number(delay.removesuffix("s")) if delay.endswith("s") else None
+    return None
+
+
+def google_details(body: bytes) -> list[Object]:
+    """The details of an error, which is an object, or the only one of a list."""
+    document = members(body) or members(next(iter(items(body)), None))
+    return [members(each) for each in items(members(document.get("error")).get("details"))]
 
 
 def _retry_after(value: str, wall: float) -> float | None:

@@ -9,6 +9,7 @@ from aigateway.actors.codec.headers import Headers, first_of, values_of
 from aigateway.actors.codec.reading import members, text
 from aigateway.actors.interception.outcomes import kind_of_status, message_of
 from aigateway.actors.providers.beginning import BadStart
+from aigateway.actors.providers.delays import delay_in_body, google_details
 
 __all__ = ["ProviderAnswer"]
 
@@ -83,10 +84,32 @@ class ProviderAnswer:
         """The provider's own name of the error, or nothing."""
         fields = members(self.readable)
         error = members(fields.get("error"))
-        named = text(error.get("type")) or text(error.get("code")) or text(fields.get("__type"))
+        named = (
+            text(error.get("type"))
+            or text(error.get("code"))
+            or text(error.get("status"))
+            or text(fields.get("__type"))
+        )
         # AWS: "UnrecognizedClientException:http://internal.amazon.com/…", "com.amazon#Name".
         given = named or first_of(self.headers, "x-amzn-errortype")
         return given.partition(":")[0].rpartition("#")[2]
+
+    @property
+    def of_key(self) -> int:
+        """The status that it is for the key it was sent with.
+
+        To a key that is unknown or has expired Google answers 400, and says so only in the details.
+        """
+        if self.status == 400 and b"API_KEY_INVALID" in self.readable:
+            reasons = (text(each.get("reason")) for each in google_details(self.readable))
+            return 401 if "API_KEY_INVALID" in reasons else 400
+        return self.status
+
+    @property
+    def told(self) -> Headers:
+        """The headers, with the delay that the body asks for in the place of one."""
+        delay = delay_in_body(self.readable)
+        return self.headers if delay is None else [*self.headers, ("Retry-After", f"{delay:.3f}")]
 
     @property
     def request_id(self) -> str:
@@ -113,7 +136,7 @@ class ProviderAnswer:
         A 401 does; of 403s those by which AWS means its credentials.  A 403 about a
         permission, a model or a content is not about the credential.
         """
-        if self.status == 401:
+        if self.of_key == 401:
             return True
         if self.status != 403:
             return False

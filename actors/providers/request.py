@@ -22,8 +22,9 @@ from aigateway.actors.codec.decoding import DecodingError, decode, encode
 from aigateway.actors.codec.headers import Headers, values_of
 from aigateway.actors.codec.splice import set_each
 from aigateway.actors.interception.conversation import NO_AFFINITY, Affinity
+from aigateway.actors.interception.gemini_paths import model_path, resource_name
 from aigateway.actors.interception.headers import CENTRALIZED, Credential
-from aigateway.actors.interception.routes import upstream_url
+from aigateway.actors.interception.routes import GEMINI, upstream_url
 from aigateway.actors.providers.bedrock.models import profile_of, stated_region
 from aigateway.actors.providers.bedrock.rewrite import model_behind, replacement_model
 from aigateway.actors.upstream.errors import Unsendable
@@ -150,7 +151,7 @@ def can_stand_in(other: ProviderConfig, own: ProviderConfig, request: UpstreamRe
     return (
         bool(other.keys or other.bedrock or other.no_key)
         and other.error is None
-        and own.speaks_openai == other.speaks_openai
+        and own.speaks == other.speaks
         and "copilot" not in (own.type, other.type)
         and model_for(other, request.model, request.provider) is not None
     )
@@ -231,7 +232,7 @@ class PlainMaker:
         self, request: UpstreamRequest, model: str, credential: Credential | None
     ) -> requests.PreparedRequest:
         """See :class:`Maker`."""
-        url = url_for(self._config, request.rest, request.query)
+        url = url_for(self._config, rest_for(self._config, request, model), request.query)
         added = () if credential is None else credential.headers
         body = body_for(self._config, request, model)
         return framed(request.method, url, request.headers, added, body)
@@ -262,6 +263,11 @@ def body_for(config: ProviderConfig, request: UpstreamRequest, model: str) -> by
     """
     if config.models is None or not model:
         return request.body
+    if config.type == GEMINI:
+        if model_path(request.rest) is not None:
+            return request.body
+        # What is cached is cached for a model, by its whole name.
+        model = resource_name(model)
     coding = ",".join(values_of(request.headers, "content-encoding"))
     try:
         body = decode(request.body, coding) if coding else request.body
@@ -269,6 +275,13 @@ def body_for(config: ProviderConfig, request: UpstreamRequest, model: str) -> by
         return encode(edited, coding) if edited != body else request.body
     except DecodingError as ex:
         raise Unsendable(f"the request's content coding cannot be read: {ex}") from ex
+
+
+def rest_for(config: ProviderConfig, request: UpstreamRequest, model: str) -> str:
+    """The client's path, with the provider's name of the model where it goes by a list and
+    models are named there."""
+    path = model_path(request.rest) if config.type == GEMINI and config.models else None
+    return request.rest if path is None or not model else path.for_model(model)
 
 
 def url_for(config: ProviderConfig, rest: str, query: str = "") -> str:

@@ -34,6 +34,7 @@ import structlog
 from attrs import evolve
 
 from aigateway.actors.interception.headers import centralized
+from aigateway.actors.interception.routes import GEMINI
 from aigateway.actors.providers.beginning import BadStart
 from aigateway.actors.providers.breaker import (
     CircuitBreaker,
@@ -119,6 +120,9 @@ class Strategy:
         self._words = Words(config)
         self._retried = RETRY_STATUSES if config.max_retries > 0 else frozenset[int]()
         self._asked_back = self._retried | KEY_STATUSES
+        if config.type == GEMINI:
+            # So Google answers to a key that it does not know.
+            self._asked_back |= {400}
         self._asked_on_trial = self._asked_back | SUCCESSES
         self._rescued = RESCUED_STATUSES | {429}
 
@@ -184,7 +188,7 @@ class Strategy:
         if job.walker is not None:
             if status in SUCCESSES:
                 job.walker.accepted()
-            marked = job.walker.refused(status, answer.headers, now, answer.received_at)
+            marked = job.walker.refused(answer.of_key, answer.told, now, answer.received_at)
             if marked is not None:
                 return self._after_refusal(job, answer, marked, now)
         elif job.shared and answer.rejects_credential:
@@ -287,7 +291,7 @@ class Strategy:
         self._note_key(marked, job, answer)
         if not job.request.affinity.bound and self._next_key(job, now):
             self._counters.failovers += 1
-            if answer.status != 401 and answer.whole:
+            if answer.of_key != 401 and answer.whole:
                 job.refusal = answer
             return _SEND
         if marked.reason == "rate_limited":
@@ -339,7 +343,7 @@ class Strategy:
         if answer.status != 429:
             return answer.status in RESCUED_STATUSES
         # One that names no delay and wants no other try is about the request.
-        return not answer.says_no_retry or bool(requested_delay(answer.headers, answer.received_at))
+        return not answer.says_no_retry or bool(requested_delay(answer.told, answer.received_at))
 
     def _told_before(self, job: Job) -> Refused | None:
         """The answer to an earlier key of this request, if one was kept."""
@@ -375,7 +379,7 @@ class Strategy:
         """The pause before the next retry, None when there is to be none."""
         if answer.says_no_retry:
             return None
-        return self._pause_for(job, requested_delay(answer.headers, answer.received_at) or 0.0, now)
+        return self._pause_for(job, requested_delay(answer.told, answer.received_at) or 0.0, now)
 
     def _pause_for(
         self, job: Job, requested: float, now: float, *, always: bool = False

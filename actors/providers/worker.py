@@ -15,6 +15,7 @@ import requests
 import structlog
 
 from aigateway.actors.actor.base import ActorDied, GatewayActor, fail
+from aigateway.actors.interception.routes import GEMINI
 from aigateway.actors.providers.beginning import BadStart, Beginning
 from aigateway.actors.providers.jobs import (
     Abandon,
@@ -177,7 +178,10 @@ class UpstreamWorker(GatewayActor):
         """
         streaming = job.request.streaming
         beginning = Beginning(
-            exchange.headers, streaming=streaming, converted=self._maker.converted
+            exchange.headers,
+            streaming=streaming,
+            converted=self._maker.converted,
+            arrays=job.request.api == GEMINI,
         )
         # A copy of the answer is shown it when it is read for good.
         copy, exchange.copy = exchange.copy, None

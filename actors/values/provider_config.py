@@ -29,6 +29,7 @@ PROVIDER_TYPES = (
     "openrouter",
     "vercel",
     "copilot",
+    "gemini",
 )
 
 
@@ -125,3 +126,10 @@ class ProviderConfig:
     @property
     def speaks_openai(self) -> bool:
         return self.type in OPENAI_TYPES
+
+    @property
+    def speaks(self) -> str:
+        """Whose API it speaks: providers stand in for others of the same."""
+        if self.speaks_openai:
+            return "openai"
+        return "anthropic" if self.type == "bedrock" else self.type

@@ -15,7 +15,6 @@ import requests
 from attrs import evolve, frozen
 
 from aigateway.actors.interception.headers import Credential, centralized
-from aigateway.actors.interception.routes import speaks_openai
 from aigateway.actors.providers.bedrock.making import BedrockMaker, standing_credential
 from aigateway.actors.providers.bedrock.rewrite import invoke_path
 from aigateway.actors.providers.request import UpstreamRequest, maker_for, url_for
@@ -33,6 +32,8 @@ AT_ONCE = 8
 
 _ANTHROPIC_VERSION = ("anthropic-version", "2023-06-01")
 """Without it Anthropic refuses any request."""
+_MODELS = {"copilot": "/models", "gemini": "/v1beta/models"}
+"""Where providers that do not have it at the usual place list their models."""
 
 
 @frozen
@@ -117,9 +118,9 @@ def _question(attempt: _Attempt) -> requests.PreparedRequest:
             return signing.signed("POST", url, headers, b"{}")
         finally:
             signing.close()
-    if not speaks_openai(config.type):
+    if config.speaks == "anthropic":
         headers.append(_ANTHROPIC_VERSION)
-    rest = "/models" if config.type == "copilot" else "/v1/models"
+    rest = _MODELS.get(config.type, "/v1/models")
     request = UpstreamRequest(method="GET", rest=rest, headers=headers, body=b"")
     maker = maker_for(config)
     try:
@@ -137,7 +138,9 @@ def _judge(attempt: _Attempt, status: int) -> tuple[str, str]:
     own = attempt.credential is None and attempt.config.bedrock is None
     if own and not attempt.config.no_key and status in (401, 403):
         return "reachable; users bring their own keys", ""
-    if status in (401, 403):
+    # So Google answers to a key that it does not know.
+    refused = (400, 401, 403) if attempt.config.type == "gemini" else (401, 403)
+    if status in refused:
         return "", "the credentials were refused"
     if status == 429:
         return "reachable, and rate-limited", ""
@@ -152,7 +155,8 @@ def _judge_path(attempt: _Attempt) -> tuple[str, str] | None:
     """A problem if the provider's address answers with the other spelling of its path."""
     config = attempt.config
     given = config.base_url.rstrip("/")
-    other = given.removesuffix("/v1") if given.endswith("/v1") else f"{given}/v1"
+    version = "/v1beta" if config.type == "gemini" else "/v1"
+    other = given.removesuffix(version) if given.endswith(version) else f"{given}{version}"
     try:
         status = _status_of(evolve(attempt, config=evolve(config, base_url=other)))
     except (requests.RequestException, UpstreamError, ValueError):

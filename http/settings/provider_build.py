@@ -44,6 +44,7 @@ DEFAULT_BASE_URLS = {
     "openai": "https://api.openai.com/v1/",
     "anthropic": "https://api.anthropic.com/",
     "copilot": "https://api.individual.githubcopilot.com",
+    "gemini": "https://generativelanguage.googleapis.com/",
 }
 """The other types have no address of their own."""
 
@@ -170,8 +171,8 @@ def _finish(config: ProviderConfig, settings: Settings, names: _Names) -> Provid
         way_out = config.way_out or names.way_out("change that")
         return evolve(config, error="; ".join(errors), way_out=way_out)
     try:
-        if config.type in OPENAI_TYPES:
-            config = _openai(config, names)
+        if config.type in OPENAI_TYPES or config.type == "gemini":
+            config = _with_keys(config, names)
         elif config.type in ("anthropic", "bedrock"):
             config = _anthropic(_with_bearer_token(config, settings), names)
         elif config.type == "copilot":
@@ -233,7 +234,7 @@ def _actor_headers(config: ProviderConfig, settings: Settings) -> dict[str, str]
 # -- by type
 
 
-def _openai(config: ProviderConfig, names: _Names) -> ProviderConfig:
+def _with_keys(config: ProviderConfig, names: _Names) -> ProviderConfig:
     if not (config.keys or config.no_key or config.allow_byok):
         raise _CannotServeError(
             f"{config.type} provider has no api keys configured and BYOK is not enabled",
@@ -428,7 +429,7 @@ def _wrong_fallbacks(p: ProviderConfig, by_name: Mapping[str, ProviderConfig]) -
             yield f'{setting} "{name}" is not the name of a provider'
         elif other is p and setting == "FALLBACK":
             yield f'{setting} "{name}" is the provider itself'
-        elif _has_known_type(p) and _has_known_type(other) and _api(other) != _api(p):
+        elif _has_known_type(p) and _has_known_type(other) and other.speaks != p.speaks:
             yield f'{setting} "{name}" speaks another API than "{p.name}"'
     if len(set(p.fallback)) < len(p.fallback):
         yield "FALLBACK names a provider twice"
@@ -436,9 +437,3 @@ def _wrong_fallbacks(p: ProviderConfig, by_name: Mapping[str, ProviderConfig]) -
 
 def _has_known_type(p: ProviderConfig) -> bool:
     return p.type in PROVIDER_TYPES
-
-
-def _api(p: ProviderConfig) -> str:
-    if p.speaks_openai:
-        return "openai"
-    return "anthropic" if p.type in ("anthropic", "bedrock") else p.type

@@ -88,7 +88,7 @@ FIELDS = {
     "TYPE": "Required: {types}.",
     "NAME": "First part of the path that clients use, `/<name>/…`. Default: the type. Lower-case "
     "letters, digits and single hyphens (`{pattern}`); each name once.",
-    "BASE_URL": "Address of the API. For all but `anthropic`, `bedrock` and `copilot` it holds the "
+    "BASE_URL": "Address of the API. For OpenAI's types it holds the "
     "version, as in `https://host/v1`. Defaults: {bases}; the other types need one.",
     "KEY, KEYS": "One key, or up to {keys} separated by commas, among which sessions are shared "
     "out. Not for `bedrock` and `copilot`. Without keys only users who bring their own "

@@ -186,6 +186,29 @@ def test_mantle_is_asked_for_its_models(dial: Any, scripted_provider: ScriptedPr
     assert problem is None, problem
 
 
+def test_gemini_is_asked_for_its_models_and_answers_400_to_a_wrong_key(
+    dial: Any, scripted_provider: ScriptedProvider
+) -> None:
+    def script(request: ReceivedRequest) -> Steps:
+        if request.target != "/v1beta/models":
+            return error(404)
+        good = request.header("X-Goog-Api-Key") == GOOD
+        assert request.header("anthropic-version") is None
+        return answer({"models": []}) if good else error(400)
+
+    scripted_provider.otherwise = script
+    url = scripted_provider.url
+    google = {"TYPE": "gemini", "BASE_URL": url, "KEYS": f"{GOOD},sk-wrong-key-0123456789"}
+    wrong = {**google, "NAME": "versioned", "BASE_URL": f"{url}/v1beta", "KEYS": GOOD}
+    result = dial("--local", "--json", providers=[google, wrong])
+    assert result.exit_code == 1
+    assert [each["problem"] for each in dialled(result)] == [
+        None,
+        "the credentials were refused",
+        f"nothing is at this path, but {url} answers: use that as the base URL",
+    ]
+
+
 def test_coderd_is_dialled_too(dial: Any, scripted_provider: ScriptedProvider) -> None:
     with FakeCoderd() as coderd:
         env = {"CODER_URL": coderd.url, "CODER_AI_GATEWAY_KEY": coderd.gateway_key}

@@ -87,6 +87,38 @@ def test_a_stream_is_judged_by_its_first_event(data, fault, size):
         assert verdict(gzip.compress(data), coded, size, streaming=True) == fault
 
 
+ARRAYS: dict[str, tuple[bytes, str | None]] = {
+    "an element": (b'[{"candidates":[]}\n,', None),
+    "an element behind marks and blanks": (b'\xef\xbb\xbf\r\n[ {"candidates":[]}', None),
+    "an error": (b'[{"error":{"code":503,"message":"busy"}}]', "error_event"),
+    "the client's fault": (b'[{"error":{"code":400,"message":"no"}}]', None),
+    "an error after the beginning": (b'[{"a":1},{"error":{"code":503}}]', None),
+    "no element": (b"[]", "empty"),
+    "half an element": (b'[{"candidates":', "empty"),
+    "what is no JSON": (b"[{oops}", "bad_answer"),
+    "a document": (b'{"candidates":[]}', "bad_answer"),
+    "an event": (b"data: {}\n\n", None),
+}
+
+
+@sizes
+@pytest.mark.parametrize(("data", "fault"), ARRAYS.values(), ids=ARRAYS.keys())
+def test_a_stream_that_may_be_an_array_is_judged_by_its_first_element(data, fault, size):
+    assert verdict(data, JSON, size, streaming=True, arrays=True) == fault
+    if data.startswith(b"["):
+        # Of an API that has no such streams it is a document.
+        assert verdict(data, JSON, size, streaming=True) == "bad_answer"
+
+
+def test_an_array_is_known_with_its_first_element():
+    beginning = Beginning(JSON, streaming=True, arrays=True)
+    beginning.feed(b'[{"candidates":[]')
+    assert not beginning.over
+    beginning.feed(b"}")
+    assert beginning.over
+    assert beginning.bad is None
+
+
 @sizes
 @pytest.mark.parametrize(("data", "fault"), DOCUMENTS.values(), ids=DOCUMENTS.keys())
 def test_a_blocking_answer_is_judged_as_a_whole(data, fault, size):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigateway.actors.providers.delays import requested_delay
+from aigateway.actors.providers.delays import delay_in_body, requested_delay
+from aigateway.actors.providers.refusals import ProviderAnswer
 
 WALL = 1_792_567_620.0
 """Wed, 21 Oct 2026 07:27:00 GMT."""
@@ -85,3 +88,65 @@ def test_no_header_makes_a_delay_that_is_not_a_time(name: str, value: str) -> No
     used_up = [("x-ratelimit-remaining-tokens", "0"), ("anthropic-ratelimit-tokens-remaining", "0")]
     delay = requested_delay([(name, value), *used_up], WALL)
     assert delay is None or 0 <= delay < float("inf")
+
+
+def google_error(*details: object) -> dict[str, object]:
+    return {"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "details": list(details)}}
+
+
+def retry_info(delay: object) -> dict[str, object]:
+    return {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}
+
+
+QUOTA = {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": []}
+
+
+@pytest.mark.parametrize(
+    ("document", "seconds"),
+    [
+        (google_error(QUOTA, retry_info("12s")), 12.0),
+        (google_error(retry_info("0.125s")), 0.125),
+        (google_error(retry_info("0s")), 0.0),
+        ([google_error(retry_info("12s"))], 12.0),
+        (google_error(retry_info("12")), None),
+        (google_error(retry_info("soons")), None),
+        (google_error(retry_info(12)), None),
+        (google_error(QUOTA), None),
+        (google_error({"@type": "RetryInfo", "retryDelay": "1s"}), None),
+        ({"error": "RetryInfo"}, None),
+        ([], None),
+    ],
+)
+def test_google_tells_the_delay_in_the_body(document: object, seconds: float | None) -> None:
+    body = json.dumps(document, indent=1).encode()
+    assert delay_in_body(body) == seconds
+    answer = ProviderAnswer(429, [("Date", "x")], body)
+    assert requested_delay(answer.told, WALL) == seconds
+    # A header says it more precisely.
+    answer = ProviderAnswer(429, [("Retry-After", "7")], body)
+    assert requested_delay(answer.told, WALL) == 7.0
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "of_key"),
+    [
+        (400, "API_KEY_INVALID", 401),
+        (400, "FIELD_INVALID", 400),
+        (403, "API_KEY_INVALID", 403),
+        (429, "", 429),
+    ],
+)
+def test_google_answers_400_to_a_key_that_it_does_not_know(
+    status: int, reason: str, of_key: int
+) -> None:
+    info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason}
+    body = json.dumps({"error": {"status": "INVALID_ARGUMENT", "details": [info]}}).encode()
+    answer = ProviderAnswer(status, [], body)
+    assert answer.of_key == of_key
+    assert answer.rejects_credential is (of_key == 401)
+    assert answer.error_type == "INVALID_ARGUMENT"
+
+
+def test_a_400_that_quotes_such_a_reason_is_about_the_request() -> None:
+    body = json.dumps({"error": {"message": "what is API_KEY_INVALID?"}}).encode()
+    assert ProviderAnswer(400, [], body).of_key == 400

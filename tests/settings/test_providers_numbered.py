@@ -10,7 +10,7 @@ from aigateway.actors.values.provider_config import PROVIDER_TYPES
 from aigateway.http.settings import ProviderEntry, SettingsError, read_providers
 
 NEW, OLD = "CODER_AI_GATEWAY_PROVIDER_", "CODER_AIBRIDGE_PROVIDER_"
-TYPES = "[openai anthropic azure bedrock google openai-compat openrouter vercel copilot]"
+TYPES = "[openai anthropic azure bedrock google openai-compat openrouter vercel copilot gemini]"
 
 
 def numbered(text: str, prefix: str = NEW) -> dict[str, str]:
