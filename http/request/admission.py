@@ -17,7 +17,12 @@ from attrs import frozen
 from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.codec.headers import without_secrets
 from aigateway.actors.control.messages import Authorize, Caller, Denied, Unavailable
-from aigateway.actors.interception.headers import BYOK_HEADER, Presented, extract
+from aigateway.actors.interception.headers import (
+    BYOK_HEADER,
+    Presented,
+    extract,
+    with_query_key,
+)
 from aigateway.actors.interception.routes import Intercept, Passthrough, resolve
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.request.answers import Answer, json_message, plain
@@ -57,7 +62,7 @@ def present(call: Call, settings: Settings) -> Presented:
         inbound.check_length(settings.max_body_size)
     except BodyTooLarge as ex:
         raise too_large(settings.max_body_size) from ex
-    presented = extract(inbound.headers)
+    presented = extract(with_query_key(inbound.headers, inbound.query))
     if presented is None:
         if inbound.method == "HEAD":
             log.info("unauthenticated HEAD request", path=inbound.shown_path)
@@ -181,12 +186,13 @@ def _no_route(method: str, asked: str, path: str, tree: ActorTree) -> Answer:
 
 
 def _likely_path(method: str, path: str, configs: list[ProviderConfig]) -> str:
-    """The path with the provider's name in front, and with /v1 once; empty: not that either."""
-    single = re.sub(r"/v1(?:/v1)+/", "/v1/", path)
+    """The path with the provider's name in front, and with its version once; empty: not that
+    either."""
+    single = re.sub(r"/(v1(?:beta)?)(?:/\1)+/", r"/\1/", path)
     for config in configs:
         own = f"/{config.name}"
         rest = single.removeprefix(own) if single.startswith(f"{own}/") else single
-        for tried in (rest, f"/v1{rest}"):
+        for tried in (rest, f"/v1{rest}", f"/v1beta{rest}"):
             if f"{own}{tried}" != path and isinstance(
                 resolve(config.type, method, tried), Intercept
             ):

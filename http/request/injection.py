@@ -16,6 +16,7 @@ from aigateway.actors.interception.injected import InjectedCall, InjectedInterce
 from aigateway.actors.interception.injection import Encodings, takes_tools
 from aigateway.actors.interception.interface import Interception
 from aigateway.actors.interception.opening import INJECTABLE, with_tools
+from aigateway.actors.interception.routes import GEMINI
 from aigateway.actors.interception.tool_refusals import refused_tools
 from aigateway.actors.interception.tool_rules import Rules
 from aigateway.actors.interception.tools import Tool
@@ -27,6 +28,7 @@ from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.actors.upstream.errors import Quiet, UpstreamCut
 from aigateway.actors.upstream.exchange import Exchange
 from aigateway.actors.values.provider_config import ProviderConfig
+from aigateway.http.request.answers import api_error
 from aigateway.http.request.call import Call
 from aigateway.http.request.runtime import NoAnswer, Runtime, Stopping
 from aigateway.http.request.upstream import Upstream
@@ -49,6 +51,11 @@ _TOOLS_WAIT = 15.0
 
 log = structlog.get_logger("ai-gateway.mcp")
 
+_NO_TOOLS = (
+    "this gateway offers you tools of MCP servers, and cannot put them into requests to Gemini's "
+    "API: use another provider, or have your administrator withdraw the tools"
+)
+
 
 class Injector:
     """Asks the actor of this process for tools and has it run them."""
@@ -66,7 +73,13 @@ class Injector:
         self._encodings = Encodings(self._changed)
 
     def offer(self, interception: Interception, call: Call, api: str, token: str) -> Interception:
-        """The interception with the user's tools, or the same one when there are none."""
+        """The interception with the user's tools, or the same one when there are none.
+
+        Raises an Answer where there are some and the API takes none.
+        """
+        if api == GEMINI and self._tools(call, token).tools:
+            call.interception_id = ""
+            raise api_error(api, 400, _NO_TOOLS)
         if api not in INJECTABLE or interception.refusal is not None:
             return interception
         if not takes_tools(api, interception.model):

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 import msgspec
 
 from aigateway.actors.interception.error_bodies import error_body, is_anthropic
+from aigateway.actors.interception.routes import GEMINI
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.request.answers import Answer
 
@@ -46,12 +47,21 @@ def _answer(document: Mapping[str, Any]) -> Answer:
 
 
 def _model(config: ProviderConfig, name: str) -> dict[str, Any]:
+    if config.type == GEMINI:
+        return {
+            "name": f"models/{name}",
+            "displayName": name,
+            "supportedGenerationMethods": ["generateContent", "countTokens"],
+        }
     if is_anthropic(config.type):
         return {"type": "model", "id": name, "display_name": name, "created_at": _NEVER}
     return {"id": name, "object": "model", "created": 0, "owned_by": config.name}
 
 
 def _list(config: ProviderConfig, models: list[dict[str, Any]]) -> dict[str, Any]:
+    if config.type == GEMINI:
+        # All of them are on one page: no nextPageToken.
+        return {"models": models}
     if not is_anthropic(config.type):
         return {"object": "list", "data": models}
     first, last = (models[0]["id"], models[-1]["id"]) if models else (None, None)

@@ -9,10 +9,11 @@ import structlog
 from aigateway.actors.codec.reading import members, text
 from aigateway.actors.control.messages import Caller
 from aigateway.actors.interception.conversation import Affinity, affinity_of_passed, is_about_stored
+from aigateway.actors.interception.gemini_paths import model_path
 from aigateway.actors.interception.headers import Presented, byok_credential, identify
 from aigateway.actors.interception.interface import InvalidRequest
 from aigateway.actors.interception.opening import decoded
-from aigateway.actors.interception.routes import MESSAGES, Passthrough
+from aigateway.actors.interception.routes import GEMINI, MESSAGES, Passthrough
 from aigateway.actors.interception.stored_ids import ids_in_body, ids_in_path
 from aigateway.actors.providers.bedrock.counting import COUNT_TOKENS, count_answer
 from aigateway.actors.providers.messages import Opened, Refused
@@ -39,6 +40,8 @@ __all__ = ["Passing"]
 
 _MODELS = frozenset({"/models/", "/v1/models/"})
 """Passed routes to one model of the account."""
+_MAKING = frozenset({"/conversations", "/cachedContents"})
+"""Passed routes by which something is stored."""
 
 log = structlog.get_logger("ai-gateway")
 
@@ -107,7 +110,7 @@ class Passing:
             headers=headers,
             body=body,
             provider=config.name,
-            model=_passed_model(config, inbound, body),
+            model=_passed_model(config, inbound, target.rest, body),
             add_credential=own is None and config.type != "copilot",
             attempts=call.dump,
             passed=call.route,
@@ -122,7 +125,7 @@ class Passing:
                 raise refusal_answer(config.type, result)
             raise plain(502, "upstream proxy error")
         watch = None
-        if stored is not None and route.route == "/conversations" and inbound.method == "POST":
+        if stored is not None and route.route in _MAKING and inbound.method == "POST":
             watch = CreatedId(stored, caller, result.exchange)
         return _relayed(result, call, config, watch)
 
@@ -187,18 +190,20 @@ def _decoded(dialect: str, inbound: Inbound, body: bytes) -> bytes:
         raise Answer(ex.status, ex.body, "application/json") from ex
 
 
-def _passed_model(config: ProviderConfig, inbound: Inbound, body: bytes) -> str:
+def _passed_model(config: ProviderConfig, inbound: Inbound, rest: str, body: bytes) -> str:
     """The model that a passed request asks for, as far as it matters; raises an Answer.
 
     A provider with a list must not be asked for other models on other ways, and its own names
     mean nothing to it.
     """
-    if config.models is None or not body:
+    if config.models is None:
         return ""
-    fields = members(_decoded(config.type, inbound, body))
-    if "model" not in fields:
+    if config.type == GEMINI and (path := model_path(rest)) is not None:
+        model = path.model
+    elif body and "model" in (fields := members(_decoded(config.type, inbound, body))):
+        model = (text(fields["model"]) or "").removeprefix("models/")
+    else:
         return ""
-    model = text(fields["model"]) or ""
     if config.models.upstream(model) is None:
         raise no_such_model(config, config.type, model)
     return model

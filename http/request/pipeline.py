@@ -36,6 +36,7 @@ from aigateway.actors.interception.relay import Relay
 from aigateway.actors.interception.routes import (
     CHAT_COMPLETIONS,
     COMPACTION,
+    GEMINI,
     MESSAGES,
     RESPONSES,
     Intercept,
@@ -94,11 +95,9 @@ log = structlog.get_logger("ai-gateway")
 
 CAPACITY = "AI Gateway is currently at capacity. Please try again later."
 INTERCEPTION_HEADER = "X-AI-Gateway-Interception-Id"
-_MODELS = frozenset({"/models/", "/v1/models/"})
-"""Passed routes to one model of the account."""
 
 
-_NAMES_IDS = (RESPONSES, COMPACTION)
+_NAMES_IDS = (RESPONSES, COMPACTION, GEMINI)
 """APIs whose requests may name what was stored before."""
 
 
@@ -296,6 +295,8 @@ class Pipeline:
                 content_encoding=call.inbound.header("Content-Encoding"),
                 headers=call.inbound.headers,
                 ask_usage=route.api == CHAT_COMPLETIONS and self._asks_usage(call.provider),
+                model=route.model,
+                streaming=route.streaming,
             )
         except InvalidRequest as ex:
             call.interception_id = ""

@@ -19,7 +19,11 @@ from typing import Any
 import structlog
 
 from aigateway.actors.codec.headers import first_of, values_of
-from aigateway.actors.interception.headers import BYOK_HEADER
+from aigateway.actors.interception.headers import (
+    BYOK_HEADER,
+    GOOGLE_KEY_HEADER,
+    with_query_key,
+)
 from aigateway.http.request.answers import json_message
 from aigateway.http.request.inbound import Inbound
 from aigateway.http.settings import Settings
@@ -112,7 +116,11 @@ def client_key(inbound: Inbound) -> str:
         fields = value.split()
         if len(fields) == 2 and fields[0].lower() == "bearer":
             return _hashed("token", fields[1])
-    token = first_of(headers, "x-api-key") or first_of(headers, BYOK_HEADER)
+    token = (
+        first_of(headers, "x-api-key")
+        or first_of(with_query_key(headers, inbound.query), GOOGLE_KEY_HEADER)
+        or first_of(headers, BYOK_HEADER)
+    )
     return _hashed("token", token) if token else _hashed("address", inbound.client_ip)
 
 

@@ -15,6 +15,7 @@ from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.interception.error_bodies import error_body
 from aigateway.actors.interception.routes import (
     CHAT_COMPLETIONS,
+    GEMINI,
     MESSAGES,
     RESPONSES,
 )
@@ -23,8 +24,16 @@ from aigateway.http.request.answers import Answer
 
 __all__ = ["dialect_of", "shaped"]
 
-_NAMED = re.compile(r"/(messages|chat/completions|responses)(?:/|\Z)")
-_APIS = {"messages": MESSAGES, "chat/completions": CHAT_COMPLETIONS, "responses": RESPONSES}
+_NAMED = re.compile(
+    r"/(messages|chat/completions|responses)(?:/|\Z)|:(generateContent|streamGenerateContent)\Z"
+)
+_APIS = {
+    "messages": MESSAGES,
+    "chat/completions": CHAT_COMPLETIONS,
+    "responses": RESPONSES,
+    "generateContent": GEMINI,
+    "streamGenerateContent": GEMINI,
+}
 
 
 def dialect_of(path: str, tree: ActorTree) -> str:
@@ -41,7 +50,7 @@ def dialect_of(path: str, tree: ActorTree) -> str:
     config = tree.provider_config(name)
     named = _NAMED.search(path if config is None else slash + rest)
     if named is not None:
-        return _APIS[named[1]]
+        return _APIS[named[1] or named[2]]
     return config.type if config is not None else ""
 
 
