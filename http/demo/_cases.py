@@ -39,6 +39,8 @@ class Case:
     title: str
     path: str
     """Below the gateway's address, with the provider's name."""
+    query: str = ""
+    """With its question mark."""
     body: Mapping[str, Any]
     headers: Mapping[str, str] = field(factory=lambda: _OTHER)
     client: str = "Unknown"
@@ -139,6 +141,32 @@ def _input(role: str, *texts: str) -> Mapping[str, Any]:
 _FOLDER = "# AGENTS.md instructions for /demo\n\n<INSTRUCTIONS>\nBe brief.\n</INSTRUCTIONS>"
 _MACHINE = "<environment_context>\n  <cwd>/demo</cwd>\n</environment_context>"
 
+
+def _gemini(title: str, turns: str | Sequence[Any], method: str, **fields: Any) -> Case:
+    """``method`` may have a query behind it."""
+    asked = [_turn("user", {"text": turns})] if isinstance(turns, str) else turns
+    name, mark, query = method.partition("?")
+    return Case(
+        title=f"Gemini, {title}",
+        path=f"/gemini/v1beta/models/gemini-imitation-large:{name}",
+        query=mark + query,
+        headers=_GEMINI_CLI,
+        client="Gemini CLI",
+        body={
+            "systemInstruction": {"parts": [{"text": _REMINDER}]},
+            **fields,
+            "contents": [_turn("user", {"text": _SESSION_CONTEXT}), *asked],
+        },
+    )
+
+
+def _turn(role: str, *parts: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"role": role, "parts": list(parts)}
+
+
+_GEMINI_CLI = {"User-Agent": "GeminiCLI/0.61.0/gemini-imitation-large (demonstration)"}
+_SESSION_CONTEXT = "<session_context>\nToday is a demonstration.\n</session_context>"
+
 _CLAUDE_TOOL = {"name": "get_weather", "description": "The weather", "input_schema": _SCHEMA}
 _CLAUDE_SEARCH = {"type": "web_search_20250305", "name": "web_search", "max_uses": 3}
 _FUNCTION = {"name": "get_weather", "description": "The weather", "parameters": _SCHEMA}
@@ -204,6 +232,30 @@ _CODEX_RESULTS = [
     {"type": "custom_tool_call_output", "call_id": "call_2", "output": "Done"},
 ]
 
+_GEMINI_RESULTS = [
+    _turn("user", {"text": _CALL}),
+    _turn(
+        "model",
+        *(
+            {"functionCall": {"id": f"call_{n}", "name": "get_weather", "args": _CALLED}}
+            for n in (1, 2)
+        ),
+    ),
+    _turn(
+        "user",
+        *(
+            {
+                "functionResponse": {
+                    "id": f"call_{n}",
+                    "name": "get_weather",
+                    "response": {"output": "Snow, then sun"},
+                }
+            }
+            for n in (1, 2)
+        ),
+    ),
+]
+
 _AGENT = _claude(
     "streaming, thinking, tools",
     f"{_CALL}, twice",
@@ -257,6 +309,13 @@ _CODER_RESULTS = evolve(
 _CODER_SEARCH = _codex(
     "streaming, server tool", 'Search the web for "ice on the sea"', tools=[_SEARCH], stream=True
 )
+_TERMINAL = _gemini(
+    "streaming, thinking, tools",
+    f"{_CALL}, twice",
+    "streamGenerateContent?alt=sse",
+    tools=[{"functionDeclarations": [_FUNCTION]}],
+    generationConfig={"thinkingConfig": {"includeThoughts": True}},
+)
 
 CASES = (
     _claude("blocking", "What is the tide doing?", system=_CACHED),
@@ -281,7 +340,33 @@ CASES = (
     _CODER,
     _CODER_RESULTS,
     _CODER_SEARCH,
+    _gemini("blocking", "What is the ebb doing?", "generateContent"),
+    _TERMINAL,
+    evolve(
+        _gemini(
+            "one array, results, cache",
+            _GEMINI_RESULTS,
+            "streamGenerateContent",
+            tools=[{"functionDeclarations": [_FUNCTION]}],
+        ),
+        answers="call_2",
+    ),
+    _gemini(
+        "streaming, server tool",
+        'Search for "flotsam"',
+        "streamGenerateContent?alt=sse",
+        tools=[{"googleSearch": {}}],
+    ),
 )
 
-OPENING = (_AGENT, _CODER, _AGENT_RESULTS, _ASSISTANT, _CODER_SEARCH, _OVERLOADED, _AGENT_SEARCH)
+OPENING = (
+    _AGENT,
+    _CODER,
+    _AGENT_RESULTS,
+    _ASSISTANT,
+    _CODER_SEARCH,
+    _OVERLOADED,
+    _TERMINAL,
+    _AGENT_SEARCH,
+)
 """What the demonstration shows at its start: some of them, all but one streams."""

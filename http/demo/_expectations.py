@@ -8,7 +8,14 @@ from typing import Any
 
 from attrs import frozen
 
-from aigateway.http.demo._question import Question, read_chat, read_messages, read_responses
+from aigateway.actors.interception.gemini_paths import model_path
+from aigateway.http.demo._question import (
+    Question,
+    read_chat,
+    read_gemini,
+    read_messages,
+    read_responses,
+)
 from aigateway.http.demo._reply import Call, Reply, reply_to
 from aigateway.http.demo.records import Recorded, Usage
 
@@ -23,6 +30,7 @@ _IDS = {
     "messages": ("msg_", "toolu_"),
     "chat": ("chatcmpl-", "call_"),
     "responses": ("resp_", "call_"),
+    "gemini": ("", "call_"),
 }
 
 
@@ -42,7 +50,10 @@ class Expectation:
 
 def expect(path: str, body: bytes) -> Expectation:
     """Work out the records of a request from what the imitation answers to it."""
-    question = _READERS[path](body)
+    named = model_path(path)
+    question = (
+        _READERS[path](body) if named is None else read_gemini(body, named.model, stream=True)
+    )
     reply = reply_to(question)
     message, call = _IDS[question.api]
     return Expectation(
@@ -69,6 +80,8 @@ def _searches(question: Question, reply: Reply) -> Iterator[tuple[str, Any, str]
         return
     if question.api == "messages":
         yield "web_search", {"query": reply.search}, f"srvtoolu_{reply.id}"
+    elif question.api == "gemini":
+        yield "google_search", {"queries": [reply.search]}, ""
     else:
         yield "web_search_call", {"type": "search", "query": reply.search}, ""
 

@@ -1,4 +1,4 @@
-"""What a request to the imitation provider asks for, the same for its three APIs."""
+"""What a request to the imitation provider asks for, the same for its four APIs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,23 @@ from typing import Any, TypeAlias
 from attrs import frozen
 
 __all__ = [
+    "CACHED",
     "BadQuestion",
     "Question",
     "Tool",
     "count_tokens",
     "read_chat",
+    "read_gemini",
     "read_messages",
+    "read_object",
     "read_responses",
     "words",
 ]
 
 Json: TypeAlias = Any
+
+CACHED = 5000
+"""How many tokens everything has that was put into Gemini's cache."""
 
 _WORD = re.compile(r"\s*\S+")
 
@@ -93,7 +99,8 @@ def _texts(value: Json) -> Iterator[str]:
             yield from _texts(item)
 
 
-def _object(body: bytes) -> Mapping[str, Json]:
+def read_object(body: bytes) -> Mapping[str, Json]:
+    """Read a body that must be an object.  Raises :class:`BadQuestion`."""
     try:
         value = json.loads(body)
     except ValueError as ex:
@@ -170,7 +177,7 @@ def read_messages(body: bytes, *, needs_limit: bool = True) -> Question:
 
     ``max_tokens`` must be there unless ``needs_limit`` is false: only counting goes without.
     """
-    request = _object(body)
+    request = read_object(body)
     model = _required(request, "model", str)
     messages = _objects(_required(request, "messages", list))
     limit = _required(request, "max_tokens", int) if needs_limit else None
@@ -238,7 +245,7 @@ def _said(content: Json) -> str:
 
 def read_chat(body: bytes) -> Question:
     """Read a request of OpenAI's Chat Completions API.  Raises :class:`BadQuestion`."""
-    request = _object(body)
+    request = read_object(body)
     model = _required(request, "model", str)
     messages = _objects(_required(request, "messages", list))
     choice = request.get("tool_choice")
@@ -274,7 +281,7 @@ def read_chat(body: bytes) -> Question:
 
 def read_responses(body: bytes) -> Question:
     """Read a request of OpenAI's Responses API.  Raises :class:`BadQuestion`."""
-    request = _object(body)
+    request = read_object(body)
     model = _required(request, "model", str)
     given = _required(request, "input", (str, list))
     items = [{"role": "user", "content": given}] if isinstance(given, str) else _objects(given)
@@ -318,3 +325,62 @@ def read_responses(body: bytes) -> Question:
 def _content(item: Mapping[str, Json]) -> Json:
     fields = ("content", "output", "arguments", "input", "summary")
     return list(itertools.chain(item.get(name) for name in fields))
+
+
+def read_gemini(body: bytes, model: str, *, stream: bool) -> Question:
+    """Read a request of Google's Gemini API, whose path says the rest.
+
+    Raises :class:`BadQuestion`.
+    """
+    request = read_object(body)
+    turns = [
+        {**turn, "role": "assistant" if turn.get("role") == "model" else "user"}
+        for turn in _objects(_required(request, "contents", list))
+    ]
+    offered = _objects(request.get("tools"))
+    tools = [
+        Tool(name=each["name"], schema=_schema_of(each))
+        for tool in offered
+        for each in _objects(tool.get("functionDeclarations"))
+        if isinstance(each.get("name"), str)
+    ]
+    wanted = _dict(_dict(request.get("toolConfig")).get("functionCallingConfig")).get("mode")
+    settings = _dict(request.get("generationConfig"))
+    thinking = _dict(settings.get("thinkingConfig"))
+    fixed = count_tokens(request.get("systemInstruction")) + count_tokens(request.get("tools"))
+    said = [turn.get("parts") for turn in turns]
+    before = _before_last_answer(turns)
+    cached = fixed + count_tokens(said[: len(before)]) if before else 0
+    kept = CACHED if request.get("cachedContent") else 0
+    return Question(
+        api="gemini",
+        model=model,
+        prompt=_last_prompt([{**turn, "content": _texts_of(turn)} for turn in turns], "text"),
+        tool_result=_function_result(turns),
+        stream=stream,
+        tools=() if wanted == "NONE" else tuple(tools),
+        tool_choice="" if wanted == "ANY" else None,
+        parallel_tools=True,
+        # Google's servers take both spellings of any name, and its own SDKs mix them.
+        thinks=True in (thinking.get("includeThoughts"), thinking.get("include_thoughts")),
+        limit=_limit(settings.get("maxOutputTokens")),
+        input_tokens=max(fixed + count_tokens(said), 1) + kept,
+        cached_tokens=cached + kept,
+        may_search=any("googleSearch" in tool for tool in offered),
+    )
+
+
+def _schema_of(function: Mapping[str, Json]) -> Mapping[str, Json]:
+    names = ("parameters", "parametersJsonSchema", "parameters_json_schema")
+    return next((_dict(function[name]) for name in names if name in function), {})
+
+
+def _texts_of(turn: Mapping[str, Json]) -> list[Mapping[str, Json]]:
+    return [{"type": "text", **part} for part in _objects(turn.get("parts")) if "text" in part]
+
+
+def _function_result(turns: Sequence[Mapping[str, Json]]) -> str | None:
+    parts = _objects(_last_turn(turns).get("parts"))
+    if not parts or "functionResponse" not in parts[-1]:
+        return None
+    return " ".join(_texts(_dict(parts[-1]["functionResponse"]).get("response")))

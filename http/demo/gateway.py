@@ -151,7 +151,8 @@ def child_environment(
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         clean.pop(name, None)
         clean.pop(name.upper(), None)
-    for number, (kind, url) in enumerate((("anthropic", imitation), ("openai", imitation + "/v1"))):
+    kinds = (("anthropic", imitation), ("openai", f"{imitation}/v1"), ("gemini", imitation))
+    for number, (kind, url) in enumerate(kinds):
         prefix = f"CODER_AI_GATEWAY_PROVIDER_{number}"
         clean[f"{prefix}_TYPE"] = clean[f"{prefix}_NAME"] = kind
         clean[f"{prefix}_KEY"] = provider_key

@@ -1,4 +1,4 @@
-"""A provider that imitates Anthropic's and OpenAI's APIs, without a network and a model.
+"""A provider that imitates Anthropic's, OpenAI's and Google's APIs, without a network and a model.
 
 :func:`answer` is a pure function: the same request has the same answer, to the byte.  What
 it says is derived from the prompt, what it counts are words.  It behaves as asked for:
@@ -16,14 +16,16 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
-from aigateway.http.demo import _chat, _messages, _responses
+from aigateway.http.demo import _chat, _gemini, _messages, _responses
 from aigateway.http.demo._question import (
     BadQuestion,
     Question,
     read_chat,
+    read_gemini,
     read_messages,
+    read_object,
     read_responses,
 )
 from aigateway.http.demo._reply import CREATED, identifier, reply_to
@@ -34,6 +36,7 @@ __all__ = ["MODELS", "Answer", "Request", "answer"]
 MODELS = {
     "anthropic": ("claude-imitation-large", "claude-imitation-small"),
     "openai": ("gpt-imitation-large", "gpt-imitation-small"),
+    "gemini": ("gemini-imitation-large", "gemini-imitation-small"),
 }
 """What the model lists name; requests may name any model."""
 
@@ -54,6 +57,12 @@ class Request:
     """Without the query."""
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(default=b"", repr=False)
+    query: str = ""
+
+    @property
+    def speaks_google(self) -> bool:
+        """Google's paths have a version of their own, or the one of all."""
+        return self.path.startswith("/v1beta/") or "x-goog-api-key" in self.headers
 
     @property
     def speaks_anthropic(self) -> bool:
@@ -64,7 +73,8 @@ class Request:
     def key(self) -> str:
         """The API key, or nothing."""
         scheme, _, token = self.headers.get("authorization", "").partition(" ")
-        return self.headers.get("x-api-key") or (token if scheme.lower() == "bearer" else "")
+        own = self.headers.get("x-api-key") or self.headers.get("x-goog-api-key")
+        return own or (token if scheme.lower() == "bearer" else "")
 
 
 @frozen
@@ -84,6 +94,8 @@ def answer(request: Request, keys: Collection[str] | None = None) -> Answer:
     read = _ROUTES.get(request.path)
     if not request.key or (keys is not None and request.key not in keys):
         return _error(request, 401, "this API key is not known to the imitation provider")
+    if request.speaks_google:
+        return _answer_google(request)
     if request.path == "/v1/models" or request.path.startswith("/v1/models/"):
         return _models(request)
     if read is None:
@@ -102,6 +114,9 @@ def _json(status: int, value: Any, headers: Headers = ()) -> Answer:
 
 def _error(request: Request, status: int, message: str, param: str | None = None) -> Answer:
     name = identifier(request.path, message)
+    if request.speaks_google:
+        told = _gemini.error(status, message)
+        return _json(status, [told] if _wants_array(request) else told)
     retry = (("Retry-After", "1"),) if status in _MAY_RETRY else ()
     messages = request.path.startswith("/v1/messages")
     shape = _messages.error if messages or request.speaks_anthropic else _chat.error
@@ -205,6 +220,56 @@ def _answer_responses(request: Request) -> Answer:
     return _streamed(
         request, question, events, lambda place: _responses.failure_event(reply, place)
     )
+
+
+_GOOGLE = re.compile(r"/v1(?:beta)?/(models|cachedContents)(?:/([^/:]+))?(?::([A-Za-z]+))?")
+
+
+def _wants_array(request: Request) -> bool:
+    """Who does not ask for events gets a stream as one array, of errors too."""
+    return request.path.endswith(":streamGenerateContent") and "alt=sse" not in request.query
+
+
+def _answer_google(request: Request) -> Answer:
+    found = _GOOGLE.fullmatch(request.path)
+    kind, name, method = found.groups() if found else ("", "", "")
+    asked = (request.method, kind, bool(name), method)
+    try:
+        match asked:
+            case ("GET", "models", False, None):
+                return _json(200, {"models": [_gemini.model(each) for each in MODELS["gemini"]]})
+            case ("GET", "models", True, None) if name in MODELS["gemini"]:
+                return _json(200, _gemini.model(name))
+            case ("POST", "models", True, "countTokens"):
+                question = read_gemini(request.body, name, stream=False)
+                return _json(200, {"totalTokens": question.input_tokens})
+            case ("POST", "models", True, "generateContent" | "streamGenerateContent"):
+                return _generate(request, name, stream=method == "streamGenerateContent")
+            case ("POST", "cachedContents", False, None):
+                return _json(
+                    200, _gemini.cached(identifier(request.body), read_object(request.body))
+                )
+            case ("GET" | "PATCH", "cachedContents", True, None):
+                return _json(200, _gemini.cached(name, {}))
+            case ("DELETE", "cachedContents", True, None):
+                return _json(200, {})
+    except BadQuestion as ex:
+        return _error(request, 400, str(ex))
+    return _error(request, 404, f"the imitation provider has no {request.path}")
+
+
+def _generate(request: Request, model: str, *, stream: bool) -> Answer:
+    question = read_gemini(request.body, model, stream=stream)
+    if failure := _planned_failure(request, question):
+        return failure
+    reply = reply_to(question)
+    if not stream:
+        return _json(200, _gemini.blocking(question, reply))
+    array = _wants_array(request)
+    events = tuple(_gemini.events(question, reply, array=array))
+    answer = _streamed(request, question, events, lambda _place: _gemini.failure_event(array=array))
+    kind = "application/json; charset=UTF-8" if array else "text/event-stream"
+    return evolve(answer, headers=(("Content-Type", kind),))
 
 
 _ROUTES: Mapping[str, Callable[[Request], Answer]] = {

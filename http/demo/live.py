@@ -80,8 +80,12 @@ ANTHROPIC_BASE_URL={url}/anthropic ANTHROPIC_AUTH_TOKEN={key} claude
 # Codex:
 DEMO_KEY={key} codex -c model_provider=demo -c '{codex}'
 
-# Anything made with the SDKs of Anthropic or OpenAI:
+# Gemini CLI:
+GOOGLE_GEMINI_BASE_URL={url}/gemini GEMINI_API_KEY={key} gemini
+
+# Anything made with the SDKs of Anthropic, Google or OpenAI:
 ANTHROPIC_BASE_URL={url}/anthropic ANTHROPIC_API_KEY={key} your-program
+GOOGLE_GEMINI_BASE_URL={url}/gemini GEMINI_API_KEY={key} your-program
 OPENAI_BASE_URL={url}/openai/v1 OPENAI_API_KEY={key} your-program
 
 # Who used what:

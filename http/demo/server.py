@@ -116,6 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
             path=self.path.partition("?")[0],
             headers={name.lower(): value for name, value in self.headers.items()},
             body=self._read_body(),
+            query=self.path.partition("?")[2],
         )
         if self.server.heard is not None:
             self.server.heard(request)

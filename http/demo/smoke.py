@@ -111,9 +111,10 @@ def _send(
 
 def _run_case(stage: Stage, session: requests.Session, *, case: Case) -> _Outcome:
     body = _json(case.body)
-    direct_url = stage.imitation.url + case.upstream_path
+    direct_url = stage.imitation.url + case.upstream_path + case.query
     direct = _send(session, direct_url, stage.own_key, _json(case.direct_body), case.headers)
-    relayed = _send(session, stage.gateway.url + case.path, stage.user_key, body, case.headers)
+    url = stage.gateway.url + case.path + case.query
+    relayed = _send(session, url, stage.user_key, body, case.headers)
     recorded = _await_record(stage, relayed.headers.get(_INTERCEPTION, ""))
     problems = [
         *_answer_problems(case, direct, relayed),
@@ -129,7 +130,7 @@ def open_with(stage: Stage, given_up: Callable[[], bool]) -> None:
         for case in OPENING:
             if given_up():
                 return
-            url = stage.gateway.url + case.path
+            url = stage.gateway.url + case.path + case.query
             with contextlib.suppress(requests.RequestException):
                 _send(session, url, stage.user_key, _json(case.body), case.headers)
 

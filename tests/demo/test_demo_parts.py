@@ -125,6 +125,10 @@ def test_the_gateways_environment_is_the_callers_without_its_configuration():
         "CODER_AI_GATEWAY_PROVIDER_1_NAME": "openai",
         "CODER_AI_GATEWAY_PROVIDER_1_KEY": "key",
         "CODER_AI_GATEWAY_PROVIDER_1_BASE_URL": "http://imitation/v1",
+        "CODER_AI_GATEWAY_PROVIDER_2_TYPE": "gemini",
+        "CODER_AI_GATEWAY_PROVIDER_2_NAME": "gemini",
+        "CODER_AI_GATEWAY_PROVIDER_2_KEY": "key",
+        "CODER_AI_GATEWAY_PROVIDER_2_BASE_URL": "http://imitation",
     }
 
 
@@ -188,9 +192,19 @@ def test_right_records_make_no_difference_and_wrong_ones_are_named():
 def test_expectations_are_what_the_imitation_says(case):
     """Worked out a second way: from the blocking answer's own JSON."""
     body = json.dumps({**case.body, "stream": False}).encode()
-    reply = answer(Request("POST", case.upstream_path, {"x-api-key": "k"}, body))
+    path = case.upstream_path.replace(":streamGenerateContent", ":generateContent")
+    reply = answer(Request("POST", path, {"x-api-key": "k"}, body))
     told = json.loads(reply.body)
     expectation = expect(case.upstream_path, body)
+    if path.endswith(":generateContent"):
+        # Under the names that the others have.
+        google = told["usageMetadata"]
+        thoughts = google.get("thoughtsTokenCount", 0)
+        told["usage"] = {
+            "cache_read_input_tokens": google.get("cachedContentTokenCount", 0),
+            "output_tokens": google["candidatesTokenCount"] + thoughts,
+        }
+        told |= {"id": told["responseId"], "model": told["modelVersion"]}
     usage = told["usage"]
     details = usage.get("prompt_tokens_details", usage.get("input_tokens_details", {}))
     cached = usage.get("cache_read_input_tokens", details.get("cached_tokens"))

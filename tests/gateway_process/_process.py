@@ -59,7 +59,8 @@ class Upstream:
     extra: Mapping[str, str] = {}
 
     def environ(self, index: int) -> dict[str, str]:
-        base = self.url if self.type in ("anthropic", "copilot") else f"{self.url}/v1"
+        versionless = self.type in ("anthropic", "copilot", "gemini")
+        base = self.url if versionless else f"{self.url}/v1"
         fields = {"TYPE": self.type, "BASE_URL": base, **self.extra}
         if self.name:
             fields["NAME"] = self.name

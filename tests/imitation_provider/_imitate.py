@@ -13,7 +13,7 @@ __all__ = ["imitate"]
 
 
 def imitate(keys: Collection[str] | None = None) -> Callable[[ReceivedRequest], Steps]:
-    """A script for any request to an Anthropic or OpenAI API, blocking or streaming.
+    """A script for any request to Anthropic's, OpenAI's or Google's API, blocking or streaming.
 
     ``keys`` are the API keys that the imitation knows (None: any will do).  One event is one
     chunk and one send.
@@ -26,6 +26,7 @@ def imitate(keys: Collection[str] | None = None) -> Callable[[ReceivedRequest], 
                 path=request.target.partition("?")[0],
                 headers={name.lower(): value for name, value in request.headers},
                 body=request.body,
+                query=request.target.partition("?")[2],
             ),
             keys,
         )
