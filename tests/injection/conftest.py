@@ -58,6 +58,7 @@ def tooled_gateway(
     upstreams = [
         Upstream("anthropic", rounds_provider.url),
         Upstream("openai", rounds_provider.url),
+        Upstream("gemini", rounds_provider.url),
     ]
     options = [
         "--config",
