@@ -160,6 +160,8 @@ _SAFE = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
 MASK = "********"
 _SHORTEST_KEY = 16
 """Characters of the shortest that the patterns below know."""
+_PLAIN = re.compile(r"[^/=%]{0,15}(?:/[^/=%]{0,15})*")
+"""A path of segments that are too short for one, and no name with a value."""
 
 _KEY = re.compile(
     r"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|xai|gsk|pplx|key|hf|r8|gh[pousr])[-_]|AIza|AKIA|ASIA|eyJ)"
@@ -315,13 +317,13 @@ def request_id_of(inbound: Inbound) -> str:
 def shown_path(path: str, token: str = "") -> str:
     """``path`` with each segment masked that is ``token``, a key, or a value under a secret's
     name (``/key=…``)."""
-    if len(path) < 16 and not token:
+    # PERF: nearly all paths; looking at each segment takes 8 us and more.
+    if (not token or len(token) >= _SHORTEST_KEY) and _PLAIN.fullmatch(path):
         return path
     return "/".join(_shown(segment, token) for segment in path.split("/"))
 
 
 def _shown(segment: str, token: str) -> str:
-    # PERF: most segments are too short for a key.
     size = len(segment)
     if size < min(_SHORTEST_KEY, len(token) or size + 1) and not set("=%").intersection(segment):
         return segment

@@ -54,3 +54,8 @@ def test_ids_and_models_stay_readable(path: str) -> None:
 def test_what_is_no_secret_of_a_query_stays_in_a_line() -> None:
     line = "GET /v1/models?limit=3&after=x key=value a=b"
     assert SecretMask().apply(line) == line
+
+
+def test_a_short_path_is_looked_at_as_well() -> None:
+    assert shown_path("/p/key=abc") == "/p/key=********"
+    assert shown_path("/p/v1/models") == "/p/v1/models"
