@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -68,8 +69,7 @@ class Configured:
 
 @frozen
 class LoadIsDue:
-    key: UserKey
-    load: int
+    """The load that began first may have taken all of its time."""
 
 
 @frozen
@@ -167,7 +167,13 @@ class McpTools(GatewayActor):
         self._users = Users(self._limits.users)
         self._shared = Shared()
         self._loads = itertools.count(1)
-        self._timers: dict[int, threading.Timer] = {}
+        self._due: deque[tuple[float, UserKey, int]] = deque()
+        """When loads are given up, by user and number; in that order, since all have the same time.
+        Some may have ended.
+
+        PERF: one timer for all.  One for each user costs more than all else that is done here for
+        a user without servers."""
+        self._timer: threading.Timer | None = None
         self._sweeper: threading.Timer | None = None
 
     def started(self) -> None:
@@ -194,7 +200,8 @@ class McpTools(GatewayActor):
             case ListenerEnded():
                 self._sessions.listens_no_more(message.urn)
             case LoadIsDue():
-                self._load_is_due(message)
+                self._timer = None
+                self._give_up_loads()
             case SessionEnded():
                 self._session_ended(message)
             case Sweep():
@@ -211,7 +218,7 @@ class McpTools(GatewayActor):
         return None
 
     def release(self) -> None:
-        for timer in (self._sweeper, *self._timers.values()):
+        for timer in (self._sweeper, self._timer):
             if timer is not None:
                 timer.cancel()
         for user in self._users:
@@ -317,7 +324,8 @@ class McpTools(GatewayActor):
     def _start_load(self, user: UserTools, session_token: str) -> None:
         load = user.load = next(self._loads)
         user.configured = False
-        self._timers[load] = self.later(self._limits.tools_wait, LoadIsDue(user.key, load))
+        self._due.append((time.monotonic() + self._limits.tools_wait, user.key, load))
+        self._set_timer()
 
         def told(answer: Any) -> None:
             self._tell(Configured(user.key, load, answer))
@@ -353,17 +361,29 @@ class McpTools(GatewayActor):
         elif user.configured and not self._sessions.hold_up(user, self._clock()):
             self._finish_load(user)
 
-    def _load_is_due(self, message: LoadIsDue) -> None:
-        user = self._users.find(message.key)
-        if user is None or user.load != message.load:
-            return
-        self._sessions.hung(user, self._clock())
-        self._finish_load(user, None if user.configured else f"control plane: {self._too_late}")
+    def _set_timer(self) -> None:
+        if self._timer is None and self._due:
+            wait = max(0.0, self._due[0][0] - time.monotonic())
+            self._timer = self.later(wait, LoadIsDue())
+
+    def _give_up_loads(self) -> None:
+        """End the loads whose time is over."""
+        due, now = self._due, time.monotonic()
+        while due:
+            when, key, load = due[0]
+            user = self._users.find(key)
+            going_on = user is not None and user.load == load
+            if going_on and when > now:
+                break
+            due.popleft()
+            if user is not None and going_on:
+                self._sessions.hung(user, self._clock())
+                late = None if user.configured else f"control plane: {self._too_late}"
+                self._finish_load(user, late)
+        self._set_timer()
 
     def _finish_load(self, user: UserTools, failure: str | None = None) -> None:
         """Answer everybody.  ``failure``: there is no configuration, so what was known stays."""
-        assert user.load is not None
-        self._timers.pop(user.load).cancel()
         user.load = None
         for server in user.servers.values():
             if server.pending:
@@ -473,8 +493,6 @@ class McpTools(GatewayActor):
     def _forget(self, user: UserTools) -> None:
         self._users.remove(user)
         self._shelf.drop(user.key)
-        if user.load is not None:
-            self._timers.pop(user.load).cancel()
         user.places = {}
         self._answer_waiting(user)
         self._repeat_refused(user)

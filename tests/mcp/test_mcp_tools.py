@@ -14,6 +14,7 @@ from aigateway.actors.actor.base import ActorDied, Crash
 from aigateway.actors.control.messages import McpServer, Unavailable
 from aigateway.actors.mcp import GetMcpState, McpState, ServerProblem
 from aigateway.actors.mcp.session import McpSession
+from aigateway.actors.mcp.tools import LoadIsDue, McpTools
 
 ECHO = "bmcp_s_echo"
 
@@ -197,6 +198,54 @@ def test_a_control_plane_that_keeps_silent_is_waited_for_only_so_long():
         desk.configuration = None
         tools = desk.tools()
         assert tools.problems == (ServerProblem("", "control plane: no answer within 0.2 s"),)
+
+
+def test_whoever_waits_in_vain_is_told_so_though_others_were_answered_before():
+    with Desk(tools_wait=0.2) as desk:
+        assert desk.tools("ann").problems == ()
+        desk.configuration = None
+        waiting = [desk.ask_tools(user) for user in ("bob", "cat")]
+        for reply in waiting:
+            (problem,) = reply.get(timeout=10).problems
+            assert problem.message == "control plane: no answer within 0.2 s"
+        # And so is one who comes when nobody else waits any more.
+        assert len(desk.tools("eve").problems) == 1
+
+
+def test_when_the_time_of_one_who_was_answered_is_over_the_next_one_still_has_a_limit(monkeypatch):
+    waits = []
+
+    def later(_self, delay, _message):
+        waits.append(delay)
+        return threading.Timer(delay, str)
+
+    monkeypatch.setattr(McpTools, "later", later)
+    with Desk(tools_wait=30.0) as desk:
+        desk.tools("ann")
+        desk.configuration = None
+        bob = desk.ask_tools("bob")
+        desk.mcp.ask(GetMcpState(), timeout=5)
+        waits.clear()
+        desk.mcp.tell(LoadIsDue())
+        desk.mcp.ask(GetMcpState(), timeout=5)
+        assert not bob.known
+        (left,) = waits
+        assert 0 < left <= 30.0
+
+
+def test_the_tools_of_many_users_are_looked_up_under_one_timer(monkeypatch):
+    started = []
+
+    class Timer(threading.Timer):
+        def start(self):
+            started.append(self)
+            super().start()
+
+    with Desk() as desk:
+        monkeypatch.setattr(threading, "Timer", Timer)
+        for number in range(20):
+            desk.tools(f"user-{number}")
+    assert len(started) == 1
 
 
 # -- memory
