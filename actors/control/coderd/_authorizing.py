@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import re
 import time
 import uuid
 from collections.abc import Callable
@@ -49,6 +50,8 @@ _BUDGET_CODES: Final = frozenset({1003, 1004})
 _BUDGET: Final = (
     "AI budget of US${:.2f} exceeded. Please contact an administrator for more details."
 )
+
+_usual_uuid: Final = re.compile("[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}").fullmatch
 
 Answerer = Callable[[Authorize, Authorization], None]
 
@@ -203,6 +206,9 @@ def _caller(found: pb.IsAuthorizedResponse) -> Caller | Denied:
 
 
 def _is_uuid(text: str) -> bool:
+    # PERF: as they are usually written.
+    if _usual_uuid(text):
+        return True
     try:
         uuid.UUID(text)
     except ValueError:

@@ -28,6 +28,7 @@ __all__ = ["RecordError", "encode_record", "names_given_twice", "provider_config
 
 _NAME: Final = "^[a-z0-9]+(-[a-z0-9]+)*$"
 _MICRO: Final = 1_000_000
+_TYPE_OF_VALUE: Final = f"type.googleapis.com/{Value.DESCRIPTOR.full_name}"
 _UNFIT: Final = (AttributeError, OverflowError, RecursionError, TypeError, ValueError)
 """What converting raises for values that a message cannot hold."""
 
@@ -141,6 +142,8 @@ _CONVERTERS: Final[dict[type[Any], tuple[str, Any]]] = {
 
 def _text(text: str) -> str:
     """Half of a surrogate pair, which JSON may hold, is nothing that UTF-8 can say."""
+    if text.isascii():
+        return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -167,9 +170,8 @@ def _metadata(metadata: Mapping[str, Any]) -> dict[str, PbAny]:
 
 
 def _wrapped(value: Value) -> PbAny:
-    wrapped = PbAny()
-    wrapped.Pack(value)
-    return wrapped
+    # PERF: as its ``Pack`` does, which takes three times as long.
+    return PbAny(type_url=_TYPE_OF_VALUE, value=value.SerializeToString())
 
 
 def _value(value: Any) -> Value:

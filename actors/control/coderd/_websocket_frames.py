@@ -39,6 +39,8 @@ _MASKED: Final = 0x80
 _MAX_CONTROL: Final = 125
 _OPCODES: Final = frozenset({CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG})
 _DATA: Final = (BINARY, CONTINUATION)
+_WHOLE: Final = _FINAL | BINARY
+"""How a message begins that is one frame."""
 
 
 def encode_frame(opcode: int, payload: bytes, mask: bytes) -> bytes:
@@ -85,8 +87,17 @@ class FrameReader(InputBuffer):
         what no server may send.
         """
         data, at = self._data, self._at
+        end = len(data)
         pieces = []
         while True:
+            # PERF: nearly all frames are messages of a few bytes, and here as a whole.
+            while not (self._missing or self._fragmented) and at + 2 <= end:
+                size = data[at + 1]
+                behind = at + 2 + size
+                if data[at] != _WHOLE or size > _MAX_CONTROL or behind > end:
+                    break
+                pieces.append(data[at + 2 : behind])
+                at = behind
             if self._missing:
                 piece = data[at : at + self._missing]
                 if not piece:

@@ -175,7 +175,7 @@ class PacketReader(InputBuffer):
 
         Raises RemoteProtocolError.
         """
-        while (frame := self._next_frame()) is not None:
+        while self._at != len(self._data) and (frame := self._next_frame()) is not None:
             first, stream, message, data = frame
             if stream < self._stream or (stream == self._stream and message < self._message):
                 raise RemoteProtocolError(
@@ -196,8 +196,6 @@ class PacketReader(InputBuffer):
     def _next_frame(self) -> tuple[int, int, int, bytes] | None:
         """Return the first byte, both ids and the data of a frame that is there as a whole."""
         data, at = self._data, self._at
-        if at == len(data):
-            return None
         try:
             # PERF: nearly every number is one byte; the stream's is two on a stream that
             # has carried more than 127 calls.
