@@ -37,7 +37,8 @@ class Call:
     timeout: float
     """Seconds for coderd to answer."""
     patient: bool = True
-    """Wait for a coderd that is away, and start again when it goes away in the middle."""
+    """Wait for a coderd that is away, and start again when it goes away in the middle.  Nobody
+    waits for the answer of one that is not patient, so it may be held back for a moment."""
     sent: int = 0
     """How often it was sent; more than once means that coderd may have acted on it before."""
     broken: int = 0
@@ -112,6 +113,7 @@ class Calls:
                 call.request(session.version),
                 timeout,
                 partial(self._answered, call, session),
+                can_wait=not call.patient,
             )
         elif self._final is not None:
             self._conclude(call, Failure(self._final, sent=call.sent > 0))

@@ -220,7 +220,7 @@ class CoderdConnection(GatewayActor):
         if self.actor_inbox.empty() or self._unflushed >= _FLUSH_AFTER:
             self._unflushed = 0
             if self._session is not None:
-                self._session.flush()
+                self._session.flush_pressing()
 
     def receive(self, message: Any) -> Any:
         match message:

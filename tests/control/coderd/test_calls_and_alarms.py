@@ -44,12 +44,21 @@ class StubSession:
     version: ApiVersion = field(factory=lambda: ApiVersion(1, 4))
     ended: bool = False
     asked: list[Callable[[Outcome], None]] = field(factory=list)
+    held: list[bool] = field(factory=list)
+    """Whether each of them may wait for others."""
     signals: list[Callable[[], None]] = field(factory=list)
 
     def call(
-        self, _rpc: str, _request: bytes, _timeout: float, done: Callable[[Outcome], None]
+        self,
+        _rpc: str,
+        _request: bytes,
+        _timeout: float,
+        done: Callable[[Outcome], None],
+        *,
+        can_wait: bool = False,
     ) -> None:
         self.asked.append(done)
+        self.held.append(can_wait)
 
     def watch(
         self,
@@ -180,6 +189,15 @@ def test_a_call_that_nobody_waits_for_is_not_made_again() -> None:
     calls.ask(evolve(make_call(outcomes), patient=False))
     session.asked[0](Failure("broken", broken=True))
     assert outcomes == [Failure("broken", broken=True)]
+
+
+def test_only_a_call_that_nobody_waits_for_may_be_held_back() -> None:
+    session, outcomes = StubSession(), list[Outcome]()
+    calls = make_calls(StubAlarms())
+    calls.connected(session.seen())
+    calls.ask(make_call(outcomes))
+    calls.ask(evolve(make_call(outcomes), patient=False))
+    assert session.held == [False, True]
 
 
 def test_a_call_waits_once_however_often_its_session_is_lost() -> None:

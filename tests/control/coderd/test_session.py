@@ -10,6 +10,7 @@ from typing import cast
 import pytest
 from attrs import define, field
 
+from aigateway.actors.control.coderd import _session
 from aigateway.actors.control.coderd._alarms import Alarms
 from aigateway.actors.control.coderd._channel import Channel, ChannelError
 from aigateway.actors.control.coderd._session import Session
@@ -89,8 +90,8 @@ class Rig:
             client=lambda now: RpcClient(now, limits=limits),
         )
 
-    def call(self) -> None:
-        self.session.call("/x", b"", 10.0, self.outcomes.append)
+    def call(self, *, can_wait: bool = False) -> None:
+        self.session.call("/x", b"", 10.0, self.outcomes.append, can_wait=can_wait)
 
     def take_turn(self) -> None:
         self.turns.get(timeout=10)()
@@ -111,6 +112,71 @@ def test_calls_leave_together_and_their_outcomes_come_together(alarms: Alarms) -
     assert rig.outcomes == [Answer(b"")] * 3
     assert rig.channel.sent.empty()
     rig.session.close()
+    assert rig.is_over()
+
+
+def test_a_call_that_can_wait_leaves_with_the_next_one_that_cannot(
+    alarms: Alarms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_session, "_HOLD", 1000.0)
+    rig = Rig(alarms)
+    rig.call()
+    rig.session.flush_pressing()
+    assert rig.channel.sent.get(timeout=10).count(b"/x") == 1
+    rig.call(can_wait=True)
+    rig.session.flush_pressing()
+    assert rig.channel.sent.empty()
+    rig.call()
+    rig.session.flush_pressing()
+    assert rig.channel.sent.get(timeout=10).count(b"/x") == 2
+    rig.session.close()
+    rig.take_turn()
+    assert rig.is_over()
+
+
+def test_a_call_that_can_wait_leaves_after_a_moment_without_another(alarms: Alarms) -> None:
+    rig = Rig(alarms)
+    rig.call()
+    rig.session.flush_pressing()
+    rig.channel.sent.get(timeout=10)
+    for _ in range(2):
+        rig.call(can_wait=True)
+        rig.session.flush_pressing()
+        if rig.channel.sent.empty():
+            rig.take_turn()
+        assert rig.channel.sent.get(timeout=10).count(b"/x") == 1
+    rig.session.close()
+    rig.take_turn()
+    assert rig.is_over()
+
+
+def test_a_call_that_can_wait_leaves_at_once_where_nothing_else_is_going_on(
+    alarms: Alarms,
+) -> None:
+    rig = Rig(alarms)
+    rig.call(can_wait=True)
+    rig.session.flush_pressing()
+    assert rig.channel.sent.get(timeout=10).count(b"/x") == 1
+    rig.session.close()
+    rig.take_turn()
+    assert rig.is_over()
+
+
+def test_many_calls_that_can_wait_leave_without_another(
+    alarms: Alarms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_session, "_HOLD", 1000.0)
+    rig = Rig(alarms)
+    rig.call()
+    rig.session.flush_pressing()
+    rig.channel.sent.get(timeout=10)
+    for _ in range(32):
+        assert rig.channel.sent.empty()
+        rig.call(can_wait=True)
+        rig.session.flush_pressing()
+    assert rig.channel.sent.get(timeout=10).count(b"/x") == 32
+    rig.session.close()
+    rig.take_turn()
     assert rig.is_over()
 
 
