@@ -91,3 +91,40 @@ def test_xais_long_context_begins_with_the_200_000th_token(pricing: Pricing) -> 
         provider_name="xai", moment=NOW,
     )  # fmt: skip
     assert reached.nano_usd == 100_000 * 4_000 + 100_000 * 1_000 + 1000 * 12_000
+
+
+def test_openais_table_of_priority_processing(pricing: Pricing) -> None:
+    # https://openai.com/api-priority-processing/, read 2026-11-29: dollars a million, input,
+    # cached input, output.
+    rows = {
+        "gpt-5.5": (12_500, 1_250, 75_000),
+        "gpt-5.4-mini": (1_500, 150, 9_000),
+        "gpt-5.4": (5_000, 500, 30_000),
+        "gpt-5.2": (3_500, 350, 28_000),
+        "gpt-5.1": (2_500, 250, 20_000),
+        "gpt-5": (2_500, 250, 20_000),
+        "gpt-5-mini": (450, 45, 3_600),
+        "gpt-5-codex": (2_500, 250, 20_000),
+        "gpt-4.1": (3_500, 875, 14_000),
+    }
+    tier = {"service_tier": "priority"}
+    kinds = (Used(1, metadata=tier), Used(0, 0, 1, metadata=tier), Used(0, 1, metadata=tier))
+    for model, told in rows.items():
+        found = tuple(cost(pricing, model, used, "openai").nano_usd for used in kinds)
+        assert found == told, model
+
+
+def test_googles_price_that_ends_with_the_year(pricing: Pricing) -> None:
+    # https://ai.google.dev/gemini-api/docs/pricing, as transcribed on 2026-09-20 in
+    # https://github.com/api-evangelist/gemini: Gemini 3.8 Flash, input, "$0.75 through
+    # December 31, 2026".
+    last = datetime(2026, 12, 31, 23, 59, tzinfo=UTC).timestamp()
+    costs = [
+        pricing.cost(
+            Used(1000), "gemini-3.8-flash", provider="google", provider_name="g", moment=moment
+        ).nano_usd
+        for moment in (NOW, last, last + 60)
+    ]
+    assert costs[:2] == [750_000, 750_000]
+    assert costs[2] is not None
+    assert costs[2] > 750_000
