@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 
-from aigateway.actors.control.local.price_files import PricesFileError, read_prices_file
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.settings import Settings
 from aigateway.http.settings.tls_files import (
@@ -32,19 +31,10 @@ def check_files(settings: Settings, providers: Iterable[ProviderConfig]) -> Iter
         yield from _folder("--ai-gateway-dump-dir", settings.dump_dir)
     if settings.local:
         yield from _writable("--local-db", settings.local_db)
-    if settings.local and settings.prices:
-        yield from _prices(settings.prices)
     for flag in ("log_human", "log_json", "log_stackdriver"):
         path = getattr(settings, flag)
         if path and not path.startswith("/dev/") and path != "-":
             yield from _writable(f"--{flag.replace('_', '-')}", path)
-
-
-def _prices(path: str) -> Iterator[str]:
-    try:
-        read_prices_file(path)
-    except PricesFileError as ex:
-        yield str(ex)
 
 
 def _authorities(flag: str, path: str) -> Iterator[str]:

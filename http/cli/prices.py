@@ -12,7 +12,11 @@ from attrs import asdict
 
 from aigateway.actors.control.local.costs import Unpriced, unpriced
 from aigateway.actors.control.local.costs import recost as work_out
-from aigateway.actors.control.local.price_files import PricesFileError, load_pricing
+from aigateway.actors.control.local.price_files import (
+    PricesFileError,
+    load_pricing,
+    read_prices_file,
+)
 from aigateway.actors.control.local.prices.cost import Pricing
 from aigateway.actors.control.local.prices.table import (
     REQUEST_KINDS,
@@ -169,7 +173,8 @@ def _pricing(flags: dict[str, Any]) -> Pricing:
     try:
         settings = load(flags, os.environ, require_coderd=False)
         providers = build_providers(read_providers(settings.provider_environ).entries, settings)
-        return load_pricing(settings.prices, providers)
+        own = read_prices_file(settings.prices) if settings.prices else None
+        return load_pricing(own, providers)
     except SettingsError as ex:
         raise click.UsageError(str(ex)) from ex
     except PricesFileError as ex:

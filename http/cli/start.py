@@ -47,7 +47,6 @@ def serve(read: Callable[[], Settings]) -> None:
     _check_folder(settings.state_dir, "--state-dir")
     if settings.local:
         _check_database(settings)
-        _check_prices(settings)
     check_tls(settings)
     check_address(settings.http_address)
     raise_limit(settings.worker_connections)
@@ -100,16 +99,6 @@ def _check_folder(folder: str, flag: str) -> None:
         probe.unlink()
     except OSError as ex:
         raise SettingsError(f"cannot write to {path}: {ex.strerror}; set {flag}") from ex
-
-
-def _check_prices(settings: Settings) -> None:
-    from aigateway.actors.control.local.price_files import PricesFileError, read_prices_file
-
-    if settings.prices:
-        try:
-            read_prices_file(settings.prices)
-        except PricesFileError as ex:
-            raise SettingsError(str(ex)) from ex
 
 
 def _check_database(settings: Settings) -> None:

@@ -10,7 +10,7 @@ import pykka
 
 from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.control.local.local import LocalControlPlane
-from aigateway.actors.control.local.price_files import PricesFileError, load_pricing
+from aigateway.actors.control.local.price_files import load_pricing
 from aigateway.actors.control.messages import McpConfiguration, McpServer
 from aigateway.actors.mcp.offering import BadPattern, ToolFilter
 from aigateway.actors.mcp.shelf import ToolShelf, ToolTroubles
@@ -48,10 +48,7 @@ def control_plane_starter(
 
 def _local(settings: Settings, providers: tuple[ProviderConfig, ...]) -> StartControlPlane:
     mcp = _mcp_configuration(settings)
-    try:
-        pricing = load_pricing(settings.prices, providers)
-    except PricesFileError as ex:
-        raise SettingsError(str(ex)) from ex
+    pricing = load_pricing(settings.own_prices, providers)
 
     def start(role: str, watcher: Any) -> pykka.ActorRef[Any]:
         return LocalControlPlane.start(

@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aigateway.http.settings._checks import check_settings
 from aigateway.http.settings._indexed_env import BEARER_TOKEN
@@ -28,6 +28,9 @@ from aigateway.http.settings.errors import SettingsError
 from aigateway.http.settings.mcp_servers import YAML_KEY, McpServerSettings, read_mcp_servers
 from aigateway.http.settings.near import near_names, suggestion
 from aigateway.http.settings.table import OPTIONS, Settings
+
+if TYPE_CHECKING:
+    from aigateway.actors.control.local.prices.table import PriceTable
 
 __all__ = ["PROVIDER_PREFIXES", "examine", "load", "load_from_argv"]
 
@@ -123,9 +126,15 @@ def _load(
         key = _gateway_key(values) if serving and not values["local"] else values["key"]
     except SettingsError as ex:
         report(ex)
+    own_prices = None
+    try:
+        own_prices = _own_prices(values) if serving else None
+    except SettingsError as ex:
+        report(ex)
     settings = Settings(
         **values,
         mcp_servers=servers,
+        own_prices=own_prices,
         gateway_key=key,
         provider_environ=_provider_environ(values, sources, environ),
         sources=sources,
@@ -231,6 +240,20 @@ def _mcp_servers(
             f"{where} is for --local; a Coder deployment names its MCP servers itself"
         )
     return servers
+
+
+def _own_prices(values: Mapping[str, Any]) -> PriceTable | None:
+    """What the file of --prices holds.  Read here, so that a reload with a wrong one changes
+    nothing and workers that start later find what was right."""
+    if not values["local"] or not values["prices"]:
+        return None
+    # Not at the top: few have such a file.
+    from aigateway.actors.control.local.price_files import PricesFileError, read_prices_file
+
+    try:
+        return read_prices_file(os.path.expanduser(values["prices"]))
+    except PricesFileError as ex:
+        raise SettingsError(str(ex)) from ex
 
 
 def _gateway_key(values: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from functools import partial
+from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 
@@ -33,6 +34,9 @@ from aigateway.http.settings._kinds import (
 )
 from aigateway.http.settings._option import Option, OptionWarning, Source, option, options_of
 from aigateway.http.settings.mcp_servers import YAML_KEY, McpServerSettings
+
+if TYPE_CHECKING:
+    from aigateway.actors.control.local.prices.table import PriceTable
 
 __all__ = ["GROUPS", "OPTIONS", "Settings"]
 
@@ -199,6 +203,7 @@ class Settings:
     prices: str = _local(
         PATH,
         "",
+        reloadable=True,
         help="Prices of your own, YAML or JSON, that come before the list prices in the package.",
     )
 
@@ -566,6 +571,8 @@ class Settings:
     # -- what follows from the options
     mcp_servers: tuple[McpServerSettings, ...] = ()
     """From the YAML file alone."""
+    own_prices: PriceTable | None = field(default=None, repr=False)
+    """What the file of --prices holds."""
     gateway_key: str = field(default="", repr=False)
     """The gateway key, from --key or from the file."""
     provider_environ: Mapping[str, str] = field(factory=dict, repr=False)

@@ -26,16 +26,11 @@ class PricesFileError(Exception):
 
 
 def load_pricing(
-    path: str | os.PathLike[str] = "", providers: Sequence[ProviderConfig] = ()
+    own: PriceTable | None = None, providers: Sequence[ProviderConfig] = ()
 ) -> Pricing:
-    """The package's prices, with those of a file before them where there is one.
-
-    Raises :class:`PricesFileError`.
-    """
-    own = read_prices_file(path) if os.fspath(path) else None
-    return Pricing(
-        packaged_table(), own, {each.name: (each.type, each.base_url) for each in providers}
-    )
+    """The package's prices, with an operator's before them where there are any."""
+    addresses = {each.name: (each.type, each.base_url) for each in providers}
+    return Pricing(packaged_table(), own, addresses)
 
 
 def packaged_table() -> PriceTable:

@@ -63,7 +63,7 @@ def test_a_file_without_a_version_has_that_of_its_bytes(tmp_path: Path) -> None:
     versions = set()
     for price in (1, 2):
         (tmp_path / "p.yaml").write_text(f"models: [{{model: m, input: {price}}}]")
-        versions.add(load_pricing(tmp_path / "p.yaml").version)
+        versions.add(load_pricing(read_prices_file(tmp_path / "p.yaml")).version)
     assert len(versions) == 2
 
 
