@@ -21,6 +21,7 @@ from aigateway.actors.providers.bedrock.signing import preload
 from aigateway.actors.providers.provider import ProviderLimits
 from aigateway.actors.recorder.recorder import ControlPlaneChanged
 from aigateway.http.logs import configure
+from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.answers import plain
 from aigateway.http.request.call import UNTRACED, Trace
 from aigateway.http.request.control_planes import control_plane_starter, mcp_starter
@@ -111,7 +112,8 @@ class GatewayApp(falcon.App[falcon.Request, falcon.Response]):
     ) -> None:
         """A fault of ours: the traceback goes to the log, never to the client."""
         log.error("unexpected error", method=req.method, path=shown_path(req.path), exc_info=ex)
-        said = shaped(plain(500, "internal error"), dialect_of(req.path, self.runtime.tree))
+        said = plain(500, "internal error", reason=Reason.FAULT)
+        said = shaped(said, dialect_of(req.path, self.runtime.tree))
         resp.status = said.status
         resp.content_type = said.content_type
         resp.data = said.body

@@ -13,13 +13,14 @@ from attrs import define, field, frozen
 
 from aigateway.actors.control.outcomes import Answer, Failure, Outcome, Refusal
 
-__all__ = ["BOUNDS", "CallCounters", "CallTimes"]
+__all__ = ["BOUNDS", "OUTCOMES", "CallCounters", "CallTimes"]
 
 BOUNDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5, 15, 60)
 """Seconds; a call takes about a millisecond on a quick network, and up to ``--max-wait`` while
 coderd is away."""
 
 _NAMES: Final = {Answer: "answered", Refusal: "refused", Failure: "failed"}
+OUTCOMES: Final = tuple(_NAMES.values())
 
 
 @frozen

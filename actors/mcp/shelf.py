@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from attrs import frozen
 
@@ -61,6 +61,9 @@ class ToolShelf:
 KEPT = 2000
 """Troubles that are remembered; the oldest give way."""
 
+Why: TypeAlias = Literal["definition", "api", "refused"]
+"""A server's definition cannot be used at all, not in one API, or a provider refuses it."""
+
 _Place: TypeAlias = tuple[str, str, str]
 """A provider, and the address and the name of a server's tool."""
 
@@ -73,6 +76,7 @@ class ToolTroubles:
         self._told: OrderedDict[tuple[str, ...], None] = OrderedDict()
         self._left_out: OrderedDict[tuple[str, ...], LeftOut] = OrderedDict()
         self._refused: OrderedDict[_Place, Tool] = OrderedDict()
+        self._counts: dict[tuple[str, str], int] = {}
 
     def is_new(self, *trouble: str) -> bool:
         """Whether nobody has told of this trouble yet; from now on somebody has."""
@@ -82,11 +86,19 @@ class ToolTroubles:
         _shorten(self._told)
         return True
 
-    def leave_out(self, tool: LeftOut) -> None:
-        """Take note for :attr:`left_out`."""
+    def leave_out(self, tool: LeftOut, why: Why) -> None:
+        """Take note for :attr:`left_out`, and count it if it was offered until now."""
         about = tool.tool or tool.reason
-        self._left_out[tool.server_id, about, tool.where] = tool
+        place = (tool.server_id, about, tool.where)
+        if place not in self._left_out:
+            counted = (tool.server_id, why)
+            self._counts[counted] = self._counts.get(counted, 0) + 1
+        self._left_out[place] = tool
         _shorten(self._left_out)
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """How often a tool was left out, by its server's id and why."""
+        return dict(self._counts)
 
     def offer(self, server_id: str, tool: str, where: str) -> None:
         """The tool is offered again."""
@@ -94,6 +106,8 @@ class ToolTroubles:
 
     def listed(self, server_id: str, tools: Iterable[str]) -> None:
         """A server has listed its tools again: what was known of others of it is over."""
+        for why in get_args(Why):
+            self._counts.setdefault((server_id, why), 0)
         present = set(tools)
         for key, known in list(self._left_out.items()):
             if known.server_id == server_id and known.tool not in present:

@@ -430,7 +430,7 @@ class McpTools(GatewayActor):
         server_id = server.config.id
         self._troubles.listed(server_id, {tool.name for tool in message.tools})
         for problem in message.problems:
-            self._troubles.leave_out(LeftOut(server_id, "", "", problem))
+            self._troubles.leave_out(LeftOut(server_id, "", "", problem), "definition")
             if self._troubles.is_new(server_id, problem):
                 log.warning("mcp tool left out", server=server_id, reason=problem)
         server.tools = tuple(self._shared.once(tool) for tool in message.tools)

@@ -19,6 +19,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from aigateway.http.metrics.folder import VARIABLE, locked, remove_unused
+from aigateway.http.metrics.processes import Processes
 from aigateway.http.settings.addresses import when_free
 
 __all__ = ["main"]
@@ -39,11 +40,14 @@ class _Files(Collector):
 
 
 class _Handler(BaseHTTPRequestHandler):
+    processes: Processes
+
     def do_GET(self) -> None:
         """Any path answers the metrics, as in the reference."""
         folder = Path(os.environ[VARIABLE])
         registry = CollectorRegistry()
         registry.register(_Files())
+        registry.register(self.processes)
         try:
             with locked(folder):
                 body = generate_latest(registry)
@@ -67,6 +71,7 @@ class _Server(ThreadingHTTPServer):
 def main(argv: list[str]) -> None:
     """Serve ``host:port`` until standard input ends."""
     host, _, port = argv[0].rpartition(":")
+    _Handler.processes = Processes(Path(os.environ[VARIABLE]), os.getppid())
     try:
         server = when_free(lambda: _Server((host.strip("[]"), int(port)), _Handler))
     except (OSError, OverflowError, ValueError) as ex:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from prometheus_client import Counter, Gauge, Histogram
 
 from aigateway.actors.values.records import PromptUsage, TokenUsage, ToolUsage, UsageRecord
+from aigateway.http.metrics.reasons import Reason
 from aigateway.http.metrics.series import Series
 from aigateway.http.metrics.stage_times import StageTimes
 
@@ -29,21 +30,27 @@ class RequestMetrics:
         self.times = StageTimes(series)
         """Where requests' time went."""
         self._initiators = initiators
+        self._refusals = {str(reason): series.refused.labels(str(reason)) for reason in Reason}
         # PERF: for the library it takes as long to find them as to count in them.
         self._known: dict[Any, dict[tuple[str, ...], Any]] = {}
 
     def _of(self, series: T, *labels: str) -> T:
         """One time series; as many are kept here as the library itself keeps."""
+        child = self._found(series, labels)
+        if child is None:
+            known = self._known[series]
+            labels = self.series.values.bounded(series, labels)
+            child = known.get(labels)
+            if child is None:
+                child = known[labels] = series.labels(*labels)
+        return child
+
+    def _found(self, series: T, labels: tuple[str, ...]) -> T | None:
+        """The same, if it is there."""
         known = self._known.get(series)
         if known is None:
             known = self._known[series] = {}
-        child: T | None = known.get(labels)
-        if child is None:
-            labels = self.series.values.bounded(series, labels)
-            child = known.get(labels)
-        if child is None:
-            child = known[labels] = series.labels(*labels)
-        return child
+        return known.get(labels)
 
     def began(self, provider: str, model: str, route: str) -> None:
         """An interception has been recorded; :meth:`ended` follows."""
@@ -65,9 +72,20 @@ class RequestMetrics:
         series = self.series
         who = initiator if self._initiators else ""
         status = "failed" if failed else "completed"
-        self._of(series.interceptions, provider, model, status, route, method, who, client).inc()
+        labels = (provider, model, status, route, method, who, client)
+        counter = self._found(series.interceptions, labels)
+        if counter is None:
+            # Both are born together, so that a later first failure is a rise from 0.
+            other = "completed" if failed else "failed"
+            self._of(series.interceptions, provider, model, other, route, method, who, client)
+            counter = self._of(series.interceptions, *labels)
+        counter.inc()
         self._of(series.inflight, provider, model, route).dec()
         self._of(series.duration, provider, model).observe(seconds)
+
+    def refused(self, reason: str) -> None:
+        """The gateway itself has answered with an error."""
+        self._refusals[reason].inc()
 
     def passed_through(self, provider: str, route: str, method: str) -> None:
         self._of(self.series.passthrough, provider, route, method).inc()

@@ -5,23 +5,38 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from aigateway.http.metrics.processes import BUILD, PROCESS_SERIES
+from aigateway.http.metrics.reasons import REASONS
 from aigateway.http.metrics.series import Description, Series
 
-__all__ = ["BEGIN", "END", "main", "table", "with_table"]
+__all__ = ["BEGIN", "END", "main", "reasons", "table", "with_table"]
 
 BEGIN = "<!-- metrics: written by `python -m aigateway.http.metrics.reference docs/operate.md` -->"
 END = "<!-- metrics end -->"
+_REFUSED = "Why the gateway itself refuses requests; the log line `request` has the same `reason`:"
+_FLAG = re.compile(r"--[a-z][a-z-]*")
+_CODE = r"`\g<0>`"
 
 
 def table() -> str:
     """A line for each series: name, kind, labels, meaning, estimate."""
-    return "\n".join(_lines(Series(CollectorRegistry()).descriptions)) + "\n"
+    series = Series(CollectorRegistry()).descriptions
+    return "\n".join(_lines([*series, BUILD, *PROCESS_SERIES])) + "\n"
+
+
+def reasons() -> str:
+    """A line for each reason for which requests are refused."""
+    lines = ["| reason | |", "|---|---|"]
+    for reason, rule in REASONS.items():
+        lines.append(f"| `{reason}` | {_FLAG.sub(_CODE, rule)} |")
+    return "\n".join(lines) + "\n"
 
 
 def with_table(page: str) -> str:
@@ -30,7 +45,7 @@ def with_table(page: str) -> str:
     _, ended, after = rest.partition(END)
     if not found or not ended:
         raise ValueError(f"the page has no line {BEGIN!r} followed by {END!r}")
-    return f"{before}{BEGIN}\n\n{table()}\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{table()}\n{_REFUSED}\n\n{reasons()}\n{END}{after}"
 
 
 def _lines(descriptions: list[Description]) -> Iterator[str]:

@@ -11,14 +11,14 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol, get_args
 
 import pykka
 
 from aigateway.actors.actor.activity import activities
 from aigateway.actors.actor.tree import ActorTree, provider_role
-from aigateway.actors.control.call_counters import BOUNDS, CallTimes
+from aigateway.actors.control.call_counters import BOUNDS, OUTCOMES, CallTimes
 from aigateway.actors.control.local.prices.cost import REASONS
 from aigateway.actors.control.messages import CallStats, GetCallStats, Status
 from aigateway.actors.providers.breaker import GAUGE
@@ -28,7 +28,13 @@ from aigateway.actors.recorder.recorder import GetSpoolStats
 from aigateway.actors.recorder.spool import DiskState, SpoolStats
 from aigateway.http.logs.printable import printable
 from aigateway.http.metrics.observer import RequestMetrics
-from aigateway.http.metrics.series import MAX_REST_LABELS
+from aigateway.http.metrics.series import (
+    DRAIN_OUTCOMES,
+    FALLBACK_REASONS,
+    KEY_OUTCOMES,
+    MAX_REST_LABELS,
+    REST_REASONS,
+)
 
 __all__ = ["Places", "Sampler", "Served"]
 
@@ -73,14 +79,17 @@ class Sampler:
         status: Callable[[], Status],
         places: Places,
         calls: Collection[Served],
+        tools_left_out: Callable[[], Mapping[tuple[str, str], int]] = dict,
     ) -> None:
-        """``status`` asks for the control plane's; ``calls`` are the requests being served."""
+        """``status`` asks for the control plane's; ``calls`` are the requests being served;
+        ``tools_left_out`` tells how often, by MCP server and reason."""
         self._series = metrics.series
         self._times = metrics.times
         self._tree = tree
         self._status = status
         self._places = places
         self._calls = calls
+        self._tools_left_out = tools_left_out
         self._totals = _Totals()
         self._gauges = _Gauges()
         self._urns: dict[str, str] = {}
@@ -124,8 +133,16 @@ class Sampler:
         for what, count in waiting.items():
             self._series.requests_waiting.labels(what).set(count)
         self._coderd()
+        self._tools()
         # Last: who sees this sees all of the sample.
         self._control_plane()
+
+    def _tools(self) -> None:
+        series = self._series
+        for (server, reason), count in self._tools_left_out().items():
+            labels = series.values.bounded(series.tools_left_out, (server, reason))
+            key = ("tools", server, reason)
+            self._totals.reach(key, count, series.tools_left_out, labels)
 
     def _coderd(self) -> None:
         control = self._tree.find("control-plane")
@@ -138,6 +155,9 @@ class Sampler:
             self._timed.clear()
             self._totals.forget("unpriced")
         self._series.coderd_waiting.set(stats.waiting)
+        for rpc in {rpc for rpc, _ in stats.times}:
+            for outcome in OUTCOMES:
+                self._series.coderd_rpc.labels(rpc, outcome)
         for key, times in stats.times.items():
             before = self._timed.get(key, _NO_CALLS)
             counts = [new - old for new, old in zip(times.counts, before.counts, strict=True)]
@@ -155,8 +175,10 @@ class Sampler:
             if (activity.role,) in inboxes:
                 inboxes[activity.role,] = activity.inbox
         self._gauges.fill(self._series.inbox, inboxes)
-        for role, past in histories.items():
-            self._totals.reach(("restarts", role), past.restarts, self._series.restarts, (role,))
+        for role in histories.keys() | self._tree.filled().keys():
+            past = histories.get(role)
+            restarts = 0 if past is None else past.restarts
+            self._totals.reach(("restarts", role), restarts, self._series.restarts, (role,))
 
     def _control_plane(self) -> None:
         status = self._status()
@@ -249,32 +271,43 @@ class Sampler:
     def _count(self, name: str, urn: str, state: ProviderState) -> None:
         series, counters = self._series, state.counters
         cut = counters.drains - counters.drains_complete - state.draining
-        for outcome, drains in (
-            ("complete", counters.drains_complete),
-            ("cut", cut),
-            ("refused", counters.drains_refused),
-        ):
-            self._totals.reach((urn, "drains", outcome), drains, series.drains, (outcome,))
-        for reason, count in counters.rests.items():
+        drains = (counters.drains_complete, cut, counters.drains_refused)
+        for outcome, count in zip(DRAIN_OUTCOMES, drains, strict=True):
+            self._totals.reach((urn, "drains", outcome), count, series.drains, (outcome,))
+        # What may happen is counted before it does.
+        config = self._tree.provider_config(name)
+        rests = dict.fromkeys(REST_REASONS if state.keys else (), 0) | counters.rests
+        for reason, count in rests.items():
             labels: _Labels = (name, reason)
             self._totals.reach((urn, "key", reason), count, series.key_transitions, labels)
-        for reason, count in counters.fallback_reasons.items():
+        others = config is not None and (config.fallback or config.group)
+        fallbacks = dict.fromkeys(FALLBACK_REASONS if others else (), 0)
+        for reason, count in (fallbacks | counters.fallback_reasons).items():
             labels = (name, reason)
             self._totals.reach((urn, "fallback", reason), count, series.fallbacks, labels)
-        for outcome, count in counters.exhaustions.items():
+        empty = dict.fromkeys(KEY_OUTCOMES if state.keys else (), 0) | counters.exhaustions
+        for outcome, count in empty.items():
             labels = (name, outcome)
             self._totals.reach((urn, "empty", outcome), count, series.key_exhaustions, labels)
-        for (route, model), count in counters.trips.items():
-            labels = series.values.bounded(series.breaker_trips, (name, route, model))
-            self._totals.reach((urn, "trips", route, model), count, series.breaker_trips, labels)
-        for (route, model), count in counters.rejects.items():
-            labels = series.values.bounded(series.breaker_rejects, (name, route, model))
-            key = (urn, "rejects", route, model)
-            self._totals.reach(key, count, series.breaker_rejects, labels)
+        self._count_circuits(name, urn, state)
         histogram = series.failover_attempts.labels(name)
         for keys, count in counters.keys_tried.items():
             for _ in range(self._totals.grown((urn, "walks", str(keys)), count)):
                 histogram.observe(keys)
+
+    def _count_circuits(self, name: str, urn: str, state: ProviderState) -> None:
+        circuits = {(circuit.route, circuit.model) for circuit in state.circuits}
+        for kind, counts, counter in (
+            ("trips", state.counters.trips, self._series.breaker_trips),
+            ("rejects", state.counters.rejects, self._series.breaker_rejects),
+        ):
+            known = circuits | counts.keys()
+            for route, model in known:
+                labels = self._series.values.bounded(counter, (name, route, model))
+                key = (urn, kind, route, model)
+                self._totals.reach(key, counts.get((route, model), 0), counter, labels)
+            # Clients choose the models: nothing may pile up.
+            self._totals.keep((urn, kind), known)
 
 
 class _Totals:
@@ -293,9 +326,17 @@ class _Totals:
         return total - before if total >= before else total
 
     def reach(self, key: _Labels, total: int, counter: Any, labels: _Labels) -> None:
+        """A counter that is new begins at 0."""
+        new = key not in self._seen
         more = self.grown(key, total)
-        if more:
+        if new or more:
             counter.labels(*labels).inc(more)
+
+    def keep(self, first: tuple[str, str], rest: Collection[_Labels]) -> None:
+        """Of the keys that begin with ``first`` there are only these any more."""
+        gone = [key for key in self._seen if key[:2] == first and key[2:] not in rest]
+        for key in gone:
+            del self._seen[key]
 
     def forget(self, first: str) -> None:
         """Nobody will speak again of keys that begin so."""

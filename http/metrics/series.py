@@ -18,15 +18,21 @@ from attrs import frozen
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
 
 from aigateway.actors.control.call_counters import BOUNDS
-from aigateway.actors.control.local.prices.cost import REASONS
+from aigateway.actors.control.local.prices.cost import REASONS as UNPRICED
 from aigateway.http.metrics.batch_histogram import BatchHistogram
 from aigateway.http.metrics.label_values import LabelValues
+from aigateway.http.metrics.reasons import REASONS
 
 __all__ = [
+    "DRAIN_OUTCOMES",
     "DURATION_BUCKETS",
+    "FALLBACK_REASONS",
+    "KEY_OUTCOMES",
     "MAX_REST_LABELS",
     "PREFIX",
+    "REST_REASONS",
     "STAGE_BUCKETS",
+    "WORKER_PROCESSES",
     "Description",
     "Series",
 ]
@@ -43,11 +49,22 @@ ATTEMPT_BUCKETS = (1, 2, 3, 4, 5, 10, 25)
 MAX_REST_LABELS = 50
 """Rests of one provider that have series of their own.  Clients choose the names of models."""
 
+DRAIN_OUTCOMES = ("complete", "cut", "refused")
+REST_REASONS = ("rate_limited", "unauthorized")
+KEY_OUTCOMES = ("rate_limited", "auth_failed")
+FALLBACK_REASONS = (
+    "rate_limited", "unauthorized", "circuit_open", "error_status", "connect", "broke_off",
+    "slow", "error_event", "bad_answer", "empty",
+)  # fmt: skip
+"""Label values that are known before anything happens: their series begin at 0, so that the
+first time is a rise that ``rate()`` sees."""
+
 Factor = tuple[int, str]
 
 PROVIDERS: Factor = (10, "providers")
 MODELS: Factor = (20, "models")
 ROUTES: Factor = (5, "routes")
+WORKER_PROCESSES: Factor = (16, "worker processes")
 USERS: Factor = (1000, "users")
 USES: Factor = (12, "models and clients of a user")
 
@@ -156,21 +173,20 @@ class Series:
             "key_pool_state_transitions",
             "Rests of keys that began: rate_limited (for a model or route), unauthorized",
             ("provider", "reason"),
-            PROVIDERS, (2, "reasons"),
+            PROVIDERS, (len(REST_REASONS), "reasons"),
         )  # fmt: skip
         self.key_exhaustions = self._counter(
             "key_pool_exhaustions",
-            "Requests for which no key was left: rate_limited, auth_failed",
+            f"Requests for which no key was left: {', '.join(KEY_OUTCOMES)}",
             ("provider", "outcome"),
-            PROVIDERS, (2, "outcomes"),
+            PROVIDERS, (len(KEY_OUTCOMES), "outcomes"),
         )  # fmt: skip
         self.fallbacks = self._counter(
             "provider_fallbacks",
             "Requests that another provider was given, by the provider that could not answer and "
-            "why: rate_limited, unauthorized, circuit_open, error_status, connect, broke_off, "
-            "slow, error_event, bad_answer, empty",
+            f"why: {', '.join(FALLBACK_REASONS)}",
             ("provider", "reason"),
-            PROVIDERS, (10, "reasons"),
+            PROVIDERS, (len(FALLBACK_REASONS), "reasons"),
         )  # fmt: skip
         self.key_state = self._gauge(
             "key_pool_state",
@@ -214,6 +230,19 @@ class Series:
         )
 
     def _own_series(self) -> None:
+        self.refused = self._counter(
+            "requests_refused",
+            "Requests that the gateway itself answered with an error, by the reasons below",
+            ("reason",),
+            (len(REASONS), "reasons"),
+        )
+        self.tools_left_out = self._counter(
+            "mcp_tools_left_out",
+            "Times that a tool of an MCP server was left out: definition (it cannot be used), "
+            "api (it fits no request of that API), refused (a provider takes no request with it)",
+            ("server", "reason"),
+            (20, "servers"), (3, "reasons"),
+        )  # fmt: skip
         self.stage = self._histogram(
             "stage_seconds",
             "Time in each stage of a request: edge, authorize, read (the body), place (waiting for "
@@ -244,9 +273,9 @@ class Series:
         self.dead_letters = self._gauge("dead_letters", "Records that were set aside")
         self.drains = self._counter(
             "drains",
-            "Answers read on after the client had gone: complete, cut, refused",
+            f"Answers read on after the client had gone: {', '.join(DRAIN_OUTCOMES)}",
             ("outcome",),
-            (3, "outcomes"),
+            (len(DRAIN_OUTCOMES), "outcomes"),
         )
         roles = ((10 + 5, "actors"),)
         self.restarts = self._counter(
@@ -282,7 +311,7 @@ class Series:
             "unpriced_token_records",
             "Token records that were stored without a cost (--local), by the reason",
             ("reason",),
-            (len(REASONS), "reasons"),
+            (len(UNPRICED), "reasons"),
         )
         self.requests_running = self._gauge("requests_running", "Requests being served")
         self.requests_waiting = self._gauge(

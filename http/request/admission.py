@@ -25,6 +25,7 @@ from aigateway.actors.interception.headers import (
 )
 from aigateway.actors.interception.routes import Intercept, Passthrough, resolve
 from aigateway.actors.values.provider_config import ProviderConfig
+from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.answers import Answer, json_message, plain
 from aigateway.http.request.call import Call
 from aigateway.http.request.inbound import BodyTooLarge
@@ -57,7 +58,7 @@ def present(call: Call, settings: Settings) -> Presented:
     if inbound.header(BYOK_HEADER):
         call.auth_mode = "byok"
         if not settings.allow_byok:
-            raise json_message(403, BYOK_OFF, BYOK_DETAIL)
+            raise json_message(403, BYOK_OFF, BYOK_DETAIL, reason=Reason.BYOK_OFF)
     try:
         inbound.check_length(settings.max_body_size)
     except BodyTooLarge as ex:
@@ -68,7 +69,7 @@ def present(call: Call, settings: Settings) -> Presented:
             log.info("unauthenticated HEAD request", path=inbound.shown_path)
         else:
             log.warning("no auth key provided", method=inbound.method, path=inbound.shown_path)
-        raise plain(400, "no authentication key provided")
+        raise plain(400, "no authentication key provided", reason=Reason.NO_KEY)
     call.proxy_id = presented.request_id
     inbound.token = presented.token
     # APPSEC: from here on a query holds no secret, neither for providers nor for whoever shows it.
@@ -96,6 +97,7 @@ def authorize(call: Call, presented: Presented, runtime: Runtime, max_wait: floa
         raise plain(
             answer.status,
             answer.said,
+            reason=Reason.CONTROL_PLANE,
             headers=(("Retry-After", str(retry_after(answer.retry_after))),),
         )
     if isinstance(answer, Denied):
@@ -110,7 +112,12 @@ def authorize(call: Call, presented: Presented, runtime: Runtime, max_wait: floa
             path=call.inbound.shown_path,
             auth_mode=call.auth_mode,
         )
-        raise plain(answer.status, answer.message)
+        raise plain(
+            answer.status,
+            answer.message,
+            reason=Reason.OVER_BUDGET if answer.over_budget else Reason.UNAUTHORIZED,
+            rule=answer.reason,
+        )
     assert isinstance(answer, Caller)
     call.caller = answer
     return answer
@@ -128,7 +135,7 @@ def _key_id(token: str) -> str:
 def too_large(limit: int) -> Answer:
     """The answer to a body of more than ``limit`` bytes."""
     shown = f"{limit >> 20}MiB" if limit % (1 << 20) == 0 else f"{limit} bytes"
-    return plain(413, TOO_LARGE.format(shown), close=True)
+    return plain(413, TOO_LARGE.format(shown), reason=Reason.BODY_TOO_LARGE, close=True)
 
 
 PREFIXES = ("/api/v2/aibridge/", "/api/v2/ai-gateway/")
@@ -155,7 +162,10 @@ def find_route(call: Call, tree: ActorTree) -> tuple[Target, Intercept | Passthr
     config = tree.provider_config(name)
     if config is None and not tree.providers_loaded:
         raise plain(
-            503, "AI Gateway is starting up, retry shortly", headers=(("Retry-After", "1"),)
+            503,
+            "AI Gateway is starting up, retry shortly",
+            reason=Reason.STARTING,
+            headers=(("Retry-After", "1"),),
         )
     if config is None:
         raise _no_route(inbound.method, inbound.shown_path, path, tree)
@@ -164,7 +174,8 @@ def find_route(call: Call, tree: ActorTree) -> tuple[Target, Intercept | Passthr
     if config.error is not None:
         # Also where its type is unknown, and so are its routes.
         log.error("request for a misconfigured provider", provider=config.name)
-        raise plain(503, f'AI provider "{config.name}" is misconfigured: {config.error}')
+        said = f'AI provider "{config.name}" is misconfigured: {config.error}'
+        raise plain(503, said, reason=Reason.PROVIDER_MISCONFIGURED)
     route = resolve(config.type, inbound.method, slash + rest)
     if route is None:
         raise _no_route(inbound.method, inbound.shown_path, path, tree)
@@ -177,12 +188,13 @@ def _no_route(method: str, asked: str, path: str, tree: ActorTree) -> Answer:
     text = f"route not supported: {method} {asked}"
     configs = [config for config in tree.provider_configs() if config.enabled]
     if not configs:
-        return plain(404, f"{text}; no AI provider is configured")
+        text += "; no AI provider is configured"
+        return plain(404, text, reason=Reason.NO_ROUTE)
     likely = _likely_path(method, path, configs)
     if not likely:
-        return plain(404, text)
+        return plain(404, text, reason=Reason.NO_ROUTE)
     log.warning("a client uses a wrong base address", method=method, likely_path=likely)
-    return plain(404, f"{text}; did you mean {likely}?")
+    return plain(404, f"{text}; did you mean {likely}?", reason=Reason.NO_ROUTE)
 
 
 def _likely_path(method: str, path: str, configs: list[ProviderConfig]) -> str:
@@ -201,7 +213,8 @@ def _likely_path(method: str, path: str, configs: list[ProviderConfig]) -> str:
 
 
 def _disabled(config: ProviderConfig) -> Answer:
-    return plain(503, f'provider_disabled: AI provider "{config.name}" is disabled')
+    said = f'provider_disabled: AI provider "{config.name}" is disabled'
+    return plain(503, said, reason=Reason.PROVIDER_DISABLED)
 
 
 class Admission:

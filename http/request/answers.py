@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from attrs import field, frozen
 
 from aigateway.actors.interception.error_bodies import error_body
+from aigateway.http.metrics.reasons import Reason
 
 __all__ = ["Answer", "api_error", "json_message", "plain"]
 
@@ -29,10 +30,20 @@ class Answer(Exception):
     text: str = ""
     """What it says, where the form may still be that of the API that is called."""
     detail: str = ""
+    reason: Reason = Reason.BAD_REQUEST
+    """Of an error: why it is one."""
+    rule: str = ""
+    """For the log: which rule it is, where more is known than the reason says."""
 
 
 def plain(
-    status: int, text: str, *, headers: Iterable[tuple[str, str]] = (), close: bool = False
+    status: int,
+    text: str,
+    *,
+    reason: Reason,
+    rule: str = "",
+    headers: Iterable[tuple[str, str]] = (),
+    close: bool = False,
 ) -> Answer:
     """A text in the form of Go's http.Error, which the reference uses."""
     return Answer(
@@ -42,11 +53,18 @@ def plain(
         (("X-Content-Type-Options", "nosniff"), *headers),
         close,
         text,
+        reason=reason,
+        rule=rule,
     )
 
 
 def json_message(
-    status: int, message: str, detail: str = "", *, headers: Iterable[tuple[str, str]] = ()
+    status: int,
+    message: str,
+    detail: str = "",
+    *,
+    reason: Reason,
+    headers: Iterable[tuple[str, str]] = (),
 ) -> Answer:
     """The JSON form of coderd's own API errors."""
     document = {"message": message}
@@ -59,10 +77,14 @@ def json_message(
         tuple(headers),
         text=message,
         detail=detail,
+        reason=reason,
     )
 
 
-def api_error(dialect: str, status: int, message: str, *, retry_after: int | None = None) -> Answer:
+def api_error(
+    dialect: str, status: int, message: str, *, reason: Reason, retry_after: int | None = None
+) -> Answer:
     """An error in the shape of the API or provider type ``dialect``."""
     headers = () if retry_after is None else (("Retry-After", str(retry_after)),)
-    return Answer(status, error_body(dialect, status, message), "application/json", headers)
+    body = error_body(dialect, status, message)
+    return Answer(status, body, "application/json", headers, reason=reason)

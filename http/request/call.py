@@ -94,6 +94,10 @@ class Call:
     stage: str = "edge"
     """The stage that it is in: edge, authorize, read, place (it waits for one), record,
     provider (until the head of its answer is there), relay."""
+    reason: str = ""
+    """Why the gateway has refused it; empty: it has not."""
+    rule: str = ""
+    """By which rule."""
     admitted: bool = False
     """It has a place."""
     _marked: float = 0.0

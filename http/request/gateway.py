@@ -11,6 +11,7 @@ from structlog.contextvars import bind_contextvars
 from aigateway.actors.codec.headers import Headers
 from aigateway.actors.interception.headers import UnsafeHeader, for_client
 from aigateway.http.logs import write_line
+from aigateway.http.metrics.reasons import REASONS, Reason
 from aigateway.http.request.answers import Answer, plain
 from aigateway.http.request.call import Call, Trace
 from aigateway.http.request.inbound import REQUEST_ID_HEADER, ClientVanished, Inbound, request_id_of
@@ -75,8 +76,10 @@ class Gateway:
             relayed = self._run(call)
         except Answer as answer:
             self._answer(front, resp, call, answer)
-        except BaseException:
+        except BaseException as ex:
             # A fault of ours, which Falcon's error handler answers, or the worker is ending.
+            if isinstance(ex, Exception):
+                _note(call, Reason.FAULT)
             self._over(call, 500, Finished("failed", 0))
             raise
         else:
@@ -88,7 +91,8 @@ class Gateway:
             return self.pipeline.run(call)
         except ClientVanished as ex:
             self._leave(call)
-            raise plain(400, "incomplete request body", close=True) from ex
+            text = "incomplete request body"
+            raise plain(400, text, reason=Reason.BAD_REQUEST, close=True) from ex
         except Stopping as ex:
             self._leave(call)
             raise _stopping() from ex
@@ -116,6 +120,8 @@ class Gateway:
 
         def finished(how: Finished) -> None:
             self._leave(call)
+            if how.outcome == "refused":
+                _note(call, Reason.STOPPING)
             self._over(call, how.status or relayed.status, how, body)
             call.trace.finished(how.outcome)
 
@@ -149,6 +155,8 @@ class Gateway:
             own = answer.text or self.pipeline.settings.content != "none"
             call.trace.refused(said.status, said.body if own else b"")
         vanished = isinstance(answer.__cause__, ClientVanished)
+        if not answered and not vanished:
+            _note(call, answer.reason, answer.rule)
         outcome = "left" if vanished else "complete" if answered else "refused"
         self._over(call, answer.status, Finished(outcome, len(said.body)))
 
@@ -181,6 +189,12 @@ def _own_headers(call: Call) -> list[tuple[str, str]]:
     return headers
 
 
+def _note(call: Call, reason: Reason, rule: str = "") -> None:
+    """Why it is refused, for the log line and the metric."""
+    call.reason = str(reason)
+    call.rule = rule or REASONS[reason]
+
+
 def _count(
     metrics: RequestMetrics,
     call: Call,
@@ -189,6 +203,8 @@ def _count(
     seconds: float,
     overhead: float,
 ) -> None:
+    if call.reason:
+        metrics.refused(call.reason)
     if call.recorded:
         failed = how.outcome in ("refused", "failed", "cut") or (body is not None and body.failed)
         metrics.ended(
@@ -216,6 +232,8 @@ def _log(call: Call, status: int, how: Finished, seconds: float, overhead: float
         "path": inbound.shown_path,
         "status": status,
         "outcome": how.outcome,
+        "reason": call.reason,
+        "rule": call.rule,
         "interception_id": call.interception_id,
         "user_id": call.user_id,
         "provider": call.provider_name,
@@ -237,7 +255,8 @@ def _is_event_stream(headers: Headers) -> bool:
 
 
 def _stopping() -> Answer:
-    return plain(503, STOPPING, headers=(("Retry-After", "1"),), close=True)
+    headers = (("Retry-After", "1"),)
+    return plain(503, STOPPING, reason=Reason.STOPPING, headers=headers, close=True)
 
 
 def _metrics(settings: Settings) -> RequestMetrics | None:

@@ -12,6 +12,7 @@ import time
 
 from aigateway.actors.providers.messages import Opened, Refused
 from aigateway.actors.upstream.errors import UpstreamCut
+from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.answers import Answer
 from aigateway.http.request.injection import Rounds
 from aigateway.http.request.relay import Body, OpenAnswer, Pieces, Relayed, relay_round
@@ -201,12 +202,13 @@ def _read_rounds(rounds: Rounds, answer: OpenAnswer) -> bytes:
         answer.take(result)
         if loop.refusal is not None:
             answer.drop("the upstream's answer cannot be relayed")
-            raise Answer(*loop.refusal, "application/json")
+            raise Answer(*loop.refusal, "application/json", reason=Reason.PROVIDER)
     recording.end(framed=True)
     recording.close()
     if loop.cut:
         message = loop.outcome().error_message or "the provider broke off its answer"
-        raise Answer(status, loop.error_body(status, message), "application/json")
+        body = loop.error_body(status, message)
+        raise Answer(status, body, "application/json", reason=Reason.PROVIDER)
     # Reading it to its end was waiting for tools and upstream.
     answer.waited = time.monotonic() - began
     return bytes(loop.answer_body)

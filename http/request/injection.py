@@ -169,7 +169,7 @@ class Injector:
         """How a definition goes out, if it does."""
         server = tool.server_id
         if left_out:
-            self._troubles.leave_out(LeftOut(server, tool.name, rules.name, problem))
+            self._troubles.leave_out(LeftOut(server, tool.name, rules.name, problem), "api")
         else:
             self._troubles.offer(server, tool.name, rules.name)
         if problem and self._troubles.is_new(server, tool.name, rules.name, problem):
@@ -214,7 +214,7 @@ class Injector:
     def _refused(self, provider: str, tool: Tool, text: str) -> None:
         text = text[:_QUOTED]
         self._troubles.refuse(provider, tool)
-        self._troubles.leave_out(LeftOut(tool.server_id, tool.name, provider, text))
+        self._troubles.leave_out(LeftOut(tool.server_id, tool.name, provider, text), "refused")
         if self._troubles.is_new(tool.server_id, tool.name, provider, text):
             log.warning(
                 "mcp tool left out: the provider refuses its definition",

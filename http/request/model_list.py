@@ -11,6 +11,7 @@ import msgspec
 from aigateway.actors.interception.error_bodies import error_body, is_anthropic
 from aigateway.actors.interception.routes import GEMINI
 from aigateway.actors.values.provider_config import ProviderConfig
+from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.answers import Answer
 
 __all__ = ["listed_models", "no_such_model"]
@@ -39,7 +40,8 @@ def listed_models(config: ProviderConfig, method: str, rest: str) -> Answer | No
 def no_such_model(config: ProviderConfig, dialect: str, model: str) -> Answer:
     """404 in the shape of the API or provider type ``dialect``."""
     text = f'the provider "{config.name}" has no model "{model}"'
-    return Answer(404, error_body(dialect, 404, text, code="model_not_found"), "application/json")
+    body = error_body(dialect, 404, text, code="model_not_found")
+    return Answer(404, body, "application/json", reason=Reason.UNKNOWN_MODEL)
 
 
 def _answer(document: Mapping[str, Any]) -> Answer:

@@ -19,6 +19,7 @@ from aigateway.actors.providers.bedrock.counting import COUNT_TOKENS, count_answ
 from aigateway.actors.providers.messages import Opened, Refused
 from aigateway.actors.providers.request import UpstreamRequest, model_for
 from aigateway.actors.values.provider_config import ProviderConfig
+from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.admission import Target
 from aigateway.http.request.answers import Answer, api_error, plain
 from aigateway.http.request.call import Call
@@ -72,7 +73,7 @@ class Passing:
             if (target.rest, inbound.method) == (COUNT_TOKENS, "POST"):
                 raise self._count_tokens(call, presented, config)
             said = f'the provider "{config.name}" is AWS Bedrock, which has no such route'
-            raise api_error(config.type, 404, said)
+            raise api_error(config.type, 404, said, reason=Reason.NO_ROUTE)
         body = self._read_body(call)
         own = None
         if config.bedrock is None:
@@ -80,7 +81,8 @@ class Passing:
         stored = self._stored if own is None else None
         if own is None and inbound.method == "DELETE" and route.route in _MODELS:
             # The account's own models are everybody's.
-            raise plain(404, f"route not supported: {inbound.method} {inbound.shown_path}")
+            text = f"route not supported: {inbound.method} {inbound.shown_path}"
+            raise plain(404, text, reason=Reason.NO_ROUTE)
         if stored is not None:
             ids = ids_in_path(target.rest)
             if body and route.route == "/responses/":
@@ -123,7 +125,7 @@ class Passing:
             log.warning("passthrough failed", provider=config.name, error=result.message)
             if result.body is not None or result.retry_after is not None:
                 raise refusal_answer(config.type, result)
-            raise plain(502, "upstream proxy error")
+            raise plain(502, "upstream proxy error", reason=Reason.PROVIDER)
         watch = None
         if stored is not None and route.route in _MAKING and inbound.method == "POST":
             watch = CreatedId(stored, caller, result.exchange)
@@ -152,7 +154,7 @@ class Passing:
             raise refusal_answer(MESSAGES, result)
         answer = OpenAnswer(result, Patience(0.0, config.idle_timeout))
         status, counted = count_answer(*read_whole(answer))
-        return Answer(status, counted, "application/json")
+        return Answer(status, counted, "application/json", reason=Reason.PROVIDER)
 
 
 def _relayed(
@@ -168,7 +170,7 @@ def _relayed(
         answer = call.dump.answer_of(opened, patience)
 
     def error_body(status: int, message: str) -> bytes:
-        return api_error(config.type, status, message).body
+        return api_error(config.type, status, message, reason=Reason.PROVIDER).body
 
     exchange = opened.exchange
     body = Body(answer, passed(answer, watch), error_body)

@@ -56,6 +56,7 @@ from aigateway.actors.recorder.ledger import Ledger, RecordPolicy, new_intercept
 from aigateway.actors.recorder.recorder import Begin
 from aigateway.actors.values import records
 from aigateway.actors.values.provider_config import ProviderConfig
+from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.admission import (
     Admission,
     Target,
@@ -149,6 +150,7 @@ class Pipeline:
             raise plain(
                 426,
                 "WebSocket transport is not supported, use HTTP",
+                reason=Reason.WEBSOCKET,
                 headers=(("Upgrade", "HTTP/1.1"),),
             )
         return self._intercept(call, presented, caller, target, route)
@@ -162,7 +164,7 @@ class Pipeline:
         try:
             firewall = agent_firewall(inbound.headers)
         except BadAgentFirewall as ex:
-            raise plain(400, str(ex)) from ex
+            raise plain(400, str(ex), reason=Reason.BAD_REQUEST) from ex
         call.trace.intercept(provider=config.name, user=caller.user_id)
         opened = self._open(call, route)
         interception: Interception = opened
@@ -223,7 +225,7 @@ class Pipeline:
         patience = Patience.with_provider(answering, route.api, self.settings.keepalive_ping)
         headers = recording.begin_answer(result, asked=(config.name, call.model))
         answer = OpenAnswer(result, patience, recording)
-        if (refusal := _refusal(interception)) is not None:
+        if (refusal := _refusal(interception, answered=True)) is not None:
             answer.drop("the upstream's answer cannot be relayed")
             raise refusal
         if self._injector is not None and isinstance(interception, InjectedInterception):
@@ -328,8 +330,9 @@ class Pipeline:
         log.warning("no credential for the provider", provider=config.name)
         if config.type == "copilot":
             text = "missing Copilot authorization: Authorization header not found or invalid"
-            raise api_error(route.api, 400, text)
-        raise api_error(route.api, 400, f'no credential for the provider "{config.name}"')
+        else:
+            text = f'no credential for the provider "{config.name}"'
+        raise api_error(route.api, 400, text, reason=Reason.NO_CREDENTIAL)
 
     def _recording(
         self,
@@ -384,13 +387,16 @@ class Pipeline:
             raise too_large(self.settings.max_body_size) from ex
         except BodyTooSlow as ex:
             log.warning("request body given up", reason=str(ex), user_id=call.user_id)
-            raise plain(408, f"request body too slow: {ex}", close=True) from ex
+            text = f"request body too slow: {ex}"
+            raise plain(408, text, reason=Reason.BODY_TOO_SLOW, close=True) from ex
         except TooManyBodies as ex:
             log.warning("too many request bodies are being read", held=self.bodies.held)
             text = "too many request bodies are being read, please try again later"
-            raise plain(503, text, headers=(("Retry-After", "1"),), close=True) from ex
+            headers = (("Retry-After", "1"),)
+            raise plain(503, text, reason=Reason.CAPACITY, headers=headers, close=True) from ex
         except MalformedBody as ex:
-            raise plain(400, f"malformed request body: {ex}", close=True) from ex
+            text = f"malformed request body: {ex}"
+            raise plain(400, text, reason=Reason.BAD_REQUEST, close=True) from ex
         self._admit(call)
         return body
 
@@ -402,17 +408,18 @@ class Pipeline:
         if self.admission.limited:
             call.begin("place")
         if not self.admission.enter():
-            raise json_message(503, CAPACITY)
+            raise json_message(503, CAPACITY, reason=Reason.CAPACITY)
         call.admitted = True
         if self.admission.limited:
             call.begin("read")
 
 
-def _refusal(interception: Interception) -> Answer | None:
+def _refusal(interception: Interception, *, answered: bool = False) -> Answer | None:
     """What the interception wants the client to get instead of an upstream's answer."""
     if interception.refusal is None:
         return None
-    return Answer(*interception.refusal, "application/json")
+    reason = Reason.PROVIDER if answered else Reason.BAD_REQUEST
+    return Answer(*interception.refusal, "application/json", reason=reason)
 
 
 def _actor_headers(config: ProviderConfig, caller: Caller) -> list[tuple[str, str]]:
@@ -473,9 +480,10 @@ def _begin(
         raise plain(
             503,
             "failed to record interception",
+            reason=Reason.NOT_RECORDED,
             headers=(("Retry-After", str(retry_after(answer.retry_after))),),
         )
-    raise plain(500, "failed to record interception")
+    raise plain(500, "failed to record interception", reason=Reason.NOT_RECORDED)
 
 
 def _readable_body(inbound: Inbound) -> bytes:

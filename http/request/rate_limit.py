@@ -24,6 +24,7 @@ from aigateway.actors.interception.headers import (
     GOOGLE_KEY_HEADER,
     with_query_key,
 )
+from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.answers import json_message
 from aigateway.http.request.inbound import Inbound
 from aigateway.http.settings import Settings
@@ -70,6 +71,7 @@ class RateLimit:
             raise json_message(
                 429,
                 RATE_LIMITED,
+                reason=Reason.RATE_LIMITED,
                 headers=(
                     ("Retry-After", "1"),
                     ("X-RateLimit-Limit", str(self._limit)),

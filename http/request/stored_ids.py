@@ -23,6 +23,7 @@ from aigateway.actors.control.messages import (
 from aigateway.actors.interception.stored_ids import created_id
 from aigateway.actors.upstream.exchange import Exchange
 from aigateway.actors.values.records import UsageRecord
+from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.answers import api_error
 from aigateway.http.request.runtime import NoAnswer, Runtime, Stopping, retry_after
 
@@ -57,12 +58,15 @@ class StoredIds:
         match answer:
             case NotYours(id=id):
                 log.warning("another user's stored id", user_id=caller.user_id, id=id)
-                raise api_error(dialect, 404, f"No response or conversation with id {id!r} found.")
+                text = f"No response or conversation with id {id!r} found."
+                raise api_error(dialect, 404, text, reason=Reason.STORED_ID)
             case Unavailable():
                 log.warning("cannot tell whose an id is", error=answer.message)
                 seconds = retry_after(answer.retry_after)
                 text = "cannot tell now whose this id is"
-                raise api_error(dialect, 503, text, retry_after=seconds)
+                raise api_error(
+                    dialect, 503, text, reason=Reason.CONTROL_PLANE, retry_after=seconds
+                )
             case _:
                 pass
 

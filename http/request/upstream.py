@@ -18,6 +18,7 @@ from aigateway.actors.providers.messages import Opened, Perform, Refused
 from aigateway.actors.providers.request import UpstreamRequest, patience_of, url_for
 from aigateway.actors.upstream.errors import Unsendable
 from aigateway.actors.values.provider_config import ProviderConfig
+from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.answers import Answer, api_error, plain
 from aigateway.http.request.concealing import conceal
 from aigateway.http.request.runtime import NoAnswer, Runtime, Stopping
@@ -74,7 +75,8 @@ def headers_for(headers: Headers, **rules: Any) -> list[tuple[str, str]]:
     try:
         return for_upstream(headers, **rules)
     except UnsafeHeader as ex:
-        raise plain(400, f"the request cannot be forwarded: {ex}") from ex
+        text = f"the request cannot be forwarded: {ex}"
+        raise plain(400, text, reason=Reason.BAD_REQUEST) from ex
 
 
 def address_for(config: ProviderConfig, rest: str, query: str) -> str:
@@ -82,13 +84,20 @@ def address_for(config: ProviderConfig, rest: str, query: str) -> str:
     try:
         return url_for(config, rest, query)
     except Unsendable as ex:
-        raise plain(400, "the request cannot be forwarded: bad path or query") from ex
+        text = "the request cannot be forwarded: bad path or query"
+        raise plain(400, text, reason=Reason.BAD_REQUEST) from ex
 
 
 def refusal_answer(dialect: str, refused: Refused) -> Answer:
     """What the client gets when no provider answered."""
     if refused.body is None:
-        return api_error(dialect, refused.status, refused.message, retry_after=refused.retry_after)
+        return api_error(
+            dialect,
+            refused.status,
+            refused.message,
+            reason=Reason.PROVIDER,
+            retry_after=refused.retry_after,
+        )
     headers: list[tuple[str, str]] = []
     with contextlib.suppress(UnsafeHeader):
         headers = [
@@ -99,4 +108,6 @@ def refusal_answer(dialect: str, refused: Refused) -> Answer:
     if refused.retry_after is not None:
         headers.append(("Retry-After", str(refused.retry_after)))
     content_type = first_of(refused.headers, "content-type") or "application/json"
-    return Answer(refused.status, refused.body, content_type, tuple(headers))
+    return Answer(
+        refused.status, refused.body, content_type, tuple(headers), reason=Reason.PROVIDER
+    )

@@ -104,6 +104,7 @@ def post_worker_init(worker: Any) -> None:
             runtime.status,
             app.gateway.admission,
             app.gateway.calls,
+            runtime.plan.tool_troubles.counts,
         )
         worker.sampler.start()
     if folder:

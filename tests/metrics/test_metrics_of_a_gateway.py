@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import psutil
@@ -15,6 +18,9 @@ import requests
 from gateway_process import GatewayProcess, Upstream, message_of, wait_until
 from imitation_provider import ScriptedProvider, error, imitate
 from prometheus_client.parser import text_string_to_metric_families
+from system_programs import program
+
+from aigateway.http.metrics.reasons import Reason
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -59,6 +65,11 @@ def _sum(samples: Samples, name: str, **labels: str) -> float:
     return sum(
         v for (n, found), v in samples.items() if n == name and wanted <= dict(found).items()
     )
+
+
+def _refusals(gateway: GatewayProcess) -> Samples:
+    samples = _scrape(gateway).items()
+    return {key: value for key, value in samples if key[0] == "requests_refused_total"}
 
 
 def _ask(gateway: GatewayProcess) -> int:
@@ -127,6 +138,87 @@ def test_the_state_of_the_gateway_is_shown(gateway: GatewayProcess) -> None:
         return all(_sum(samples, "actor_wait_seconds_count", role=role) for role in roles)
 
     wait_until(all_probed, "every actor's inbox was probed")
+
+
+def test_every_refusal_is_counted_by_its_reason_and_logged_with_its_rule(
+    gateway: GatewayProcess,
+) -> None:
+    names = {dict(labels)["reason"] for name, labels in _refusals(gateway)}
+    assert names == {str(reason) for reason in Reason}
+    messages = f"{gateway.url}/anthropic/v1/messages"
+    good = {"X-Api-Key": gateway.key()}
+    body = {"model": "m", "max_tokens": 9, "messages": []}
+    for url, headers, data in (
+        (messages, {}, body),
+        (messages, {"X-Api-Key": "nobody-knows"}, body),
+        (f"{gateway.url}/nobody/v1/messages", good, body),
+        (messages, good, None),
+        (f"{gateway.url}/openai/v1/responses", {**good, "Upgrade": "websocket"}, body),
+    ):
+        refused = requests.post(url, json=data, headers=headers, timeout=10)
+        assert refused.status_code >= 400
+    expected = ["no_key", "unauthorized", "no_route", "bad_request", "websocket"]
+    found = [dict(labels)["reason"] for (_, labels), value in _refusals(gateway).items() if value]
+    assert sorted(found) == sorted(expected)
+    lines = [one["fields"] for one in gateway.logs() if message_of(one) == "request"]
+    assert [line["reason"] for line in lines] == expected
+    assert all(line["rule"] for line in lines)
+    assert lines[1]["rule"] == "unknown key"
+
+
+def test_what_may_fail_begins_at_0(gateway: GatewayProcess) -> None:
+    def born() -> Samples | None:
+        samples = _scrape(gateway)
+        ready = ("drains_total", frozenset({("outcome", "cut")})) in samples
+        return samples if ready else None
+
+    samples = wait_until(born, "a worker has looked at its actors")
+    provider = ("provider", "anthropic")
+    for name, label in (
+        ("key_pool_exhaustions_total", ("outcome", "auth_failed")),
+        ("key_pool_state_transitions_total", ("reason", "unauthorized")),
+    ):
+        assert samples[name, frozenset({provider, label})] == 0
+    assert samples["actor_restarts_total", frozenset({("role", "recorder")})] == 0
+    assert _ask(gateway) == 200
+    failed = [
+        value
+        for (name, labels), value in _scrape(gateway).items()
+        if name == "interceptions_total" and dict(labels)["status"] == "failed"
+    ]
+    assert failed == [0]
+
+
+def test_the_processes_and_the_build_are_shown(gateway: GatewayProcess) -> None:
+    samples = _scrape(gateway)
+    found = {
+        (labels["process"], int(labels["pid"]))
+        for labels in (
+            dict(some) for name, some in samples if name == "process_resident_memory_bytes"
+        )
+    }
+    main = gateway.process.pid
+    assert {("main", main), *(("worker", pid) for pid in gateway.worker_pids())} <= found
+    assert sorted(kind for kind, _ in found) == ["main", "metrics", "worker", "worker"]
+    seen, label = psutil.Process(main), frozenset({("process", "main"), ("pid", str(main))})
+    assert samples["process_threads", label] == seen.num_threads()
+    assert abs(samples["process_start_time_seconds", label] - seen.create_time()) < 2
+    assert 0 < samples["process_open_fds", label] < samples["process_max_fds", label]
+    assert 0.5 < samples["process_resident_memory_bytes", label] / seen.memory_info().rss < 2
+    (build,) = [dict(labels) for name, labels in samples if name == "build_info"]
+    assert build == {"version": metadata.version("aigateway"), "python": platform.python_version()}
+
+
+def test_promtool_has_nothing_to_say_about_the_metrics(gateway: GatewayProcess) -> None:
+    assert _ask(gateway) == 200
+    text = requests.get(f"http://{_address(gateway)}/metrics", timeout=10).content
+    done = subprocess.run(
+        [program("promtool", "prometheus"), "check", "metrics"],
+        input=text,
+        capture_output=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_a_listener_that_dies_is_replaced_and_nothing_is_forgotten(

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from aigateway.http.metrics.reference import END, table, with_table
+from aigateway.http.metrics.processes import BUILD, PROCESS_SERIES
+from aigateway.http.metrics.reasons import REASONS, Reason
+from aigateway.http.metrics.reference import END, reasons, table, with_table
 from aigateway.http.metrics.series import Series
 
 PAGE = Path(__file__).parents[2] / "docs" / "operate.md"
@@ -29,7 +31,12 @@ def test_every_series_that_is_served_is_described() -> None:
         if "HELP" in line
     }
     assert served == described
-    assert len(table().splitlines()) == len(described) + 3
+    assert len(table().splitlines()) == len(described) + len([BUILD, *PROCESS_SERIES]) + 3
+
+
+def test_every_reason_for_a_refusal_is_described() -> None:
+    assert set(REASONS) == set(Reason)
+    assert len(reasons().splitlines()) == len(Reason) + 2
 
 
 def test_every_label_adds_to_the_estimate_of_its_series() -> None:

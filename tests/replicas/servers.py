@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from gateway_process import free_port, wait_until
+from system_programs import program
 
 __all__ = ["documented_nginx", "nginx", "redis"]
 
 README = Path(__file__).parents[2] / "docs" / "kubernetes" / "README.md"
-
-
-def _program(name: str, package: str) -> str:
-    """Where the program is; a skip without it, in CI a failure."""
-    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-    if found is None:
-        text = f"{name} is not installed, try: apt-get install {package}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(text)
-        pytest.skip(text)
-    return found
 
 
 def _listens(port: int) -> bool:
@@ -71,7 +59,7 @@ def documented_nginx(servers: Sequence[str], listen: str) -> str:
 @contextmanager
 def nginx(folder: Path, servers: Sequence[str]) -> Iterator[str]:
     """nginx as the README sets it up, in front of ``servers``; gives its address."""
-    program = _program("nginx", "nginx-light")
+    path = program("nginx", "nginx-light")
     folder.mkdir()
     port = free_port()
     temporary = "".join(
@@ -88,16 +76,16 @@ def nginx(folder: Path, servers: Sequence[str]) -> Iterator[str]:
         f"http {{\n    access_log {folder}/access.log;\n{temporary}"
         f"{documented_nginx(servers, f'127.0.0.1:{port}')}\n}}\n"
     )
-    with _running([program, "-p", str(folder), "-c", str(config)], port, folder):
+    with _running([path, "-p", str(folder), "-c", str(config)], port, folder):
         yield f"http://127.0.0.1:{port}"
 
 
 @contextmanager
 def redis(folder: Path) -> Iterator[str]:
     """A Redis without a disk; gives its address."""
-    program = _program("redis-server", "redis-server")
+    path = program("redis-server", "redis-server")
     folder.mkdir()
     port = free_port()
-    argv = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    argv = [path, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
     with _running(argv, port, folder):
         yield f"redis://127.0.0.1:{port}/0"
