@@ -180,7 +180,7 @@ def _secrets_of(settings: Settings) -> Iterable[str]:
             yield from _password(value)
     for name, value in settings.provider_environ.items():
         upper = name.upper()
-        if upper.endswith(("KEY", "SECRET")):
+        if upper.endswith(("KEY", "SECRET", "TOKEN")):
             yield value
         elif upper.endswith(("KEYS", "SECRETS")):
             yield from value.split(",")

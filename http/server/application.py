@@ -15,7 +15,7 @@ from aigateway.http.server import hooks
 from aigateway.http.server.arbiter import GatewayArbiter
 from aigateway.http.server.gunicorn_logs import GunicornLogger
 from aigateway.http.server.last_words import LastWords
-from aigateway.http.server.reloading import reloaded
+from aigateway.http.server.reloading import FileWatch, reloaded
 from aigateway.http.settings import Settings, SettingsError
 from aigateway.http.settings.addresses import when_free
 
@@ -85,6 +85,7 @@ class GatewayApplication(BaseApplication):  # type: ignore[misc]
         self.settings = settings
         self.metrics = metrics
         self.last_words = LastWords()
+        self.secret_files = FileWatch(settings.secret_files)
         self._make_app = make_app
         self._reread = reread
         super().__init__()
@@ -98,7 +99,10 @@ class GatewayApplication(BaseApplication):  # type: ignore[misc]
         """SIGHUP: gunicorn starts new workers with what this leaves in ``settings``, and lets
         the old ones finish what they are serving."""
         if self._reread is not None:
+            # What changes while it is read has changed since.
+            self.secret_files.look()
             self.settings = reloaded(self.settings, self._reread)
+            self.secret_files = FileWatch(self.settings.secret_files, self.secret_files)
             try:
                 configure(self.settings)
             except SettingsError as ex:

@@ -21,6 +21,7 @@ from gunicorn.sock import close_sockets
 
 from aigateway.http.server import hooks
 from aigateway.http.server.last_words import LOST, LastWords
+from aigateway.http.server.reloading import FileWatch
 from aigateway.http.settings import Settings
 
 __all__ = ["GatewayArbiter", "take_over"]
@@ -102,6 +103,7 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
         metrics = getattr(self.app, "metrics", None)
         if metrics is not None:
             metrics.watch()
+        self._watch_secrets()
         self._reload_in_turn()
 
     def reap_workers(self) -> None:
@@ -148,6 +150,12 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
         """
         self.reload_wanted = True
         self._reload_in_turn()
+
+    def _watch_secrets(self) -> None:
+        watch: FileWatch | None = getattr(self.app, "secret_files", None)
+        if watch is not None and not self.reload_wanted and (changed := watch.changed()):
+            log.info("files with secrets have changed, reloading", files=changed)
+            self.reload_wanted = True
 
     def _reload_in_turn(self) -> None:
         if self.reload_wanted and not self._is_reloading():

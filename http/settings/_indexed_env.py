@@ -28,7 +28,7 @@ from aigateway.http.settings._kinds import (
 from aigateway.http.settings._option import ENV_PREFIX, OLD_ENV_PREFIX, OptionWarning
 from aigateway.http.settings.errors import SettingsError
 
-__all__ = ["BEARER_TOKEN", "FIELDS", "MAX_KEYS", "IndexedProvider", "read_indexed"]
+__all__ = ["BEARER_TOKEN", "FIELDS", "MAX_KEYS", "SECRET_FIELDS", "IndexedProvider", "read_indexed"]
 
 MAX_KEYS = 5
 """Keys per provider, at most (as in the reference)."""
@@ -134,6 +134,11 @@ _FEDERATION = frozenset(
 
 FIELDS = frozenset(_TEXTS | {f"{name}{s}" for name in _LISTS for s in ("", "S")} | _EXTRAS.keys())
 """The names of all fields."""
+
+SECRET_FIELDS = frozenset(
+    {"BEDROCK_BEARER_TOKEN"} | {f"{name}{s}" for name in _LISTS for s in ("", "S")}
+)
+"""Those that hold secrets, which may also be in files or said by commands."""
 
 
 def read_indexed(

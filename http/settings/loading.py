@@ -27,7 +27,9 @@ from aigateway.http.settings._yaml import read_yaml
 from aigateway.http.settings.errors import SettingsError
 from aigateway.http.settings.mcp_servers import YAML_KEY, McpServerSettings, read_mcp_servers
 from aigateway.http.settings.near import near_names, suggestion
+from aigateway.http.settings.secret_sources import resolve, secret_variables
 from aigateway.http.settings.table import OPTIONS, Settings
+from aigateway.http.settings.yaml_providers import PROVIDERS_KEY, provider_variables
 
 if TYPE_CHECKING:
     from aigateway.actors.control.local.prices.table import PriceTable
@@ -96,11 +98,14 @@ def _load(
     if yaml_path is None:
         yaml_path = str(flags.get("config") or environ.get("CODER_CONFIG_PATH") or "")
     document = _document(yaml_path, report)
+    environ, origins, secret_files = _with_secrets(document, environ, yaml_path, report)
     values: dict[str, Any] = {}
     sources: dict[str, Source] = {}
     warnings: list[OptionWarning] = []
     for row in OPTIONS:
         source, raw = _find(row, flags, environ, document, yaml_path)
+        if source.kind == "env":
+            source = Source("env", origins.get(source.name, source.name))
         values[row.name] = row.default_value(environ)
         sources[row.name] = source
         if source.kind != "default":
@@ -137,6 +142,7 @@ def _load(
         own_prices=own_prices,
         gateway_key=key,
         provider_environ=_provider_environ(values, sources, environ),
+        secret_files=secret_files + ((values["key_file"],) if key and values["key_file"] else ()),
         sources=sources,
         warnings=tuple(warnings),
     )
@@ -149,12 +155,32 @@ def _load(
 def _document(yaml_path: str, report: Callable[[SettingsError], None]) -> dict[str, Any]:
     if not yaml_path:
         return {}
-    known = {name for row in OPTIONS for name in (row.yaml, row.old_yaml) if name} | {YAML_KEY}
+    known = {name for row in OPTIONS for name in (row.yaml, row.old_yaml) if name}
+    known |= {YAML_KEY, PROVIDERS_KEY}
     try:
         return read_yaml(os.path.expanduser(yaml_path), known)
     except SettingsError as ex:
         report(ex)
         return {}
+
+
+def _with_secrets(
+    document: Mapping[str, Any],
+    environ: Mapping[str, str],
+    yaml_path: str,
+    report: Callable[[SettingsError], None],
+) -> tuple[Mapping[str, str], Mapping[str, str], tuple[str, ...]]:
+    """The environment with the providers of the YAML file in it, and with every secret that
+    is in a file or said by a command; where those came from; which files they are."""
+    try:
+        listed = document.get(PROVIDERS_KEY)
+        where = f"{yaml_path}: {PROVIDERS_KEY}"
+        added = provider_variables(listed, environ, where) if listed is not None else {}
+        resolved = resolve({**environ, **added}, secret_variables(OPTIONS))
+    except SettingsError as ex:
+        report(ex)
+        return environ, {}, ()
+    return resolved.environ, resolved.origins, resolved.files
 
 
 # -- one option

@@ -18,7 +18,6 @@ tool's name, and deny wins.
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,6 +25,7 @@ from urllib.parse import urlsplit
 from attrs import field, frozen
 
 from aigateway.http.settings.errors import SettingsError
+from aigateway.http.settings.secret_sources import read_secret_file
 
 __all__ = ["YAML_KEY", "McpServerSettings", "read_mcp_servers"]
 
@@ -127,22 +127,9 @@ def _token(texts: Mapping[str, str], where: str, environ: Mapping[str, str]) -> 
         if not token:
             raise SettingsError(f"{source}: the environment variable {name} is not set")
     elif given == ["token_file"]:
-        token = _file(texts["token_file"], source)
+        token = read_secret_file(texts["token_file"], source)
     else:
         token = texts["token"].strip()
     if not token.isascii() or not token.isprintable():
         raise SettingsError(f"{source}: the token holds characters that no header can carry")
-    return token
-
-
-def _file(path: str, source: str) -> str:
-    try:
-        with open(os.path.expanduser(path), encoding="utf-8") as file:
-            token = file.read().strip()
-    except OSError as ex:
-        raise SettingsError(f'{source}: read "{path}": {ex.strerror}') from ex
-    except ValueError as ex:
-        raise SettingsError(f'{source}: "{path}" is no text file') from ex
-    if not token:
-        raise SettingsError(f'{source}: "{path}" is empty')
     return token

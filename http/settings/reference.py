@@ -9,6 +9,7 @@ from aigateway.http.settings._indexed_env import MAX_KEYS
 from aigateway.http.settings._option import Option
 from aigateway.http.settings.provider_build import DEFAULT_BASE_URLS
 from aigateway.http.settings.provider_env import NAME_PATTERN
+from aigateway.http.settings.secret_sources import secret_variables
 from aigateway.http.settings.table import GROUPS, OPTIONS
 
 __all__ = ["FIELDS", "reference"]
@@ -52,9 +53,37 @@ introspection:
     address: 0.0.0.0:2112
 ```
 
-Options marked "reload" follow a SIGHUP; the others need a restart. Names that begin with
+Options marked "reload" follow a SIGHUP; those marked "restart" change with a restart only. At a
+reload the YAML file and the files with secrets are read and commands are run again; flags and
+variables belong to the process and stay what they were at its start. Names that begin with
 `CODER_AIBRIDGE_`, `--aibridge-` and `aibridge.` are older names of the options whose flag begins
 with `--ai-gateway-`. They still work, with a warning; where both are set the newer wins.
+"""
+
+_SECRETS = """\
+## Secrets
+
+No secret needs to stand in a variable or in the YAML file. Each variable of a secret, those of
+numbered providers included, has two companions:
+
+| variable | |
+|---|---|
+| `…_FILE` | A file that holds it. |
+| `…_COMMAND` | A command that writes it within 30 s; run without a shell. |
+
+```sh
+CODER_AI_GATEWAY_PROVIDER_0_KEY_FILE=/run/secrets/anthropic
+CODER_AI_GATEWAY_OPENAI_KEY_COMMAND="vault kv get -field=key secret/openai"
+```
+
+Space around the secret is dropped; a list (`KEYS_FILE`) has commas or lines between its keys. A
+file that is missing or empty, or a command that fails, stops the start; at a reload the gateway
+goes on as before and says why.
+
+To rotate a secret, change the file: within a few seconds the gateway reloads, without a restart and
+without a cut stream, as after a SIGHUP. That holds for the file in `--key-file`, too. What commands
+say is asked again at a SIGHUP.
+
 """
 
 _PROVIDERS = """\
@@ -73,6 +102,21 @@ CODER_AI_GATEWAY_PROVIDER_1_TYPE=openai-compat
 CODER_AI_GATEWAY_PROVIDER_1_NAME=vllm
 CODER_AI_GATEWAY_PROVIDER_1_BASE_URL=http://vllm.internal:8000/v1
 CODER_AI_GATEWAY_PROVIDER_1_KEY=secret
+```
+
+The same in the YAML file, where fields are in lower case and numbers follow from the order; keys
+best come from [files or commands](#secrets). Both ways at once are refused.
+
+```yaml
+ai_gateway:
+  providers:
+    - type: anthropic
+      keys_file: /run/secrets/anthropic-keys
+    - type: openai-compat
+      name: vllm
+      base_url: http://vllm.internal:8000/v1
+      key_command: vault kv get -field=key secret/vllm
+      models: [qwen*, "gpt-oss-*"]
 ```
 
 {fields}
@@ -134,7 +178,7 @@ FIELDS = {
 
 def reference() -> str:
     """The page as Markdown."""
-    return "\n".join([_HEAD, *_groups(), _providers()])
+    return "\n".join([_HEAD, *_groups(), _SECRETS + _providers()])
 
 
 def _groups() -> Iterator[str]:
@@ -148,14 +192,19 @@ def _groups() -> Iterator[str]:
         yield ""
 
 
+def _has_companions(row: Option) -> bool:
+    return bool(set(row.envs) & secret_variables(OPTIONS))
+
+
 def _cells(row: Option) -> tuple[str, ...]:
     default = row.default_note.replace("|", "\\|") or (f"`{row.default}`" if row.default else "")
     note = "".join(
         (
             row.help.replace("|", "\\|"),
             " Secret." if row.secret else "",
+            f" `{row.envs[0]}_FILE` names a file with it." if _has_companions(row) else "",
             " Hidden in the help." if row.hidden else "",
-            " (reload)" if row.reloadable else "",
+            " (reload)" if row.reloadable else " (restart)",
         )
     )
     return (

@@ -577,6 +577,8 @@ class Settings:
     """The gateway key, from --key or from the file."""
     provider_environ: Mapping[str, str] = field(factory=dict, repr=False)
     """Everything that configures providers, under the names of environment variables."""
+    secret_files: tuple[str, ...] = ()
+    """Files with secrets, which are watched: one that changes is a reason to reload."""
     sources: Mapping[str, Source] = field(factory=dict, repr=False)
     """Where the value of each option came from, by option name."""
     warnings: tuple[OptionWarning, ...] = field(default=(), repr=False)
@@ -590,8 +592,6 @@ class Settings:
         ]
         if self.mcp_servers != newer.mcp_servers:
             changed.append(YAML_KEY)
-        if self.gateway_key != newer.gateway_key and "--key" not in changed:
-            changed.append("--key-file")
         return changed
 
     @property

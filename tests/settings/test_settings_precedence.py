@@ -217,15 +217,6 @@ def test_a_reload_names_what_needs_a_restart() -> None:
     assert old.needing_restart(old) == []
 
 
-def test_a_new_gateway_key_in_the_same_file_needs_a_restart(tmp_path: Path) -> None:
-    file = tmp_path / "key"
-    environ = {"CODER_URL": "http://coderd.example", "CODER_AI_GATEWAY_KEY_FILE": str(file)}
-    file.write_text("one")
-    old = load({}, environ)
-    file.write_text("two")
-    assert old.needing_restart(load({}, environ)) == ["--key-file"]
-
-
 def test_secrets_do_not_show_in_the_repr_of_settings(tmp_path: Path) -> None:
     settings = load(
         {"url": "http://coderd.example"},
