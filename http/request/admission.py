@@ -68,7 +68,12 @@ def present(call: Call, settings: Settings) -> Presented:
         if inbound.method == "HEAD":
             log.info("unauthenticated HEAD request", path=inbound.shown_path)
         else:
-            log.warning("no auth key provided", method=inbound.method, path=inbound.shown_path)
+            log.warning(
+                "no auth key provided",
+                method=inbound.method,
+                path=inbound.shown_path,
+                client_ip=inbound.client_ip,
+            )
         raise plain(400, "no authentication key provided", reason=Reason.NO_KEY)
     call.proxy_id = presented.request_id
     inbound.token = presented.token
@@ -111,6 +116,7 @@ def authorize(call: Call, presented: Presented, runtime: Runtime, max_wait: floa
             method=call.inbound.method,
             path=call.inbound.shown_path,
             auth_mode=call.auth_mode,
+            client_ip=call.inbound.client_ip,
         )
         raise plain(
             answer.status,

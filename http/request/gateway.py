@@ -14,6 +14,7 @@ from aigateway.http.logs import write_line
 from aigateway.http.metrics.reasons import REASONS, Reason
 from aigateway.http.request.answers import Answer, plain
 from aigateway.http.request.call import Call, Trace
+from aigateway.http.request.client_address import ClientAddresses
 from aigateway.http.request.inbound import REQUEST_ID_HEADER, ClientVanished, Inbound, request_id_of
 from aigateway.http.request.pipeline import INTERCEPTION_HEADER, Pipeline
 from aigateway.http.request.refusals import dialect_of, shaped
@@ -52,6 +53,9 @@ class Gateway:
 
     def __init__(self, runtime: Runtime, settings: Settings) -> None:
         self._runtime = runtime
+        self._addresses: ClientAddresses | None = None
+        if settings.trusted_proxies:
+            self._addresses = ClientAddresses(settings.trusted_proxies)
         self.metrics = _metrics(settings)
         self.tracing = _tracing(settings)
         self.pipeline = Pipeline(runtime, settings, self.metrics)
@@ -64,6 +68,9 @@ class Gateway:
         self._runtime.start()
         front: Front = req.env[FRONT]
         call = Call(Inbound.of(req.env), time.monotonic())
+        if self._addresses is not None:
+            inbound = call.inbound
+            inbound.client_ip = self._addresses.of(inbound.peer_ip, inbound.headers)
         call.request_id = request_id_of(call.inbound)
         # On every line that is logged while this request is served; the next one on this
         # connection, or in this thread, puts its own in the place.
@@ -231,6 +238,7 @@ def _log(call: Call, status: int, how: Finished, seconds: float, overhead: float
         "method": inbound.method,
         "path": inbound.shown_path,
         "status": status,
+        "client_ip": inbound.client_ip,
         "outcome": how.outcome,
         "reason": call.reason,
         "rule": call.rule,

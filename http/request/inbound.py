@@ -203,6 +203,8 @@ class Inbound:
     query: str
     headers: HeaderList
     client_ip: str
+    """Of whoever is at the other end of the connection, until
+    :class:`~aigateway.http.request.client_address.ClientAddresses` has looked behind proxies."""
     scheme: str
     host: str
     environ: dict[str, Any]
@@ -242,6 +244,12 @@ class Inbound:
         """The first value of a header without surrounding space, or nothing."""
         values = self.headers.by_name.get(name.lower())
         return values[0] if values else ""
+
+    @property
+    def peer_ip(self) -> str:
+        """Who is at the other end of the connection."""
+        peer: str = self.environ.get("REMOTE_ADDR", "")
+        return peer
 
     @property
     def shown_path(self) -> str:

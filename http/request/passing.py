@@ -101,7 +101,7 @@ class Passing:
             own_key=own is not None,
             passthrough=True,
             forwarded=self._settings.send_forwarded_headers,
-            client_ip=inbound.client_ip,
+            client_ip=inbound.peer_ip,
             scheme=inbound.scheme,
             host=inbound.host,
         )

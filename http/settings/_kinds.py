@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -401,6 +402,26 @@ REGEXES = Kind(
     _regexes_text,
     _regexes_yaml,
     ",".join,
+    is_list=True,
+    empty=(),
+)
+
+
+def _networks(value: Any) -> tuple[IPv4Network | IPv6Network, ...]:
+    words = _words(value)
+    try:
+        return tuple(ip_network(word) for word in words if word)
+    except ValueError as ex:
+        raise _DetailError(str(ex)) from None
+
+
+NETWORKS = Kind(
+    "network list",
+    "NETWORK,...",
+    "a list of addresses or networks, such as 10.0.0.0/8,2001:db8::/32",
+    _networks,
+    _networks,
+    lambda networks: ",".join(map(str, networks)),
     is_list=True,
     empty=(),
 )

@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from functools import partial
+from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING
 
 from attrs import field, frozen
@@ -21,6 +22,7 @@ from aigateway.http.settings._kinds import (
     DURATION,
     HEADER,
     HEADERS,
+    NETWORKS,
     PATH,
     REGEXES,
     SIZE,
@@ -141,6 +143,12 @@ class Settings:
     )
     http_address: str = _gateway(
         ADDRESS, "127.0.0.1:4001", help="Address to serve on. Port 0 takes a free port."
+    )
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = _gateway(
+        NETWORKS,
+        reloadable=True,
+        help="Networks of the proxies before the gateway: what they say in X-Forwarded-For is the"
+        " client's address.",
     )
     config: str = _gateway(
         PATH, short="-c", env="CODER_CONFIG_PATH", yaml="", help="YAML file with settings."

@@ -86,9 +86,31 @@ def test_an_intercepted_request(any_gateway: GatewayProcess, provider: ScriptedP
         "provider": "anthropic",
         "model": "claude-x",
         "status": 200,
+        "client_ip": "127.0.0.1",
         "outcome": "complete",
         "bytes": len(got.content),
     }
+
+
+def test_behind_proxies_a_client_has_its_own_address_and_rate(
+    tmp_path: Path, provider: ScriptedProvider
+) -> None:
+    options = ["--trusted-proxies", "127.0.0.0/8,10.0.0.0/8", "--ai-gateway-rate-limit", "1"]
+    with GatewayProcess(tmp_path, [Upstream("anthropic", provider.url)], options) as gateway:
+
+        def told(forwarded: str) -> tuple[int, dict[str, Any]]:
+            headers = {"X-Forwarded-For": forwarded}
+            got = requests.get(f"{gateway.url}{PATH}", headers=headers, timeout=30)
+            return got.status_code, line_of(gateway, got.headers[ID])
+
+        for number in range(1, 4):
+            status, line = told(f"6.6.6.6, 192.0.2.{number}, 10.0.0.1")
+            assert (status, line["client_ip"]) == (400, f"192.0.2.{number}")
+            assert line["reason"] == "no_key"
+        # However many addresses one client makes up, it is the same client.
+        with ThreadPoolExecutor(10) as pool:
+            seen = [*pool.map(lambda number: told(f"6.6.6.{number}, 192.0.2.9"), range(20))]
+        assert "rate_limited" in {line["reason"] for _, line in seen}
 
 
 def test_a_request_that_is_passed_through(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from aigateway.http.settings._kinds import (
     BOOL,
     DURATION,
     HEADER,
+    NETWORKS,
     PATH,
     REGEXES,
     SIZE,
@@ -56,6 +58,9 @@ GOOD = [
     (SIZE, 77, 77),
     (STRING, "", ""),
     (STRING, "a b", "a b"),
+    (NETWORKS, "", ()),
+    (NETWORKS, "10.0.0.0/8, ::1", (ip_network("10.0.0.0/8"), ip_network("::1/128"))),
+    (NETWORKS, ["192.0.2.1"], (ip_network("192.0.2.1/32"),)),
     (PATH, "", ""),
     (PATH, "/x", "/x"),
     (choice("a", "b"), "b", "b"),
@@ -111,6 +116,9 @@ BAD: list[tuple[Kind, Any]] = [
     (STRING, "a\0b"),
     (PATH, ["x"]),
     (choice("a"), "c"),
+    (NETWORKS, "10.0.0.1/8"),
+    (NETWORKS, "proxy.example"),
+    (NETWORKS, [["10.0.0.0/8"]]),
     (HEADER, "a b"),
     (HEADER, "a:"),
     (ADDRESS, ""),
