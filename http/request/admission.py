@@ -65,9 +65,7 @@ def present(call: Call, settings: Settings) -> Presented:
         raise too_large(settings.max_body_size) from ex
     presented = extract(with_query_key(inbound.headers, inbound.query))
     if presented is None:
-        if inbound.method == "HEAD":
-            log.info("unauthenticated HEAD request", path=inbound.shown_path)
-        else:
+        if inbound.method != "HEAD":
             log.warning(
                 "no auth key provided",
                 method=inbound.method,

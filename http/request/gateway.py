@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 import falcon
+import structlog
 from structlog.contextvars import bind_contextvars
 
 from aigateway.actors.codec.headers import Headers
@@ -31,6 +32,8 @@ __all__ = ["FRONT", "Front", "Gateway"]
 FRONT = "aigateway.front"
 """WSGI environment key for the request's :class:`Front`."""
 BUFFERING = "X-Accel-Buffering"
+
+log = structlog.get_logger("ai-gateway")
 
 
 class Front(Protocol):
@@ -252,6 +255,10 @@ def _log(call: Call, status: int, how: Finished, seconds: float, overhead: float
         "aibridgeproxy_id": call.proxy_id,
     }
     shown = {name: value for name, value in fields.items() if value != ""}
+    if inbound.method == "HEAD" and call.reason == Reason.NO_KEY:
+        # How clients look whether anybody is there: no news.
+        log.debug("request", **shown)
+        return
     write_line("info", "ai-gateway", "request", shown)
 
 

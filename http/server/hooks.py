@@ -46,12 +46,14 @@ log = structlog.get_logger("ai-gateway")
 def when_ready(server: Any) -> None:
     """In the master: the listeners are there."""
     settings = server.app.settings
+    # Without a deployment there is nothing to name.
+    deployment = {"coder_url": settings.url} if settings.url and not settings.local else {}
     for listener in server.LISTENERS:
         host, port = listener.sock.getsockname()[:2]
         log.info(
             "standalone AI Gateway listening",
             address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
-            coder_url=settings.url or None,
+            **deployment,
             tls=settings.uses_tls,
             workers=server.num_workers,
             pid=os.getpid(),

@@ -27,6 +27,7 @@ from gunicorn.http.wsgi import Response
 
 from aigateway.actors.upstream.waiting import patient
 from aigateway.http.request.inbound import Pace
+from aigateway.http.server.wrong_protocol import begins_tls, note_tls
 
 __all__ = [
     "GatewayRequest",
@@ -281,12 +282,19 @@ class GatewayUnreader(SocketUnreader):  # type: ignore[misc]  # gunicorn has no 
     def __init__(self, sock: Any) -> None:
         super().__init__(patient(sock))
         self._plain = sock
+        self._begun = False
         self.pace: Pace | None = None
         """Of the body that is being read."""
 
     def chunk(self, size_hint: int | None = None) -> bytes:
         if self.pace is None:
             data: bytes = super().chunk(size_hint)
+            if not self._begun:
+                self._begun = True
+                if begins_tls(data):
+                    note_tls(self._plain)
+                    # As if it had left: it understands nothing that could be said.
+                    return b""
             return data
         size = max(self.mxchunk, min(size_hint or 0, self.max_body_chunk))
         return self.pace.receive(self._plain, size)

@@ -22,6 +22,7 @@ from aigateway.http.server.ending import BACKLOG, LINGER, Ending, EndingWorker, 
 from aigateway.http.server.open_files import OUT_OF_FILES, PAUSE, FileShortage
 from aigateway.http.server.parts import use_own_parts
 from aigateway.http.server.quiet_errors import QuietErrors
+from aigateway.http.server.wrong_protocol import begins_tls, note_plain, note_tls
 
 __all__ = ["GatewayThreadWorker"]
 
@@ -168,6 +169,10 @@ class GatewayThreadWorker(QuietErrors, EndingWorker, ThreadWorker):  # type: ign
                     self._drop(conn)
                     return False
                 data += arrived
+                if self._tls is None and not head.searched and begins_tls(data):
+                    note_tls(conn.sock)
+                    self._drop(conn)
+                    return False
             if data.find(_END, head.searched) < 0:
                 conn.sock.send(_TOO_LARGE)
                 self._drop(conn)
@@ -180,6 +185,7 @@ class GatewayThreadWorker(QuietErrors, EndingWorker, ThreadWorker):  # type: ign
             return True
         except (OSError, ValueError) as ex:
             # A client that fails its handshake, or leaves: its own affair.
+            note_plain(ex, conn.sock)
             self.log.debug("connection ended before a request: %s", ex)
             self._drop(conn)
             return False

@@ -22,6 +22,7 @@ from aigateway.http.server.ending import BACKLOG, LINGER, Ending, EndingWorker, 
 from aigateway.http.server.open_files import OUT_OF_FILES, PAUSE, FileShortage
 from aigateway.http.server.parts import use_own_parts
 from aigateway.http.server.quiet_errors import QuietErrors
+from aigateway.http.server.wrong_protocol import note_plain
 
 __all__ = ["GatewayWorker"]
 
@@ -179,6 +180,7 @@ class GatewayWorker(QuietErrors, EndingWorker, GeventWorker):  # type: ignore[mi
                 return True
         except (ssl.SSLError, OSError) as ex:
             # A client that fails its handshake, or leaves in it: its own affair.
+            note_plain(ex, sock)
             self.log.debug("TLS handshake: %s", ex)
         sock.close()
         return False
