@@ -9,15 +9,16 @@ from typing import Any
 import pykka
 from attrs import field, frozen
 
+from aigateway.actors.actor.base import Watcher
 from aigateway.actors.mcp.shelf import ToolShelf, ToolTroubles
 from aigateway.actors.providers.provider import ProviderLimits
 
 __all__ = ["GatewayPlan", "StartControlPlane", "StartMcp"]
 
-StartControlPlane = Callable[[str, Any], pykka.ActorRef[Any]]
+StartControlPlane = Callable[[str, Watcher], pykka.ActorRef[Any]]
 """Starts the control plane actor for a role and a watcher."""
 
-StartMcp = Callable[[str, Any], pykka.ActorRef[Any]]
+StartMcp = Callable[[str, Watcher], pykka.ActorRef[Any]]
 """Starts the actor that finds and runs injected tools, likewise."""
 
 

@@ -18,10 +18,10 @@ import pykka
 import structlog
 from attrs import Factory, define, frozen
 
-from aigateway.actors.actor.base import Crash, GatewayActor
+from aigateway.actors.actor.base import Asked, Crash, GatewayActor, Watcher, ask_quietly
 from aigateway.actors.actor.tree import ActorHistory, ActorTree, provider_role
 from aigateway.actors.control.messages import ProvidersChanged, SubscribeProviders
-from aigateway.actors.mcp.messages import GetMcpState, LeftOut, McpState
+from aigateway.actors.mcp.messages import GetMcpState, LeftOut
 from aigateway.actors.plan import GatewayPlan
 from aigateway.actors.providers.keypool import Rest
 from aigateway.actors.providers.messages import GetProviderState, ProviderState, Retire
@@ -47,6 +47,8 @@ MAX_LEFT_OUT = 50
 """Lines for tools that are not offered."""
 SHOWN_RESTS = 20
 """Rests of one key that are listed."""
+PATIENCE = 1.0
+"""Seconds for an actor to say how it is."""
 SWEEP_EVERY = 1.0
 """Seconds between looks for actors that died without a word."""
 LANDING = 1.0
@@ -68,12 +70,12 @@ class ActorInfo:
 
 
 @frozen
-class ListActors:
+class ListActors(Asked[tuple[ActorInfo, ...]]):
     """Asked: answers a tuple of :class:`ActorInfo`."""
 
 
 @frozen
-class RestartActor:
+class RestartActor(Asked[bool]):
     """Asked: restart one actor; answers True, or False for an unknown role.
 
     ``crash`` ends it as an error in its code would, for rehearsals.
@@ -84,7 +86,7 @@ class RestartActor:
 
 
 @frozen
-class StopAll:
+class StopAll(Asked[None]):
     """Asked: stop all actors, the recorder last; answers None when they are gone."""
 
 
@@ -126,7 +128,7 @@ class Supervisor(GatewayActor):
         plan: GatewayPlan,
         tree: ActorTree,
         give_up: Callable[[str], None],
-        watcher: Any = None,
+        watcher: Watcher | None = None,
     ) -> None:
         super().__init__("supervisor", watcher)
         self._plan = plan
@@ -151,7 +153,7 @@ class Supervisor(GatewayActor):
             self._sweeper.cancel()
         self._stop_children()
 
-    def receive(self, message: Any) -> Any:
+    def receive(self, message: object) -> object:
         match message:
             case ProvidersChanged():
                 self._providers_changed(message.providers)
@@ -256,7 +258,7 @@ class Supervisor(GatewayActor):
             delay=delay,
         )
         child.starting = True
-        self._later(delay, _Start(child.role))
+        self.later(delay, _Start(child.role))
 
     def _sweep(self) -> None:
         for child in list(self._children.values()):
@@ -343,13 +345,7 @@ class Supervisor(GatewayActor):
         return tuple(infos)
 
     def _schedule_sweep(self) -> None:
-        self._sweeper = self._later(SWEEP_EVERY, _Sweep())
-
-    def _later(self, delay: float, message: Any) -> Timer:
-        timer = Timer(delay, _tell_quietly, (self.actor_ref, message))
-        timer.daemon = True
-        timer.start()
-        return timer
+        self._sweeper = self.later(SWEEP_EVERY, _Sweep())
 
 
 _STOP_ORDER = {"control-plane": 1, "recorder": 2}
@@ -363,32 +359,40 @@ def _describe(child: _Child) -> list[ActorInfo]:
     detail = ""
     workers: list[ActorInfo] = []
     if ref is not None and state == "running":
-        question: Any = {"recorder": GetSpoolStats(), "mcp": GetMcpState()}.get(child.role)
-        if child.role.startswith("provider/"):
-            question = GetProviderState()
-        answer = _ask_quietly(ref, question) if question is not None else None
-        if isinstance(answer, ProviderState):
-            detail = (
-                f"busy={answer.busy} idle={answer.idle} draining={answer.draining}"
-                f" waiting={answer.waiting}"
-            )
-            workers = [
-                *_resting_keys(child.role, answer),
-                *(
-                    ActorInfo(w.role, w.state, 0, 0, detail=f"exchanges={w.exchanges}")
-                    for w in answer.workers
-                ),
-            ]
-        elif isinstance(answer, McpState):
-            detail = (
-                f"users={answer.users} sessions={answer.sessions} listeners={answer.listeners}"
-                f" left_out={len(answer.left_out)}"
-            )
-            workers = [_left_out(tool) for tool in answer.left_out[:MAX_LEFT_OUT]]
-        elif answer is not None:
-            detail = f"spooled={answer.depth} dead_letters={answer.dead_letters}"
+        detail, workers = _say(child.role, ref)
     first = ActorInfo(child.role, state, child.restarts, inbox, child.last_error, detail)
     return [first, *workers]
+
+
+def _say(role: str, ref: pykka.ActorRef[Any]) -> tuple[str, list[ActorInfo]]:
+    """What an actor says of itself, and a line for each of those that it speaks for."""
+    if role == "recorder":
+        if (spooled := ask_quietly(ref, GetSpoolStats(), PATIENCE)) is not None:
+            return f"spooled={spooled.depth} dead_letters={spooled.dead_letters}", []
+    elif role == "mcp":
+        if (tools := ask_quietly(ref, GetMcpState(), PATIENCE)) is not None:
+            detail = (
+                f"users={tools.users} sessions={tools.sessions} listeners={tools.listeners}"
+                f" left_out={len(tools.left_out)}"
+            )
+            return detail, [_left_out(tool) for tool in tools.left_out[:MAX_LEFT_OUT]]
+    elif role.startswith("provider/"):
+        return _say_of_provider(role, ref)
+    return "", []
+
+
+def _say_of_provider(role: str, ref: pykka.ActorRef[Any]) -> tuple[str, list[ActorInfo]]:
+    state = ask_quietly(ref, GetProviderState(), PATIENCE)
+    if state is None:
+        return "", []
+    detail = (
+        f"busy={state.busy} idle={state.idle} draining={state.draining} waiting={state.waiting}"
+    )
+    workers = [
+        ActorInfo(worker.role, worker.state, 0, 0, detail=f"exchanges={worker.exchanges}")
+        for worker in state.workers
+    ]
+    return detail, [*_resting_keys(role, state), *workers]
 
 
 def _serves(config: ProviderConfig) -> bool:
@@ -438,15 +442,3 @@ def _told(rest: Rest, now: float) -> str:
     until = datetime.fromtimestamp(now + rest.remaining, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     what = "everything" if rest.subject is None else str(rest.subject)
     return f"{what} until {until} ({rest.reason})"
-
-
-def _ask_quietly(ref: pykka.ActorRef[Any], message: Any) -> Any:
-    try:
-        return ref.ask(message, timeout=1)
-    except (pykka.ActorDeadError, pykka.Timeout):
-        return None
-
-
-def _tell_quietly(ref: pykka.ActorRef[Any], message: Any) -> None:
-    if ref.is_alive():
-        ref.tell(message)

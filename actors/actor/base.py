@@ -41,12 +41,17 @@ from aigateway.actors.actor.activity import ActorActivity, ActorState, enlist, s
 __all__ = [
     "ActorDied",
     "AlreadySet",
+    "Asked",
     "Crash",
     "GatewayActor",
     "Interrupted",
     "Probe",
+    "Question",
     "Reply",
     "Turn",
+    "Watcher",
+    "ask",
+    "ask_quietly",
     "complete",
     "fail",
     "new_reply",
@@ -199,7 +204,14 @@ class Reply(Generic[T]):
             turn.give()
 
 
-def new_reply() -> Reply[Any]:
+class Question(Protocol[T]):
+    """A message that is told, and whose reply gets a ``T``."""
+
+    @property
+    def reply(self) -> Reply[T]: ...
+
+
+def new_reply() -> Reply[T]:
     """Make one for the ``reply`` field of a message."""
     return Reply()
 
@@ -264,11 +276,33 @@ class Probe:
         self.sent_at = time.monotonic()
 
 
-class _Watcher(Protocol):
-    def __call__(self, actor: GatewayActor, error: BaseException | None) -> None: ...
+class Asked(Generic[T]):
+    """The base of messages that are asked, not told: the actor answers a ``T`` at once."""
+
+    __slots__ = ()
 
 
-def tell_quietly(ref: pykka.ActorRef[Any] | None, message: Any) -> bool:
+class Watcher(Protocol):
+    """Is told of an actor's end, and of what it died of, if it did."""
+
+    def __call__(self, actor: GatewayActor, error: BaseException | None, /) -> None: ...
+
+
+def ask(ref: pykka.ActorRef[Any], question: Asked[T], timeout: float) -> T:
+    """Wait up to ``timeout`` seconds for an answer.  Raises pykka's ActorDeadError and Timeout."""
+    answer: T = ref.ask(question, block=True, timeout=timeout)
+    return answer
+
+
+def ask_quietly(ref: pykka.ActorRef[Any] | None, question: Asked[T], timeout: float) -> T | None:
+    """Ask an actor that may be gone or busy; None when no answer comes in time."""
+    if ref is not None:
+        with contextlib.suppress(pykka.ActorDeadError, pykka.Timeout):
+            return ask(ref, question, timeout)
+    return None
+
+
+def tell_quietly(ref: pykka.ActorRef[Any] | None, message: object) -> bool:
     """Tell an actor that may be gone; say whether it was told."""
     if ref is None:
         return False
@@ -327,7 +361,7 @@ class GatewayActor(pykka.ThreadingActor):
 
     use_daemon_thread = True
 
-    def __init__(self, role: str, watcher: _Watcher | None = None) -> None:
+    def __init__(self, role: str, watcher: Watcher | None = None) -> None:
         super().__init__()
         self.role = role
         self._watcher = watcher
@@ -341,7 +375,7 @@ class GatewayActor(pykka.ThreadingActor):
     def started(self) -> None:
         """Run in the actor's own thread before the first message."""
 
-    def receive(self, message: Any) -> Any:
+    def receive(self, message: object) -> object:
         """Handle one message; the return value answers an ``ask``."""
         raise NotImplementedError
 
@@ -353,7 +387,7 @@ class GatewayActor(pykka.ThreadingActor):
 
     # -- what they may use
 
-    def later(self, delay: float, message: Any) -> threading.Timer:
+    def later(self, delay: float, message: object) -> threading.Timer:
         """Tell this actor ``message`` in ``delay`` seconds, unless the timer is cancelled."""
         timer = threading.Timer(delay, tell_quietly, (self.actor_ref, message))
         timer.daemon = True
@@ -380,7 +414,7 @@ class GatewayActor(pykka.ThreadingActor):
     # -- pykka's hooks
 
     @staticmethod
-    def _create_actor_inbox() -> Any:
+    def _create_actor_inbox() -> _Inbox:
         return _Inbox()
 
     def on_start(self) -> None:
@@ -390,12 +424,12 @@ class GatewayActor(pykka.ThreadingActor):
             raise self._die(ex) from ex
         self._begun = True
 
-    def on_receive(self, message: Any) -> Any:
+    def on_receive(self, message: object) -> object:
         self._in_hand = (type(message).__name__, time.monotonic())
         try:
             if isinstance(message, Crash):
                 raise CrashedOnRequest(self.role)
-            answer = None
+            answer: object = None
             if isinstance(message, Probe):
                 complete(message.reply, time.monotonic() - message.sent_at)
             else:
@@ -450,7 +484,7 @@ class GatewayActor(pykka.ThreadingActor):
                 self._watcher(self, self._died_of)
 
 
-def _fail_reply(message: Any, text: str, *, in_hand: bool = False) -> None:
+def _fail_reply(message: object, text: str, *, in_hand: bool = False) -> None:
     """Tell who waits for an answer to ``message``, which may know whether work was begun."""
     sent = bool(getattr(message, "sent", False))
     fail(getattr(message, "reply", None), ActorDied(text, sent=sent, in_hand=in_hand))

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from attrs import evolve, field, frozen
 
-from aigateway.actors.actor.base import Reply
+from aigateway.actors.actor.base import Asked, Reply
 
 __all__ = [
     "CallTool",
@@ -243,7 +243,7 @@ class McpState:
 
 
 @frozen
-class GetMcpState:
+class GetMcpState(Asked[McpState]):
     """Asked: answers :class:`McpState`."""
 
 

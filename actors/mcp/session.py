@@ -21,7 +21,7 @@ import pykka
 import structlog
 from attrs import evolve, frozen
 
-from aigateway.actors.actor.base import GatewayActor, tell_quietly
+from aigateway.actors.actor.base import GatewayActor, Watcher, tell_quietly
 from aigateway.actors.control.messages import McpServer
 from aigateway.actors.mcp import conversation
 from aigateway.actors.mcp.calls import (
@@ -161,7 +161,7 @@ class McpSession(GatewayActor):
     def __init__(
         self,
         role: str,
-        watcher: Any,
+        watcher: Watcher,
         *,
         owner: pykka.ActorRef[Any],
         server: McpServer,
@@ -185,7 +185,7 @@ class McpSession(GatewayActor):
         self._timer_at = 0.0
         self._closing = self._leaving = False
 
-    def receive(self, message: Any) -> Any:
+    def receive(self, message: object) -> None:
         match message:
             case Call():
                 self._take_call(message)
@@ -428,10 +428,10 @@ class McpSession(GatewayActor):
     def _thread(self, work: Callable[..., None], *args: Any) -> None:
         threading.Thread(target=work, args=args, name=self.role, daemon=True).start()
 
-    def _tell(self, message: Any) -> None:
+    def _tell(self, message: object) -> None:
         tell_quietly(self.actor_ref, message)
 
-    def _tell_owner(self, message: Any) -> None:
+    def _tell_owner(self, message: object) -> None:
         tell_quietly(self._owner, message)
 
     def _as_error(self, error: Exception) -> McpError:

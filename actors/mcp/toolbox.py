@@ -12,7 +12,7 @@ import pykka
 import structlog
 from attrs import Factory, define, field
 
-from aigateway.actors.actor.base import tell_quietly
+from aigateway.actors.actor.base import Watcher, tell_quietly
 from aigateway.actors.control.messages import McpConfiguration, McpServer
 from aigateway.actors.mcp.calls import Close, Connect, Listen, TokenRefused
 from aigateway.actors.mcp.definitions import ToolDefinition
@@ -185,7 +185,7 @@ class Sessions:
         self,
         role: str,
         owner: pykka.ActorRef[Any],
-        watcher: Any,
+        watcher: Watcher,
         *,
         connect_timeout: float,
         listeners: int,

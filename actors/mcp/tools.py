@@ -14,13 +14,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import pykka
 import structlog
 from attrs import evolve, frozen
 
-from aigateway.actors.actor.base import GatewayActor, Reply, complete, fail, tell_quietly
+from aigateway.actors.actor.base import GatewayActor, Reply, Watcher, complete, fail, tell_quietly
 from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.control.messages import (
     GetMcpConfiguration,
@@ -60,6 +60,9 @@ __all__ = [
 ]
 
 
+T = TypeVar("T")
+
+
 @frozen
 class Configured:
     key: UserKey
@@ -83,14 +86,14 @@ class Sweep:
     pass
 
 
-class TellingReply(Reply[Any]):
+class TellingReply(Reply[T]):
     """Calls ``told`` with the answer, or with the exception that came instead."""
 
-    def __init__(self, told: Callable[[Any], None]) -> None:
+    def __init__(self, told: Callable[[T | BaseException], None]) -> None:
         super().__init__()
         self._told = told
 
-    def set(self, value: Any = None) -> None:
+    def set(self, value: T) -> None:
         super().set(value)
         self._told(value)
 
@@ -106,7 +109,7 @@ class ResultReply(Reply[ToolResult]):
         super().__init__()
         self._reply, self._server, self._tool = reply, server, tool
 
-    def set(self, value: Any = None) -> None:
+    def set(self, value: ToolResult) -> None:
         super().set(value)
         complete(self._reply, value)
 
@@ -138,7 +141,7 @@ class McpTools(GatewayActor):
     def __init__(
         self,
         role: str,
-        watcher: Any,
+        watcher: Watcher,
         *,
         tree: ActorTree,
         ca_file: str = "",
@@ -181,7 +184,7 @@ class McpTools(GatewayActor):
         self._shelf.clear()
         self._schedule_sweep()
 
-    def receive(self, message: Any) -> Any:
+    def receive(self, message: object) -> object:
         match message:
             case GetTools():
                 self._get_tools(message)
@@ -327,7 +330,7 @@ class McpTools(GatewayActor):
         self._due.append((time.monotonic() + self._limits.tools_wait, user.key, load))
         self._set_timer()
 
-        def told(answer: Any) -> None:
+        def told(answer: McpConfiguration | Unavailable | BaseException) -> None:
             self._tell(Configured(user.key, load, answer))
 
         control_plane = self._tree.find("control-plane")
@@ -512,5 +515,5 @@ class McpTools(GatewayActor):
     def _schedule_sweep(self) -> None:
         self._sweeper = self.later(SWEEP_EVERY, Sweep())
 
-    def _tell(self, message: Any) -> None:
+    def _tell(self, message: object) -> None:
         tell_quietly(self.actor_ref, message)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import structlog
 from attrs import evolve
 
+from aigateway.actors.actor.base import tell_quietly
 from aigateway.actors.actor.tree import ActorTree, provider_role
 from aigateway.actors.providers.jobs import Job
 from aigateway.actors.providers.messages import Perform
 from aigateway.actors.providers.request import AbandonedAttempt, can_stand_in, chain_of
 from aigateway.actors.providers.steps import FallBack
-from aigateway.actors.providers.workers import tell
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.actors.values.sharing import ranked
 
@@ -95,6 +95,6 @@ def _told(
         if not can_stand_in(other, own, perform.request):
             log.debug("provider passed over", provider=name, model=perform.request.model)
             continue
-        if tell(ref, evolve(perform, then=names[place:])):
+        if tell_quietly(ref, evolve(perform, then=names[place:])):
             return True
     return False

@@ -10,12 +10,18 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import structlog
 from attrs import evolve
 
-from aigateway.actors.actor.base import ActorDied, GatewayActor, complete, fail
+from aigateway.actors.actor.base import (
+    ActorDied,
+    GatewayActor,
+    Watcher,
+    complete,
+    fail,
+    tell_quietly,
+)
 from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.interception.routes import upstream_url
 from aigateway.actors.providers.agenda import Alarm
@@ -53,7 +59,6 @@ from aigateway.actors.providers.workers import (
     WorkerConfig,
     Workers,
     let_go_of_exchanges,
-    tell,
 )
 from aigateway.actors.upstream.connect import Connector
 from aigateway.actors.upstream.endpoint import Endpoint
@@ -77,7 +82,7 @@ class Provider(GatewayActor):
     def __init__(
         self,
         role: str,
-        watcher: Any,
+        watcher: Watcher,
         *,
         config: ProviderConfig,
         limits: ProviderLimits,
@@ -147,7 +152,7 @@ class Provider(GatewayActor):
 
     # -- messages
 
-    def receive(self, message: Any) -> Any:
+    def receive(self, message: object) -> object:
         match message:
             case Perform():
                 self._perform(message)
@@ -330,7 +335,7 @@ class Provider(GatewayActor):
         # In the dying worker's own thread.
         job = actor.job if isinstance(actor, UpstreamWorker) else None
         ended = WorkerEnded(actor.actor_ref, actor.role, error, job)
-        if not tell(self.actor_ref, ended) and job is not None:
+        if not tell_quietly(self.actor_ref, ended) and job is not None:
             fail(job.reply, ActorDied(f"{actor.role} died", sent=job.sent))
 
     def _worker_ended(self, message: WorkerEnded) -> None:
@@ -367,7 +372,7 @@ class Provider(GatewayActor):
 
     def _ring(self) -> None:
         # In the timer's thread.
-        tell(self.actor_ref, Tick())
+        tell_quietly(self.actor_ref, Tick())
 
     def _tick(self) -> None:
         now = time.monotonic()

@@ -14,7 +14,7 @@ import pykka
 import requests
 import structlog
 
-from aigateway.actors.actor.base import ActorDied, GatewayActor, fail
+from aigateway.actors.actor.base import ActorDied, GatewayActor, Watcher, fail
 from aigateway.actors.interception.routes import GEMINI
 from aigateway.actors.providers.beginning import BadStart, Beginning
 from aigateway.actors.providers.jobs import (
@@ -60,7 +60,7 @@ class UpstreamWorker(GatewayActor):
     def __init__(
         self,
         role: str,
-        watcher: Any,
+        watcher: Watcher,
         *,
         provider: pykka.ActorRef[Any],
         provider_name: str,
@@ -84,7 +84,7 @@ class UpstreamWorker(GatewayActor):
         self.job: Job | None = None
         """The request in hand: what to settle if the worker dies."""
 
-    def receive(self, message: Any) -> Any:
+    def receive(self, message: object) -> None:
         # Whatever is told, the exchange that was out is back or comes along.
         self._lent = None
         match message:

@@ -15,6 +15,7 @@ import pykka
 import structlog
 from attrs import field, frozen
 
+from aigateway.actors.actor.base import tell_quietly
 from aigateway.actors.providers.counters import Counters
 from aigateway.actors.providers.jobs import (
     Abandon,
@@ -40,7 +41,6 @@ __all__ = [
     "Workers",
     "abandon_elsewhere",
     "let_go_of_exchanges",
-    "tell",
 ]
 
 Placed: TypeAlias = Literal["running", "queued", "full", "died"]
@@ -115,7 +115,7 @@ class Workers:
         member = self.pool.find(worker)
         if member is not None:
             self._end_walk(member, answered=False)
-        if not tell(worker, Discard(exchange)):
+        if not tell_quietly(worker, Discard(exchange)):
             exchange.close()
 
     def drain(self, message: Drain) -> None:
@@ -127,7 +127,7 @@ class Workers:
         elif self.pool.draining >= self._config.limits.drains:
             self._counters.drains_refused += 1
             # Recording waits for the disk, so it is the worker's business.
-            if not tell(member.ref, Abandon(exchange, message.recording)):
+            if not tell_quietly(member.ref, Abandon(exchange, message.recording)):
                 abandon_elsewhere(message)
         else:
             self._counters.drains += 1
@@ -139,7 +139,7 @@ class Workers:
         job.attempts += 1
         member.exchanges += 1
         member.walker = job.walker
-        if tell(member.ref, Run(job, before)):
+        if tell_quietly(member.ref, Run(job, before)):
             return True
         self._counters.unsent += 1
         self.pool.remove(member.ref)
@@ -218,15 +218,6 @@ class Workers:
         return self.pool.add(ref, role)
 
 
-def tell(worker: _Ref, message: Any) -> bool:
-    """Tell an actor; False when it is dead."""
-    try:
-        worker.tell(message)
-    except pykka.ActorDeadError:
-        return False
-    return True
-
-
 def let_go_of_exchanges(inbox: Any) -> None:
     """Of those on their way back to a provider that is dying; replies are not touched."""
     envelopes = []
@@ -244,7 +235,7 @@ def let_go_of_exchanges(inbox: Any) -> None:
 
 def _pass_on(message: Drain) -> None:
     """Let the worker drain if it still can."""
-    if message.exchange.detached or not tell(message.worker, message):
+    if message.exchange.detached or not tell_quietly(message.worker, message):
         abandon_elsewhere(message)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import Any, Literal
+from typing import Literal
 
 import structlog
 
@@ -438,7 +438,7 @@ class Chores:
     def __init__(self) -> None:
         self._reviving = self._discarding = 0
 
-    def dead_letters(self, spool: Spool, message: Any) -> bool:
+    def dead_letters(self, spool: Spool, message: object) -> bool:
         """Begin with what ``message`` wants of the present dead letters; False if it is not
         about them."""
         match message:

@@ -225,7 +225,7 @@ class Ledger:
         """
         for hand_over in self._under_way:
             if hand_over.open():
-                reply = new_reply()
+                reply: Reply[bool] = new_reply()
                 told = tell_quietly(recorder, Append(hand_over.records, reply))
                 hand_over.reply = reply if told else None
 

@@ -7,7 +7,8 @@ from typing import Any
 import pykka
 from attrs import field, frozen
 
-from aigateway.actors.actor.base import Reply
+from aigateway.actors.actor.base import Asked, Reply
+from aigateway.actors.recorder.spool import DeadLetter, SpoolStats
 from aigateway.actors.values.records import InterceptionEnded, UsageRecord
 
 __all__ = [
@@ -50,12 +51,12 @@ class ControlPlaneChanged:
 
 
 @frozen
-class GetSpoolStats:
+class GetSpoolStats(Asked[SpoolStats]):
     """Asked: answers :class:`~aigateway.actors.recorder.spool.SpoolStats`."""
 
 
 @frozen
-class ListDeadLetters:
+class ListDeadLetters(Asked[list[DeadLetter]]):
     """Asked: answers a list of :class:`~aigateway.actors.recorder.spool.DeadLetter`, those
     behind number ``after``, the oldest first."""
 
@@ -64,10 +65,10 @@ class ListDeadLetters:
 
 
 @frozen
-class Redeliver:
+class Redeliver(Asked[int]):
     """Asked: puts all dead letters back into the spool, answers how many."""
 
 
 @frozen
-class DiscardDeadLetters:
+class DiscardDeadLetters(Asked[int]):
     """Asked: deletes all dead letters for good, answers how many."""

@@ -22,7 +22,14 @@ import pykka
 import structlog
 from attrs import frozen
 
-from aigateway.actors.actor.base import ActorDied, GatewayActor, complete, fail, tell_quietly
+from aigateway.actors.actor.base import (
+    ActorDied,
+    GatewayActor,
+    Watcher,
+    complete,
+    fail,
+    tell_quietly,
+)
 from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.control.messages import Begin, Stored, StoreRecords, Unavailable
 from aigateway.actors.recorder._begins import BEGIN_WAIT, Begins
@@ -100,7 +107,7 @@ class Recorder(GatewayActor):
     def __init__(
         self,
         role: str,
-        watcher: Any,
+        watcher: Watcher,
         *,
         tree: ActorTree,
         folder: Path,
@@ -197,7 +204,7 @@ class Recorder(GatewayActor):
 
     # -- messages
 
-    def receive(self, message: Any) -> Any:
+    def receive(self, message: object) -> object:
         match message:
             case Append() if not self._desks:
                 self._early.append(message)
@@ -237,7 +244,7 @@ class Recorder(GatewayActor):
                 return self._asked(message)
         return None
 
-    def _asked(self, message: Any) -> Any:
+    def _asked(self, message: object) -> object:
         if isinstance(message, GetSpoolStats):
             return self._stats()
         if not self._desks:

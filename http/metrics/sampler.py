@@ -7,16 +7,14 @@ an actor that hangs keeps its last values, and nobody else's.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol, get_args
 
-import pykka
-
 from aigateway.actors.actor.activity import activities
+from aigateway.actors.actor.base import ask_quietly
 from aigateway.actors.actor.tree import ActorTree, provider_role
 from aigateway.actors.control.call_counters import BOUNDS, OUTCOMES, CallTimes
 from aigateway.actors.control.local.prices.cost import REASONS
@@ -24,7 +22,7 @@ from aigateway.actors.control.messages import CallStats, GetCallStats, Status
 from aigateway.actors.providers.breaker import GAUGE
 from aigateway.actors.providers.keypool import KeyState
 from aigateway.actors.providers.messages import GetProviderState, ProviderState
-from aigateway.actors.recorder.recorder import GetSpoolStats
+from aigateway.actors.recorder.messages import GetSpoolStats
 from aigateway.actors.recorder.spool import DiskState, SpoolStats
 from aigateway.http.logs.printable import printable
 from aigateway.http.metrics.observer import RequestMetrics
@@ -146,7 +144,7 @@ class Sampler:
 
     def _coderd(self) -> None:
         control = self._tree.find("control-plane")
-        stats = _ask(control, GetCallStats())
+        stats = ask_quietly(control, GetCallStats(), PATIENCE)
         if control is None or not isinstance(stats, CallStats):
             return
         if self._coderd_urn != control.actor_urn:
@@ -189,7 +187,7 @@ class Sampler:
             self._series.reload_success.set(status.providers_loaded_at)
 
     def _spool(self) -> None:
-        stats = _ask(self._tree.find("recorder"), GetSpoolStats())
+        stats = ask_quietly(self._tree.find("recorder"), GetSpoolStats(), PATIENCE)
         if isinstance(stats, SpoolStats):
             self._series.spool_records.set(stats.depth)
             age = 0.0 if stats.oldest is None else max(0.0, time.time() - stats.oldest)
@@ -217,7 +215,7 @@ class Sampler:
         for name in self._urns.keys() - actors.keys():
             self._forget(name)
         for name, ref in actors.items():
-            state = _ask(ref, GetProviderState())
+            state = ask_quietly(ref, GetProviderState(), PATIENCE)
             if ref is None or not isinstance(state, ProviderState):
                 continue
             waiting["connection"] += state.waiting
@@ -360,13 +358,6 @@ class _Gauges:
             gauge.labels(*labels).set(value)
         if values:
             self._filled[id(gauge), part] = set(values)
-
-
-def _ask(ref: pykka.ActorRef[Any] | None, question: Any) -> Any:
-    if ref is not None:
-        with contextlib.suppress(pykka.ActorDeadError, pykka.Timeout):
-            return ref.ask(question, timeout=PATIENCE)
-    return None
 
 
 def _status(enabled: bool, error: str | None) -> str:

@@ -16,7 +16,7 @@ from attrs import frozen
 
 from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.codec.headers import without_secrets
-from aigateway.actors.control.messages import Authorize, Caller, Denied, Unavailable
+from aigateway.actors.control.messages import Authorization, Authorize, Caller, Denied, Unavailable
 from aigateway.actors.interception.headers import (
     BYOK_HEADER,
     Presented,
@@ -83,7 +83,7 @@ def present(call: Call, settings: Settings) -> Presented:
 def authorize(call: Call, presented: Presented, runtime: Runtime, max_wait: float) -> Caller:
     """Ask the control plane; the answer is raised unless it is yes."""
     try:
-        answer = runtime.ask(
+        answer: Authorization = runtime.ask(
             "control-plane", lambda reply: Authorize(presented.token, reply), max_wait + 5.0
         )
     except NoAnswer as ex:
@@ -122,7 +122,6 @@ def authorize(call: Call, presented: Presented, runtime: Runtime, max_wait: floa
             reason=Reason.OVER_BUDGET if answer.over_budget else Reason.UNAUTHORIZED,
             rule=answer.reason,
         )
-    assert isinstance(answer, Caller)
     call.caller = answer
     return answer
 

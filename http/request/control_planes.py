@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pykka
 
+from aigateway.actors.actor.base import Watcher
 from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.control.local.local import LocalControlPlane
 from aigateway.actors.control.local.price_files import load_pricing
@@ -50,7 +51,7 @@ def _local(settings: Settings, providers: tuple[ProviderConfig, ...]) -> StartCo
     mcp = _mcp_configuration(settings)
     pricing = load_pricing(settings.own_prices, providers)
 
-    def start(role: str, watcher: Any) -> pykka.ActorRef[Any]:
+    def start(role: str, watcher: Watcher) -> pykka.ActorRef[Any]:
         return LocalControlPlane.start(
             role,
             watcher,
@@ -91,7 +92,7 @@ def mcp_starter(
     if settings.local and not settings.mcp_servers:
         return None
 
-    def start(role: str, watcher: Any) -> pykka.ActorRef[Any]:
+    def start(role: str, watcher: Watcher) -> pykka.ActorRef[Any]:
         # Only where it is needed: it brings an HTTP client.
         from aigateway.actors.mcp.tools import McpTools
 
@@ -144,7 +145,7 @@ def _coderd(
     except DialError as ex:
         raise SettingsError(f"configure Coder deployment connection: {ex}") from ex
 
-    def start(role: str, watcher: Any) -> pykka.ActorRef[Any]:
+    def start(role: str, watcher: Watcher) -> pykka.ActorRef[Any]:
         return CoderdConnection.start(
             role,
             watcher,

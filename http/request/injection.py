@@ -28,6 +28,7 @@ from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.actors.upstream.errors import Quiet, UpstreamCut
 from aigateway.actors.upstream.exchange import Exchange
 from aigateway.actors.values.provider_config import ProviderConfig
+from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.answers import api_error
 from aigateway.http.request.call import Call
 from aigateway.http.request.runtime import NoAnswer, Runtime, Stopping
@@ -79,7 +80,7 @@ class Injector:
         """
         if api == GEMINI and self._tools(call, token).tools:
             call.interception_id = ""
-            raise api_error(api, 400, _NO_TOOLS)
+            raise api_error(api, 400, _NO_TOOLS, reason=Reason.BAD_REQUEST)
         if api not in INJECTABLE or interception.refusal is not None:
             return interception
         if not takes_tools(api, interception.model):
@@ -139,7 +140,7 @@ class Injector:
         inflight = self._runtime.inflight
         replies: list[Reply[ToolResult]] = []
         for call, arguments in calls:
-            reply = new_reply()
+            reply: Reply[ToolResult] = new_reply()
             replies.append(reply)
             message = CallTool(user_id, call.tool, arguments.encode(), limit, reply, token)
             try:

@@ -23,7 +23,16 @@ from weakref import WeakSet
 import pykka
 import structlog
 
-from aigateway.actors.actor.base import ActorDied, Reply, fail, new_reply, tell_quietly
+from aigateway.actors.actor.base import (
+    ActorDied,
+    Question,
+    Reply,
+    ask,
+    ask_quietly,
+    fail,
+    new_reply,
+    tell_quietly,
+)
 from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.control.messages import GetStatus, Status
 from aigateway.actors.plan import GatewayPlan
@@ -184,13 +193,13 @@ class Runtime:
         if flush_timeout:
             self._flush(flush_timeout)
         try:
-            supervisor.ask(StopAll(), timeout=stop_timeout)
+            ask(supervisor, StopAll(), stop_timeout)
             supervisor.stop(timeout=1)
         except (pykka.ActorDeadError, pykka.Timeout) as ex:
             log.warning("actors did not stop in time", error=str(ex))
 
     def _flush(self, timeout: float) -> None:
-        reply = new_reply()
+        reply: Reply[bool] = new_reply()
         try:
             if not tell_quietly(self.tree.find("recorder"), Flushed(reply)):
                 raise ActorDied("the recorder is being restarted")
@@ -217,11 +226,11 @@ class Runtime:
     def ask(
         self,
         role: str,
-        message: Callable[[Reply[Any]], object],
+        message: Callable[[Reply[T]], Question[T]],
         timeout: float,
         *,
         tries: int = 2,
-    ) -> Any:
+    ) -> T:
         """Tell the actor in ``role`` a message with a reply and wait for the reply.
 
         A request that meets a dying actor is tried once more with its successor, if nothing
@@ -235,7 +244,7 @@ class Runtime:
                 ref = self._successor(role, last)
             if ref is None:
                 break
-            reply = new_reply()
+            reply: Reply[T] = new_reply()
             self.inflight.expect(reply, patient=role == "recorder")
             try:
                 ref.tell(message(reply))
@@ -269,12 +278,8 @@ class Runtime:
         control = self.tree.find("control-plane")
         if control is None:
             return Status(False, "the control plane is being restarted")
-        try:
-            status = control.ask(GetStatus(), timeout=1)
-        except (pykka.ActorDeadError, pykka.Timeout):
-            return Status(False, "the control plane does not answer")
-        assert isinstance(status, Status)
-        return status
+        status = ask_quietly(control, GetStatus(), 1)
+        return status or Status(False, "the control plane does not answer")
 
     def ready(self) -> bool:
         """Connected, the providers have been loaded once, and records can be kept."""

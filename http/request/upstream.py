@@ -54,7 +54,6 @@ class Upstream:
             return Refused(502, f"the provider's actor failed: {ex}", sent=ex.sent)
         except Stopping as ex:
             return Refused(503, str(ex), retry_after=1, sent=True)
-        assert isinstance(result, Opened | Refused)
         if isinstance(result, Opened):
             self._runtime.inflight.hold(result.exchange)
             if result.exchange.status < 400:

@@ -11,14 +11,15 @@ import json
 import os
 import socket
 import threading
-from typing import Any, cast
+from typing import Any
 
 import attrs
 import pykka
 import structlog
 
+from aigateway.actors.actor.base import ask
 from aigateway.actors.recorder.messages import Redeliver
-from aigateway.actors.supervisor import ActorInfo, ListActors, RestartActor
+from aigateway.actors.supervisor import ListActors, RestartActor
 from aigateway.http.request.runtime import Runtime
 from aigateway.http.settings.sockets import socket_path
 
@@ -94,14 +95,14 @@ class ControlSocket:
         try:
             match question.get("command"):
                 case "list":
-                    infos = cast(tuple[ActorInfo, ...], supervisor.ask(ListActors(), timeout=5))
+                    infos = ask(supervisor, ListActors(), 5)
                     return {"pid": os.getpid(), "actors": [attrs.asdict(info) for info in infos]}
                 case "restart":
                     restart = RestartActor(str(question["role"]), bool(question.get("crash")))
-                    return {"pid": os.getpid(), "done": supervisor.ask(restart, timeout=5)}
+                    return {"pid": os.getpid(), "done": ask(supervisor, restart, 5)}
                 case "redeliver":
                     recorder = self._runtime.tree.find("recorder")
-                    count = 0 if recorder is None else recorder.ask(Redeliver(), timeout=5)
+                    count = 0 if recorder is None else ask(recorder, Redeliver(), 5)
                     return {"pid": os.getpid(), "records": count}
                 case unknown:
                     return {"error": f"unknown command {unknown!r}"}

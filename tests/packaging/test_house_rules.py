@@ -38,7 +38,7 @@ ARROWS: dict[str, set[str]] = {
     "actors/providers": {
         "actor", "codec", "control", "interception", "recorder", "upstream", "values",
     },
-    "actors/plan": {"mcp", "providers", "recorder", "values"},
+    "actors/plan": {"actor", "mcp", "providers", "recorder", "values"},
     "actors/supervisor": {"actor", "control", "mcp", "plan", "providers", "recorder", "values"},
     "http/settings": set(),
     "http/logs": {"http/settings"},

@@ -27,14 +27,24 @@ waits is answered with it.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias, TypeVar
 
 from attrs import field, frozen
 
-from aigateway.actors.actor.base import ActorDied, GatewayActor, Reply, complete, fail, tell_quietly
+from aigateway.actors.actor.base import (
+    ActorDied,
+    AlreadySet,
+    GatewayActor,
+    Question,
+    Watcher,
+    complete,
+    fail,
+    tell_quietly,
+)
 from aigateway.actors.control.call_counters import CallCounters
 from aigateway.actors.control.coderd._alarms import Alarms
 from aigateway.actors.control.coderd._authorizing import Authorizing
@@ -119,6 +129,8 @@ class _Run:
             self.action()
 
 
+T = TypeVar("T")
+
 _Request: TypeAlias = Authorize | Begin | GetMcpConfiguration
 
 
@@ -137,7 +149,7 @@ class CoderdConnection(GatewayActor):
     def __init__(
         self,
         role: str,
-        watcher: Any,
+        watcher: Watcher,
         settings: ConnectionSettings,
         *,
         providers: tuple[ProviderConfig, ...] | None = None,
@@ -222,7 +234,7 @@ class CoderdConnection(GatewayActor):
             if self._session is not None:
                 self._session.flush_pressing()
 
-    def receive(self, message: Any) -> Any:
+    def receive(self, message: object) -> object:
         match message:
             case _Run():
                 message.action()
@@ -259,15 +271,15 @@ class CoderdConnection(GatewayActor):
         """Whether a request may begin; one too many is answered."""
         if self._session is None and len(self._open) >= self._settings.max_waiting:
             text = f"{self._settings.max_waiting} requests wait for coderd: {self._detail}"
-            self._answer(message, Unavailable(text))
+            with contextlib.suppress(AlreadySet):
+                message.reply.set(Unavailable(text))
             return False
         self._open[id(message.reply)] = message
         return True
 
-    def _answer(self, message: _Request, answer: Any) -> None:
+    def _answer(self, message: Question[T], answer: T) -> None:
         self._open.pop(id(message.reply), None)
-        reply: Reply[Any] = message.reply
-        complete(reply, answer)
+        complete(message.reply, answer)
 
     def _run(self, action: Callable[[], None]) -> None:
         """Have something done in the actor's thread; from any thread.

@@ -20,7 +20,14 @@ from typing import Any, ClassVar
 
 from attrs import frozen
 
-from aigateway.actors.actor.base import ActorDied, GatewayActor, complete, fail, tell_quietly
+from aigateway.actors.actor.base import (
+    ActorDied,
+    GatewayActor,
+    Watcher,
+    complete,
+    fail,
+    tell_quietly,
+)
 from aigateway.actors.control.local.prices.cost import Pricing
 from aigateway.actors.control.local.store import DatabaseBusy, DatabaseTrouble, Store, Written
 from aigateway.actors.control.messages import (
@@ -81,7 +88,7 @@ class LocalControlPlane(GatewayActor):
     def __init__(
         self,
         role: str,
-        watcher: Any,
+        watcher: Watcher,
         database: str | os.PathLike[str],
         providers: tuple[ProviderConfig, ...] = (),
         mcp: McpConfiguration | None = None,
@@ -111,7 +118,7 @@ class LocalControlPlane(GatewayActor):
     def started(self) -> None:
         self._store = Store(self._database, _OPENING_PATIENCE, self._pricing)
 
-    def receive(self, message: Any) -> Any:
+    def receive(self, message: object) -> object:
         return self._handlers[type(message)](self, message)
 
     def release(self) -> None:
