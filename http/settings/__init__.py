@@ -17,7 +17,8 @@ from aigateway.http.settings.provider_build import (
     provider_outcomes,
     provider_warnings,
 )
-from aigateway.http.settings.provider_env import ProviderEntry, ProviderList, read_providers
+from aigateway.http.settings.provider_entry import ProviderEntry
+from aigateway.http.settings.provider_env import ProviderList, read_providers
 from aigateway.http.settings.table import OPTIONS, Settings
 
 __all__ = [

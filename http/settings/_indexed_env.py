@@ -8,12 +8,13 @@ One inside a single provider becomes its ``error``, and the others are not touch
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
-from attrs import define, evolve, field, frozen
+from attrs import define, field
 
-from aigateway.actors.values.provider_config import PROVIDER_TYPES
+from aigateway.actors.values.provider_config import PROVIDER_TYPES, BedrockConfig
 from aigateway.http.settings._kinds import (
     BOOL,
     DURATION,
@@ -27,8 +28,10 @@ from aigateway.http.settings._kinds import (
 )
 from aigateway.http.settings._option import ENV_PREFIX, OLD_ENV_PREFIX, OptionWarning
 from aigateway.http.settings.errors import SettingsError
+from aigateway.http.settings.provider_entry import KEY_LISTS, NAME_PATTERN, ProviderEntry
+from aigateway.http.settings.table import OPTIONS
 
-__all__ = ["BEARER_TOKEN", "FIELDS", "MAX_KEYS", "SECRET_FIELDS", "IndexedProvider", "read_indexed"]
+__all__ = ["BEARER_TOKEN", "FIELDS", "MAX_KEYS", "read_indexed"]
 
 MAX_KEYS = 5
 """Keys per provider, at most (as in the reference)."""
@@ -37,47 +40,6 @@ BEARER_TOKEN = "AWS_BEARER_TOKEN_BEDROCK"
 """AWS's variable with an API key of Bedrock, which its SDKs prefer to signatures."""
 
 _PREFIXES = (f"{ENV_PREFIX}PROVIDER_", f"{OLD_ENV_PREFIX}PROVIDER_")
-
-
-@frozen(kw_only=True)
-class IndexedProvider:
-    """What the variables of one index say, checked by themselves."""
-
-    index: int
-    prefix: str
-    """What its variables begin with, up to and with the index and its underscore."""
-    type: str = ""
-    name: str = ""
-    base_url: str = ""
-    keys: tuple[str, ...] = field(default=(), repr=False)
-    bedrock_base_url: str = ""
-    bedrock_region: str = ""
-    bedrock_access_keys: tuple[str, ...] = field(default=(), repr=False)
-    bedrock_access_key_secrets: tuple[str, ...] = field(default=(), repr=False)
-    bedrock_model: str = ""
-    bedrock_small_fast_model: str = ""
-    bedrock_role_arn: str = ""
-    bedrock_external_id: str = ""
-    bedrock_protocol: str = ""
-    bedrock_bearer_token: str = field(default="", repr=False)
-    bedrock_resolved_models: str = ""
-    fallback: str = ""
-    extras: Mapping[str, Any] = field(factory=dict)
-    """Values that replace a common setting for this provider: attribute of ProviderConfig
-    and value."""
-    error: str | None = None
-
-    @property
-    def has_bedrock(self) -> bool:
-        """Models alone do not count: they have defaults."""
-        return bool(
-            self.bedrock_base_url
-            or self.bedrock_region
-            or self.bedrock_role_arn
-            or self.bedrock_bearer_token
-            or any(self.bedrock_access_keys[:1])
-            or any(self.bedrock_access_key_secrets[:1])
-        )
 
 
 _TEXTS = frozenset(
@@ -97,12 +59,6 @@ _TEXTS = frozenset(
         "FALLBACK",
     }
 )
-_LISTS = {
-    "KEY": "keys",
-    "BEDROCK_ACCESS_KEY": "bedrock_access_keys",
-    "BEDROCK_ACCESS_KEY_SECRET": "bedrock_access_key_secrets",
-}
-"""Singular field: attribute of the list; the plural form adds an S."""
 _EXTRAS: dict[str, tuple[str, Kind]] = {
     "MODELS": ("models", MODELS),
     "GROUP": ("group", GROUP),
@@ -132,18 +88,15 @@ _FEDERATION = frozenset(
 )
 """Anthropic's workload identity federation, which the reference knows: not built here."""
 
-FIELDS = frozenset(_TEXTS | {f"{name}{s}" for name in _LISTS for s in ("", "S")} | _EXTRAS.keys())
-"""The names of all fields."""
-
-SECRET_FIELDS = frozenset(
-    {"BEDROCK_BEARER_TOKEN"} | {f"{name}{s}" for name in _LISTS for s in ("", "S")}
+FIELDS = frozenset(
+    _TEXTS | {f"{name}{s}" for name in KEY_LISTS for s in ("", "S")} | _EXTRAS.keys()
 )
-"""Those that hold secrets, which may also be in files or said by commands."""
+"""The names of all fields."""
 
 
 def read_indexed(
     environ: Mapping[str, str],
-) -> tuple[list[IndexedProvider], list[OptionWarning]]:
+) -> tuple[list[ProviderEntry], list[OptionWarning]]:
     """Read the indexed providers, in the order of their numbers.
 
     Raises SettingsError when the variables do not make a list.
@@ -155,25 +108,56 @@ def read_indexed(
             f"cannot mix {_PREFIXES[1]}* and {_PREFIXES[0]}* environment variables, "
             f"please consolidate onto {_PREFIXES[0]}*"
         )
-    providers = [_checked(draft) for draft in found[0]] if found else []
-    return _with_names(providers), warnings
+    entries = [_entry(draft) for draft in found[0]] if found else []
+    _refuse_equal_names(entries)
+    return entries, warnings
 
 
 @define
 class _Draft:
+    """What the variables of one number say, as it is read."""
+
     index: int
     prefix: str
-    values: dict[str, Any] = field(factory=dict)
+    """What its variables begin with, up to and with the number and its underscore."""
+    type: str = ""
+    name: str = ""
+    base_url: str = ""
+    keys: tuple[str, ...] = field(default=(), repr=False)
+    bedrock_base_url: str = ""
+    bedrock_region: str = ""
+    bedrock_access_keys: tuple[str, ...] = field(default=(), repr=False)
+    bedrock_access_key_secrets: tuple[str, ...] = field(default=(), repr=False)
+    bedrock_model: str = ""
+    bedrock_small_fast_model: str = ""
+    bedrock_role_arn: str = ""
+    bedrock_external_id: str = ""
+    bedrock_protocol: str = ""
+    bedrock_bearer_token: str = field(default="", repr=False)
+    bedrock_resolved_models: str = ""
+    fallback: str = ""
     extras: dict[str, Any] = field(factory=dict)
     errors: list[str] = field(factory=list)
     unclear: bool = False
     """A list was given twice: what else may be wrong with it is not known."""
 
+    @property
+    def has_bedrock(self) -> bool:
+        """Models alone do not count: they have defaults."""
+        return bool(
+            self.bedrock_base_url
+            or self.bedrock_region
+            or self.bedrock_role_arn
+            or self.bedrock_bearer_token
+            or any(self.bedrock_access_keys[:1])
+            or any(self.bedrock_access_key_secrets[:1])
+        )
+
     def take(self, key: str, variable: str, value: str) -> bool:
         """Store one field; false when there is no field of that name."""
-        singular = key.removesuffix("S") if key.removesuffix("S") in _LISTS else ""
+        singular = key.removesuffix("S") if key.removesuffix("S") in KEY_LISTS else ""
         if key in _TEXTS:
-            self.values[key.lower()] = value
+            setattr(self, key.lower(), value)
         elif singular:
             self._take_list(singular, plural=key != singular, value=value)
         elif key in _EXTRAS:
@@ -189,15 +173,15 @@ class _Draft:
         return True
 
     def _take_list(self, singular: str, *, plural: bool, value: str) -> None:
-        attribute = _LISTS[singular]
-        if attribute in self.values:
+        attribute = KEY_LISTS[singular]
+        if getattr(self, attribute):
             self.errors.append(
                 f"provider {self.index}: {singular} and {singular}S are mutually exclusive, "
                 "use one or the other"
             )
             self.unclear = True
             return
-        self.values[attribute] = tuple(value.split(",")) if plural else (value,)
+        setattr(self, attribute, tuple(value.split(",")) if plural else (value,))
 
     def _take_extra(self, key: str, variable: str, value: str) -> None:
         attribute, kind = _EXTRAS[key]
@@ -241,27 +225,52 @@ class _WrongError(ValueError):
     """What is wrong with one provider."""
 
 
-def _checked(draft: _Draft) -> IndexedProvider:
-    provider = IndexedProvider(
-        index=draft.index, prefix=draft.prefix, extras=draft.extras, **draft.values
+def _entry(p: _Draft) -> ProviderEntry:
+    errors = list(p.errors)
+    for rule in () if p.unclear else _RULES:
+        try:
+            rule(p)
+        except _WrongError as ex:
+            errors.append(str(ex))
+    name = p.name or p.type or f"provider-{p.index}"
+    if not errors and not re.fullmatch(NAME_PATTERN, name):
+        errors.append(f'invalid AI provider name "{name}": must match {NAME_PATTERN}')
+    # The generic BASE_URL is dropped even when Bedrock's own is empty.
+    bedrock = _bedrock(p) if p.has_bedrock and not errors else None
+    return ProviderEntry(
+        name=name,
+        type=p.type,
+        base_url=p.base_url if bedrock is None else p.bedrock_base_url,
+        keys=p.keys,
+        bedrock=bedrock,
+        fallback=tuple(filter(None, (part.strip() for part in p.fallback.split(",")))),
+        extras=p.extras,
+        error="; ".join(dict.fromkeys(errors)) or None,
+        prefix=p.prefix,
     )
-    errors = list(draft.errors)
-    trimmed: dict[str, Any] = {}
-    for rule in () if draft.unclear else _RULES:
-        try:
-            rule(provider)
-        except _WrongError as ex:
-            errors.append(str(ex))
-    for attribute in () if draft.unclear else _LISTS.values():
-        try:
-            trimmed[attribute] = _checked_keys(provider, getattr(provider, attribute))
-        except _WrongError as ex:
-            errors.append(str(ex))
-    error = "; ".join(dict.fromkeys(errors)) or None
-    return evolve(provider, error=error, **({} if error else trimmed))
 
 
-def _known_type(p: IndexedProvider) -> None:
+def _bedrock(p: _Draft) -> BedrockConfig:
+    """Only the first pair of access keys is used, as in the reference."""
+    return BedrockConfig(
+        region=p.bedrock_region,
+        access_key=next(iter(p.bedrock_access_keys), ""),
+        access_key_secret=next(iter(p.bedrock_access_key_secrets), ""),
+        model=p.bedrock_model or _default("bedrock_model"),
+        small_fast_model=p.bedrock_small_fast_model or _default("bedrock_small_fast_model"),
+        role_arn=p.bedrock_role_arn,
+        external_id=p.bedrock_external_id,
+        protocol=p.bedrock_protocol or "invoke-model",
+        bearer_token=p.bedrock_bearer_token,
+        resolved=MODELS.read(p.bedrock_resolved_models),
+    )
+
+
+def _default(option: str) -> str:
+    return next(row.default for row in OPTIONS if row.name == option)
+
+
+def _known_type(p: _Draft) -> None:
     if not p.type:
         raise _WrongError(f"provider {p.index}: TYPE is required")
     if p.type not in PROVIDER_TYPES:
@@ -271,7 +280,7 @@ def _known_type(p: IndexedProvider) -> None:
         )
 
 
-def _bedrock_where_it_belongs(p: IndexedProvider) -> None:
+def _bedrock_where_it_belongs(p: _Draft) -> None:
     place = f"provider {p.index} ({p.type})"
     if p.has_bedrock and p.type not in ("anthropic", "bedrock"):
         raise _WrongError(
@@ -281,7 +290,7 @@ def _bedrock_where_it_belongs(p: IndexedProvider) -> None:
         raise _WrongError(f'{place}: TYPE "bedrock" requires BEDROCK_* fields to be configured')
 
 
-def _keys_where_they_belong(p: IndexedProvider) -> None:
+def _keys_where_they_belong(p: _Draft) -> None:
     if not p.keys:
         return
     place = f"provider {p.index} ({p.type})"
@@ -295,7 +304,7 @@ def _keys_where_they_belong(p: IndexedProvider) -> None:
         raise _WrongError(f"{place}: KEY/KEYS and BEDROCK_* fields are mutually exclusive")
 
 
-def _no_key_where_there_is_none(p: IndexedProvider) -> None:
+def _no_key_where_there_is_none(p: _Draft) -> None:
     if not p.extras.get("no_key"):
         return
     place = f"provider {p.index} ({p.type})"
@@ -305,7 +314,7 @@ def _no_key_where_there_is_none(p: IndexedProvider) -> None:
         raise _WrongError(f"{place}: NO_KEY is not for Bedrock and Copilot, which want credentials")
 
 
-def _bedrock_pairs(p: IndexedProvider) -> None:
+def _bedrock_pairs(p: _Draft) -> None:
     keys, secrets = len(p.bedrock_access_keys), len(p.bedrock_access_key_secrets)
     if keys != secrets:
         raise _WrongError(
@@ -314,7 +323,7 @@ def _bedrock_pairs(p: IndexedProvider) -> None:
         )
 
 
-def _sound_resolved_models(p: IndexedProvider) -> None:
+def _sound_resolved_models(p: _Draft) -> None:
     try:
         MODELS.read(p.bedrock_resolved_models)
     except ValueError as ex:
@@ -323,7 +332,7 @@ def _sound_resolved_models(p: IndexedProvider) -> None:
         ) from ex
 
 
-def _one_way_to_authenticate(p: IndexedProvider) -> None:
+def _one_way_to_authenticate(p: _Draft) -> None:
     if p.bedrock_bearer_token and (any(p.bedrock_access_keys) or p.bedrock_role_arn):
         raise _WrongError(
             f"provider {p.index} ({p.type}): BEDROCK_BEARER_TOKEN excludes BEDROCK_ACCESS_KEY "
@@ -331,7 +340,20 @@ def _one_way_to_authenticate(p: IndexedProvider) -> None:
         )
 
 
-_RULES: tuple[Callable[[IndexedProvider], None], ...] = (
+def _trim_keys(p: _Draft, attribute: str) -> None:
+    place = f"provider {p.index} ({p.type})"
+    keys = tuple(key.strip() for key in getattr(p, attribute))
+    if len(keys) > MAX_KEYS:
+        raise _WrongError(f"{place}: too many keys ({len(keys)}), maximum is {MAX_KEYS}")
+    for at, key in enumerate(keys):
+        if not key:
+            raise _WrongError(f"{place}: key at index {at} is empty")
+        if key in keys[:at]:
+            raise _WrongError(f"{place}: duplicate key at index {at}")
+    setattr(p, attribute, keys)
+
+
+_RULES: tuple[Callable[[_Draft], None], ...] = (
     _known_type,
     _bedrock_where_it_belongs,
     _keys_where_they_belong,
@@ -339,33 +361,16 @@ _RULES: tuple[Callable[[IndexedProvider], None], ...] = (
     _bedrock_pairs,
     _sound_resolved_models,
     _one_way_to_authenticate,
+    *(partial(_trim_keys, attribute=attribute) for attribute in KEY_LISTS.values()),
 )
 
 
-def _checked_keys(p: IndexedProvider, keys: tuple[str, ...]) -> tuple[str, ...]:
-    place = f"provider {p.index} ({p.type})"
-    if len(keys) > MAX_KEYS:
-        raise _WrongError(f"{place}: too many keys ({len(keys)}), maximum is {MAX_KEYS}")
-    trimmed = tuple(key.strip() for key in keys)
-    for at, key in enumerate(trimmed):
-        if not key:
-            raise _WrongError(f"{place}: key at index {at} is empty")
-        if key in trimmed[:at]:
-            raise _WrongError(f"{place}: duplicate key at index {at}")
-    return trimmed
-
-
-def _with_names(providers: list[IndexedProvider]) -> list[IndexedProvider]:
-    """Fill in missing names and refuse a name that two providers claim."""
+def _refuse_equal_names(entries: Iterable[ProviderEntry]) -> None:
     named: dict[str, int] = {}
-    for at, provider in enumerate(providers):
-        name = provider.name or provider.type
-        if name in named:
+    for at, entry in enumerate(entries):
+        if entry.name in named:
             raise SettingsError(
-                f'providers {named[name]} and {at} have duplicate NAME "{name}" (multiple '
-                "providers of the same type require unique NAME values)"
+                f'providers {named[entry.name]} and {at} have duplicate NAME "{entry.name}" '
+                "(multiple providers of the same type require unique NAME values)"
             )
-        if name:
-            named[name] = at
-        providers[at] = evolve(provider, name=name)
-    return providers
+        named[entry.name] = at

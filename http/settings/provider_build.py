@@ -25,7 +25,7 @@ from aigateway.actors.values.provider_config import (
 from aigateway.http.settings._indexed_env import BEARER_TOKEN, MAX_KEYS
 from aigateway.http.settings._option import OptionWarning
 from aigateway.http.settings._proxies import proxy_for
-from aigateway.http.settings.provider_env import ProviderEntry
+from aigateway.http.settings.provider_entry import ProviderEntry
 from aigateway.http.settings.table import Settings
 
 __all__ = [

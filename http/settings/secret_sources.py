@@ -15,9 +15,9 @@ from typing import Final
 
 from attrs import field, frozen
 
-from aigateway.http.settings._indexed_env import SECRET_FIELDS
 from aigateway.http.settings._option import ENV_PREFIX, OLD_ENV_PREFIX, Option
 from aigateway.http.settings.errors import SettingsError
+from aigateway.http.settings.provider_entry import SECRET_FIELDS
 
 __all__ = ["COMPANIONS", "Resolved", "read_secret_file", "resolve", "secret_variables"]
 

@@ -19,10 +19,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from aigateway.http.settings._indexed_env import FIELDS, SECRET_FIELDS
+from aigateway.http.settings._indexed_env import FIELDS
 from aigateway.http.settings._option import ENV_PREFIX, OLD_ENV_PREFIX
 from aigateway.http.settings.errors import SettingsError
 from aigateway.http.settings.near import near_names, suggestion
+from aigateway.http.settings.provider_entry import SECRET_FIELDS
 from aigateway.http.settings.secret_sources import COMPANIONS
 
 __all__ = ["PROVIDERS_KEY", "provider_variables"]

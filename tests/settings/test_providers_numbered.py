@@ -50,6 +50,11 @@ def entries(text: str, prefix: str = NEW) -> tuple[ProviderEntry, ...]:
             'providers 0 and 2 have duplicate NAME "a" '
             "(multiple providers of the same type require unique NAME values)",
         ),
+        (
+            "0_TYPE=openai 0_NAME=provider-1 1_KEY=k",
+            'providers 0 and 1 have duplicate NAME "provider-1" '
+            "(multiple providers of the same type require unique NAME values)",
+        ),
     ],
 )
 def test_an_unreadable_list_stops_the_start(text: str, error: str) -> None:
