@@ -36,7 +36,7 @@ PLANES = ("local", "coderd")
 _SCENARIOS = [scenario.name for scenario in all_scenarios()]
 _SYSTEMS = [system.name for system in all_systems(PLANES)]
 _DEFAULTS = Options()
-_LONG = ("prompts", "keys", "many-streams", "injected", "watched", "calls")
+_LONG = ("prompts", "keys", "many-streams", "injected", "watched", "calls", "reading", "own-parts")
 """Scenarios that take more than a moment however little they are told to do."""
 
 _console = Console(stderr=True, highlight=False)
@@ -149,6 +149,8 @@ _HOW = [
                  help="Texts that a part of the gateway is shown."),
     click.option("--part-appends", default=_DEFAULTS.part_appends, show_default=True,
                  help="Requests whose records go through a recorder alone."),
+    click.option("--part-times", default=_DEFAULTS.part_times, show_default=True,
+                 help="Repetitions of a small piece of work in each round of a part."),
     click.option("--part-asks", default=_DEFAULTS.part_asks, show_default=True,
                  help="Questions to a Coder deployment."),
     click.option("--watched-rate", default=_DEFAULTS.watched_rate, show_default=True,

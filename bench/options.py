@@ -66,6 +66,8 @@ class Options:
     """Texts that a part of the gateway is shown."""
     part_appends: int = 5_000
     """Requests whose records go through a recorder alone."""
+    part_times: int = 2_000
+    """Repetitions of a small piece of work in each of a part's rounds."""
     part_asks: int = 4_000
     """Questions to a Coder deployment."""
     watched_rate: float = 250.0

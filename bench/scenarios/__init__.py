@@ -8,7 +8,7 @@ from bench.scenarios.blocking import Blocking, FixedRate, KeyFlood, Prompts
 from bench.scenarios.injected import Injected
 from bench.scenarios.inside import Inside
 from bench.scenarios.mixed import Neighbour, Soak, StartUp
-from bench.scenarios.parts import CoderdCalls, Interception, RecorderAppends
+from bench.scenarios.parts import BodyReading, CoderdCalls, Interception, OwnParts, RecorderAppends
 from bench.scenarios.streaming import Disconnects, ManyStreams, Streams
 from bench.scenarios.watched import Watched
 
@@ -32,6 +32,8 @@ def all_scenarios() -> list[Scenario]:
         Watched(),
         Injected(),
         Interception(),
+        BodyReading(),
+        OwnParts(),
         RecorderAppends(),
         CoderdCalls(),
         Soak(),

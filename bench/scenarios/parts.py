@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from typing import Any, Final
 
 from bench.load import DriverFailed
 from bench.options import Options
+from bench.payloads import body_of
 from bench.processes import CHECKOUT
 from bench.scenarios.base import Column, Outcome, Scenario, Variant
 from bench.stand import Stand
 from bench.systems import System
 
-__all__ = ["CoderdCalls", "Interception", "OfOurs", "RecorderAppends"]
+__all__ = ["BodyReading", "CoderdCalls", "Interception", "OfOurs", "OwnParts", "RecorderAppends"]
 
 _LIMIT = 300
 """Seconds that a part may take."""
@@ -27,7 +29,7 @@ class OfOurs(Scenario):
         return "" if system.parts_supported else "has no such part"
 
 
-def _numbers(stand: Stand, part: str, **options: Any) -> dict[str, float]:
+def _numbers(stand: Stand, part: str, /, **options: Any) -> dict[str, float]:
     """What a part says.  Raises DriverFailed."""
     done = subprocess.run(
         [stand.system.python, "-m", f"bench.parts.{part}", json.dumps(options)],
@@ -70,6 +72,90 @@ class Interception(OfOurs):
                 stand, "interception", api=variant.name, events=events, bytes=events * 400
             )
         )
+
+
+class BodyReading(OfOurs):
+    name = "reading"
+    title = "Reading a request"
+    about = (
+        "CPU of opening an interception of the Messages API on a request's body, which reads it"
+        " once, beside one scan of the same bytes by each parser that is installed."
+    )
+    columns = (
+        Column("kb", "KB"),
+        Column("opened_us", "opened µs", better="low"),
+        Column("per_kb_us", "µs/KB", 2),
+        Column("fields_us", "msgspec, fields"),
+        Column("check_us", "msgspec, check alone"),
+        Column("values_us", "msgspec, all values"),
+        Column("orjson_us", "orjson"),
+        Column("simdjson_us", "pysimdjson"),
+        Column("json_us", "json"),
+    )
+    sizes: Final = {"1 KB": 200, "455 KB": 140_000, "600 KB": 185_000}
+    kinds: Final = (
+        "100 KB",
+        "100 KB, all blanks escaped",
+        "100 KB, 500 levels deep",
+        "100 KB, half a character",
+        "100 KB, without its end",
+    )
+
+    def variants(self, options: Options) -> list[Variant]:
+        return [Variant(name, number) for number, name in enumerate((*self.sizes, *self.kinds))]
+
+    def run(self, stand: Stand, variant: Variant) -> Outcome:
+        file = stand.file("body.json")
+        file.write_bytes(self._body(variant.name))
+        bytes_read = stand.options.part_times * 500
+        return Outcome(numbers=_numbers(stand, "reading", body=str(file), bytes=bytes_read))
+
+    def _body(self, name: str) -> bytes:
+        body = body_of("messages", tokens=self.sizes.get(name, 28_000), stream=False)
+        match name.partition(", ")[2]:
+            case "all blanks escaped":
+                return re.sub(" (?=[a-z])", r"\\u0020", body.decode()).encode()
+            case "500 levels deep":
+                return body[:-1] + b',"x":' + b"[" * 500 + b"]" * 500 + b"}"
+            case "half a character":
+                return body[:-1] + rb',"x":"\ud83d"}'
+            case "without its end":
+                return body[:-1]
+        return body
+
+
+class OwnParts(OfOurs):
+    name = "own-parts"
+    title = "Parts of our own"
+    about = (
+        "CPU of what the gateway has of its own in the place of libraries' parts, on the same"
+        " bytes: WebSocket frames beside websocket-client's, and what it puts in the place of"
+        " gunicorn's request, response and the things around them."
+    )
+    columns = (
+        Column("library_us", "library's µs", 1),
+        Column("own_us", "ours µs", 1, better="low"),
+        Column("saved_us", "saved µs", 1),
+        Column("ratio", "ratio", 1),
+    )
+    parts: Final = (
+        "write a frame of 200 bytes",
+        "write a frame of 4096 bytes",
+        "read the four frames of an answer",
+        "read a request's head",
+        "settings as attributes",
+        "wsgi.errors",
+        "wait, then receive",
+        "a blocking answer",
+        "a stream of 10 events",
+    )
+
+    def variants(self, options: Options) -> list[Variant]:
+        return [Variant(part, number) for number, part in enumerate(self.parts)]
+
+    def run(self, stand: Stand, variant: Variant) -> Outcome:
+        times = stand.options.part_times
+        return Outcome(numbers=_numbers(stand, "own", part=variant.name, times=times))
 
 
 class RecorderAppends(OfOurs):

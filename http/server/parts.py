@@ -1,7 +1,7 @@
 """gunicorn with the gateway's request and response in the place of its own.
 
 PERF: gunicorn reads headers line by line with half a dozen checks for each: that takes twice as
-long, 7 % of a request's CPU more (``python -m bench.own_parts``).  Here two passes of a regular
+long, 7 % of a request's CPU more (``python -m bench run own-parts``).  Here two passes of a regular
 expression do it where nothing about the headers is special.  Everything else, every error among
 it, is gunicorn's: what :class:`GatewayRequest` does not recognise it leaves alone.
 
@@ -140,7 +140,7 @@ class GatewayResponse(Response):  # type: ignore[misc]  # gunicorn has no types
     a body can do nothing yet.  And gevent's ``sendall`` asks for the size of the socket's
     buffer each time, so what ``send`` takes at once, nearly always all, goes that way.  A
     blocking answer takes 1.6 times as long without, 4 to 5 % of a request's CPU, a stream of ten
-    events 1.7 times (``python -m bench.own_parts``).
+    events 1.7 times (``python -m bench run own-parts``).
     """
 
     headers_sent: bool
@@ -266,7 +266,7 @@ def use_own_parts(config: Any) -> None:
     PERF: ``config`` looks each setting up in two steps, a dozen times for each request; in a
     process that serves they do not change any more, so they become plain attributes.  That is
     2 to 3 % of a request's CPU, an errors wrapper kept half a percent
-    (``python -m bench.own_parts``).
+    (``python -m bench run own-parts``).
     """
     vars(config).update({name: setting.get() for name, setting in config.settings.items()})
     wsgi.Response = GatewayResponse

@@ -26,7 +26,18 @@ main()
 """
 OPTIONS = [
     *("--rounds", "1", "--seconds", "0.3", "--warm-up", "0.1", "--workers", "1"),
-    *("--watched-rate", "30", "--part-events", "50", "--part-appends", "20", "--part-asks", "70"),
+    *(
+        "--watched-rate",
+        "30",
+        "--part-events",
+        "50",
+        "--part-appends",
+        "20",
+        "--part-asks",
+        "70",
+        "--part-times",
+        "20",
+    ),
     *("-s", "aigateway", "-s", "direct", "--control-plane", "local"),
 ]
 
@@ -65,6 +76,8 @@ def test_gateways_are_watched_beside_one_that_is_not(
     [
         ("interception", {"event_bare_us", "event_us", "mb_bare_ms", "mb_ms"}),
         ("recorder", {"cpu_us", "per_s"}),
+        ("reading", {"opened_us", "per_kb_us", "fields_us", "check_us", "json_us"}),
+        ("own-parts", {"library_us", "own_us", "ratio"}),
     ],
 )
 def test_a_part_is_measured_by_itself(scenario: str, keys: set[str], tmp_path: Path) -> None:

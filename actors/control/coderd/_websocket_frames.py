@@ -2,7 +2,7 @@
 
 PERF: coderd sends four frames per answer, most of them 12 bytes long.  The WebSocket library
 takes several reads and objects for each: 19 µs for the four, and 3 here; to write a small one
-4 µs, and 2 here (``python -m bench.own_parts``).
+4 µs, and 2 here (``python -m bench run own-parts``).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What parts of our own save beside those of the libraries: ``python -m bench.own_parts``.
+"""What parts of our own cost beside those of the libraries.
 
 WebSocket frames against websocket-client's, and what ``http/server/`` puts in the place of
 gunicorn's request, response and the things around them.  Each pair does the same work on the same
-bytes, in turns in one process under gevent, as a gateway's worker is; the table has the median of
-the rounds in microseconds of CPU, and the difference as a part of a blocking request's CPU time.
+bytes, in turns in one process under gevent, as a gateway's worker is; the numbers are medians of
+the rounds in microseconds of CPU.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import logging  # noqa: E402 - patched first
+import json  # noqa: E402 - patched first
+import logging  # noqa: E402
 import os  # noqa: E402
 import socket  # noqa: E402
 import statistics  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Callable, Iterator  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from functools import partial  # noqa: E402
 from typing import Any  # noqa: E402
 
 import gevent  # noqa: E402
@@ -39,11 +41,7 @@ from aigateway.http.server.application import gunicorn_options  # noqa: E402
 from aigateway.http.server.parts import GatewayRequest, GatewayResponse  # noqa: E402
 from aigateway.http.settings import Settings  # noqa: E402
 
-REQUEST_CPU = 390.0
-"""Microseconds of CPU of a blocking request, of the whole process tree (docs/performance.md)."""
 ROUNDS = 9
-TIMES = 2000
-"""Repetitions in a round."""
 
 HEAD = (
     b"POST /anthropic/v1/messages?beta=true HTTP/1.1\r\n"
@@ -64,20 +62,17 @@ ANSWER = [
     ("X-AI-Gateway-Interception-Id", "3f0b8c1e-7a34-4b7c-9a51-8f0c3f0e5a11"),
 ]  # fmt: skip
 BODY = b"x" * 1000
-PIECES = 10
-"""Events of a streamed answer."""
-
 Work = Callable[[], object]
-Row = tuple[str, Work, Work, int]
-"""What it is, the library's way, ours, and how many of it a request has (0: it has none)."""
+Pair = tuple[Work, Work]
+"""The library's way, and ours."""
 
 
-def _cpu(work: Work) -> float:
+def _cpu(work: Work, times: int) -> float:
     """Microseconds of CPU for one time."""
     began = time.process_time()
-    for _ in range(TIMES):
+    for _ in range(times):
         work()
-    return (time.process_time() - began) / TIMES * 1e6
+    return (time.process_time() - began) / times * 1e6
 
 
 # -- frames
@@ -86,19 +81,23 @@ SIZES = (12, 200, 12, 12)
 """Of the frames that coderd sends for one answer."""
 
 
-def _frame_rows() -> Iterator[Row]:
-    payloads = [bytes(size) for size in SIZES]
-    for size in (200, 4096):
-        payload = bytes(size)
-        yield (
-            f"write a frame of {size} bytes",
-            lambda p=payload: ABNF.create_frame(p, ABNF.OPCODE_BINARY).format(),
-            lambda p=payload: encode_frame(BINARY, p, os.urandom(4)),
-            0,
-        )
+def _written_frame(size: int) -> Pair:
+    payload = bytes(size)
+    return (
+        lambda: ABNF.create_frame(payload, ABNF.OPCODE_BINARY).format(),
+        lambda: encode_frame(BINARY, payload, os.urandom(4)),
+    )
+
+
+def _read_frames() -> Pair:
+    """No socket is read."""
     # A server's frames are not masked.
-    sent = b"".join(bytes((0x82, 126 if n > 125 else n)) + (n.to_bytes(2, "big") if n > 125 else b"") + bytes(n) for n in SIZES)  # fmt: skip  # noqa: E501
-    assert sum(map(len, payloads)) == sum(SIZES)
+    sent = b"".join(
+        bytes((0x82, 126 if size > 125 else size))
+        + (size.to_bytes(2, "big") if size > 125 else b"")
+        + bytes(size)
+        for size in SIZES
+    )
 
     def library() -> bytes:
         at = 0
@@ -119,7 +118,7 @@ def _frame_rows() -> Iterator[Row]:
         return reader.next()
 
     assert library() == own()
-    yield "read the four frames of an answer (no socket)", library, own, 0
+    return library, own
 
 
 # -- gunicorn
@@ -139,26 +138,24 @@ def _parsed(kind: type[Any], config: Any) -> Any:
     return kind(config, IterUnreader([HEAD]), ("127.0.0.1", 1))
 
 
-def _request_rows() -> Iterator[Row]:
+def _read_head() -> Pair:
+    plain = _config(plain=True)
+    return lambda: _parsed(Request, plain), lambda: _parsed(GatewayRequest, plain)
+
+
+def _settings() -> Pair:
+    """As gunicorn has them and as attributes, while a head is read."""
     slow, plain = _config(plain=False), _config(plain=True)
-    yield (
-        "request.py: read a request's head",
-        lambda: _parsed(Request, plain),
-        lambda: _parsed(GatewayRequest, plain),
-        1,
-    )
-    yield (
-        "parts.py: settings as attributes, in that",
-        lambda: _parsed(GatewayRequest, slow),
-        lambda: _parsed(GatewayRequest, plain),
-        1,
-    )
+    return lambda: _parsed(GatewayRequest, slow), lambda: _parsed(GatewayRequest, plain)
+
+
+def _errors() -> Pair:
+    plain = _config(plain=True)
     errors = WSGIErrorsWrapper(plain)
-    yield "parts.py: one wsgi.errors", lambda: WSGIErrorsWrapper(plain), lambda: errors, 1
-    yield "parts.py: wait, then receive", *_receivers(), 1
+    return lambda: WSGIErrorsWrapper(plain), lambda: errors
 
 
-def _receivers() -> tuple[Work, Work]:
+def _receivers() -> Pair:
     """Ask a peer and receive what it says, which is not there yet."""
 
     def way(wrap: Callable[[Any], Any]) -> Work:
@@ -181,12 +178,12 @@ def _receivers() -> tuple[Work, Work]:
     return way(lambda sock: sock), way(patient)
 
 
-def _response_rows() -> Iterator[Row]:
+def _answer(headers: list[tuple[str, str]], pieces: int) -> Pair:
     config = _config(plain=True)
     request = _parsed(Request, config)
     near, far = socket.socketpair()
 
-    def answer(kind: type[Any], headers: list[tuple[str, str]], pieces: int) -> int:
+    def answer(kind: type[Any]) -> int:
         response = kind(request, near, config)
         response.start_response("200 OK", headers)
         for _ in range(pieces):
@@ -194,27 +191,37 @@ def _response_rows() -> Iterator[Row]:
         response.close()
         return len(far.recv(1 << 20))
 
-    for what, headers, pieces in (
-        ("response.py: a blocking answer", ANSWER, 1),
-        (f"response.py: a stream of {PIECES} events", [ANSWER[0], *ANSWER[2:]], PIECES),
-    ):
-        yield (
-            what,
-            lambda h=headers, p=pieces: answer(Response, h, p),
-            lambda h=headers, p=pieces: answer(GatewayResponse, h, p),
-            1 if pieces == 1 else 0,
-        )
+    return lambda: answer(Response), lambda: answer(GatewayResponse)
+
+
+PAIRS: dict[str, Callable[[], Pair]] = {
+    "write a frame of 200 bytes": partial(_written_frame, 200),
+    "write a frame of 4096 bytes": partial(_written_frame, 4096),
+    "read the four frames of an answer": _read_frames,
+    "read a request's head": _read_head,
+    "settings as attributes": _settings,
+    "wsgi.errors": _errors,
+    "wait, then receive": _receivers,
+    "a blocking answer": partial(_answer, ANSWER, 1),
+    "a stream of 10 events": partial(_answer, [ANSWER[0], *ANSWER[2:]], 10),
+}
 
 
 def main() -> None:
+    """Options: ``part``, one of PAIRS, and how many ``times`` in a round."""
+    options = json.loads(sys.argv[1])
+    times = options["times"]
     logging.disable()
-    print(f"{'':46} library     ours  saved  of a request")
-    for what, library, own, share in (*_frame_rows(), *_request_rows(), *_response_rows()):
-        pairs = [(_cpu(library), _cpu(own)) for _ in range(ROUNDS)]
-        theirs, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
-        part = f"{(theirs - ours) / REQUEST_CPU * 100:10.1f} %" if share else ""
-        print(f"{what:46} {theirs:7.1f}  {ours:7.1f}  {theirs / ours:4.1f}x {part}")
-        sys.stdout.flush()
+    library, own = PAIRS[options["part"]]()
+    pairs = [(_cpu(library, times), _cpu(own, times)) for _ in range(ROUNDS)]
+    theirs, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
+    numbers = {
+        "library_us": theirs,
+        "own_us": ours,
+        "saved_us": theirs - ours,
+        "ratio": theirs / ours,
+    }
+    sys.stdout.write(json.dumps(numbers) + "\n")
 
 
 if __name__ == "__main__":
