@@ -68,7 +68,7 @@ class WaysOut:
 class _Healthz:
     """The process is alive: 200 with an empty body, for any method."""
 
-    def __call__(self, req: falcon.Request, resp: falcon.Response, **_: Any) -> None:
+    def __call__(self, req: falcon.Request, resp: falcon.Response, **_: object) -> None:
         del req
         resp.status = falcon.HTTP_200
 
@@ -79,7 +79,7 @@ class _Readyz:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
-    def __call__(self, req: falcon.Request, resp: falcon.Response, **_: Any) -> None:
+    def __call__(self, req: falcon.Request, resp: falcon.Response, **_: object) -> None:
         del req
         self._runtime.start()
         reason = self._runtime.why_not_ready()
@@ -108,7 +108,7 @@ class GatewayApp(falcon.App[falcon.Request, falcon.Response]):
         self.add_sink(_Readyz(runtime), prefix=r"/readyz\Z")
 
     def _unexpected(
-        self, req: falcon.Request, resp: falcon.Response, ex: Exception, _params: dict[str, Any]
+        self, req: falcon.Request, resp: falcon.Response, ex: Exception, _params: dict[str, object]
     ) -> None:
         """A fault of ours: the traceback goes to the log, never to the client."""
         log.error("unexpected error", method=req.method, path=shown_path(req.path), exc_info=ex)
@@ -118,7 +118,7 @@ class GatewayApp(falcon.App[falcon.Request, falcon.Response]):
         resp.content_type = said.content_type
         resp.data = said.body
 
-    def __call__(self, env: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+    def __call__(self, env: dict[str, object], start_response: StartResponse) -> Iterable[bytes]:
         tracing = self.gateway.tracing
         trace = (tracing.begin(env) if tracing is not None else None) or UNTRACED
         front = env[FRONT] = _Front(start_response, trace)
@@ -144,7 +144,7 @@ class _Front:
         self.body: Body | None = None
         self.trace = trace
 
-    def __call__(self, status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+    def __call__(self, status: str, headers: list[tuple[str, str]], *rest: object) -> Any:
         if self._exact is not None:
             status, headers = self._exact
             keep_own_headers(self._start_response, headers)

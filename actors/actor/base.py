@@ -329,7 +329,7 @@ class _Inbox:
         self.empty = self._queue.empty
         self.qsize = self._queue.qsize
 
-    def put(self, envelope: Any, /) -> None:
+    def put(self, envelope: object, /) -> None:
         self._queue.put(envelope)
         if self._closed:
             self._refuse()

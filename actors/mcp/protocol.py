@@ -18,7 +18,7 @@ makes the requests of either kind.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 from attrs import field, frozen
@@ -70,7 +70,7 @@ _METHOD_NOT_FOUND = -32601
 _TEMPORARY = frozenset({429, 502, 503, 504})
 """HTTP errors that say nothing about which revision a server speaks."""
 
-_EMPTY: Mapping[str, Any] = {}
+_EMPTY: Mapping[str, object] = {}
 _POST_HEADERS = (
     ("Content-Type", "application/json"),
     ("Accept", "application/json, text/event-stream"),
@@ -131,7 +131,7 @@ class Dialogue:
         """tools/call.  ``arguments`` is a JSON object, or empty or null for none.  Raises
         BadArguments."""
         read = _read_arguments(arguments)
-        params: dict[str, Any] = {"name": tool.name}
+        params: dict[str, object] = {"name": tool.name}
         params["arguments"] = {} if arguments.strip() in NO_ARGUMENTS else msgspec.Raw(arguments)
         headers: tuple[tuple[str, str], ...] = ()
         if self.stateless:
@@ -169,7 +169,7 @@ class Dialogue:
         """Answer a request of the server: a ping is answered, for the rest there is nobody."""
         if self.stateless:
             return None
-        answer: dict[str, Any] = {"id": msgspec.Raw(asked.id)}
+        answer: dict[str, object] = {"id": msgspec.Raw(asked.id)}
         if asked.method == "ping":
             answer["result"] = {}
         else:
@@ -192,12 +192,12 @@ class Dialogue:
     def _request(
         self,
         method: str,
-        params: Mapping[str, Any],
+        params: Mapping[str, object],
         headers: tuple[tuple[str, str], ...] = (),
         expect: Expect = Expect.ANSWER,
     ) -> Outgoing:
         number = next(self.ids)
-        message: dict[str, Any] = {"jsonrpc": "2.0", "id": number, "method": method}
+        message: dict[str, object] = {"jsonrpc": "2.0", "id": number, "method": method}
         if self.stateless:
             message["params"] = {**params, "_meta": self._meta()}
             headers = (("Mcp-Method", method), *headers)
@@ -212,7 +212,7 @@ class Dialogue:
             self.session_id is not None,
         )
 
-    def _message(self, fields: Mapping[str, Any]) -> Outgoing:
+    def _message(self, fields: Mapping[str, object]) -> Outgoing:
         """A notification or an answer, which only sessions know."""
         body = msgspec.json.encode({"jsonrpc": "2.0", **fields})
         headers = (*_POST_HEADERS, *self._own_headers())
@@ -231,7 +231,7 @@ class Dialogue:
             return (version,)
         return (version, ("Mcp-Session-Id", self.session_id))
 
-    def _meta(self) -> dict[str, Any]:
+    def _meta(self) -> dict[str, object]:
         return {
             "io.modelcontextprotocol/protocolVersion": self.version,
             "io.modelcontextprotocol/clientInfo": _introduction(self.client),
@@ -397,10 +397,10 @@ def _says_nothing(error: McpError) -> bool:
     return isinstance(error, HttpRefused) and error.status in _TEMPORARY
 
 
-def _read_arguments(arguments: bytes) -> Mapping[str, Any]:
+def _read_arguments(arguments: bytes) -> Mapping[str, object]:
     if arguments.strip() in NO_ARGUMENTS:
         return {}
     try:
-        return msgspec.json.decode(arguments, type=dict[str, Any])
+        return msgspec.json.decode(arguments, type=dict[str, object])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as ex:
         raise BadArguments(f"the arguments are no JSON object: {ex}") from ex

@@ -425,7 +425,7 @@ class McpSession(GatewayActor):
 
     # -- threads
 
-    def _thread(self, work: Callable[..., None], *args: Any) -> None:
+    def _thread(self, work: Callable[..., None], *args: object) -> None:
         threading.Thread(target=work, args=args, name=self.role, daemon=True).start()
 
     def _tell(self, message: object) -> None:

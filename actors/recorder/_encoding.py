@@ -104,7 +104,7 @@ def storable(record: Kept) -> Kept:
     return kept
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     match value:
         case None | bool() | float():
             return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from aigateway.actors.upstream.endpoint import Endpoint
 
@@ -15,7 +15,7 @@ ADDRESS_TTL = 30.0
 """Seconds a resolved address is used again: short enough for DNS-based failover, long enough
 that a burst of connections asks once (gevent resolves in a small thread pool)."""
 
-Address: TypeAlias = tuple[int, tuple[Any, ...]]
+Address: TypeAlias = tuple[int, tuple[object, ...]]
 """An address family and what ``connect`` takes."""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -24,12 +25,12 @@ def time_left(deadline: float) -> float:
     return left
 
 
-def is_cooperative(sock: Any) -> bool:
+def is_cooperative(sock: object) -> bool:
     """Whether ``sock`` belongs to greenlets: who waits on it waits with the event loop."""
     return hasattr(sock, "_read_event") and hasattr(sock, "hub")
 
 
-def waiter_for(sock: Any) -> Callable[[], object] | None:
+def waiter_for(sock: socket.socket) -> Callable[[], object] | None:
     """What waits until ``sock`` can be read, for as long as that takes; None when reading is
     to wait by itself: with plain threads, and under TLS, which may hold bytes already.
 
@@ -37,12 +38,13 @@ def waiter_for(sock: Any) -> Callable[[], object] | None:
     """
     if not is_cooperative(sock) or hasattr(sock, "_sslobj"):
         return None
-    wait = sock.hub.wait
+    theirs: Any = sock  # gevent says nothing of types
+    wait = theirs.hub.wait
 
     def wait_for_bytes() -> None:
         # It is gone once the socket is closed: the event loop aborts the process when it is
         # to wait for a descriptor that is none any more.
-        event = sock._read_event
+        event = theirs._read_event
         if event is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         wait(event)
@@ -50,7 +52,7 @@ def waiter_for(sock: Any) -> Callable[[], object] | None:
     return wait_for_bytes
 
 
-def patient(sock: Any) -> Receiver:
+def patient(sock: socket.socket) -> Receiver:
     """What to receive from instead of ``sock``, which it is itself when reading is to wait."""
     wait = waiter_for(sock)
     return sock if wait is None else _Patient(sock, wait)
@@ -68,7 +70,7 @@ class _Patient:
 
     __slots__ = ("_more", "_sock", "_wait")
 
-    def __init__(self, sock: Any, wait: Callable[[], object]) -> None:
+    def __init__(self, sock: socket.socket, wait: Callable[[], object]) -> None:
         self._sock = sock
         self._wait = wait
         self._more = False
@@ -78,6 +80,6 @@ class _Patient:
         # The waiter knows nothing of timeouts.
         if not self._more and sock.timeout is None:
             self._wait()
-        data: bytes = sock.recv(size)
+        data = sock.recv(size)
         self._more = len(data) == size
         return data

@@ -16,7 +16,6 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -100,9 +99,9 @@ def spools(settings: Settings) -> str:
     return _json({path.name: _spool(path) for path in sorted(folder.glob("spool-*.sqlite"))})
 
 
-def _spool(path: Path) -> dict[str, Any]:
+def _spool(path: Path) -> dict[str, object]:
     with contextlib.suppress(OSError):
-        found: dict[str, Any] = {"bytes": path.stat().st_size}
+        found: dict[str, object] = {"bytes": path.stat().st_size}
     try:
         with contextlib.closing(
             sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5)
@@ -159,5 +158,5 @@ def _tail(path: str, lines: int) -> str:
     return "".join(kept[-lines:]) if lines else ""
 
 
-def _json(value: Any) -> str:
+def _json(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -27,7 +27,7 @@ def database_options(function: F) -> F:
 
 
 @contextmanager
-def reading(flags: dict[str, Any]) -> Iterator[sqlite3.Connection]:
+def reading(flags: dict[str, object]) -> Iterator[sqlite3.Connection]:
     """The database that ``flags`` and the environment name, to read from."""
     file, _named = _file(flags)
     with _as_failures(file):
@@ -40,7 +40,7 @@ def reading(flags: dict[str, Any]) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def writing(
-    flags: dict[str, Any], *, create: bool = False, quiet: bool = False
+    flags: dict[str, object], *, create: bool = False, quiet: bool = False
 ) -> Iterator[sqlite3.Connection]:
     """The database to write to, made when it is not there and ``create`` is set.
 
@@ -63,7 +63,7 @@ def writing(
             connection.close()
 
 
-def _file(flags: dict[str, Any]) -> tuple[str, bool]:
+def _file(flags: dict[str, object]) -> tuple[str, bool]:
     """The database's file, and whether somebody named it."""
     try:
         settings = load(flags, os.environ, require_coderd=False)

@@ -7,7 +7,6 @@ import os
 import tarfile
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -50,7 +49,7 @@ through it before you give it away.
     help="Lines from the end of each log file.",
 )
 @settings_options()
-def command(output: Path | None, log_lines: int, **flags: Any) -> None:
+def command(output: Path | None, log_lines: int, **flags: object) -> None:
     """Write a support archive: settings, versions, actors, traces, metrics, the last log lines.
 
     Takes the options and the environment of the `aigateway start` that it is about. Secrets
@@ -72,7 +71,7 @@ def command(output: Path | None, log_lines: int, **flags: Any) -> None:
     click.echo(f"{output} written; look through it before you give it away.")
 
 
-def _collect(flags: dict[str, Any], log_lines: int) -> dict[str, str]:
+def _collect(flags: dict[str, object], log_lines: int) -> dict[str, str]:
     report = examine_all(flags)
     settings = report.settings
     files = {

@@ -60,7 +60,7 @@ class Report:
 @click.option("--changed", is_flag=True, help="Leave out options that have their default.")
 @click.option("--dial", is_flag=True, help="Dial each provider with each of its keys, and coderd.")
 @settings_options()
-def command(as_json: bool, changed: bool, dial: bool, **flags: Any) -> None:
+def command(as_json: bool, changed: bool, dial: bool, **flags: object) -> None:
     """Show the effective configuration and what is wrong with it.
 
     Takes the options and the environment of `aigateway start`. Secrets are masked. Exits with
@@ -78,7 +78,7 @@ def command(as_json: bool, changed: bool, dial: bool, **flags: Any) -> None:
         raise SystemExit(1)
 
 
-def examine_all(flags: dict[str, Any]) -> Report:
+def examine_all(flags: dict[str, object]) -> Report:
     """Load everything from ``flags`` and the environment, collecting what is wrong."""
     settings, errors = examine(flags, os.environ)
     report = Report(settings, errors=[str(error) for error in errors])
@@ -229,7 +229,7 @@ def _columns(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 # -- as JSON
 
 
-def report_as_json(report: Report, *, changed: bool) -> dict[str, Any]:
+def report_as_json(report: Report, *, changed: bool) -> dict[str, object]:
     """The same for programs."""
     settings = report.settings
     return {
@@ -272,7 +272,7 @@ def report_as_json(report: Report, *, changed: bool) -> dict[str, Any]:
     }
 
 
-def _json_value(row: Option, value: Any) -> Any:
+def _json_value(row: Option, value: object) -> Any:
     if row.secret or row.kind.may_hold_secret or isinstance(value, str):
         return row.show(value)
     return list(value) if isinstance(value, tuple) else value

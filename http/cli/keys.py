@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
 
 import click
 
@@ -46,7 +45,7 @@ def create(
     expires_in: int | None,
     quiet: bool,
     as_json: bool,
-    **flags: Any,
+    **flags: object,
 ) -> None:
     """Make a key for USERNAME and print it: it cannot be shown again.
 
@@ -75,7 +74,7 @@ def create(
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @database_options
-def list_(as_json: bool, **flags: Any) -> None:
+def list_(as_json: bool, **flags: object) -> None:
     """Show all keys, revoked and expired ones too; never their secrets."""
     with reading(flags) as connection:
         keys = list_keys(connection)
@@ -91,7 +90,7 @@ def list_(as_json: bool, **flags: Any) -> None:
 @command.command()
 @click.argument("key_id", nargs=-1, required=True)
 @database_options
-def revoke(key_id: tuple[str, ...], **flags: Any) -> None:
+def revoke(key_id: tuple[str, ...], **flags: object) -> None:
     """Refuse the keys with these ids from now on.
 
     KEY_ID is the part of a key before the dash.

@@ -7,7 +7,6 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import click
 
@@ -19,7 +18,7 @@ __all__ = ["command"]
 
 @click.command("start", cls=SettingsCommand)
 @settings_options()
-def command(**flags: Any) -> None:
+def command(**flags: object) -> None:
     """Start the gateway.
 
     With --local it runs on its embedded control plane; without, it connects to the Coder

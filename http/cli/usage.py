@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -103,7 +103,7 @@ def command(
     limit: int | None,
     form: str,
     chart: str | None,
-    **flags: Any,
+    **flags: object,
 ) -> None:
     """Show requests, tokens, tool calls and cost of a gateway that runs with --local.
 

@@ -52,7 +52,7 @@ class Diagnosis:
         self._calls = calls
         self._server = server
         self._since = time.monotonic()
-        self._listener: Any = None
+        self._listener: socket.socket | None = None
         self._path: Path | None = None
 
     def start(self, folder: str) -> None:
@@ -117,11 +117,11 @@ class Diagnosis:
         self._listener, self._path = listener, path
         _start_thread(self._serve, listener)
 
-    def _serve(self, listener: Any) -> None:
+    def _serve(self, listener: socket.socket) -> None:
         while True:
             try:
                 # accept() would make a socket of gevent's.
-                descriptor, _ = listener._accept()
+                descriptor, _ = listener._accept()  # type: ignore[attr-defined]
             except OSError:
                 return
             with contextlib.suppress(OSError), type(listener)(fileno=descriptor) as client:

@@ -9,7 +9,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable
-from typing import Any
 
 import attrs
 from attrs import frozen
@@ -96,7 +95,7 @@ class Snapshot:
     stacks: tuple[Stack, ...]
     """Each once, however many are there."""
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """For JSON."""
         return attrs.asdict(self)
 

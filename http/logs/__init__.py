@@ -15,7 +15,7 @@ import select
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import structlog
 from attrs import define, field, frozen
@@ -203,7 +203,7 @@ class _Logger:
     name: str = "aigateway"
 
 
-def write_line(level: str, name: str, message: str, fields: Mapping[str, Any]) -> None:
+def write_line(level: str, name: str, message: str, fields: Mapping[str, object]) -> None:
     """What ``get_logger(name)`` would do with this, level and bound fields left aside.
 
     PERF: for the line of each request; structlog's own way there costs as much as the line.
@@ -212,7 +212,7 @@ def write_line(level: str, name: str, message: str, fields: Mapping[str, Any]) -
 
 
 def _emit(
-    logger: _Logger, method: str, event: MutableMapping[str, Any]
+    logger: _Logger, method: str, event: MutableMapping[str, object]
 ) -> NoReturn:  # structlog's last processor
     level = {"warn": "warning", "exception": "error", "fatal": "critical"}.get(method, method)
     message = str(event.pop("event", ""))
@@ -262,8 +262,8 @@ def _write(
     level: str,
     name: str,
     message: str,
-    fields: Mapping[str, Any],
-    exc_info: Any,
+    fields: Mapping[str, object],
+    exc_info: object,
     attached: str = "",
 ) -> None:
     state = _STATE

@@ -44,7 +44,7 @@ class Entry:
     level: str
     name: str
     message: str
-    fields: Mapping[str, Any] = field(factory=dict)
+    fields: Mapping[str, object] = field(factory=dict)
     exception: str = ""
     """A traceback, on several lines."""
     attached: str = ""
@@ -108,14 +108,14 @@ def stackdriver_line(entry: Entry) -> str:
     return _json(line)
 
 
-def _fields(entry: Entry) -> dict[str, Any]:
+def _fields(entry: Entry) -> dict[str, object]:
     fields = dict(entry.fields)
     if entry.attached:
         fields["attached"] = entry.attached
     return fields
 
 
-def format_exception(exc_info: Any) -> str:
+def format_exception(exc_info: object) -> str:
     """The traceback of what ``exc_info`` may be: an exception, a triple, or nothing."""
     if isinstance(exc_info, BaseException):
         error: BaseException | None = exc_info
@@ -147,7 +147,7 @@ def _escaped(match: re.Match[str]) -> str:
     return json.dumps(match[0])[1:-1]
 
 
-def _human(value: Any) -> str:
+def _human(value: object) -> str:
     if isinstance(value, str):
         return value if _BARE.fullmatch(value) else _one_line(json.dumps(value, ensure_ascii=False))
     if isinstance(value, float):
@@ -159,7 +159,7 @@ def _human(value: Any) -> str:
     return _human(str(value))
 
 
-def _json(value: Any) -> str:
+def _json(value: object) -> str:
     try:
         return msgspec.json.encode(value, enc_hook=str).decode()
     except (TypeError, ValueError, RecursionError):
@@ -167,7 +167,7 @@ def _json(value: Any) -> str:
         return json.dumps(_plain(value, 0), default=repr)
 
 
-def _plain(value: Any, depth: int) -> Any:
+def _plain(value: object, depth: int) -> Any:
     if isinstance(value, dict) and depth < 4:
         return {_printable(str(key)): _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple) and depth < 4:

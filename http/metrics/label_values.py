@@ -7,7 +7,6 @@ as long as the process lives.
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import structlog
 
@@ -30,16 +29,16 @@ class LabelValues:
 
     def __init__(self, most: int = MAX_VALUES) -> None:
         self._most = most
-        self._known: dict[tuple[Any, int], set[str]] = {}
+        self._known: dict[tuple[object, int], set[str]] = {}
         self._told = False
         self._lock = threading.Lock()
 
-    def bounded(self, series: Any, labels: tuple[str, ...]) -> tuple[str, ...]:
+    def bounded(self, series: object, labels: tuple[str, ...]) -> tuple[str, ...]:
         """``labels`` as they may be shown.  The same labels always lead to the same ones."""
         with self._lock:
             return tuple(self._value(series, at, label) for at, label in enumerate(labels))
 
-    def _value(self, series: Any, at: int, label: str) -> str:
+    def _value(self, series: object, at: int, label: str) -> str:
         label = printable(label[:LONGEST_VALUE])
         known = self._known.setdefault((series, at), set())
         if label in known:

@@ -11,7 +11,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Protocol, get_args
+from typing import Protocol, get_args
+
+import prometheus_client
 
 from aigateway.actors.actor.activity import activities
 from aigateway.actors.actor.base import ask_quietly
@@ -323,7 +325,9 @@ class _Totals:
         self._seen[key] = total
         return total - before if total >= before else total
 
-    def reach(self, key: _Labels, total: int, counter: Any, labels: _Labels) -> None:
+    def reach(
+        self, key: _Labels, total: int, counter: prometheus_client.Counter, labels: _Labels
+    ) -> None:
         """A counter that is new begins at 0."""
         new = key not in self._seen
         more = self.grown(key, total)
@@ -350,7 +354,9 @@ class _Gauges:
     def __init__(self) -> None:
         self._filled: dict[tuple[int, str], set[_Labels]] = {}
 
-    def fill(self, gauge: Any, values: dict[_Labels, float], part: str = "") -> None:
+    def fill(
+        self, gauge: prometheus_client.Gauge, values: dict[_Labels, float], part: str = ""
+    ) -> None:
         """``values`` are all of this ``part`` of the gauge."""
         for labels in self._filled.pop((id(gauge), part), set()) - values.keys():
             gauge.labels(*labels).set(0)

@@ -34,9 +34,9 @@ WORKER_CLASSES = {
 log = structlog.get_logger("ai-gateway")
 
 
-def gunicorn_options(settings: Settings) -> dict[str, Any]:
+def gunicorn_options(settings: Settings) -> dict[str, object]:
     """gunicorn's settings for ours."""
-    options: dict[str, Any] = {
+    options: dict[str, object] = {
         "bind": settings.http_address,
         "workers": settings.workers,
         "worker_class": WORKER_CLASSES[settings.worker_class],

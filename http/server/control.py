@@ -11,7 +11,6 @@ import json
 import os
 import socket
 import threading
-from typing import Any
 
 import attrs
 import pykka
@@ -88,7 +87,7 @@ class ControlSocket:
             except (OSError, ValueError) as ex:
                 log.debug("control socket", error=str(ex))
 
-    def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
+    def _answer(self, question: dict[str, object]) -> dict[str, object]:
         supervisor = self._runtime.supervisor
         if supervisor is None:
             return {"error": "this worker is stopping"}

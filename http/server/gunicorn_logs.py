@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gunicorn.glogging import Logger
 
 from aigateway.http.logs import reopen_logs
@@ -18,7 +16,7 @@ class GunicornLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
     There is no access log: the gateway writes its own line for each request.
     """
 
-    def setup(self, cfg: Any) -> None:
+    def setup(self, cfg: object) -> None:
         self.cfg = cfg
         self._access_log_enabled = False
         self.error_log.handlers.clear()
@@ -26,12 +24,12 @@ class GunicornLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
         # Level and filter are the root logger's business.
         self.error_log.setLevel("NOTSET")
 
-    def debug(self, msg: str, *args: Any, **kwargs: Any) -> None:
+    def debug(self, msg: str, *args: object, **kwargs: object) -> None:
         """Without the bytes of a request that broke off: they may hold a token."""
         quiet = (without_content(a) if isinstance(a, BaseException) else a for a in args)
         super().debug(msg, *quiet, **kwargs)
 
-    def access(self, *_args: Any, **_kwargs: Any) -> None:
+    def access(self, *_args: object, **_kwargs: object) -> None:
         """Nothing."""
 
     def reopen_files(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import socket
 import ssl
 import time
 from functools import partial
@@ -77,7 +78,7 @@ class _Over(BaseException):
 class _Connection:
     """What the worker knows of a client's connection."""
 
-    sock: Any
+    sock: socket.socket
     since: float
     """When its last request ended, or itself began (monotonic time)."""
     used: bool = False
@@ -159,7 +160,7 @@ class GatewayWorker(QuietErrors, EndingWorker, GeventWorker):  # type: ignore[mi
         for server in self._servers:
             server.max_accept = batch
 
-    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+    def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
         greenlet = gevent.getcurrent()
         connection = self._connections[greenlet] = _Connection(client, time.monotonic())
         self._share()
@@ -189,7 +190,7 @@ class GatewayWorker(QuietErrors, EndingWorker, GeventWorker):  # type: ignore[mi
         seconds = self.cfg.keepalive if self.alive else LINGER
         return _Idle(self._connections[gevent.getcurrent()], seconds)
 
-    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
+    def handle_request(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> Any:
         greenlet = gevent.getcurrent()
         connection = self._connections[greenlet]
         connection.used = True

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
 
 from attrs import define, field
 
@@ -136,7 +135,7 @@ class _Draft:
     bedrock_bearer_token: str = field(default="", repr=False)
     bedrock_resolved_models: str = ""
     fallback: str = ""
-    extras: dict[str, Any] = field(factory=dict)
+    extras: dict[str, object] = field(factory=dict)
     errors: list[str] = field(factory=list)
     unclear: bool = False
     """A list was given twice: what else may be wrong with it is not known."""

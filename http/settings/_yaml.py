@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["read_yaml"]
 
 
-def read_yaml(path: str, known: Collection[str]) -> dict[str, Any]:
+def read_yaml(path: str, known: Collection[str]) -> dict[str, object]:
     """Return the values in the file at ``path`` by dotted path; null counts as not there.
 
     Raises SettingsError when the file cannot be read, is no mapping, or holds an option
@@ -90,13 +90,13 @@ def _unknown(dotted: str, known: Collection[str], path: str) -> str:
     return f'config file "{path}": unknown option "{dotted}"{near}'
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     if isinstance(value, list):
         return "list"
     return "mapping" if isinstance(value, dict) else "single value"
 
 
-def _where(ex: Any) -> str:
+def _where(ex: object) -> str:
     """The parser's reason on one line, with its place."""
     reason = getattr(ex, "problem", None) or str(ex).splitlines()[0]
     mark = getattr(ex, "problem_mark", None)

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import urlsplit
 
 from attrs import field, frozen
@@ -47,7 +46,7 @@ class McpServerSettings:
 
 
 def read_mcp_servers(
-    value: Any, environ: Mapping[str, str], *, where: str = YAML_KEY
+    value: object, environ: Mapping[str, str], *, where: str = YAML_KEY
 ) -> tuple[McpServerSettings, ...]:
     """Read the list as YAML gave it; None means none.
 
@@ -71,7 +70,7 @@ def read_mcp_servers(
     return servers
 
 
-def _server(entry: Any, where: str, environ: Mapping[str, str]) -> McpServerSettings:
+def _server(entry: object, where: str, environ: Mapping[str, str]) -> McpServerSettings:
     if not isinstance(entry, dict):
         raise SettingsError(f"{where} must be a mapping with an id and a url")
     for key in entry:
@@ -92,7 +91,7 @@ def _server(entry: Any, where: str, environ: Mapping[str, str]) -> McpServerSett
     )
 
 
-def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
+def _text(entry: Mapping[str, object], key: str, where: str) -> str:
     value = entry.get(key)
     if value is None:
         return ""

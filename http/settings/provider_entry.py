@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from attrs import field, frozen
 
@@ -36,7 +35,7 @@ class ProviderEntry:
     keys: tuple[str, ...] = field(default=(), repr=False)
     bedrock: BedrockConfig | None = None
     fallback: tuple[str, ...] = ()
-    extras: Mapping[str, Any] = field(factory=dict)
+    extras: Mapping[str, object] = field(factory=dict)
     """Values that replace a common setting for this provider: attribute of ProviderConfig
     and value."""
     error: str | None = None

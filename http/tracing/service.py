@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from contextvars import ContextVar
-from typing import Any
 
 import structlog
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -70,7 +69,7 @@ class Tracing:
             if self._settings.trace_logs:
                 tap_logs(_log_to_trace)
 
-    def begin(self, environ: dict[str, Any]) -> RequestTrace | None:
+    def begin(self, environ: dict[str, object]) -> RequestTrace | None:
         """A trace for the request of this WSGI environment, None for a probe."""
         trace = None
         if environ.get("PATH_INFO") not in PROBES:

@@ -157,7 +157,7 @@ def _timestamp(seconds: float) -> Timestamp:
     return Timestamp(seconds=whole, nanos=micros * 1000)
 
 
-def _metadata(metadata: Mapping[str, Any]) -> dict[str, PbAny]:
+def _metadata(metadata: Mapping[str, object]) -> dict[str, PbAny]:
     """Wrap each value as coderd wants it.
 
     A map with a value that cannot be wrapped is replaced by what went wrong and its text.
@@ -174,7 +174,7 @@ def _wrapped(value: Value) -> PbAny:
     return PbAny(type_url=_TYPE_OF_VALUE, value=value.SerializeToString())
 
 
-def _value(value: Any) -> Value:
+def _value(value: object) -> Value:
     match value:
         case None:
             return Value(null_value=0)  # type: ignore[arg-type]

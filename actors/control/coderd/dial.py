@@ -32,18 +32,18 @@ _BUILD_HEADER = "X-Coder-Build-Version"
 _NAMES = {"key": "the AI Gateway key (--key, --key-file)"}
 
 
-def _one_line(_instance: Any, attribute: Attribute[str], value: str) -> None:
+def _one_line(_instance: object, attribute: Attribute[str], value: str) -> None:
     if re.search(r"[\x00-\x1f\x7f]", value) or not value.isascii():
         name = _NAMES.get(attribute.name, attribute.name)
         raise DialError(f"{name} must be one line of ASCII text", fatal=True)
 
 
-def _one_line_each(instance: Any, attribute: Attribute[Any], value: Mapping[str, str]) -> None:
+def _one_line_each(instance: object, attribute: Attribute[Any], value: Mapping[str, str]) -> None:
     for name, text in value.items():
         _one_line(instance, attribute, f"{name}{text}")
 
 
-def _web_address(_instance: Any, _attribute: Attribute[str], value: str) -> None:
+def _web_address(_instance: object, _attribute: Attribute[str], value: str) -> None:
     try:
         parts = urlsplit(value)
         sound = parts.scheme in ("http", "https") and bool(parts.hostname)

@@ -22,7 +22,7 @@ from aigateway.actors.values.records import (
 
 __all__ = ["END_SQL", "INSERTS", "START_SQL", "Row", "end_row", "start_row", "without_surrogates"]
 
-Row: TypeAlias = tuple[Any, ...]
+Row: TypeAlias = tuple[object, ...]
 
 # A record that was stored before is left as it is.
 START_SQL = """
@@ -52,7 +52,7 @@ def _insert(table: str, *columns: str) -> str:
     )
 
 
-def _json(metadata: Mapping[str, Any]) -> str:
+def _json(metadata: Mapping[str, object]) -> str:
     if not metadata:
         return "{}"
     try:
