@@ -45,7 +45,7 @@ class ProcessTable:
         return cls(parents, sessions)
 
     def tree(self, root: int) -> list[int]:
-        """``root``, its descendants, and whoever is in the session that ``root`` leads."""
+        """``root``, its descendants, and all that are in the session that ``root`` leads."""
         found = {root} if root in self.parents else set()
         found |= {pid for pid, session in self.sessions.items() if session == root}
         grown = True

@@ -30,7 +30,7 @@ from aigateway.http.request.inbound import shown_path
 from aigateway.http.request.refusals import dialect_of, shaped
 from aigateway.http.request.relay import Body
 from aigateway.http.request.runtime import Runtime
-from aigateway.http.server.parts import begin_anew, close_behind, keep_own_headers
+from aigateway.http.server.parts import begin_again, close_behind, keep_own_headers
 from aigateway.http.settings import Settings, load
 
 __all__ = ["GatewayApp", "WaysOut", "create_app", "make_plan"]
@@ -158,7 +158,7 @@ class _Front:
         close_behind(self._start_response)
 
     def instead(self, status: str, headers: list[tuple[str, str]]) -> bool:
-        return begin_anew(self._start_response, status, self.trace.head(status, headers))
+        return begin_again(self._start_response, status, self.trace.head(status, headers))
 
 
 def create_app(settings: Settings | None = None) -> GatewayApp:

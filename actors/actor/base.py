@@ -3,7 +3,7 @@ once.
 
 pykka delivers messages; it does not say what happens to a message that carries its own
 reply when the actor dies.  Here a message may have an attribute ``reply``, a :class:`Reply`
-that the actor (or whoever it hands the message to) completes when the answer is known,
+that the actor (or the one that it hands the message to) completes when the answer is known,
 perhaps much later.  The actor never waits for it, the sender does.  This base promises
 that no such reply is left open by a death: the message in hand and all messages that are
 in the inbox, or come to it too late, get :class:`ActorDied`.
@@ -155,7 +155,7 @@ class Reply(Generic[T]):
     __slots__ = ("_error", "_first", "_value", "_waiting", "known")
 
     def __init__(self) -> None:
-        # Popped by whoever sets the reply; taking from a list is atomic.
+        # Popped by the one that sets the reply; taking from a list is atomic.
         self._first = [True]
         self.known = False
         """Whether it was set."""
@@ -317,7 +317,7 @@ class _Inbox:
     """Messages in the order in which they came, until the actor's death closes it.
 
     A sender may look whether the actor lives, and put its message only after the death; so
-    whoever puts something into a closed inbox answers it.
+    a sender that puts something into a closed inbox answers it.
     """
 
     __slots__ = ("_closed", "_queue", "empty", "get", "qsize")

@@ -42,7 +42,7 @@ class Fate(Enum):
     """What is known of a record."""
 
     HERE = "not sent, or certainly not stored"
-    FLYING = "sent, and whoever sent it will say what became of it"
+    FLYING = "sent, and its sender will say what became of it"
     DOUBTFUL = "sent, and perhaps stored"
     STORED = "stored"
 
@@ -89,7 +89,7 @@ class Marks:
                 if kind == _SENT:
                     self._doubtful.add(number)
 
-    # -- for whoever sends
+    # -- for the sender
 
     def depart(self, seq: int) -> bool:
         """It will be sent now; False when there is no room for one more mark: do not send it."""
@@ -139,7 +139,7 @@ class Marks:
             self._listeners.setdefault(seq, []).append(listener)
             return True
 
-    # -- for whoever wants to know
+    # -- for those who want to know
 
     def fate(self, seq: int) -> Fate:
         if seq >> PARCEL_BITS in self._whole:
@@ -164,7 +164,7 @@ class Marks:
         with self._lock:
             return Fate.FLYING in self._fates.values()
 
-    # -- for whoever keeps the spool
+    # -- for the keeper of the spool
 
     def forget(self, parcels: Iterable[int]) -> None:
         """These are no longer in the spool."""

@@ -114,7 +114,7 @@ class Accepted:
 class Begin:
     """Record the start of an interception.  Replies Accepted, Denied or Unavailable.
 
-    A request tells it to the recorder, which hands it on to whoever is the control plane.
+    A request tells it to the recorder, which hands it on to the present control plane.
     ``again``: a control plane that died had it in hand, and may have stored it.
     """
 

@@ -125,7 +125,7 @@ def _joined(system: Buffer | None) -> str:
 
 
 def _answered_call(message: Object) -> str | None:
-    """The tool call whose result ends the last message, whoever said it."""
+    """The tool call whose result ends the last message, of any role."""
     for item in reversed(items(message.get("content"))):
         block = members(item)
         if text(block.get("type")) == "tool_result":

@@ -483,7 +483,7 @@ def for_upstream(
     """Make the headers of the upstream request from the client's.
 
     No credential of the client is among them, under whatever name it came: the provider is
-    called with ``auth``, or with what whoever sends the request adds, and with nothing else.
+    called with ``auth``, or with what the sender of the request adds, and with nothing else.
     ``own_key`` says that this is the client's own key: only then go headers upstream that
     choose within its account (organisation, project, workspace), and such cookies as are no
     credential.  ``actor`` are the headers that name the user: values from a client under these
@@ -493,7 +493,7 @@ def for_upstream(
 
     ``Accept-Encoding`` is removed from intercepted requests, whose answers are read here, and
     kept on passed-through ones.  ``Host``, ``Content-Length`` and ``Expect`` are removed from
-    both: whoever sends the request frames it.
+    both: the sender of the request frames it.
 
     A passed-through request gets a ``User-Agent`` if it has none, and with ``forwarded``
     ``X-Forwarded-For`` (``client_ip`` after the earlier values; none at all when ``client_ip``

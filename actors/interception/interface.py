@@ -1,4 +1,4 @@
-"""What every interception offers to whoever carries its bytes.
+"""What every interception offers to the one that carries its bytes.
 
 An :class:`Interception` is one request and its answer.  The holder reads ``upstream_body``,
 sends it, tells the interception how the answer begins, feeds it what arrives and writes

@@ -216,7 +216,7 @@ def _said(item: Object) -> Said:
 
 
 _CONTEXT = frozenset({"additional_context", "additional_tools", "configuration_update"})
-"""Items that set a model up, whoever's role they have."""
+"""Items that set a model up, of any role."""
 _TEXT_PARTS = frozenset({"input_text", "text"})
 
 

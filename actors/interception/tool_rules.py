@@ -63,7 +63,7 @@ OPENAI = Rules(
     # "Expected a string with maximum length 1024"
     longest_description=1024,
 )
-"""Chat Completions and Responses, whoever offers them."""
+"""Chat Completions and Responses, of any provider."""
 
 _SCHEMA_OBJECT = frozenset(
     {

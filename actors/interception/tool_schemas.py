@@ -59,7 +59,7 @@ _SCALARS: list[Node] = [{"type": "string"}, {"type": "number"}, {"type": "boolea
 _INNER = frozenset(
     {"properties", "required", "additionalProperties", "items", "prefixItems", "anyOf"}
 )
-"""Keywords that are written anew."""
+"""Keywords that are written again."""
 
 Written: TypeAlias = tuple[Node, WayBack | None]
 

@@ -1,4 +1,4 @@
-"""What interceptions need to know of tools, whoever finds and runs them."""
+"""What interceptions need to know of tools, and not who finds and runs them."""
 
 from __future__ import annotations
 

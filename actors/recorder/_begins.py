@@ -39,7 +39,7 @@ class _Handed(Reply[Accepted | Denied | Unavailable]):
 
 
 class Begins:
-    """Hands starts of interceptions to whoever is the control plane; ``again`` is told, in any
+    """Hands starts of interceptions to the present control plane; ``again`` is told, in any
     thread, of one that has to be begun once more, and says whether that will be done."""
 
     def __init__(self, tree: ActorTree, again: Callable[[Begin], bool]) -> None:

@@ -1,4 +1,4 @@
-"""One interception's way to the recorder, for whoever holds the exchange.
+"""One interception's way to the recorder, for the holder of the exchange.
 
 An interception has an id (:func:`new_interception_id`), and a policy says what of it is recorded,
 and whether it is written to the log as well.  The ledger hands records over and waits until they

@@ -47,7 +47,7 @@ class ControlPlaneChanged:
     replaced: bool = False
     crashed: bool = False
     plane: pykka.ActorRef[Any] | None = field(default=None, repr=False)
-    """The new one; None: whoever fills the role now."""
+    """The new one; None: the one that fills the role now."""
 
 
 @frozen

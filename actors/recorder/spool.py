@@ -1,7 +1,7 @@
 """The durable spool: records wait here, on disk, until the control plane has them.
 
 One SQLite file per gateway worker, in WAL mode, so that a killed process loses nothing that
-was committed.  A file belongs to whoever holds the lock on it (``flock`` on a file of its own
+was committed.  A file belongs to the holder of the lock on it (``flock`` on a file of its own
 beside it, which the kernel drops when the process dies).  So a worker that replaces a killed one
 takes up its file, and any worker may adopt a file that nobody holds.  The recorders of one process
 hand the lock on (:mod:`~aigateway.actors.recorder.custody`).

@@ -3,7 +3,7 @@
 An answer that came whole must have its start, its end, its prompt with the client's own words,
 and its token usage.  An answer that came whole and is an error, or a stream that the gateway
 itself ended with an error event, must have start and end if it named an interception.  What a
-client never saw the end of owes nothing: the process may have been killed under it.  Whoever is
+client never saw the end of owes nothing: the process may have been killed under it.  Whatever is
 stored must be stored once.
 """
 

@@ -89,7 +89,7 @@ class _Connection:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
-            self._driver.broken(self, "answer is no HTTP")
+            self._driver.broken(self, "answer is not HTTP")
 
     # Called by the parser.
 

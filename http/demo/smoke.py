@@ -136,7 +136,7 @@ def open_with(stage: Stage, given_up: Callable[[], bool]) -> None:
 
 
 def _json(value: Any) -> bytes:
-    # With spaces, as clients write it: what the gateway encodes anew would be seen.
+    # With spaces, as clients write it: what the gateway encodes again would be seen.
     return json.dumps(value).encode()
 
 

@@ -112,7 +112,7 @@ def configure(settings: Settings) -> None:
 
 
 def reopen_logs() -> None:
-    """Open all files anew by their paths, after something has moved them (log rotation).
+    """Open all files again by their paths, after something has moved them (log rotation).
 
     A file that cannot be opened goes on where it was, and that is logged.
     """

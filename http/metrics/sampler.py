@@ -150,7 +150,7 @@ class Sampler:
         if control is None or not isinstance(stats, CallStats):
             return
         if self._coderd_urn != control.actor_urn:
-            # It began to count anew.
+            # It began to count again.
             self._coderd_urn = control.actor_urn
             self._timed.clear()
             self._totals.forget("unpriced")
@@ -224,7 +224,7 @@ class Sampler:
             waiting["retry"] += state.retrying
             self._states(name, state)
             if self._urns.get(name) != ref.actor_urn:
-                # It began to count anew.
+                # It began to count again.
                 self._totals.forget(self._urns.get(name, ""))
                 self._urns[name] = ref.actor_urn
             self._count(name, ref.actor_urn, state)
@@ -313,7 +313,7 @@ class Sampler:
 class _Totals:
     """Lets counters catch up with totals that others keep.
 
-    Whoever keeps them may begin anew from 0; a key of its own for each makes that exact.
+    Their keepers may begin again from 0; a key of its own for each makes that exact.
     """
 
     def __init__(self) -> None:

@@ -75,7 +75,7 @@ def present(call: Call, settings: Settings) -> Presented:
         raise plain(400, "no authentication key provided", reason=Reason.NO_KEY)
     call.proxy_id = presented.request_id
     inbound.token = presented.token
-    # APPSEC: from here on a query holds no secret, neither for providers nor for whoever shows it.
+    # APPSEC: from here on a query holds no secret, neither for providers nor where it is shown.
     inbound.query = without_secrets(inbound.query, presented.token)
     return presented
 
@@ -223,7 +223,7 @@ def _disabled(config: ProviderConfig) -> Answer:
 class Admission:
     """Counts requests; ``limit`` 0 means no cap.  Safe to use from many threads.
 
-    Whoever waits longest gets the next place: a place that becomes free is handed over, so
+    The request that waits longest gets the next place: a place that becomes free is handed over, so
     nobody who comes later can take it.
     """
 

@@ -188,7 +188,7 @@ class _Attempt:
         _make(self._base.parent)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         descriptor = os.open(f"{self._base}{suffix}", flags, 0o600)
-        # Unbuffered: whoever follows the file sees each event when it comes.
+        # Unbuffered: a reader that follows the file sees each event when it comes.
         return open(descriptor, "wb", buffering=0)
 
     def _guarded(self, write: Callable[[], object]) -> None:

@@ -1,7 +1,7 @@
 """Answers of providers on their way: read from the upstream, written to the client, in one
 greenlet.
 
-Whoever writes an answer iterates over its :class:`Body`, and calls ``close`` whatever happens.
+The writer of an answer iterates over its :class:`Body`, and calls ``close`` whatever happens.
 What an iteration returns is what has arrived, untouched and in one piece.  Two rules:
 
 - A cut upstream never ends as a clean end: after the error event the iteration raises

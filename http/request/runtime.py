@@ -3,8 +3,8 @@
 Requests wait in two places: for an actor's reply, and for bytes of an upstream's answer.
 Both are noted here.  A process that has to end breaks them off in two steps:
 
-- :meth:`Inflight.cut`: whoever reads an answer gets GatewayEnds, and whoever waits for a
-  reply gets :class:`Stopping`.  From there each request takes its usual way: an error event
+- :meth:`Inflight.cut`: a request that reads an answer gets GatewayEnds, and one that waits
+  for a reply gets :class:`Stopping`.  From there each request takes its usual way: an error event
   or an error answer, and its records to the disk.  Only the start of an interception is
   waited for: nobody could say whether it was recorded.
 - :meth:`Inflight.let_go`: those do not wait any longer either.
@@ -99,7 +99,7 @@ class Inflight:
 
         ``patient`` waits are only broken off by :meth:`let_go`.  Raises Stopping.
         """
-        # Noted first: whoever cuts says so first, and then looks here.
+        # Noted first: the one that cuts says so first, and then looks here.
         self._replies[id(reply)] = (reply, patient)
         if self._let_go if patient else self._cut:
             self.forget(reply)
@@ -110,7 +110,7 @@ class Inflight:
         self._replies.pop(id(reply), None)
 
     def hold(self, exchange: Exchange) -> None:
-        """An answer is being read, by its request or by whoever it is given to later."""
+        """An answer is being read, by its request or by the one that it is given to later."""
         with self._lock:
             self._exchanges.add(exchange)
             over = self._cut
@@ -148,7 +148,7 @@ class Inflight:
     def _break_off(self, *, patient: bool) -> None:
         for reply, is_patient in list(self._replies.values()):
             if patient or not is_patient:
-                # Whoever answers now finds the reply taken, and lets go of what it holds.
+                # An actor that answers now finds the reply taken, and lets go of what it holds.
                 fail(reply, Stopping())
 
 
@@ -256,7 +256,7 @@ class Runtime:
                     raise NoAnswer(f"{role} died with the request in hand", sent=True) from ex
                 last = ref
             except pykka.Timeout as ex:
-                # Whoever answers now finds the reply taken, and lets go of what it holds.
+                # An actor that answers now finds the reply taken, and lets go of what it holds.
                 fail(reply, NoAnswer("nobody waits any more", sent=True))
                 raise NoAnswer(f"{role} did not answer within {timeout:g} s", sent=True) from ex
             finally:

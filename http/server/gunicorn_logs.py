@@ -33,7 +33,7 @@ class GunicornLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
         """Nothing."""
 
     def reopen_files(self) -> None:
-        """What SIGUSR1 asks for: open the gateway's files anew."""
+        """What SIGUSR1 asks for: open the gateway's files again."""
         reopen_logs()
 
     def close_on_exec(self) -> None:

@@ -33,7 +33,7 @@ __all__ = [
     "GatewayRequest",
     "GatewayResponse",
     "GatewayUnreader",
-    "begin_anew",
+    "begin_again",
     "close_behind",
     "keep_own_headers",
     "plain_headers",
@@ -246,7 +246,7 @@ def keep_own_headers(start_response: Any, headers: Sequence[tuple[str, str]]) ->
                 response.own[name.lower()] = (name, value)
 
 
-def begin_anew(start_response: Any, status: str, headers: Sequence[tuple[str, str]]) -> bool:
+def begin_again(start_response: Any, status: str, headers: Sequence[tuple[str, str]]) -> bool:
     """Replace a head that was begun but not sent yet; False where that cannot be done."""
     response = getattr(start_response, "__self__", None)
     if not isinstance(response, GatewayResponse) or response.headers_sent:

@@ -1,4 +1,4 @@
-"""What SIGHUP changes: read the settings anew, keep what only a restart can change."""
+"""What SIGHUP changes: read the settings again, keep what only a restart can change."""
 
 from __future__ import annotations
 

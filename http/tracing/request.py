@@ -66,7 +66,7 @@ Attributes = dict[str, str | bool | int]
 
 
 class RequestTrace:
-    """Belongs to its request; for an intercepted one also to whoever reads its answer."""
+    """Belongs to its request; for an intercepted one also to the reader of its answer."""
 
     def __init__(self, tracer: Tracer, environ: Mapping[str, Any]) -> None:
         carrier = {
@@ -232,7 +232,7 @@ class RequestTrace:
             _fail(span, result.transport_error or "the tool says that it failed")
         _end(span)
 
-    # -- told by whoever reads the answer
+    # -- told by the reader of the answer
 
     def found(self, records: Sequence[UsageRecord]) -> None:
         """Records have become known."""

@@ -191,7 +191,7 @@ def test_inboxes_and_restarts_are_seen_without_asking(process: Process) -> None:
     process.tree.forget(role)
     process.tree.note(role, ActorHistory(1, "x"))
     process.sampler.sample()
-    # It has another life behind it, and began to count anew.
+    # It has another life behind it, and began to count again.
     assert process.value("actor_restarts_total", role=role) == 3
 
 

@@ -87,7 +87,7 @@ def script(request: ReceivedRequest) -> Steps:
         case "reset":
             return [Reset()]
         case "garbage":
-            return [b"this is no HTTP\r\n\r\n", Close()]
+            return [b"this is not HTTP\r\n\r\n", Close()]
         case "html":
             return answer("<html>sorry</html>", 200, cookie, content_type="text/html")
         case "cut" | "half" if framed:

@@ -6,7 +6,7 @@ for the calls that requests wait for.  What became of a parcel is told when all 
 
 coderd does not recognise a usage record that it has.  So each record is marked before it is
 sent, and what became of it before anything else is done about it
-(:mod:`~aigateway.actors.control.marks`): whoever takes the place of a dead recorder or of a dead
+(:mod:`~aigateway.actors.control.marks`): the successor of a dead recorder or of a dead
 control plane knows by the marks what is stored and what is still in the air.  A control plane
 that ends gives back what it has not sent, and goes on telling what becomes of the rest.
 

@@ -14,7 +14,7 @@ and a lock.  Three threads take part:
   over and sends keepalive pings.  When the writer is stuck the ping is not answered, and
   this thread ends the session.
 
-PERF: changing threads costs more than anything else here.  So whoever has something to send
+PERF: changing threads costs more than anything else here.  So a thread that has something to send
 sends it, as far as that goes without waiting, and leaves only the rest to the writer.  The
 owner's calls are just kept until it says ``flush``, which it does when it has no more of them
 for the moment, and leave in one message.  Calls that nobody waits for are kept a little longer

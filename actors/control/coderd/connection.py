@@ -17,7 +17,7 @@ coderd's "no" and "coderd is away" are kept apart: the first is :class:`Denied`,
 :class:`Unavailable`, and nothing but coderd's own "yes" lets anybody in.
 
 When the actor ends, records may be in the air: coderd has them, perhaps, and its answer is on
-its way.  The session lives on until they are answered, and whoever reads the answer tells what
+its way.  The session lives on until they are answered, and the reader of the answer tells what
 became of them, in its own thread and one at a time.
 
 A refused gateway key (and whatever else will not change by asking again) is fatal: it is

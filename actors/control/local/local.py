@@ -171,7 +171,7 @@ class LocalControlPlane(GatewayActor):
 
     def _get_status(self, _message: GetStatus) -> Status:
         if self._trouble is not None:
-            # Whoever waits for readiness sends no writes that would find out.
+            # A client that waits for readiness sends no writes that would find out.
             try:
                 self._store.probe()
             except (DatabaseBusy, DatabaseTrouble) as ex:

@@ -194,7 +194,7 @@ def _migrate(connection: sqlite3.Connection, file: Path) -> None:
 
 
 def _check_writable(connection: sqlite3.Connection, patience: float) -> None:
-    # Whoever holds the lock proves that the file can be written: no need to wait.
+    # The holder of the lock proves that the file can be written: no need to wait.
     connection.execute("PRAGMA busy_timeout = 0")
     try:
         touch(connection)

@@ -191,7 +191,7 @@ class Store:
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
-            # Not created anew: an empty database would refuse every key for good.
+            # Not created again: an empty database would refuse every key for good.
             self._connection = open_database(self._path, create=False, patience=0)
             self._file = _identity(self._path)
         return self._connection
