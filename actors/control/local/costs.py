@@ -9,8 +9,9 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
-from attrs import field, frozen
+from attrs import frozen
 
 from aigateway.actors.control.local.prices.cost import Cost, Pricing, Used
 from aigateway.actors.control.local.schema import moment_of, timestamp, transaction
@@ -32,18 +33,27 @@ __all__ = [
     "unpriced",
 ]
 
-_IDS_AT_ONCE = 500
-_ROWS_AT_ONCE = 1000
-"""How many rows one transaction changes, so that a gateway that writes waits for some ms."""
+_INTERCEPTIONS_AT_ONCE = 500
+"""How many are looked at together, and changed in one transaction, so that a gateway that writes
+waits for some ms."""
 
-_ROWS_SQL = """
-    SELECT token.rowid, asked.provider, asked.provider_name, asked.model,
-           token.input_tokens, token.output_tokens, token.cache_read_input_tokens,
-           token.cache_write_input_tokens, token.metadata, token.created_at,
-           token.cost_nano_usd, token.price, token.price_table
-    FROM interceptions AS asked JOIN token_usages AS token ON token.interception_id = asked.id
-    WHERE asked.started_at >= ? AND token.rowid > ?
-    ORDER BY token.rowid LIMIT ?
+_ASKED_SQL = "SELECT id, provider, provider_name, model FROM interceptions WHERE id IN ({})"
+_NEXT_SQL = """
+    SELECT id, provider, provider_name, model, started_at FROM interceptions
+    WHERE started_at >= ? AND (started_at, id) > (?, ?) ORDER BY started_at, id LIMIT ?
+"""
+_TOKENS_SQL = """
+    SELECT interception_id, msg_id, input_tokens, output_tokens, cache_read_input_tokens,
+           cache_write_input_tokens, metadata, created_at, record_id,
+           cost_nano_usd, price, price_table
+    FROM token_usages WHERE interception_id IN ({})
+"""
+# Rows without an id of their own that are the same cost the same.
+_CHANGE_SQL = """
+    UPDATE token_usages SET cost_nano_usd = ?, price = ?, price_table = ?
+    WHERE interception_id = ? AND msg_id = ? AND input_tokens = ? AND output_tokens = ?
+      AND cache_read_input_tokens = ? AND cache_write_input_tokens = ? AND metadata = ?
+      AND created_at = ? AND coalesce(record_id, '') = coalesce(?, '')
 """
 
 
@@ -135,56 +145,58 @@ def _priced(
 
 
 def asked_in(connection: sqlite3.Connection, ids: Sequence[str]) -> Iterator[tuple[str, Asked]]:
-    """What was asked for by the interceptions of a SQLite database.  Raises sqlite3.Error."""
-    for first in range(0, len(ids), _IDS_AT_ONCE):
-        some = [
-            each.encode(errors="replace").decode() for each in ids[first : first + _IDS_AT_ONCE]
-        ]
-        marks = ",".join("?" * len(some))
-        found = connection.execute(
-            f"SELECT id, provider, provider_name, model FROM interceptions WHERE id IN ({marks})",
-            some,
-        )
-        for interception_id, *values in found:
+    """What was asked for by interceptions that are stored.  Raises what the database raises."""
+    for first in range(0, len(ids), _INTERCEPTIONS_AT_ONCE):
+        some = ids[first : first + _INTERCEPTIONS_AT_ONCE]
+        some = [each.encode(errors="replace").decode() for each in some]
+        for interception_id, *values in connection.execute(_ASKED_SQL.format(_marks(some)), some):
             yield interception_id, Asked(*values)
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))
 
 
 @frozen
 class _Row:
     """A token record as it is stored, and what it costs today."""
 
-    rowid: int
+    key: tuple[Any, ...]
+    """What tells it from rows that cost something else."""
     asked: Asked
     used: Used
     was: tuple[int | None, str | None, str | None]
     cost: Cost
-    tokens: int = field(default=0)
 
     @property
     def now(self) -> tuple[int | None, str | None, str | None]:
         return self.cost.nano_usd, self.cost.price, self.cost.table
 
 
-def _stored(
-    connection: sqlite3.Connection, pricing: Pricing, since: float, behind: int
-) -> list[_Row]:
-    rows = []
-    for (
-        rowid, provider, provider_name, model, given, made, read, written, metadata, created_at,
-        *was,
-    ) in connection.execute(_ROWS_SQL, (timestamp(since), behind, _ROWS_AT_ONCE)):  # fmt: skip
-        asked = Asked(provider, provider_name, model)
-        used = Used(given, made, read, written, json.loads(metadata))
-        cost = pricing.cost(
-            used,
-            model,
-            provider=provider,
-            provider_name=provider_name,
-            moment=moment_of(created_at),
-        )
-        tokens = given + made + read + written
-        rows.append(_Row(rowid, asked, used, (was[0], was[1], was[2]), cost, tokens))
-    return rows
+def _stored(connection: sqlite3.Connection, pricing: Pricing, since: float) -> Iterator[list[_Row]]:
+    """The token records of interceptions that started at ``since`` or later, in pieces."""
+    begin = timestamp(since)
+    last = ("", "")
+    while found := connection.execute(_NEXT_SQL, (begin, *last, _INTERCEPTIONS_AT_ONCE)).fetchall():
+        last = (found[-1][4], found[-1][0])
+        asked = {each[0]: Asked(*each[1:4]) for each in found}
+        ids = list(asked)
+        rows = connection.execute(_TOKENS_SQL.format(_marks(ids)), ids).fetchall()
+        yield [_row(row, asked[row[0]], pricing) for row in rows]
+
+
+def _row(row: Sequence[Any], asked: Asked, pricing: Pricing) -> _Row:
+    *key, nano_usd, price, table = row
+    _id, _msg, given, made, read, written, metadata, created_at, _record = key
+    used = Used(given, made, read, written, json.loads(metadata))
+    cost = pricing.cost(
+        used,
+        asked.model,
+        provider=asked.provider,
+        provider_name=asked.provider_name,
+        moment=moment_of(created_at),
+    )
+    return _Row(tuple(key), asked, used, (nano_usd, price, table), cost)
 
 
 def recost(
@@ -196,16 +208,12 @@ def recost(
     ``dry_run`` changes nothing.  Raises sqlite3.Error; what was changed until then stays.
     """
     sums: Counter[str] = Counter()
-    behind = -1
-    while rows := _stored(connection, pricing, since, behind):
-        behind = rows[-1].rowid
+    for rows in _stored(connection, pricing, since):
         changed = [row for row in rows if row.was != row.now]
         if changed and not dry_run:
             with transaction(connection):
                 connection.executemany(
-                    "UPDATE token_usages SET cost_nano_usd = ?, price = ?, price_table = ?"
-                    " WHERE rowid = ?",
-                    [(*row.now, row.rowid) for row in changed],
+                    _CHANGE_SQL, sorted({(*row.now, *row.key) for row in changed}, key=repr)
                 )
         sums["rows"] += len(rows)
         sums["changed"] += len(changed)
@@ -222,9 +230,7 @@ def unpriced(connection: sqlite3.Connection, pricing: Pricing, since: float) -> 
     most tokens first."""
     counts: Counter[tuple[str, str, str, str]] = Counter()
     tokens: Counter[tuple[str, str, str, str]] = Counter()
-    behind = -1
-    while rows := _stored(connection, pricing, since, behind):
-        behind = rows[-1].rowid
+    for rows in _stored(connection, pricing, since):
         for row in rows:
             if row.cost.unpriced is None:
                 continue
@@ -233,6 +239,6 @@ def unpriced(connection: sqlite3.Connection, pricing: Pricing, since: float) -> 
             model = told.get("provider_model") or row.asked.model
             key = (str(name), str(model), row.cost.unpriced, row.cost.detail)
             counts[key] += 1
-            tokens[key] += row.tokens
+            tokens[key] += row.used.all_input + row.used.output_tokens
     found = [Unpriced(*key, records=n, tokens=tokens[key]) for key, n in counts.items()]
     return sorted(found, key=lambda each: (-each.tokens, each.provider_name, each.model))

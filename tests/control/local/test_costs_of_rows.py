@@ -146,13 +146,35 @@ def test_costs_are_worked_out_again_from_a_time_on(
     assert (again.rows, again.changed, again.before) == (1, 0, 60_000)
 
 
-def test_more_rows_than_fit_into_one_transaction_are_all_worked_out(
+def test_more_interceptions_than_fit_into_one_transaction_are_all_worked_out(
+    store: Store, database: sqlite3.Connection, records: Any
+) -> None:
+    # Many at the same moment: pages end between them.
+    starts = [records.start(model="nonesuch") for _ in range(1201)]
+    store.write(starts, [records.tokens(start.id) for start in starts])
+    done = recost(database, pricing("v2", nonesuch=1), 0.0)
+    assert (done.rows, done.changed, done.after) == (1201, 1201, 1201 * 15_000)
+    assert set(costs(database)) == {(15_000, "anthropic/nonesuch", "v2")}
+
+
+def test_each_of_several_records_of_an_answer_gets_its_own_cost(
     store: Store, database: sqlite3.Connection, records: Any
 ) -> None:
     start = records.start(model="nonesuch")
-    store.write([start], [records.tokens(start.id) for _ in range(2001)])
+    fast = {"speed": "fast"}
+    store.write(
+        [start],
+        [
+            records.tokens(start.id, record_id="1", input_tokens=1),
+            records.tokens(start.id, record_id="2", input_tokens=2),
+            records.tokens(start.id, record_id="3", metadata=fast),
+            *(records.tokens(start.id) for _ in range(2)),
+        ],
+    )
     done = recost(database, pricing("v2", nonesuch=1), 0.0)
-    assert (done.rows, done.changed, done.after) == (2001, 2001, 2001 * 15_000)
+    found = [cost for cost, _price, _table in costs(database)]
+    assert found == [6_000, 7_000, None, 15_000, 15_000]
+    assert (done.rows, done.after, done.unpriced_after) == (5, 43_000, 1)
 
 
 def test_records_from_before_there_were_prices_get_theirs(
