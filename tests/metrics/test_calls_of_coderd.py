@@ -29,7 +29,7 @@ class Plane:
         self.counters = CallCounters()
         self.waiting = 0
 
-    def ask(self, _question: GetCallStats, timeout: float) -> CallStats:
+    def ask(self, _question: GetCallStats, block: bool, timeout: float) -> CallStats:
         return CallStats(waiting=self.waiting, times=self.counters.copy())
 
 
@@ -97,7 +97,7 @@ def test_records_without_a_price_are_counted_from_nothing_on_and_over_restarts()
     registry = CollectorRegistry()
     told: dict[str, int] = {}
     plane = SimpleNamespace(
-        actor_urn="first", ask=lambda _question, timeout: CallStats(unpriced=dict(told))
+        actor_urn="first", ask=lambda _question, block, timeout: CallStats(unpriced=dict(told))
     )
     tree: Any = SimpleNamespace(find=lambda _role: plane)
     metrics = RequestMetrics(Series(registry), initiators=True)
