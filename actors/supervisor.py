@@ -18,7 +18,7 @@ import pykka
 import structlog
 from attrs import Factory, define, frozen
 
-from aigateway.actors.actor.base import Asked, Crash, GatewayActor, Watcher, ask_quietly
+from aigateway.actors.actor.base import Crash, GatewayActor, Inquiry, Watcher, ask_quietly
 from aigateway.actors.actor.tree import ActorHistory, ActorTree, provider_role
 from aigateway.actors.control.messages import ProvidersChanged, SubscribeProviders
 from aigateway.actors.mcp.messages import GetMcpState, LeftOut
@@ -70,12 +70,12 @@ class ActorInfo:
 
 
 @frozen
-class ListActors(Asked[tuple[ActorInfo, ...]]):
+class ListActors(Inquiry[tuple[ActorInfo, ...]]):
     """Asked: answers a tuple of :class:`ActorInfo`."""
 
 
 @frozen
-class RestartActor(Asked[bool]):
+class RestartActor(Inquiry[bool]):
     """Asked: restart one actor; answers True, or False for an unknown role.
 
     ``crash`` ends it as an error in its code would, for rehearsals.
@@ -86,7 +86,7 @@ class RestartActor(Asked[bool]):
 
 
 @frozen
-class StopAll(Asked[None]):
+class StopAll(Inquiry[None]):
     """Asked: stop all actors, the recorder last; answers None when they are gone."""
 
 

@@ -41,7 +41,7 @@ from aigateway.actors.actor.activity import ActorActivity, ActorState, enlist, s
 __all__ = [
     "ActorDied",
     "AlreadySet",
-    "Asked",
+    "Inquiry",
     "Crash",
     "GatewayActor",
     "Interrupted",
@@ -276,7 +276,7 @@ class Probe:
         self.sent_at = time.monotonic()
 
 
-class Asked(Generic[T]):
+class Inquiry(Generic[T]):
     """The base of messages that are asked, not told: the actor answers a ``T`` at once."""
 
     __slots__ = ()
@@ -288,13 +288,13 @@ class Watcher(Protocol):
     def __call__(self, actor: GatewayActor, error: BaseException | None, /) -> None: ...
 
 
-def ask(ref: pykka.ActorRef[Any], question: Asked[T], timeout: float) -> T:
+def ask(ref: pykka.ActorRef[Any], question: Inquiry[T], timeout: float) -> T:
     """Wait up to ``timeout`` seconds for an answer.  Raises pykka's ActorDeadError and Timeout."""
     answer: T = ref.ask(question, block=True, timeout=timeout)
     return answer
 
 
-def ask_quietly(ref: pykka.ActorRef[Any] | None, question: Asked[T], timeout: float) -> T | None:
+def ask_quietly(ref: pykka.ActorRef[Any] | None, question: Inquiry[T], timeout: float) -> T | None:
     """Ask an actor that may be gone or busy; None when no answer comes in time."""
     if ref is not None:
         with contextlib.suppress(pykka.ActorDeadError, pykka.Timeout):

@@ -11,7 +11,7 @@ from typing import Final
 
 from attrs import define, field, frozen
 
-from aigateway.actors.control.outcomes import Answer, Failure, Outcome, Refusal
+from aigateway.actors.control.rpc_results import Failure, Refusal, RpcAnswer, RpcResult
 
 __all__ = ["BOUNDS", "OUTCOMES", "CallCounters", "CallTimes"]
 
@@ -19,7 +19,7 @@ BOUNDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 
 """Seconds; a call takes about a millisecond on a quick network, and up to ``--max-wait`` while
 coderd is away."""
 
-_NAMES: Final = {Answer: "answered", Refusal: "refused", Failure: "failed"}
+_NAMES: Final = {RpcAnswer: "answered", Refusal: "refused", Failure: "failed"}
 OUTCOMES: Final = tuple(_NAMES.values())
 
 
@@ -43,9 +43,9 @@ class CallCounters:
     """Everything since the actor was started, from 0."""
 
     def __init__(self) -> None:
-        self._times: dict[tuple[str, type[Outcome]], _Times] = {}
+        self._times: dict[tuple[str, type[RpcResult]], _Times] = {}
 
-    def add(self, rpc: str, outcome: Outcome, seconds: float) -> None:
+    def add(self, rpc: str, outcome: RpcResult, seconds: float) -> None:
         """A call has ended; ``seconds`` from the question on, waiting for coderd included."""
         # PERF: for each call.  Putting it into a series costs twenty times as much, so that is
         # done for many calls at once.

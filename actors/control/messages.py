@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import pykka
 from attrs import field, frozen
 
-from aigateway.actors.actor.base import ActorDied, Asked, Reply, tell_quietly
+from aigateway.actors.actor.base import ActorDied, Inquiry, Reply, tell_quietly
 from aigateway.actors.control.call_counters import CallTimes
 from aigateway.actors.control.marks import Marks
 from aigateway.actors.values.provider_config import ProviderConfig
@@ -282,7 +282,7 @@ class Status:
 
 
 @frozen
-class GetStatus(Asked[Status]):
+class GetStatus(Inquiry[Status]):
     """Asked (not told): answers :class:`Status` at once."""
 
 
@@ -299,5 +299,5 @@ class CallStats:
 
 
 @frozen
-class GetCallStats(Asked[CallStats]):
+class GetCallStats(Inquiry[CallStats]):
     """Asked (not told): answers :class:`CallStats` at once."""

@@ -18,7 +18,7 @@ from aigateway.actors.mcp.protocol import HEADER_MISMATCH, Dialogue
 __all__ = [
     "CALLERS",
     "QUEUE",
-    "Call",
+    "SessionCall",
     "Calls",
     "Close",
     "Connect",
@@ -48,7 +48,7 @@ class Close:
 
 
 @frozen
-class Call:
+class SessionCall:
     """Run a tool.  Replies ToolResult at ``deadline`` (monotonic time) at the latest."""
 
     tool: ToolDefinition
@@ -85,7 +85,7 @@ class TokenRefused:
     and is the owner's now."""
 
     urn: str
-    call: Call
+    call: SessionCall
     token: str = field(repr=False)
     failure: ToolResult
     """What is replied when there is no other token."""
@@ -108,7 +108,7 @@ QUEUE = 64
 class Job:
     """A call on its way."""
 
-    call: Call
+    call: SessionCall
     server: McpServer = field(repr=False)
     cutter: Cutter = field(factory=Cutter)
     dialogue: Dialogue | None = None

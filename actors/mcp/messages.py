@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from attrs import evolve, field, frozen
 
-from aigateway.actors.actor.base import Asked, Reply
+from aigateway.actors.actor.base import Inquiry, Reply
 
 __all__ = [
     "CallTool",
@@ -243,7 +243,7 @@ class McpState:
 
 
 @frozen
-class GetMcpState(Asked[McpState]):
+class GetMcpState(Inquiry[McpState]):
     """Asked: answers :class:`McpState`."""
 
 

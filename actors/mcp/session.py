@@ -25,13 +25,13 @@ from aigateway.actors.actor.base import GatewayActor, Watcher, tell_quietly
 from aigateway.actors.control.messages import McpServer
 from aigateway.actors.mcp import conversation
 from aigateway.actors.mcp.calls import (
-    Call,
     Calls,
     Close,
     Connect,
     Job,
     Listen,
     ListenerEnded,
+    SessionCall,
     SessionFailed,
     SessionTools,
     TokenRefused,
@@ -187,7 +187,7 @@ class McpSession(GatewayActor):
 
     def receive(self, message: object) -> None:
         match message:
-            case Call():
+            case SessionCall():
                 self._take_call(message)
             case _CallEnded():
                 self._call_ended(message)
@@ -271,7 +271,7 @@ class McpSession(GatewayActor):
 
     # -- calls
 
-    def _take_call(self, call: Call) -> None:
+    def _take_call(self, call: SessionCall) -> None:
         job = Job(call, self._server)
         if self._closing:
             job.fail(_ENDED)

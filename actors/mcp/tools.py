@@ -29,8 +29,8 @@ from aigateway.actors.control.messages import (
     Unavailable,
 )
 from aigateway.actors.mcp.calls import (
-    Call,
     ListenerEnded,
+    SessionCall,
     SessionFailed,
     SessionTools,
     TokenRefused,
@@ -283,7 +283,7 @@ class McpTools(GatewayActor):
         if deadline <= time.monotonic():
             self._refuse(message, "the tools were not found in time")
             return
-        call = Call(tool, message.arguments_json, deadline, reply, message)
+        call = SessionCall(tool, message.arguments_json, deadline, reply, message)
         try:
             self._sessions.get(user, server).tell(call)
         except McpError as ex:

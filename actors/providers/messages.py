@@ -7,7 +7,7 @@ from typing import Any
 import pykka
 from attrs import evolve, field, frozen
 
-from aigateway.actors.actor.base import Asked, Reply, tell_quietly
+from aigateway.actors.actor.base import Inquiry, Reply, tell_quietly
 from aigateway.actors.codec.headers import Headers
 from aigateway.actors.providers.breaker import CircuitStatus
 from aigateway.actors.providers.counters import Counters
@@ -166,5 +166,5 @@ class ProviderState:
 
 
 @frozen
-class GetProviderState(Asked[ProviderState]):
+class GetProviderState(Inquiry[ProviderState]):
     """Asked: answers :class:`ProviderState`."""

@@ -50,7 +50,7 @@ from aigateway.actors.providers.messages import (
     Retire,
 )
 from aigateway.actors.providers.request import Maker, maker_for, model_for
-from aigateway.actors.providers.steps import FallBack, Pause, Refuse, Relay, Send, Step
+from aigateway.actors.providers.steps import Deliver, FallBack, Pause, Refuse, Send, Step
 from aigateway.actors.providers.strategy import Strategy
 from aigateway.actors.providers.worker import UpstreamWorker, open_answer
 from aigateway.actors.providers.worker_pool import WorkerPool
@@ -241,7 +241,7 @@ class Provider(GatewayActor):
                 return
             step = step.instead
         match step:
-            case Relay():
+            case Deliver():
                 name = self._config.name
                 opened = open_answer(worker, self.actor_ref, name, self._maker, job, exchange)
                 if not job.settle(opened):
@@ -299,7 +299,7 @@ class Provider(GatewayActor):
                     self._follow(job, step.instead, now)
             case Refuse(refused):
                 job.settle(refused)
-            case Relay():
+            case Deliver():
                 raise AssertionError("there is no answer to relay")
 
     def _place(self, job: Job, now: float) -> None:

@@ -15,7 +15,7 @@ from aigateway.actors.upstream.errors import (
     UpstreamError,
 )
 
-__all__ = ["REASONS", "FallBack", "Pause", "Refuse", "Relay", "Send", "Step", "reason_of"]
+__all__ = ["REASONS", "FallBack", "Pause", "Refuse", "Deliver", "Send", "Step", "reason_of"]
 
 REASONS = (
     "rate_limited",
@@ -38,7 +38,7 @@ class Send:
 
 
 @frozen
-class Relay:
+class Deliver:
     """Give the answer to the client."""
 
 
@@ -60,7 +60,7 @@ class Refuse:
 class FallBack:
     """Hand the request on to the fallback; do this when there is none."""
 
-    instead: Refuse | Relay
+    instead: Refuse | Deliver
     reason: str
     """One of :data:`REASONS`."""
     said: Refused | None = None
@@ -69,7 +69,7 @@ class FallBack:
     """The provider may be at work on the request, and bill it."""
 
 
-Step: TypeAlias = Send | Relay | Pause | Refuse | FallBack
+Step: TypeAlias = Send | Deliver | Pause | Refuse | FallBack
 
 
 def reason_of(error: UpstreamError) -> str:

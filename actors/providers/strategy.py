@@ -57,7 +57,7 @@ from aigateway.actors.providers.messages import Perform, Refused
 from aigateway.actors.providers.pauses import Pauses
 from aigateway.actors.providers.refusals import ProviderAnswer
 from aigateway.actors.providers.request import Maker
-from aigateway.actors.providers.steps import FallBack, Pause, Refuse, Relay, Send, Step, reason_of
+from aigateway.actors.providers.steps import Deliver, FallBack, Pause, Refuse, Send, Step, reason_of
 from aigateway.actors.providers.words import Words
 from aigateway.actors.providers.worker import refusal_of
 from aigateway.actors.upstream.errors import (
@@ -86,7 +86,7 @@ BOUND_WAIT = 10.0
 log = structlog.get_logger("ai-gateway.provider")
 
 
-_SEND, _RELAY = Send(), Relay()
+_SEND, _DELIVER = Send(), Deliver()
 
 
 class Strategy:
@@ -208,10 +208,10 @@ class Strategy:
                 return pause
         if not job.rescued or not self._is_its_fault(answer):
             self.report_job(job, status, now)
-            return _RELAY
+            return _DELIVER
         self._end(job, status, now)
         reason = "rate_limited" if status == 429 else "error_status"
-        return self._give_up(job, _RELAY, reason, said=self._words.quoted(job, answer))
+        return self._give_up(job, _DELIVER, reason, said=self._words.quoted(job, answer))
 
     def failed(self, job: Job, error: UpstreamError, now: float) -> Step:
         """No answer came; ``job.sent`` says whether the upstream may have seen the request."""
@@ -303,14 +303,14 @@ class Strategy:
             self._counters.exhausted("rate_limited")
             self._end(job, answer.status, now)
             said = self._words.quoted(job, answer)
-            return self._give_up(job, _RELAY, "rate_limited", said=said)
+            return self._give_up(job, _DELIVER, "rate_limited", said=said)
         if marked.reason == "unauthorized":
             self._counters.exhausted("auth_failed")
             self._end(job, 502, now)
             refused = self._told_before(job) or self._words.credential_refused(job, answer)
             return self._give_up(job, Refuse(refused), "unauthorized")
         self._end(job, answer.status, now)
-        return _RELAY
+        return _DELIVER
 
     def _all_rest(self, job: Job, now: float) -> Step:
         """Every key that may serve the request rests after a 429: nobody is asked."""
@@ -336,7 +336,7 @@ class Strategy:
                 return pause
             said = self._words.error_told(job, bad)
         self._end(job, 503 if bad.kind == "overloaded" else None, now)
-        return self._give_up(job, _RELAY, bad.fault, said=said, abandoned=said is None)
+        return self._give_up(job, _DELIVER, bad.fault, said=said, abandoned=said is None)
 
     def _is_its_fault(self, answer: ProviderAnswer) -> bool:
         """Whether another provider may do better than this refusal."""
@@ -352,7 +352,7 @@ class Strategy:
     def _give_up(
         self,
         job: Job,
-        instead: Refuse | Relay,
+        instead: Refuse | Deliver,
         reason: str,
         *,
         said: Refused | None = None,

@@ -7,7 +7,7 @@ from typing import Any
 import pykka
 from attrs import field, frozen
 
-from aigateway.actors.actor.base import Asked, Reply
+from aigateway.actors.actor.base import Inquiry, Reply
 from aigateway.actors.recorder.spool import DeadLetter, SpoolStats
 from aigateway.actors.values.records import InterceptionEnded, UsageRecord
 
@@ -51,12 +51,12 @@ class ControlPlaneChanged:
 
 
 @frozen
-class GetSpoolStats(Asked[SpoolStats]):
+class GetSpoolStats(Inquiry[SpoolStats]):
     """Asked: answers :class:`~aigateway.actors.recorder.spool.SpoolStats`."""
 
 
 @frozen
-class ListDeadLetters(Asked[list[DeadLetter]]):
+class ListDeadLetters(Inquiry[list[DeadLetter]]):
     """Asked: answers a list of :class:`~aigateway.actors.recorder.spool.DeadLetter`, those
     behind number ``after``, the oldest first."""
 
@@ -65,10 +65,10 @@ class ListDeadLetters(Asked[list[DeadLetter]]):
 
 
 @frozen
-class Redeliver(Asked[int]):
+class Redeliver(Inquiry[int]):
     """Asked: puts all dead letters back into the spool, answers how many."""
 
 
 @frozen
-class DiscardDeadLetters(Asked[int]):
+class DiscardDeadLetters(Inquiry[int]):
     """Asked: deletes all dead letters for good, answers how many."""

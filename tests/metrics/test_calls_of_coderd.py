@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from aigateway.actors.control.call_counters import CallCounters
 from aigateway.actors.control.local.local import LocalControlPlane
 from aigateway.actors.control.messages import CallStats, GetCallStats
-from aigateway.actors.control.outcomes import Answer, Failure
+from aigateway.actors.control.rpc_results import Failure, RpcAnswer
 from aigateway.http.metrics.observer import RequestMetrics
 from aigateway.http.metrics.sampler import Sampler
 from aigateway.http.metrics.series import Series
@@ -59,7 +59,7 @@ def test_calls_are_added_up_over_samples_and_restarts() -> None:
     rig = Rig()
     rig.plane.waiting = 3
     for seconds in (0.0007, 0.0007, 0.3):
-        rig.plane.counters.add(RPC, Answer(b""), seconds)
+        rig.plane.counters.add(RPC, RpcAnswer(b""), seconds)
     rig.plane.counters.add(RPC, Failure("away"), 99.0)
     found = rig.samples()
     assert found["coderd_waiting",] == 3
@@ -71,12 +71,12 @@ def test_calls_are_added_up_over_samples_and_restarts() -> None:
     assert found["coderd_rpc_seconds_bucket", "IsAuthorized", "failed", "60.0"] == 0
     assert found["coderd_rpc_seconds_bucket", "IsAuthorized", "failed", "+Inf"] == 1
     assert rig.samples() == found
-    rig.plane.counters.add(RPC, Answer(b""), 0.3)
+    rig.plane.counters.add(RPC, RpcAnswer(b""), 0.3)
     assert rig.samples()["coderd_rpc_seconds_count", "IsAuthorized", "answered"] == 4
     # Its successor counts from 0 again, and has more already.
     rig.plane = Plane("second")
     for _ in range(5):
-        rig.plane.counters.add(RPC, Answer(b""), 0.3)
+        rig.plane.counters.add(RPC, RpcAnswer(b""), 0.3)
     found = rig.samples()
     assert found["coderd_waiting",] == 0
     assert found["coderd_rpc_seconds_count", "IsAuthorized", "answered"] == 9

@@ -22,7 +22,7 @@ from aigateway.actors.providers.jobs import Job
 from aigateway.actors.providers.messages import Perform
 from aigateway.actors.providers.refusals import ProviderAnswer
 from aigateway.actors.providers.request import PlainMaker, UpstreamRequest
-from aigateway.actors.providers.steps import FallBack, Pause, Refuse, Relay, Send, Step
+from aigateway.actors.providers.steps import Deliver, FallBack, Pause, Refuse, Send, Step
 from aigateway.actors.providers.strategy import Strategy
 from aigateway.actors.providers.worker_pool import Member, WorkerPool
 from aigateway.actors.upstream.errors import (
@@ -198,7 +198,7 @@ def test_pauses_grow_up_to_a_limit_and_are_jittered(dice, pauses):
     for pause in pauses:
         assert answered(strategy, job, 500, (), NOW) == Pause(pause)
         assert isinstance(strategy.resume(job, NOW), Send)
-    assert isinstance(answered(strategy, job, 500, (), NOW), Relay)
+    assert isinstance(answered(strategy, job, 500, (), NOW), Deliver)
 
 
 @pytest.mark.parametrize(
@@ -206,13 +206,13 @@ def test_pauses_grow_up_to_a_limit_and_are_jittered(dice, pauses):
     [
         ([("Retry-After", "3")], Pause(3.25)),
         ([("Retry-After", "60")], Pause(60.25)),
-        ([("Retry-After", "61")], Relay()),
+        ([("Retry-After", "61")], Deliver()),
         ([("retry-after-ms", "1500"), ("Retry-After", "9")], Pause(1.75)),
         ([("Retry-After", "-1")], Pause(0.375)),
         ([("Retry-After", "Wed, 21 Oct 2026 07:28:00 GMT")], Pause(0.375)),
         ([("Retry-After", "Wed, 21 Oct 2026 12:00:05 GMT")], Pause(5.25)),
         ([("Retry-After", "1.5")], Pause(1.75)),
-        ([("X-Should-Retry", "False")], Relay()),
+        ([("X-Should-Retry", "False")], Deliver()),
         ([("X-Should-Retry", "true")], Pause(0.375)),
     ],
 )
@@ -223,7 +223,9 @@ def test_an_upstreams_wish_is_heard(headers, step):
 
 def test_a_pause_that_would_last_beyond_the_deadline_is_not_made():
     strategy, _ = decide(max_retries=1)
-    assert isinstance(answered(strategy, begin(strategy, deadline=NOW + 0.5), 500, (), NOW), Relay)
+    assert isinstance(
+        answered(strategy, begin(strategy, deadline=NOW + 0.5), 500, (), NOW), Deliver
+    )
     assert strategy.paused == 0
 
 
@@ -232,7 +234,7 @@ def test_only_so_many_pause_at_once(monkeypatch):
     strategy, _ = decide(max_retries=2)
     first, second = begin(strategy), begin(strategy)
     assert isinstance(answered(strategy, first, 500, (), NOW), Pause)
-    assert isinstance(answered(strategy, second, 500, (), NOW), Relay)
+    assert isinstance(answered(strategy, second, 500, (), NOW), Deliver)
     strategy.resume(first, NOW)
     assert isinstance(answered(strategy, first, 500, (), NOW), Pause)
 
@@ -271,7 +273,7 @@ def test_a_resting_key_is_waited_for_exactly():
     assert isinstance(strategy.resume(job, NOW + 20.125), Send)
     assert counters.keys_tried == {1: 1}
     # The client gets what the provider says.
-    assert answered(strategy, job, 429, limited, NOW + 30) == Relay()
+    assert answered(strategy, job, 429, limited, NOW + 30) == Deliver()
     assert counters.exhaustions == {"rate_limited": 1}
 
 
@@ -291,7 +293,7 @@ def test_a_403_goes_to_the_next_key_and_then_to_the_client():
     strategy, counters = decide()
     job = begin(strategy)
     assert answered(strategy, job, 403, (), NOW) == Send()
-    assert answered(strategy, job, 403, (), NOW) == Relay()
+    assert answered(strategy, job, 403, (), NOW) == Deliver()
     assert {key.state for key in strategy.keys(NOW)} == {"valid"}
     assert (counters.failovers, counters.exhaustions, counters.rests) == (1, {}, {})
 
@@ -299,14 +301,14 @@ def test_a_403_goes_to_the_next_key_and_then_to_the_client():
 def test_a_429_that_forbids_retries_goes_to_the_client_at_once():
     strategy, _ = decide(max_retries=3)
     job = begin(strategy)
-    assert answered(strategy, job, 429, [("x-should-retry", "false")], NOW) == Relay()
+    assert answered(strategy, job, 429, [("x-should-retry", "false")], NOW) == Deliver()
     assert {key.state for key in strategy.keys(NOW)} == {"valid"}
 
 
 def test_a_last_429_that_forbids_retries_is_not_waited_for():
     strategy, _ = decide(max_retries=3, keys=KEYS[:1])
     headers = [("x-should-retry", "false"), ("Retry-After", "2")]
-    assert answered(strategy, begin(strategy), 429, headers, NOW) == Relay()
+    assert answered(strategy, begin(strategy), 429, headers, NOW) == Deliver()
 
 
 SAID = b'{"type":"error","error":{"type":"authentication_error","message":"bad key"}}'
@@ -351,7 +353,7 @@ def test_a_403_by_which_aws_means_its_credentials_counts_as_a_401(kind, message,
     body = b'{"message":"%s"}' % message.encode()
     step = answered(strategy, job, 403, headers, NOW, body)
     assert isinstance(step, Refuse) is about
-    assert isinstance(step, Relay) is not about
+    assert isinstance(step, Deliver) is not about
 
 
 def test_an_earlier_answer_is_told_when_the_next_key_meets_no_answer():
@@ -379,7 +381,7 @@ def test_a_key_that_was_refused_is_asked_about_its_success():
     assert isinstance(answered(strategy, begin(strategy), 401, (), NOW), Refuse)
     job = begin(strategy)
     assert 200 in job.ask_back
-    assert answered(strategy, job, 200, (), NOW) == Relay()
+    assert answered(strategy, job, 200, (), NOW) == Deliver()
     assert {key.state for key in strategy.keys(NOW)} == {"valid"}
     assert 200 not in begin(strategy).ask_back
 
@@ -391,7 +393,7 @@ def test_a_bound_request_takes_no_other_key_and_no_other_provider():
         step = answered(
             strategy, begin(strategy, affinity=bound, model=str(status)), status, (), NOW
         )
-        assert isinstance(step, Relay)
+        assert isinstance(step, Deliver)
     step = answered(strategy, begin(strategy, affinity=bound), 401, (), NOW)
     assert isinstance(step, Refuse)
     step = strategy.failed(begin(strategy, affinity=bound), HeadCut("reset"), NOW)

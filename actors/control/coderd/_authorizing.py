@@ -15,12 +15,12 @@ from attrs import define, evolve, field
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from aigateway.actors.control.coderd._calls import Call, Calls
+from aigateway.actors.control.coderd._calls import Calls, RpcCall
 from aigateway.actors.control.coderd._session import Session
 from aigateway.actors.control.coderd.versions import ApiVersion
 from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 from aigateway.actors.control.messages import Authorization, Authorize, Caller, Denied, Unavailable
-from aigateway.actors.control.outcomes import Answer, Failure, Outcome, Refusal
+from aigateway.actors.control.rpc_results import Failure, Refusal, RpcAnswer, RpcResult
 
 __all__ = ["Authorizing", "is_no"]
 
@@ -103,7 +103,7 @@ class Authorizing:
             return
         lookup = self._lookups[key] = _Lookup(*key, [message])
         self._calls.ask(
-            Call(
+            RpcCall(
                 rpc="/proto.Authorizer/IsAuthorized",
                 request=lookup.request,
                 done=lambda outcome: self._authorized(lookup, outcome),
@@ -116,8 +116,8 @@ class Authorizing:
         for message in lookup.askers:
             self._answer(message, answer)
 
-    def _authorized(self, lookup: _Lookup, outcome: Outcome) -> None:
-        if not isinstance(outcome, Answer):
+    def _authorized(self, lookup: _Lookup, outcome: RpcResult) -> None:
+        if not isinstance(outcome, RpcAnswer):
             self._conclude(lookup, _not_authorized(outcome))
             return
         try:
@@ -140,7 +140,7 @@ class Authorizing:
             self._conclude(lookup, caller)
             return
         self._calls.ask(
-            Call(
+            RpcCall(
                 rpc="/proto.Authorizer/IsBudgetExceeded",
                 request=lambda _version: _budget_request(caller.user_id),
                 done=lambda outcome: self._budget_known(lookup, caller, outcome),
@@ -148,9 +148,9 @@ class Authorizing:
             )
         )
 
-    def _budget_known(self, lookup: _Lookup, caller: Caller, outcome: Outcome) -> None:
+    def _budget_known(self, lookup: _Lookup, caller: Caller, outcome: RpcResult) -> None:
         answer: Denied | Unavailable | None = None
-        if isinstance(outcome, Answer):
+        if isinstance(outcome, RpcAnswer):
             try:
                 budget = pb.IsBudgetExceededResponse.FromString(outcome.data)
                 answer = _judge_budget(budget, caller)

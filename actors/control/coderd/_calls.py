@@ -18,22 +18,22 @@ from aigateway.actors.control.call_counters import CallCounters
 from aigateway.actors.control.coderd._alarms import Alarm, Alarms
 from aigateway.actors.control.coderd._session import Session
 from aigateway.actors.control.coderd.versions import ApiVersion
-from aigateway.actors.control.outcomes import Failure, Outcome, Run
+from aigateway.actors.control.rpc_results import Failure, RpcResult, Run
 
-__all__ = ["Call", "Calls"]
+__all__ = ["RpcCall", "Calls"]
 
 _ATTEMPTS = 3
 """How often a call is sent whose stream breaks each time while the session goes on."""
 
 
 @define(eq=False, kw_only=True)
-class Call:
+class RpcCall:
     """One call; ``done`` runs in the actor's thread."""
 
     rpc: str
     request: Callable[[ApiVersion], bytes]
     """Made when the version that coderd speaks is known."""
-    done: Callable[[Outcome], None]
+    done: Callable[[RpcResult], None]
     timeout: float
     """Seconds for coderd to answer."""
     patient: bool = True
@@ -61,14 +61,14 @@ class Calls:
         self._session: Session | None = None
         self._why_away = "coderd has not been reached yet"
         self._final: str | None = None
-        self._waiting: dict[int, Call] = {}
+        self._waiting: dict[int, RpcCall] = {}
 
     @property
     def session(self) -> Session | None:
         """The session that takes calls now."""
         return self._session
 
-    def ask(self, call: Call) -> None:
+    def ask(self, call: RpcCall) -> None:
         """Make a call; its ``done`` runs exactly once, never before this returns."""
         call.asked = time.monotonic()
         call.expires = call.asked + self._max_wait
@@ -98,7 +98,7 @@ class Calls:
         for call in waiting.values():
             self._conclude(call, Failure(reason))
 
-    def _place(self, call: Call) -> None:
+    def _place(self, call: RpcCall) -> None:
         session = self._session
         if session is not None:
             if call._alarm is not None:
@@ -122,18 +122,18 @@ class Calls:
         else:
             self._wait(call)
 
-    def _wait(self, call: Call) -> None:
+    def _wait(self, call: RpcCall) -> None:
         self._waiting[id(call)] = call
         call._alarm = self._alarms.at(call.expires, lambda: self._run(lambda: self._expire(call)))
 
-    def _expire(self, call: Call) -> None:
+    def _expire(self, call: RpcCall) -> None:
         if self._waiting.pop(id(call), None) is not None:
             self._conclude(
                 call,
                 Failure(f"coderd was away for {self._max_wait:g} s: {self._why_away}"),
             )
 
-    def _answered(self, call: Call, session: Session, outcome: Outcome) -> None:
+    def _answered(self, call: RpcCall, session: Session, outcome: RpcResult) -> None:
         if isinstance(outcome, Failure) and (outcome.away or outcome.silent) and call.patient:
             # Lost with its session, or with what the line carried as it stood still.
             lost = self._session is not session or session.ended
@@ -146,11 +146,11 @@ class Calls:
                 return
         self._end(call, outcome)
 
-    def _conclude(self, call: Call, outcome: Outcome) -> None:
+    def _conclude(self, call: RpcCall, outcome: RpcResult) -> None:
         if call._alarm is not None:
             call._alarm.cancel()
         self._run(lambda: self._end(call, outcome))
 
-    def _end(self, call: Call, outcome: Outcome) -> None:
+    def _end(self, call: RpcCall, outcome: RpcResult) -> None:
         self._counters.add(call.rpc, outcome, time.monotonic() - call.asked)
         call.done(outcome)

@@ -16,7 +16,7 @@ from aigateway.actors.control.coderd._session import Session
 from aigateway.actors.control.coderd.dial import Dialer, DialError, UpgradeRefused
 from aigateway.actors.control.coderd.versions import ApiVersion
 from aigateway.actors.control.coderd.wire.rpc_client import RpcClient
-from aigateway.actors.control.outcomes import Run
+from aigateway.actors.control.rpc_results import Run
 
 __all__ = ["Connected", "Dialling", "Disconnected", "Fatal", "News", "Unreachable"]
 

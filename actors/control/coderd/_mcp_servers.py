@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import structlog
 from google.protobuf.message import DecodeError
 
-from aigateway.actors.control.coderd._calls import Call, Calls
+from aigateway.actors.control.coderd._calls import Calls, RpcCall
 from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 from aigateway.actors.control.messages import (
     GetMcpConfiguration,
@@ -15,7 +15,7 @@ from aigateway.actors.control.messages import (
     McpServer,
     Unavailable,
 )
-from aigateway.actors.control.outcomes import Answer, Outcome
+from aigateway.actors.control.rpc_results import RpcAnswer, RpcResult
 
 __all__ = ["McpServers"]
 
@@ -35,7 +35,7 @@ class McpServers:
     def look_up(self, message: GetMcpConfiguration) -> None:
         data = pb.GetMCPServerConfigsRequest(user_id=message.user_id).SerializeToString()
         self._calls.ask(
-            Call(
+            RpcCall(
                 rpc="/proto.MCPConfigurator/GetMCPServerConfigs",
                 request=lambda _version: data,
                 done=lambda outcome: self._configured(message, outcome),
@@ -43,8 +43,8 @@ class McpServers:
             )
         )
 
-    def _configured(self, message: GetMcpConfiguration, outcome: Outcome) -> None:
-        if not isinstance(outcome, Answer):
+    def _configured(self, message: GetMcpConfiguration, outcome: RpcResult) -> None:
+        if not isinstance(outcome, RpcAnswer):
             text = f"get MCP server configs: {outcome.text}"
             self._answer(message, Unavailable(text))
             return
@@ -64,7 +64,7 @@ class McpServers:
             user_id=message.user_id, mcp_server_config_ids=sorted({item.id for item in external})
         )
         self._calls.ask(
-            Call(
+            RpcCall(
                 rpc="/proto.MCPConfigurator/GetMCPServerAccessTokensBatch",
                 request=lambda _version: request.SerializeToString(),
                 done=lambda outcome: self._tokens_known(message, servers, external, outcome),
@@ -77,10 +77,10 @@ class McpServers:
         message: GetMcpConfiguration,
         servers: list[McpServer],
         external: list[pb.MCPServerConfig],
-        outcome: Outcome,
+        outcome: RpcResult,
     ) -> None:
         try:
-            if not isinstance(outcome, Answer):
+            if not isinstance(outcome, RpcAnswer):
                 raise DecodeError(outcome.text)
             found = pb.GetMCPServerAccessTokensBatchResponse.FromString(outcome.data)
         except DecodeError as ex:

@@ -23,7 +23,7 @@ from aigateway.actors.control.coderd._session import Session
 from aigateway.actors.control.coderd._translation import names_given_twice, provider_configs
 from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 from aigateway.actors.control.messages import ProvidersChanged
-from aigateway.actors.control.outcomes import Answer, Outcome, Run
+from aigateway.actors.control.rpc_results import RpcAnswer, RpcResult, Run
 from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = ["Finish", "ProviderFeed"]
@@ -113,13 +113,13 @@ class ProviderFeed:
             partial(self._loaded, session, time.monotonic()),
         )
 
-    def _loaded(self, session: Session, asked: float, outcome: Outcome) -> None:
+    def _loaded(self, session: Session, asked: float, outcome: RpcResult) -> None:
         self._counters.add(_GET_PROVIDERS, outcome, time.monotonic() - asked)
         if self._session is not session:
             return
         self._loading = False
         try:
-            if not isinstance(outcome, Answer):
+            if not isinstance(outcome, RpcAnswer):
                 raise DecodeError(outcome.text)
             response = pb.GetAIProvidersResponse.FromString(outcome.data)
             providers = provider_configs(response)
@@ -191,10 +191,10 @@ class ProviderFeed:
             self._signalled = True
             self._load(session)
 
-    def _watch_ended(self, session: Session, outcome: Outcome) -> None:
+    def _watch_ended(self, session: Session, outcome: RpcResult) -> None:
         if self._session is not session or session.ended:
             return
-        error = "" if isinstance(outcome, Answer) else outcome.text
+        error = "" if isinstance(outcome, RpcAnswer) else outcome.text
         log.warning("ai provider watch stream ended; reconnecting", error=error)
         if self._signalled:
             self._watch_backoff.reset()

@@ -54,12 +54,12 @@ from aigateway.actors.control.coderd.wire import LocalProtocolError, NeedData, R
 from aigateway.actors.control.coderd.wire._yamux_events import PeerGoingAway, SessionEnded
 from aigateway.actors.control.coderd.wire.rpc_client import (
     Answered,
+    ErrorAnswered,
     Finished,
     Lost,
-    Refused,
     RpcClient,
 )
-from aigateway.actors.control.outcomes import Answer, Failure, Outcome, Refusal, Run
+from aigateway.actors.control.rpc_results import Failure, Refusal, RpcAnswer, RpcResult, Run
 
 __all__ = ["Session", "Writer"]
 
@@ -85,7 +85,7 @@ class _Call:
     request: bytes = field(repr=False)
     """Until it has been made."""
     timeout: float
-    done: Callable[[Outcome], None]
+    done: Callable[[RpcResult], None]
     signal: Callable[[], None] | None = None
     since: float = 0.0
     due: float = inf
@@ -167,7 +167,7 @@ class Session:
         rpc: str,
         request: bytes,
         timeout: float,
-        done: Callable[[Outcome], None],
+        done: Callable[[RpcResult], None],
         *,
         can_wait: bool = False,
     ) -> None:
@@ -185,7 +185,7 @@ class Session:
         rpc: str,
         request: bytes,
         signal: Callable[[], None],
-        done: Callable[[Outcome], None],
+        done: Callable[[RpcResult], None],
     ) -> None:
         """Make a streaming call, with the next :meth:`flush`.
 
@@ -392,7 +392,7 @@ class Session:
 
     def _read_outcome(
         self,
-        event: Answered | Refused | Finished | Lost,
+        event: Answered | ErrorAnswered | Finished | Lost,
         now: float,
         news: list[Callable[[], None]],
     ) -> None:
@@ -472,13 +472,13 @@ def _do_all(actions: deque[Callable[[], None]]) -> None:
         actions.popleft()()
 
 
-def _outcome(event: Answered | Refused | Finished | Lost) -> Outcome:
+def _outcome(event: Answered | ErrorAnswered | Finished | Lost) -> RpcResult:
     if isinstance(event, Answered):
-        return Answer(event.data)
-    if isinstance(event, Refused):
+        return RpcAnswer(event.data)
+    if isinstance(event, ErrorAnswered):
         return Refusal(event.text, event.code)
     if isinstance(event, Finished):
-        return Answer(b"")
+        return RpcAnswer(b"")
     return Failure(event.reason, broken=True)
 
 

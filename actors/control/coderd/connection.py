@@ -59,8 +59,8 @@ from aigateway.actors.control.coderd._dialling import (
 )
 from aigateway.actors.control.coderd._mcp_servers import McpServers
 from aigateway.actors.control.coderd._provider_feed import Finish, ProviderFeed
-from aigateway.actors.control.coderd._recording import Recording
 from aigateway.actors.control.coderd._session import Session
+from aigateway.actors.control.coderd._storing import Storing
 from aigateway.actors.control.coderd.dial import Dialer, DialSettings
 from aigateway.actors.control.coderd.wire import yamux
 from aigateway.actors.control.coderd.wire.rpc_client import RpcClient
@@ -181,7 +181,7 @@ class CoderdConnection(GatewayActor):
         self._calls = Calls(self._run, self._alarms, self._counters, max_wait=settings.max_wait)
         self._authorizing = Authorizing(self._calls, self._answer, settings.call_timeout)
         self._mcp_servers = McpServers(self._calls, self._answer, settings.call_timeout)
-        self._recording = Recording(
+        self._storing = Storing(
             self._calls,
             self._answer,
             self._run,
@@ -217,7 +217,7 @@ class CoderdConnection(GatewayActor):
                 fail(message.reply, ActorDied(reason))
             self._open.clear()
             self._calls.give_up(reason)
-            self._recording.release(reason, self._let_go, died=self._died_of is not None)
+            self._storing.release(reason, self._let_go, died=self._died_of is not None)
 
     def _let_go(self) -> None:
         """Nothing is in the air any more."""
@@ -243,9 +243,9 @@ class CoderdConnection(GatewayActor):
                     self._authorizing.authorize(message)
             case Begin():
                 if self._admit(message):
-                    self._recording.begin(message)
+                    self._storing.begin(message)
             case StoreRecords():
-                self._recording.store(message)
+                self._storing.store(message)
             case GetMcpConfiguration():
                 if self._admit(message):
                     self._mcp_servers.look_up(message)

@@ -15,7 +15,7 @@ from aigateway.actors.control.coderd._authorizing import is_no
 from aigateway.actors.control.coderd.connection import _Run
 from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 from aigateway.actors.control.messages import Caller, Denied, Unavailable
-from aigateway.actors.control.outcomes import Refusal
+from aigateway.actors.control.rpc_results import Refusal
 
 TOKEN = "tok-alice-secret"
 WORKSPACE = "0aa00bb0-1111-4222-8333-444455556666"

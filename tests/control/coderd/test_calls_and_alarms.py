@@ -13,11 +13,11 @@ from attrs import define, evolve, field
 
 from aigateway.actors.control.call_counters import CallCounters
 from aigateway.actors.control.coderd._alarms import Alarm, Alarms
-from aigateway.actors.control.coderd._calls import Call, Calls
+from aigateway.actors.control.coderd._calls import Calls, RpcCall
 from aigateway.actors.control.coderd._provider_feed import ProviderFeed
 from aigateway.actors.control.coderd._session import Session
 from aigateway.actors.control.coderd.versions import ApiVersion
-from aigateway.actors.control.outcomes import Answer, Failure, Outcome
+from aigateway.actors.control.rpc_results import Failure, RpcAnswer, RpcResult
 
 
 @define(eq=False)
@@ -43,7 +43,7 @@ class StubSession:
 
     version: ApiVersion = field(factory=lambda: ApiVersion(1, 4))
     ended: bool = False
-    asked: list[Callable[[Outcome], None]] = field(factory=list)
+    asked: list[Callable[[RpcResult], None]] = field(factory=list)
     held: list[bool] = field(factory=list)
     """Whether each of them may wait for others."""
     signals: list[Callable[[], None]] = field(factory=list)
@@ -53,7 +53,7 @@ class StubSession:
         _rpc: str,
         _request: bytes,
         _timeout: float,
-        done: Callable[[Outcome], None],
+        done: Callable[[RpcResult], None],
         *,
         can_wait: bool = False,
     ) -> None:
@@ -65,7 +65,7 @@ class StubSession:
         _rpc: str,
         _request: bytes,
         signal: Callable[[], None],
-        done: Callable[[Outcome], None],
+        done: Callable[[RpcResult], None],
     ) -> None:
         self.signals.append(signal)
         self.asked.append(done)
@@ -82,15 +82,15 @@ def make_calls(alarms: StubAlarms, max_wait: float = 60.0) -> Calls:
     return Calls(run_now, cast(Alarms, alarms), CallCounters(), max_wait=max_wait)
 
 
-def make_call(outcomes: list[Outcome]) -> Call:
-    return Call(rpc="/x", request=lambda _: b"", done=outcomes.append, timeout=1.0)
+def make_call(outcomes: list[RpcResult]) -> RpcCall:
+    return RpcCall(rpc="/x", request=lambda _: b"", done=outcomes.append, timeout=1.0)
 
 
 # -- calls
 
 
 def test_a_call_has_one_outcome_though_its_alarm_rings_late() -> None:
-    alarms, session, outcomes = StubAlarms(), StubSession(), list[Outcome]()
+    alarms, session, outcomes = StubAlarms(), StubSession(), list[RpcResult]()
     calls = make_calls(alarms)
     calls.ask(make_call(outcomes))
     (alarm,) = alarms.set
@@ -98,27 +98,27 @@ def test_a_call_has_one_outcome_though_its_alarm_rings_late() -> None:
     assert action is not None
     calls.connected(session.seen())
     action()
-    session.asked[0](Answer(b"yes"))
-    assert outcomes == [Answer(b"yes")]
+    session.asked[0](RpcAnswer(b"yes"))
+    assert outcomes == [RpcAnswer(b"yes")]
 
 
 def test_a_lost_call_moves_to_the_session_that_is_there_already() -> None:
-    first, second, outcomes = StubSession(), StubSession(), list[Outcome]()
+    first, second, outcomes = StubSession(), StubSession(), list[RpcResult]()
     calls = make_calls(StubAlarms())
     calls.connected(first.seen())
     calls.ask(make_call(outcomes))
     calls.disconnected(first.seen(), "gone")
     calls.connected(second.seen())
     first.asked[0](Failure("lost"))
-    second.asked[0](Answer(b"yes"))
-    assert outcomes == [Answer(b"yes")]
+    second.asked[0](RpcAnswer(b"yes"))
+    assert outcomes == [RpcAnswer(b"yes")]
     # The end of a session that was replaced does not touch its successor.
     calls.disconnected(first.seen(), "gone")
     assert calls.session is second.seen()
 
 
 def test_a_lost_call_whose_time_is_over_is_not_repeated() -> None:
-    session, outcomes = StubSession(ended=True), list[Outcome]()
+    session, outcomes = StubSession(ended=True), list[RpcResult]()
     calls = make_calls(StubAlarms(), max_wait=0.0)
     calls.connected(session.seen())
     calls.ask(make_call(outcomes))
@@ -127,7 +127,7 @@ def test_a_lost_call_whose_time_is_over_is_not_repeated() -> None:
 
 
 def test_a_silent_coderd_is_not_asked_twice() -> None:
-    session, outcomes = StubSession(), list[Outcome]()
+    session, outcomes = StubSession(), list[RpcResult]()
     calls = make_calls(StubAlarms())
     calls.connected(session.seen())
     calls.ask(make_call(outcomes))
@@ -136,17 +136,17 @@ def test_a_silent_coderd_is_not_asked_twice() -> None:
 
 
 def test_a_call_whose_stream_breaks_is_made_again_in_the_same_session() -> None:
-    session, outcomes = StubSession(), list[Outcome]()
+    session, outcomes = StubSession(), list[RpcResult]()
     calls = make_calls(StubAlarms())
     calls.connected(session.seen())
     calls.ask(make_call(outcomes))
     session.asked[0](Failure("broken", broken=True))
-    session.asked[1](Answer(b"yes"))
-    assert outcomes == [Answer(b"yes")]
+    session.asked[1](RpcAnswer(b"yes"))
+    assert outcomes == [RpcAnswer(b"yes")]
 
 
 def test_a_call_is_given_up_when_its_stream_breaks_each_time() -> None:
-    session, outcomes = StubSession(), list[Outcome]()
+    session, outcomes = StubSession(), list[RpcResult]()
     calls = make_calls(StubAlarms())
     calls.connected(session.seen())
     calls.ask(make_call(outcomes))
@@ -158,7 +158,7 @@ def test_a_call_is_given_up_when_its_stream_breaks_each_time() -> None:
 
 
 def test_a_call_that_its_line_swallows_is_made_again_until_its_time_is_over() -> None:
-    session, outcomes = StubSession(), list[Outcome]()
+    session, outcomes = StubSession(), list[RpcResult]()
     calls = make_calls(StubAlarms())
     calls.connected(session.seen())
     call = make_call(outcomes)
@@ -174,7 +174,7 @@ def test_a_call_that_its_line_swallows_is_made_again_until_its_time_is_over() ->
 
 
 def test_a_record_that_a_line_swallows_goes_back_to_where_it_came_from() -> None:
-    session, outcomes = StubSession(), list[Outcome]()
+    session, outcomes = StubSession(), list[RpcResult]()
     calls = make_calls(StubAlarms())
     calls.connected(session.seen())
     calls.ask(evolve(make_call(outcomes), patient=False))
@@ -183,7 +183,7 @@ def test_a_record_that_a_line_swallows_goes_back_to_where_it_came_from() -> None
 
 
 def test_a_call_that_nobody_waits_for_is_not_made_again() -> None:
-    session, outcomes = StubSession(), list[Outcome]()
+    session, outcomes = StubSession(), list[RpcResult]()
     calls = make_calls(StubAlarms())
     calls.connected(session.seen())
     calls.ask(evolve(make_call(outcomes), patient=False))
@@ -192,7 +192,7 @@ def test_a_call_that_nobody_waits_for_is_not_made_again() -> None:
 
 
 def test_only_a_call_that_nobody_waits_for_may_be_held_back() -> None:
-    session, outcomes = StubSession(), list[Outcome]()
+    session, outcomes = StubSession(), list[RpcResult]()
     calls = make_calls(StubAlarms())
     calls.connected(session.seen())
     calls.ask(make_call(outcomes))
@@ -201,7 +201,7 @@ def test_only_a_call_that_nobody_waits_for_may_be_held_back() -> None:
 
 
 def test_a_call_waits_once_however_often_its_session_is_lost() -> None:
-    alarms, outcomes = StubAlarms(), list[Outcome]()
+    alarms, outcomes = StubAlarms(), list[RpcResult]()
     calls = make_calls(alarms)
     calls.ask(make_call(outcomes))
     for _ in range(3):
@@ -239,7 +239,7 @@ def test_what_an_old_session_still_tells_is_ignored() -> None:
     watch_ended, loaded = old.asked
     feed.connected(new.seen())
     old.signals[0]()
-    loaded(Answer(b""))
+    loaded(RpcAnswer(b""))
     watch_ended(Failure("lost"))
     assert len(old.asked) == 2
     # Its alarms too.

@@ -17,7 +17,7 @@ from aigateway.actors.control.coderd._session import Session
 from aigateway.actors.control.coderd.versions import ApiVersion
 from aigateway.actors.control.coderd.wire.rpc_client import RpcClient
 from aigateway.actors.control.coderd.wire.yamux import Limits
-from aigateway.actors.control.outcomes import Answer, Failure, Outcome
+from aigateway.actors.control.rpc_results import Failure, RpcAnswer, RpcResult
 
 PING = bytes.fromhex("000200010000000000000007")
 CLOSED_HERE = Failure("the connection was closed here")
@@ -78,7 +78,7 @@ def alarms() -> Iterator[Alarms]:
 class Rig:
     def __init__(self, alarms: Alarms, limits: Limits | None = None) -> None:
         self.channel = StubChannel()
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[RpcResult] = []
         self.turns: queue.Queue[Callable[[], None]] = queue.Queue()
         self.ends: queue.Queue[str] = queue.Queue()
         self.session = Session(
@@ -109,7 +109,7 @@ def test_calls_leave_together_and_their_outcomes_come_together(alarms: Alarms) -
     assert rig.channel.sent.get(timeout=10).count(b"/x") == 3
     rig.channel.arriving.put(answer(1, 3, 5))
     rig.take_turn()
-    assert rig.outcomes == [Answer(b"")] * 3
+    assert rig.outcomes == [RpcAnswer(b"")] * 3
     assert rig.channel.sent.empty()
     rig.session.close()
     assert rig.is_over()
@@ -214,7 +214,7 @@ def test_answers_that_have_arrived_count_when_sending_fails(alarms: Alarms) -> N
     assert rig.outcomes == [Failure("send: broken pipe")]
     rig.channel.arriving.put(answer(1))
     rig.take_turn()
-    assert rig.outcomes[1:] == [Answer(b"")]
+    assert rig.outcomes[1:] == [RpcAnswer(b"")]
     rig.channel.arriving.put(b"")
     rig.take_turn()
     assert rig.outcomes[2:] == [Failure("send: broken pipe")]

@@ -15,7 +15,7 @@ from fake_coderd import FakeCoderd
 
 from aigateway.actors.actor.base import Crash, Reply, new_reply
 from aigateway.actors.actor.tree import ActorTree
-from aigateway.actors.control.coderd._recording import is_wrong
+from aigateway.actors.control.coderd._storing import is_wrong
 from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 from aigateway.actors.control.marks import Fate
 from aigateway.actors.control.messages import (

@@ -25,7 +25,7 @@ from . import drpc, yamux
 from ._protocol import NEED_DATA, LocalProtocolError, NeedData, RemoteProtocolError
 from ._yamux_events import PeerGoingAway, SessionEnded
 
-__all__ = ["Answered", "ClientEvent", "Finished", "Lost", "Refused", "RpcClient"]
+__all__ = ["Answered", "ClientEvent", "Finished", "Lost", "ErrorAnswered", "RpcClient"]
 
 
 @frozen
@@ -44,7 +44,7 @@ class Finished:
 
 
 @frozen
-class Refused:
+class ErrorAnswered:
     """The server answered with an error; ``code`` is 0 when it has none."""
 
     call: int
@@ -60,7 +60,7 @@ class Lost:
     reason: str
 
 
-ClientEvent: TypeAlias = Answered | Finished | Refused | Lost | PeerGoingAway | SessionEnded
+ClientEvent: TypeAlias = Answered | Finished | ErrorAnswered | Lost | PeerGoingAway | SessionEnded
 
 
 @define(eq=False)
@@ -320,7 +320,7 @@ class RpcClient:
         if self._calls.pop(call.number, None) is None:
             return
         if isinstance(event, drpc.Failed):
-            self._events.append(Refused(call.number, event.code, event.text))
+            self._events.append(ErrorAnswered(call.number, event.code, event.text))
         elif call.streaming:
             self._events.append(Finished(call.number))
         else:

@@ -22,9 +22,9 @@ from aigateway.actors.control.coderd.wire._yamux_events import PeerGoingAway, Se
 from aigateway.actors.control.coderd.wire.rpc_client import (
     Answered,
     ClientEvent,
+    ErrorAnswered,
     Finished,
     Lost,
-    Refused,
     RpcClient,
 )
 from aigateway.actors.control.coderd.wire.yamux import Limits
@@ -111,7 +111,7 @@ def test_a_call_is_refused(pair: Pair) -> None:
     pair.settle()
     pair.server.fail(1, "unknown key", 1001)
     pair.settle()
-    assert pair.take() == [Refused(call, 1001, "unknown key")]
+    assert pair.take() == [ErrorAnswered(call, 1001, "unknown key")]
 
 
 def test_a_stream_is_used_again_once_its_call_has_ended(pair: Pair) -> None:
@@ -182,7 +182,7 @@ def test_a_stream_of_answers_may_fail(pair: Pair) -> None:
     pair.server.send(1, b"")
     pair.server.fail(1, "broke")
     pair.settle()
-    assert pair.take() == [Answered(call, b""), Refused(call, 0, "broke")]
+    assert pair.take() == [Answered(call, b""), ErrorAnswered(call, 0, "broke")]
 
 
 def test_giving_up_cancels_the_call(pair: Pair) -> None:

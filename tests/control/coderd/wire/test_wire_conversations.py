@@ -20,9 +20,9 @@ from aigateway.actors.control.coderd.wire import _yamux_events as events
 from aigateway.actors.control.coderd.wire.rpc_client import (
     Answered,
     ClientEvent,
+    ErrorAnswered,
     Finished,
     Lost,
-    Refused,
     RpcClient,
 )
 
@@ -92,7 +92,7 @@ class Replay:
                     self.server.end(call)
             case Finished(call):
                 self.server.end(call)
-            case Refused(call, code, text):
+            case ErrorAnswered(call, code, text):
                 self.server.fail(call, text, code)
             case events.PeerGoingAway():
                 self.server.go_away()
@@ -211,7 +211,7 @@ def test_a_client_that_reads_damaged_bytes_raises_remote_errors_only(
         client.receive_data(piece)
         try:
             for event in client_events(client):
-                if isinstance(event, Finished | Refused | Lost):
+                if isinstance(event, Finished | ErrorAnswered | Lost):
                     assert event.call not in over
                     over.add(event.call)
         except RemoteProtocolError:

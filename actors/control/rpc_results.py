@@ -7,14 +7,14 @@ from typing import TypeAlias
 
 from attrs import field, frozen
 
-__all__ = ["Answer", "Failure", "Outcome", "Refusal", "Run"]
+__all__ = ["RpcAnswer", "Failure", "RpcResult", "Refusal", "Run"]
 
 Run = Callable[[Callable[[], None]], None]
 """Has something done in the owner's own thread, later."""
 
 
 @frozen
-class Answer:
+class RpcAnswer:
     """What coderd answered."""
 
     data: bytes
@@ -43,4 +43,4 @@ class Failure:
     """False when the call never left: coderd has certainly not acted on it."""
 
 
-Outcome: TypeAlias = Answer | Refusal | Failure
+RpcResult: TypeAlias = RpcAnswer | Refusal | Failure

@@ -25,7 +25,7 @@ import pykka
 from attrs import define, field
 
 from aigateway.actors.actor.base import tell_quietly
-from aigateway.actors.control.coderd._calls import Call, Calls
+from aigateway.actors.control.coderd._calls import Calls, RpcCall
 from aigateway.actors.control.coderd._translation import RecordError, encode_record
 from aigateway.actors.control.marks import PARCEL_BITS, Fate, Marks
 from aigateway.actors.control.messages import (
@@ -37,10 +37,10 @@ from aigateway.actors.control.messages import (
     StoreRecords,
     Unavailable,
 )
-from aigateway.actors.control.outcomes import Answer, Failure, Outcome, Refusal, Run
+from aigateway.actors.control.rpc_results import Failure, Refusal, RpcAnswer, RpcResult, Run
 from aigateway.actors.values.records import InterceptionEnded
 
-__all__ = ["Recording", "is_wrong"]
+__all__ = ["Storing", "is_wrong"]
 
 _WRONG: Final = ("invalid ", "failed to parse")
 _STORED_BEFORE: Final = "duplicate key value"
@@ -106,7 +106,7 @@ class _Parcel:
         tell_quietly(self.reply_to, stored)
 
 
-class Recording:
+class Storing:
     """Answers Begin and StoreRecords; used in the actor's thread only.
 
     ``run`` has something done in that thread, ``later`` after so many seconds.  ``timeout``
@@ -147,7 +147,7 @@ class Recording:
         except RecordError as ex:
             self._answer(message, Denied(str(ex), status=500))
             return
-        call = Call(
+        call = RpcCall(
             rpc=rpc,
             request=lambda _version: data,
             done=lambda outcome: self._started(message, call, outcome),
@@ -155,9 +155,9 @@ class Recording:
         )
         self._calls.ask(call)
 
-    def _started(self, message: Begin, call: Call, outcome: Outcome) -> None:
+    def _started(self, message: Begin, call: RpcCall, outcome: RpcResult) -> None:
         again = call.sent > 1 or message.again
-        if isinstance(outcome, Answer):
+        if isinstance(outcome, RpcAnswer):
             self._answer(message, Accepted())
         elif isinstance(outcome, Refusal) and again and _STORED_BEFORE in outcome.text:
             # It was stored by the attempt whose answer was lost.
@@ -237,7 +237,7 @@ class Recording:
         self._moving += 1
         parcel.flying = True
         self._calls.ask(
-            Call(
+            RpcCall(
                 rpc=rpc,
                 request=lambda _version: data,
                 done=lambda outcome: self._answered(parcel, outcome, doubtful),
@@ -246,12 +246,12 @@ class Recording:
             )
         )
 
-    def _answered(self, parcel: _Parcel, outcome: Outcome, doubtful: bool) -> None:
+    def _answered(self, parcel: _Parcel, outcome: RpcResult, doubtful: bool) -> None:
         self._moving -= 1
         parcel.flying = False
         spooled, marks = parcel.first(), parcel.marks
         seq = spooled.seq
-        if isinstance(outcome, Answer) or (doubtful and _has_ended(spooled, outcome)):
+        if isinstance(outcome, RpcAnswer) or (doubtful and _has_ended(spooled, outcome)):
             marks.arrive(seq)
             self._arrived(parcel)
         elif isinstance(outcome, Refusal) and is_wrong(outcome.text):
@@ -313,7 +313,7 @@ def _nothing() -> None:
     """It has been done."""
 
 
-def _has_ended(spooled: Spooled, outcome: Outcome) -> bool:
+def _has_ended(spooled: Spooled, outcome: RpcResult) -> bool:
     """Whether coderd refuses an end because it has one."""
     if not isinstance(spooled.record, InterceptionEnded) or not isinstance(outcome, Refusal):
         return False
