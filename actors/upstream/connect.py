@@ -22,7 +22,7 @@ from aigateway.actors.upstream.errors import (
 )
 from aigateway.actors.upstream.waiting import time_left
 
-__all__ = ["Connector", "Connectors", "Endpoint", "tls_context"]
+__all__ = ["Connector", "Connectors", "Endpoint", "accept_company_authorities", "tls_context"]
 
 MIN_ATTEMPT = 2.0
 """Seconds that one of several addresses gets at least, as far as the timeout allows."""
@@ -203,6 +203,15 @@ def _no_files_left() -> bool:
     return False
 
 
+def accept_company_authorities(context: ssl.SSLContext) -> None:
+    """Verify certificates as OpenSSL, Go and curl do by default.
+
+    Python does it by the letter of RFC 5280 since 3.13, and many a company's own authority leaves
+    out what that asks for: a critical basicConstraints, a key identifier.
+    """
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+
+
 def tls_context(
     verify: bool | str = True, cert: str | tuple[str, str] | None = None
 ) -> ssl.SSLContext:
@@ -225,6 +234,7 @@ def tls_context(
         )
     except OSError as ex:
         raise ConnectFailed(f"cannot read the CA file {authorities}: {ex}") from ex
+    accept_company_authorities(context)
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import base64
+import datetime
+import ipaddress
 import select
 import socket
 import ssl
 import threading
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from imitation_provider import ScriptedProvider, WaitFor, answer
 from provider_rig import PATIENCE, running, until
 from upstream_rig import closed_port, connect, listening
 
+from aigateway.actors.control.coderd.dial import DialSettings
 from aigateway.actors.upstream.connect import Connector
 from aigateway.actors.upstream.endpoint import Endpoint
 from aigateway.actors.upstream.errors import ConnectFailed, ConnectTimeout
@@ -69,6 +77,66 @@ def test_a_ca_file_that_cannot_be_read_is_named(tmp_path, content):
         path.write_text(content)
     with pytest.raises(ConnectFailed, match=r"cannot read the CA file .*ca\.pem"):
         Connector(Endpoint.of("https://h"), timeout=1.0, ca_file=str(path))
+
+
+@pytest.fixture
+def strict_python(monkeypatch):
+    """What Python does since 3.13."""
+    make = ssl.create_default_context
+
+    def strict(*args, **kwargs):
+        context = make(*args, **kwargs)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+
+
+def _company(folder):
+    """A company's own authority, made as its handbook said ten years ago, and a certificate of
+    it: no basicConstraints that are critical, no key identifiers."""
+    now = datetime.datetime.now(datetime.UTC)
+
+    def issue(name, key, by, extension):
+        builder = x509.CertificateBuilder(
+            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, by)]),
+            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]),
+            key.public_key(),
+            x509.random_serial_number(),
+            now - datetime.timedelta(days=1),
+            now + datetime.timedelta(days=1),
+        )
+        return builder.add_extension(extension, critical=False)
+
+    root_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    constraints = x509.BasicConstraints(ca=True, path_length=None)
+    root = issue("Company", root_key, "Company", constraints).sign(root_key, hashes.SHA256())
+    name = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    leaf = issue("gateway", key, "Company", name).sign(root_key, hashes.SHA256())
+    authorities, chain = folder / "company.pem", folder / "leaf.pem"
+    authorities.write_bytes(root.public_bytes(Encoding.PEM))
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    chain.write_bytes(leaf.public_bytes(Encoding.PEM) + private)
+    return str(authorities), str(chain)
+
+
+def test_an_authority_that_python_finds_too_lax_is_trusted_all_the_same(tmp_path, strict_python):
+    authorities, chain = _company(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain)
+    with (
+        ScriptedProvider(tls=context) as provider,
+        running(provider.url, ca_file=authorities) as rig,
+    ):
+        provider.otherwise = answer("ok")
+        assert rig.call() == (200, b"ok")
+
+
+def test_that_holds_for_a_coder_deployment_too(tmp_path, strict_python):
+    authorities, _ = _company(tmp_path)
+    context = DialSettings(url="https://coder.example", key="k", ca_file=authorities).tls_context()
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
+    assert context.verify_mode == ssl.CERT_REQUIRED
 
 
 # -- proxies

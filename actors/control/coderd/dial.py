@@ -18,6 +18,7 @@ from aigateway.actors.control.coderd.extra_headers import (
     headers_of_command,
 )
 from aigateway.actors.control.coderd.versions import NEWEST, ApiVersion
+from aigateway.actors.upstream.connect import accept_company_authorities
 
 __all__ = ["DialError", "DialSettings", "Dialer", "UpgradeRefused", "Validation"]
 
@@ -109,6 +110,7 @@ class DialSettings:
                 f"CODER_CLIENT_TLS_CA_FILE: cannot read authorities from {self.ca_file}: {ex}",
                 fatal=True,
             ) from ex
+        accept_company_authorities(context)
         # A wire never has to read before it can send.
         context.options |= ssl.OP_NO_RENEGOTIATION
         if self.cert_file:
