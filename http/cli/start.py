@@ -53,7 +53,7 @@ def serve(read: Callable[[], Settings]) -> None:
     if settings.prometheus_enable:
         from aigateway.http.metrics.service import MetricsService
 
-        metrics = MetricsService(settings.prometheus_address)
+        metrics = MetricsService(settings.prometheus_address, settings.runtime_dir)
     try:
         GatewayApplication(settings, _make_app, metrics, read).run()
     finally:
@@ -90,7 +90,10 @@ def _check_providers(settings: Settings) -> None:
 
 
 def _check_folder(folder: str, flag: str) -> None:
-    path = Path(folder).expanduser()
+    try:
+        path = Path(folder).expanduser()
+    except RuntimeError as ex:
+        raise SettingsError(f"there is no home folder for {folder}; set {flag}") from ex
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         probe = path / f".write-{os.getpid()}"

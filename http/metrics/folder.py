@@ -33,9 +33,18 @@ ARCHIVE = "dead"
 """Takes the place of a process id in the names of archive files."""
 
 
-def make_folder() -> Path:
-    """Make the folder and tell all processes to come where it is."""
-    folder = Path(tempfile.mkdtemp(prefix="aigateway-metrics-"))
+def make_folder(instead: str = "") -> Path:
+    """Make the folder and tell all processes to come where it is.
+
+    It is in ``instead`` where no temporary folder can be written to.  Raises OSError.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="aigateway-metrics-"))
+    except OSError:
+        if not instead:
+            raise
+        os.makedirs(instead, mode=0o700, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="aigateway-metrics-", dir=instead))
     os.environ[VARIABLE] = str(folder)
     return folder
 

@@ -23,14 +23,22 @@ log = structlog.get_logger("ai-gateway")
 class MetricsService:
     """Owned by the master; make it before the first fork."""
 
-    def __init__(self, address: str) -> None:
-        """Start the listener on ``address``.  Raises SettingsError when that cannot be."""
+    def __init__(self, address: str, folder: str = "") -> None:
+        """Start the listener on ``address``.  Raises SettingsError when that cannot be.
+
+        ``folder`` is for files where there is none for temporary ones.
+        """
         # The listener's process imports what gevent must patch; the master must not.
         from aigateway.http.metrics._listener_process import start_listener
 
         self._pid = os.getpid()
         self._not_before = 0.0
-        self._folder: Path = make_folder()
+        try:
+            self._folder: Path = make_folder(folder)
+        except OSError as ex:
+            raise SettingsError(
+                f"no folder for metrics: {ex.strerror}; set TMPDIR or --runtime-dir"
+            ) from ex
         log.info("starting Prometheus endpoint", address=address)
         try:
             self._process: subprocess.Popen[bytes]

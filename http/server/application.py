@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -62,12 +63,33 @@ def gunicorn_options(settings: Settings) -> dict[str, object]:
         "when_ready": hooks.when_ready,
         "on_exit": hooks.on_exit,
     }
-    if os.path.isdir("/dev/shm"):  # noqa: S108 - heartbeats on a disk can stall a worker
-        options["worker_tmp_dir"] = "/dev/shm"  # noqa: S108
+    if (folder := _heartbeats(settings.runtime_dir)) is not None:
+        options["worker_tmp_dir"] = folder
     if settings.uses_tls:
         options["certfile"] = settings.tls_cert_file
         options["keyfile"] = settings.tls_key_file
     return options
+
+
+def _heartbeats(instead: str) -> str | None:
+    """Where workers' heartbeats are: in memory if that can be, since a disk can stall a worker.
+
+    Else in the folder for temporary files (None), or in ``instead`` where there is none.
+    Raises SettingsError when that cannot be made.
+    """
+    memory = "/dev/shm"  # noqa: S108
+    if os.path.isdir(memory) and os.access(memory, os.W_OK | os.X_OK):
+        return memory
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        try:
+            os.makedirs(instead, mode=0o700, exist_ok=True)
+        except OSError as ex:
+            text = f"cannot make the folder {instead}: {ex.strerror}; set TMPDIR or --runtime-dir"
+            raise SettingsError(text) from ex
+        return instead
+    return None
 
 
 class GatewayApplication(BaseApplication):  # type: ignore[misc]

@@ -95,7 +95,15 @@ def _state_dir(environ: Mapping[str, str]) -> str:
 def _runtime_dir(environ: Mapping[str, str]) -> str:
     if environ.get("XDG_RUNTIME_DIR"):
         return os.path.join(environ["XDG_RUNTIME_DIR"], "aigateway")
-    return os.path.join(environ.get("TMPDIR") or tempfile.gettempdir(), f"aigateway-{os.getuid()}")
+    return os.path.join(environ.get("TMPDIR") or _temporary(), f"aigateway-{os.getuid()}")
+
+
+def _temporary() -> str:
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        # No folder for temporary files can be written to; whoever needs this one says so.
+        return "/tmp"  # noqa: S108
 
 
 @frozen(kw_only=True)
