@@ -201,9 +201,10 @@ def _address_errors(config: ProviderConfig, names: _Names) -> list[str]:
 def _proxy(config: ProviderConfig, settings: Settings) -> str:
     proxy = config.proxy or proxy_for(config.base_url, settings.provider_environ)
     scheme, separator, _rest = proxy.partition("://")
-    if separator and scheme.lower() not in ("http", "https"):
+    if separator and scheme.lower() != "http":
+        # TLS to the proxy itself would be TLS within TLS, which no socket of Python's does.
         raise _CannotServeError(
-            f"a {scheme} proxy is not supported: set HTTPS_PROXY to an http proxy, "
+            f"a proxy by {scheme}:// is not supported: set HTTPS_PROXY to one by http://, "
             "or NO_PROXY to the provider's host"
         )
     return proxy

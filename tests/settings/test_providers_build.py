@@ -264,10 +264,11 @@ def test_a_proxy_comes_from_the_provider_or_the_environment() -> None:
     assert built(settings, type="openai", base_url="https://h.inside/v1").proxy == ""
 
 
-def test_a_proxy_of_another_kind_is_an_error_without_its_password() -> None:
-    settings = Settings(provider_environ={"ALL_PROXY": "socks5://user:planted@p:1"})
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h", "https"])
+def test_a_proxy_of_another_kind_is_an_error_without_its_password(scheme: str) -> None:
+    settings = Settings(provider_environ={"ALL_PROXY": f"{scheme}://user:planted@p:1"})
     assert built(settings, type="openai").error == (
-        "a socks5 proxy is not supported: set HTTPS_PROXY to an http proxy, "
+        f"a proxy by {scheme}:// is not supported: set HTTPS_PROXY to one by http://, "
         "or NO_PROXY to the provider's host"
     )
 
