@@ -219,6 +219,11 @@ class ScriptedProvider:
                     return script
         return None
 
+    def forget(self) -> None:
+        """Drop the planned answers that nobody asked for."""
+        with self._news:
+            self._planned.clear()
+
     @property
     def unplayed(self) -> int:
         """How many planned answers nobody asked for."""
