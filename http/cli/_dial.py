@@ -23,7 +23,7 @@ from aigateway.actors.upstream.errors import UpstreamError
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.settings import Settings
 
-__all__ = ["Dialled", "dial_coderd", "dial_providers"]
+__all__ = ["Dialled", "dial_coderd", "dial_database", "dial_providers"]
 
 ANSWER_TIMEOUT = 15.0
 """Seconds for the head of an answer: somebody is waiting at a terminal."""
@@ -180,3 +180,18 @@ def dial_coderd(settings: Settings) -> Dialled:
     channel.close()
     channel.release()
     return Dialled("coderd", "gateway key", seconds, 101, f"API version {version}")
+
+
+def dial_database(address: str) -> Dialled:
+    """Connect to the local database at ``address``, and look at its schema."""
+    from aigateway.actors.control.local.address import LocalDatabaseError
+    from aigateway.actors.control.local.opening import state_of
+
+    began = time.monotonic()
+    try:
+        state = state_of(address)
+    except LocalDatabaseError as ex:
+        return Dialled("local database", "schema", time.monotonic() - began, problem=str(ex))
+    return Dialled(
+        "local database", "schema", time.monotonic() - began, note=f"version {state.version}"
+    )

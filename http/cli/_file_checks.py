@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterable, Iterator
 
+from aigateway.actors.control.local.address import is_postgresql
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.settings import Settings
 from aigateway.http.settings.tls_files import (
@@ -30,7 +32,7 @@ def check_files(settings: Settings, providers: Iterable[ProviderConfig]) -> Iter
     if settings.dump_dir:
         yield from _folder("--ai-gateway-dump-dir", settings.dump_dir)
     if settings.local:
-        yield from _writable("--local-db", settings.local_db)
+        yield from _database(settings.local_db)
     for flag in ("log_human", "log_json", "log_stackdriver"):
         path = getattr(settings, flag)
         if path and not path.startswith("/dev/") and path != "-":
@@ -52,6 +54,13 @@ def _folder(flag: str, path: str) -> Iterator[str]:
         yield f'{flag}: "{path}": "{present}" is no folder'
     elif not os.access(present, os.W_OK | os.X_OK):
         yield f'{flag}: "{path}": no permission to write in "{present}"'
+
+
+def _database(address: str) -> Iterator[str]:
+    if not is_postgresql(address):
+        yield from _writable("--local-db", address)
+    elif importlib.util.find_spec("psycopg_pool") is None:
+        yield "--local-db: PostgreSQL needs the extra postgres: pip install 'aigateway[postgres]'"
 
 
 def _writable(flag: str, path: str) -> Iterator[str]:

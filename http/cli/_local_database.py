@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
 
-from aigateway.actors.control.local.schema import LocalDatabaseError, open_database, read_database
+from aigateway.actors.control.local.address import LocalDatabaseError, is_postgresql, shown
+from aigateway.actors.control.local.opening import database_errors, open_address, read_address
+from aigateway.actors.control.local.schema import Database
 from aigateway.http.settings import SettingsError, load
 from aigateway.http.settings.flags import settings_options
 
-__all__ = ["database_options", "reading", "writing"]
+__all__ = ["as_failures", "database_options", "named_database", "reading", "writing"]
 
 HOW = "Name one with --local-db or CODER_AI_GATEWAY_LOCAL_DB."
 
@@ -27,11 +28,11 @@ def database_options(function: F) -> F:
 
 
 @contextmanager
-def reading(flags: dict[str, object]) -> Iterator[sqlite3.Connection]:
+def reading(flags: dict[str, object]) -> Iterator[Database]:
     """The database that ``flags`` and the environment name, to read from."""
-    file, _named = _file(flags)
-    with _as_failures(file):
-        connection = read_database(file)
+    file, _named = named_database(flags)
+    with as_failures(file):
+        connection = read_address(file)
         try:
             yield connection
         finally:
@@ -41,16 +42,16 @@ def reading(flags: dict[str, object]) -> Iterator[sqlite3.Connection]:
 @contextmanager
 def writing(
     flags: dict[str, object], *, create: bool = False, quiet: bool = False
-) -> Iterator[sqlite3.Connection]:
+) -> Iterator[Database]:
     """The database to write to, made when it is not there and ``create`` is set.
 
     Where nobody named one it says which one it is, unless ``quiet``, and always that it is new:
     a gateway elsewhere will not know what is written there.
     """
-    file, named = _file(flags)
-    with _as_failures(file):
-        was_there = os.path.exists(file)
-        connection = open_database(file, create=create)
+    file, named = named_database(flags)
+    with as_failures(file):
+        was_there = is_postgresql(file) or os.path.exists(file)
+        connection = open_address(file, create=create)
         if create and not named:
             shown = os.path.abspath(file)
             if not was_there:
@@ -63,8 +64,8 @@ def writing(
             connection.close()
 
 
-def _file(flags: dict[str, object]) -> tuple[str, bool]:
-    """The database's file, and whether somebody named it."""
+def named_database(flags: dict[str, object]) -> tuple[str, bool]:
+    """The database's file or address, and whether somebody named it."""
     try:
         settings = load(flags, os.environ, require_coderd=False)
         return settings.local_db, settings.sources["local_db"].kind != "default"
@@ -73,10 +74,11 @@ def _file(flags: dict[str, object]) -> tuple[str, bool]:
 
 
 @contextmanager
-def _as_failures(file: str) -> Iterator[None]:
+def as_failures(file: str) -> Iterator[None]:
     try:
         yield
     except LocalDatabaseError as ex:
         raise click.ClickException(str(ex)) from ex
-    except sqlite3.Error as ex:
-        raise click.ClickException(f"--local-db {file}: {ex}") from ex
+    except database_errors() as ex:
+        text = " ".join(str(ex).split())
+        raise click.ClickException(f"--local-db {shown(file)}: {text}") from ex

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from attrs import define, field
 
+from aigateway.actors.control.local.address import is_postgresql
 from aigateway.actors.interception.headers import mask
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.cli._file_checks import check_files
@@ -58,7 +59,11 @@ class Report:
 @click.command(cls=SettingsCommand)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--changed", is_flag=True, help="Leave out options that have their default.")
-@click.option("--dial", is_flag=True, help="Dial each provider with each of its keys, and coderd.")
+@click.option(
+    "--dial",
+    is_flag=True,
+    help="Dial each provider with each of its keys, and coderd or PostgreSQL.",
+)
 @settings_options()
 def command(as_json: bool, changed: bool, dial: bool, **flags: object) -> None:
     """Show the effective configuration and what is wrong with it.
@@ -104,21 +109,25 @@ def examine_all(flags: dict[str, object]) -> Report:
 
 
 def dial_all(report: Report) -> None:
-    """Dial every provider that could serve, and coderd if it is configured."""
+    """Dial every provider that could serve, and coderd or the database server that is used."""
     # Only here: what calls providers is a large part of the gateway.
-    from aigateway.http.cli._dial import dial_coderd, dial_providers
+    from aigateway.http.cli._dial import dial_coderd, dial_database, dial_providers
 
     report.dialled = dial_providers(report.providers)
     settings = report.settings
     if not settings.local and settings.url and settings.gateway_key:
         report.dialled.append(dial_coderd(settings))
+    if settings.local and is_postgresql(settings.local_db):
+        report.dialled.append(dial_database(settings.local_db))
     report.errors += [
         f"{_target(each)}, {each.what}: {each.problem}" for each in report.dialled if each.problem
     ]
 
 
 def _target(dialled: Dialled) -> str:
-    return dialled.target if dialled.target == "coderd" else f'provider "{dialled.target}"'
+    if dialled.target in ("coderd", "local database"):
+        return dialled.target
+    return f'provider "{dialled.target}"'
 
 
 # -- as text

@@ -104,9 +104,51 @@ def _check_folder(folder: str, flag: str) -> None:
 
 
 def _check_database(settings: Settings) -> None:
-    from aigateway.actors.control.local.schema import LocalDatabaseError, open_database
+    from aigateway.actors.control.local.address import LocalDatabaseError, is_postgresql
 
     try:
+        if is_postgresql(settings.local_db):
+            _check_server(settings.local_db)
+            return
+        from aigateway.actors.control.local.schema import open_database
+
         open_database(settings.local_db).close()
     except LocalDatabaseError as ex:
         raise SettingsError(str(ex)) from ex
+
+
+def _check_server(address: str) -> None:
+    """Bring the schema up to date.  One that cannot be reached may come later.
+
+    In a process of its own: gevent has yet to patch what psycopg looks at when it is imported.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        said = "the check of the local database failed"
+        try:
+            said = _trouble_with(address)
+        finally:
+            os.write(writing, said.encode()[:4096])
+            os._exit(0)
+    os.close(writing)
+    with open(reading, encoding="utf-8", errors="replace") as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    if said:
+        raise SettingsError(said)
+
+
+def _trouble_with(address: str) -> str:
+    from aigateway.actors.control.local.address import LocalDatabaseAway, LocalDatabaseError
+    from aigateway.actors.control.local.opening import open_address
+
+    try:
+        open_address(address).close()
+    except LocalDatabaseAway as ex:
+        import structlog
+
+        structlog.get_logger("ai-gateway.database").warning(str(ex))
+    except LocalDatabaseError as ex:
+        return str(ex)
+    return ""

@@ -20,6 +20,7 @@ from typing import NoReturn
 import structlog
 from attrs import define, field, frozen
 
+from aigateway.actors.control.local.address import password_of
 from aigateway.http.logs.lines import (
     Entry,
     Renderer,
@@ -170,6 +171,7 @@ def secrets_of(settings: Settings) -> SecretMask:
 
 def _secrets_of(settings: Settings) -> Iterable[str]:
     yield settings.gateway_key
+    yield password_of(settings.local_db)
     for row in OPTIONS:
         value = getattr(settings, row.name)
         if row.kind.is_list and row.secret:

@@ -10,6 +10,7 @@ import pykka
 
 from aigateway.actors.actor.base import Watcher
 from aigateway.actors.actor.tree import ActorTree
+from aigateway.actors.control.local.address import is_postgresql
 from aigateway.actors.control.local.local import LocalControlPlane
 from aigateway.actors.control.local.price_files import load_pricing
 from aigateway.actors.control.messages import McpConfiguration, McpServer
@@ -52,6 +53,20 @@ def _local(settings: Settings, providers: tuple[ProviderConfig, ...]) -> StartCo
     pricing = load_pricing(settings.own_prices, providers)
 
     def start(role: str, watcher: Watcher) -> pykka.ActorRef[Any]:
+        if is_postgresql(settings.local_db):
+            # Only where it is needed.
+            from aigateway.actors.control.local.shared import SharedControlPlane
+
+            return SharedControlPlane.start(
+                role,
+                watcher,
+                address=settings.local_db,
+                providers=providers,
+                mcp=mcp,
+                pricing=pricing,
+                max_wait=settings.max_wait,
+                max_waiting=settings.max_waiting,
+            )
         return LocalControlPlane.start(
             role,
             watcher,

@@ -19,12 +19,14 @@ from urllib.parse import urlsplit
 from attrs import frozen
 
 from aigateway.actors.control.coderd.extra_headers import BadHeader, headers_of
+from aigateway.actors.control.local.address import address_problem, is_postgresql, shown
 from aigateway.actors.values.models import BadModelList, ModelList, parse_models
 from aigateway.actors.values.sharing import BadGroup, read_group
 
 __all__ = [
     "ADDRESS",
     "BOOL",
+    "DATABASE",
     "DURATION",
     "GROUP",
     "HEADER",
@@ -349,6 +351,28 @@ def _show_url(text: str) -> str:
 
 URL = Kind(
     "url", "URL", "an address that starts with http:// or https://", _url, _url, _show_url, empty=""
+)
+
+
+def _database(value: Any) -> str:
+    if not isinstance(value, str) or not is_postgresql(value.strip()):
+        return _path(value)
+    address = value.strip()
+    problem = address_problem(address)
+    if problem:
+        raise _DetailError(problem)
+    return address
+
+
+DATABASE = Kind(
+    "database",
+    "FILE|ADDRESS",
+    "the path of a file or an address postgresql://user:password@host:port/database",
+    _database,
+    _database,
+    shown,
+    may_hold_secret=True,
+    empty="",
 )
 
 

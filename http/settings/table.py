@@ -19,6 +19,7 @@ from attrs import field, frozen
 from aigateway.http.settings._kinds import (
     ADDRESS,
     BOOL,
+    DATABASE,
     DURATION,
     HEADER,
     HEADERS,
@@ -214,7 +215,10 @@ class Settings:
         BOOL, "false", help="Run without a Coder deployment: keys and records in a local database."
     )
     local_db: str = _local(
-        PATH, "aigateway.db", help="SQLite database of the embedded control plane."
+        DATABASE,
+        "aigateway.db",
+        help="Database of the embedded control plane: a SQLite file, or an address"
+        " postgresql://user@host/database that several gateways share.",
     )
     prices: str = _local(
         PATH,
@@ -402,12 +406,12 @@ class Settings:
     max_waiting: int = _limit(
         whole_number(),
         "1000",
-        help="Requests per worker that may wait while the Coder deployment is away.",
+        help="Requests per worker that may wait while the control plane is away.",
     )
     max_wait: float = _limit(
         DURATION,
         "60s",
-        help="How long a request may wait for the Coder deployment before it is answered 503.",
+        help="How long a request may wait for the control plane before it is answered 503.",
     )
 
     # -- Requests

@@ -20,7 +20,17 @@ from aigateway.actors.values.records import (
     ToolUsage,
 )
 
-__all__ = ["END_SQL", "INSERTS", "START_SQL", "Row", "end_row", "start_row", "without_surrogates"]
+__all__ = [
+    "END_SQL",
+    "INSERTS",
+    "START_SQL",
+    "Row",
+    "end_row",
+    "merged",
+    "start_row",
+    "without_nul",
+    "without_surrogates",
+]
 
 Row: TypeAlias = tuple[object, ...]
 
@@ -205,3 +215,29 @@ def without_surrogates(row: Row) -> Row:
     return tuple(
         _SURROGATES.sub("\ufffd", value) if isinstance(value, str) else value for value in row
     )
+
+
+def without_nul(row: Row) -> Row:
+    """The row with NUL, which no text of PostgreSQL may hold, as U+FFFD."""
+    return tuple(
+        value.replace("\0", "\ufffd") if isinstance(value, str) else value for value in row
+    )
+
+
+def merged(stored: str, added: str) -> str:
+    """One JSON object with another put over it as SQLite's json_patch does it (RFC 7396)."""
+    if stored == "{}":
+        return added
+    return _json(_patched(json.loads(stored), json.loads(added)))
+
+
+def _patched(target: Any, patch: Any) -> Any:
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = _patched(result.get(name), value)
+    return result

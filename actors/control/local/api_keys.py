@@ -10,17 +10,28 @@ All functions take a connection from :func:`~aigateway.actors.control.local.sche
 from __future__ import annotations
 
 import hashlib
+import hmac
 import secrets
-import sqlite3
 import string
 import time
 import uuid
+from collections.abc import Iterable
+from typing import TypeAlias
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
-from aigateway.actors.control.local.schema import timestamp
+from aigateway.actors.control.local.schema import Database, timestamp
+from aigateway.actors.control.messages import Caller, Denied
 
-__all__ = ["ApiKey", "NewApiKey", "create_key", "list_keys", "revoke_key", "user_id_for"]
+__all__ = [
+    "ApiKey",
+    "NewApiKey",
+    "create_key",
+    "find_callers",
+    "list_keys",
+    "revoke_key",
+    "user_id_for",
+]
 
 ID_LENGTH, SECRET_LENGTH = 10, 22
 """Characters, as in Coder's own tokens."""
@@ -29,6 +40,12 @@ _ALPHABET = string.ascii_letters + string.digits
 
 _USERS = uuid.UUID("5f0c3a52-6d0b-4f7e-9a53-0d6f1b7c2e84")
 """Name space of the user ids that are made from user names.  Never to be changed."""
+
+
+_UNAUTHORIZED = Denied("unauthorized")
+
+_Found: TypeAlias = tuple[str, str, str, str | None, str | None]
+"""The digest of the secret, user id and name, and when it expires and was revoked."""
 
 
 @frozen
@@ -66,7 +83,7 @@ def user_id_for(username: str) -> str:
 
 
 def create_key(
-    connection: sqlite3.Connection,
+    connection: Database,
     username: str,
     user_id: str | None = None,
     expires_in: float | None = None,
@@ -76,7 +93,7 @@ def create_key(
     """Make a key that is good for ``expires_in`` seconds, or until it is revoked.
 
     Raises ValueError for an empty or unprintable name, a ``user_id`` that is no UUID and an
-    expiry that is not in the future or beyond the year 9999, and sqlite3.Error.
+    expiry that is not in the future or beyond the year 9999, and what the database raises.
     """
     username = username.strip()
     if not username:
@@ -104,8 +121,8 @@ def create_key(
     return NewApiKey(key, f"{key.id}-{secret}")
 
 
-def list_keys(connection: sqlite3.Connection) -> list[ApiKey]:
-    """All keys, oldest first, revoked and expired ones too.  Raises sqlite3.Error."""
+def list_keys(connection: Database) -> list[ApiKey]:
+    """All keys, oldest first, revoked and expired ones too.  Raises what the database raises."""
     rows = connection.execute(
         "SELECT id, username, user_id, created_at, expires_at, revoked_at"
         " FROM api_keys ORDER BY created_at, id"
@@ -113,10 +130,10 @@ def list_keys(connection: sqlite3.Connection) -> list[ApiKey]:
     return [ApiKey(*row) for row in rows]
 
 
-def revoke_key(connection: sqlite3.Connection, key_id: str, *, now: float | None = None) -> bool:
+def revoke_key(connection: Database, key_id: str, *, now: float | None = None) -> bool:
     """Refuse a key from now on; False when there is no such key.
 
-    A key that was revoked before keeps its time of revocation.  Raises sqlite3.Error.
+    A key that was revoked before keeps its time of revocation.  Raises what the database raises.
     """
     revoked_at = timestamp(time.time() if now is None else now)
     changed = connection.execute(
@@ -124,6 +141,49 @@ def revoke_key(connection: sqlite3.Connection, key_id: str, *, now: float | None
         (revoked_at, key_id),
     )
     return changed.rowcount == 1
+
+
+def find_callers(
+    connection: Database, tokens: Iterable[str], now: float
+) -> dict[str, Caller | Denied]:
+    """Whose keys are these?  ``now`` in Unix seconds.  Raises what the database raises."""
+    ids = {token: _asked_id(token) for token in tokens}
+    asked = sorted(set(filter(None, ids.values())))
+    found: dict[str, _Found] = {}
+    if asked:
+        places = ", ".join("?" * len(asked))
+        rows = connection.execute(
+            "SELECT id, secret_sha256, user_id, username, expires_at, revoked_at"
+            f" FROM api_keys WHERE id IN ({places})",
+            asked,
+        )
+        found = {id: (digest, *rest) for id, digest, *rest in rows.fetchall()}
+    return {token: _verdict(token, found.get(id), now) for token, id in ids.items()}
+
+
+def _asked_id(token: str) -> str:
+    """The id of the key that ``token`` may be; empty when it has not the form of one."""
+    key_id, _dash, secret = token.partition("-")
+    # Ids that the database could not even be asked for are of nobody.
+    return key_id if secret and key_id.isascii() and "\0" not in key_id else ""
+
+
+def _verdict(token: str, found: _Found | None, now: float) -> Caller | Denied:
+    key_id, _dash, secret = token.partition("-")
+    if not secret:
+        return evolve(_UNAUTHORIZED, reason="invalid key")
+    if found is None:
+        return evolve(_UNAUTHORIZED, reason="unknown key")
+    digest, user_id, username, expires_at, revoked_at = found
+    given = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+    if not hmac.compare_digest(given, digest):
+        return evolve(_UNAUTHORIZED, reason="invalid key")
+    caller = Caller(user_id, username, key_id)
+    if revoked_at is not None:
+        return evolve(_UNAUTHORIZED, reason="revoked", caller=caller)
+    if expires_at is not None and expires_at <= timestamp(now):
+        return evolve(_UNAUTHORIZED, reason="expired", caller=caller)
+    return caller
 
 
 def _random(length: int) -> str:

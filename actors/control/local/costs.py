@@ -6,15 +6,14 @@ A token record names its interception, and that one says which model of whom was
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from attrs import frozen
 
 from aigateway.actors.control.local.prices.cost import Cost, Pricing, Used
-from aigateway.actors.control.local.schema import moment_of, timestamp, transaction
+from aigateway.actors.control.local.schema import Database, moment_of, timestamp, transaction
 from aigateway.actors.values.records import (
     Interception,
     InterceptionEnded,
@@ -26,11 +25,13 @@ __all__ = [
     "Asked",
     "PricedTokens",
     "Recosted",
+    "StoredRecord",
     "Unpriced",
     "asked_in",
     "price_records",
     "recost",
     "unpriced",
+    "unpriced_among",
 ]
 
 _INTERCEPTIONS_AT_ONCE = 500
@@ -74,6 +75,10 @@ class PricedTokens:
     cost: Cost
 
 
+StoredRecord: TypeAlias = UsageRecord | InterceptionEnded | PricedTokens
+"""What a store writes: a token record may have its cost."""
+
+
 @frozen
 class Recosted:
     """What working costs out again has come to.  Sums are nano-dollars."""
@@ -104,7 +109,7 @@ def price_records(
     records: Sequence[UsageRecord | InterceptionEnded],
     pricing: Pricing,
     asked: Callable[[Sequence[str]], Iterable[tuple[str, Asked]]],
-) -> list[UsageRecord | InterceptionEnded | PricedTokens]:
+) -> list[StoredRecord]:
     """The same records in their order, token records with their costs.
 
     ``asked`` looks up what was asked for by interceptions that are not among ``starts``, by their
@@ -122,9 +127,16 @@ def price_records(
     return [_priced(each, known, pricing) for each in records]
 
 
+def unpriced_among(records: Iterable[StoredRecord]) -> Iterator[str]:
+    """For each token record that was asked for its cost and has none, the reason."""
+    for each in records:
+        if isinstance(each, PricedTokens) and each.cost.unpriced is not None:
+            yield each.cost.unpriced
+
+
 def _priced(
     record: UsageRecord | InterceptionEnded, known: Mapping[str, Asked], pricing: Pricing
-) -> UsageRecord | InterceptionEnded | PricedTokens:
+) -> StoredRecord:
     if not isinstance(record, TokenUsage):
         return record
     asked = known.get(record.interception_id)
@@ -144,11 +156,11 @@ def _priced(
     return PricedTokens(record, cost)
 
 
-def asked_in(connection: sqlite3.Connection, ids: Sequence[str]) -> Iterator[tuple[str, Asked]]:
+def asked_in(connection: Database, ids: Sequence[str]) -> Iterator[tuple[str, Asked]]:
     """What was asked for by interceptions that are stored.  Raises what the database raises."""
     for first in range(0, len(ids), _INTERCEPTIONS_AT_ONCE):
         some = ids[first : first + _INTERCEPTIONS_AT_ONCE]
-        some = [each.encode(errors="replace").decode() for each in some]
+        some = [each.encode(errors="replace").decode().replace("\0", "?") for each in some]
         for interception_id, *values in connection.execute(_ASKED_SQL.format(_marks(some)), some):
             yield interception_id, Asked(*values)
 
@@ -173,7 +185,7 @@ class _Row:
         return self.cost.nano_usd, self.cost.price, self.cost.table
 
 
-def _stored(connection: sqlite3.Connection, pricing: Pricing, since: float) -> Iterator[list[_Row]]:
+def _stored(connection: Database, pricing: Pricing, since: float) -> Iterator[list[_Row]]:
     """The token records of interceptions that started at ``since`` or later, in pieces."""
     begin = timestamp(since)
     last = ("", "")
@@ -200,12 +212,13 @@ def _row(row: Sequence[Any], asked: Asked, pricing: Pricing) -> _Row:
 
 
 def recost(
-    connection: sqlite3.Connection, pricing: Pricing, since: float, *, dry_run: bool = False
+    connection: Database, pricing: Pricing, since: float, *, dry_run: bool = False
 ) -> Recosted:
     """Work the costs out again of all interceptions that started at ``since`` (Unix seconds) or
     later, with the prices that held when each was recorded.
 
-    ``dry_run`` changes nothing.  Raises sqlite3.Error; what was changed until then stays.
+    ``dry_run`` changes nothing.  Raises what the database raises; what was changed until then
+    stays.
     """
     sums: Counter[str] = Counter()
     for rows in _stored(connection, pricing, since):
@@ -225,7 +238,7 @@ def recost(
     return Recosted(**sums)
 
 
-def unpriced(connection: sqlite3.Connection, pricing: Pricing, since: float) -> list[Unpriced]:
+def unpriced(connection: Database, pricing: Pricing, since: float) -> list[Unpriced]:
     """What has no price with these tables, of interceptions that started at ``since`` or later,
     most tokens first."""
     counts: Counter[tuple[str, str, str, str]] = Counter()

@@ -1,4 +1,4 @@
-"""The embedded control plane: answers for itself, from a SQLite database.
+"""The embedded control plane of one machine: answers for itself, from a SQLite database.
 
 It works in groups: what is in the inbox when the actor turns to its database goes into one
 transaction, and is answered after the commit; a key that several requests present at the
@@ -15,7 +15,6 @@ import os
 import random
 import time
 from collections.abc import Callable
-from itertools import count
 from typing import Any, ClassVar
 
 from attrs import frozen
@@ -28,8 +27,9 @@ from aigateway.actors.actor.base import (
     fail,
     tell_quietly,
 )
+from aigateway.actors.control.local._writing import answer, send_back, take_batches, take_starts
 from aigateway.actors.control.local.prices.cost import Pricing
-from aigateway.actors.control.local.store import DatabaseBusy, DatabaseTrouble, Store, Written
+from aigateway.actors.control.local.store import DatabaseBusy, DatabaseTrouble, Store
 from aigateway.actors.control.messages import (
     Accepted,
     Authorize,
@@ -46,7 +46,6 @@ from aigateway.actors.control.messages import (
     ProvidersChanged,
     RememberIds,
     Status,
-    Stored,
     StoreRecords,
     SubscribeProviders,
     Unavailable,
@@ -64,9 +63,6 @@ _OPENING_PATIENCE = 1.0
 _FIRST_REST, _LONGEST_REST = 0.001, 0.02
 """Seconds between two tries for the lock.  Another worker's transaction takes about 0.3 ms."""
 
-_STARTS_AT_ONCE, _RECORDS_AT_ONCE = 256, 1024
-"""How much goes into one transaction, so that it holds up nobody for more than some ms."""
-
 
 @frozen
 class _Flush:
@@ -81,8 +77,8 @@ class LocalControlPlane(GatewayActor):
 
     ``providers`` are fixed for its life, and so are the MCP servers, which all users share, and
     ``pricing``, by which token records get their costs.
-    Its start fails with :class:`~aigateway.actors.control.local.schema.LocalDatabaseError` when the
-    file cannot be used; a database that fails later is reported and tried again.
+    Its start fails with :class:`~aigateway.actors.control.local.address.LocalDatabaseError` when
+    the file cannot be used; a database that fails later is reported and tried again.
     """
 
     def __init__(
@@ -130,7 +126,7 @@ class LocalControlPlane(GatewayActor):
         for _user_id, _ids, claim in self._claims:
             if claim is not None:
                 fail(claim.reply, died)
-        self._send_back(self._batches, str(died))
+        send_back(self._batches, str(died))
         if hasattr(self, "_store"):
             self._store.close()
 
@@ -258,7 +254,8 @@ class LocalControlPlane(GatewayActor):
 
     def _write(self) -> bool:
         """Write what has been collected; False when it must be tried again."""
-        starts, batches = self._take()
+        starts, self._starts = take_starts(self._starts)
+        batches, self._batches = take_batches(self._batches)
         if not starts and not batches:
             return True
         records = [spooled.record for message in batches for spooled in message.records()]
@@ -274,7 +271,7 @@ class LocalControlPlane(GatewayActor):
             self._refuse(starts, batches, str(ex))
         else:
             self._recovered()
-            self._answer(starts, batches, written)
+            answer(starts, batches, written)
         return True
 
     def _patient(self) -> bool:
@@ -284,47 +281,12 @@ class LocalControlPlane(GatewayActor):
             self._locked_since = now
         return now - self._locked_since <= self._lock_patience
 
-    def _take(self) -> tuple[list[Begin], list[StoreRecords]]:
-        starts, self._starts = self._starts[:_STARTS_AT_ONCE], self._starts[_STARTS_AT_ONCE:]
-        records = taken = 0
-        for message in self._batches:
-            more = sum(map(len, message.parcels))
-            if taken and records + more > _RECORDS_AT_ONCE:
-                break
-            records += more
-            taken += 1
-        batches, self._batches = self._batches[:taken], self._batches[taken:]
-        return starts, batches
-
-    def _answer(self, starts: list[Begin], batches: list[StoreRecords], written: Written) -> None:
-        accepted = Accepted()
-        for position, start in enumerate(starts):
-            reason = written.starts.get(position)
-            complete(start.reply, accepted if reason is None else Denied(reason, status=400))
-        positions = count()
-        for message in batches:
-            done, rejected = [], {}
-            for spooled in message.records():
-                reason = written.records.get(next(positions))
-                if reason is None:
-                    done.append(spooled.seq)
-                else:
-                    rejected[spooled.seq] = reason
-            stored = Stored(tuple(done), rejected=rejected, ticket=message.ticket)
-            tell_quietly(message.reply_to, stored)
-
     def _refuse(self, starts: list[Begin], batches: list[StoreRecords], reason: str) -> None:
         self._trouble = reason
         text = f"local database: {reason}"
         for message in starts:
             complete(message.reply, Unavailable(text))
-        self._send_back(batches, text)
-
-    def _send_back(self, batches: list[StoreRecords], reason: str) -> None:
-        for message in batches:
-            retry = {spooled.seq: reason for spooled in message.records()}
-            stored = Stored(retry=retry, away=True, ticket=message.ticket)
-            tell_quietly(message.reply_to, stored)
+        send_back(batches, text)
 
     def _recovered(self) -> None:
         self._trouble = self._locked_since = None

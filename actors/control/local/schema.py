@@ -1,4 +1,4 @@
-"""The embedded control plane's database: how it is opened and brought up to date.
+"""The embedded control plane's database in a file: how it is opened and brought up to date.
 
 The table and column names (:mod:`.migrations`) are public: users query them.  ``record_id`` is
 ours, it lets a record that is sent twice be stored once.
@@ -18,12 +18,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
+from aigateway.actors.control.local.address import LocalDatabaseError
 from aigateway.actors.control.local.migrations import VERSION, bring_forward
+
+if TYPE_CHECKING:
+    from aigateway.actors.control.local.postgres import PostgresDatabase
 
 __all__ = [
     "APPLICATION_ID",
     "VERSION",
+    "Database",
     "LocalDatabaseError",
     "is_busy",
     "moment_of",
@@ -32,6 +38,7 @@ __all__ = [
     "timestamp",
     "touch",
     "transaction",
+    "version_of",
 ]
 
 APPLICATION_ID = int.from_bytes(b"aigw", "big")
@@ -48,20 +55,24 @@ WAL_BYTES_KEPT = 64 * 1024 * 1024
 """What the WAL file is cut back to after a long reader made it grow."""
 
 
-class LocalDatabaseError(Exception):
-    """The file given as ``--local-db`` cannot be used; the text says why and what to do."""
+Database: TypeAlias = "sqlite3.Connection | PostgresDatabase"
+"""A connection to either kind of database.  Both execute the same SQL with ``?`` for values."""
 
 
 @functools.lru_cache(maxsize=8)
 def _second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    except OSError as ex:
+        # What the C library says is no trouble with a file or a socket.
+        raise OverflowError(f"{seconds} s are outside of the calendar") from ex
 
 
 def timestamp(seconds: float) -> str:
     """Unix seconds as RFC 3339 text in UTC with microseconds.
 
     All such texts have the same length (until the year 9999), so they sort by time.
-    Raises OverflowError, ValueError or OSError for a time outside of the calendar.
+    Raises OverflowError or ValueError for a time outside of the calendar.
     """
     whole, micros = divmod(round(seconds * 1_000_000), 1_000_000)
     return f"{_second(whole)}.{micros:06d}Z"
@@ -98,27 +109,44 @@ def open_database(
 
 def read_database(path: str | os.PathLike[str]) -> sqlite3.Connection:
     """Open an existing database for reading only.  Raises :class:`LocalDatabaseError`."""
+    connection, version = version_of(path)
+    if version == VERSION:
+        return connection
+    connection.close()
+    if version == 0:
+        raise LocalDatabaseError(
+            f"--local-db {path}: the file is empty; `aigateway keys create` prepares it"
+        )
+    raise LocalDatabaseError(
+        f"--local-db {path}: the database has version {version}, this aigateway needs version"
+        f" {VERSION}; `aigateway db migrate` brings it there"
+    )
+
+
+def version_of(path: str | os.PathLike[str]) -> tuple[sqlite3.Connection, int]:
+    """Open for reading whatever version of the schema there is, and say which.
+
+    Raises :class:`LocalDatabaseError`.
+    """
     file = Path(path)
     with _named_errors(file):
         if not file.exists():
             raise LocalDatabaseError(f"--local-db {file}: there is no such file")
         connection = _connect(file, "ro", OPENING_PATIENCE)
         try:
-            version = _version(connection, file)
+            return connection, _version(connection, file)
         except BaseException:
             connection.close()
             raise
-        if version == 0:
-            connection.close()
-            raise LocalDatabaseError(
-                f"--local-db {file}: the file is empty; `aigateway keys create` prepares it"
-            )
-    return connection
 
 
 @contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+def transaction(connection: Database) -> Iterator[None]:
     """Run a block as one writing transaction; an exception undoes it."""
+    if not isinstance(connection, sqlite3.Connection):
+        with connection.transaction():
+            yield
+        return
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield

@@ -6,16 +6,13 @@ What is locked raises :class:`DatabaseBusy`, and the caller tries again.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import os
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TypeAlias
 
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 
 from aigateway.actors.control.local._rows import (
     END_SQL,
@@ -26,13 +23,18 @@ from aigateway.actors.control.local._rows import (
     start_row,
     without_surrogates,
 )
-from aigateway.actors.control.local.costs import PricedTokens, asked_in, price_records
+from aigateway.actors.control.local.address import LocalDatabaseError
+from aigateway.actors.control.local.api_keys import find_callers
+from aigateway.actors.control.local.costs import (
+    StoredRecord,
+    asked_in,
+    price_records,
+    unpriced_among,
+)
 from aigateway.actors.control.local.prices.cost import Pricing
 from aigateway.actors.control.local.schema import (
-    LocalDatabaseError,
     is_busy,
     open_database,
-    timestamp,
     touch,
     transaction,
 )
@@ -41,12 +43,6 @@ from aigateway.actors.control.messages import Caller, Denied
 from aigateway.actors.values.records import Interception, InterceptionEnded, UsageRecord
 
 __all__ = ["DatabaseBusy", "DatabaseTrouble", "Store", "Written"]
-
-_Stored: TypeAlias = UsageRecord | InterceptionEnded | PricedTokens
-
-_KEY_SQL = """
-    SELECT secret_sha256, user_id, username, expires_at, revoked_at FROM api_keys WHERE id = ?
-"""
 
 _BAD_VALUES = (
     ValueError,
@@ -59,8 +55,6 @@ _BAD_VALUES = (
     sqlite3.ProgrammingError,
 )
 """What a value raises that cannot be stored: in time and JSON conversion, or in SQLite."""
-
-_UNAUTHORIZED = Denied("unauthorized")
 
 
 class DatabaseBusy(Exception):
@@ -110,25 +104,10 @@ class Store:
 
         Raises :class:`DatabaseBusy` and :class:`DatabaseTrouble`.
         """
-        key_id, dash, secret = token.partition("-")
-        if not dash or not secret:
-            return evolve(_UNAUTHORIZED, reason="invalid key")
         try:
-            row = self._opened().execute(_KEY_SQL, (_storable(key_id),)).fetchone()
+            return find_callers(self._opened(), (token,), now)[token]
         except (sqlite3.Error, LocalDatabaseError, OSError) as ex:
             raise self._failed(ex) from ex
-        if row is None:
-            return evolve(_UNAUTHORIZED, reason="unknown key")
-        digest, user_id, username, expires_at, revoked_at = row
-        given = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
-        if not hmac.compare_digest(given, digest):
-            return evolve(_UNAUTHORIZED, reason="invalid key")
-        caller = Caller(user_id, username, key_id)
-        if revoked_at is not None:
-            return evolve(_UNAUTHORIZED, reason="revoked", caller=caller)
-        if expires_at is not None and expires_at <= timestamp(now):
-            return evolve(_UNAUTHORIZED, reason="expired", caller=caller)
-        return caller
 
     def write(
         self,
@@ -141,7 +120,7 @@ class Store:
         """
         try:
             connection = self._opened_for_writing()
-            rows: Sequence[_Stored] = records
+            rows: Sequence[StoredRecord] = records
             if self._pricing is not None:
                 rows = price_records(starts, records, self._pricing, partial(asked_in, connection))
             try:
@@ -150,11 +129,7 @@ class Store:
                 written = _write_singly(connection, starts, rows)
         except (sqlite3.Error, LocalDatabaseError, OSError) as ex:
             raise self._failed(ex) from ex
-        self.unpriced.update(
-            each.cost.unpriced
-            for each in rows
-            if isinstance(each, PricedTokens) and each.cost.unpriced is not None
-        )
+        self.unpriced.update(unpriced_among(rows))
         return written
 
     def remember_ids(self, claims: Sequence[tuple[str, Sequence[str]]], now: float) -> None:
@@ -218,14 +193,10 @@ def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _storable(text: str) -> str:
-    return text if text.isascii() else ""
-
-
 def _write_together(
     connection: sqlite3.Connection,
     starts: Sequence[Interception],
-    records: Sequence[_Stored],
+    records: Sequence[StoredRecord],
 ) -> Written:
     # The lock is taken late: rows are made before.
     start_rows = [start_row(record) for record in starts]
@@ -251,7 +222,7 @@ def _write_together(
 def _write_singly(
     connection: sqlite3.Connection,
     starts: Sequence[Interception],
-    records: Sequence[_Stored],
+    records: Sequence[StoredRecord],
 ) -> Written:
     """Like :func:`_write_together`, but finds out which records are at fault."""
     bad_starts: dict[int, str] = {}
@@ -282,7 +253,9 @@ def _execute(connection: sqlite3.Connection, statement: str, row: Row) -> None:
         connection.execute(statement, without_surrogates(row))
 
 
-def _ends_of_nothing(connection: sqlite3.Connection, records: Sequence[_Stored]) -> dict[int, str]:
+def _ends_of_nothing(
+    connection: sqlite3.Connection, records: Sequence[StoredRecord]
+) -> dict[int, str]:
     unknown: dict[int, str] = {}
     for position, record in enumerate(records):
         if isinstance(record, InterceptionEnded):

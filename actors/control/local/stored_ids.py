@@ -6,10 +6,9 @@ All users share the provider's account, so the provider cannot tell.  An id is k
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Sequence
 
-from aigateway.actors.control.local.schema import timestamp, transaction
+from aigateway.actors.control.local.schema import Database, timestamp, transaction
 
 __all__ = ["FRESH", "KEPT", "foreign_id", "remember"]
 
@@ -23,9 +22,11 @@ _FORGET_AT_ONCE = 100
 _REMEMBER = """
     INSERT INTO stored_ids (id, user_id, used_at) VALUES (?, ?, ?)
     ON CONFLICT (id) DO UPDATE SET
-        user_id = CASE WHEN used_at < ? THEN excluded.user_id ELSE user_id END,
+        user_id = CASE
+            WHEN stored_ids.used_at < ? THEN excluded.user_id ELSE stored_ids.user_id
+        END,
         used_at = excluded.used_at
-    WHERE user_id = excluded.user_id OR used_at < ?
+    WHERE stored_ids.user_id = excluded.user_id OR stored_ids.used_at < ?
 """
 _FORGET = """
     DELETE FROM stored_ids WHERE id IN
@@ -33,26 +34,27 @@ _FORGET = """
 """
 
 
-def remember(
-    connection: sqlite3.Connection, claims: Iterable[tuple[str, Sequence[str]]], now: float
-) -> None:
+def remember(connection: Database, claims: Iterable[tuple[str, Sequence[str]]], now: float) -> None:
     """Note ids as those of users, and forget some that are old.  Who had an id first keeps it.
 
-    ``claims`` are user ids with what is theirs; ``now`` in Unix seconds.  Raises sqlite3.Error.
+    ``claims`` are user ids with what is theirs; ``now`` in Unix seconds.  Raises what the
+    database raises.
     """
     moment, old = timestamp(now), timestamp(now - KEPT)
     rows = [(id, user_id, moment, old, old) for user_id, ids in claims for id in ids]
+    # In one order for all, or two gateways would wait for each other's rows.
+    rows.sort(key=lambda row: row[0])
     with transaction(connection):
         connection.executemany(_REMEMBER, rows)
         connection.execute(_FORGET, (old, _FORGET_AT_ONCE + len(rows)))
 
 
 def foreign_id(
-    connection: sqlite3.Connection, user_id: str, ids: Sequence[str], now: float
+    connection: Database, user_id: str, ids: Sequence[str], now: float
 ) -> tuple[str | None, tuple[str, ...]]:
     """The first id that is another user's, and those of this user whose use is to be noted.
 
-    Raises sqlite3.Error.
+    Raises what the database raises.
     """
     places = ", ".join("?" * len(ids))
     found = connection.execute(

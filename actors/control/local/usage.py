@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 
 from attrs import frozen
 
-from aigateway.actors.control.local.schema import timestamp
+from aigateway.actors.control.local.schema import Database, timestamp
 
 __all__ = ["GROUPS", "UsageRow", "usage_by", "usage_total"]
 
@@ -19,6 +18,21 @@ GROUPS = {
     "day": "substr(started_at, 1, 10)",
 }
 """What usage can be grouped by, and the SQL for it.  Days are UTC days."""
+
+
+_SUMMED = (
+    "interceptions",
+    "errors",
+    "input_tokens",
+    "output_tokens",
+    "cache_read",
+    "cache_write",
+    "prompts",
+    "tool_calls",
+    "cost",
+    "priced",
+    "unpriced",
+)
 
 
 @frozen
@@ -52,7 +66,7 @@ class UsageRow:
 
 
 def usage_by(
-    connection: sqlite3.Connection,
+    connection: Database,
     by: Sequence[str],
     *,
     since: float | None = None,
@@ -64,7 +78,7 @@ def usage_by(
     ``by`` holds keys of :data:`GROUPS`, times are Unix seconds.  Days come in their order,
     other groups with the most tokens first; ``limit`` keeps the first rows, or with ``day``
     first in ``by`` the last ones, which are the newest.  Records of an interception that is
-    not in the database are left out.  Raises ValueError, and sqlite3.Error.
+    not in the database are left out.  Raises ValueError, and what the database raises.
     """
     if not by:
         raise ValueError("nothing to group by")
@@ -83,14 +97,11 @@ def usage_by(
 
 
 def usage_total(
-    connection: sqlite3.Connection, *, since: float | None = None, until: float | None = None
+    connection: Database, *, since: float | None = None, until: float | None = None
 ) -> UsageRow:
     """Like :func:`usage_by`, with everything in one group without a name."""
-    rows = connection.execute(*_query(["''"], since, until)).fetchall()
-    return _usage_row((), rows[0][1:] if rows else (0,) * _SUMS)
-
-
-_SUMS = 11
+    rows = connection.execute(*_query(["CAST('' AS TEXT)"], since, until)).fetchall()
+    return _usage_row((), rows[0][1:] if rows else (0,) * len(_SUMMED))
 
 
 def _usage_row(group: tuple[str, ...], sums: Sequence[int]) -> UsageRow:
@@ -126,6 +137,8 @@ def _query(
     where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
     groups = ", ".join(f"{sql} AS group_{number}" for number, sql in enumerate(expressions))
     names = ", ".join(f"group_{number}" for number in range(len(expressions)))
+    # PostgreSQL adds whole numbers up to a numeric, which is no int in Python.
+    sums = ", ".join(f"CAST(sum({column}) AS BIGINT)" for column in _SUMMED)
     # The names come from GROUPS, never from a user.
     query = f"""
         WITH chosen AS (SELECT id, error_type, {groups} FROM interceptions {where}),
@@ -139,7 +152,9 @@ def _query(
                    CASE WHEN cost_nano_usd IS NULL THEN 1 ELSE 0 END AS unpriced
             FROM chosen JOIN token_usages ON interception_id = id
             UNION ALL
-            SELECT {names}, 1, error_type IS NOT NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0 FROM chosen
+            SELECT {names}, 1, CASE WHEN error_type IS NULL THEN 0 ELSE 1 END,
+                   0, 0, 0, 0, 0, 0, 0, 0, 0
+            FROM chosen
             UNION ALL
             SELECT {names}, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0
             FROM chosen JOIN user_prompts ON interception_id = id
@@ -147,9 +162,7 @@ def _query(
             SELECT {names}, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0
             FROM chosen JOIN tool_usages ON interception_id = id
         )
-        SELECT {names}, sum(interceptions), sum(errors), sum(input_tokens), sum(output_tokens),
-               sum(cache_read), sum(cache_write), sum(prompts), sum(tool_calls),
-               sum(cost), sum(priced), sum(unpriced)
+        SELECT {names}, {sums}
         FROM spent GROUP BY {names}
     """
     return query, times

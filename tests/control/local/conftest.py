@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from postgres_server import PostgresServer, postgres_server
 
 from aigateway.actors.actor.base import new_reply
 from aigateway.actors.control.local.api_keys import NewApiKey, create_key
 from aigateway.actors.control.local.local import LocalControlPlane
-from aigateway.actors.control.local.schema import open_database
+from aigateway.actors.control.local.opening import open_address
+from aigateway.actors.control.local.schema import Database, open_database
 from aigateway.actors.control.messages import (
     Authorize,
     Begin,
@@ -161,6 +163,30 @@ def database(path: Path) -> Iterator[sqlite3.Connection]:
     connection = open_database(path)
     yield connection
     connection.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A server for all tests that do not kill it."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def address(request: pytest.FixtureRequest, path: Path) -> str:
+    """A database of either kind, as --local-db names it."""
+    if request.param == "sqlite":
+        return str(path)
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.new_database()
+
+
+@pytest.fixture
+def either(address: str) -> Iterator[Database]:
+    """A database of either kind, open beside whatever else uses it."""
+    database = open_address(address)
+    yield database
+    database.close()
 
 
 @pytest.fixture

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sqlite3
 import uuid
 from pathlib import Path
 
 import pytest
 
 from aigateway.actors.control.local.api_keys import create_key, list_keys, revoke_key
+from aigateway.actors.control.local.schema import Database
 
 
-def test_a_key_has_the_shape_of_a_coder_token(database: sqlite3.Connection) -> None:
+@pytest.fixture
+def database(either: Database) -> Database:
+    return either
+
+
+def test_a_key_has_the_shape_of_a_coder_token(database: Database) -> None:
     made = create_key(database, "ada")
     assert re.fullmatch(r"[A-Za-z0-9]{10}-[A-Za-z0-9]{22}", made.token)
     assert made.token.startswith(made.key.id + "-")
 
 
-def test_only_the_hash_of_the_secret_is_stored(database: sqlite3.Connection, path: Path) -> None:
+def test_only_the_hash_of_the_secret_is_stored(database: Database, path: Path) -> None:
     made = create_key(database, "ada")
     secret = made.token.split("-")[1]
     (digest,) = database.execute("SELECT secret_sha256 FROM api_keys").fetchone()
@@ -29,11 +34,11 @@ def test_only_the_hash_of_the_secret_is_stored(database: sqlite3.Connection, pat
     assert secret not in repr(made)
 
 
-def test_no_two_keys_are_alike(database: sqlite3.Connection) -> None:
+def test_no_two_keys_are_alike(database: Database) -> None:
     assert len({create_key(database, "ada").token for _ in range(50)}) == 50
 
 
-def test_the_same_name_has_always_the_same_user_id(database: sqlite3.Connection) -> None:
+def test_the_same_name_has_always_the_same_user_id(database: Database) -> None:
     first, second, other = (create_key(database, name).key for name in ("ada", "ada", "eve"))
     assert first.user_id == second.user_id != other.user_id
     assert uuid.UUID(first.user_id).version == 5
@@ -41,7 +46,7 @@ def test_the_same_name_has_always_the_same_user_id(database: sqlite3.Connection)
     assert first.user_id == "74a3ed11-27bd-50bc-8e34-4f6b59d956fe"
 
 
-def test_a_user_id_can_be_given(database: sqlite3.Connection) -> None:
+def test_a_user_id_can_be_given(database: Database) -> None:
     given = "0C4B7D0E-0000-4000-8000-00000000ABCD"
     assert create_key(database, "ada", given).key.user_id == given.lower()
 
@@ -60,13 +65,13 @@ def test_a_user_id_can_be_given(database: sqlite3.Connection) -> None:
         (("ada", None, 1e30), "year 9999"),
     ],
 )
-def test_nonsense_makes_no_key(database: sqlite3.Connection, arguments: tuple, reason: str) -> None:
+def test_nonsense_makes_no_key(database: Database, arguments: tuple, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         create_key(database, *arguments)
     assert list_keys(database) == []
 
 
-def test_keys_are_listed_with_their_state(database: sqlite3.Connection) -> None:
+def test_keys_are_listed_with_their_state(database: Database) -> None:
     forever = create_key(database, "ada", now=1000).key
     short = create_key(database, "eve", expires_in=60, now=2000).key
     gone = create_key(database, "bob", now=3000).key
@@ -78,12 +83,12 @@ def test_keys_are_listed_with_their_state(database: sqlite3.Connection) -> None:
     assert listed[1].expires_at == "1970-01-01T00:34:20.000000Z"
 
 
-def test_revoking_twice_keeps_the_first_time(database: sqlite3.Connection) -> None:
+def test_revoking_twice_keeps_the_first_time(database: Database) -> None:
     key = create_key(database, "ada").key
     assert revoke_key(database, key.id, now=1)
     assert revoke_key(database, key.id, now=2)
     assert list_keys(database)[0].revoked_at == "1970-01-01T00:00:01.000000Z"
 
 
-def test_revoking_an_unknown_key_says_so(database: sqlite3.Connection) -> None:
+def test_revoking_an_unknown_key_says_so(database: Database) -> None:
     assert not revoke_key(database, "nosuchkeyx")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
 from aigateway.actors.control.local.costs import Recosted, recost, unpriced
+from aigateway.actors.control.local.postgres_store import PostgresStore
 from aigateway.actors.control.local.prices.cost import Pricing
 from aigateway.actors.control.local.prices.table import read_table
+from aigateway.actors.control.local.schema import Database
 from aigateway.actors.control.local.store import Store
 from aigateway.actors.control.local.usage import usage_by, usage_total
 
@@ -27,21 +28,36 @@ def pricing(version: str = "v1", own: dict[str, Any] | None = None, **prices: fl
     return Pricing(read_table(document, packaged=True), own and read_table(own))
 
 
+AnyStore: TypeAlias = Store | PostgresStore
+
+
+def opened(address: str, prices: Pricing | None = None) -> AnyStore:
+    if "://" in address:
+        return PostgresStore(address, 1, 10, prices)
+    return Store(address, 1, prices)
+
+
 @pytest.fixture
-def store(path: Path) -> Iterator[Store]:
-    store = Store(path, 1, pricing(claude_x=2, small=0.02))
+def database(either: Database) -> Database:
+    return either
+
+
+@pytest.fixture
+def store(address: str, database: Database) -> Iterator[AnyStore]:
+    store = opened(address, pricing(claude_x=2, small=0.02))
     yield store
     store.close()
 
 
-def costs(database: sqlite3.Connection) -> list[tuple[Any, ...]]:
+def costs(database: Database) -> list[tuple[Any, ...]]:
+    place = "rowid" if isinstance(database, sqlite3.Connection) else "ctid"
     return database.execute(
-        "SELECT cost_nano_usd, price, price_table FROM token_usages ORDER BY rowid"
+        f"SELECT cost_nano_usd, price, price_table FROM token_usages ORDER BY {place}"
     ).fetchall()
 
 
 def test_a_row_has_its_cost_its_price_and_the_version_of_the_table(
-    store: Store, database: sqlite3.Connection, records: Any
+    store: AnyStore, database: Database, records: Any
 ) -> None:
     start = records.start(model="claude-x")
     store.write([start], [])
@@ -51,7 +67,7 @@ def test_a_row_has_its_cost_its_price_and_the_version_of_the_table(
 
 
 def test_ten_tokens_of_a_cheap_model_are_not_nothing(
-    store: Store, database: sqlite3.Connection, records: Any
+    store: AnyStore, database: Database, records: Any
 ) -> None:
     start = records.start(model="small")
     store.write([start], [records.tokens(start.id, input_tokens=10, output_tokens=0)])
@@ -59,7 +75,7 @@ def test_ten_tokens_of_a_cheap_model_are_not_nothing(
 
 
 def test_what_has_no_price_has_no_cost_and_is_counted(
-    store: Store, database: sqlite3.Connection, records: Any
+    store: AnyStore, database: Database, records: Any
 ) -> None:
     known, unknown = records.start(model="claude-x"), records.start(model="nonesuch")
     batch = {"service_tier": "batch"}
@@ -80,7 +96,7 @@ def test_what_has_no_price_has_no_cost_and_is_counted(
 
 
 def test_a_record_that_is_sent_twice_costs_once(
-    store: Store, database: sqlite3.Connection, records: Any
+    store: AnyStore, database: Database, records: Any
 ) -> None:
     start = records.start(model="claude-x")
     tokens = records.tokens(start.id, record_id="1")
@@ -90,7 +106,7 @@ def test_a_record_that_is_sent_twice_costs_once(
 
 
 def test_a_record_with_impossible_values_spoils_no_other(
-    store: Store, database: sqlite3.Connection, records: Any
+    store: AnyStore, database: Database, records: Any
 ) -> None:
     start = records.start(model="claude-x")
     written = store.write(
@@ -106,7 +122,7 @@ def test_a_record_with_impossible_values_spoils_no_other(
 
 
 def test_costs_add_up_and_what_has_none_is_counted_beside_them(
-    store: Store, database: sqlite3.Connection, records: Any
+    store: AnyStore, database: Database, records: Any
 ) -> None:
     starts = {
         name: records.start(username=name, model=model)
@@ -130,7 +146,7 @@ def test_costs_add_up_and_what_has_none_is_counted_beside_them(
 
 
 def test_costs_are_worked_out_again_from_a_time_on(
-    store: Store, database: sqlite3.Connection, records: Any
+    store: AnyStore, database: Database, records: Any
 ) -> None:
     old, new = (records.start(model="nonesuch", started_at=at) for at in (1000.0, 2000.0))
     store.write([old, new], [records.tokens(old.id), records.tokens(new.id)])
@@ -147,7 +163,7 @@ def test_costs_are_worked_out_again_from_a_time_on(
 
 
 def test_more_interceptions_than_fit_into_one_transaction_are_all_worked_out(
-    store: Store, database: sqlite3.Connection, records: Any
+    store: AnyStore, database: Database, records: Any
 ) -> None:
     # Many at the same moment: pages end between them.
     starts = [records.start(model="nonesuch") for _ in range(1201)]
@@ -158,7 +174,7 @@ def test_more_interceptions_than_fit_into_one_transaction_are_all_worked_out(
 
 
 def test_each_of_several_records_of_an_answer_gets_its_own_cost(
-    store: Store, database: sqlite3.Connection, records: Any
+    store: AnyStore, database: Database, records: Any
 ) -> None:
     start = records.start(model="nonesuch")
     fast = {"speed": "fast"}
@@ -172,16 +188,22 @@ def test_each_of_several_records_of_an_answer_gets_its_own_cost(
         ],
     )
     done = recost(database, pricing("v2", nonesuch=1), 0.0)
-    found = [cost for cost, _price, _table in costs(database)]
-    assert found == [6_000, 7_000, None, 15_000, 15_000]
+    rows = database.execute("SELECT record_id, cost_nano_usd FROM token_usages").fetchall()
+    assert sorted(rows, key=lambda row: row[0] or "4") == [
+        ("1", 6_000),
+        ("2", 7_000),
+        ("3", None),
+        (None, 15_000),
+        (None, 15_000),
+    ]
     assert (done.rows, done.after, done.unpriced_after) == (5, 43_000, 1)
 
 
 def test_records_from_before_there_were_prices_get_theirs(
-    path: Path, database: sqlite3.Connection, records: Any
+    address: str, database: Database, records: Any
 ) -> None:
     start = records.start(model="claude-x")
-    before = Store(path, 1)
+    before = opened(address)
     before.write([start], [records.tokens(start.id)])
     before.close()
     assert costs(database) == [(None, None, None)]
@@ -190,7 +212,7 @@ def test_records_from_before_there_were_prices_get_theirs(
 
 
 def test_what_has_no_price_is_listed_with_the_reason(
-    store: Store, database: sqlite3.Connection, records: Any
+    store: AnyStore, database: Database, records: Any
 ) -> None:
     start, other = records.start(model="nonesuch"), records.start(model="claude-x")
     store.write(

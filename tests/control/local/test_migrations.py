@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import LiteralString
 
 import pytest
+from postgres_server import PostgresServer
 
 from aigateway.actors.control.local.migrations import VERSION, migrations, statements
+from aigateway.actors.control.local.opening import open_address, state_of
 from aigateway.actors.control.local.schema import APPLICATION_ID, open_database
 
 
@@ -70,6 +74,50 @@ def test_many_that_open_an_old_database_at_once_take_each_step_once(tmp_path: Pa
     for opener in openers:
         opener.join()
     assert failures == []
+
+
+def test_many_that_open_a_new_database_at_once_make_it_together(address: str) -> None:
+    failures: list[BaseException] = []
+    together = threading.Barrier(6)
+
+    def open_it() -> None:
+        try:
+            together.wait()
+            open_address(address).close()
+        except BaseException as ex:
+            failures.append(ex)
+
+    openers = [threading.Thread(target=open_it) for _ in range(6)]
+    for opener in openers:
+        opener.start()
+    for opener in openers:
+        opener.join()
+    assert failures == []
+    assert state_of(address).version == VERSION
+
+
+def test_who_comes_while_another_brings_the_schema_up_waits_for_it(
+    postgres: PostgresServer, eventually: Callable[[Callable[[], bool]], None]
+) -> None:
+    address = postgres.new_database()
+    other = threading.Thread(target=lambda: open_address(address).close())
+    with postgres.connect(address) as connection:
+
+        def ask(query: LiteralString) -> object:
+            row = connection.execute(query).fetchone()
+            assert row is not None
+            return row[0]
+
+        with connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (APPLICATION_ID,))
+            other.start()
+            waits: LiteralString = (
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            )
+            eventually(lambda: ask(waits) == 1)
+            assert ask("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 0
+        other.join()
+    assert state_of(address).version == VERSION
 
 
 def test_sql_is_taken_apart_at_the_ends_of_statements_only() -> None:

@@ -10,43 +10,44 @@ import pytest
 
 from aigateway.actors.actor.base import new_reply
 from aigateway.actors.control.local import migrations, schema
+from aigateway.actors.control.local.schema import Database
 from aigateway.actors.control.local.stored_ids import FRESH, KEPT, foreign_id, remember
 from aigateway.actors.control.messages import Accepted, CheckIds, NotYours, RememberIds, Unavailable
 
 NOW = 1_772_280_000.0
 
 
-def test_who_had_an_id_first_keeps_it_until_it_is_old(database: sqlite3.Connection) -> None:
-    remember(database, [("ada", ("a", "b")), ("bob", ("a", "c"))], NOW)
-    assert foreign_id(database, "ada", ("x", "a", "b"), NOW) == (None, ())
-    assert foreign_id(database, "ada", ("a", "c"), NOW) == ("c", ())
-    assert foreign_id(database, "bob", ("c", "b", "a"), NOW) == ("b", ())
-    remember(database, [("bob", ("a",))], NOW + KEPT - 1)
-    assert foreign_id(database, "bob", ("a",), NOW + KEPT - 1) == ("a", ())
-    assert foreign_id(database, "bob", ("a",), NOW + KEPT + 1) == (None, ())
-    remember(database, [("bob", ("a",))], NOW + KEPT + 1)
-    assert foreign_id(database, "ada", ("a",), NOW + KEPT + 1) == ("a", ())
+def test_who_had_an_id_first_keeps_it_until_it_is_old(either: Database) -> None:
+    remember(either, [("ada", ("a", "b")), ("bob", ("a", "c"))], NOW)
+    assert foreign_id(either, "ada", ("x", "a", "b"), NOW) == (None, ())
+    assert foreign_id(either, "ada", ("a", "c"), NOW) == ("c", ())
+    assert foreign_id(either, "bob", ("c", "b", "a"), NOW) == ("b", ())
+    remember(either, [("bob", ("a",))], NOW + KEPT - 1)
+    assert foreign_id(either, "bob", ("a",), NOW + KEPT - 1) == ("a", ())
+    assert foreign_id(either, "bob", ("a",), NOW + KEPT + 1) == (None, ())
+    remember(either, [("bob", ("a",))], NOW + KEPT + 1)
+    assert foreign_id(either, "ada", ("a",), NOW + KEPT + 1) == ("a", ())
 
 
-def test_what_is_used_is_kept_for_longer(database: sqlite3.Connection) -> None:
-    remember(database, [("ada", ("a",))], NOW)
-    assert foreign_id(database, "ada", ("a",), NOW + FRESH - 1) == (None, ())
-    assert foreign_id(database, "ada", ("a",), NOW + FRESH + 1) == (None, ("a",))
-    remember(database, [("ada", ("a",))], NOW + FRESH + 1)
-    assert foreign_id(database, "bob", ("a",), NOW + KEPT + 1) == ("a", ())
+def test_what_is_used_is_kept_for_longer(either: Database) -> None:
+    remember(either, [("ada", ("a",))], NOW)
+    assert foreign_id(either, "ada", ("a",), NOW + FRESH - 1) == (None, ())
+    assert foreign_id(either, "ada", ("a",), NOW + FRESH + 1) == (None, ("a",))
+    remember(either, [("ada", ("a",))], NOW + FRESH + 1)
+    assert foreign_id(either, "bob", ("a",), NOW + KEPT + 1) == ("a", ())
 
 
-def test_what_is_old_goes_and_the_table_does_not_grow(database: sqlite3.Connection) -> None:
+def test_what_is_old_goes_and_the_table_does_not_grow(either: Database) -> None:
     def count() -> int:
-        number: int = database.execute("SELECT count(*) FROM stored_ids").fetchone()[0]
+        number: int = either.execute("SELECT count(*) FROM stored_ids").fetchone()[0]
         return number
 
-    remember(database, [("ada", tuple(f"id{number}" for number in range(1000)))], NOW)
+    remember(either, [("ada", tuple(f"id{number}" for number in range(1000)))], NOW)
     assert count() == 1000
     for number in range(5):
-        remember(database, [("bob", (f"new{number}",))], NOW + KEPT + 1)
+        remember(either, [("bob", (f"new{number}",))], NOW + KEPT + 1)
     assert count() == 1000 - 5 * 101 + 5
-    remember(database, [("bob", tuple(f"more{number}" for number in range(800)))], NOW + KEPT + 1)
+    remember(either, [("bob", tuple(f"more{number}" for number in range(800)))], NOW + KEPT + 1)
     assert count() == 805
 
 

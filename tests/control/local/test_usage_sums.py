@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aigateway.actors.control.local.schema import open_database
+from aigateway.actors.control.local.postgres_store import PostgresStore
+from aigateway.actors.control.local.schema import Database, open_database
 from aigateway.actors.control.local.store import Store
 from aigateway.actors.control.local.usage import GROUPS, UsageRow, usage_by, usage_total
 
@@ -22,14 +21,19 @@ def at(text: str) -> float:
 
 
 @pytest.fixture
-def store(path: Path) -> Iterator[Store]:
-    store = Store(path, 1)
+def database(either: Database) -> Database:
+    return either
+
+
+@pytest.fixture
+def store(address: str, database: Database) -> Iterator[Store | PostgresStore]:
+    store = PostgresStore(address, 1, 10) if "://" in address else Store(address, 1)
     yield store
     store.close()
 
 
 @pytest.fixture
-def week(store: Store, database: sqlite3.Connection, records: Any) -> sqlite3.Connection:
+def week(store: Store | PostgresStore, database: Database, records: Any) -> Database:
     """Three requests: two by ada on two days, a failed one by eve."""
     first = records.start(started_at=at("2026-03-01T23:59:59"))
     second = records.start(started_at=at("2026-03-02T00:00:00"), model="small", client="curl")
@@ -59,7 +63,7 @@ def week(store: Store, database: sqlite3.Connection, records: Any) -> sqlite3.Co
     return database
 
 
-def test_usage_by_user(week: sqlite3.Connection) -> None:
+def test_usage_by_user(week: Database) -> None:
     ada = UsageRow(("ada",), 2, 0, 30, 15, 100, 50, 1, 3, None, 3)
     assert usage_by(week, ["user"]) == [ada, UsageRow(("eve",), 1, 1, 0, 0, 0, 0, 1, 0, 0, 0)]
     assert ada.tokens == 195
@@ -76,13 +80,13 @@ def test_usage_by_user(week: sqlite3.Connection) -> None:
     ],
 )
 def test_groups_come_with_the_most_tokens_first_and_days_in_order(
-    week: sqlite3.Connection, by: str, groups: list[str]
+    week: Database, by: str, groups: list[str]
 ) -> None:
     assert [row.group[0] for row in usage_by(week, [by])] == groups
     assert by in GROUPS
 
 
-def test_usage_by_two_things(week: sqlite3.Connection) -> None:
+def test_usage_by_two_things(week: Database) -> None:
     rows = usage_by(week, ["day", "model"])
     assert [row.group for row in rows] == [
         ("2026-03-01", "claude-x"),
@@ -91,7 +95,7 @@ def test_usage_by_two_things(week: sqlite3.Connection) -> None:
     ]
 
 
-def test_since_is_included_and_until_is_not(week: sqlite3.Connection) -> None:
+def test_since_is_included_and_until_is_not(week: Database) -> None:
     midnight, morning = at("2026-03-02T00:00:00"), at("2026-03-02T10:00:00")
     assert usage_total(week, since=midnight).interceptions == 2
     assert usage_total(week, until=midnight).interceptions == 1
@@ -100,18 +104,18 @@ def test_since_is_included_and_until_is_not(week: sqlite3.Connection) -> None:
     assert usage_by(week, ["user"], since=morning + 1) == []
 
 
-def test_the_total_is_the_sum_of_the_groups(week: sqlite3.Connection) -> None:
+def test_the_total_is_the_sum_of_the_groups(week: Database) -> None:
     assert usage_total(week) == UsageRow((), 3, 1, 30, 15, 100, 50, 2, 3, None, 3)
 
 
-def test_a_limit_keeps_the_largest_groups_and_the_newest_days(week: sqlite3.Connection) -> None:
+def test_a_limit_keeps_the_largest_groups_and_the_newest_days(week: Database) -> None:
     assert [row.group for row in usage_by(week, ["model"], limit=2)] == [("claude-x",), ("small",)]
     assert [row.group for row in usage_by(week, ["day"], limit=1)] == [("2026-03-02",)]
     assert len(usage_by(week, ["day"], limit=9)) == 2
 
 
 @pytest.mark.parametrize("by", [[], ["moon"], ["user", "username; DROP TABLE api_keys"]])
-def test_what_cannot_be_grouped_by_is_refused(database: sqlite3.Connection, by: list[str]) -> None:
+def test_what_cannot_be_grouped_by_is_refused(database: Database, by: list[str]) -> None:
     with pytest.raises(ValueError, match="group by"):
         usage_by(database, by)
 

@@ -1,0 +1,68 @@
+"""What goes into one transaction of the embedded control plane, and who is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from typing import TypeVar
+
+from aigateway.actors.actor.base import complete, tell_quietly
+from aigateway.actors.control.local.store import Written
+from aigateway.actors.control.messages import (
+    Accepted,
+    Begin,
+    Denied,
+    Stored,
+    StoreRecords,
+)
+
+__all__ = ["answer", "send_back", "take_batches", "take_starts"]
+
+T = TypeVar("T")
+
+_STARTS_AT_ONCE, _RECORDS_AT_ONCE = 256, 1024
+"""How much goes into one transaction, so that it holds up nobody for more than some ms."""
+
+
+def take_starts(waiting: list[T]) -> tuple[list[T], list[T]]:
+    """Those for the next transaction, and the rest."""
+    return waiting[:_STARTS_AT_ONCE], waiting[_STARTS_AT_ONCE:]
+
+
+def take_batches(waiting: list[StoreRecords]) -> tuple[list[StoreRecords], list[StoreRecords]]:
+    """Those for the next transaction, one at least, and the rest."""
+    records = taken = 0
+    for message in waiting:
+        more = sum(map(len, message.parcels))
+        if taken and records + more > _RECORDS_AT_ONCE:
+            break
+        records += more
+        taken += 1
+    return waiting[:taken], waiting[taken:]
+
+
+def answer(starts: Sequence[Begin], batches: Sequence[StoreRecords], written: Written) -> None:
+    """Tell everybody that it is stored, but for what ``written`` names."""
+    accepted = Accepted()
+    for position, start in enumerate(starts):
+        reason = written.starts.get(position)
+        complete(start.reply, accepted if reason is None else Denied(reason, status=400))
+    positions = count()
+    for message in batches:
+        done, rejected = [], {}
+        for spooled in message.records():
+            reason = written.records.get(next(positions))
+            if reason is None:
+                done.append(spooled.seq)
+            else:
+                rejected[spooled.seq] = reason
+        stored = Stored(tuple(done), rejected=rejected, ticket=message.ticket)
+        tell_quietly(message.reply_to, stored)
+
+
+def send_back(batches: Sequence[StoreRecords], reason: str) -> None:
+    """Have the records of ``batches`` sent again: the database is out of reach."""
+    for message in batches:
+        retry = {spooled.seq: reason for spooled in message.records()}
+        stored = Stored(retry=retry, away=True, ticket=message.ticket)
+        tell_quietly(message.reply_to, stored)

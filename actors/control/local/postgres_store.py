@@ -1,0 +1,264 @@
+"""PostgreSQL in use: look keys up, write records, as :mod:`.store` does with a file.
+
+Each call borrows a connection for one transaction.  What may have been committed although the
+connection broke can be done again: starts and records that are there are left as they are, and
+an end says the same twice.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import psycopg
+
+from aigateway.actors.control.local._rows import (
+    INSERTS,
+    START_SQL,
+    Row,
+    end_row,
+    merged,
+    start_row,
+    without_nul,
+    without_surrogates,
+)
+from aigateway.actors.control.local.api_keys import find_callers
+from aigateway.actors.control.local.costs import (
+    StoredRecord,
+    asked_in,
+    price_records,
+    unpriced_among,
+)
+from aigateway.actors.control.local.postgres import (
+    ConnectionPool,
+    PostgresDatabase,
+    one_line,
+    settle,
+    touch,
+)
+from aigateway.actors.control.local.prices.cost import Pricing
+from aigateway.actors.control.local.store import DatabaseTrouble, Written
+from aigateway.actors.control.local.stored_ids import foreign_id, remember
+from aigateway.actors.control.messages import Caller, Denied
+from aigateway.actors.values.records import Interception, InterceptionEnded, UsageRecord
+
+__all__ = ["PostgresStore"]
+
+_END_SQL = """
+    UPDATE interceptions
+    SET ended_at = ?, error_type = ?, error_message = ?,
+        credential_hint = coalesce(nullif(?, ''), credential_hint),
+        provider_name = coalesce(?, provider_name),
+        metadata = coalesce(?, metadata)
+    WHERE id = ?
+"""
+
+_BAD_VALUES = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    psycopg.errors.ProgramLimitExceeded,
+)
+"""What a value raises that cannot be stored: in time and JSON conversion, or in PostgreSQL."""
+
+
+def _is_bad_value(ex: Exception) -> bool:
+    # What psycopg cannot even send has no state of the server's; a missing table has one.
+    unsendable = isinstance(ex, psycopg.ProgrammingError) and ex.sqlstate is None
+    return unsendable or isinstance(ex, _BAD_VALUES)
+
+
+class PostgresStore:
+    """The database at ``address`` by at most ``size`` connections.
+
+    Nothing is tried before it is asked for something, and the schema is looked at once.  All but
+    :meth:`close` raise :class:`~.store.DatabaseTrouble` when the database cannot be reached or
+    does not do it, and :class:`~.address.LocalDatabaseError` for one that it never will.
+    ``patience`` is how many seconds they wait for a connection.  Token records get costs by
+    ``pricing``.
+    """
+
+    def __init__(
+        self, address: str, size: int, patience: float, pricing: Pricing | None = None
+    ) -> None:
+        self._address = address
+        self._pricing = pricing
+        self.unpriced: Counter[str] = Counter()
+        """Token records that were stored without a cost, by the reason."""
+        self._patience = patience
+        self._settled = False
+        self._pool = ConnectionPool(address, size)
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def probe(self, *, writing: bool = False) -> None:
+        """Read or write without changing anything."""
+        with self._lent() as database:
+            if writing:
+                touch(database)
+            else:
+                database.execute("SELECT 1")
+
+    def look_up(
+        self,
+        tokens: Sequence[str],
+        claims: Sequence[tuple[str, Sequence[str]]],
+        now: float,
+    ) -> tuple[dict[str, Caller | Denied], list[tuple[str | None, tuple[str, ...]]]]:
+        """Whose keys are ``tokens``, and for each of ``claims`` (a user id, with ids that user
+        named) what :func:`~.stored_ids.foreign_id` says.  ``now`` in Unix seconds."""
+        with self._lent() as database:
+            callers = find_callers(database, tokens, now) if tokens else {}
+            return callers, [foreign_id(database, user, ids, now) for user, ids in claims]
+
+    def remember_ids(self, claims: Sequence[tuple[str, Sequence[str]]], now: float) -> None:
+        """Note ids as those of users; see :mod:`.stored_ids`."""
+        with self._lent() as database:
+            remember(database, claims, now)
+
+    def write(
+        self,
+        starts: Sequence[Interception],
+        records: Sequence[UsageRecord | InterceptionEnded],
+    ) -> Written:
+        """Store all in one transaction, ``starts`` first; after trouble nothing is stored, or all
+        is and nobody knows."""
+        with self._lent() as database:
+            rows: Sequence[StoredRecord] = records
+            if self._pricing is not None:
+                rows = price_records(starts, records, self._pricing, partial(asked_in, database))
+            try:
+                written = _write_together(database, starts, rows)
+            except Exception as ex:
+                if not _is_bad_value(ex):
+                    raise
+                written = _write_singly(database, starts, rows)
+        self.unpriced.update(unpriced_among(rows))
+        return written
+
+    @contextmanager
+    def _lent(self) -> Iterator[PostgresDatabase]:
+        try:
+            with self._pool.connection(self._patience) as database:
+                if not self._settled:
+                    settle(database, self._address)
+                    self._settled = True
+                yield database
+        except psycopg.Error as ex:
+            raise DatabaseTrouble(one_line(ex)) from ex
+
+
+def _write_together(
+    database: PostgresDatabase,
+    starts: Sequence[Interception],
+    records: Sequence[StoredRecord],
+) -> Written:
+    start_rows = [start_row(record) for record in starts]
+    ends: list[Row] = []
+    tables: defaultdict[str, list[Row]] = defaultdict(list)
+    for record in records:
+        if isinstance(record, InterceptionEnded):
+            ends.append(end_row(record))
+        else:
+            statement, row = INSERTS[type(record)]
+            tables[statement].append(row(record))
+    # PERF: in a pipeline all of it costs one round trip.
+    with database.connection.pipeline(), database.transaction():
+        if start_rows:
+            database.executemany(START_SQL, start_rows)
+        for statement, rows in tables.items():
+            database.executemany(statement, rows)
+        ended = database.executemany(_END_SQL, _with_metadata(database, ends)) if ends else None
+    if ended is not None and ended.rowcount != len(ends):
+        return Written(records=_ends_of_nothing(database, records))
+    return Written()
+
+
+def _write_singly(
+    database: PostgresDatabase,
+    starts: Sequence[Interception],
+    records: Sequence[StoredRecord],
+) -> Written:
+    """Like :func:`_write_together`, but finds out which records are at fault."""
+    bad_starts: dict[int, str] = {}
+    bad_records: dict[int, str] = {}
+    with database.transaction():
+        for position, start in enumerate(starts):
+            try:
+                _execute(database, START_SQL, start_row(start))
+            except Exception as ex:
+                if not _is_bad_value(ex):
+                    raise
+                bad_starts[position] = _invalid(ex)
+        for position, record in enumerate(records):
+            try:
+                if isinstance(record, InterceptionEnded):
+                    (row,) = _with_metadata(database, [end_row(record)])
+                    _execute(database, _END_SQL, row)
+                else:
+                    statement, make_row = INSERTS[type(record)]
+                    _execute(database, statement, make_row(record))
+            except Exception as ex:
+                if not _is_bad_value(ex):
+                    raise
+                bad_records[position] = _invalid(ex)
+    bad_records = _ends_of_nothing(database, records) | bad_records
+    return Written(bad_starts, bad_records)
+
+
+def _with_metadata(database: PostgresDatabase, ends: Sequence[Row]) -> list[Row]:
+    """The rows of ends with all of the interception's metadata, None for no change.
+
+    PostgreSQL's own JSON does not take every JSON text, and says so only when it is too late.
+    """
+    adding = [row[6] for row in ends if row[5] != "{}"]
+    stored: dict[str, str] = {}
+    if adding:
+        places = ", ".join("?" * len(adding))
+        found = database.execute(
+            f"SELECT id, metadata FROM interceptions WHERE id IN ({places})", adding
+        )
+        stored = dict(found.fetchall())
+    rows: list[Row] = []
+    for row in ends:
+        *before, metadata, id = row
+        if metadata != "{}":
+            rows.append((*before, merged(stored.get(str(id), "{}"), str(metadata)), id))
+        else:
+            rows.append((*before, None, id))
+    return rows
+
+
+def _execute(database: PostgresDatabase, statement: str, row: Row) -> None:
+    # A part of its own, so that what fails does not undo what went well.
+    with database.transaction():
+        database.execute(statement, without_nul(without_surrogates(row)))
+
+
+def _invalid(ex: Exception) -> str:
+    return f"invalid record: {one_line(ex)}"
+
+
+def _ends_of_nothing(database: PostgresDatabase, records: Sequence[StoredRecord]) -> dict[int, str]:
+    ends = {
+        position: record.id
+        for position, record in enumerate(records)
+        if isinstance(record, InterceptionEnded)
+    }
+    if not ends:
+        return {}
+    places = ", ".join("?" * len(ends))
+    found: Any = database.execute(
+        f"SELECT id FROM interceptions WHERE id IN ({places})",
+        [without_nul(without_surrogates((id,)))[0] for id in ends.values()],
+    )
+    known = {id for (id,) in found.fetchall()}
+    return {
+        position: f'unknown interception "{id}"' for position, id in ends.items() if id not in known
+    }

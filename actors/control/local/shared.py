@@ -1,0 +1,484 @@
+"""The embedded control plane of several gateways: answers for itself, from PostgreSQL.
+
+The actor itself never waits.  Two *desks*, each a thread with at most one job in hand, talk to
+the database: one looks things up, the other writes.  What comes while a desk is busy is
+collected, and goes with its next job: into one query, or one transaction.
+
+While the database is away, questions and starts wait up to ``max_wait`` and at most
+``max_waiting`` of them, then they are answered "ask later".  Records go back at once, they have
+their place on disk.  A desk that met trouble rests, then tries again, whether anybody waits or
+not; the first that gets through says that the database is back.
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
+
+import structlog
+from attrs import define, field, frozen
+
+from aigateway.actors.actor.base import (
+    ActorDied,
+    GatewayActor,
+    Reply,
+    complete,
+    fail,
+    tell_quietly,
+)
+from aigateway.actors.control.local._writing import answer, send_back, take_batches, take_starts
+from aigateway.actors.control.local.address import shown
+from aigateway.actors.control.local.opening import postgresql
+from aigateway.actors.control.local.prices.cost import Pricing
+from aigateway.actors.control.local.store import DatabaseTrouble, Written
+from aigateway.actors.control.messages import (
+    Accepted,
+    Authorize,
+    Begin,
+    CallStats,
+    CheckIds,
+    GetCallStats,
+    GetMcpConfiguration,
+    GetStatus,
+    McpConfiguration,
+    NotYours,
+    ProvidersChanged,
+    RememberIds,
+    Status,
+    StoreRecords,
+    SubscribeProviders,
+    Unavailable,
+)
+from aigateway.actors.values.provider_config import ProviderConfig
+
+__all__ = ["SharedControlPlane"]
+
+log = structlog.get_logger("ai-gateway.database")
+
+_CONNECTIONS = 2
+"""Per worker process: one for each desk."""
+
+_CONNECTION_PATIENCE = 2.0
+"""Seconds that a desk waits for a connection before it says that there is none."""
+
+_FIRST_REST, _LONGEST_REST = 0.05, 1.0
+"""Seconds between two tries while the database is away."""
+
+_UNHEARD = 2.0
+"""Seconds after the last answer of the database for which readiness relies on it."""
+
+_SILENT = 5.0
+"""Seconds without an answer after which a desk is not relied on."""
+
+_QUESTIONS_AT_ONCE = 512
+"""How many go into one query."""
+
+_SAID = "the gateway's database is not available"
+
+T = TypeVar("T")
+
+
+@define(eq=False)
+class _Waiting(Generic[T]):
+    """A message that somebody waits for, no longer than ``until`` (monotonic seconds)."""
+
+    message: T
+    until: float
+
+
+_Question: TypeAlias = Authorize | CheckIds
+_Note: TypeAlias = tuple[str, tuple[str, ...]]
+"""A user, and ids that this user goes on using."""
+
+
+@frozen
+class _Questions:
+    """A job: answer these."""
+
+    waiting: tuple[_Waiting[_Question], ...]
+    answers: tuple[Any, ...] = ()
+    notes: tuple[_Note, ...] = ()
+
+
+@frozen
+class _Writes:
+    """A job: store these."""
+
+    claims: tuple[_Waiting[RememberIds], ...] = ()
+    notes: tuple[_Note, ...] = ()
+    starts: tuple[_Waiting[Begin], ...] = ()
+    batches: tuple[StoreRecords, ...] = ()
+    written: Written = field(factory=Written)
+
+
+@frozen
+class _Done:
+    """From a desk: what came of its job."""
+
+    desk: _Desk
+    job: _Questions | _Writes
+    """With the answers, when there was no error."""
+    error: Exception | None = None
+
+
+@frozen
+class _Rested:
+    """To itself: let this desk try again."""
+
+    desk: _Desk
+
+
+@frozen
+class _Look:
+    """To itself: answer those who have waited long enough."""
+
+
+class _Desk:
+    """A thread that does one job after the other and tells the actor, which owns all but that.
+
+    ``trial`` is the job that only finds out whether such jobs can be done; it is the first.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        do: Callable[[Any], Any],
+        tell: Callable[[Any], object],
+        trial: _Questions | _Writes,
+    ) -> None:
+        self.trouble: str | None = "it was not reached yet"
+        self.resting = False
+        self.rest = _FIRST_REST
+        self.job: Any = None
+        self.given_at = 0.0
+        self.heard_at = 0.0
+        self._trial = trial
+        self._do, self._tell = do, tell
+        self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+        self.try_out()
+
+    @property
+    def free(self) -> bool:
+        return self.job is None and not self.resting
+
+    def give(self, job: _Questions | _Writes) -> None:
+        self.job, self.given_at = job, time.monotonic()
+        self._jobs.put(job)
+
+    def try_out(self) -> None:
+        self.give(self._trial)
+
+    def why_not(self, now: float) -> str | None:
+        """Why it cannot be relied on; None when it can.  ``now`` in monotonic seconds."""
+        if self.trouble is None and self.job is not None and now - self.given_at > _SILENT:
+            return f"no answer for {now - self.given_at:.0f} s"
+        return self.trouble
+
+    def close(self) -> None:
+        """Let the thread end when it is done with what it has in hand."""
+        self._jobs.put(None)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                done = _Done(self, self._do(job))
+            except Exception as ex:
+                done = _Done(self, job, ex)
+            del job
+            self._tell(done)
+
+
+class SharedControlPlane(GatewayActor):
+    """Answers the messages of :mod:`~aigateway.actors.control.messages` from ``address``.
+
+    ``providers`` are fixed for its life, and so are the MCP servers, which all users share, and
+    ``pricing``, by which token records get their costs.
+    A database that cannot be reached is no reason not to start.  It dies of a
+    :class:`~aigateway.actors.control.local.address.LocalDatabaseError` when the database is one
+    that it will never be able to use.
+    """
+
+    def __init__(
+        self,
+        role: str,
+        watcher: Any,
+        address: str,
+        providers: tuple[ProviderConfig, ...] = (),
+        mcp: McpConfiguration | None = None,
+        pricing: Pricing | None = None,
+        *,
+        max_wait: float = 60.0,
+        max_waiting: int = 1000,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(role, watcher)
+        self._address = address
+        self._providers = providers
+        self._mcp = mcp or McpConfiguration()
+        self._pricing = pricing
+        self._max_wait, self._max_waiting = max_wait, max_waiting
+        self._clock = clock
+        self._began = clock()
+        self._questions: list[_Waiting[_Question]] = []
+        self._claims: list[_Waiting[RememberIds]] = []
+        self._notes: list[_Note] = []
+        self._starts: list[_Waiting[Begin]] = []
+        self._batches: list[StoreRecords] = []
+        self._told_away = False
+        self._timer: threading.Timer | None = None
+
+    def started(self) -> None:
+        postgresql(self._address)
+        # Late: it needs the extra, and must not be imported before gevent has patched.
+        from aigateway.actors.control.local.postgres_store import PostgresStore
+
+        self._store = PostgresStore(
+            self._address, _CONNECTIONS, _CONNECTION_PATIENCE, self._pricing
+        )
+        self._asking = _Desk(f"{self.role} asking", self._ask, self._hear, _Questions(()))
+        self._writing = _Desk(f"{self.role} writing", self._write, self._hear, _Writes())
+
+    def receive(self, message: Any) -> Any:
+        return self._handlers[type(message)](self, message)
+
+    def release(self) -> None:
+        died = ActorDied(f"{self.role} stopped")
+        for waiting in self._everybody():
+            fail(waiting.message.reply, died)
+        send_back(self._batches, str(died))
+        if self._timer is not None:
+            self._timer.cancel()
+        if hasattr(self, "_writing"):
+            if self._writing.job is not None:
+                send_back(self._writing.job.batches, str(died))
+            self._writing.close()
+            self._asking.close()
+        if hasattr(self, "_store"):
+            self._store.close()
+
+    # -- messages
+
+    def _question(self, message: _Question) -> None:
+        self._queue(self._questions, message)
+
+    def _begin(self, message: Begin) -> None:
+        self._queue(self._starts, message)
+
+    def _remember_ids(self, message: RememberIds) -> None:
+        self._queue(self._claims, message)
+
+    def _queue(self, waiting: list[_Waiting[Any]], message: Any) -> None:
+        if self._told_away and len(self._everybody()) >= self._max_waiting:
+            complete(message.reply, self._unavailable())
+            return
+        waiting.append(_Waiting(message, time.monotonic() + self._max_wait))
+        if self._timer is None:
+            self._timer = self.later(self._max_wait, _Look())
+        self._busy_desks()
+
+    def _store_records(self, message: StoreRecords) -> None:
+        if self._writing.resting:
+            send_back([message], self._detail())
+            return
+        self._batches.append(message)
+        self._busy_desks()
+
+    def _subscribe(self, message: SubscribeProviders) -> None:
+        tell_quietly(message.subscriber, ProvidersChanged(self._providers))
+
+    def _get_mcp(self, message: GetMcpConfiguration) -> None:
+        complete(message.reply, self._mcp)
+
+    def _get_status(self, _message: GetStatus) -> Status:
+        now = time.monotonic()
+        if self._asking.free and now - self._asking.heard_at > _UNHEARD:
+            # Whoever waits for readiness may be the only one who asks for anything.
+            self._asking.try_out()
+        return Status(
+            connected=self._trouble() is None,
+            detail=self._detail(),
+            providers_tried_at=self._began,
+            providers_loaded_at=self._began,
+        )
+
+    def _get_call_stats(self, _message: GetCallStats) -> CallStats:
+        return CallStats(
+            waiting=len(self._everybody()) if self._trouble() is not None else 0,
+            unpriced=dict(self._store.unpriced),
+        )
+
+    # -- the desks, from their own threads
+
+    def _hear(self, message: Any) -> None:
+        tell_quietly(self.actor_ref, message)
+
+    def _ask(self, job: _Questions) -> _Questions:
+        questions = [waiting.message for waiting in job.waiting]
+        tokens = [each.token for each in questions if isinstance(each, Authorize)]
+        checks = [each for each in questions if isinstance(each, CheckIds)]
+        if not questions:
+            self._store.probe()
+            return job
+        callers, found = self._store.look_up(
+            tokens, [(each.user_id, each.ids) for each in checks], self._clock()
+        )
+        verdicts = iter(found)
+        answers: list[Any] = []
+        notes: list[_Note] = []
+        for question in questions:
+            if isinstance(question, Authorize):
+                answers.append(callers[question.token])
+                continue
+            foreign, used = next(verdicts)
+            answers.append(Accepted() if foreign is None else NotYours(foreign))
+            if used:
+                notes.append((question.user_id, used))
+        return _Questions(job.waiting, tuple(answers), tuple(notes))
+
+    def _write(self, job: _Writes) -> _Writes:
+        if not (job.claims or job.notes or job.starts or job.batches):
+            self._store.probe(writing=True)
+            return job
+        claims = [*job.notes, *((each.message.user_id, each.message.ids) for each in job.claims)]
+        if claims:
+            self._store.remember_ids(claims, self._clock())
+        written = job.written
+        if job.starts or job.batches:
+            records = [spooled.record for message in job.batches for spooled in message.records()]
+            starts = [waiting.message.record for waiting in job.starts]
+            written = self._store.write(starts, records)
+        return _Writes(job.claims, job.notes, job.starts, job.batches, written)
+
+    # -- the desks, from here
+
+    def _busy_desks(self) -> None:
+        """Give each desk that can take it what has been collected."""
+        asking, writing = self._asking, self._writing
+        if self._questions and asking.free:
+            taken = self._questions[:_QUESTIONS_AT_ONCE]
+            self._questions = self._questions[_QUESTIONS_AT_ONCE:]
+            asking.give(_Questions(tuple(taken)))
+        if not writing.free:
+            return
+        if self._claims or self._notes or self._starts or self._batches:
+            claims, self._claims = self._claims, []
+            notes, self._notes = self._notes, []
+            starts, self._starts = take_starts(self._starts)
+            batches, self._batches = take_batches(self._batches)
+            writing.give(_Writes(tuple(claims), tuple(notes), tuple(starts), tuple(batches)))
+
+    def _done(self, message: _Done) -> None:
+        desk = message.desk
+        desk.job = None
+        if isinstance(message.error, DatabaseTrouble):
+            self._put_back(message.job)
+            self._away(str(message.error), desk)
+            return
+        if message.error is not None:
+            self._put_back(message.job)
+            raise message.error
+        self._back(desk)
+        job = message.job
+        if isinstance(job, _Questions):
+            self._notes += job.notes
+            for waiting, said in zip(job.waiting, job.answers, strict=True):
+                reply: Reply[Any] = waiting.message.reply
+                complete(reply, said)
+        else:
+            for claim in job.claims:
+                complete(claim.message.reply, Accepted())
+            answer([waiting.message for waiting in job.starts], job.batches, job.written)
+        self._busy_desks()
+
+    def _put_back(self, job: _Questions | _Writes) -> None:
+        """Let those wait on who can; what users go on using can be noted another time."""
+        if isinstance(job, _Questions):
+            self._questions[:0] = job.waiting
+        else:
+            self._claims[:0] = job.claims
+            self._starts[:0] = job.starts
+            self._batches[:0] = job.batches
+
+    def _away(self, reason: str, desk: _Desk) -> None:
+        desk.trouble = reason
+        if not self._told_away:
+            self._told_away = True
+            log.warning("the local database is away", address=shown(self._address), error=reason)
+        if desk is self._writing:
+            batches, self._batches = self._batches, []
+            send_back(batches, self._detail())
+        desk.resting = True
+        # Jitter, or all workers would come back at the same moment.
+        self.later(desk.rest * random.uniform(0.5, 1.0), _Rested(desk))
+        desk.rest = min(desk.rest * 2, _LONGEST_REST)
+
+    def _rested(self, message: _Rested) -> None:
+        desk = message.desk
+        desk.resting = False
+        self._busy_desks()
+        if desk.free:
+            # That it is back must be found out though nobody asks for anything.
+            desk.try_out()
+
+    def _back(self, desk: _Desk) -> None:
+        desk.trouble, desk.rest, desk.heard_at = None, _FIRST_REST, time.monotonic()
+        if self._told_away and self._trouble() is None:
+            self._told_away = False
+            log.info("the local database is back", address=shown(self._address))
+
+    def _trouble(self) -> str | None:
+        now = time.monotonic()
+        return self._asking.why_not(now) or self._writing.why_not(now)
+
+    # -- those who wait
+
+    def _look(self, _message: _Look) -> None:
+        """Answer those who have waited long enough, also those who are in a desk's hands."""
+        now = time.monotonic()
+        still = []
+        for waiting in self._everybody():
+            if waiting.until > now:
+                still.append(waiting.until)
+            else:
+                complete(waiting.message.reply, self._unavailable())
+        self._questions = [each for each in self._questions if each.until > now]
+        self._claims = [each for each in self._claims if each.until > now]
+        self._starts = [each for each in self._starts if each.until > now]
+        self._timer = self.later(min(still) - now, _Look()) if still else None
+
+    def _everybody(self) -> list[_Waiting[Any]]:
+        waiting: list[_Waiting[Any]] = [*self._questions, *self._claims, *self._starts]
+        if hasattr(self, "_writing"):
+            asked, written = self._asking.job, self._writing.job
+            waiting += asked.waiting if asked is not None else ()
+            waiting += (*written.claims, *written.starts) if written is not None else ()
+        return waiting
+
+    def _unavailable(self) -> Unavailable:
+        return Unavailable(self._detail(), said=_SAID)
+
+    def _detail(self) -> str:
+        trouble = self._trouble()
+        if trouble is not None:
+            return f"local database: {trouble}"
+        return f"local database {shown(self._address)}"
+
+    _handlers: ClassVar[dict[type, Callable[[SharedControlPlane, Any], Any]]] = {
+        Authorize: _question,
+        CheckIds: _question,
+        Begin: _begin,
+        StoreRecords: _store_records,
+        RememberIds: _remember_ids,
+        SubscribeProviders: _subscribe,
+        GetMcpConfiguration: _get_mcp,
+        GetCallStats: _get_call_stats,
+        GetStatus: _get_status,
+        _Done: _done,
+        _Rested: _rested,
+        _Look: _look,
+    }

@@ -1,0 +1,318 @@
+"""The control plane that several gateways share: what it answers, and what it does when its
+database goes away, falls silent and comes back."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from postgres_server import PostgresServer, postgres_server
+
+from aigateway.actors.actor.base import ActorDied, new_reply
+from aigateway.actors.control.local.address import LocalDatabaseError
+from aigateway.actors.control.local.api_keys import NewApiKey, create_key, revoke_key
+from aigateway.actors.control.local.opening import open_address
+from aigateway.actors.control.local.shared import SharedControlPlane
+from aigateway.actors.control.messages import (
+    Accepted,
+    Authorize,
+    Begin,
+    Caller,
+    CheckIds,
+    Denied,
+    GetCallStats,
+    GetStatus,
+    NotYours,
+    RememberIds,
+    Spooled,
+    Status,
+    Stored,
+    StoreRecords,
+    Unavailable,
+)
+
+PATIENCE = 30.0
+
+
+class Plane:
+    """A running SharedControlPlane and what tests do with it."""
+
+    def __init__(self, address: str, **options: Any) -> None:
+        self.deaths: list[BaseException | None] = []
+        self.ref = SharedControlPlane.start(
+            "control-plane", lambda _actor, error: self.deaths.append(error), address, **options
+        )
+        self.told: queue.Queue[Stored] = queue.Queue()
+
+    def tell(self, stored: Stored) -> None:
+        self.told.put(stored)
+
+    def later(self, message: Callable[[Any], Any]) -> Any:
+        reply = new_reply()
+        self.ref.tell(message(reply))
+        return reply
+
+    def ask(self, message: Callable[[Any], Any]) -> Any:
+        return self.later(message).get(timeout=PATIENCE)
+
+    def authorize(self, token: str) -> Any:
+        return self.ask(lambda reply: Authorize(token, reply))
+
+    def store(self, record: Any) -> Any:
+        return self.ask(lambda reply: Begin(record, reply))
+
+    def store_records(self, *records: Any) -> Stored:
+        batch = tuple(Spooled(number, record) for number, record in enumerate(records, 1))
+        self.ref.tell(StoreRecords((batch,), self))
+        return self.told.get(timeout=PATIENCE)
+
+    def status(self) -> Status:
+        status = self.ref.ask(GetStatus(), timeout=PATIENCE)
+        assert isinstance(status, Status)
+        return status
+
+
+@pytest.fixture
+def address(postgres: PostgresServer) -> str:
+    return postgres.new_database()
+
+
+@pytest.fixture
+def mortal() -> Iterator[PostgresServer]:
+    """A server of the test's own."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+def start(address: str) -> Iterator[Callable[..., Plane]]:
+    planes: list[Plane] = []
+
+    def start_one(at: str = "", **options: Any) -> Plane:
+        planes.append(Plane(at or address, **options))
+        return planes[-1]
+
+    yield start_one
+    for plane in planes:
+        plane.ref.stop()
+
+
+@pytest.fixture
+def plane(start: Callable[..., Plane]) -> Plane:
+    return start()
+
+
+@pytest.fixture
+def key(address: str) -> NewApiKey:
+    database = open_address(address)
+    made = create_key(database, "ada")
+    database.close()
+    return made
+
+
+def count(server: PostgresServer, address: str, table: str) -> Any:
+    with server.connect(address) as connection:
+        row = connection.execute(f"SELECT count(*) FROM {table}".encode()).fetchone()
+    assert row is not None
+    return row[0]
+
+
+# -- while it is there
+
+
+def test_keys_are_good_until_they_are_revoked(plane: Plane, key: NewApiKey, address: str) -> None:
+    assert plane.authorize(key.token) == Caller(key.key.user_id, "ada", key.key.id)
+    assert isinstance(plane.authorize(key.key.id + "-wrong"), Denied)
+    assert isinstance(plane.authorize("nul\0nul-x"), Denied)
+    database = open_address(address)
+    revoke_key(database, key.key.id)
+    database.close()
+    assert isinstance(plane.authorize(key.token), Denied)
+
+
+def test_many_at_once_are_all_answered(
+    plane: Plane,
+    key: NewApiKey,
+    records: Any,
+    eventually: Callable[[Callable[[], bool]], None],
+) -> None:
+    # Until then only so many may wait.
+    eventually(lambda: plane.status().connected)
+    good = [plane.later(lambda reply: Authorize(key.token, reply)) for _ in range(300)]
+    bad = [plane.later(lambda reply: Authorize("no-body", reply)) for _ in range(300)]
+    starts = [records.start() for _ in range(600)]
+    stored = [plane.later(lambda reply, s=s: Begin(s, reply)) for s in starts]
+    assert {type(reply.get(timeout=PATIENCE)) for reply in good} == {Caller}
+    assert {type(reply.get(timeout=PATIENCE)) for reply in bad} == {Denied}
+    assert {type(reply.get(timeout=PATIENCE)) for reply in stored} == {Accepted}
+
+
+def test_two_planes_see_what_each_other_stores(
+    start: Callable[..., Plane], postgres: PostgresServer, address: str, records: Any
+) -> None:
+    one, other = start(), start()
+    begun = records.start()
+    assert one.store(begun) == Accepted()
+    tokens, end = records.tokens(begun.id, record_id="1"), records.end(begun.id)
+    assert other.store_records(tokens, end).done == (1, 2)
+    assert one.store_records(tokens, end).done == (1, 2)
+    assert count(postgres, address, "token_usages") == 1
+    assert one.ask(lambda reply: RememberIds("ada", ("a",), reply)) == Accepted()
+    assert other.ask(lambda reply: CheckIds("ada", ("a",), reply)) == Accepted()
+    assert other.ask(lambda reply: CheckIds("bob", ("b", "a"), reply)) == NotYours("a")
+
+
+def test_planes_that_start_at_once_bring_the_schema_up_together(
+    start: Callable[..., Plane], records: Any
+) -> None:
+    planes = [start() for _ in range(4)]
+    starts = [plane.later(lambda reply: Begin(records.start(), reply)) for plane in planes]
+    assert [reply.get(timeout=PATIENCE) for reply in starts] == [Accepted()] * 4
+
+
+def test_what_postgresql_cannot_hold_does_not_cost_the_record(
+    plane: Plane, postgres: PostgresServer, address: str, records: Any
+) -> None:
+    begun = records.start(metadata={"nul": "a\0b", "half": "\ud800"})
+    assert plane.store(begun) == Accepted()
+    told = plane.store_records(
+        records.prompt(begun.id, prompt="a\0b\ud800c", record_id="1"),
+        records.end(begun.id, metadata={"more": "\0"}),
+        records.end("of nobody\0"),
+    )
+    assert told.done == (1, 2)
+    assert list(told.rejected) == [3]
+    with postgres.connect(address) as connection:
+        assert connection.execute("SELECT prompt FROM user_prompts").fetchall() == [("a�b�c",)]
+
+
+def test_another_programs_database_is_refused_with_the_reason(
+    start: Callable[..., Plane], postgres: PostgresServer, address: str, eventually: Callable
+) -> None:
+    with postgres.connect(address) as connection:
+        connection.execute("CREATE TABLE interceptions (theirs INTEGER)")
+    plane = start()
+    eventually(lambda: bool(plane.deaths))
+    assert isinstance(plane.deaths[0], LocalDatabaseError)
+    assert "another program's" in str(plane.deaths[0])
+
+
+def test_its_death_leaves_nobody_waiting(start: Callable[..., Plane], records: Any) -> None:
+    plane = start("postgresql://127.0.0.1:1/nothing")
+    asked = plane.later(lambda reply: Authorize("a-b", reply))
+    begun = plane.later(lambda reply: Begin(records.start(), reply))
+    plane.ref.stop()
+    for reply in (asked, begun):
+        with pytest.raises(ActorDied):
+            reply.get(timeout=PATIENCE)
+
+
+# -- while it is away
+
+
+def test_requests_wait_so_long_and_then_hear_ask_later(
+    start: Callable[..., Plane], records: Any
+) -> None:
+    plane = start("postgresql://u:hush-hush@127.0.0.1:1/nothing", max_wait=0.3)
+    answers = [plane.authorize("a-b"), plane.store(records.start())]
+    told = plane.store_records(records.tokens("i"))
+    assert (told.away, list(told.retry), told.done) == (True, [1], ())
+    status = plane.status()
+    assert not status.connected
+    for answer in answers:
+        assert isinstance(answer, Unavailable)
+        assert answer.said == "the gateway's database is not available"
+    assert "refused" in status.detail
+    assert "hush" not in repr((answers, status, told))
+
+
+def test_only_so_many_wait(
+    start: Callable[..., Plane], eventually: Callable[[Callable[[], bool]], None]
+) -> None:
+    plane = start("postgresql://127.0.0.1:1/nothing", max_waiting=2)
+    eventually(lambda: "refused" in plane.status().detail)
+    waiting = [plane.later(lambda reply: Authorize("a-b", reply)) for _ in range(2)]
+    assert isinstance(plane.authorize("a-c"), Unavailable)
+    assert plane.ref.ask(GetCallStats(), timeout=PATIENCE).waiting == 2
+    assert not any(reply.known for reply in waiting)
+
+
+def test_who_waits_is_answered_when_it_is_back(
+    start: Callable[..., Plane],
+    mortal: PostgresServer,
+    records: Any,
+    eventually: Callable[[Callable[[], bool]], None],
+) -> None:
+    address = mortal.new_database()
+    database = open_address(address)
+    key = create_key(database, "ada")
+    database.close()
+    plane = start(address, max_wait=PATIENCE)
+    assert isinstance(plane.authorize(key.token), Caller)
+    mortal.kill()
+    eventually(lambda: not plane.status().connected)
+    begun = records.start()
+    asked = plane.later(lambda reply: Authorize(key.token, reply))
+    stored = plane.later(lambda reply: Begin(begun, reply))
+    assert plane.store_records(records.tokens(begun.id)).away
+    mortal.start()
+    assert isinstance(asked.get(timeout=PATIENCE), Caller)
+    assert stored.get(timeout=PATIENCE) == Accepted()
+    eventually(lambda: plane.status().connected)
+    assert plane.store_records(records.tokens(begun.id), records.end(begun.id)).done == (1, 2)
+    assert plane.deaths == []
+
+
+def test_a_server_that_falls_silent_holds_nobody_up(
+    start: Callable[..., Plane],
+    mortal: PostgresServer,
+    records: Any,
+    eventually: Callable[[Callable[[], bool]], None],
+) -> None:
+    plane = start(mortal.new_database(), max_wait=1.0)
+    assert plane.store(records.start()) == Accepted()
+    with mortal.frozen():
+        assert isinstance(plane.authorize("a-b"), Unavailable)
+        assert isinstance(plane.store(records.start()), Unavailable)
+        eventually(lambda: not plane.status().connected)
+    eventually(lambda: plane.status().connected)
+    assert isinstance(plane.authorize("a-b"), Denied)
+
+
+def test_a_server_that_only_reads_is_not_ready_and_costs_no_record(
+    start: Callable[..., Plane],
+    postgres: PostgresServer,
+    address: str,
+    records: Any,
+    eventually: Callable[[Callable[[], bool]], None],
+) -> None:
+    plane = start(max_wait=PATIENCE)
+    assert plane.store(records.start()) == Accepted()
+    name = address.rpartition("/")[2]
+    with postgres.connect() as admin:
+        admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on".encode())
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
+        )
+        waiting = plane.later(lambda reply: Begin(records.start(), reply))
+        eventually(lambda: "read-only" in plane.status().detail)
+        assert isinstance(plane.authorize("a-b"), Denied)
+        admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only".encode())
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
+        )
+    assert waiting.get(timeout=PATIENCE) == Accepted()
+    eventually(lambda: plane.status().connected)
+
+
+def test_its_threads_end_with_it(
+    start: Callable[..., Plane], eventually: Callable[[Callable[[], bool]], None]
+) -> None:
+    before = set(threading.enumerate())
+    plane = start()
+    eventually(lambda: plane.status().connected)
+    plane.ref.stop()
+    eventually(lambda: set(threading.enumerate()) <= before)
