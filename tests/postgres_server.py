@@ -19,7 +19,7 @@ import psycopg
 import pytest
 from gateway_process import free_port
 
-__all__ = ["PASSWORD", "PostgresServer", "postgres_server"]
+__all__ = ["PASSWORD", "PostgresServer", "postgres_server", "without_password"]
 
 PASSWORD = "pa:ss/w@rd"
 """The superuser's, with all that an address must escape."""
@@ -43,6 +43,11 @@ def _programs() -> Path:
     if os.environ.get("CI") == "true":
         pytest.fail(text)
     pytest.skip(text)
+
+
+def without_password(address: str) -> str:
+    """The address of a server's database for who has the password from elsewhere."""
+    return address.replace(f":{_ESCAPED}@", "@")
 
 
 class PostgresServer:
