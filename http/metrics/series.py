@@ -297,7 +297,8 @@ class Series:
             mode="livemin",
         )
         self.coderd_waiting = self._gauge(
-            "coderd_waiting", "Requests that wait because the Coder deployment is away"
+            "coderd_waiting",
+            "Requests that wait because the Coder deployment or PostgreSQL is away",
         )
         self.coderd_rpc = self._histogram(
             "coderd_rpc_seconds",

@@ -75,7 +75,7 @@ def shown(address: str | os.PathLike[str]) -> str:
         return os.fspath(address)
     text = os.fspath(address)
     # To the last "@": a password that was not escaped goes with it.
-    text = re.sub(r"(?<=://)([^:/@]*):.*@", rf"\1:{_MASK}@", text)
+    text = re.sub(r"^([^:]*:(?://)?[^:/@]*):.*@", rf"\1:{_MASK}@", text)
     return _SECRET_PARAMETER.sub(rf"\1={_MASK}", text)
 
 

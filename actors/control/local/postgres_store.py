@@ -94,6 +94,11 @@ class PostgresStore:
         self._settled = False
         self._pool = ConnectionPool(address, size)
 
+    @property
+    def trouble(self) -> str:
+        """Why the last try to connect failed; empty when it did not."""
+        return self._pool.trouble
+
     def close(self) -> None:
         self._pool.close()
 

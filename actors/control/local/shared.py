@@ -12,7 +12,6 @@ not; the first that gets through says that the database is back.
 
 from __future__ import annotations
 
-import queue
 import random
 import threading
 import time
@@ -30,6 +29,7 @@ from aigateway.actors.actor.base import (
     fail,
     tell_quietly,
 )
+from aigateway.actors.control.local._desk import FIRST_REST, LONGEST_REST, Desk, Done
 from aigateway.actors.control.local._writing import answer, send_back, take_batches, take_starts
 from aigateway.actors.control.local.address import shown
 from aigateway.actors.control.local.opening import postgresql
@@ -65,14 +65,8 @@ _CONNECTIONS = 2
 _CONNECTION_PATIENCE = 2.0
 """Seconds that a desk waits for a connection before it says that there is none."""
 
-_FIRST_REST, _LONGEST_REST = 0.05, 1.0
-"""Seconds between two tries while the database is away."""
-
 _UNHEARD = 2.0
 """Seconds after the last answer of the database for which readiness relies on it."""
-
-_SILENT = 5.0
-"""Seconds without an answer after which a desk is not relied on."""
 
 _QUESTIONS_AT_ONCE = 512
 """How many go into one query."""
@@ -116,81 +110,15 @@ class _Writes:
 
 
 @frozen
-class _Done:
-    """From a desk: what came of its job."""
-
-    desk: _Desk
-    job: _Questions | _Writes
-    """With the answers, when there was no error."""
-    error: Exception | None = None
-
-
-@frozen
 class _Rested:
     """To itself: let this desk try again."""
 
-    desk: _Desk
+    desk: Desk
 
 
 @frozen
 class _Look:
     """To itself: answer those who have waited long enough."""
-
-
-class _Desk:
-    """A thread that does one job after the other and tells the actor, which owns all but that.
-
-    ``trial`` is the job that only finds out whether such jobs can be done; it is the first.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        do: Callable[[Any], Any],
-        tell: Callable[[Any], object],
-        trial: _Questions | _Writes,
-    ) -> None:
-        self.trouble: str | None = "it was not reached yet"
-        self.resting = False
-        self.rest = _FIRST_REST
-        self.job: Any = None
-        self.given_at = 0.0
-        self.heard_at = 0.0
-        self._trial = trial
-        self._do, self._tell = do, tell
-        self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        threading.Thread(target=self._run, name=name, daemon=True).start()
-        self.try_out()
-
-    @property
-    def free(self) -> bool:
-        return self.job is None and not self.resting
-
-    def give(self, job: _Questions | _Writes) -> None:
-        self.job, self.given_at = job, time.monotonic()
-        self._jobs.put(job)
-
-    def try_out(self) -> None:
-        self.give(self._trial)
-
-    def why_not(self, now: float) -> str | None:
-        """Why it cannot be relied on; None when it can.  ``now`` in monotonic seconds."""
-        if self.trouble is None and self.job is not None and now - self.given_at > _SILENT:
-            return f"no answer for {now - self.given_at:.0f} s"
-        return self.trouble
-
-    def close(self) -> None:
-        """Let the thread end when it is done with what it has in hand."""
-        self._jobs.put(None)
-
-    def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            try:
-                done = _Done(self, self._do(job))
-            except Exception as ex:
-                done = _Done(self, job, ex)
-            del job
-            self._tell(done)
 
 
 class SharedControlPlane(GatewayActor):
@@ -240,8 +168,8 @@ class SharedControlPlane(GatewayActor):
         self._store = PostgresStore(
             self._address, _CONNECTIONS, _CONNECTION_PATIENCE, self._pricing
         )
-        self._asking = _Desk(f"{self.role} asking", self._ask, self._hear, _Questions(()))
-        self._writing = _Desk(f"{self.role} writing", self._write, self._hear, _Writes())
+        self._asking = Desk(f"{self.role} asking", self._ask, self._hear, _Questions(()))
+        self._writing = Desk(f"{self.role} writing", self._write, self._hear, _Writes())
 
     def receive(self, message: Any) -> Any:
         return self._handlers[type(message)](self, message)
@@ -273,7 +201,7 @@ class SharedControlPlane(GatewayActor):
         self._queue(self._claims, message)
 
     def _queue(self, waiting: list[_Waiting[Any]], message: Any) -> None:
-        if self._told_away and len(self._everybody()) >= self._max_waiting:
+        if self._trouble() is not None and len(self._everybody()) >= self._max_waiting:
             complete(message.reply, self._unavailable())
             return
         waiting.append(_Waiting(message, time.monotonic() + self._max_wait))
@@ -372,7 +300,7 @@ class SharedControlPlane(GatewayActor):
             batches, self._batches = take_batches(self._batches)
             writing.give(_Writes(tuple(claims), tuple(notes), tuple(starts), tuple(batches)))
 
-    def _done(self, message: _Done) -> None:
+    def _done(self, message: Done) -> None:
         desk = message.desk
         desk.job = None
         if isinstance(message.error, DatabaseTrouble):
@@ -404,7 +332,7 @@ class SharedControlPlane(GatewayActor):
             self._starts[:0] = job.starts
             self._batches[:0] = job.batches
 
-    def _away(self, reason: str, desk: _Desk) -> None:
+    def _away(self, reason: str, desk: Desk) -> None:
         desk.trouble = reason
         if not self._told_away:
             self._told_away = True
@@ -415,7 +343,7 @@ class SharedControlPlane(GatewayActor):
         desk.resting = True
         # Jitter, or all workers would come back at the same moment.
         self.later(desk.rest * random.uniform(0.5, 1.0), _Rested(desk))
-        desk.rest = min(desk.rest * 2, _LONGEST_REST)
+        desk.rest = min(desk.rest * 2, LONGEST_REST)
 
     def _rested(self, message: _Rested) -> None:
         desk = message.desk
@@ -425,8 +353,8 @@ class SharedControlPlane(GatewayActor):
             # That it is back must be found out though nobody asks for anything.
             desk.try_out()
 
-    def _back(self, desk: _Desk) -> None:
-        desk.trouble, desk.rest, desk.heard_at = None, _FIRST_REST, time.monotonic()
+    def _back(self, desk: Desk) -> None:
+        desk.trouble, desk.rest, desk.heard_at = None, FIRST_REST, time.monotonic()
         if self._told_away and self._trouble() is None:
             self._told_away = False
             log.info("the local database is back", address=shown(self._address))
@@ -465,7 +393,8 @@ class SharedControlPlane(GatewayActor):
     def _detail(self) -> str:
         trouble = self._trouble()
         if trouble is not None:
-            return f"local database: {trouble}"
+            # Why no connection could be made is known before a desk has given up.
+            return f"local database: {self._store.trouble or trouble}"
         return f"local database {shown(self._address)}"
 
     _handlers: ClassVar[dict[type, Callable[[SharedControlPlane, Any], Any]]] = {
@@ -478,7 +407,7 @@ class SharedControlPlane(GatewayActor):
         GetMcpConfiguration: _get_mcp,
         GetCallStats: _get_call_stats,
         GetStatus: _get_status,
-        _Done: _done,
+        Done: _done,
         _Rested: _rested,
         _Look: _look,
     }

@@ -8,10 +8,12 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg
 import pytest
 from postgres_server import PostgresServer, postgres_server
 
 from aigateway.actors.actor.base import ActorDied, new_reply
+from aigateway.actors.control.local import postgres as talking
 from aigateway.actors.control.local.address import LocalDatabaseError
 from aigateway.actors.control.local.api_keys import NewApiKey, create_key, revoke_key
 from aigateway.actors.control.local.opening import open_address
@@ -214,7 +216,9 @@ def test_its_death_leaves_nobody_waiting(start: Callable[..., Plane], records: A
 
 
 def test_requests_wait_so_long_and_then_hear_ask_later(
-    start: Callable[..., Plane], records: Any
+    start: Callable[..., Plane],
+    records: Any,
+    eventually: Callable[[Callable[[], bool]], None],
 ) -> None:
     plane = start("postgresql://u:hush-hush@127.0.0.1:1/nothing", max_wait=0.3)
     answers = [plane.authorize("a-b"), plane.store(records.start())]
@@ -225,7 +229,7 @@ def test_requests_wait_so_long_and_then_hear_ask_later(
     for answer in answers:
         assert isinstance(answer, Unavailable)
         assert answer.said == "the gateway's database is not available"
-    assert "refused" in status.detail
+    eventually(lambda: "refused" in plane.status().detail)
     assert "hush" not in repr((answers, status, told))
 
 
@@ -280,6 +284,20 @@ def test_a_server_that_falls_silent_holds_nobody_up(
         eventually(lambda: not plane.status().connected)
     eventually(lambda: plane.status().connected)
     assert isinstance(plane.authorize("a-b"), Denied)
+
+
+def test_a_statement_without_an_answer_is_given_up_and_its_connection_too(
+    mortal: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(talking, "ANSWER_PATIENCE", 0.5)
+    pool = talking.ConnectionPool(mortal.address(), 1)
+    with pool.connection(PATIENCE) as database:
+        database.execute("SELECT 1")
+        with mortal.frozen(), pytest.raises(psycopg.OperationalError, match="did not answer"):
+            database.execute("SELECT 1")
+    with pool.connection(PATIENCE) as database:
+        assert database.execute("SELECT 2").fetchall() == [(2,)]
+    pool.close()
 
 
 def test_a_server_that_only_reads_is_not_ready_and_costs_no_record(
