@@ -18,7 +18,7 @@ COMMANDS = {
     "usage": "Show who used what, from the local database.",
     "prices": "Show prices, what has none, and work costs out again.",
     "keys": "Make, list and revoke keys of the embedded control plane.",
-    "db": "Look after the local database: status, schema, moving to PostgreSQL.",
+    "db": "Show, upgrade or copy the local database.",
     "actors": "List and restart the actors of a running gateway.",
     "check": "Show the effective configuration and what is wrong with it.",
     "bundle": "Write a support archive to attach to a bug report.",
