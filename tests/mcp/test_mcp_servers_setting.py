@@ -89,7 +89,7 @@ def test_an_error_says_where_and_what(value, text):
     assert text in error_of(value)
 
 
-@pytest.mark.parametrize(("contents", "text"), [(b" \n", "is empty"), (b"\xff", "no text file")])
+@pytest.mark.parametrize(("contents", "text"), [(b" \n", "is empty"), (b"\xff", "not a text file")])
 def test_a_token_file_must_hold_a_token(tmp_path, contents, text):
     file = tmp_path / "token"
     file.write_bytes(contents)

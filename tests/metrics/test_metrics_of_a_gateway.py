@@ -190,14 +190,21 @@ def test_what_may_fail_begins_at_0(gateway: GatewayProcess) -> None:
 
 
 def test_the_processes_and_the_build_are_shown(gateway: GatewayProcess) -> None:
-    samples = _scrape(gateway)
-    found = {
-        (labels["process"], int(labels["pid"]))
-        for labels in (
-            dict(some) for name, some in samples if name == "process_resident_memory_bytes"
-        )
-    }
-    main = gateway.process.pid
+    main, samples, found = gateway.process.pid, {}, set[tuple[str, int]]()
+
+    def whole() -> bool:
+        """The second worker may still be starting."""
+        nonlocal samples, found
+        samples = _scrape(gateway)
+        found = {
+            (labels["process"], int(labels["pid"]))
+            for labels in (
+                dict(some) for name, some in samples if name == "process_resident_memory_bytes"
+            )
+        }
+        return len(found) >= 4
+
+    wait_until(whole, "both workers are there")
     assert {("main", main), *(("worker", pid) for pid in gateway.worker_pids())} <= found
     assert sorted(kind for kind, _ in found) == ["main", "metrics", "worker", "worker"]
     seen, label = psutil.Process(main), frozenset({("process", "main"), ("pid", str(main))})
