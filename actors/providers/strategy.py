@@ -288,7 +288,7 @@ class Strategy:
     def _after_refusal(self, job: Job, answer: ProviderAnswer, marked: Marked, now: float) -> Step:
         """The answer was about the key: try the next one, or say what becomes of the request."""
         assert job.walker is not None
-        self._note_key(marked, job, answer)
+        self._note_key(marked, answer)
         if not job.request.affinity.bound and self._next_key(job, now):
             self._counters.failovers += 1
             if answer.of_key != 401 and answer.whole:
@@ -402,7 +402,7 @@ class Strategy:
 
     # -- what operators hear of
 
-    def _note_key(self, marked: Marked, job: Job, answer: ProviderAnswer) -> None:
+    def _note_key(self, marked: Marked, answer: ProviderAnswer) -> None:
         rest = marked.begun
         if rest is None:
             return
