@@ -224,20 +224,20 @@ class Session:
         """Ask the peer for a sign of life and return the ping's id."""
         if self._end_reason is not None:
             raise LocalProtocolError(f"cannot ping: the session has ended: {self._end_reason}")
-        ping_id = self._next_ping
-        self._next_ping = (ping_id + 1) & frames.MAX_UINT32
+        ping_id = self._send_ping()
         self._deadlines.pings[ping_id] = now + self._limits.keepalive_timeout
-        self._send_ping(ping_id)
         return ping_id
 
     def probe(self) -> None:
         """Ask for a sign of life that may take as long as it likes, and is no event."""
         if self._end_reason is None:
-            self._send_ping(self._next_ping)
-            self._next_ping = (self._next_ping + 1) & frames.MAX_UINT32
+            self._send_ping()
 
-    def _send_ping(self, ping_id: int) -> None:
+    def _send_ping(self) -> int:
+        ping_id = self._next_ping
+        self._next_ping = (ping_id + 1) & frames.MAX_UINT32
         self._output.add_urgent(frames.encode_frame(PING, SYN, 0, ping_id))
+        return ping_id
 
     def go_away(self) -> None:
         """Refuse new streams from now on; the open ones go on."""
