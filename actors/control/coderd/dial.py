@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import ssl
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +15,7 @@ from aigateway.actors.control.coderd.extra_headers import (
     BadHeader,
     CommandFailed,
     headers_of_command,
+    is_one_line,
 )
 from aigateway.actors.control.coderd.versions import NEWEST, ApiVersion
 from aigateway.actors.upstream.connect import accept_company_authorities
@@ -34,7 +34,7 @@ _NAMES = {"key": "the AI Gateway key (--key, --key-file)"}
 
 
 def _one_line(_instance: object, attribute: Attribute[str], value: str) -> None:
-    if re.search(r"[\x00-\x1f\x7f]", value) or not value.isascii():
+    if not is_one_line(value):
         name = _NAMES.get(attribute.name, attribute.name)
         raise DialError(f"{name} must be one line of ASCII text", fatal=True)
 

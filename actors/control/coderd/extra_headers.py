@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterable
 
-__all__ = ["BadHeader", "CommandFailed", "headers_of", "headers_of_command"]
+__all__ = ["BadHeader", "CommandFailed", "headers_of", "headers_of_command", "is_one_line"]
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -38,6 +38,11 @@ class CommandFailed(Exception):
     """The command gave no headers; the text shows nothing that it wrote."""
 
 
+def is_one_line(value: str) -> bool:
+    """Whether a header can carry this value: ASCII text without control characters."""
+    return value.isascii() and not _CONTROL.search(value)
+
+
 def headers_of(lines: Iterable[str]) -> dict[str, str]:
     """The headers in ``name=value`` texts; the last of a name wins.  Raises BadHeader."""
     found: dict[str, tuple[str, str]] = {}
@@ -46,7 +51,7 @@ def headers_of(lines: Iterable[str]) -> dict[str, str]:
         name, value = name.strip(), value.strip()
         if not equals or not _NAME.fullmatch(name):
             raise BadHeader(f"number {position} is not name=value")
-        if not value.isascii() or _CONTROL.search(value):
+        if not is_one_line(value):
             raise BadHeader(f"{name}: its value must be one line of ASCII text")
         if name.lower() in _OURS or name.lower().startswith("sec-websocket-"):
             raise BadHeader(f"{name} is set by the gateway itself")
