@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aws_imitation import signature_problem, sts_script
 from imitation_provider import ReceivedRequest, ScriptedProvider, answer
+from waiting import wait_until
 
 from aigateway.actors.providers.bedrock.credentials import (
     AwsKeys,
@@ -178,15 +179,6 @@ def keeper() -> Iterator[Callable[[_Source], CredentialKeeper]]:
         source.go.release()
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(5000):
-        if condition():
-            return
-        pause.wait(0.002)
-    raise AssertionError("what the test waits for did not happen")
-
-
 def current_is(keeper: CredentialKeeper, keys: AwsKeys) -> Callable[[], bool]:
     def there() -> bool:
         try:
@@ -209,7 +201,7 @@ def test_the_first_request_waits_and_later_ones_do_not(
     # Renewing goes on in the background, and until it is done the old ones serve.
     assert kept.current(0) == KEYS
     source.go.release()
-    wait_for(current_is(kept, AwsKeys("second", "s")))
+    wait_until(current_is(kept, AwsKeys("second", "s")), "the second keys", 10.0)
 
 
 def test_a_failure_is_told_at_once_and_mended_later(
@@ -221,7 +213,7 @@ def test_a_failure_is_told_at_once_and_mended_later(
     with pytest.raises(NoCredentials, match="none to be had"):
         kept.current(10)
     source.go.release()
-    wait_for(current_is(kept, KEYS))
+    wait_until(current_is(kept, KEYS), "the keys", 10.0)
 
 
 @pytest.mark.parametrize("expiry_fails", [False, True])
@@ -238,7 +230,7 @@ def test_keys_serve_until_they_expire_when_renewing_fails(
     source.has_expired = True
     source.expiry_fails = expiry_fails
     source.go.release()
-    wait_for(lambda: kept._keys is None)
+    wait_until(lambda: kept._keys is None, "the keys are forgotten", 10.0)
     with pytest.raises(NoCredentials, match="OSError: no route"):
         kept.current(10)
 

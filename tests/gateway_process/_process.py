@@ -9,35 +9,19 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Self
 
 import requests
 from attrs import frozen
+from waiting import PATIENCE, wait_until
 
 from aigateway.actors.control.local.api_keys import create_key
 from aigateway.actors.control.local.schema import open_database
 
 __all__ = ["GatewayProcess", "Upstream", "free_port", "wait_until"]
-
-PATIENCE = 30.0
-"""Seconds that anything may take on a slow machine before a test gives up."""
-
-_pause = threading.Event()
-
-
-def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
-    """Wait for ``condition`` to hold and return its value; fail with ``what`` in the text."""
-    deadline = time.monotonic() + patience
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {patience:g} s: {what}")
-        _pause.wait(0.01)
-    return value
 
 
 def free_port() -> int:

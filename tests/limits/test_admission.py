@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
+from waiting import wait_until
 
 from aigateway.http.request.admission import Admission
 
 LONG = 30.0
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(5000):
-        if condition():
-            return
-        pause.wait(0.002)
-    raise AssertionError("what the test waits for did not happen")
 
 
 def test_without_a_limit_everybody_enters() -> None:
@@ -64,12 +55,12 @@ def test_places_go_to_who_waits_longest() -> None:
         waiting: list[Future[bool]] = []
         for number in range(3):
             waiting.append(pool.submit(work, number))
-            wait_for(lambda number=number: admission.waiting == number + 1)  # type: ignore[misc]
+            wait_until(lambda number=number: admission.waiting == number + 1, "it waits", 10.0)  # type: ignore[misc]
         # The queue is full.
         assert not admission.enter()
         for number in range(3):
             admission.leave()
-            wait_for(lambda number=number: len(order) == number + 1)  # type: ignore[misc]
+            wait_until(lambda number=number: len(order) == number + 1, "it has run", 10.0)  # type: ignore[misc]
             # A place that was handed over is taken: nobody slips in.
             assert admission.running == 1
         assert all(each.result(10) for each in waiting)

@@ -7,12 +7,12 @@ import json
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from attrs import define, frozen
+from waiting import wait_until
 
 __all__ = ["Exchange", "ScriptedServer", "Seen", "eventually", "tool"]
 
@@ -24,13 +24,7 @@ def tool(name: str, **more: Any) -> dict[str, Any]:
 
 def eventually(condition: Callable[[], Any], timeout: float = 5.0) -> Any:
     """Return the first true value of ``condition``; fail when there is none in time."""
-    end = time.monotonic() + timeout
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
+    return wait_until(condition, "what the test waits for", timeout)
 
 
 @frozen

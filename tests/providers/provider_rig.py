@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pykka
 from attrs import define, field
+from waiting import wait_until
 
 from aigateway.actors.actor.base import Reply, new_reply
 from aigateway.actors.actor.tree import ActorTree, provider_role
@@ -43,12 +43,7 @@ OWN = Credential((("X-Api-Key", "sk-mine-0123456789abcdef"),), BYOK, "sk-mine", 
 
 def until(condition: Callable[[], Any], what: str = "the condition") -> Any:
     """Wait for a condition to hold, which is looked at often."""
-    deadline = time.monotonic() + PATIENCE
-    pause = threading.Event()
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited {PATIENCE} s for {what}"
-        pause.wait(0.005)
-    return value
+    return wait_until(condition, what, PATIENCE)
 
 
 def read_all(exchange: Exchange) -> bytes:

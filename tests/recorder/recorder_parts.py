@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pykka
+import waiting
 
 from aigateway.actors.actor.base import GatewayActor, complete, new_reply
 from aigateway.actors.actor.tree import ActorTree
@@ -27,15 +26,7 @@ from aigateway.actors.values.records import InterceptionEnded, ModelThought, Tok
 PATIENCE = 20.0
 CONTROL = "control-plane"
 
-_pause = threading.Event()
-
-
-def wait_until(condition: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + PATIENCE
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {PATIENCE:g} s: {what}"
-        _pause.wait(0.005)
-    return value
+wait_until = partial(waiting.wait_until, patience=PATIENCE)
 
 
 def thought(owner: str, text: str = "", **more: Any) -> ModelThought:

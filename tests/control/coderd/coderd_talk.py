@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import queue
-import time
 import uuid
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
 import pykka
+from waiting import wait_until
 
 from aigateway.actors.actor.base import Reply, new_reply
 from aigateway.actors.control.coderd.connection import CoderdConnection, ConnectionSettings
@@ -43,10 +43,7 @@ _parcels = itertools.count(1_000_000)
 
 def eventually(condition: Callable[[], Any], timeout: float = PATIENCE) -> None:
     """Wait for a condition that nothing can be waited on for."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "what the test waits for did not happen"
-        time.sleep(0.002)
+    wait_until(condition, "what the test waits for", timeout)
 
 
 class Mailbox(pykka.ThreadingActor):
