@@ -87,7 +87,7 @@ class AnswerBody:
         self._rest = b""
         self._over = False
         self._decoder: Decoder | None = None
-        self._decodes: bool | None = None
+        self._decoder_chosen = False
         message = Message()
         for name, value in exchange.headers:
             message[name] = value
@@ -150,8 +150,8 @@ class AnswerBody:
 
     def _next(self, decode: bool) -> bytes:
         """Some more of the body; empty at its end."""
-        if self._decodes is None:
-            self._decodes = decode
+        if not self._decoder_chosen:
+            self._decoder_chosen = True
             coding = ",".join(values_of(self.exchange.headers, "content-encoding"))
             try:
                 self._decoder = decoder_for(coding) if decode else None
@@ -237,26 +237,23 @@ class UpstreamAdapter(BaseAdapter):
         del stream
         connecting, reading = timeout if isinstance(timeout, tuple) else (timeout, timeout)
         patience = math.inf if reading is None else reading
-        lent = None
         try:
             lent = self._lend(request, verify, cert, proxies)
-            with self._lock:
-                self._under_way[request] = lent.connection
-            headers, body, host = _as_sent(request)
-            exchange = lent.connection.exchange(
-                prepare(request.method or "GET", request.url or "", headers, body),
-                patience,
-                connect_timeout=connecting,
-                host=host,
-            )
+            try:
+                with self._lock:
+                    self._under_way[request] = lent.connection
+                headers, body, host = _as_sent(request)
+                exchange = lent.connection.exchange(
+                    prepare(request.method or "GET", request.url or "", headers, body),
+                    patience,
+                    connect_timeout=connecting,
+                    host=host,
+                )
+            except BaseException:
+                lent.connection.close()
+                raise
         except UpstreamError as ex:
-            if lent is not None:
-                lent.connection.close()
             raise _as_of_requests(ex, request) from ex
-        except BaseException:
-            if lent is not None:
-                lent.connection.close()
-            raise
         return self._response(request, AnswerBody(exchange, patience, self, lent))
 
     def interrupt(self, request: requests.PreparedRequest) -> None:
