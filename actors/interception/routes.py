@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Literal, TypeAlias
 from urllib.parse import unquote, urlsplit
 
@@ -27,7 +26,6 @@ __all__ = [
     "ANTHROPIC_TYPES",
     "CHAT_COMPLETIONS",
     "COMPACTION",
-    "DEFAULT_BASE_URLS",
     "GEMINI",
     "MESSAGES",
     "RESPONSES",
@@ -58,25 +56,6 @@ ANTHROPIC_TYPES = frozenset({"anthropic", "bedrock"})
 """Provider types that speak Anthropic's API."""
 
 _OPENAI_TYPES = frozenset({"openai", "azure", "google", "openai-compat", "openrouter", "vercel"})
-
-DEFAULT_BASE_URLS: Mapping[str, str] = MappingProxyType(
-    {
-        "anthropic": "https://api.anthropic.com/",
-        "bedrock": "https://api.anthropic.com/",
-        "openai": "https://api.openai.com/v1/",
-        "google": "https://generativelanguage.googleapis.com/v1beta/openai/",
-        "openrouter": "https://openrouter.ai/api/v1/",
-        "vercel": "https://ai-gateway.vercel.sh/v1/",
-        "copilot": "https://api.individual.githubcopilot.com",
-        "gemini": "https://generativelanguage.googleapis.com/",
-    }
-)
-"""Where a provider without a configured address is reached, by type.
-
-``azure`` and ``openai-compat`` have none: their address is the operator's own, and a guess
-would send the key to a stranger.  Bedrock's is for passed-through requests only; its model
-calls go to the region's endpoint.
-"""
 
 
 class InvalidBaseURL(ValueError):

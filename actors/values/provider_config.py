@@ -9,6 +9,7 @@ from attrs import field, frozen
 from aigateway.actors.values.models import ModelList
 
 __all__ = [
+    "DEFAULT_BASE_URLS",
     "OPENAI_TYPES",
     "PROVIDER_TYPES",
     "BedrockConfig",
@@ -31,6 +32,17 @@ PROVIDER_TYPES = (
     "copilot",
     "gemini",
 )
+
+DEFAULT_BASE_URLS: Mapping[str, str] = {
+    "openai": "https://api.openai.com/v1/",
+    "anthropic": "https://api.anthropic.com/",
+    "copilot": "https://api.individual.githubcopilot.com",
+    "gemini": "https://generativelanguage.googleapis.com/",
+}
+"""Where a provider without a configured address is reached, by type.
+
+The other types have no address of their own: a guess would send the key to a stranger.
+"""
 
 
 @frozen(kw_only=True)

@@ -16,6 +16,7 @@ from attrs import evolve, frozen
 
 from aigateway.actors.providers.bedrock.models import geographies, stated_region
 from aigateway.actors.values.provider_config import (
+    DEFAULT_BASE_URLS,
     OPENAI_TYPES,
     PROVIDER_TYPES,
     BedrockConfig,
@@ -29,7 +30,6 @@ from aigateway.http.settings.provider_entry import ProviderEntry
 from aigateway.http.settings.table import Settings
 
 __all__ = [
-    "DEFAULT_BASE_URLS",
     "ProviderOutcome",
     "all_failed",
     "build_providers",
@@ -39,14 +39,6 @@ __all__ = [
 ]
 
 _ADD_KEY = "add a key, or start the gateway with --ai-gateway-allow-byok"
-
-DEFAULT_BASE_URLS = {
-    "openai": "https://api.openai.com/v1/",
-    "anthropic": "https://api.anthropic.com/",
-    "copilot": "https://api.individual.githubcopilot.com",
-    "gemini": "https://generativelanguage.googleapis.com/",
-}
-"""The other types have no address of their own."""
 
 _OF_ALL = (
     "connect_timeout",

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from aigateway.actors.values.provider_config import PROVIDER_TYPES
+from aigateway.actors.values.provider_config import DEFAULT_BASE_URLS, PROVIDER_TYPES
 from aigateway.http.settings._indexed_env import MAX_KEYS
 from aigateway.http.settings._option import Option
-from aigateway.http.settings.provider_build import DEFAULT_BASE_URLS
 from aigateway.http.settings.provider_entry import NAME_PATTERN
 from aigateway.http.settings.secret_sources import secret_variables
 from aigateway.http.settings.table import GROUPS, OPTIONS

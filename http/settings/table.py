@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 
+from aigateway.actors.values.provider_config import DEFAULT_BASE_URLS
 from aigateway.http.settings._kinds import (
     ADDRESS,
     BOOL,
@@ -535,7 +536,7 @@ class Settings:
     # -- Single provider: the names from before indexed providers
     openai_base_url: str = _single(
         STRING,
-        "https://api.openai.com/v1/",
+        DEFAULT_BASE_URLS["openai"],
         help="Base URL of the provider named openai.",
     )
     openai_key: str = _single(
@@ -548,7 +549,7 @@ class Settings:
     )
     anthropic_base_url: str = _single(
         STRING,
-        "https://api.anthropic.com/",
+        DEFAULT_BASE_URLS["anthropic"],
         help="Base URL of the provider named anthropic.",
     )
     anthropic_key: str = _single(
