@@ -12,7 +12,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from aigateway.actors.interception.routes import ANTHROPIC_TYPES, GEMINI, MESSAGES
+from aigateway.actors.interception.routes import GEMINI, MESSAGES
+from aigateway.actors.values.provider_config import ANTHROPIC_TYPES
 
 __all__ = [
     "GOOGLE_STATUSES",

@@ -40,7 +40,8 @@ from aigateway.actors.codec.headers import (
     without_secret_cookies,
 )
 from aigateway.actors.interception.identity_names import names_user
-from aigateway.actors.interception.routes import ANTHROPIC_TYPES, GEMINI
+from aigateway.actors.interception.routes import GEMINI
+from aigateway.actors.values.provider_config import ANTHROPIC_TYPES
 
 __all__ = [
     "ACCOUNT_HEADERS",

@@ -21,9 +21,9 @@ from urllib.parse import unquote, urlsplit
 from attrs import frozen
 
 from aigateway.actors.interception.gemini_paths import model_path
+from aigateway.actors.values.provider_config import ANTHROPIC_TYPES, OPENAI_TYPES
 
 __all__ = [
-    "ANTHROPIC_TYPES",
     "CHAT_COMPLETIONS",
     "COMPACTION",
     "GEMINI",
@@ -35,7 +35,6 @@ __all__ = [
     "InvalidBaseURL",
     "Passthrough",
     "resolve",
-    "speaks_openai",
     "upstream_url",
 ]
 
@@ -51,11 +50,6 @@ COMPACTION: Api = "compaction"
 """Making a conversation of the Responses API shorter: a call of a model too."""
 GEMINI: Api = "gemini"
 """Also the name of the provider type that speaks it."""
-
-ANTHROPIC_TYPES = frozenset({"anthropic", "bedrock"})
-"""Provider types that speak Anthropic's API."""
-
-_OPENAI_TYPES = frozenset({"openai", "azure", "google", "openai-compat", "openrouter", "vercel"})
 
 
 class InvalidBaseURL(ValueError):
@@ -128,7 +122,7 @@ _COPILOT = _Table(
 )
 _TABLES: Mapping[str, _Table] = {
     **dict.fromkeys(ANTHROPIC_TYPES, _ANTHROPIC),
-    **dict.fromkeys(_OPENAI_TYPES, _OPENAI),
+    **dict.fromkeys(OPENAI_TYPES, _OPENAI),
     "copilot": _COPILOT,
 }
 
@@ -149,11 +143,6 @@ _UNSAFE_IN_QUERY = re.compile(r"[\x00-\x20\x7f#]")
 _KEPT_PATH = 200
 """Characters of a path up to which it is remembered what it leads to."""
 _UNSAFE_IN_BASE = re.compile(r"[\x00-\x20\x7f]")
-
-
-def speaks_openai(provider_type: str) -> bool:
-    """Whether the type belongs to OpenAI's class, whose routes begin with ``/v1``."""
-    return provider_type in _OPENAI_TYPES
 
 
 def resolve(provider_type: str, method: str, rest: str) -> Intercept | Passthrough | None:

@@ -37,8 +37,7 @@ from typing import Literal, TypeAlias
 
 from attrs import define, frozen
 
-from aigateway.actors.interception.routes import ANTHROPIC_TYPES
-from aigateway.actors.values.provider_config import BreakerConfig
+from aigateway.actors.values.provider_config import ANTHROPIC_TYPES, BreakerConfig
 
 __all__ = [
     "GAUGE",

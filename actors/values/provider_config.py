@@ -9,6 +9,7 @@ from attrs import field, frozen
 from aigateway.actors.values.models import ModelList
 
 __all__ = [
+    "ANTHROPIC_TYPES",
     "DEFAULT_BASE_URLS",
     "OPENAI_TYPES",
     "PROVIDER_TYPES",
@@ -17,8 +18,11 @@ __all__ = [
     "ProviderConfig",
 ]
 
+ANTHROPIC_TYPES = frozenset({"anthropic", "bedrock"})
+"""Types that speak Anthropic's API."""
+
 OPENAI_TYPES = frozenset({"openai", "azure", "google", "openai-compat", "openrouter", "vercel"})
-"""Types that speak OpenAI's API (spec: one runtime class)."""
+"""Types that speak OpenAI's API: one class, whose routes begin with ``/v1``."""
 
 PROVIDER_TYPES = (
     "openai",
@@ -144,4 +148,4 @@ class ProviderConfig:
         """Whose API it speaks: providers stand in for others of the same."""
         if self.speaks_openai:
             return "openai"
-        return "anthropic" if self.type == "bedrock" else self.type
+        return "anthropic" if self.type in ANTHROPIC_TYPES else self.type

@@ -16,6 +16,7 @@ from attrs import evolve, frozen
 
 from aigateway.actors.providers.bedrock.models import geographies, stated_region
 from aigateway.actors.values.provider_config import (
+    ANTHROPIC_TYPES,
     DEFAULT_BASE_URLS,
     OPENAI_TYPES,
     PROVIDER_TYPES,
@@ -165,7 +166,7 @@ def _finish(config: ProviderConfig, settings: Settings, names: _Names) -> Provid
     try:
         if config.type in OPENAI_TYPES or config.type == "gemini":
             config = _with_keys(config, names)
-        elif config.type in ("anthropic", "bedrock"):
+        elif config.type in ANTHROPIC_TYPES:
             config = _anthropic(_with_bearer_token(config, settings), names)
         elif config.type == "copilot":
             config = evolve(config, base_url=_base_url(config, names), keys=(), allow_byok=True)

@@ -8,18 +8,16 @@ from hypothesis import strategies as st
 
 from aigateway.actors.interception.gemini_paths import model_path
 from aigateway.actors.interception.routes import (
-    ANTHROPIC_TYPES,
     Intercept,
     InvalidBaseURL,
     Passthrough,
     resolve,
-    speaks_openai,
     upstream_url,
 )
 from aigateway.actors.values.provider_config import (
+    ANTHROPIC_TYPES,
     DEFAULT_BASE_URLS,
     OPENAI_TYPES,
-    PROVIDER_TYPES,
 )
 
 ANTHROPIC_ROWS = [
@@ -339,7 +337,3 @@ def test_a_default_address_is_one_that_paths_can_follow() -> None:
     assert DEFAULT_BASE_URLS["copilot"] == "https://api.individual.githubcopilot.com"
     for provider_type, base in DEFAULT_BASE_URLS.items():
         assert upstream_url(provider_type, base, "/v1/models").startswith(base.rstrip("/"))
-
-
-def test_the_openai_class_is_the_one_of_the_configuration() -> None:
-    assert {kind for kind in PROVIDER_TYPES if speaks_openai(kind)} == OPENAI_TYPES
