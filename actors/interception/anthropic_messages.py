@@ -34,7 +34,6 @@ from aigateway.actors.interception.conversation import (
     last_said,
     opening_of_messages,
 )
-from aigateway.actors.interception.outcomes import error_outcome
 from aigateway.actors.interception.relay import End, Mode, Relay
 from aigateway.actors.interception.routes import MESSAGES, Api
 from aigateway.actors.interception.usage import (
@@ -287,8 +286,7 @@ class MessagesInterception(Relay):
         return self._usage_final
 
     def _on_error(self, event: Object, now: float) -> None:
-        outcome = error_outcome(event.get("error"))
-        self._fail(outcome.error_type or "unknown", outcome.error_message or "")
+        self._fail_with(event.get("error"))
 
     def _finish_block(self, index: int, now: float) -> None:
         block = self._blocks.pop(index, None)

@@ -48,7 +48,6 @@ from aigateway.actors.interception.conversation import (
     last_said,
     opening_of_completion,
 )
-from aigateway.actors.interception.outcomes import error_outcome
 from aigateway.actors.interception.relay import End, Mode, Relay
 from aigateway.actors.interception.routes import CHAT_COMPLETIONS, Api
 
@@ -259,10 +258,6 @@ class ChatInterception(Relay):
         elif chunk.choices is None:
             self._stray.note(data)
         self._read_chunk(chunk, piece, now)
-
-    def _fail_with(self, error: Buffer | None) -> None:
-        outcome = error_outcome(error)
-        self._fail(outcome.error_type or "unknown", outcome.error_message or "")
 
     def _read_chunk(self, chunk: Chunk, piece: bytes, now: float) -> None:
         self._read_head(chunk)

@@ -46,7 +46,7 @@ from aigateway.actors.interception.conversation import (
     opening_of_gemini,
 )
 from aigateway.actors.interception.error_bodies import GOOGLE_STATUSES
-from aigateway.actors.interception.outcomes import ENDED_EARLY, MESSAGE_LIMIT, error_outcome
+from aigateway.actors.interception.outcomes import ENDED_EARLY, MESSAGE_LIMIT
 from aigateway.actors.interception.relay import End, Mode, Relay
 from aigateway.actors.interception.routes import GEMINI, Api
 from aigateway.actors.interception.usage import RunningUsage
@@ -342,8 +342,7 @@ class GeminiInterception(Relay):
 
     def _read_chunk(self, chunk: Object, now: float) -> None:
         if not is_null(error := chunk.get("error")):
-            outcome = error_outcome(error)
-            self._fail(outcome.error_type or "unknown", outcome.error_message or "")
+            self._fail_with(error)
         self._msg_id = text(chunk.get("responseId")) or self._msg_id
         self._note_answer(model=text(chunk.get("modelVersion")))
         if self._msg_id:

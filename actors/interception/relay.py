@@ -40,7 +40,7 @@ from aigateway.actors.codec.decoding import (
 )
 from aigateway.actors.codec.headers import Headers
 from aigateway.actors.codec.json_array import ArrayReader
-from aigateway.actors.codec.reading import Buffer, is_json
+from aigateway.actors.codec.reading import Buffer, Object, is_json
 from aigateway.actors.codec.sse import (
     FOREIGN_TYPES,
     IGNORABLE,
@@ -60,6 +60,7 @@ from aigateway.actors.interception.outcomes import (
     INVALID_ANSWER,
     MESSAGE_LIMIT,
     NO_ANSWER,
+    error_outcome,
     kind_of_status,
     message_of,
     outcome_of,
@@ -404,7 +405,7 @@ class Relay(RecordMaker, ABC):
         if self._complete or (framed and self._may_end()):
             self._complete = True
             if stray := self._stray_outcome():
-                self._fail(stray.error_type or "unknown", stray.error_message or "")
+                self._fail_by(stray)
             self._end(End.WHOLE, now)
         elif self._failed:
             self._cut = not framed
@@ -544,7 +545,13 @@ class Relay(RecordMaker, ABC):
 
     def _fail_as_told(self, body: Buffer) -> None:
         """The body of a good status is no answer of the API: its own words say why."""
-        outcome = outcome_of(body) or Outcome("server_error", INVALID_ANSWER)
+        self._fail_by(outcome_of(body) or Outcome("server_error", INVALID_ANSWER))
+
+    def _fail_with(self, error: Buffer | Object | None) -> None:
+        """The answer tells of an error."""
+        self._fail_by(error_outcome(error))
+
+    def _fail_by(self, outcome: Outcome) -> None:
         self._fail(outcome.error_type or "unknown", outcome.error_message or "")
 
     def _fail(self, error_type: str, message: str) -> None:

@@ -52,7 +52,6 @@ from aigateway.actors.interception.conversation import (
     opening_of_response,
     typed,
 )
-from aigateway.actors.interception.outcomes import error_outcome
 from aigateway.actors.interception.relay import End, Relay
 from aigateway.actors.interception.routes import COMPACTION, RESPONSES, Api
 from aigateway.actors.interception.stored_ids import is_stored, values_before
@@ -358,8 +357,7 @@ class ResponsesInterception(Relay):
     def _on_error(self, event: Object, now: float) -> None:
         # Documented with its fields in the event itself, seen with them in `error`.
         nested = event.get("error")
-        outcome = error_outcome(event if is_null(nested) else nested)
-        self._fail(outcome.error_type or "unknown", outcome.error_message or "")
+        self._fail_with(event if is_null(nested) else nested)
 
     # -- blocking answers
 
