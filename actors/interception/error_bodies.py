@@ -16,7 +16,6 @@ from aigateway.actors.interception.routes import GEMINI, MESSAGES
 from aigateway.actors.values.provider_config import ANTHROPIC_TYPES
 
 __all__ = [
-    "GOOGLE_STATUSES",
     "breaker_open",
     "error_body",
     "is_anthropic",
@@ -52,8 +51,8 @@ _OPENAI_TYPES: Mapping[int, tuple[str, str | None]] = {
     504: ("server_error", "timeout"),
 }
 
-# https://cloud.google.com/apis/design/errors#handling_errors
-GOOGLE_STATUSES: Mapping[int, str] = {
+# What Google calls an error: https://cloud.google.com/apis/design/errors#handling_errors
+_GOOGLE_STATUSES: Mapping[int, str] = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
     403: "PERMISSION_DENIED",
@@ -65,7 +64,6 @@ GOOGLE_STATUSES: Mapping[int, str] = {
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
-"""What Google calls an error, by its HTTP status."""
 
 
 def is_anthropic(dialect: str) -> bool:
@@ -124,7 +122,7 @@ def keys_rejected(dialect: str, message: str) -> bytes:
 
 def _google_error(status: int, message: str) -> dict[str, object]:
     usual = "INVALID_ARGUMENT" if 400 <= status < 500 else "INTERNAL"
-    return {"code": status, "message": message, "status": GOOGLE_STATUSES.get(status, usual)}
+    return {"code": status, "message": message, "status": _GOOGLE_STATUSES.get(status, usual)}
 
 
 def _anthropic_type(status: int) -> str:

@@ -45,7 +45,6 @@ from aigateway.actors.interception.conversation import (
     last_said,
     opening_of_gemini,
 )
-from aigateway.actors.interception.error_bodies import GOOGLE_STATUSES
 from aigateway.actors.interception.outcomes import ENDED_EARLY, MESSAGE_LIMIT
 from aigateway.actors.interception.relay import End, Mode, Relay
 from aigateway.actors.interception.routes import GEMINI, Api
@@ -547,9 +546,7 @@ class GeminiInterception(Relay):
         )
 
     def error_event(self, error_type: str, message: str) -> bytes:
-        code = _CODES.get(error_type, 500)
-        error = {"code": code, "message": message, "status": GOOGLE_STATUSES[code]}
-        return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
+        return b"data: " + self.error_body(_CODES.get(error_type, 500), message) + b"\n\n"
 
 
 def _compact(value: Buffer | None) -> str:
