@@ -108,6 +108,12 @@ class RecordMaker:
         if stop_reason and stop_reason not in _DONE:
             self._end_metadata["stop_reason"] = stop_reason
 
+    def _note_reasons(self, reasons: Mapping[int, str]) -> None:
+        """Note why an answer of several choices ended, by their numbers: the first one that was
+        not simply done counts."""
+        for index in sorted(reasons, reverse=True):
+            self._note_answer(stop_reason=reasons[index])
+
     def _metadata_of_call(self, *, whole: bool) -> dict[str, object]:
         """Metadata for the token record of a billed call: what has been noted of its answer.
 

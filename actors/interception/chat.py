@@ -333,9 +333,7 @@ class ChatInterception(Relay):
             self._fail("server_error", "The AI provider reported an error")
         if reason:
             self._reasons[choice.index] = reason
-            for index in sorted(self._reasons, reverse=True):
-                # Of several choices the first one that was not simply done counts.
-                self._note_answer(stop_reason=self._reasons[index])
+            self._note_reasons(self._reasons)
 
     def _read_call_part(self, choice: int, part: CallPart, now: float) -> None:
         key = (choice, max(part.index or 0, 0))

@@ -379,9 +379,7 @@ class GeminiInterception(Relay):
         reason = text(told.get("finishReason"))
         if reason and reason != "FINISH_REASON_UNSPECIFIED":
             self._reasons[index] = reason
-            for each in sorted(self._reasons, reverse=True):
-                # Of several candidates the first one that was not simply done counts.
-                self._note_answer(stop_reason=self._reasons[each])
+            self._note_reasons(self._reasons)
             self._finish_thought(candidate, now)
 
     def _read_part(self, candidate: _Candidate, part: Object, now: float) -> None:
