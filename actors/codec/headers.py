@@ -23,6 +23,7 @@ __all__ = [
     "has_any",
     "holds",
     "is_secret_name",
+    "joined",
     "masked_query",
     "same_name",
     "values_of",
@@ -74,6 +75,11 @@ def first_of(headers: Headers, name: str) -> str:
         if value:
             return value
     return ""
+
+
+def joined(headers: Headers, name: str) -> str:
+    """All values of a header as one, with commas between (RFC 9110, 5.3); empty without any."""
+    return ",".join(values_of(headers, name))
 
 
 def has_any(headers: Headers, names: frozenset[str]) -> bool:

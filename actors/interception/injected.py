@@ -30,7 +30,7 @@ from aigateway.actors.codec.decoding import (
     decoder_for,
     encode,
 )
-from aigateway.actors.codec.headers import Headers
+from aigateway.actors.codec.headers import Headers, joined
 from aigateway.actors.codec.reading import Object, is_json, json_text, members, text
 from aigateway.actors.codec.splice import set_member
 from aigateway.actors.codec.sse import EventReader, parse_event
@@ -197,7 +197,7 @@ class InjectedInterception(ABC):
         """The head of the round's answer has arrived."""
         self.goes_on = False
         try:
-            self._decoder = decoder_for(_encoding_of(headers))
+            self._decoder = decoder_for(joined(headers, "content-encoding"))
         except DecodingError:
             # The round reads nothing and relays everything.
             self._decoder = None
@@ -434,7 +434,3 @@ def _as_json(arguments: str) -> str:
     if not arguments.strip():
         return "null"
     return arguments if is_json(arguments.encode()) else json_text(arguments)
-
-
-def _encoding_of(headers: Headers) -> str:
-    return ", ".join(value for name, value in headers if name.lower() == "content-encoding")

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from attrs import frozen
 
 from aigateway.actors.codec.decoding import DecodingError, decode
-from aigateway.actors.codec.headers import Headers, values_of
+from aigateway.actors.codec.headers import Headers, joined
 
 __all__ = ["MASK", "mask_body", "mask_headers", "mask_text"]
 
@@ -118,7 +118,7 @@ def mask_body(
     a client could read.  ``secrets`` are masked wherever they stand.
     """
     try:
-        readable = decode(body, ",".join(values_of(headers, "content-encoding")))
+        readable = decode(body, joined(headers, "content-encoding"))
     except DecodingError:
         return None
     masked = _masked(readable, secrets)

@@ -38,7 +38,7 @@ from aigateway.actors.codec.decoding import (
     TooLarge,
     decoder_for,
 )
-from aigateway.actors.codec.headers import Headers
+from aigateway.actors.codec.headers import Headers, joined
 from aigateway.actors.codec.json_array import ArrayReader
 from aigateway.actors.codec.reading import Buffer, Object, is_json
 from aigateway.actors.codec.sse import (
@@ -229,9 +229,9 @@ class Relay(RecordMaker, ABC):
         self._body = b""
         self._status = status
         self._mode = Mode.ERROR if not self._answered else Mode.UNDECIDED
-        content_type = _header(headers, "content-type").partition(";")[0].strip().lower()
+        content_type = joined(headers, "content-type").partition(";")[0].strip().lower()
         try:
-            coding = _header(headers, "content-encoding")
+            coding = joined(headers, "content-encoding")
             self._decoder = decoder_for(coding) if coding else None
         except DecodingError:
             self._give_up_reading()
@@ -678,7 +678,3 @@ class Stray:
         documents = [whole, *reversed(whole.splitlines())]
         told = (outcome_of(each) for each in documents if each[:1] in (b"{", b"["))
         return next(filter(None, told), None)
-
-
-def _header(headers: Headers, name: str) -> str:
-    return ", ".join(value for each, value in headers if each.lower() == name)

@@ -20,7 +20,7 @@ from aigateway.actors.codec.decoding import (
     TooLarge,
     decoder_for,
 )
-from aigateway.actors.codec.headers import Headers, first_of, values_of
+from aigateway.actors.codec.headers import Headers, first_of, joined
 from aigateway.actors.codec.json_array import ArrayReader, element_of
 from aigateway.actors.codec.reading import Buffer, Object, is_json, members, text
 from aigateway.actors.codec.sse import (
@@ -90,7 +90,7 @@ class Beginning:
         if content_type in FOREIGN_TYPES:
             self._spoil("bad_answer", f"the provider answered with content type {content_type}")
         try:
-            self._decoder = decoder_for(",".join(values_of(headers, "content-encoding")))
+            self._decoder = decoder_for(joined(headers, "content-encoding"))
         except DecodingError:
             # Clients may know what is not known here.
             self.over = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import field, frozen
 
 from aigateway.actors.codec.decoding import DecodingError, decode
-from aigateway.actors.codec.headers import Headers, first_of, values_of
+from aigateway.actors.codec.headers import Headers, first_of, joined
 from aigateway.actors.codec.reading import members, text
 from aigateway.actors.interception.outcomes import kind_of_status, message_of
 from aigateway.actors.providers.beginning import BadStart
@@ -68,7 +68,7 @@ class ProviderAnswer:
     @property
     def readable(self) -> bytes:
         """The body without its content coding; nothing when that cannot be undone."""
-        coding = ",".join(values_of(self.headers, "content-encoding"))
+        coding = joined(self.headers, "content-encoding")
         try:
             return decode(self.body, coding, READABLE)
         except DecodingError:

@@ -19,7 +19,7 @@ from attrs import field, frozen
 
 from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.codec.decoding import DecodingError, decode, encode
-from aigateway.actors.codec.headers import Headers, values_of
+from aigateway.actors.codec.headers import Headers, joined
 from aigateway.actors.codec.splice import set_each
 from aigateway.actors.interception.conversation import NO_AFFINITY, Affinity
 from aigateway.actors.interception.gemini_paths import model_path, resource_name
@@ -271,7 +271,7 @@ def body_for(config: ProviderConfig, request: UpstreamRequest, model: str) -> by
             return request.body
         # What is cached is cached for a model, by its whole name.
         model = resource_name(model)
-    coding = ",".join(values_of(request.headers, "content-encoding"))
+    coding = joined(request.headers, "content-encoding")
     try:
         body = decode(request.body, coding) if coding else request.body
         edited = set_each(body, msgspec.json.encode(model), "model")

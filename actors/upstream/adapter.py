@@ -33,7 +33,7 @@ from requests.structures import CaseInsensitiveDict
 from requests.utils import get_encoding_from_headers, select_proxy
 
 from aigateway.actors.codec.decoding import Decoder, DecodingError, decoder_for
-from aigateway.actors.codec.headers import values_of
+from aigateway.actors.codec.headers import joined
 from aigateway.actors.upstream.connect import Connectors
 from aigateway.actors.upstream.endpoint import Endpoint
 from aigateway.actors.upstream.errors import (
@@ -152,7 +152,7 @@ class AnswerBody:
         """Some more of the body; empty at its end."""
         if not self._decoder_chosen:
             self._decoder_chosen = True
-            coding = ",".join(values_of(self.exchange.headers, "content-encoding"))
+            coding = joined(self.exchange.headers, "content-encoding")
             try:
                 self._decoder = decoder_for(coding) if decode else None
             except DecodingError:

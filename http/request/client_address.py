@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
-from aigateway.actors.codec.headers import Headers, values_of
+from aigateway.actors.codec.headers import Headers, joined
 
 __all__ = ["ClientAddresses"]
 
@@ -33,7 +33,7 @@ class ClientAddresses:
         if not self._is_trusted(peer):
             return peer
         found = peer
-        hops = ",".join(values_of(headers, "x-forwarded-for")).split(",")
+        hops = joined(headers, "x-forwarded-for").split(",")
         for hop in hops[: -MAX_HOPS - 1 : -1]:
             address = _address(hop)
             if address is None:

@@ -13,7 +13,7 @@ import structlog
 from attrs import evolve
 
 from aigateway.actors.codec.decoding import DecodingError, decode
-from aigateway.actors.codec.headers import Headers, values_of
+from aigateway.actors.codec.headers import Headers, joined
 from aigateway.actors.interception.error_bodies import error_body
 from aigateway.actors.interception.headers import without_account
 from aigateway.actors.interception.masking import (
@@ -128,7 +128,7 @@ def _read(exchange: Exchange) -> bytes:
 
 def _log(provider: str, status: int, body: bytes, headers: Headers) -> None:
     try:
-        body = body and decode(body, ",".join(values_of(headers, "content-encoding")))
+        body = body and decode(body, joined(headers, "content-encoding"))
     except DecodingError:
         return
     log.warning(

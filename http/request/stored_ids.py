@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from aigateway.actors.codec.decoding import Decoder, DecodingError, decoder_for
-from aigateway.actors.codec.headers import values_of
+from aigateway.actors.codec.headers import joined
 from aigateway.actors.control.messages import (
     Accepted,
     Caller,
@@ -112,7 +112,7 @@ class CreatedId:
         self._decoder: Decoder | None = None
         self._good = 200 <= exchange.status < 300
         try:
-            self._decoder = decoder_for(",".join(values_of(exchange.headers, "content-encoding")))
+            self._decoder = decoder_for(joined(exchange.headers, "content-encoding"))
         except DecodingError:
             self._good = False
 

@@ -8,7 +8,7 @@ answer's head: an event stream of frames, or an error.  Anything else passes as 
 from __future__ import annotations
 
 from aigateway.actors.codec.decoding import Decoder, DecodingError, decoder_for
-from aigateway.actors.codec.headers import Headers, values_of
+from aigateway.actors.codec.headers import Headers, joined
 from aigateway.actors.codec.reading import members, text
 from aigateway.actors.interception.error_bodies import error_body
 from aigateway.actors.interception.interface import Interception, Outcome
@@ -60,7 +60,7 @@ class BedrockInterception:
             self._frames = FrameReader()
         if self._converts:
             try:
-                self._decoder = decoder_for(",".join(values_of(headers, "content-encoding")))
+                self._decoder = decoder_for(joined(headers, "content-encoding"))
             except DecodingError:
                 self._decoder = None
         self._inner.begin_answer(status, self.answer_headers(headers))
@@ -167,7 +167,7 @@ class BedrockInterception:
 
 
 def _content_type(headers: Headers) -> str:
-    return ",".join(values_of(headers, "content-type")).partition(";")[0].strip().lower()
+    return joined(headers, "content-type").partition(";")[0].strip().lower()
 
 
 def _anthropic_error(status: int, body: bytearray) -> bytes:

@@ -7,7 +7,7 @@ import threading
 import requests
 
 from aigateway.actors.codec.decoding import decode
-from aigateway.actors.codec.headers import Headers, values_of
+from aigateway.actors.codec.headers import Headers, joined, values_of
 from aigateway.actors.interception.headers import CENTRALIZED, Credential, mask
 from aigateway.actors.providers.bedrock.counting import (
     COUNT_TOKENS,
@@ -136,7 +136,7 @@ def _headers(request: UpstreamRequest) -> list[tuple[str, str]]:
 def _body(request: UpstreamRequest, computed: str) -> bytes:
     """The client's body for the model that AWS computes with."""
     betas = allowed_betas(values_of(request.headers, "anthropic-beta"), computed)
-    body = decode(request.body, ",".join(values_of(request.headers, "content-encoding")))
+    body = decode(request.body, joined(request.headers, "content-encoding"))
     if request.rest == COUNT_TOKENS:
         body = answerable(body)
     return rewrite_body(body, model=computed, betas=betas)
