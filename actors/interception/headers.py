@@ -168,10 +168,9 @@ def byok_credential(provider_type: str, headers: Headers) -> Credential | None:
     ``X-Goog-Api-Key``, all others only the latter.  ``headers`` are those that :func:`extract`
     left.
     """
-    if provider_type in ANTHROPIC_TYPES and (key := first_of(headers, "x-api-key")):
-        return Credential((("X-Api-Key", key),), BYOK, key, mask(key))
-    if provider_type == GEMINI and (key := first_of(headers, GOOGLE_KEY_HEADER)):
-        return Credential(((GOOGLE_KEY_HEADER, key),), BYOK, key, mask(key))
+    name = _key_header(provider_type)
+    if name and (key := first_of(headers, name)):
+        return Credential(((name, key),), BYOK, key, mask(key))
     token = _bearer(headers)
     if not token:
         return None
@@ -185,11 +184,16 @@ def centralized(provider_type: str, key: str) -> Credential:
     """
     if provider_type == "copilot":
         raise ValueError("a copilot provider has no keys: clients bring their own token")
-    if provider_type in ANTHROPIC_TYPES:
-        return Credential((("X-Api-Key", key),), CENTRALIZED, key, mask(key))
-    if provider_type == GEMINI:
-        return Credential(((GOOGLE_KEY_HEADER, key),), CENTRALIZED, key, mask(key))
+    if name := _key_header(provider_type):
+        return Credential(((name, key),), CENTRALIZED, key, mask(key))
     return Credential((("Authorization", f"Bearer {key}"),), CENTRALIZED, key, mask(key))
+
+
+def _key_header(provider_type: str) -> str:
+    """The header in which a provider of this type takes a key; empty: as a bearer's token only."""
+    if provider_type in ANTHROPIC_TYPES:
+        return "X-Api-Key"
+    return GOOGLE_KEY_HEADER if provider_type == GEMINI else ""
 
 
 def mask(secret: str) -> str:
