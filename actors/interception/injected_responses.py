@@ -37,13 +37,12 @@ from aigateway.actors.interception._one_answer import (
 )
 from aigateway.actors.interception.injected import InjectedCall, InjectedInterception
 from aigateway.actors.interception.relay import Relay
-from aigateway.actors.interception.responses import is_end
+from aigateway.actors.interception.responses import BEGINNINGS, is_end
 from aigateway.actors.interception.routes import RESPONSES, Api
 from aigateway.actors.interception.tools import ToolResult
 
 __all__ = ["InjectedResponses"]
 
-_BEGINNINGS = frozenset({"response.created", "response.queued", "response.in_progress"})
 _FOR_CLIENTS = frozenset(
     {
         "apply_patch_call",
@@ -94,7 +93,7 @@ class InjectedResponses(InjectedInterception):
         self._totals.take(event.get("usage"))
         if self._id is None:
             self._id = response.get("id")
-        if kind in _BEGINNINGS:
+        if kind in BEGINNINGS:
             return self._numbered(piece) if self.rounds == 1 else self._dropped(event)
         if is_end(kind, response):
             return self._on_end(piece, event, response)

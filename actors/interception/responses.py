@@ -58,6 +58,7 @@ from aigateway.actors.interception.stored_ids import is_stored, values_before
 from aigateway.actors.interception.usage import RunningUsage
 
 __all__ = [
+    "BEGINNINGS",
     "CompactionInterception",
     "ResponsesInterception",
     "is_end",
@@ -538,8 +539,9 @@ _FINALS = frozenset(
     }
 )
 """Events that are the last one of a stream, the documented ones and what vendors made of them."""
-_BEGINNINGS = frozenset({"response.created", "response.queued", "response.in_progress"})
-_BEGUN = frozenset(each.encode() for each in _BEGINNINGS)
+BEGINNINGS = frozenset({"response.created", "response.queued", "response.in_progress"})
+"""Events that tell of a response of which nothing has come yet."""
+_BEGUN = frozenset(each.encode() for each in BEGINNINGS)
 _OVER = frozenset({"completed", "incomplete", "failed", "cancelled"})
 """https://developers.openai.com/api/reference: the values of ``status`` that no others follow."""
 
@@ -549,7 +551,7 @@ def is_end(kind: str, response: Object) -> bool:
     if kind in _FINALS:
         return True
     of_response = kind.startswith("response.") and kind.count(".") == 1
-    return of_response and kind not in _BEGINNINGS and text(response.get("status")) in _OVER
+    return of_response and kind not in BEGINNINGS and text(response.get("status")) in _OVER
 
 
 _EVENT_CODES = {
