@@ -125,9 +125,7 @@ def outcome_of(document: Buffer) -> Outcome | None:
     Its words are those of its ``error``, or stand beside that; or it is a list of one error, or
     only a string.  ``None`` when it tells of no error.
     """
-    fields = members(document)
-    if not fields and (listed := items(document)):
-        fields = members(listed[0])
+    fields = _fields_of(document)
     error = fields.get("error")
     told = [] if is_null(error) else [error_outcome(error)]
     beside = error_outcome(fields or document)
@@ -140,10 +138,7 @@ def outcome_of(document: Buffer) -> Outcome | None:
 
 def message_of(status: int, body: Buffer) -> str:
     """Find the message in the body of an error answer of any shape."""
-    fields = members(body)
-    if not fields and (listed := items(body)):
-        # A list of one error, from Gemini's compatible API.
-        fields = members(listed[0])
+    fields = _fields_of(body)
     error = fields.get("error")
     message = (
         _words(members(error).get("message"))
@@ -154,6 +149,14 @@ def message_of(status: int, body: Buffer) -> str:
     if not message and not fields:
         message = bytes(body[: 4 * MESSAGE_LIMIT]).decode("utf-8", "replace").strip()
     return (message or f"The AI provider answered with HTTP status {status}")[:MESSAGE_LIMIT]
+
+
+def _fields_of(document: Buffer) -> Object:
+    """The members of an error answer; Google's may be a list of one."""
+    fields = members(document)
+    if not fields and (listed := items(document)):
+        fields = members(listed[0])
+    return fields
 
 
 _ITEMS = 20
