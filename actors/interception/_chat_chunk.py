@@ -1,5 +1,8 @@
 """A chunk of a streamed completion, or a whole completion: the fields that are read of it.
 
+Vendors have names of their own for what a model thinks aloud (:func:`thought_in`), and ways of
+their own to tell where one call ends and another begins (:class:`OpenCall`).
+
 PERF: one typed pass over the JSON costs less than looking for single words in it.  Where a
 vendor puts something unexpected the pass gives up, and the same fields are read one by one,
 each as far as it can be.
@@ -10,28 +13,34 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from attrs import define, field
 from msgspec import Raw, Struct
 
 from aigateway.actors.codec.reading import (
     Buffer,
     Object,
+    boolean,
     count,
+    is_json,
     is_null,
     items,
     members,
     text,
     values,
 )
+from aigateway.actors.interception._record_maker import Text
 
 __all__ = [
     "CallPart",
     "Choice",
     "Chunk",
     "Function",
+    "OpenCall",
     "Said",
     "finish_reason",
     "read_call_part",
     "read_chunk",
+    "thought_in",
 ]
 
 _NULL = Raw(b"null")
@@ -230,3 +239,97 @@ def _is_object(data: Buffer) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+# -- calls that arrive in parts
+
+
+@define
+class OpenCall:
+    """A tool call that is still arriving.
+
+    OpenAI numbers the calls of a choice and names each once, in its first part.  Others number
+    all of them 0 or none, leave their ids out, repeat the name in each part, or give each part
+    an id of its own.  So a part belongs to the call with its number, unless :meth:`ends_before`
+    it.
+    """
+
+    id: str = ""
+    name: str = ""
+    custom: bool = False
+    arguments: Text = field(factory=Text)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether what has come can be all; of a custom tool's text nobody can tell."""
+        return self.custom or is_json(self.arguments.value().encode())
+
+    def ends_before(self, part: CallPart) -> bool:
+        """Whether a part with this call's number is the first one of another call."""
+        name = part.name
+        if not name or not self.name:
+            return False
+        if part.id and self.id and part.id != self.id:
+            return True
+        if name != self.name:
+            return self.is_whole or not self.arguments.value().strip()
+        if part.id and part.id == self.id:
+            return False
+        # The same name again: the same call, unless nothing can be added to it.
+        return part.arguments.lstrip().startswith("{") and self.is_whole
+
+    def add(self, part: CallPart) -> None:
+        """Take what the part says."""
+        self.id = self.id or part.id or ""
+        self.name = self.name or part.name
+        self.custom = self.custom or part.custom is not None
+        self.arguments.write(part.arguments)
+
+
+# -- thoughts
+
+
+def thought_in(said: Said) -> tuple[str, str]:
+    """The text of a thought and the field that it stands in; both empty when there is none.
+
+    Some write the same under two names for old and new clients: it counts once.  Text within
+    ``<think>`` in the content is content: the client shows it, and so did the model.
+    """
+    # DeepSeek, Kimi, vLLM, xAI, LiteLLM.
+    if said.reasoning_content:
+        return said.reasoning_content, "reasoning_content"
+    # OpenRouter, vLLM, Groq, Ollama.
+    if said.reasoning:
+        return said.reasoning, "reasoning"
+    if said.reasoning_details and (found := _thoughts_of(said.reasoning_details)):
+        return found, "reasoning_details"
+    if said.thinking_blocks and (found := _thoughts_of(said.thinking_blocks)):
+        return found, "thinking_blocks"
+    # Mistral: parts of the content.
+    if bytes(memoryview(said.content)[:1]) == b"[" and (found := _thoughts_of(items(said.content))):
+        return found, "thinking"
+    # Gemini's compatible API marks content as a thought.
+    if said.extra_content:
+        google = members(said.extra_content.get("google"))
+        if boolean(google.get("thought")) and (found := text(said.content) or ""):
+            return found, "thought"
+    return "", ""
+
+
+def _thoughts_of(parts: list[Raw]) -> str:
+    """The text of parts that think or reason; other parts, and encrypted ones, have none."""
+    return "".join(_thought_of(part) for part in parts)
+
+
+def _thought_of(part: Raw) -> str:
+    fields = members(part)
+    kind = text(fields.get("type")) or ""
+    if kind == "thinking":
+        thinking = fields.get("thinking")
+        whole = text(thinking)
+        if whole is not None:
+            return whole
+        return "".join(text(members(each).get("text")) or "" for each in items(thinking))
+    if kind.startswith("reasoning."):
+        return text(fields.get("text")) or text(fields.get("summary")) or ""
+    return ""

@@ -16,8 +16,7 @@ from aigateway.actors.codec.reading import (
 )
 from aigateway.actors.codec.splice import set_member
 from aigateway.actors.codec.sse import parse_event
-from aigateway.actors.interception._chat_calls import OpenCall
-from aigateway.actors.interception._chat_chunk import read_call_part
+from aigateway.actors.interception._chat_chunk import OpenCall, read_call_part
 
 __all__ = ["message_of", "with_whole_calls"]
 

@@ -26,17 +26,17 @@ from aigateway.actors.codec.reading import (
 )
 from aigateway.actors.codec.splice import add_member, set_member
 from aigateway.actors.codec.sse import BARE, parse_event
-from aigateway.actors.interception._chat_calls import OpenCall
 from aigateway.actors.interception._chat_chunk import (
     CallPart,
     Choice,
     Chunk,
+    OpenCall,
     read_chunk,
+    thought_in,
 )
 from aigateway.actors.interception._chat_chunk import (
     Said as SaidPart,
 )
-from aigateway.actors.interception._chat_thoughts import thought_in
 from aigateway.actors.interception._chat_usage import ChatUsage, Tokens
 from aigateway.actors.interception._pattern import Pattern
 from aigateway.actors.interception._record_maker import NOTHING, TRUNCATED, ClientRequest, Text

@@ -24,8 +24,7 @@ from aigateway.actors.codec.splice import (
     delete_member,
 )
 from aigateway.actors.codec.sse import parse_event
-from aigateway.actors.interception._chat_calls import OpenCall
-from aigateway.actors.interception._chat_chunk import finish_reason, read_call_part
+from aigateway.actors.interception._chat_chunk import OpenCall, finish_reason, read_call_part
 from aigateway.actors.interception._chat_message import message_of, with_whole_calls
 from aigateway.actors.interception._one_answer import edited, edited_elements, replaced
 from aigateway.actors.interception.injected import InjectedCall, InjectedInterception
