@@ -144,15 +144,17 @@ class RecordMaker:
         content: str | None,
         source: str,
         now: float,
-        metadata: Mapping[str, object] = NOTHING,
+        *,
+        truncated: bool = False,
     ) -> None:
         if content:
+            cut = TRUNCATED if truncated else NOTHING
             self._records.append(
                 ModelThought(
                     interception_id=self.id,
                     content=content,
                     created_at=now,
-                    metadata={"source": source, **metadata},
+                    metadata={"source": source, **cut},
                 )
             )
 

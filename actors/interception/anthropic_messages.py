@@ -293,12 +293,11 @@ class MessagesInterception(Relay):
         if block is None:
             return
         content = block.content.value()
-        metadata = TRUNCATED if block.content.truncated else NOTHING
         if block.type == "thinking":
-            self._record_thought(content, "thinking", now, metadata)
+            self._record_thought(content, "thinking", now, truncated=block.content.truncated)
         elif block.id:
             arguments = content if content.strip() else block.whole_input
-            self._record_call(block, arguments, now, metadata)
+            self._record_call(block, arguments, now)
 
     # -- blocking answers
 
@@ -336,7 +335,7 @@ class MessagesInterception(Relay):
             self._finish_blocks(now)
         for block in self._blocks.values():
             if block.type == "thinking":
-                self._record_thought(block.content.value(), "thinking", now, TRUNCATED)
+                self._record_thought(block.content.value(), "thinking", now, truncated=True)
         whole = end is End.WHOLE or self._usage_final
         self._record_usage(whole=whole)
         unread = end is End.WHOLE and self._usage_unread
@@ -375,9 +374,8 @@ class MessagesInterception(Relay):
             extra=call.extra,
         )
 
-    def _record_call(
-        self, block: _Block, arguments: str, now: float, metadata: Mapping[str, object] = NOTHING
-    ) -> None:
+    def _record_call(self, block: _Block, arguments: str, now: float) -> None:
+        metadata = TRUNCATED if block.content.truncated else NOTHING
         if not is_json(arguments.encode()):
             # Cut short by max_tokens: kept for the reader, as a string.
             arguments = json_text(arguments)

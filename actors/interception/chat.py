@@ -39,7 +39,7 @@ from aigateway.actors.interception._chat_chunk import (
 )
 from aigateway.actors.interception._chat_usage import ChatUsage, Tokens
 from aigateway.actors.interception._pattern import Pattern
-from aigateway.actors.interception._record_maker import NOTHING, TRUNCATED, ClientRequest, Text
+from aigateway.actors.interception._record_maker import TRUNCATED, ClientRequest, Text
 from aigateway.actors.interception.conversation import (
     INSTRUCTING_ROLES,
     Conversation,
@@ -387,8 +387,7 @@ class ChatInterception(Relay):
         thought = self._thoughts.pop(choice, None)
         if thought is not None:
             cut = thought.content.truncated or not whole
-            metadata = TRUNCATED if cut else NOTHING
-            self._record_thought(thought.content.value(), thought.source, now, metadata)
+            self._record_thought(thought.content.value(), thought.source, now, truncated=cut)
 
     def _had_ended(self, key: tuple[int, int]) -> bool:
         """Whether a call had come whole when the stream broke off, as far as can be seen."""

@@ -37,7 +37,7 @@ from aigateway.actors.codec.reading import (
 )
 from aigateway.actors.codec.sse import BARE, BOM, parse_event
 from aigateway.actors.interception._gemini_usage import tokens_of
-from aigateway.actors.interception._record_maker import NOTHING, TRUNCATED, ClientRequest, Text
+from aigateway.actors.interception._record_maker import ClientRequest, Text
 from aigateway.actors.interception.conversation import (
     Conversation,
     Said,
@@ -441,8 +441,8 @@ class GeminiInterception(Relay):
 
     def _finish_thought(self, candidate: _Candidate, now: float, *, whole: bool = True) -> None:
         thought, candidate.thought = candidate.thought, Text()
-        metadata = TRUNCATED if thought.truncated or not whole else NOTHING
-        self._record_thought(thought.value(), "thought", now, metadata)
+        cut = thought.truncated or not whole
+        self._record_thought(thought.value(), "thought", now, truncated=cut)
 
     def _record_usage(self, now: float, *, whole: bool) -> None:
         self._usage_recorded = True

@@ -34,7 +34,7 @@ from aigateway.actors.codec.reading import (
     values,
 )
 from aigateway.actors.codec.sse import BARE, parse_event
-from aigateway.actors.interception._record_maker import NOTHING, TRUNCATED, ClientRequest
+from aigateway.actors.interception._record_maker import ClientRequest
 from aigateway.actors.interception._response_items import (
     Items,
     Thinking,
@@ -439,8 +439,8 @@ class ResponsesInterception(Relay):
                 self._record_part(each, now)
 
     def _record_part(self, thought: Thought, now: float) -> None:
-        metadata = TRUNCATED if thought.truncated else NOTHING
-        self._record_thought(thought.content, thought.source, now, metadata)
+        content, said_in, truncated = thought
+        self._record_thought(content, said_in, now, truncated=truncated)
 
     def _finish(self, end: End, now: float) -> None:
         if not self._output_read:
