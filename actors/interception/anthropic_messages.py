@@ -25,7 +25,6 @@ from aigateway.actors.codec.reading import (
     text,
     values,
 )
-from aigateway.actors.codec.sse import BARE, parse_event
 from aigateway.actors.interception._record_maker import NOTHING, TRUNCATED, ClientRequest, Text
 from aigateway.actors.interception.conversation import (
     Conversation,
@@ -181,9 +180,7 @@ class MessagesInterception(Relay):
         # PERF: most events are deltas of text, which nobody records.
         if not self._blocks and piece.startswith(b"event: content_block_delta\n"):
             return
-        name, data = parse_event(piece)
-        if piece.startswith(BARE):
-            self._stray.note_lines(piece)
+        name, data = self._parsed(piece)
         if not data:
             return
         event = members(data)

@@ -25,7 +25,6 @@ from aigateway.actors.codec.reading import (
     text,
 )
 from aigateway.actors.codec.splice import add_member, set_member
-from aigateway.actors.codec.sse import BARE, parse_event
 from aigateway.actors.interception._chat_chunk import (
     CallPart,
     Choice,
@@ -240,9 +239,7 @@ class ChatInterception(Relay):
         if piece.startswith(b"data: {") and piece.find(b"\n") == len(piece) - 2:
             name, data = b"", piece[6:-2]
         else:
-            name, data = parse_event(piece)
-            if piece.startswith(BARE):
-                self._stray.note_lines(piece)
+            name, data = self._parsed(piece)
         if not data:
             return
         self._pattern.forget()

@@ -35,7 +35,7 @@ from aigateway.actors.codec.reading import (
     text,
     values,
 )
-from aigateway.actors.codec.sse import BARE, BOM, parse_event
+from aigateway.actors.codec.sse import BOM
 from aigateway.actors.interception._gemini_usage import tokens_of
 from aigateway.actors.interception._record_maker import ClientRequest, Text
 from aigateway.actors.interception.conversation import (
@@ -319,9 +319,7 @@ class GeminiInterception(Relay):
                 self._complete = self._may_end()
                 return
         else:
-            data = parse_event(piece)[1]
-            if piece.startswith(BARE):
-                self._stray.note_lines(piece)
+            data = self._parsed(piece)[1]
         if not data:
             return
         chunk = members(data)

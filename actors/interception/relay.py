@@ -42,12 +42,14 @@ from aigateway.actors.codec.headers import Headers, joined
 from aigateway.actors.codec.json_array import ArrayReader
 from aigateway.actors.codec.reading import Buffer, Object, is_json
 from aigateway.actors.codec.sse import (
+    BARE,
     FOREIGN_TYPES,
     IGNORABLE,
     SNIFFED,
     EventReader,
     documents,
     is_junk,
+    parse_event,
     sniff,
 )
 from aigateway.actors.interception._record_maker import ClientRequest, RecordMaker
@@ -296,6 +298,12 @@ class Relay(RecordMaker, ABC):
         except Exception:
             # Whatever an upstream may send that nobody thought of, relaying goes on.
             self.faults += 1
+
+    def _parsed(self, piece: bytes) -> tuple[bytes, bytes]:
+        """The name and the data of an event; lines of the piece that are no field are noted."""
+        if piece.startswith(BARE):
+            self._stray.note_lines(piece)
+        return parse_event(piece)
 
     def _read_odd_event(
         self, piece: bytes, data: bytes, now: float, *, may_cost: bool = True

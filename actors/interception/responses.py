@@ -33,7 +33,7 @@ from aigateway.actors.codec.reading import (
     text,
     values,
 )
-from aigateway.actors.codec.sse import BARE, parse_event
+from aigateway.actors.codec.sse import parse_event
 from aigateway.actors.interception._record_maker import ClientRequest
 from aigateway.actors.interception._response_items import (
     Items,
@@ -283,9 +283,7 @@ class ResponsesInterception(Relay):
                 if piece[at + 9 : at + 10] == b"r":
                     self._keep_delta(piece)
                 return
-        name, data = parse_event(piece)
-        if piece.startswith(BARE):
-            self._stray.note_lines(piece)
+        name, data = self._parsed(piece)
         if not data:
             return
         handler = _HANDLERS.get(name)
