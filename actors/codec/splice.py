@@ -213,11 +213,11 @@ def edit_elements(array: bytes, edit: Callable[[bytes], bytes | None]) -> bytes:
     return spliced(array, edits) if edits else array
 
 
-def add_elements(document: bytes, elements: bytes, name: str, *, first: bool = False) -> bytes:
+def add_elements(document: bytes, elements: bytes, name: str) -> bytes:
     """Add ``elements`` (JSON values with commas between) to the array member ``name``.
 
-    They become its last elements, or its ``first`` ones.  A member that is missing or null is
-    made.  Raises :class:`ValueError` when it is something else.
+    They become its last elements.  A member that is missing or null is made.  Raises
+    :class:`ValueError` when it is something else.
     """
     member = find_member(document, name)
     if member is None or document[member.value_start : member.value_end] == b"null":
@@ -226,8 +226,6 @@ def add_elements(document: bytes, elements: bytes, name: str, *, first: bool = F
         raise ValueError(f"{name} is no array")
     start, end = member.value_start + 1, member.value_end - 1
     empty = _after_space(document, start) >= end
-    if first:
-        return document[:start] + elements + (b"" if empty else b",") + document[start:]
     while document[end - 1 : end] in (b" ", b"\t", b"\r", b"\n"):
         end -= 1
     return document[:end] + (b"" if empty else b",") + elements + document[end:]

@@ -18,7 +18,6 @@ hop-by-hop headers, and what tells of the account when the key was the gateway's
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 import re
 from collections.abc import Callable, Iterable
@@ -72,7 +71,6 @@ __all__ = [
     "for_upstream",
     "identify",
     "mask",
-    "same_secret",
     "with_query_key",
     "without_account",
 ]
@@ -208,11 +206,6 @@ def mask(secret: str) -> str:
     else:
         return "..." if secret else ""
     return f"{secret[:shown]}...{secret[-shown:]}"
-
-
-def same_secret(one: str, other: str) -> bool:
-    """Compare two secrets in a time that does not tell where they differ."""
-    return hmac.compare_digest(one.encode(), other.encode())
 
 
 def _bearer(headers: Headers) -> str:

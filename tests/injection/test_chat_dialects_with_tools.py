@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -17,10 +16,10 @@ def part(**members: Any) -> bytes:
     return chunk(delta(tool_calls=[members]))
 
 
-def rounds(*parts: bytes, end: Sequence[bytes] = (chunk(delta("tool_calls")), DONE)) -> Any:
+def rounds(*parts: bytes) -> Any:
     """What the model says and is told in the second round, and what the client sees."""
     loop = opened("chat-completions", stream=True)
-    shown = play(loop, *parts, *end)
+    shown = play(loop, *parts, chunk(delta("tool_calls")), DONE)
     return loop, json.loads(loop.upstream_body())["messages"][1:], data_of(shown)
 
 

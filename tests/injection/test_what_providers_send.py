@@ -87,8 +87,8 @@ def end(stop_reason: str, *, usage: dict[str, Any], **delta: Any) -> list[bytes]
     ]
 
 
-def call_block(index: int, *pieces: str, name: str = "bmcp_s_add") -> list[bytes]:
-    begun = {"type": "tool_use", "id": f"toolu_{index}", "name": name, "input": {}}
+def call_block(index: int, *pieces: str) -> list[bytes]:
+    begun = {"type": "tool_use", "id": f"toolu_{index}", "name": "bmcp_s_add", "input": {}}
     return block(index, begun, *[{"type": "input_json_delta", "partial_json": p} for p in pieces])
 
 
@@ -373,12 +373,10 @@ def part(index: int, id: str, name: str, arguments: str) -> dict[str, Any]:
 DONE = b"data: [DONE]\n\n"
 
 
-def chat(
-    parts: Sequence[dict[str, Any]], *, reason: str = "tool_calls"
-) -> tuple[InjectedInterception, list[dict[str, Any]]]:
+def chat(parts: Sequence[dict[str, Any]]) -> tuple[InjectedInterception, list[dict[str, Any]]]:
     loop = opened("chat-completions", stream=True)
     chunks = [chunk(delta(tool_calls=[each])) for each in parts]
-    shown = play(loop, *chunks, chunk(delta(reason)), DONE)
+    shown = play(loop, *chunks, chunk(delta("tool_calls")), DONE)
     return loop, data_of(shown)
 
 
