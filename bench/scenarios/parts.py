@@ -210,7 +210,7 @@ class CoderdCalls(OfOurs):
     def run(self, stand: Stand, variant: Variant) -> Outcome:
         number, in_flight = divmod(int(variant.value), 100)
         worker, tls = self.kinds[number]
-        sys.path[:0] = [str(CHECKOUT / "tests" / "interop")]
+        sys.path[:0] = [str(CHECKOUT / "tests" / "interop"), str(CHECKOUT / "tests")]
         import trustme
         from go_peer import GoPeer
 

@@ -11,21 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-import pytest
 from mcp_scripted_server import eventually
+from system_programs import unavailable
 
 __all__ = ["address", "everything"]
 
 PACKAGE = "@modelcontextprotocol/server-everything"
 VERSION = "2026.8.31"
 """Pinned: its tools are named below."""
-
-
-def unavailable(reason: str) -> None:
-    """Skip, except where all tests must run."""
-    if os.environ.get("CI", "").lower() == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 def installed() -> Path:
