@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import msgspec
 
-from aigateway.actors.control.local.costs import PricedTokens
+from aigateway.actors.control.local.costs import PricedTokens, StoredRecord
 from aigateway.actors.control.local.schema import timestamp
 from aigateway.actors.values.records import (
     Interception,
@@ -18,14 +19,16 @@ from aigateway.actors.values.records import (
     PromptUsage,
     TokenUsage,
     ToolUsage,
+    UsageRecord,
 )
 
 __all__ = [
     "END_SQL",
-    "INSERTS",
     "START_SQL",
     "Row",
     "end_row",
+    "grouped",
+    "insertion",
     "merged",
     "start_row",
     "without_nul",
@@ -197,7 +200,7 @@ _TOOL = _insert(
     "invocation_error",
 )
 
-INSERTS: Mapping[type, tuple[str, Callable[[Any], Row]]] = {
+_INSERTS: Mapping[type, tuple[str, Callable[[Any], Row]]] = {
     TokenUsage: (_insert("token_usages", *_COUNTS), _token_row),
     PricedTokens: (_insert("token_usages", *_COUNTS, *_COST), _priced_row),
     PromptUsage: (_insert("user_prompts", "msg_id", "prompt"), _prompt_row),
@@ -205,6 +208,25 @@ INSERTS: Mapping[type, tuple[str, Callable[[Any], Row]]] = {
     ModelThought: (_insert("model_thoughts", "content"), _thought_row),
 }
 """For each usage record type, the statement that stores it and what makes its row."""
+
+
+def insertion(record: UsageRecord | PricedTokens) -> tuple[str, Row]:
+    """The statement that stores a usage record, and its row."""
+    statement, row = _INSERTS[type(record)]
+    return statement, row(record)
+
+
+def grouped(records: Iterable[StoredRecord]) -> tuple[Mapping[str, list[Row]], list[Row]]:
+    """The rows of usage records by the statement that stores them, and those of ends."""
+    tables: defaultdict[str, list[Row]] = defaultdict(list)
+    ends: list[Row] = []
+    for record in records:
+        if isinstance(record, InterceptionEnded):
+            ends.append(end_row(record))
+        else:
+            statement, row = insertion(record)
+            tables[statement].append(row)
+    return tables, ends
 
 
 _SURROGATES = re.compile("[\ud800-\udfff]")

@@ -7,7 +7,7 @@ an end says the same twice.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,10 +16,11 @@ from typing import Any
 import psycopg
 
 from aigateway.actors.control.local._rows import (
-    INSERTS,
     START_SQL,
     Row,
     end_row,
+    grouped,
+    insertion,
     merged,
     start_row,
     without_nul,
@@ -165,14 +166,7 @@ def _write_together(
     records: Sequence[StoredRecord],
 ) -> Written:
     start_rows = [start_row(record) for record in starts]
-    ends: list[Row] = []
-    tables: defaultdict[str, list[Row]] = defaultdict(list)
-    for record in records:
-        if isinstance(record, InterceptionEnded):
-            ends.append(end_row(record))
-        else:
-            statement, row = INSERTS[type(record)]
-            tables[statement].append(row(record))
+    tables, ends = grouped(records)
     # PERF: in a pipeline all of it costs one round trip.
     with database.connection.pipeline(), database.transaction():
         if start_rows:
@@ -207,8 +201,7 @@ def _write_singly(
                     (row,) = _with_metadata(database, [end_row(record)])
                     _execute(database, _END_SQL, row)
                 else:
-                    statement, make_row = INSERTS[type(record)]
-                    _execute(database, statement, make_row(record))
+                    _execute(database, *insertion(record))
             except Exception as ex:
                 if not _is_bad_value(ex):
                     raise

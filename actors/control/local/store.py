@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -16,10 +16,11 @@ from attrs import field, frozen
 
 from aigateway.actors.control.local._rows import (
     END_SQL,
-    INSERTS,
     START_SQL,
     Row,
     end_row,
+    grouped,
+    insertion,
     start_row,
     without_surrogates,
 )
@@ -200,14 +201,7 @@ def _write_together(
 ) -> Written:
     # The lock is taken late: rows are made before.
     start_rows = [start_row(record) for record in starts]
-    ends: list[Row] = []
-    tables: defaultdict[str, list[Row]] = defaultdict(list)
-    for record in records:
-        if isinstance(record, InterceptionEnded):
-            ends.append(end_row(record))
-        else:
-            statement, row = INSERTS[type(record)]
-            tables[statement].append(row(record))
+    tables, ends = grouped(records)
     written = _ALL
     with transaction(connection):
         if start_rows:
@@ -238,8 +232,7 @@ def _write_singly(
                 if isinstance(record, InterceptionEnded):
                     _execute(connection, END_SQL, end_row(record))
                 else:
-                    statement, row = INSERTS[type(record)]
-                    _execute(connection, statement, row(record))
+                    _execute(connection, *insertion(record))
             except _BAD_VALUES as ex:
                 bad_records[position] = f"invalid record: {ex}"
         bad_records = _ends_of_nothing(connection, records) | bad_records
