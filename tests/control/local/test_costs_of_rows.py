@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -50,9 +49,8 @@ def store(address: str, database: Database) -> Iterator[AnyStore]:
 
 
 def costs(database: Database) -> list[tuple[Any, ...]]:
-    place = "rowid" if isinstance(database, sqlite3.Connection) else "ctid"
     return database.execute(
-        f"SELECT cost_nano_usd, price, price_table FROM token_usages ORDER BY {place}"
+        "SELECT cost_nano_usd, price, price_table FROM token_usages ORDER BY created_at"
     ).fetchall()
 
 
@@ -82,9 +80,9 @@ def test_what_has_no_price_has_no_cost_and_is_counted(
     store.write(
         [known, unknown],
         [
-            records.tokens(unknown.id),
-            records.tokens(known.id, metadata=batch),
-            records.tokens("of nobody"),
+            records.tokens(unknown.id, created_at=1.0),
+            records.tokens(known.id, created_at=2.0, metadata=batch),
+            records.tokens("of nobody", created_at=3.0),
         ],
     )
     assert costs(database) == [
@@ -113,8 +111,8 @@ def test_a_record_with_impossible_values_spoils_no_other(
         [start],
         [
             records.tokens(start.id, created_at=float("inf")),
-            records.tokens(start.id, input_tokens=10**18),
-            records.tokens(start.id),
+            records.tokens(start.id, created_at=1.0, input_tokens=10**18),
+            records.tokens(start.id, created_at=2.0),
         ],
     )
     assert list(written.records) == [0]
@@ -149,7 +147,10 @@ def test_costs_are_worked_out_again_from_a_time_on(
     store: AnyStore, database: Database, records: Any
 ) -> None:
     old, new = (records.start(model="nonesuch", started_at=at) for at in (1000.0, 2000.0))
-    store.write([old, new], [records.tokens(old.id), records.tokens(new.id)])
+    store.write(
+        [old, new],
+        [records.tokens(old.id, created_at=1001.0), records.tokens(new.id, created_at=2001.0)],
+    )
     other = pricing("v2", claude_x=2, nonesuch=4)
     expected = Recosted(
         rows=1, changed=1, before=0, after=60_000, unpriced_before=1, unpriced_after=0
