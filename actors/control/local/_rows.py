@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from aigateway.actors.control.local.costs import PricedTokens, StoredRecord
-from aigateway.actors.control.local.schema import timestamp
+from aigateway.actors.control.local.schema import marks, timestamp
 from aigateway.actors.values.records import (
     Interception,
     InterceptionEnded,
@@ -60,7 +60,7 @@ def _insert(table: str, *columns: str) -> str:
     # Columns by their names: a later schema may have more.
     names = ("interception_id", *columns, "metadata", "created_at", "record_id")
     return (
-        f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+        f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks(names)})"
         " ON CONFLICT (interception_id, record_id) DO NOTHING"
     )
 

@@ -20,7 +20,7 @@ from typing import TypeAlias
 
 from attrs import evolve, field, frozen
 
-from aigateway.actors.control.local.schema import Database, timestamp
+from aigateway.actors.control.local.schema import Database, marks, timestamp
 from aigateway.actors.control.messages import Caller, Denied
 
 __all__ = [
@@ -151,10 +151,9 @@ def find_callers(
     asked = sorted(set(filter(None, ids.values())))
     found: dict[str, _Found] = {}
     if asked:
-        places = ", ".join("?" * len(asked))
         rows = connection.execute(
             "SELECT id, secret_sha256, user_id, username, expires_at, revoked_at"
-            f" FROM api_keys WHERE id IN ({places})",
+            f" FROM api_keys WHERE id IN ({marks(asked)})",
             asked,
         )
         found = {id: (digest, *rest) for id, digest, *rest in rows.fetchall()}

@@ -13,7 +13,13 @@ from typing import Any, TypeAlias
 from attrs import frozen
 
 from aigateway.actors.control.local.prices.cost import Cost, Pricing, Used
-from aigateway.actors.control.local.schema import Database, moment_of, timestamp, transaction
+from aigateway.actors.control.local.schema import (
+    Database,
+    marks,
+    moment_of,
+    timestamp,
+    transaction,
+)
 from aigateway.actors.values.records import (
     Interception,
     InterceptionEnded,
@@ -161,12 +167,8 @@ def asked_in(connection: Database, ids: Sequence[str]) -> Iterator[tuple[str, As
     for first in range(0, len(ids), _INTERCEPTIONS_AT_ONCE):
         some = ids[first : first + _INTERCEPTIONS_AT_ONCE]
         some = [each.encode(errors="replace").decode().replace("\0", "?") for each in some]
-        for interception_id, *values in connection.execute(_ASKED_SQL.format(_marks(some)), some):
+        for interception_id, *values in connection.execute(_ASKED_SQL.format(marks(some)), some):
             yield interception_id, Asked(*values)
-
-
-def _marks(values: Sequence[object]) -> str:
-    return ", ".join("?" * len(values))
 
 
 @frozen
@@ -193,7 +195,7 @@ def _stored(connection: Database, pricing: Pricing, since: float) -> Iterator[li
         last = (found[-1][4], found[-1][0])
         asked = {each[0]: Asked(*each[1:4]) for each in found}
         ids = list(asked)
-        rows = connection.execute(_TOKENS_SQL.format(_marks(ids)), ids).fetchall()
+        rows = connection.execute(_TOKENS_SQL.format(marks(ids)), ids).fetchall()
         yield [_row(row, asked[row[0]], pricing) for row in rows]
 
 

@@ -41,6 +41,7 @@ from aigateway.actors.control.local.postgres import (
     touch,
 )
 from aigateway.actors.control.local.prices.cost import Pricing
+from aigateway.actors.control.local.schema import marks
 from aigateway.actors.control.local.store import DatabaseTrouble, Written
 from aigateway.actors.control.local.stored_ids import foreign_id, remember
 from aigateway.actors.control.messages import Caller, Denied
@@ -218,9 +219,8 @@ def _with_metadata(database: PostgresDatabase, ends: Sequence[Row]) -> list[Row]
     adding = [row[6] for row in ends if row[5] != "{}"]
     stored: dict[str, str] = {}
     if adding:
-        places = ", ".join("?" * len(adding))
         found = database.execute(
-            f"SELECT id, metadata FROM interceptions WHERE id IN ({places})", adding
+            f"SELECT id, metadata FROM interceptions WHERE id IN ({marks(adding)})", adding
         )
         stored = dict(found.fetchall())
     rows: list[Row] = []
@@ -251,9 +251,8 @@ def _ends_of_nothing(database: PostgresDatabase, records: Sequence[StoredRecord]
     }
     if not ends:
         return {}
-    places = ", ".join("?" * len(ends))
     found: Any = database.execute(
-        f"SELECT id FROM interceptions WHERE id IN ({places})",
+        f"SELECT id FROM interceptions WHERE id IN ({marks(ends)})",
         [without_nul(without_surrogates((id,)))[0] for id in ends.values()],
     )
     known = {id for (id,) in found.fetchall()}

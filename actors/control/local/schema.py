@@ -14,7 +14,7 @@ import functools
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +32,7 @@ __all__ = [
     "Database",
     "LocalDatabaseError",
     "is_busy",
+    "marks",
     "moment_of",
     "open_database",
     "read_database",
@@ -57,6 +58,11 @@ WAL_BYTES_KEPT = 64 * 1024 * 1024
 
 Database: TypeAlias = "sqlite3.Connection | PostgresDatabase"
 """A connection to either kind of database.  Both execute the same SQL with ``?`` for values."""
+
+
+def marks(values: Sized) -> str:
+    """A mark for each of ``values``, as between the parentheses of ``IN (…)``."""
+    return ", ".join("?" * len(values))
 
 
 @functools.lru_cache(maxsize=8)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from aigateway.actors.control.local.schema import Database, timestamp, transaction
+from aigateway.actors.control.local.schema import Database, marks, timestamp, transaction
 
 __all__ = ["FRESH", "KEPT", "foreign_id", "remember"]
 
@@ -56,9 +56,8 @@ def foreign_id(
 
     Raises what the database raises.
     """
-    places = ", ".join("?" * len(ids))
     found = connection.execute(
-        f"SELECT id, user_id, used_at FROM stored_ids WHERE id IN ({places})",
+        f"SELECT id, user_id, used_at FROM stored_ids WHERE id IN ({marks(ids)})",
         ids,
     )
     known = {id: (owner, used_at) for id, owner, used_at in found}
