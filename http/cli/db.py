@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from contextlib import closing
 from typing import Any
 
 import click
 
-from aigateway.actors.control.local.address import (
-    is_postgresql,
-    shown,
-)
+from aigateway.actors.control.local.address import is_postgresql, shown
 from aigateway.actors.control.local.migrations import VERSION
 from aigateway.actors.control.local.opening import (
     DatabaseState,
@@ -96,16 +94,9 @@ def copy(file: str, **flags: Any) -> None:
         postgresql(address)
         from aigateway.actors.control.local.copying import copy_all
 
-        source = read_database(file)
-        try:
-            target = open_address(address)
-            try:
-                assert not isinstance(target, sqlite3.Connection)
-                counts = copy_all(source, target)
-            finally:
-                target.close()
-        finally:
-            source.close()
+        with closing(read_database(file)) as source, closing(open_address(address)) as target:
+            assert not isinstance(target, sqlite3.Connection)
+            counts = copy_all(source, target)
     for table, rows in counts.items():
         click.echo(f"{table}: {rows} rows")
     click.echo(f"Copied {printable(file)} to {printable(shown(address))}; the counts agree.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from psycopg import sql
 
@@ -17,16 +17,11 @@ __all__ = ["copy_all"]
 _ROWS_AT_ONCE = 1000
 
 
-def copy_all(
-    source: sqlite3.Connection,
-    target: PostgresDatabase,
-    copied: Callable[[str, int], object] = lambda _table, _rows: None,
-) -> dict[str, int]:
+def copy_all(source: sqlite3.Connection, target: PostgresDatabase) -> dict[str, int]:
     """Copy all tables in one transaction, and say how many rows each has now.
 
     Both have the same schema.  Both are read as they are at one moment: what a gateway writes to
     ``source`` meanwhile is left behind.  NUL, which PostgreSQL cannot store, becomes U+FFFD.
-    ``copied`` is told of each table that is done, with its rows.
 
     Raises LocalDatabaseError when ``target`` has rows already or the counts differ afterwards,
     sqlite3.Error and psycopg.Error; then nothing was copied.
@@ -44,9 +39,8 @@ def copy_all(
                 raise LocalDatabaseError(
                     f"the target has rows already ({', '.join(full)}); copy into an empty database"
                 )
-            for table, count in expected.items():
+            for table in expected:
                 _copy(source, target, table)
-                copied(table, count)
             found = rows_in(target)
             wrong = [
                 f"{table} {found.get(table, 0)} of {count}"
