@@ -40,19 +40,15 @@ _MOST = 10**18
 """A thousand million dollars: a database's whole numbers have 63 bits."""
 
 _VENDORS = {
-    "anthropic": "anthropic",
-    "azure": "azure",
     "bedrock": "aws",
     "copilot": "github-copilot",
     "gemini": "google",
-    "google": "google",
-    "openai": "openai",
-    "openrouter": "openrouter",
+    "openai-compat": "",
+    "vercel": "",
     "vertex": "google",
 }
-"""Whose list prices a type of provider has, unless its address says otherwise."""
-_ANYWHERE = frozenset({"openai-compat", "vercel"})
-"""Types of no vendor in particular."""
+"""Whose list prices a type of provider has where its name is not the vendor's, unless its address
+says otherwise; nobody's: empty."""
 
 _USUAL_TIERS = frozenset(
     {"", "auto", "default", "on_demand", "on-demand", "standard", "standard_only"}
@@ -301,6 +297,5 @@ class Pricing:
     def _looked_up(self, kind: str, address: str) -> Sequence[str]:
         vendor = self.packaged.vendor_of(address) if address else None
         if vendor is None:
-            name = _VENDORS.get(kind, "" if kind in _ANYWHERE else kind)
-            vendor = self.packaged.vendor(name)
+            vendor = self.packaged.vendor(_VENDORS.get(kind, kind))
         return () if vendor is None else (vendor.name, *vendor.serves)
