@@ -25,7 +25,7 @@ from aigateway.http.settings._kinds import (
     Kind,
     whole_number,
 )
-from aigateway.http.settings._option import ENV_PREFIX, OLD_ENV_PREFIX, OptionWarning
+from aigateway.http.settings._option import PROVIDER_PREFIXES, OptionWarning
 from aigateway.http.settings.errors import SettingsError
 from aigateway.http.settings.provider_entry import KEY_LISTS, NAME_PATTERN, ProviderEntry
 from aigateway.http.settings.table import OPTIONS
@@ -37,9 +37,6 @@ MAX_KEYS = 5
 
 BEARER_TOKEN = "AWS_BEARER_TOKEN_BEDROCK"
 """AWS's variable with an API key of Bedrock, which its SDKs prefer to signatures."""
-
-_PREFIXES = (f"{ENV_PREFIX}PROVIDER_", f"{OLD_ENV_PREFIX}PROVIDER_")
-
 
 _TEXTS = frozenset(
     {
@@ -101,11 +98,11 @@ def read_indexed(
     Raises SettingsError when the variables do not make a list.
     """
     warnings: list[OptionWarning] = []
-    found = [read for p in _PREFIXES if (read := _read_prefix(environ, p, warnings))]
+    found = [read for p in PROVIDER_PREFIXES if (read := _read_prefix(environ, p, warnings))]
     if len(found) > 1:
+        new, old = PROVIDER_PREFIXES
         raise SettingsError(
-            f"cannot mix {_PREFIXES[1]}* and {_PREFIXES[0]}* environment variables, "
-            f"please consolidate onto {_PREFIXES[0]}*"
+            f"cannot mix {old}* and {new}* environment variables, please consolidate onto {new}*"
         )
     entries = [_entry(draft) for draft in found[0]] if found else []
     _refuse_equal_names(entries)

@@ -17,6 +17,7 @@ __all__ = [
     "OLD_FLAG",
     "Option",
     "OptionWarning",
+    "PROVIDER_PREFIXES",
     "Source",
     "option",
     "options_of",
@@ -25,6 +26,8 @@ __all__ = [
 ENV_PREFIX = "CODER_AI_GATEWAY_"
 OLD_ENV_PREFIX = "CODER_AIBRIDGE_"
 """The prefix that the names of this family had before."""
+PROVIDER_PREFIXES = (f"{ENV_PREFIX}PROVIDER_", f"{OLD_ENV_PREFIX}PROVIDER_")
+"""What the names of numbered providers' variables begin with; their number follows."""
 
 OLD_FLAG = "old__"
 """Before the option's name: the parameter of its deprecated flag."""

@@ -18,6 +18,7 @@ from aigateway.http.settings._option import (
     ENV_PREFIX,
     OLD_ENV_PREFIX,
     OLD_FLAG,
+    PROVIDER_PREFIXES,
     Option,
     OptionWarning,
     Source,
@@ -34,9 +35,7 @@ from aigateway.http.settings.yaml_providers import PROVIDERS_KEY, provider_varia
 if TYPE_CHECKING:
     from aigateway.actors.control.local.prices.table import PriceTable
 
-__all__ = ["PROVIDER_PREFIXES", "examine", "load", "load_from_argv"]
-
-PROVIDER_PREFIXES = (f"{ENV_PREFIX}PROVIDER_", f"{OLD_ENV_PREFIX}PROVIDER_")
+__all__ = ["examine", "load", "load_from_argv"]
 
 _SERVICE_LINK = re.compile(r"(SERVICE_(HOST|PORT)|PORT)(_.*)?")
 """What Kubernetes adds (after ENV_PREFIX) for a service named coder-ai-gateway."""

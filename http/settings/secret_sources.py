@@ -15,7 +15,7 @@ from typing import Final
 
 from attrs import field, frozen
 
-from aigateway.http.settings._option import ENV_PREFIX, OLD_ENV_PREFIX, Option
+from aigateway.http.settings._option import PROVIDER_PREFIXES, Option
 from aigateway.http.settings.errors import SettingsError
 from aigateway.http.settings.provider_entry import SECRET_FIELDS
 
@@ -26,7 +26,7 @@ COMMAND_TIMEOUT: Final = 30.0
 COMPANIONS: Final = ("_FILE", "_COMMAND")
 
 _NUMBERED: Final = re.compile(
-    rf"(?:{ENV_PREFIX}|{OLD_ENV_PREFIX})PROVIDER_[0-9]+_(?:{'|'.join(sorted(SECRET_FIELDS))})"
+    rf"(?:{'|'.join(PROVIDER_PREFIXES)})[0-9]+_(?:{'|'.join(sorted(SECRET_FIELDS))})"
 )
 
 

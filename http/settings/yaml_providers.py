@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from aigateway.http.settings._indexed_env import FIELDS
-from aigateway.http.settings._option import ENV_PREFIX, OLD_ENV_PREFIX
+from aigateway.http.settings._option import PROVIDER_PREFIXES
 from aigateway.http.settings.errors import SettingsError
 from aigateway.http.settings.near import near_names, suggestion
 from aigateway.http.settings.provider_entry import SECRET_FIELDS
@@ -29,7 +29,6 @@ from aigateway.http.settings.secret_sources import COMPANIONS
 __all__ = ["PROVIDERS_KEY", "provider_variables"]
 
 PROVIDERS_KEY: Final = "ai_gateway.providers"
-_PREFIXES: Final = (f"{ENV_PREFIX}PROVIDER_", f"{OLD_ENV_PREFIX}PROVIDER_")
 _KNOWN: Final = frozenset(
     name.lower() for name in (*FIELDS, *(f"{s}{c}" for s in SECRET_FIELDS for c in COMPANIONS))
 )
@@ -45,13 +44,13 @@ def provider_variables(value: Any, environ: Mapping[str, str], where: str) -> di
         return {}
     if not isinstance(value, list):
         raise SettingsError(f"{where} must be a list of providers, each with a type")
-    numbered = sorted(name for name in environ if name.startswith(_PREFIXES))
+    numbered = sorted(name for name in environ if name.startswith(PROVIDER_PREFIXES))
     if numbered and value:
         raise SettingsError(
             f"{where} and {numbered[0]} both configure providers, use one of the two ways"
         )
     return {
-        f"{_PREFIXES[0]}{number}_{field.upper()}": text
+        f"{PROVIDER_PREFIXES[0]}{number}_{field.upper()}": text
         for number, entry in enumerate(value)
         for field, text in _fields(entry, f"{where}[{number}]").items()
     }
