@@ -13,6 +13,7 @@ from typing import Any, Final
 import yaml
 
 from aigateway.http.metrics.questions import QUESTIONS, Alert, Question
+from aigateway.http.metrics.reference import written_between
 
 __all__ = ["BEGIN", "END", "main", "written"]
 
@@ -28,12 +29,8 @@ def written(docs: Path) -> dict[Path, str]:
     """What the files of the folder ``docs`` should hold.  Raises ValueError when its page
     operate.md has no place for the table."""
     page = docs / "operate.md"
-    before, found, rest = page.read_text().partition(BEGIN)
-    _, ended, after = rest.partition(END)
-    if not found or not ended:
-        raise ValueError(f"the page has no line {BEGIN!r} followed by {END!r}")
     return {
-        page: f"{before}{BEGIN}\n\n{_table()}\n{END}{after}",
+        page: written_between(BEGIN, END, page.read_text(), _table()),
         docs / "monitoring" / "alerts.yaml": _ALERTS_HEAD + _alerts(),
         docs / "monitoring" / "dashboard.json": json.dumps(_dashboard(), indent=2) + "\n",
     }

@@ -16,7 +16,7 @@ from aigateway.http.metrics.processes import BUILD, PROCESS_SERIES
 from aigateway.http.metrics.reasons import REASONS
 from aigateway.http.metrics.series import Description, Series
 
-__all__ = ["BEGIN", "END", "main", "reasons", "table", "with_table"]
+__all__ = ["BEGIN", "END", "main", "reasons", "table", "with_table", "written_between"]
 
 BEGIN = "<!-- metrics: written by `python -m aigateway.http.metrics.reference docs/operate.md` -->"
 END = "<!-- metrics end -->"
@@ -41,11 +41,19 @@ def reasons() -> str:
 
 def with_table(page: str) -> str:
     """``page`` with the table between its two markers.  Raises ValueError without them."""
-    before, found, rest = page.partition(BEGIN)
-    _, ended, after = rest.partition(END)
+    return written_between(BEGIN, END, page, f"{table()}\n{_REFUSED}\n\n{reasons()}")
+
+
+def written_between(begin: str, end: str, page: str, text: str) -> str:
+    """The page with ``text`` in the place of all that is between two of its lines.
+
+    Raises ValueError when it does not have them.
+    """
+    before, found, rest = page.partition(begin)
+    _, ended, after = rest.partition(end)
     if not found or not ended:
-        raise ValueError(f"the page has no line {BEGIN!r} followed by {END!r}")
-    return f"{before}{BEGIN}\n\n{table()}\n{_REFUSED}\n\n{reasons()}\n{END}{after}"
+        raise ValueError(f"the page has no line {begin!r} followed by {end!r}")
+    return f"{before}{begin}\n\n{text}\n{end}{after}"
 
 
 def _lines(descriptions: list[Description]) -> Iterator[str]:
