@@ -8,7 +8,7 @@ What has no price costs nothing that could be known: the answer is then why, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -225,6 +225,18 @@ def _whole(told: Any) -> int:
 
 
 @frozen
+class _Sellers:
+    """Whose prices those of one provider may be, the likeliest first."""
+
+    kind: str
+    """The provider's type."""
+    listed: tuple[str, ...]
+    """In the package's table."""
+    own: tuple[str, ...]
+    """In the operator's."""
+
+
+@frozen
 class Pricing:
     """The tables that are asked, and which providers there are."""
 
@@ -233,10 +245,8 @@ class Pricing:
     """The operator's: it comes first."""
     providers: Mapping[str, tuple[str, str]] = field(factory=dict)
     """Type and address of each provider, by its name."""
-    _known: dict[tuple[str, str], Sequence[str]] = field(
-        factory=dict, init=False, eq=False, repr=False
-    )
-    """Whose prices each of them has, and each type without an address."""
+    _known: dict[tuple[str, str], _Sellers] = field(factory=dict, init=False, eq=False, repr=False)
+    """By type and name of a provider."""
 
     @property
     def version(self) -> str:
@@ -250,13 +260,10 @@ class Pricing:
     ) -> tuple[str, ModelPrice] | None:
         """What a model costs with a provider, by its type and name, at a Unix time; and the
         version of the table that says so."""
-        kind, address = self.providers.get(provider_name, (provider, ""))
-        vendors = self._vendors(kind, address)
-        if self.own is not None:
-            near = tuple(dict.fromkeys((provider_name, kind, *vendors, "")))
-            if (found := self.own.find(model, near, moment)) is not None:
-                return self.own.version, found
-        found = self.packaged.find(model, vendors, moment)
+        sellers = self._sellers(provider, provider_name)
+        if self.own is not None and (found := self.own.find(model, sellers.own, moment)):
+            return self.own.version, found
+        found = self.packaged.find(model, sellers.listed, moment)
         return None if found is None else (self.packaged.version, found)
 
     def cost(
@@ -268,17 +275,15 @@ class Pricing:
         """
         told = used.metadata.get("provider_name")
         provider_name = told if isinstance(told, str) and told else provider_name
-        kind, address = self.providers.get(provider_name, (provider, ""))
-        vendors = self._vendors(kind, address)
-        names = _names(used.metadata, model, kind)
+        sellers = self._sellers(provider, provider_name)
+        names = _names(used.metadata, model, sellers.kind)
         price = None
         if self.own is not None:
-            near = tuple(dict.fromkeys((provider_name, kind, *vendors, "")))
             # An operator may have meant either name.
             for name in dict.fromkeys((*names, model)):
-                price = price or self.own.find(name, near, moment)
+                price = price or self.own.find(name, sellers.own, moment)
         for name in names:
-            price = price or self.packaged.find(name, vendors, moment)
+            price = price or self.packaged.find(name, sellers.listed, moment)
         if price is None:
             return Cost(None, self.version, None, "model", f"{names[0]} of {provider_name}")
         nano, reason, detail = cost_of(price, used)
@@ -286,15 +291,18 @@ class Pricing:
             nano, reason, detail = None, "usage", "more tokens than there can be"
         return Cost(nano, self.version, price.key, reason, detail)
 
-    def _vendors(self, kind: str, address: str) -> Sequence[str]:
-        """Whose list prices a provider has: those of who owns its address, else of its type."""
+    def _sellers(self, provider: str, provider_name: str) -> _Sellers:
         # PERF: there is a pattern for each vendor; kept, a record costs some 6 us less.
-        found = self._known.get((kind, address))
+        found = self._known.get((provider, provider_name))
         if found is None:
-            found = self._known[kind, address] = self._looked_up(kind, address)
+            kind, address = self.providers.get(provider_name, (provider, ""))
+            listed = self._vendors(kind, address)
+            own = tuple(dict.fromkeys((provider_name, kind, *listed, "")))
+            found = self._known[provider, provider_name] = _Sellers(kind, listed, own)
         return found
 
-    def _looked_up(self, kind: str, address: str) -> Sequence[str]:
+    def _vendors(self, kind: str, address: str) -> tuple[str, ...]:
+        """Whose list prices a provider has: those of who owns its address, else of its type."""
         vendor = self.packaged.vendor_of(address) if address else None
         if vendor is None:
             vendor = self.packaged.vendor(_VENDORS.get(kind, kind))
