@@ -276,7 +276,7 @@ def _own_prices(values: Mapping[str, Any]) -> PriceTable | None:
     from aigateway.actors.control.local.price_files import PricesFileError, read_prices_file
 
     try:
-        return read_prices_file(os.path.expanduser(values["prices"]))
+        return read_prices_file(values["prices"])
     except PricesFileError as ex:
         raise SettingsError(str(ex)) from ex
 
