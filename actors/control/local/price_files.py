@@ -8,13 +8,14 @@ import os
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import TYPE_CHECKING, Any
 
 from aigateway.actors.control.local.prices.cost import Pricing
 from aigateway.actors.control.local.prices.table import BadPrices, PriceTable, read_table
 from aigateway.actors.values.provider_config import ProviderConfig
+
+if TYPE_CHECKING:
+    from yaml import MappingNode, SafeLoader, YAMLError
 
 __all__ = ["PricesFileError", "load_pricing", "packaged_table", "read_prices_file"]
 
@@ -44,6 +45,9 @@ def read_prices_file(path: str | os.PathLike[str]) -> PriceTable:
 
     One that names no version has one made of its bytes, so that a changed file is another.
     """
+    # Not at the top: each worker imports this module, and reads no such file.
+    import yaml
+
     file = Path(path)
     try:
         if file.stat().st_size > _LARGEST:
@@ -63,6 +67,8 @@ def read_prices_file(path: str | os.PathLike[str]) -> PriceTable:
 
 
 def _parsed(content: bytes) -> Any:
+    import yaml
+
     # YAML holds JSON, but for tabs and some escapes, so JSON is tried by itself.
     text = content.decode()
     if text.lstrip().startswith("{"):
@@ -70,7 +76,7 @@ def _parsed(content: bytes) -> Any:
             return json.loads(text, object_pairs_hook=_without_doubles)
         except ValueError:
             pass
-    return yaml.load(text, Loader=_Loader)
+    return yaml.load(text, Loader=_loader())
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -82,21 +88,27 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping: which price was meant?"""
+def _loader() -> type[SafeLoader]:
+    """yaml.SafeLoader, but a key that stands twice in one mapping is refused: which price was
+    meant?"""
+    import yaml
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _value in node.value:
-            name = getattr(key, "value", None)
-            if isinstance(name, str):
-                if name in seen:
-                    raise BadPrices(f"{name}: stands there twice (line {key.start_mark.line + 1})")
-                seen.add(name)
-        return super().construct_mapping(node, deep)
+    class OnceLoader(yaml.SafeLoader):
+        def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Any, Any]:
+            seen = set()
+            for key, _value in node.value:
+                name = getattr(key, "value", None)
+                if isinstance(name, str):
+                    if name in seen:
+                        line = key.start_mark.line + 1
+                        raise BadPrices(f"{name}: stands there twice (line {line})")
+                    seen.add(name)
+            return super().construct_mapping(node, deep)
+
+    return OnceLoader
 
 
-def _short(ex: yaml.YAMLError) -> str:
+def _short(ex: YAMLError) -> str:
     mark = getattr(ex, "problem_mark", None)
     problem = getattr(ex, "problem", None) or str(ex)
     return f"{problem} (line {mark.line + 1})" if mark is not None else str(problem)
