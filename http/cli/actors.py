@@ -16,9 +16,9 @@ from rich.text import Text
 
 from aigateway.http.cli._tables import console, table_box
 from aigateway.http.diagnosis.report import as_text
-from aigateway.http.logs.printable import printable
 from aigateway.http.settings import load
 from aigateway.http.settings.flags import settings_options
+from aigateway.http.settings.printable import printable
 
 __all__ = ["ask_all", "command", "traces", "traces_as_text"]
 

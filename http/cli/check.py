@@ -33,7 +33,7 @@ from aigateway.http.settings.table import GROUPS
 if TYPE_CHECKING:
     from aigateway.http.cli._dial import Dialled
 
-from aigateway.http.logs.printable import printable
+from aigateway.http.settings.printable import printable
 
 __all__ = [
     "Report",

@@ -20,7 +20,7 @@ from aigateway.actors.control.local.opening import (
 )
 from aigateway.actors.control.local.schema import read_database
 from aigateway.http.cli._local_database import as_failures, database_options, named_database
-from aigateway.http.logs.printable import printable
+from aigateway.http.settings.printable import printable
 
 __all__ = ["command"]
 

@@ -10,7 +10,7 @@ import click
 from aigateway.actors.control.local.api_keys import ApiKey, create_key, list_keys, revoke_key
 from aigateway.http.cli._local_database import database_options, reading, writing
 from aigateway.http.cli._moments import span
-from aigateway.http.logs.printable import printable
+from aigateway.http.settings.printable import printable
 
 __all__ = ["command"]
 

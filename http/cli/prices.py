@@ -27,9 +27,9 @@ from aigateway.actors.control.local.prices.table import (
 from aigateway.http.cli._local_database import reading, writing
 from aigateway.http.cli._moments import moment
 from aigateway.http.cli._money import dollars
-from aigateway.http.logs.printable import printable
 from aigateway.http.settings import SettingsError, load
 from aigateway.http.settings.flags import settings_options
+from aigateway.http.settings.printable import printable
 from aigateway.http.settings.provider_build import build_providers
 from aigateway.http.settings.provider_env import read_providers
 

@@ -13,7 +13,7 @@ from aigateway.actors.control.local.usage import GROUPS, UsageRow, usage_by, usa
 from aigateway.http.cli._local_database import database_options, reading
 from aigateway.http.cli._moments import moment
 from aigateway.http.cli._money import dollars
-from aigateway.http.logs.printable import csv_field, printable
+from aigateway.http.settings.printable import csv_field, printable
 
 if TYPE_CHECKING:
     from rich.console import Console

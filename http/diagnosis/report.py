@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from aigateway.http.logs.printable import printable
+from aigateway.http.settings.printable import printable
 
 __all__ = ["as_text"]
 

@@ -10,7 +10,7 @@ import threading
 
 import structlog
 
-from aigateway.http.logs.printable import printable
+from aigateway.http.settings.printable import printable
 
 __all__ = ["LONGEST_VALUE", "MAX_VALUES", "OTHER", "LabelValues"]
 

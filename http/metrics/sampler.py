@@ -26,7 +26,6 @@ from aigateway.actors.providers.keypool import KeyState
 from aigateway.actors.providers.messages import GetProviderState, ProviderState
 from aigateway.actors.recorder.messages import GetSpoolStats
 from aigateway.actors.recorder.spool import DiskState, SpoolStats
-from aigateway.http.logs.printable import printable
 from aigateway.http.metrics.observer import RequestMetrics
 from aigateway.http.metrics.series import (
     DRAIN_OUTCOMES,
@@ -35,6 +34,7 @@ from aigateway.http.metrics.series import (
     MAX_REST_LABELS,
     REST_REASONS,
 )
+from aigateway.http.settings.printable import printable
 
 __all__ = ["Places", "Sampler", "Served"]
 

@@ -8,7 +8,7 @@ import io
 import pytest
 
 from aigateway.http.diagnosis.report import as_text
-from aigateway.http.logs.printable import csv_field, printable
+from aigateway.http.settings.printable import csv_field, printable
 
 FORMULAS = [
     "=cmd|' /C calc'!A0",
