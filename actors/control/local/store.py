@@ -80,7 +80,7 @@ _ALL = Written()
 class Store:
     """One connection.  Opened again after trouble, since the file may have been replaced.
 
-    Raises :class:`~.schema.LocalDatabaseError` when it cannot be opened at
+    Raises :class:`~.address.LocalDatabaseError` when it cannot be opened at
     first; ``patience`` is how many seconds that may take.  Token records get costs by ``pricing``.
     """
 
@@ -134,7 +134,7 @@ class Store:
         return written
 
     def remember_ids(self, claims: Sequence[tuple[str, Sequence[str]]], now: float) -> None:
-        """Note ids as those of users; see :mod:`._stored_ids`.
+        """Note ids as those of users; see :mod:`.stored_ids`.
 
         Raises :class:`DatabaseBusy` and :class:`DatabaseTrouble`.
         """
