@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -210,16 +209,3 @@ def start(path: Path) -> Iterator[Callable[..., Driver]]:
 @pytest.fixture
 def plane(start: Callable[..., Driver], database: sqlite3.Connection) -> Driver:
     return start()
-
-
-@pytest.fixture
-def eventually() -> Callable[[Callable[[], bool]], None]:
-    """Wait until a condition holds, which is expected to come true."""
-
-    def wait(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
-        while not condition():
-            assert time.monotonic() < deadline, "it never came true"
-            time.sleep(0.005)
-
-    return wait

@@ -6,11 +6,11 @@ import os
 import shutil
 import sqlite3
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import wait_until
 
 from aigateway.actors.actor.base import ActorDied, Crash, new_reply
 from aigateway.actors.control.local import store as store_module
@@ -358,17 +358,15 @@ def test_a_lost_table_is_trouble_and_no_death(plane: Any, database: Any, records
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_its_start_fails_with_the_reason(start: Any, path: Path, eventually: Callable) -> None:
+def test_its_start_fails_with_the_reason(start: Any, path: Path) -> None:
     path.mkdir()
     plane = start()
-    eventually(lambda: bool(plane.deaths))
+    wait_until(lambda: bool(plane.deaths), "it dies", 10.0)
     assert isinstance(plane.deaths[0], LocalDatabaseError)
     assert "--local-db" in str(plane.deaths[0])
 
 
-def test_its_death_leaves_nobody_waiting(
-    plane: Any, database: Any, records: Any, eventually: Callable
-) -> None:
+def test_its_death_leaves_nobody_waiting(plane: Any, database: Any, records: Any) -> None:
     database.execute("BEGIN IMMEDIATE")
     reply = plane.store_later(records.start())
     plane.send(records.tokens("i"), first=5)
@@ -378,7 +376,7 @@ def test_its_death_leaves_nobody_waiting(
         reply.get(timeout=10)
     answer = plane.listener.next()
     assert (list(answer.retry), answer.away) == ([5], True)
-    eventually(lambda: len(plane.deaths) == 1)
+    wait_until(lambda: len(plane.deaths) == 1, "it dies", 10.0)
     database.execute("COMMIT")
     assert count(database) == 0
 

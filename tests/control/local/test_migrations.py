@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import LiteralString
 
 import pytest
 from postgres_server import PostgresServer
+from waiting import wait_until
 
 from aigateway.actors.control.local.migrations import VERSION, migrations, statements
 from aigateway.actors.control.local.opening import open_address, state_of
@@ -97,7 +97,7 @@ def test_many_that_open_a_new_database_at_once_make_it_together(address: str) ->
 
 
 def test_who_comes_while_another_brings_the_schema_up_waits_for_it(
-    postgres: PostgresServer, eventually: Callable[[Callable[[], bool]], None]
+    postgres: PostgresServer,
 ) -> None:
     address = postgres.new_database()
     other = threading.Thread(target=lambda: open_address(address).close())
@@ -114,7 +114,7 @@ def test_who_comes_while_another_brings_the_schema_up_waits_for_it(
             waits: LiteralString = (
                 "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
             )
-            eventually(lambda: ask(waits) == 1)
+            wait_until(lambda: ask(waits) == 1, "the second waits for the lock", 10.0)
             assert ask("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 0
         other.join()
     assert state_of(address).version == VERSION

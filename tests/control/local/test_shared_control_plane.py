@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 from postgres_server import PostgresServer, postgres_server
+from waiting import wait_until
 
 from aigateway.actors.actor.base import ActorDied, new_reply
 from aigateway.actors.control.local import postgres as talking
@@ -135,14 +136,9 @@ def test_keys_are_good_until_they_are_revoked(plane: Plane, key: NewApiKey, addr
     assert isinstance(plane.authorize(key.token), Denied)
 
 
-def test_many_at_once_are_all_answered(
-    plane: Plane,
-    key: NewApiKey,
-    records: Any,
-    eventually: Callable[[Callable[[], bool]], None],
-) -> None:
+def test_many_at_once_are_all_answered(plane: Plane, key: NewApiKey, records: Any) -> None:
     # Until then only so many may wait.
-    eventually(lambda: plane.status().connected)
+    wait_until(lambda: plane.status().connected, "it is connected", 10.0)
     good = [plane.later(lambda reply: Authorize(key.token, reply)) for _ in range(300)]
     bad = [plane.later(lambda reply: Authorize("no-body", reply)) for _ in range(300)]
     starts = [records.start() for _ in range(600)]
@@ -192,12 +188,12 @@ def test_what_postgresql_cannot_hold_does_not_cost_the_record(
 
 
 def test_another_programs_database_is_refused_with_the_reason(
-    start: Callable[..., Plane], postgres: PostgresServer, address: str, eventually: Callable
+    start: Callable[..., Plane], postgres: PostgresServer, address: str
 ) -> None:
     with postgres.connect(address) as connection:
         connection.execute("CREATE TABLE interceptions (theirs INTEGER)")
     plane = start()
-    eventually(lambda: bool(plane.deaths))
+    wait_until(lambda: bool(plane.deaths), "it dies", 10.0)
     assert isinstance(plane.deaths[0], LocalDatabaseError)
     assert "another program's" in str(plane.deaths[0])
 
@@ -218,7 +214,6 @@ def test_its_death_leaves_nobody_waiting(start: Callable[..., Plane], records: A
 def test_requests_wait_so_long_and_then_hear_ask_later(
     start: Callable[..., Plane],
     records: Any,
-    eventually: Callable[[Callable[[], bool]], None],
 ) -> None:
     plane = start("postgresql://u:hush-hush@127.0.0.1:1/nothing", max_wait=0.3)
     answers = [plane.authorize("a-b"), plane.store(records.start())]
@@ -229,15 +224,13 @@ def test_requests_wait_so_long_and_then_hear_ask_later(
     for answer in answers:
         assert isinstance(answer, Unavailable)
         assert answer.said == "the gateway's database is not available"
-    eventually(lambda: "refused" in plane.status().detail)
+    wait_until(lambda: "refused" in plane.status().detail, "the connection is refused", 10.0)
     assert "hush" not in repr((answers, status, told))
 
 
-def test_only_so_many_wait(
-    start: Callable[..., Plane], eventually: Callable[[Callable[[], bool]], None]
-) -> None:
+def test_only_so_many_wait(start: Callable[..., Plane]) -> None:
     plane = start("postgresql://127.0.0.1:1/nothing", max_waiting=2)
-    eventually(lambda: "refused" in plane.status().detail)
+    wait_until(lambda: "refused" in plane.status().detail, "the connection is refused", 10.0)
     waiting = [plane.later(lambda reply: Authorize("a-b", reply)) for _ in range(2)]
     assert isinstance(plane.authorize("a-c"), Unavailable)
     assert plane.ref.ask(GetCallStats(), timeout=PATIENCE).waiting == 2
@@ -248,7 +241,6 @@ def test_who_waits_is_answered_when_it_is_back(
     start: Callable[..., Plane],
     mortal: PostgresServer,
     records: Any,
-    eventually: Callable[[Callable[[], bool]], None],
 ) -> None:
     address = mortal.new_database()
     database = open_address(address)
@@ -257,7 +249,7 @@ def test_who_waits_is_answered_when_it_is_back(
     plane = start(address, max_wait=PATIENCE)
     assert isinstance(plane.authorize(key.token), Caller)
     mortal.kill()
-    eventually(lambda: not plane.status().connected)
+    wait_until(lambda: not plane.status().connected, "it is not connected", 10.0)
     begun = records.start()
     asked = plane.later(lambda reply: Authorize(key.token, reply))
     stored = plane.later(lambda reply: Begin(begun, reply))
@@ -265,7 +257,7 @@ def test_who_waits_is_answered_when_it_is_back(
     mortal.start()
     assert isinstance(asked.get(timeout=PATIENCE), Caller)
     assert stored.get(timeout=PATIENCE) == Accepted()
-    eventually(lambda: plane.status().connected)
+    wait_until(lambda: plane.status().connected, "it is connected", 10.0)
     assert plane.store_records(records.tokens(begun.id), records.end(begun.id)).done == (1, 2)
     assert plane.deaths == []
 
@@ -274,15 +266,14 @@ def test_a_server_that_falls_silent_holds_nobody_up(
     start: Callable[..., Plane],
     mortal: PostgresServer,
     records: Any,
-    eventually: Callable[[Callable[[], bool]], None],
 ) -> None:
     plane = start(mortal.new_database(), max_wait=1.0)
     assert plane.store(records.start()) == Accepted()
     with mortal.frozen():
         assert isinstance(plane.authorize("a-b"), Unavailable)
         assert isinstance(plane.store(records.start()), Unavailable)
-        eventually(lambda: not plane.status().connected)
-    eventually(lambda: plane.status().connected)
+        wait_until(lambda: not plane.status().connected, "it is not connected", 10.0)
+    wait_until(lambda: plane.status().connected, "it is connected", 10.0)
     assert isinstance(plane.authorize("a-b"), Denied)
 
 
@@ -305,7 +296,6 @@ def test_a_server_that_only_reads_is_not_ready_and_costs_no_record(
     postgres: PostgresServer,
     address: str,
     records: Any,
-    eventually: Callable[[Callable[[], bool]], None],
 ) -> None:
     plane = start(max_wait=PATIENCE)
     assert plane.store(records.start()) == Accepted()
@@ -316,21 +306,21 @@ def test_a_server_that_only_reads_is_not_ready_and_costs_no_record(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
         )
         waiting = plane.later(lambda reply: Begin(records.start(), reply))
-        eventually(lambda: "read-only" in plane.status().detail)
+        wait_until(
+            lambda: "read-only" in plane.status().detail, "the server refuses to write", 10.0
+        )
         assert isinstance(plane.authorize("a-b"), Denied)
         admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only".encode())
         admin.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
         )
     assert waiting.get(timeout=PATIENCE) == Accepted()
-    eventually(lambda: plane.status().connected)
+    wait_until(lambda: plane.status().connected, "it is connected", 10.0)
 
 
-def test_its_threads_end_with_it(
-    start: Callable[..., Plane], eventually: Callable[[Callable[[], bool]], None]
-) -> None:
+def test_its_threads_end_with_it(start: Callable[..., Plane]) -> None:
     before = set(threading.enumerate())
     plane = start()
-    eventually(lambda: plane.status().connected)
+    wait_until(lambda: plane.status().connected, "it is connected", 10.0)
     plane.ref.stop()
-    eventually(lambda: set(threading.enumerate()) <= before)
+    wait_until(lambda: set(threading.enumerate()) <= before, "its threads have ended", 10.0)
