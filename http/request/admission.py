@@ -101,7 +101,7 @@ def authorize(call: Call, presented: Presented, runtime: Runtime, max_wait: floa
             answer.status,
             answer.said,
             reason=Reason.CONTROL_PLANE,
-            headers=(("Retry-After", str(retry_after(answer.retry_after))),),
+            retry_after=retry_after(answer.retry_after),
         )
     if isinstance(answer, Denied):
         call.caller = answer.caller
@@ -168,7 +168,7 @@ def find_route(call: Call, tree: ActorTree) -> tuple[Target, Intercept | Passthr
             503,
             "AI Gateway is starting up, retry shortly",
             reason=Reason.STARTING,
-            headers=(("Retry-After", "1"),),
+            retry_after=1,
         )
     if config is None:
         raise _no_route(inbound.method, inbound.shown_path, path, tree)

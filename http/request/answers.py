@@ -43,6 +43,7 @@ def plain(
     reason: Reason,
     rule: str = "",
     headers: Iterable[tuple[str, str]] = (),
+    retry_after: int | None = None,
     close: bool = False,
 ) -> Answer:
     """A text in the form of Go's http.Error, which the reference uses."""
@@ -50,7 +51,7 @@ def plain(
         status,
         f"{text}\n".encode(),
         "text/plain; charset=utf-8",
-        (("X-Content-Type-Options", "nosniff"), *headers),
+        (("X-Content-Type-Options", "nosniff"), *headers, *_ask_again(retry_after)),
         close,
         text,
         reason=reason,
@@ -85,6 +86,9 @@ def api_error(
     dialect: str, status: int, message: str, *, reason: Reason, retry_after: int | None = None
 ) -> Answer:
     """An error in the shape of the API or provider type ``dialect``."""
-    headers = () if retry_after is None else (("Retry-After", str(retry_after)),)
     body = error_body(dialect, status, message)
-    return Answer(status, body, "application/json", headers, reason=reason)
+    return Answer(status, body, "application/json", _ask_again(retry_after), reason=reason)
+
+
+def _ask_again(seconds: int | None) -> tuple[tuple[str, str], ...]:
+    return () if seconds is None else (("Retry-After", str(seconds)),)

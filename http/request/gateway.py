@@ -270,8 +270,7 @@ def _is_event_stream(headers: Headers) -> bool:
 
 
 def _stopping() -> Answer:
-    headers = (("Retry-After", "1"),)
-    return plain(503, STOPPING, reason=Reason.STOPPING, headers=headers, close=True)
+    return plain(503, STOPPING, reason=Reason.STOPPING, retry_after=1, close=True)
 
 
 def _metrics(settings: Settings) -> RequestMetrics | None:

@@ -392,8 +392,7 @@ class Pipeline:
         except TooManyBodies as ex:
             log.warning("too many request bodies are being read", held=self.bodies.held)
             text = "too many request bodies are being read, please try again later"
-            headers = (("Retry-After", "1"),)
-            raise plain(503, text, reason=Reason.CAPACITY, headers=headers, close=True) from ex
+            raise plain(503, text, reason=Reason.CAPACITY, retry_after=1, close=True) from ex
         except MalformedBody as ex:
             text = f"malformed request body: {ex}"
             raise plain(400, text, reason=Reason.BAD_REQUEST, close=True) from ex
@@ -481,7 +480,7 @@ def _begin(
             503,
             "failed to record interception",
             reason=Reason.NOT_RECORDED,
-            headers=(("Retry-After", str(retry_after(answer.retry_after))),),
+            retry_after=retry_after(answer.retry_after),
         )
     raise plain(500, "failed to record interception", reason=Reason.NOT_RECORDED)
 
