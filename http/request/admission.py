@@ -33,11 +33,11 @@ from aigateway.http.request.runtime import NoAnswer, Runtime, retry_after
 from aigateway.http.settings import Settings
 
 __all__ = [
-    "PREFIXES",
     "Admission",
     "Target",
     "authorize",
     "find_route",
+    "parts_of",
     "present",
     "too_large",
 ]
@@ -141,8 +141,18 @@ def too_large(limit: int) -> Answer:
     return plain(413, TOO_LARGE.format(shown), reason=Reason.BODY_TOO_LARGE, close=True)
 
 
-PREFIXES = ("/api/v2/aibridge/", "/api/v2/ai-gateway/")
+_PREFIXES = ("/api/v2/aibridge/", "/api/v2/ai-gateway/")
 """Where coderd mounts the same routes; a client may use either or none."""
+
+
+def parts_of(path: str) -> tuple[str, str, str]:
+    """A client's path without the prefix, the provider's name in that, and the path below."""
+    for prefix in _PREFIXES:
+        if path.startswith(prefix):
+            path = path[len(prefix) - 1 :]
+            break
+    name, slash, rest = path[1:].partition("/")
+    return path, name, slash + rest
 
 
 @frozen
@@ -156,12 +166,7 @@ class Target:
 def find_route(call: Call, tree: ActorTree) -> tuple[Target, Intercept | Passthrough]:
     """Say what is asked for, and note it in ``call``.  Raises an Answer when that is nothing."""
     inbound = call.inbound
-    path = inbound.path
-    for prefix in PREFIXES:
-        if path.startswith(prefix):
-            path = path[len(prefix) - 1 :]
-            break
-    name, slash, rest = path[1:].partition("/")
+    path, name, rest = parts_of(inbound.path)
     config = tree.provider_config(name)
     if config is None and not tree.providers_loaded:
         raise plain(
@@ -179,11 +184,11 @@ def find_route(call: Call, tree: ActorTree) -> tuple[Target, Intercept | Passthr
         log.error("request for a misconfigured provider", provider=config.name)
         said = f'AI provider "{config.name}" is misconfigured: {config.error}'
         raise plain(503, said, reason=Reason.PROVIDER_MISCONFIGURED)
-    route = resolve(config.type, inbound.method, slash + rest)
+    route = resolve(config.type, inbound.method, rest)
     if route is None:
         raise _no_route(inbound.method, inbound.shown_path, path, tree)
     call.provider, call.route = config, route.route
-    return Target(config, slash + rest), route
+    return Target(config, rest), route
 
 
 def _no_route(method: str, asked: str, path: str, tree: ActorTree) -> Answer:

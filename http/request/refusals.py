@@ -19,7 +19,7 @@ from aigateway.actors.interception.routes import (
     MESSAGES,
     RESPONSES,
 )
-from aigateway.http.request.admission import PREFIXES
+from aigateway.http.request.admission import parts_of
 from aigateway.http.request.answers import Answer
 
 __all__ = ["dialect_of", "shaped"]
@@ -42,13 +42,9 @@ def dialect_of(path: str, tree: ActorTree) -> str:
     ``path`` is the whole one, as it came.  The words in which every client of an API asks say
     it, else the type of the provider.
     """
-    for prefix in PREFIXES:
-        if path.startswith(prefix):
-            path = path[len(prefix) - 1 :]
-            break
-    name, slash, rest = path[1:].partition("/")
+    path, name, rest = parts_of(path)
     config = tree.provider_config(name)
-    named = _NAMED.search(path if config is None else slash + rest)
+    named = _NAMED.search(path if config is None else rest)
     if named is not None:
         return _APIS[named[1] or named[2]]
     return config.type if config is not None else ""
