@@ -38,6 +38,7 @@ __all__ = [
     "MalformedBody",
     "Pace",
     "TooManyBodies",
+    "error_words",
     "keep_request",
     "request_id_of",
     "shown_path",
@@ -289,7 +290,7 @@ class Inbound:
             body = self._read(limit)
         except ParseException as ex:
             # Its text may quote the body.
-            raise MalformedBody(_words(type(ex).__name__)) from ex
+            raise MalformedBody(error_words(ex)) from ex
         except OSError as ex:
             raise ClientVanished from ex
         finally:
@@ -346,9 +347,10 @@ def _shown(segment: str, token: str) -> str:
     return segment
 
 
-def _words(name: str) -> str:
-    """``InvalidChunkSize`` as "invalid chunk size"."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+def error_words(ex: BaseException) -> str:
+    """What kind of error it is, and nothing of its text: ``InvalidChunkSize`` as "invalid chunk
+    size"."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(ex).__name__).lower()
 
 
 def _from_environ(environ: dict[str, Any]) -> list[tuple[str, str]]:

@@ -6,12 +6,11 @@ it into its log and send it back.
 
 from __future__ import annotations
 
-import re
 from typing import Any, cast
 
 from gunicorn.http.errors import NoMoreData, ParseException
 
-from aigateway.http.request.inbound import shown_path
+from aigateway.http.request.inbound import error_words, shown_path
 
 __all__ = ["QuietErrors", "without_content"]
 
@@ -32,7 +31,7 @@ def without_content(exc: BaseException) -> BaseException:
     if not isinstance(exc, ParseException | NoMoreData):
         return exc
     kind = type(exc)
-    text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.__name__).lower()
+    text = error_words(exc)
     wordless = type(kind.__name__, (kind,), {"__str__": lambda _self: text})
     copy: BaseException = cast(Any, kind).__new__(wordless)
     copy.__dict__.update(exc.__dict__)
