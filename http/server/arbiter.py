@@ -20,6 +20,7 @@ from gunicorn.errors import HaltServer
 from gunicorn.sock import close_sockets
 
 from aigateway.http.server import hooks
+from aigateway.http.server.ending import STOP_SIGNALS
 from aigateway.http.server.last_words import LOST, LastWords
 from aigateway.http.server.reloading import FileWatch
 from aigateway.http.settings import Settings
@@ -177,7 +178,7 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
 
     def signal(self, sig: int, frame: FrameType | None) -> None:
         """Note a signal."""
-        if sig in hooks.STOP_SIGNALS:
+        if sig in STOP_SIGNALS:
             self.stop_signals += 2 if sig == signal.SIGQUIT else 1
         super().signal(sig, frame)
 

@@ -33,7 +33,17 @@ from aigateway.http.server.orphans import end_with
 if TYPE_CHECKING:
     from aigateway.http.request.runtime import Runtime
 
-__all__ = ["BACKLOG", "LAST_WAIT", "LINGER", "Ending", "EndingWorker", "has_bytes"]
+__all__ = [
+    "BACKLOG",
+    "LAST_WAIT",
+    "LINGER",
+    "STOP_SIGNALS",
+    "Ending",
+    "EndingWorker",
+    "has_bytes",
+]
+
+STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
 LINGER = 2.0
 """Seconds that a replaced worker keeps idle connections for a request that may be on its way:
@@ -55,7 +65,6 @@ REMIND = 30.0
 """Seconds between log lines about a drain that goes on."""
 
 _NO_BYTES = bytes(4)
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 log = structlog.get_logger("ai-gateway")
 
@@ -138,7 +147,7 @@ class EndingWorker:
         # A terminal that closes tells every process; what it means is the main process' affair.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         # The main process held them back until there are handlers.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def handle_exit(self, _sig: int, _frame: Any) -> None:
         """SIGTERM."""
@@ -197,7 +206,7 @@ class EndingWorker:
 
     def leave(self) -> None:
         """The last step of all."""
-        for sig in (*_STOP_SIGNALS, signal.SIGUSR1):
+        for sig in (*STOP_SIGNALS, signal.SIGUSR1):
             # Python puts its handlers down before the process is gone.
             signal.signal(sig, signal.SIG_IGN)
         if self.ending is Ending.NOW or self.serving:

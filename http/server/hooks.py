@@ -16,13 +16,12 @@ import structlog
 from gunicorn.arbiter import Arbiter
 
 from aigateway.http.request.inbound import keep_request
-from aigateway.http.server.ending import Ending, EndingWorker
+from aigateway.http.server.ending import STOP_SIGNALS, Ending, EndingWorker
 from aigateway.http.server.last_words import LOST
 from aigateway.http.server.orphans import end_with
 from aigateway.http.settings.sockets import remove_socket
 
 __all__ = [
-    "STOP_SIGNALS",
     "child_exit",
     "on_exit",
     "post_worker_init",
@@ -31,7 +30,6 @@ __all__ = [
     "worker_exit",
 ]
 
-STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 HELD_SIGNALS = STOP_SIGNALS | {signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP}
 """Those that a worker must not get before it is ready: see :class:`.GatewayArbiter`."""
 FLUSH_TIMEOUT = 10.0
