@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterable
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import falcon
-import pykka
 import structlog
 from gunicorn.arbiter import Arbiter
 
+from aigateway.actors.actor.base import tell_quietly
 from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.mcp.shelf import ToolShelf, ToolTroubles
 from aigateway.actors.plan import GatewayPlan
@@ -183,10 +182,7 @@ def make_plan(settings: Settings, tree: ActorTree, ways_out: WaysOut | None = No
     """What the supervisor is to build.  Raises SettingsError for wrong provider variables."""
 
     def connected() -> None:
-        recorder = tree.find("recorder")
-        if recorder is not None:
-            with contextlib.suppress(pykka.ActorDeadError):
-                recorder.tell(ControlPlaneChanged())
+        tell_quietly(tree.find("recorder"), ControlPlaneChanged())
 
     shelf, troubles = ToolShelf(), ToolTroubles()
     return GatewayPlan(
