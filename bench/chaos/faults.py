@@ -67,6 +67,16 @@ class Gateway:
         parents = ProcessTable.read().parents
         return sorted(pid for pid, parent in parents.items() if parent == self.child.pid)
 
+    def actors(
+        self, *arguments: str, timeout: float | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``aigateway actors`` on it.  Raises TimeoutExpired."""
+        command = [sys.executable, "-m", "aigateway.http", "actors"]
+        command += ["--runtime-dir", str(self.runtime_dir), *arguments]
+        return subprocess.run(
+            command, env=clean_environ(), capture_output=True, text=True, timeout=timeout
+        )
+
     def signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
             self.child.process.send_signal(number)
@@ -109,13 +119,9 @@ class RestartActor(_Moment):
 
     def begin(self, fault: Fault) -> None:
         role = ROLES[fault.choice % len(ROLES)]
-        command = [sys.executable, "-m", "aigateway.http", "actors"]
-        command += ["--runtime-dir", str(self._gateway.runtime_dir), "restart", role]
-        command += ["--crash"] if self._crash else []
+        how = ["--crash"] if self._crash else []
         try:
-            done = subprocess.run(
-                command, env=clean_environ(), capture_output=True, text=True, timeout=COMMAND_LIMIT
-            )
+            done = self._gateway.actors("restart", role, *how, timeout=COMMAND_LIMIT)
         except subprocess.TimeoutExpired:
             self._say(f"`actors restart {role}` took more than {COMMAND_LIMIT:.0f} s")
             return

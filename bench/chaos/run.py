@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -25,8 +23,9 @@ from bench.chaos.plan import Fault, draw_plan, kinds_for
 from bench.chaos.provider import ChaosProvider
 from bench.chaos.result import Result
 from bench.control_planes import CoderdPlane, LocalPlane
+from bench.environment import git
 from bench.ledger import StoredRecord
-from bench.processes import clean_environ, lasting_port
+from bench.processes import lasting_port
 from bench.systems.aigateway import AiGateway
 from bench.systems.base import Surroundings
 
@@ -238,11 +237,7 @@ class Chaos:
 
     def _spooled(self, gateway: Gateway) -> int | None:
         """Records that wait in spools, dead letters included; None when workers do not say."""
-        command = [sys.executable, "-m", "aigateway.http", "actors"]
-        command += ["--runtime-dir", str(gateway.runtime_dir), "--json"]
-        done = subprocess.run(
-            command, env=clean_environ(), capture_output=True, text=True, check=False
-        )
+        done = gateway.actors("--json")
         found = re.findall(r'(?:spooled|dead_letters)["=: ]+(\d+)', done.stdout)
         return sum(map(int, found)) if found else None
 
@@ -277,18 +272,7 @@ class Chaos:
             stop_code=gateway.child.process.returncode,
             settle_seconds=settled,
             notes=self._notes,
-            revision=_revision(),
+            revision=git("describe", "--always", "--dirty"),
             began=began.isoformat(timespec="seconds"),
             interrupted=self._interrupted,
         )
-
-
-def _revision() -> str:
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip()
