@@ -19,7 +19,7 @@ from bench.campaign import Campaign
 from bench.chaos.command import chaos
 from bench.options import Options
 from bench.plan import Step
-from bench.processes import in_order
+from bench.processes import CHECKOUT, in_order
 from bench.report import compared, comparison, draw_plots, report, write_docs
 from bench.results import RESULTS, Measurement, Results, results_folder
 from bench.scenarios import Scenario, all_scenarios
@@ -28,7 +28,6 @@ from bench.upstream import LISTENERS, Upstream
 
 __all__ = ["main"]
 
-CHECKOUT = Path(__file__).parent.parent
 PAGE = CHECKOUT / "docs" / "performance.md"
 INTERRUPTED = 130
 PLANES = ("local", "coderd")

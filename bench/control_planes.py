@@ -18,7 +18,7 @@ import requests
 from aigateway.actors.control.local.api_keys import create_key
 from bench.availability import Absent, cache_folder
 from bench.ledger import RecordCounts, StoredRecord
-from bench.processes import Child, clean_environ
+from bench.processes import CHECKOUT, Child, clean_environ
 
 __all__ = ["CoderdPlane", "ControlPlane", "LocalPlane", "control_plane"]
 
@@ -32,7 +32,7 @@ _RPCS = {
     "RecordTokenUsage": "usage",
 }
 
-_PEER = Path(__file__).parent.parent / "tests" / "interop" / "peer"
+_PEER = CHECKOUT / "tests" / "interop" / "peer"
 
 
 class ControlPlane(Protocol):

@@ -117,7 +117,6 @@ class _Writer:
 
     def _turn(self, room: int, person: bool, picture: bool) -> list[dict[str, Any]]:
         """What the model answered to the turn before, and what came of that."""
-        results = []
         if picture:
             drawn = self._picture(int(room * _PICTURE_SHARE))
             room -= len(drawn["source"]["data"])

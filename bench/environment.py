@@ -7,13 +7,12 @@ import platform
 import subprocess
 import sys
 from importlib import metadata
-from pathlib import Path
 
 from bench.machine import describe_machine
+from bench.processes import CHECKOUT
 
-__all__ = ["CHECKOUT", "describe", "git", "interpreter"]
+__all__ = ["describe", "git", "interpreter"]
 
-CHECKOUT = Path(__file__).parent.parent
 _PACKAGES = ("gevent", "gunicorn", "falcon", "pykka", "requests", "httptools", "msgspec")
 
 

@@ -36,7 +36,6 @@ class Surroundings:
     """Worker processes, for those that have such."""
     users: int = 1
     """User keys that must exist."""
-    control_plane: str = "local"
     metrics: bool = False
     """With the system's own metrics switched on, where it has such."""
     environ: Mapping[str, str] = {}

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.availability import Absent, cache_folder
-from bench.environment import CHECKOUT, git, interpreter
+from bench.environment import git, interpreter
+from bench.processes import CHECKOUT
 from bench.systems.aigateway import AiGateway
 
 __all__ = ["Revision", "UnknownRevision", "commit_of"]
