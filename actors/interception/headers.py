@@ -136,15 +136,14 @@ def extract(headers: Headers) -> Presented | None:
         removed |= {"authorization", "x-api-key", GOOGLE_KEY_HEADER.lower()}
     if not token:
         return None
-    # PERF: to look first whether it is there at all takes 2 us less for each request.
-    remaining = HeaderList(
-        [
-            (name, value)
-            for name, value in headers
-            if name.lower() not in removed and not (token in value and holds(value, token))
-        ]
-    )
-    return Presented(token, byok, remaining, request_id)
+    # PERF: to look first whether it is there at all takes 2 us less for each request.  No
+    # HeaderList: they are asked for one name or two, and an index of all takes 2 us more.
+    remaining = [
+        (name, value)
+        for name, value in headers
+        if name.lower() not in removed and not (token in value and holds(value, token))
+    ]
+    return Presented(token, byok, tuple(remaining), request_id)
 
 
 def with_query_key(headers: Headers, query: str) -> Headers:
