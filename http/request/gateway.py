@@ -9,7 +9,7 @@ import falcon
 import structlog
 from structlog.contextvars import bind_contextvars
 
-from aigateway.actors.codec.headers import Headers
+from aigateway.actors.codec.headers import Headers, values_of
 from aigateway.actors.interception.headers import UnsafeHeader, for_client
 from aigateway.http.logs import write_line
 from aigateway.http.metrics.reasons import REASONS, Reason
@@ -263,10 +263,8 @@ def _log(call: Call, status: int, how: Finished, seconds: float, overhead: float
 
 
 def _is_event_stream(headers: Headers) -> bool:
-    return any(
-        name.lower() == "content-type" and value.strip().lower().startswith("text/event-stream")
-        for name, value in headers
-    )
+    kinds = values_of(headers, "content-type")
+    return any(kind.lower().startswith("text/event-stream") for kind in kinds)
 
 
 def _stopping() -> Answer:

@@ -60,13 +60,13 @@ class Upstream:
                 if result.shared:
                     result.exchange.headers = without_account(result.exchange.headers)
                 return result
-        answering = self._runtime.tree.provider_config(result.provider_name) or config
+        answering = self.provider_of(result) or config
         dialect = request.api or config.type
         return conceal(result, answering.keys, dialect, quotes=answering.quoted)
 
-    def provider_of(self, opened: Opened) -> ProviderConfig | None:
+    def provider_of(self, result: Opened | Refused) -> ProviderConfig | None:
         """The configuration of the provider that answered."""
-        return self._runtime.tree.provider_config(opened.provider_name)
+        return self._runtime.tree.provider_config(result.provider_name)
 
 
 def headers_for(headers: Headers, **rules: Any) -> list[tuple[str, str]]:
