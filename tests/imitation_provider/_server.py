@@ -109,9 +109,6 @@ class ScriptedProvider:
         self._wait(lambda: len(self._received) >= number, f"request {number}", timeout)
         return self.requests[number - 1]
 
-    def wait_for_connections(self, number: int, timeout: float = 10.0) -> None:
-        self._wait(lambda: self._accepted >= number, f"{number} connections", timeout)
-
     def wait_until_idle(self, timeout: float = 10.0) -> None:
         """Wait until no connection is open."""
         self._wait(lambda: not self._sockets, "the last connection to close", timeout)
