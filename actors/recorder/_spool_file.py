@@ -19,6 +19,7 @@ from aigateway.actors.control.marks import Marks
 
 __all__ = [
     "DiskState",
+    "SpoolBusy",
     "SpoolCorrupt",
     "SpoolError",
     "SpoolFile",
@@ -111,11 +112,18 @@ class SpoolForeign(SpoolError):
     """The file is none of this version's."""
 
 
+class SpoolBusy(SpoolError):
+    """Somebody else has the file locked: a process that is ending, or a program that looks into
+    it."""
+
+
 def spool_error(path: Path, ex: sqlite3.Error) -> SpoolError:
     """The error of SQLite as one of ours."""
     code = getattr(ex, "sqlite_errorcode", None)
     if code is not None and code & 0xFF in _BROKEN:
         return SpoolCorrupt(path, ex)
+    if code is not None and code & 0xFF == sqlite3.SQLITE_BUSY:
+        return SpoolBusy(f"the spool {path} is in use by another program: {ex}")
     state = _state(path, None if code is None else code & 0xFF)
     text = f"cannot use the spool {path}: {ex}; check --state-dir and its free space"
     return SpoolError(text, state)
@@ -155,15 +163,10 @@ def reporting(path: Path) -> Iterator[None]:
         raise spool_error(path, ex) from ex
 
 
-_TRIES = 3
-"""How often a file is opened that is busy.  It is ours, so it hardly ever is: SQLite was once seen
-to refuse the commit that makes the tables, because of statements that had ended."""
-
-
 def open_spool(path: Path) -> sqlite3.Connection:
     """Open or make a spool file, readable by its owner alone.
 
-    Raises SpoolError, SpoolCorrupt and SpoolForeign.
+    Raises SpoolError, SpoolBusy, SpoolCorrupt and SpoolForeign.
     """
     try:
         # SQLite gives its files beside it the same mode.
@@ -172,32 +175,13 @@ def open_spool(path: Path) -> sqlite3.Connection:
         text = f"cannot open the spool {path}: {ex.strerror}; set --state-dir"
         raise folder_error(text, ex) from ex
     with reporting(path):
-        for _ in range(_TRIES - 1):
-            with contextlib.suppress(_Busy):
-                return _opened(path)
-        return _opened(path)
-
-
-class _Busy(sqlite3.OperationalError):
-    """The file, or SQLite itself, was busy with something else."""
-
-
-def _opened(path: Path) -> sqlite3.Connection:
-    """Raises _Busy, and whatever else SQLite has to say."""
-    # No waiting for a lock: the file is ours, and all greenlets would wait too.
-    db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-    try:
-        _prepare(db, path)
-    except sqlite3.OperationalError as ex:
-        db.close()
-        if ex.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+        # No waiting for a lock: the file is ours, and all greenlets would wait too.
+        db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+        try:
+            _prepare(db, path)
+        except BaseException:
+            db.close()
             raise
-        busy = _Busy(*ex.args)
-        busy.sqlite_errorcode = ex.sqlite_errorcode
-        raise busy from ex
-    except BaseException:
-        db.close()
-        raise
     return db
 
 

@@ -39,6 +39,7 @@ from aigateway.actors.recorder._encoding import (
 )
 from aigateway.actors.recorder._spool_file import (
     DiskState,
+    SpoolBusy,
     SpoolCorrupt,
     SpoolError,
     SpoolFile,
@@ -406,28 +407,43 @@ def _text(text: str) -> str:
     return text[:1000].encode("utf-8", "replace").decode("utf-8")
 
 
+_BUSY_TRIES = 3
+"""How many new files may be busy in a row.  On a file system that cannot lock, all are."""
+
+
 def claim_spool(folder: Path) -> Spool:
     """A spool of one's own: the first that nobody holds, or a new one.
 
+    A file that another program has locked is left alone; it is adopted when that is over.
     Raises SpoolError when the folder cannot be used.
     """
     left = adopt_spool(folder, warn=True)
     if left is not None:
         return left
-    number = 0
+    number, busy = 0, 0
     while True:
         path = folder / f"spool-{number}.sqlite"
-        # A file that is there now was made a moment ago, or cannot be used.
-        if not path.exists() and (spool := _open(path)) is not None:
-            return spool
         number += 1
+        # A file that is there now was made a moment ago, or cannot be used.
+        if path.exists():
+            continue
+        try:
+            spool = _open(path)
+        except SpoolBusy as ex:
+            busy += 1
+            if busy == _BUSY_TRIES:
+                raise
+            log.warning("a new spool file is busy, another one is begun", error=str(ex))
+            continue
+        if spool is not None:
+            return spool
 
 
 def adopt_spool(folder: Path, *, warn: bool = False) -> Spool | None:
     """The first spool file that nobody holds, if there is one.
 
-    A damaged one is set aside; one of another version is left alone (and logged with
-    ``warn``).  Raises SpoolError when the folder cannot be used.
+    A damaged one is set aside; one of another version, or that another program has locked, is
+    left alone (and logged with ``warn``).  Raises SpoolError when the folder cannot be used.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -441,6 +457,11 @@ def adopt_spool(folder: Path, *, warn: bool = False) -> Spool | None:
         except SpoolForeign as ex:
             if warn:
                 log.error("a spool file is left alone", error=str(ex))
+            continue
+        except SpoolBusy as ex:
+            # Nobody of ours has it: a process that is just ending, a backup, a shell.
+            if warn:
+                log.warning("a spool file is busy, its records wait until it is not", error=str(ex))
             continue
         if spool is not None:
             return spool

@@ -9,15 +9,18 @@ import stat
 import subprocess
 import sys
 import textwrap
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from attrs import evolve
 from recorder_parts import end, spool_in, text_of, thought, tokens
 
 from aigateway.actors.recorder import _spool_file
-from aigateway.actors.recorder._spool_file import VACUUM_STEP, open_spool
+from aigateway.actors.recorder._spool_file import VACUUM_STEP
 from aigateway.actors.recorder.parcels import PARCEL_SIZE, Changes, DeadRecord, Parcel, Refusal
 from aigateway.actors.recorder.spool import (
     Spool,
@@ -312,6 +315,8 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 
 _RACER = """
 import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from aigateway.actors.recorder.spool import claim_spool
 from aigateway.actors.values.records import InterceptionEnded
@@ -357,6 +362,8 @@ def test_processes_that_race_for_files_lose_nothing(tmp_path: Path) -> None:
 
 _WRITER = """
 import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from aigateway.actors.recorder.spool import claim_spool
 from aigateway.actors.recorder.parcels import Changes
@@ -550,28 +557,56 @@ def test_an_error_in_the_middle_changes_nothing(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_a_file_that_is_busy_for_a_moment_is_opened_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lock = sqlite3.connect(tmp_path / "spool-0.sqlite", isolation_level=None)
-    prepare, tries = _spool_file._prepare, []
+def test_a_spool_that_another_program_has_locked_waits_until_that_is_over(tmp_path: Path) -> None:
+    left = claim_spool(tmp_path)
+    left.write([thought("left")])
+    left.close()
+    shell = sqlite3.connect(left.path, isolation_level=None)
+    shell.execute("PRAGMA locking_mode = EXCLUSIVE")
+    shell.execute("BEGIN EXCLUSIVE")
+    with structlog.testing.capture_logs() as logs:
+        own = claim_spool(tmp_path)
+    assert own.path.name == "spool-1.sqlite"
+    assert [entry["log_level"] for entry in logs] == ["warning"]
+    assert "spool-0.sqlite is in use by another program" in logs[0]["error"]
+    assert adopt_spool(tmp_path) is None
+    shell.close()
+    adopted = adopt_spool(tmp_path)
+    assert adopted is not None
+    assert (adopted.path, texts(read_all(adopted))) == (left.path, ["left:"])
+    own.close()
+    adopted.close()
 
-    def busy_at_first(db: sqlite3.Connection, path: Path) -> None:
-        tries.append(path)
-        if len(tries) == 2:
-            lock.execute("ROLLBACK")
+
+def lock_before_it_is_prepared(monkeypatch: pytest.MonkeyPatch, names: Sequence[str]) -> ExitStack:
+    """Have another program lock new files of these names at the worst moment."""
+    prepare, locks = _spool_file._prepare, ExitStack()
+
+    def late(db: sqlite3.Connection, path: Path) -> None:
+        if path.name in names:
+            lock = locks.enter_context(closing(sqlite3.connect(path, isolation_level=None)))
+            lock.execute("BEGIN EXCLUSIVE")
         prepare(db, path)
 
-    monkeypatch.setattr(_spool_file, "_prepare", busy_at_first)
-    lock.execute("BEGIN EXCLUSIVE")
-    open_spool(tmp_path / "spool-0.sqlite").close()
-    assert len(tries) == 2
-    lock.close()
+    monkeypatch.setattr(_spool_file, "_prepare", late)
+    return locks
 
 
-def test_a_file_that_stays_busy_is_given_up(tmp_path: Path) -> None:
-    lock = sqlite3.connect(tmp_path / "spool-0.sqlite", isolation_level=None)
-    lock.execute("BEGIN EXCLUSIVE")
-    with pytest.raises(SpoolError, match="database is locked; check --state-dir"):
-        open_spool(tmp_path / "spool-0.sqlite")
-    lock.close()
+def test_another_new_file_is_begun_when_one_is_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with lock_before_it_is_prepared(monkeypatch, ["spool-0.sqlite", "spool-1.sqlite"]):
+        spool = claim_spool(tmp_path)
+    assert spool.path.name == "spool-2.sqlite"
+    spool.close()
+
+
+def test_a_folder_where_every_new_file_is_busy_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"spool-{number}.sqlite" for number in range(9)]
+    with (
+        lock_before_it_is_prepared(monkeypatch, names),
+        pytest.raises(SpoolError, match=r"spool-2\.sqlite is in use by another program"),
+    ):
+        claim_spool(tmp_path)
