@@ -18,6 +18,7 @@ from attrs import field, frozen
 from aigateway.actors.actor.base import ActorDied, Inquiry, Reply, tell_quietly
 from aigateway.actors.control.call_counters import CallTimes
 from aigateway.actors.control.marks import Marks
+from aigateway.actors.values.policy import CallerRules
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.actors.values.records import Interception, InterceptionEnded, UsageRecord
 
@@ -56,6 +57,12 @@ class Caller:
     api_key_id: str
     email: str = ""
     workspace_id: str = ""
+    groups: tuple[str, ...] = ()
+    """Names of the groups that a user or a machine is in; only our own control plane knows them."""
+    project: str = ""
+    """What the key is for, if that was said."""
+    rules: CallerRules | None = field(default=None, repr=False)
+    """What the policy has for this caller; None: there is no policy."""
 
 
 @frozen

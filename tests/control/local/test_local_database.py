@@ -31,7 +31,13 @@ PUBLIC = {
     "tool_usages": "interception_id msg_id tool_call_id item_id server_url tool input injected"
     " invocation_error metadata created_at",
     "model_thoughts": "interception_id content metadata created_at",
-    "api_keys": "id secret_sha256 user_id username expires_at revoked_at created_at",
+    "api_keys": "id secret_sha256 user_id username expires_at revoked_at created_at"
+    " name group_id project rules last_used_at",
+    "users": "id name created_at disabled_at",
+    "groups": "id name created_at",
+    "memberships": "user_id group_id created_at",
+    "policies": "version document created_by created_at",
+    "audit": "id at who action subject before after",
 }
 
 
