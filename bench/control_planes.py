@@ -1,4 +1,4 @@
-"""The two control planes of aigateway: the embedded one, and a test coderd."""
+"""The control planes of aigateway: the embedded one on both its databases, and a test coderd."""
 
 from __future__ import annotations
 
@@ -9,18 +9,24 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import tempfile
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import requests
 
 from aigateway.actors.control.local.api_keys import create_key
+from aigateway.actors.control.local.opening import open_address
 from bench.availability import Absent, cache_folder
 from bench.ledger import RecordCounts, StoredRecord
 from bench.processes import CHECKOUT, Child, clean_environ
 
-__all__ = ["CoderdPlane", "ControlPlane", "LocalPlane", "control_plane"]
+if TYPE_CHECKING:
+    from bench.postgres import PostgresServer
+
+__all__ = ["CoderdPlane", "ControlPlane", "LocalPlane", "PostgresPlane", "control_plane"]
 
 _CLIENT_GONE = "the client left"
 """How the error of an interception begins whose client went away."""
@@ -41,6 +47,8 @@ class ControlPlane(Protocol):
     name: str
     options: list[str]
     """For ``aigateway start``."""
+    environ: Mapping[str, str]
+    """Likewise: what must not be seen in a list of processes."""
     keys: list[str]
     """One key per user."""
 
@@ -51,11 +59,36 @@ class ControlPlane(Protocol):
 
 
 def control_plane(name: str, folder: Path, users: int, python: str) -> ControlPlane:
-    """Start the one named ``local`` or ``coderd``.  Raises Absent.
+    """Start the one named ``local``, ``postgres`` or ``coderd``.  Raises Absent.
 
     ``python`` is the one that has the gateway: another revision makes its own database.
     """
-    return LocalPlane(folder, users, python) if name == "local" else CoderdPlane(folder, users)
+    if name == "coderd":
+        return CoderdPlane(folder, users)
+    return (LocalPlane if name == "local" else PostgresPlane)(folder, users, python)
+
+
+def _first_key(folder: Path, python: str, environ: Mapping[str, str]) -> str:
+    """Have the gateway make its database, and a key in it.  Raises Absent."""
+    made = subprocess.run(
+        [python, "-m", "aigateway.http", "keys", "create", "--quiet", "user-0"],
+        cwd=folder,
+        env=clean_environ(**environ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if made.returncode:
+        raise Absent(f"the gateway makes no key: {made.stderr.strip()[-500:]}")
+    return made.stdout.strip()
+
+
+_STORED = (
+    "SELECT 'interception', id, '' FROM interceptions"
+    " UNION ALL SELECT 'ended', id, '' FROM interceptions WHERE ended_at IS NOT NULL"
+    " UNION ALL SELECT 'prompt', interception_id, prompt FROM user_prompts"
+    " UNION ALL SELECT 'usage', interception_id, '' FROM token_usages"
+)
 
 
 class LocalPlane:
@@ -65,19 +98,9 @@ class LocalPlane:
 
     def __init__(self, folder: Path, users: int, python: str) -> None:
         self._file = folder / "records.db"
-        self.options = ["--local", "--local-db", str(self._file)]
-        create = ["keys", "create", "--quiet", "user-0", "--local-db", str(self._file)]
-        made = subprocess.run(
-            [python, "-m", "aigateway.http", *create],
-            cwd=folder,
-            env=clean_environ(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if made.returncode:
-            raise Absent(f"the gateway makes no key: {made.stderr.strip()[-500:]}")
-        self.keys = [made.stdout.strip()]
+        self.options = ["--local"]
+        self.environ = {"CODER_AI_GATEWAY_LOCAL_DB": str(self._file)}
+        self.keys = [_first_key(folder, python, self.environ)]
         # One by one it would take minutes for thousands; the table is the same in all revisions.
         with contextlib.closing(sqlite3.connect(self._file)) as db, db:
             more = range(1, users)
@@ -105,12 +128,7 @@ class LocalPlane:
         """All records, one by one."""
         uri = f"{self._file.as_uri()}?mode=ro"
         with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=30)) as db:
-            rows = db.execute(
-                "SELECT 'interception', id, '' FROM interceptions"
-                " UNION ALL SELECT 'ended', id, '' FROM interceptions WHERE ended_at IS NOT NULL"
-                " UNION ALL SELECT 'prompt', interception_id, prompt FROM user_prompts"
-                " UNION ALL SELECT 'usage', interception_id, '' FROM token_usages"
-            )
+            rows = db.execute(_STORED)
             return [StoredRecord(*row) for row in rows]
 
     def children(self) -> list[Child]:
@@ -118,6 +136,51 @@ class LocalPlane:
 
     def stop(self) -> None:
         """Nothing runs."""
+
+
+class PostgresPlane:
+    """A PostgreSQL server of its own."""
+
+    name = "postgres"
+
+    def __init__(self, folder: Path, users: int, python: str) -> None:
+        # Those who do not use it need no driver.
+        from bench.postgres import PostgresServer
+
+        # Its own user must come to it, who may not enter the checkout.
+        self._folder = Path(tempfile.mkdtemp(prefix="bench-postgres-"))
+        try:
+            self.server: PostgresServer = PostgresServer(self._folder)
+            self.server.start()
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+        try:
+            self._address = self.server.new_database()
+            self.options = ["--local"]
+            self.environ = {"CODER_AI_GATEWAY_LOCAL_DB": self._address}
+            self.keys = [_first_key(folder, python, self.environ)]
+            with contextlib.closing(open_address(self._address)) as database:
+                more = range(1, users)
+                self.keys += [create_key(database, f"user-{number}").token for number in more]
+        except BaseException:
+            self.stop()
+            raise
+
+    def count(self) -> RecordCounts:
+        raise NotImplementedError("only single records are asked for")
+
+    def stored(self) -> list[StoredRecord]:
+        """All records, one by one."""
+        with self.server.connect(self._address) as connection:
+            return [StoredRecord(*map(str, row)) for row in connection.execute(_STORED)]
+
+    def children(self) -> list[Child]:
+        return []
+
+    def stop(self) -> None:
+        self.server.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class CoderdPlane:
@@ -139,6 +202,7 @@ class CoderdPlane:
             key_file = folder / "gateway.key"
             key_file.write_text("gateway-key")
             self.options = ["--url", ready["coderd"], "--key-file", str(key_file)]
+            self.environ: Mapping[str, str] = {}
             self.keys = [f"bench{number:05d}-{uuid.uuid4().hex[:22]}" for number in range(users)]
             self._configure()
         except BaseException:

@@ -46,7 +46,7 @@ def _kinds(
 @click.option(
     "--control-plane",
     "plane",
-    type=click.Choice(["local", "coderd"]),
+    type=click.Choice(["local", "postgres", "coderd"]),
     default="local",
     show_default=True,
 )
@@ -81,6 +81,7 @@ def chaos(
 
     A plan of faults is drawn from the seed; the same seed gives the same plan, and the plan of
     fewer minutes is its beginning. `coderd` stands for all kinds that begin so.
+    `postgres` starts a PostgreSQL server of its own, whose programs must be installed.
 
     Exit status: 0; 1 when a record was lost, or doubled beyond what docs/coderd.md says, when a
     request hung, when a process, file or descriptor was left, when a gateway that nobody killed

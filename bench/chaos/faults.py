@@ -18,7 +18,7 @@ from typing import Protocol
 from bench.chaos.clock import Clock
 from bench.chaos.moods import Moods
 from bench.chaos.plan import Fault
-from bench.control_planes import CoderdPlane
+from bench.control_planes import CoderdPlane, PostgresPlane
 from bench.machine import ProcessTable
 from bench.processes import Child, clean_environ, running
 
@@ -300,6 +300,41 @@ def _of_coderd(plane: CoderdPlane) -> dict[str, Doer]:
     }
 
 
+class Lasting:
+    """Something that is done, and undone when its time is over."""
+
+    def __init__(self, on: Callable[[], None], off: Callable[[], None]) -> None:
+        self._on = on
+        self._off = off
+
+    def begin(self, fault: Fault) -> None:
+        self._on()
+
+    def end(self) -> None:
+        self._off()
+
+
+class PostgresDrop(_Moment):
+    def __init__(self, plane: PostgresPlane) -> None:
+        self._plane = plane
+
+    def begin(self, fault: Fault) -> None:
+        from psycopg import OperationalError
+
+        # One that was killed has none to end, one that stands still ends none.
+        with contextlib.suppress(OperationalError):
+            self._plane.server.hang_up()
+
+
+def _of_postgres(plane: PostgresPlane) -> dict[str, Doer]:
+    server = plane.server
+    return {
+        "postgres-kill": Lasting(server.kill, server.start),
+        "postgres-stall": Lasting(server.freeze, server.thaw),
+        "postgres-drop": PostgresDrop(plane),
+    }
+
+
 def doers(
     gateway: Gateway,
     moods: Moods,
@@ -323,4 +358,6 @@ def doers(
         found["full-disk"] = disk
     if clock is not None:
         found["clock"] = clock
+    if isinstance(plane, PostgresPlane):
+        found |= _of_postgres(plane)
     return found | (_of_coderd(plane) if isinstance(plane, CoderdPlane) else {})

@@ -74,6 +74,11 @@ KINDS: tuple[Kind, ...] = (
     Kind("coderd-reset", "a record is stored, and the line breaks before the answer",
          plane="coderd"),
     Kind("coderd-goaway", "the deployment sends GoAway", plane="coderd"),
+    Kind("postgres-kill", "SIGKILL to all of PostgreSQL, which is then started again",
+         (0.5, 5.0), "postgres"),
+    Kind("postgres-stall", "PostgreSQL says nothing, its connections open", (1.0, 13.0),
+         "postgres"),
+    Kind("postgres-drop", "PostgreSQL ends all connections", plane="postgres"),
 )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from bench.chaos.moods import Moods
 from bench.chaos.plan import Fault, draw_plan, kinds_for
 from bench.chaos.provider import ChaosProvider
 from bench.chaos.result import Result
-from bench.control_planes import CoderdPlane, LocalPlane
+from bench.control_planes import CoderdPlane, LocalPlane, PostgresPlane
 from bench.environment import git
 from bench.ledger import StoredRecord
 from bench.processes import lasting_port
@@ -106,12 +106,11 @@ class Chaos:
                     environ={"TMPDIR": str(temporary), **(clock.environ if clock else {})},
                 )
             )
-            for child in running.extra:
-                stack.callback(child.stop)
+            plane = running.ledger
+            assert isinstance(plane, LocalPlane | PostgresPlane | CoderdPlane)
+            stack.callback(plane.stop)
             gateway = Gateway(running.children[0], self._work / "run")
             stack.callback(lambda: gateway.child.stop())
-            plane = running.ledger
-            assert isinstance(plane, LocalPlane | CoderdPlane)
             before = Holdings.of(gateway.workers())
             began = datetime.now(UTC)
             clients = Clients(
@@ -219,7 +218,7 @@ class Chaos:
     def _permitted(self) -> int:
         return self._may_double if self._options.control_plane == "coderd" else 0
 
-    def _settle(self, plane: LocalPlane | CoderdPlane, gateway: Gateway) -> None:
+    def _settle(self, plane: LocalPlane | PostgresPlane | CoderdPlane, gateway: Gateway) -> None:
         """Wait until all records are there and nothing waits to be sent, or no more come."""
         deadline = time.monotonic() + self._options.settle
         known, changed_at = -1, time.monotonic()

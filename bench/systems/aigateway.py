@@ -23,7 +23,7 @@ PROVIDER_KEY = "sk-bench-provider"
 
 
 class AiGateway(System):
-    """``plane`` is ``local`` or ``coderd``."""
+    """``plane`` is ``local``, ``postgres`` or ``coderd``."""
 
     users_supported = True
     stages_supported = True
@@ -38,8 +38,12 @@ class AiGateway(System):
         self.python = sys.executable
         """The Python that has the gateway."""
         self.name = "aigateway" if plane == "local" else f"aigateway-{plane}"
-        self.title = "aigateway" if plane == "local" else "aigateway (coderd)"
-        where = "in its own SQLite database" if plane == "local" else "in a test coderd"
+        self.title = "aigateway" if plane == "local" else f"aigateway ({plane})"
+        where = {
+            "local": "in its own SQLite database",
+            "postgres": "in PostgreSQL",
+            "coderd": "in a test coderd",
+        }[plane]
         self.does = f"checks the user's key, replaces it, relays, records every request {where}"
 
     def prepare(self, say: Callable[[str], None]) -> str:
@@ -74,7 +78,7 @@ class AiGateway(System):
             [*command, *self.options, *around.options],
             around.folder / "gateway.err",
             cwd=around.folder,
-            env=clean_environ(**_providers(around), **around.environ),
+            env=clean_environ(**_providers(around), **plane.environ, **around.environ),
         )
         try:
             port = _fixed_port([*self.options, *around.options]) or _port(child, log)

@@ -68,7 +68,7 @@ class _Careless(Scenario):
         stand.settle()
         plane = stand.running.ledger
         assert isinstance(plane, LocalPlane)
-        with sqlite3.connect(plane.options[-1]) as db:
+        with sqlite3.connect(plane.environ["CODER_AI_GATEWAY_LOCAL_DB"]) as db:
             db.execute(self._loss)
         db.close()
         return Outcome(numbers={})

@@ -9,6 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from system_programs import unavailable
+
+from bench.availability import Absent
+from bench.postgres import programs
 
 CHECKOUT = Path(__file__).parents[2]
 CHAOS = [sys.executable, "-m", "bench", "chaos", "--seed", "5"]
@@ -51,6 +55,31 @@ def test_a_short_run_loses_doubles_and_leaves_nothing(
     assert result["balance"] == {
         name: [] for name in ("lost", "wrong", "doubled", "undocumented", "hung")
     }
+
+
+@pytest.mark.timeout(300)
+def test_a_database_that_is_killed_silent_and_hangs_up_costs_no_record(
+    tmp_path: Path, marked_environ: dict[str, str], left_over: Callable[[], list[str]]
+) -> None:
+    try:
+        programs()
+    except Absent as ex:
+        unavailable(str(ex))
+    arguments = ["--minutes", "0.2", "--workers", "2", "--clients", "12", "--only", "postgres"]
+    done = subprocess.run(
+        [*CHAOS, *arguments, "--control-plane", "postgres", "--results", str(tmp_path)],
+        cwd=CHECKOUT,
+        env=marked_environ,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert left_over() == []
+    result = json.loads((tmp_path / "chaos.json").read_text())
+    assert result["faults"].keys() == {"postgres-kill", "postgres-stall", "postgres-drop"}
+    assert result["outcomes"]["answered"] > 50
+    assert result["stored"]["usage"] >= result["outcomes"]["answered"]
 
 
 def test_the_plan_can_be_seen_before_it_is_done() -> None:
