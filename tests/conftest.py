@@ -5,10 +5,17 @@ from pathlib import Path
 
 import pytest
 from gateway_process import GatewayProcess, Upstream
+from hypothesis import HealthCheck, settings
 from imitation_provider import ScriptedProvider, imitate
 from imitation_provider.fixtures import imitation_provider, scripted_provider
 
 __all__ = ["imitation_provider", "scripted_provider"]
+
+# A busy machine is no failure. The rest is hypothesis' own, which differs in CI.
+settings.register_profile(
+    "patient", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="module")

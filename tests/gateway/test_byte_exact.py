@@ -15,9 +15,7 @@ from hypothesis import strategies as st
 from imitation_provider import ScriptedProvider, Step, WaitFor, answer, event, stream
 from raw_client import RawClient
 
-MANY = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+MANY = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 SPELLINGS = st.sampled_from(
     ["1E+2", "-0.0", "1.0000000000000000001", "12345678901234567890123", "0e1", "1e-7"]

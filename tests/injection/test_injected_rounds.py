@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from attrs import frozen
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from round_answers import (
     Call,
@@ -153,7 +153,7 @@ def test_reads_of_one_byte_give_the_same(
 
 
 @each_api
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=25)
+@settings(max_examples=25)
 @given(sizes=st.lists(st.integers(1, 400), max_size=40), talk=st.sampled_from(list(TALKS)))
 def test_reads_of_any_size_give_the_same(api: Api, sizes: list[int], talk: str) -> None:
     def cut(data: bytes) -> list[bytes]:

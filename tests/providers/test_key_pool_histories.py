@@ -108,4 +108,4 @@ def _keys(pool: KeyPool, now: float) -> list[Key]:
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestHistories.settings = settings(max_examples=60, stateful_step_count=40)

@@ -347,6 +347,5 @@ TestTwoWorkers = TwoWorkers.TestCase
 TestTwoWorkers.settings = settings(
     max_examples=25,
     stateful_step_count=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

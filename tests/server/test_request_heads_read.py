@@ -9,7 +9,7 @@ import pytest
 from gunicorn.config import Config
 from gunicorn.http.message import Request
 from gunicorn.http.unreader import IterUnreader
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aigateway.http.server.parts import GatewayRequest, plain_headers
@@ -51,7 +51,6 @@ def read(kind: type[Request], head: bytes, **changed: Any) -> Any:
     return line, request.version, kept
 
 
-@settings(deadline=None)
 @given(heads)
 @example("Host: a\r\nHost: b")
 @example("Content-Type: a\r\ncontent-type: b")
@@ -99,7 +98,6 @@ targets = st.sampled_from(
 versions = st.sampled_from(["HTTP/1.1", "HTTP/1.0", "HTTP/2.0", "HTTP/1.10", "http/1.1", ""])
 
 
-@settings(deadline=None)
 @given(methods, targets, versions)
 def test_any_request_line_is_read_as_gunicorn_reads_it_each_time(
     method: str, target: str, version: str

@@ -68,9 +68,7 @@ frames = st.builds(
     st.booleans(),
     st.booleans(),
 )
-@settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_nonsense_costs_the_connection_at_most(
     talk: Talk, coderd: FakeCoderd, nonsense: list[bytes], one_message: bool, early: bool
 ) -> None:

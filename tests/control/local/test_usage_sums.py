@@ -120,9 +120,7 @@ def test_what_cannot_be_grouped_by_is_refused(database: Database, by: list[str])
         usage_by(database, by)
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.tuples(

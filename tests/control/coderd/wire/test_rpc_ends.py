@@ -547,7 +547,7 @@ def test_a_broken_session_accepts_no_calls(pair: Pair) -> None:
     st.sampled_from([1, 2, 256]),
     st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_call_gets_its_own_answer_however_the_bytes_travel(
     seed: int, count: int, reuse: bool, max_streams: int, large: bool
 ) -> None:
