@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,11 +12,21 @@ import click
 
 from aigateway.actors.control.local.address import LocalDatabaseError, is_postgresql, shown
 from aigateway.actors.control.local.opening import database_errors, open_address, read_address
+from aigateway.actors.control.local.people import AlreadyThere, NoSuch
 from aigateway.actors.control.local.schema import Database
 from aigateway.http.settings import SettingsError, load
 from aigateway.http.settings.flags import settings_options
+from aigateway.http.settings.printable import printable
 
-__all__ = ["as_failures", "database_options", "named_database", "reading", "writing"]
+__all__ = [
+    "as_failures",
+    "changer",
+    "database_options",
+    "named_database",
+    "naming_what_is_wrong",
+    "reading",
+    "writing",
+]
 
 HOW = "Name one with --local-db or CODER_AI_GATEWAY_LOCAL_DB."
 
@@ -71,6 +82,26 @@ def named_database(flags: dict[str, object]) -> tuple[str, bool]:
         return settings.local_db, settings.sources["local_db"].kind != "default"
     except SettingsError as ex:
         raise click.UsageError(str(ex)) from ex
+
+
+def changer() -> str:
+    """Who changes something on the command line, for the table of changes."""
+    try:
+        return f"command line: {getpass.getuser()}"
+    except (KeyError, OSError, ImportError):
+        # A container's user may have neither a name nor a variable that says one.
+        return f"command line: uid {os.getuid()}"
+
+
+@contextmanager
+def naming_what_is_wrong() -> Iterator[None]:
+    """Turn what people get wrong about names into what the command prints."""
+    try:
+        yield
+    except (NoSuch, AlreadyThere) as ex:
+        raise click.ClickException(printable(str(ex))) from ex
+    except ValueError as ex:
+        raise click.UsageError(printable(str(ex))) from ex
 
 
 @contextmanager

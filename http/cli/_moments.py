@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-__all__ = ["moment", "span"]
+__all__ = ["minute", "moment", "seconds_of", "span"]
 
 _UNITS = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _SPAN = re.compile(r"([0-9]{1,12})([wdhms])")
@@ -18,7 +18,7 @@ def span(_context: click.Context, _option: click.Parameter, text: str | None) ->
     """Read a duration; returns seconds.  Raises click.BadParameter."""
     if text is None:
         return None
-    seconds = _seconds(text)
+    seconds = seconds_of(text)
     if seconds is None:
         raise click.BadParameter(f'"{text}" is no duration: write for example 90d, 12h or 1w2d')
     return seconds
@@ -34,7 +34,7 @@ def moment(_context: click.Context, _option: click.Parameter, text: str | None) 
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     if text in ("today", "yesterday"):
         return (midnight - timedelta(days=text == "yesterday")).timestamp()
-    ago = _seconds(text)
+    ago = seconds_of(text)
     if ago is not None:
         return time.time() - ago
     try:
@@ -49,7 +49,13 @@ def moment(_context: click.Context, _option: click.Parameter, text: str | None) 
         ) from ex
 
 
-def _seconds(text: str) -> int | None:
+def minute(moment: str) -> str:
+    """A time of the database as tables show it."""
+    return moment[:16].replace("T", " ")
+
+
+def seconds_of(text: str) -> int | None:
+    """A duration as a user writes it, in seconds; None for what is none."""
     parts = _SPAN.findall(text)
     if not parts or "".join(amount + unit for amount, unit in parts) != text:
         return None

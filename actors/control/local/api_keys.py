@@ -1,10 +1,14 @@
-"""The keys of the embedded control plane: make, list, revoke.
+"""The keys of the embedded control plane: make, list, revoke, and who they let in.
 
 A key is ``<id>-<secret>``, in the shape of a Coder token: ten and twenty-two letters and
 digits.  The database keeps the secret's SHA-256 only.  A plain hash will do: with 130 random
 bits in the secret there is nothing to guess that a slow one would protect.
 
-All functions take a connection from :func:`~aigateway.actors.control.local.schema.open_database`.
+A key is a user's, or a machine's: then it belongs to a group and to no user.  What is called the
+same in the same group has always the same user id, so a machine keeps its records, and what it has
+stored with providers, when its key is replaced.
+
+All functions take a connection from :func:`~aigateway.actors.control.local.opening.open_address`.
 """
 
 from __future__ import annotations
@@ -13,39 +17,67 @@ import hashlib
 import hmac
 import secrets
 import string
+import threading
 import time
-import uuid
-from collections.abc import Iterable
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from attrs import evolve, field, frozen
 
-from aigateway.actors.control.local.schema import Database, marks, timestamp
+from aigateway.actors.control.local.audit import Change, note_changes
+from aigateway.actors.control.local.people import (
+    NoSuch,
+    User,
+    find_group,
+    good_id,
+    good_name,
+    insert_users,
+    user_id_for,
+)
+from aigateway.actors.control.local.schema import (
+    Database,
+    marks,
+    moment_of,
+    timestamp,
+    transaction,
+)
 from aigateway.actors.control.messages import Caller, Denied
 
 __all__ = [
     "ApiKey",
+    "KnownKey",
     "NewApiKey",
+    "Uses",
+    "WantedKey",
     "create_key",
+    "create_keys",
+    "find_key",
     "find_callers",
     "list_keys",
+    "note_uses",
     "revoke_key",
-    "user_id_for",
 ]
 
 ID_LENGTH, SECRET_LENGTH = 10, 22
 """Characters, as in Coder's own tokens."""
 
+OURSELVES = "aigateway"
+"""Who changes what nobody asked for by name."""
+
+USE_NOTED_EVERY = 60.0
+"""Seconds: of what is used all the time no more is noted."""
+
+USES_WRITTEN_AFTER = 5.0
+"""Seconds for which uses are collected: requests do not wait for that."""
+
 _ALPHABET = string.ascii_letters + string.digits
 
-_USERS = uuid.UUID("5f0c3a52-6d0b-4f7e-9a53-0d6f1b7c2e84")
-"""Name space of the user ids that are made from user names.  Never to be changed."""
-
-
 _UNAUTHORIZED = Denied("unauthorized")
-
-_Found: TypeAlias = tuple[str, str, str, str | None, str | None]
-"""The digest of the secret, user id and name, and when it expires and was revoked."""
+_COLUMNS = "k.id, k.username, k.user_id, k.created_at, k.expires_at, k.revoked_at, k.name, g.name"
+_COLUMNS += ", k.project, k.rules, k.last_used_at, u.disabled_at"
+_FROM = (
+    "FROM api_keys k LEFT JOIN users u ON u.id = k.user_id LEFT JOIN groups g ON g.id = k.group_id"
+)
 
 
 @frozen
@@ -54,18 +86,29 @@ class ApiKey:
 
     id: str
     username: str
+    """Of a machine's key ``<group>/<name>``."""
     user_id: str
     created_at: str
     expires_at: str | None
     revoked_at: str | None
+    name: str = ""
+    group: str | None = None
+    """The group that it belongs to; None: it is a user's."""
+    project: str | None = None
+    rules: str | None = None
+    """What the key itself may: JSON as in a policy."""
+    last_used_at: str | None = None
+    disabled_at: str | None = None
+    """When its user was disabled."""
 
     def state(self, now: float) -> str:
-        """``revoked``, ``expired`` or ``active`` at ``now`` (Unix seconds)."""
+        """``revoked``, ``expired``, ``disabled`` (its user is) or ``active`` at ``now`` (Unix
+        seconds)."""
         if self.revoked_at is not None:
             return "revoked"
         if self.expires_at is not None and self.expires_at <= timestamp(now):
             return "expired"
-        return "active"
+        return "active" if self.disabled_at is None else "disabled"
 
 
 @frozen
@@ -77,86 +120,233 @@ class NewApiKey:
     """What the client sends."""
 
 
-def user_id_for(username: str) -> str:
-    """The id of a user who was given none: the same name has always the same id."""
-    return str(uuid.uuid5(_USERS, username))
+@frozen(kw_only=True)
+class WantedKey:
+    """A key to be made: for ``username``, or for a machine of ``group``."""
+
+    username: str = ""
+    user_id: str | None = None
+    """None: that of the user of this name, who is made if there is none."""
+    group: str = ""
+    name: str = ""
+    """What it is for; a machine's must have one."""
+    project: str = ""
+    expires_in: float | None = None
+    """Seconds; None: it is good until it is revoked."""
+    rules: str | None = None
+    """What the key itself may, as :func:`~.policy_document.rules_text` writes it."""
+
+
+@frozen
+class KnownKey:
+    """A caller with what is kept beside the key."""
+
+    caller: Caller
+    rules: str | None = None
+    """What the key itself may, as it is stored."""
+    machine: bool = False
+    """It belongs to a group and to no user."""
+    use_is_old: bool = False
+    """That it is used was not noted for :data:`USE_NOTED_EVERY`."""
 
 
 def create_key(
-    connection: Database,
+    database: Database,
     username: str,
     user_id: str | None = None,
     expires_in: float | None = None,
     *,
+    who: str = OURSELVES,
     now: float | None = None,
 ) -> NewApiKey:
-    """Make a key that is good for ``expires_in`` seconds, or until it is revoked.
+    """Make a user's key that is good for ``expires_in`` seconds, or until it is revoked.
 
-    Raises ValueError for an empty or unprintable name, a ``user_id`` that is no UUID and an
-    expiry that is not in the future or beyond the year 9999, and what the database raises.
+    Raises what :func:`create_keys` raises.
     """
-    username = username.strip()
-    if not username:
-        raise ValueError("the user name is empty")
-    if not username.isprintable():
-        # It may travel in a header.
-        raise ValueError("the user name has control characters")
-    user_id = user_id_for(username) if user_id is None else _uuid(user_id)
-    created = time.time() if now is None else now
-    expires_at = None if expires_in is None else _expiry(created, expires_in)
-    secret = _random(SECRET_LENGTH)
-    key = ApiKey(_random(ID_LENGTH), username, user_id, timestamp(created), expires_at, None)
-    connection.execute(
-        "INSERT INTO api_keys (id, secret_sha256, user_id, username, expires_at, created_at)"
-        " VALUES (?, ?, ?, ?, ?, ?)",
-        (
-            key.id,
-            hashlib.sha256(secret.encode()).hexdigest(),
-            key.user_id,
-            key.username,
-            key.expires_at,
-            key.created_at,
-        ),
+    wanted = WantedKey(username=username, user_id=user_id, expires_in=expires_in)
+    return create_keys(database, [wanted], who=who, now=now)[0]
+
+
+def create_keys(
+    database: Database, wanted: Sequence[WantedKey], *, who: str, now: float | None = None
+) -> list[NewApiKey]:
+    """Make keys, all or none, and the users of theirs that are not there yet.
+
+    Raises ValueError for an empty or unprintable name, a ``user_id`` that is no UUID, an expiry
+    that is not in the future or beyond the year 9999, and for what is neither a user's nor a
+    group's; :class:`~.people.NoSuch` for an unknown group; and what the database raises.
+    """
+    now = time.time() if now is None else now
+    made: list[NewApiKey] = []
+    rows: list[tuple[Any, ...]] = []
+    users: dict[str, User] = {}
+    groups: dict[str, str] = {}
+    with transaction(database):
+        known = _user_ids(database, wanted)
+        for each in wanted:
+            key, group_id = _key(each, known, database, groups, now)
+            secret = _random(SECRET_LENGTH)
+            made.append(NewApiKey(key, f"{key.id}-{secret}"))
+            digest = hashlib.sha256(secret.encode()).hexdigest()
+            rows.append(
+                (
+                    key.id,
+                    digest,
+                    key.user_id,
+                    key.username,
+                    key.expires_at,
+                    key.created_at,
+                    key.name,
+                    group_id,
+                    key.project,
+                    key.rules,
+                )
+            )
+            if group_id is None and known.get(key.username) != key.user_id:
+                known[key.username] = key.user_id
+                users[key.user_id] = User(key.user_id, key.username, key.created_at)
+        insert_users(database, users.values())
+        database.executemany(
+            "INSERT INTO api_keys (id, secret_sha256, user_id, username, expires_at, created_at,"
+            " name, group_id, project, rules) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+        note_changes(database, who, [_created(each.key) for each in made], now)
+    return made
+
+
+def _user_ids(database: Database, wanted: Sequence[WantedKey]) -> dict[str, str]:
+    """The ids of the users that there are, by name; of several with one name, the first's."""
+    if len(wanted) == 1:
+        rows = database.execute(
+            "SELECT name, id FROM users WHERE name = ? ORDER BY created_at DESC, id",
+            (wanted[0].username.strip(),),
+        )
+    else:
+        rows = database.execute("SELECT name, id FROM users ORDER BY created_at DESC, id")
+    return dict(rows.fetchall())
+
+
+def _key(
+    wanted: WantedKey, known: dict[str, str], database: Database, groups: dict[str, str], now: float
+) -> tuple[ApiKey, str | None]:
+    """A key that is not stored yet, and the id of its group."""
+    group_id = None
+    if wanted.group and (wanted.username or wanted.user_id):
+        raise ValueError("a key is of a user or of a group, not of both")
+    name = good_name(wanted.name, "key") if wanted.name else ""
+    if wanted.group:
+        if not name:
+            raise ValueError("a group's key needs a name that says what it is for")
+        group = wanted.group.strip()
+        if group not in groups:
+            groups[group] = find_group(database, group).id
+        group_id = groups[group]
+        username = f"{group}/{name}"
+        # No user's: users' ids are made from names without this.
+        user_id = user_id_for(f"\0{group_id}\0{name}")
+    else:
+        username = good_name(wanted.username)
+        if wanted.user_id is not None:
+            user_id = good_id(wanted.user_id)
+        else:
+            user_id = known.get(username) or user_id_for(username)
+    expires_at = None if wanted.expires_in is None else _expiry(now, wanted.expires_in)
+    key = ApiKey(
+        id=_random(ID_LENGTH),
+        username=username,
+        user_id=user_id,
+        created_at=timestamp(now),
+        expires_at=expires_at,
+        revoked_at=None,
+        name=name,
+        group=wanted.group.strip() or None,
+        project=good_name(wanted.project, "project") if wanted.project else None,
+        rules=wanted.rules,
     )
-    return NewApiKey(key, f"{key.id}-{secret}")
+    return key, group_id
 
 
-def list_keys(connection: Database) -> list[ApiKey]:
-    """All keys, oldest first, revoked and expired ones too.  Raises what the database raises."""
-    rows = connection.execute(
-        "SELECT id, username, user_id, created_at, expires_at, revoked_at"
-        " FROM api_keys ORDER BY created_at, id"
+def _created(key: ApiKey) -> Change:
+    after = {
+        "user": None if key.group else key.username,
+        "group": key.group,
+        "name": key.name,
+        "project": key.project,
+        "expires_at": key.expires_at,
+        "rules": key.rules,
+    }
+    shown = {name: value for name, value in after.items() if value}
+    return Change("key.create", f"key {key.id}", after=shown)
+
+
+def list_keys(
+    database: Database, *, user_id: str | None = None, group: str | None = None
+) -> list[ApiKey]:
+    """All keys, oldest first, revoked and expired ones too; or those of one user or group.
+
+    Raises what the database raises.
+    """
+    conditions = {"k.user_id": user_id, "g.name": group}
+    asked = {name: value for name, value in conditions.items() if value is not None}
+    where = f"WHERE {' AND '.join(f'{name} = ?' for name in asked)}" if asked else ""
+    rows = database.execute(
+        f"SELECT {_COLUMNS} {_FROM} {where} ORDER BY k.created_at, k.id", list(asked.values())
     )
-    return [ApiKey(*row) for row in rows]
+    return [ApiKey(*row) for row in rows.fetchall()]
 
 
-def revoke_key(connection: Database, key_id: str, *, now: float | None = None) -> bool:
+def find_key(database: Database, key_id: str) -> ApiKey:
+    """The key with this id.  Raises :class:`~.people.NoSuch`, and what the database raises."""
+    rows = database.execute(f"SELECT {_COLUMNS} {_FROM} WHERE k.id = ?", (key_id,)).fetchall()
+    if not rows:
+        raise NoSuch(f'there is no key "{key_id}"')
+    return ApiKey(*rows[0])
+
+
+def revoke_key(
+    database: Database, key_id: str, *, who: str = OURSELVES, now: float | None = None
+) -> bool:
     """Refuse a key from now on; False when there is no such key.
 
     A key that was revoked before keeps its time of revocation.  Raises what the database raises.
     """
-    revoked_at = timestamp(time.time() if now is None else now)
-    changed = connection.execute(
-        "UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?) WHERE id = ?",
-        (revoked_at, key_id),
-    )
-    return changed.rowcount == 1
+    now = time.time() if now is None else now
+    with transaction(database):
+        changed = database.execute(
+            "UPDATE api_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL",
+            (timestamp(now), key_id),
+        )
+        if changed.rowcount == 1:
+            change = Change(
+                "key.revoke", f"key {key_id}", {"revoked_at": None}, {"revoked_at": timestamp(now)}
+            )
+            note_changes(database, who, [change], now)
+            return True
+        found = database.execute("SELECT 1 FROM api_keys WHERE id = ?", (key_id,))
+        return found.fetchone() is not None
 
 
 def find_callers(
-    connection: Database, tokens: Iterable[str], now: float
-) -> dict[str, Caller | Denied]:
+    database: Database, tokens: Iterable[str], now: float
+) -> dict[str, KnownKey | Denied]:
     """Whose keys are these?  ``now`` in Unix seconds.  Raises what the database raises."""
     ids = {token: _asked_id(token) for token in tokens}
     asked = sorted(set(filter(None, ids.values())))
-    found: dict[str, _Found] = {}
+    found: dict[str, list[tuple[Any, ...]]] = {}
     if asked:
-        rows = connection.execute(
-            "SELECT id, secret_sha256, user_id, username, expires_at, revoked_at"
-            f" FROM api_keys WHERE id IN ({marks(asked)})",
+        # A row for each group: those of a user's key are the user's.
+        rows = database.execute(
+            "SELECT k.id, k.secret_sha256, k.user_id, k.username, k.expires_at, k.revoked_at,"
+            " k.project, k.rules, k.last_used_at, k.group_id, u.disabled_at, g.name"
+            " FROM api_keys k LEFT JOIN users u ON u.id = k.user_id AND k.group_id IS NULL"
+            " LEFT JOIN memberships m ON m.user_id = k.user_id AND k.group_id IS NULL"
+            " LEFT JOIN groups g ON g.id = coalesce(k.group_id, m.group_id)"
+            f" WHERE k.id IN ({marks(asked)})",
             asked,
         )
-        found = {id: (digest, *rest) for id, digest, *rest in rows.fetchall()}
+        for id, *rest in rows.fetchall():
+            found.setdefault(id, []).append(tuple(rest))
     return {token: _verdict(token, found.get(id), now) for token, id in ids.items()}
 
 
@@ -167,33 +357,78 @@ def _asked_id(token: str) -> str:
     return key_id if secret and key_id.isascii() and "\0" not in key_id else ""
 
 
-def _verdict(token: str, found: _Found | None, now: float) -> Caller | Denied:
+def _verdict(token: str, found: list[tuple[Any, ...]] | None, now: float) -> KnownKey | Denied:
     key_id, _dash, secret = token.partition("-")
     if not secret:
         return evolve(_UNAUTHORIZED, reason="invalid key")
     if found is None:
         return evolve(_UNAUTHORIZED, reason="unknown key")
-    digest, user_id, username, expires_at, revoked_at = found
+    digest, user_id, username, expires_at, revoked_at, project, rules, *rest = found[0]
+    used_at, group_id, disabled_at, _group = rest
     given = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
     if not hmac.compare_digest(given, digest):
         return evolve(_UNAUTHORIZED, reason="invalid key")
-    caller = Caller(user_id, username, key_id)
+    groups = tuple(sorted(name for *_rest, name in found if name is not None))
+    caller = Caller(user_id, username, key_id, groups=groups, project=project or "")
     if revoked_at is not None:
         return evolve(_UNAUTHORIZED, reason="revoked", caller=caller)
     if expires_at is not None and expires_at <= timestamp(now):
         return evolve(_UNAUTHORIZED, reason="expired", caller=caller)
-    return caller
+    if disabled_at is not None:
+        return evolve(_UNAUTHORIZED, reason="user disabled", caller=caller)
+    old = used_at is None or moment_of(used_at) <= now - USE_NOTED_EVERY
+    return KnownKey(caller, rules, group_id is not None, old)
+
+
+class Uses:
+    """Which keys were used, until that is written: late, and for each key once a minute at most.
+
+    Safe to use from many threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pending: dict[str, float] = {}
+        self._written: dict[str, float] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._pending)
+
+    def note(self, key_id: str, now: float) -> None:
+        """The key was used at ``now`` (Unix seconds)."""
+        if now - self._written.get(key_id, -USE_NOTED_EVERY) >= USE_NOTED_EVERY:
+            with self._lock:
+                self._pending.setdefault(key_id, now)
+
+    def written(self, write: Callable[[dict[str, float]], None]) -> None:
+        """Have what is pending written; it stays pending where ``write`` raises."""
+        with self._lock:
+            taken = dict(self._pending)
+        if not taken:
+            return
+        write(taken)
+        latest = max(taken.values())
+        with self._lock:
+            for key_id in taken:
+                self._pending.pop(key_id, None)
+            kept = {id: at for id, at in self._written.items() if latest - at < USE_NOTED_EVERY}
+            self._written = kept | taken
+
+
+def note_uses(database: Database, uses: dict[str, float]) -> None:
+    """Write down when keys were used, by id, in Unix seconds.  Raises what the database raises."""
+    rows = [(timestamp(at), id, timestamp(at)) for id, at in sorted(uses.items())]
+    # In the order of ids, so that two gateways on one database never wait for each other.
+    with transaction(database):
+        database.executemany(
+            "UPDATE api_keys SET last_used_at = ?"
+            " WHERE id = ? AND (last_used_at IS NULL OR last_used_at < ?)",
+            rows,
+        )
 
 
 def _random(length: int) -> str:
     return "".join(secrets.choice(_ALPHABET) for _ in range(length))
-
-
-def _uuid(text: str) -> str:
-    try:
-        return str(uuid.UUID(text))
-    except ValueError:
-        raise ValueError(f'the user id "{text}" is no UUID') from None
 
 
 def _expiry(created: float, expires_in: float) -> str:

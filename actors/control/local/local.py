@@ -11,8 +11,10 @@ do not need the lock), and after :data:`LOCK_PATIENCE` it answers "ask later".
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -28,6 +30,7 @@ from aigateway.actors.actor.base import (
     tell_quietly,
 )
 from aigateway.actors.control.local._writing import answer, send_back, take_batches, take_starts
+from aigateway.actors.control.local.api_keys import USES_WRITTEN_AFTER
 from aigateway.actors.control.local.prices.cost import Pricing
 from aigateway.actors.control.local.store import DatabaseBusy, DatabaseTrouble, Store
 from aigateway.actors.control.messages import (
@@ -72,6 +75,11 @@ class _Flush:
 _FLUSH = _Flush()
 
 
+@frozen
+class _WriteUses:
+    """To itself: write down which keys were used."""
+
+
 class LocalControlPlane(GatewayActor):
     """Answers the messages of :mod:`~aigateway.actors.control.messages` from ``database``.
 
@@ -107,6 +115,7 @@ class LocalControlPlane(GatewayActor):
         self._batches: list[StoreRecords] = []
         self._claims: list[tuple[str, tuple[str, ...], RememberIds | None]] = []
         self._flush_told = False
+        self._uses_timer: threading.Timer | None = None
         self._locked_since: float | None = None
         self._rest = _FIRST_REST
         self._trouble: str | None = None
@@ -127,7 +136,11 @@ class LocalControlPlane(GatewayActor):
             if claim is not None:
                 fail(claim.reply, died)
         send_back(self._batches, str(died))
+        if self._uses_timer is not None:
+            self._uses_timer.cancel()
         if hasattr(self, "_store"):
+            with contextlib.suppress(DatabaseBusy, DatabaseTrouble):
+                self._store.note_uses()
             self._store.close()
 
     # -- messages
@@ -201,6 +214,8 @@ class LocalControlPlane(GatewayActor):
                 self._lookups.append(lookup)
             else:
                 complete(lookup.reply, answer)
+        if self._store.uses and self._uses_timer is None:
+            self._uses_timer = self.later(USES_WRITTEN_AFTER, _WriteUses())
 
     def _find(self, token: str) -> Caller | Denied | Unavailable | None:
         """Whose key is this?  None when that must be tried again."""
@@ -274,6 +289,12 @@ class LocalControlPlane(GatewayActor):
             answer(starts, batches, written)
         return True
 
+    def _write_uses(self, _message: _WriteUses) -> None:
+        # What cannot be written now is written after the next lookup.
+        self._uses_timer = None
+        with contextlib.suppress(DatabaseBusy, DatabaseTrouble):
+            self._store.note_uses()
+
     def _patient(self) -> bool:
         """Whether to go on waiting for the lock."""
         now = time.monotonic()
@@ -303,4 +324,5 @@ class LocalControlPlane(GatewayActor):
         GetCallStats: _get_call_stats,
         GetStatus: _get_status,
         _Flush: _flush,
+        _WriteUses: _write_uses,
     }

@@ -26,13 +26,14 @@ from aigateway.actors.control.local._rows import (
     without_nul,
     without_surrogates,
 )
-from aigateway.actors.control.local.api_keys import find_callers
+from aigateway.actors.control.local.api_keys import Uses, find_callers, note_uses
 from aigateway.actors.control.local.costs import (
     StoredRecord,
     asked_in,
     price_records,
     unpriced_among,
 )
+from aigateway.actors.control.local.policies import BadStoredPolicy, PolicyInForce
 from aigateway.actors.control.local.postgres import (
     ConnectionPool,
     PostgresDatabase,
@@ -90,6 +91,8 @@ class PostgresStore:
     ) -> None:
         self._address = address
         self._pricing = pricing
+        self._policy = PolicyInForce()
+        self.uses = Uses()
         self.unpriced: Counter[str] = Counter()
         """Token records that were stored without a cost, by the reason."""
         self._patience = patience
@@ -118,11 +121,38 @@ class PostgresStore:
         claims: Sequence[tuple[str, Sequence[str]]],
         now: float,
     ) -> tuple[dict[str, Caller | Denied], list[tuple[str | None, tuple[str, ...]]]]:
-        """Whose keys are ``tokens``, and for each of ``claims`` (a user id, with ids that user
-        named) what :func:`~.stored_ids.foreign_id` says.  ``now`` in Unix seconds."""
+        """Whose keys are ``tokens``, and what may their holders; and for each of ``claims`` (a
+        user id, with ids that user named) what :func:`~.stored_ids.foreign_id` says.  ``now`` in
+        Unix seconds.
+
+        For one thread at a time.
+        """
         with self._lent() as database:
-            callers = find_callers(database, tokens, now) if tokens else {}
+            callers = self._callers(database, tokens, now) if tokens else {}
             return callers, [foreign_id(database, user, ids, now) for user, ids in claims]
+
+    def _callers(
+        self, database: PostgresDatabase, tokens: Sequence[str], now: float
+    ) -> dict[str, Caller | Denied]:
+        callers: dict[str, Caller | Denied] = {}
+        try:
+            self._policy.look(database)
+            for token, found in find_callers(database, tokens, now).items():
+                if isinstance(found, Denied):
+                    callers[token] = found
+                    continue
+                if found.use_is_old:
+                    self.uses.note(found.caller.api_key_id, now)
+                callers[token] = self._policy.admitted(found)
+        except BadStoredPolicy as ex:
+            raise DatabaseTrouble(str(ex)) from ex
+        return callers
+
+    def note_uses(self) -> None:
+        """Write down which keys were used since the last time; after trouble it is done the next
+        time."""
+        with self._lent() as database:
+            self.uses.written(partial(note_uses, database))
 
     def remember_ids(self, claims: Sequence[tuple[str, Sequence[str]]], now: float) -> None:
         """Note ids as those of users; see :mod:`.stored_ids`."""

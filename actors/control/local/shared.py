@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import structlog
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from aigateway.actors.actor.base import (
     ActorDied,
@@ -32,6 +32,7 @@ from aigateway.actors.actor.base import (
 from aigateway.actors.control.local._desk import FIRST_REST, LONGEST_REST, Desk, Done
 from aigateway.actors.control.local._writing import answer, send_back, take_batches, take_starts
 from aigateway.actors.control.local.address import shown
+from aigateway.actors.control.local.api_keys import USES_WRITTEN_AFTER
 from aigateway.actors.control.local.opening import postgresql
 from aigateway.actors.control.local.prices.cost import Pricing
 from aigateway.actors.control.local.store import DatabaseTrouble, Written
@@ -90,6 +91,11 @@ _Note: TypeAlias = tuple[str, tuple[str, ...]]
 
 
 @frozen
+class _WriteUses:
+    """To itself: have it written which keys were used."""
+
+
+@frozen
 class _Questions:
     """A job: answer these."""
 
@@ -106,6 +112,8 @@ class _Writes:
     notes: tuple[_Note, ...] = ()
     starts: tuple[_Waiting[Begin], ...] = ()
     batches: tuple[StoreRecords, ...] = ()
+    uses: bool = False
+    """Which keys were used is to be written too."""
     written: Written = field(factory=Written)
 
 
@@ -159,6 +167,8 @@ class SharedControlPlane(GatewayActor):
         self._batches: list[StoreRecords] = []
         self._told_away = False
         self._timer: threading.Timer | None = None
+        self._uses_due = False
+        self._uses_timer: threading.Timer | None = None
 
     def started(self) -> None:
         postgresql(self._address)
@@ -179,8 +189,9 @@ class SharedControlPlane(GatewayActor):
         for waiting in self._everybody():
             fail(waiting.message.reply, died)
         send_back(self._batches, str(died))
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._uses_timer):
+            if timer is not None:
+                timer.cancel()
         if hasattr(self, "_writing"):
             if self._writing.job is not None:
                 send_back(self._writing.job.batches, str(died))
@@ -269,7 +280,7 @@ class SharedControlPlane(GatewayActor):
         return _Questions(job.waiting, tuple(answers), tuple(notes))
 
     def _write(self, job: _Writes) -> _Writes:
-        if not (job.claims or job.notes or job.starts or job.batches):
+        if not (job.claims or job.notes or job.starts or job.batches or job.uses):
             self._store.probe(writing=True)
             return job
         claims = [*job.notes, *((each.message.user_id, each.message.ids) for each in job.claims)]
@@ -280,7 +291,9 @@ class SharedControlPlane(GatewayActor):
             records = [spooled.record for message in job.batches for spooled in message.records()]
             starts = [waiting.message.record for waiting in job.starts]
             written = self._store.write(starts, records)
-        return _Writes(job.claims, job.notes, job.starts, job.batches, written)
+        if job.uses:
+            self._store.note_uses()
+        return evolve(job, written=written)
 
     # -- the desks, from here
 
@@ -293,12 +306,13 @@ class SharedControlPlane(GatewayActor):
             asking.give(_Questions(tuple(taken)))
         if not writing.free:
             return
-        if self._claims or self._notes or self._starts or self._batches:
+        if self._claims or self._notes or self._starts or self._batches or self._uses_due:
             claims, self._claims = self._claims, []
             notes, self._notes = self._notes, []
             starts, self._starts = take_starts(self._starts)
             batches, self._batches = take_batches(self._batches)
-            writing.give(_Writes(tuple(claims), tuple(notes), tuple(starts), tuple(batches)))
+            uses, self._uses_due = self._uses_due, False
+            writing.give(_Writes(tuple(claims), tuple(notes), tuple(starts), tuple(batches), uses))
 
     def _done(self, message: Done) -> None:
         desk = message.desk
@@ -314,6 +328,8 @@ class SharedControlPlane(GatewayActor):
         job = message.job
         if isinstance(job, _Questions):
             self._notes += job.notes
+            if self._store.uses and self._uses_timer is None:
+                self._uses_timer = self.later(USES_WRITTEN_AFTER, _WriteUses())
             for waiting, said in zip(job.waiting, job.answers, strict=True):
                 reply: Reply[Any] = waiting.message.reply
                 complete(reply, said)
@@ -331,6 +347,7 @@ class SharedControlPlane(GatewayActor):
             self._claims[:0] = job.claims
             self._starts[:0] = job.starts
             self._batches[:0] = job.batches
+            self._uses_due = self._uses_due or job.uses
 
     def _away(self, reason: str, desk: Desk) -> None:
         desk.trouble = reason
@@ -362,6 +379,11 @@ class SharedControlPlane(GatewayActor):
     def _trouble(self) -> str | None:
         now = time.monotonic()
         return self._asking.why_not(now) or self._writing.why_not(now)
+
+    def _write_uses(self, _message: _WriteUses) -> None:
+        self._uses_timer = None
+        self._uses_due = True
+        self._busy_desks()
 
     # -- those who wait
 
@@ -410,4 +432,5 @@ class SharedControlPlane(GatewayActor):
         Done: _done,
         _Rested: _rested,
         _Look: _look,
+        _WriteUses: _write_uses,
     }

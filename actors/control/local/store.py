@@ -25,13 +25,14 @@ from aigateway.actors.control.local._rows import (
     without_surrogates,
 )
 from aigateway.actors.control.local.address import LocalDatabaseError
-from aigateway.actors.control.local.api_keys import find_callers
+from aigateway.actors.control.local.api_keys import Uses, find_callers, note_uses
 from aigateway.actors.control.local.costs import (
     StoredRecord,
     asked_in,
     price_records,
     unpriced_among,
 )
+from aigateway.actors.control.local.policies import BadStoredPolicy, PolicyInForce
 from aigateway.actors.control.local.prices.cost import Pricing
 from aigateway.actors.control.local.schema import (
     is_busy,
@@ -89,6 +90,8 @@ class Store:
     ) -> None:
         self._path = path
         self._pricing = pricing
+        self._policy = PolicyInForce()
+        self.uses = Uses()
         self.unpriced: Counter[str] = Counter()
         """Token records that were stored without a cost, by the reason."""
         self._connection: sqlite3.Connection | None = open_database(path, patience=patience)
@@ -101,12 +104,21 @@ class Store:
             self._connection = None
 
     def find_caller(self, token: str, now: float) -> Caller | Denied:
-        """Whose key is this?  ``now`` in Unix seconds.
+        """Whose key is this, and what may its holder?  ``now`` in Unix seconds.
 
         Raises :class:`DatabaseBusy` and :class:`DatabaseTrouble`.
         """
         try:
-            return find_callers(self._opened(), (token,), now)[token]
+            connection = self._opened()
+            self._policy.look(connection)
+            found = find_callers(connection, (token,), now)[token]
+            if isinstance(found, Denied):
+                return found
+            if found.use_is_old:
+                self.uses.note(found.caller.api_key_id, now)
+            return self._policy.admitted(found)
+        except BadStoredPolicy as ex:
+            raise DatabaseTrouble(str(ex)) from ex
         except (sqlite3.Error, LocalDatabaseError, OSError) as ex:
             raise self._failed(ex) from ex
 
@@ -132,6 +144,16 @@ class Store:
             raise self._failed(ex) from ex
         self.unpriced.update(unpriced_among(rows))
         return written
+
+    def note_uses(self) -> None:
+        """Write down which keys were used since the last time.
+
+        Raises :class:`DatabaseBusy` and :class:`DatabaseTrouble`; then it is done the next time.
+        """
+        try:
+            self.uses.written(partial(note_uses, self._opened_for_writing()))
+        except (sqlite3.Error, LocalDatabaseError, OSError) as ex:
+            raise self._failed(ex) from ex
 
     def remember_ids(self, claims: Sequence[tuple[str, Sequence[str]]], now: float) -> None:
         """Note ids as those of users; see :mod:`.stored_ids`.

@@ -124,7 +124,7 @@ def test_revoke_names_the_keys_that_it_did_not_find(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("create",), "Missing argument 'USERNAME'"),
+        (("create",), "whose key is it?"),
         (("create", " "), "user name is empty"),
         (("create", "ada", "--user-id", "x"), '"x" is no UUID'),
         (("create", "ada", "--expires-in", "soon"), "'--expires-in': \"soon\" is no duration"),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import psycopg
@@ -15,9 +16,17 @@ from waiting import wait_until
 
 from aigateway.actors.actor.base import ActorDied, new_reply
 from aigateway.actors.control.local import postgres as talking
+from aigateway.actors.control.local import shared as shared_module
 from aigateway.actors.control.local.address import LocalDatabaseError
-from aigateway.actors.control.local.api_keys import NewApiKey, create_key, revoke_key
+from aigateway.actors.control.local.api_keys import (
+    NewApiKey,
+    create_key,
+    list_keys,
+    revoke_key,
+)
 from aigateway.actors.control.local.opening import open_address
+from aigateway.actors.control.local.people import add_members, create_group, set_disabled
+from aigateway.actors.control.local.policies import apply
 from aigateway.actors.control.local.shared import SharedControlPlane
 from aigateway.actors.control.messages import (
     Accepted,
@@ -324,3 +333,44 @@ def test_its_threads_end_with_it(start: Callable[..., Plane]) -> None:
     wait_until(lambda: plane.status().connected, "it is connected", 10.0)
     plane.ref.stop()
     wait_until(lambda: set(threading.enumerate()) <= before, "its threads have ended", 10.0)
+
+
+# -- people and policy
+
+
+def test_callers_come_with_what_the_policy_has_for_them(
+    plane: Plane, address: str, key: NewApiKey
+) -> None:
+    with closing(open_address(address)) as database:
+        create_group(database, "lab", who="me")
+        add_members(database, "lab", ["ada"], who="me")
+        apply(database, "groups: {lab: {models: [a]}}", over=0, who="me")
+    caller = plane.authorize(key.token)
+    assert caller.groups == ("lab",)
+    assert caller.rules.model_refusal(["b"]).rule == "groups.lab.models"
+
+
+def test_disabled_users_are_refused_at_once(plane: Plane, address: str, key: NewApiKey) -> None:
+    assert plane.authorize(key.token).username == "ada"
+    with closing(open_address(address)) as database:
+        set_disabled(database, "ada", True, who="me")
+    assert plane.authorize(key.token).reason == "user disabled"
+
+
+def test_a_policy_of_the_future_lets_nobody_in(
+    start: Callable[..., Plane], address: str, key: NewApiKey
+) -> None:
+    with closing(open_address(address)) as database:
+        database.execute("INSERT INTO policies VALUES (1, 'of_the_future: 1', 'me', 'now')")
+    answer = start(max_wait=0.2).authorize(key.token)
+    assert isinstance(answer, Unavailable)
+    assert "version 1 of the policy cannot be used" in answer.message
+
+
+def test_the_last_use_of_a_key_is_written_after_a_while(
+    start: Callable[..., Plane], address: str, key: NewApiKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_module, "USES_WRITTEN_AFTER", 0.01)
+    start().authorize(key.token)
+    with closing(open_address(address)) as database:
+        wait_until(lambda: list_keys(database)[0].last_used_at is not None, "the use to be written")

@@ -1,0 +1,72 @@
+"""Who changed what, in the same transaction as the change."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from attrs import frozen
+
+from aigateway.actors.control.local.schema import Database, timestamp
+
+__all__ = ["Change", "list_changes", "note_changes"]
+
+
+@frozen
+class Change:
+    """One change of one thing; ``before`` and ``after`` are None where there was or is nothing."""
+
+    action: str
+    """``user.disable``, for example."""
+    subject: str
+    """What was changed: ``user alice``."""
+    before: Mapping[str, Any] | None = None
+    after: Mapping[str, Any] | None = None
+
+
+def note_changes(database: Database, who: str, changes: Iterable[Change], now: float) -> None:
+    """Write changes down; to be called in the transaction that makes them.
+
+    ``now`` in Unix seconds.  Raises what the database raises.
+    """
+    at = timestamp(now)
+    database.executemany(
+        "INSERT INTO audit (id, at, who, action, subject, before, after)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [
+            (
+                str(uuid.uuid4()),
+                at,
+                who,
+                change.action,
+                change.subject,
+                _json(change.before),
+                _json(change.after),
+            )
+            for change in changes
+        ],
+    )
+
+
+def list_changes(database: Database, limit: int) -> list[dict[str, Any]]:
+    """The newest changes, the newest first.  Raises what the database raises."""
+    rows = database.execute(
+        "SELECT id, at, who, action, subject, before, after FROM audit"
+        " ORDER BY at DESC, id DESC LIMIT ?",
+        (limit,),
+    )
+    names = ("id", "at", "who", "action", "subject")
+    return [
+        {**dict(zip(names, row, strict=False)), "before": _data(row[5]), "after": _data(row[6])}
+        for row in rows.fetchall()
+    ]
+
+
+def _json(data: Mapping[str, Any] | None) -> str | None:
+    return None if data is None else json.dumps(data, ensure_ascii=True)
+
+
+def _data(text: str | None) -> Any:
+    return None if text is None else json.loads(text)

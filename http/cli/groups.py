@@ -1,0 +1,150 @@
+"""``aigateway groups``: groups of the embedded control plane's users."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from aigateway.actors.control.local.people import (
+    Group,
+    add_members,
+    create_group,
+    delete_group,
+    find_group,
+    list_groups,
+    remove_members,
+)
+from aigateway.http.cli._local_database import (
+    changer,
+    database_options,
+    naming_what_is_wrong,
+    reading,
+    writing,
+)
+from aigateway.http.cli._moments import minute
+from aigateway.http.settings.printable import printable
+
+__all__ = ["command"]
+
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group(name="groups")
+def command() -> None:
+    """Put the users of a gateway that runs with --local into groups.
+
+    What a group may is the policy's business (`aigateway policy`). Changes take effect at once,
+    also on gateways that are running.
+    """
+
+
+@command.command()
+@click.argument("group")
+@as_json_option
+@database_options
+def create(group: str, as_json: bool, **flags: object) -> None:
+    """Make a group."""
+    with writing(flags, create=True, quiet=as_json) as database, naming_what_is_wrong():
+        made = create_group(database, group, who=changer())
+    _print(made, as_json, "Made the group {}.")
+
+
+@command.command("list")
+@as_json_option
+@database_options
+def list_(as_json: bool, **flags: object) -> None:
+    """Show all groups."""
+    with reading(flags) as database:
+        groups = list_groups(database)
+    if as_json:
+        click.echo(json.dumps([_data(group) for group in groups], indent=2))
+    elif groups:
+        _show(groups)
+    else:
+        click.echo("No groups. Make one: aigateway groups create NAME", err=True)
+
+
+@command.command()
+@click.argument("group")
+@as_json_option
+@database_options
+def show(group: str, as_json: bool, **flags: object) -> None:
+    """Show who is in a group; `aigateway keys list --group` shows its machines' keys."""
+    with reading(flags) as database, naming_what_is_wrong():
+        found = find_group(database, group)
+    if as_json:
+        click.echo(json.dumps(_data(found), indent=2))
+        return
+    click.echo(f"id: {found.id}\nname: {printable(found.name)}\ncreated at: {found.created_at}")
+    for member in found.members:
+        click.echo(f"member: {printable(member)}")
+
+
+@command.command()
+@click.argument("group")
+@click.argument("user", nargs=-1, required=True)
+@as_json_option
+@database_options
+def add(group: str, user: tuple[str, ...], as_json: bool, **flags: object) -> None:
+    """Put users into a group, all or none."""
+    with writing(flags) as database, naming_what_is_wrong():
+        changed = add_members(database, group, user, who=changer())
+    _print(changed, as_json, "{} has {} members now.")
+
+
+@command.command()
+@click.argument("group")
+@click.argument("user", nargs=-1, required=True)
+@as_json_option
+@database_options
+def remove(group: str, user: tuple[str, ...], as_json: bool, **flags: object) -> None:
+    """Take users out of a group, all or none."""
+    with writing(flags) as database, naming_what_is_wrong():
+        changed = remove_members(database, group, user, who=changer())
+    _print(changed, as_json, "{} has {} members now.")
+
+
+@command.command()
+@click.argument("group")
+@as_json_option
+@database_options
+def delete(group: str, as_json: bool, **flags: object) -> None:
+    """Forget a group. Its users stay; keys of its machines must have been revoked."""
+    with writing(flags) as database, naming_what_is_wrong():
+        gone = delete_group(database, group, who=changer())
+    _print(gone, as_json, "Deleted the group {}.")
+
+
+def _print(group: Group, as_json: bool, said: str) -> None:
+    if as_json:
+        click.echo(json.dumps(_data(group), indent=2))
+    else:
+        click.echo(said.format(printable(group.name), len(group.members)))
+
+
+def _data(group: Group) -> dict[str, Any]:
+    return {
+        "id": group.id,
+        "name": group.name,
+        "members": list(group.members),
+        "created_at": group.created_at,
+    }
+
+
+def _show(groups: list[Group]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from aigateway.http.cli._tables import console, table_box
+
+    table = Table("group", "id", "members", "created", box=table_box())
+    for group in groups:
+        table.add_row(
+            Text(printable(group.name)),
+            Text(group.id),
+            Text(f"{len(group.members):,}"),
+            Text(minute(group.created_at)),
+        )
+    console().print(table)
