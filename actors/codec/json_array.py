@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import re
 
-from aigateway.actors.codec.sse import EVENT_LIMIT
+from aigateway.actors.codec.sse import BOM, EVENT_LIMIT, SNIFFED
 
-__all__ = ["ArrayReader", "element_of"]
+__all__ = ["ArrayReader", "begins_array", "element_of"]
 
 _STRUCTURE = re.compile(rb'["\[\]{}]')
 _IN_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _OPENING = b"[{"
-_BEFORE_ELEMENT = b"\xef\xbb\xbf \t\r\n,["
+_BLANK = b" \t\r\n"
+_BEFORE_ELEMENT = BOM + _BLANK + b",["
 
 
 class ArrayReader:
@@ -109,6 +110,14 @@ class ArrayReader:
                     self._over = True
                     self.closed = mark[0] == b"]" and self._depth == 0
         return 0
+
+
+def begins_array(head: bytes) -> bool:
+    """Whether a body that begins with ``head`` is an array; false also as long as nobody can tell.
+
+    It looks at as many bytes as :func:`~.sse.sniff` does, so that both agree however they arrive.
+    """
+    return head[:SNIFFED].removeprefix(BOM).lstrip(_BLANK).startswith(b"[")
 
 
 def element_of(piece: bytes) -> bytes:

@@ -17,6 +17,8 @@ field of an event: a message of theirs, a bare JSON document.  Each is a piece o
 Labels are wrong at times too, so the first bytes of an answer have the last word on what it is
 (:func:`sniff`).
 
+Pieces with a meaning are the same however the bytes arrive.
+
 Cutting is cheap and knows nothing of fields; :func:`parse_event` reads the fields of a piece
 and is left to those who need them.
 """
@@ -35,7 +37,6 @@ __all__ = [
     "IGNORABLE",
     "SNIFFED",
     "EventReader",
-    "documents",
     "is_junk",
     "parse_event",
     "sniff",
@@ -70,7 +71,7 @@ _BLANK = b" \t\r\n"
 
 _SHORT = 1024
 """Bytes that are searched faster again than with a note of how far they have been searched."""
-_USUAL = (b"event:", b"data:", b":")
+_NAMED = (b"event:", b"data:")
 _NAMES = (b"event", b"data", b"id", b"retry")
 _FIELD = re.compile(rb"(?:event|data|id|retry)?[:\r\n]")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -137,7 +138,8 @@ class EventReader:
             return self._continue(data)
         # PERF: nearly every read is exactly one event.
         if data.find(b"\n\n") == len(data) - 2 and len(data) > 2 and not self.overflowed:
-            return [data]
+            usual = _is_one_event(data) and not self.by_line
+            return [data] if usual else self._cut(data)
         return self._cut(data)
 
     def flush(self) -> bytes:
@@ -166,12 +168,10 @@ class EventReader:
         end = self._end(pending, searched)
         if end < 0:
             return self._wait()
-        buffer = bytes(pending)
-        pending.clear()
-        self._looked = 0
+        buffer = self._taken()
         # PERF: mostly it is the end of all that has arrived.
-        if end == len(buffer) and not (self._skipped or self.overflowed):
-            return [buffer]
+        if end == len(buffer) and not (self._skipped or self.overflowed or self._has_cr):
+            return [buffer] if _is_one_event(buffer) else self._cut(buffer)
         if self._skipped:
             self._skipped = 0
             return self._cut(buffer[self._end(buffer, 0) :])
@@ -180,7 +180,7 @@ class EventReader:
     def _cut(self, buffer: bytes) -> list[bytes]:
         pieces = []
         start = 0
-        while (end := self._end(buffer, start)) > 0:
+        while (end := self._end_of_piece(buffer, start)) > 0:
             pieces.append(buffer[start:end])
             start = end
         if self.overflowed and any(not IGNORABLE.fullmatch(piece) for piece in pieces):
@@ -194,13 +194,16 @@ class EventReader:
         """Keep the event that is still arriving, unless it is none, several or too large."""
         pending = self._pending
         # PERF: nearly all that waits is half an event, and short enough to be searched again.
-        if len(pending) <= self._short and not (self._skipped or self._has_cr):
-            named = pending.startswith(b"event:")
-            if (named or pending.startswith(b"data:")) and pending.count(b"\ndata:") <= named:
-                return []
+        short = len(pending) <= self._short and not (self._skipped or self._has_cr)
+        if short and _is_one_event(pending):
+            return []
         # ``_looked`` is -1 when it is one event, however many lines it has.
         if self._lenient and self._looked >= 0 and not self._skipped:
-            if not pending.startswith(_USUAL) and is_junk(pending):
+            if ignored := IGNORABLE.match(pending):
+                # Who reads an event may then look at how it begins.
+                taken, end = self._taken(), ignored.end()
+                return [taken[:end], *self._cut(taken[end:])]
+            if not pending.startswith(_NAMED) and is_junk(pending):
                 if end := self._first_line():
                     junk = self._taken()
                     return [junk[:end], *self._cut(junk[end:])]
@@ -217,6 +220,31 @@ class EventReader:
             self._skipped += len(pending) - _OVERLAP
             del pending[:-_OVERLAP]
         return []
+
+    def _end_of_piece(self, buffer: bytes, start: int) -> int:
+        """Where the first piece from ``start`` on ends, or -1.
+
+        It is where the piece would have ended had each byte come alone: what an answer is taken
+        for must not depend on how it arrives.
+        """
+        end = self._end(buffer, start)
+        if not self._lenient:
+            return end
+        named = buffer.startswith(b"event:", start)
+        if not named and not buffer.startswith(b"data:", start):
+            if ignored := IGNORABLE.match(buffer, start):
+                return ignored.end()
+            if is_junk(buffer[start : start + _LONGEST_START]):
+                line = _LINE_END.search(buffer, start)
+                return line.end() if line else -1
+        if end < 0 or self.by_line:
+            return end
+        # PERF: nearly all have one line of data.
+        usual = not self._has_cr and buffer.count(b"\ndata:", start, end) <= named
+        if not usual and _are_two_events(buffer[start:end]):
+            self.by_line = True
+            return self._end(buffer, start)
+        return end
 
     def _end(self, buffer: bytes | bytearray, start: int) -> int:
         """Where the first event from ``start`` on ends, behind its blank line, or -1."""
@@ -260,14 +288,37 @@ class EventReader:
             found = at >= 0
         if not found:
             return False
-        first = _DATA_LINE.search(pending)
-        if first is None or _NEXT_DATA.search(pending, first.end() - 1) is None:
+        first = _first_of_two(pending)
+        if first is None:
             return False
-        if _is_document(first[1]):
+        if _is_document(first):
             return True
         # One event of several lines of data, as the standard has them.
         self._looked = -1
         return False
+
+
+def _is_one_event(piece: bytes | bytearray) -> bool:
+    """Whether the piece is certainly one event, and not several; it may also be when this is false.
+
+    Lines end with LF in it.
+    """
+    named = piece.startswith(b"event:")
+    return (named or piece.startswith(b"data:")) and piece.count(b"\ndata:") <= named
+
+
+def _are_two_events(piece: bytes) -> bool:
+    """Whether the piece should have been several events: its first line of data is all of one."""
+    first = _first_of_two(piece)
+    return first is not None and _is_document(first)
+
+
+def _first_of_two(piece: bytes | bytearray) -> bytes | None:
+    """The value of the first ``data`` line, if another one follows."""
+    first = _DATA_LINE.search(piece)
+    if first is None or _NEXT_DATA.search(piece, first.end() - 1) is None:
+        return None
+    return bytes(first[1])
 
 
 def _is_document(value: bytes) -> bool:
@@ -281,15 +332,6 @@ def is_junk(start: bytes | bytearray) -> bool:
     if not start or _FIELD.match(start):
         return False
     return not any(name.startswith(start) for name in _NAMES)
-
-
-def documents(piece: bytes) -> list[bytes]:
-    """The data of a piece that should have been several events; none when it is only one.
-
-    As where they are cut, the first of two tells: the others may be broken.
-    """
-    values = [line[1] for line in _DATA_LINE.finditer(piece)]
-    return values if len(values) > 1 and _is_document(values[0]) else []
 
 
 def sniff(head: bytes, *, labelled: bool) -> bool | None:

@@ -189,8 +189,7 @@ class MessagesInterception(Relay):
         known = handler is not None or not name
         if not event and known:
             may_cost = not name or kind in _TELL_USAGE
-            if self._read_odd_event(piece, data, now, may_cost=may_cost):
-                return
+            self._note_odd_event(data, may_cost=may_cost)
         if handler is not None:
             handler(self, event, now)
         elif not kind and not is_null(event.get("error")):

@@ -236,7 +236,8 @@ class ChatInterception(Relay):
         if self._pattern.fits(piece):
             return
         # PERF: one line of data, and nothing else.
-        if piece.startswith(b"data: {") and piece.find(b"\n") == len(piece) - 2:
+        one_line = piece.find(b"\n") == len(piece) - 2 and piece.endswith(b"\n")
+        if one_line and piece.startswith(b"data: {"):
             name, data = b"", piece[6:-2]
         else:
             name, data = self._parsed(piece)
@@ -248,7 +249,7 @@ class ChatInterception(Relay):
             return
         chunk = read_chunk(data)
         if chunk is None:
-            self._read_odd_event(piece, data, now)
+            self._note_odd_event(data)
             return
         if chunk.error or chunk.object == "error" or name == b"error":
             self._fail_with(members(data).get("error") if chunk.error else data)

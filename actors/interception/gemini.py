@@ -20,7 +20,7 @@ from attrs import define, field
 from msgspec import Raw, Struct
 
 from aigateway.actors.codec.headers import Headers, first_of
-from aigateway.actors.codec.json_array import ArrayReader, element_of
+from aigateway.actors.codec.json_array import ArrayReader, begins_array, element_of
 from aigateway.actors.codec.reading import (
     Buffer,
     Object,
@@ -35,7 +35,6 @@ from aigateway.actors.codec.reading import (
     text,
     values,
 )
-from aigateway.actors.codec.sse import BOM
 from aigateway.actors.interception._gemini_usage import tokens_of
 from aigateway.actors.interception._record_maker import ClientRequest, Text
 from aigateway.actors.interception.conversation import (
@@ -294,7 +293,7 @@ class GeminiInterception(Relay):
         """Take what arrived; return what goes to the client now."""
         if self._may_be_array and self._mode is Mode.UNDECIDED:
             start = bytes(self._kept) + data
-            if start.removeprefix(BOM).lstrip().startswith(b"["):
+            if begins_array(start):
                 data = self._begin_array(start, data)
         return super().receive_data(data, now)
 
@@ -310,21 +309,25 @@ class GeminiInterception(Relay):
         self._tells_cuts = False
         return data
 
+    def _read_rest(self, rest: bytes, now: float) -> None:
+        # An element may end with a bracket too: only behind all of them it closes the array.
+        if self._array is not None and self._array.closed and element_of(rest).rstrip() == b"]":
+            self._complete = self._may_end()
+        else:
+            super()._read_rest(rest, now)
+
     # -- streams
 
     def _read_event(self, piece: bytes, now: float) -> None:
         if self._array is not None:
             data = element_of(piece).rstrip()
-            if self._array.closed and data == b"]":
-                self._complete = self._may_end()
-                return
         else:
             data = self._parsed(piece)[1]
         if not data:
             return
         chunk = members(data)
         if not chunk:
-            self._read_odd_event(piece, data, now)
+            self._note_odd_event(data)
             return
         if _ANSWER.isdisjoint(chunk) and is_null(chunk.get("error")):
             self._stray.note(data)

@@ -47,7 +47,6 @@ from aigateway.actors.codec.sse import (
     IGNORABLE,
     SNIFFED,
     EventReader,
-    documents,
     is_junk,
     parse_event,
     sniff,
@@ -299,30 +298,29 @@ class Relay(RecordMaker, ABC):
             # Whatever an upstream may send that nobody thought of, relaying goes on.
             self.faults += 1
 
+    def _read_rest(self, rest: bytes, now: float) -> None:
+        """Read what came last in a stream, and what nothing ended."""
+        # The last blank line is often forgotten.
+        self._read_piece(rest, now)
+
     def _parsed(self, piece: bytes) -> tuple[bytes, bytes]:
         """The name and the data of an event; lines of the piece that are no field are noted."""
         if piece.startswith(BARE):
             self._stray.note_lines(piece)
         return parse_event(piece)
 
-    def _read_odd_event(
-        self, piece: bytes, data: bytes, now: float, *, may_cost: bool = True
-    ) -> bool:
-        """See to an event whose data (``data``) is no JSON object.
+    def _note_odd_event(self, data: bytes, *, may_cost: bool = True) -> None:
+        """Note an event whose data is no JSON object.
 
-        Perhaps it is several that no blank line separates: they are read, and it is true.  Else
-        it is counted when it cannot be read; ``may_cost`` says that it may have told usage.
+        It is counted when it cannot be read; ``may_cost`` says that it may have told usage.
         """
-        parts = documents(piece)
-        for each in parts:
-            self._read_event(b"data:" + each + b"\n\n", now)
-        if not parts and data != b"[DONE]":
-            if is_json(data):
-                self._stray.note(data)
-            else:
-                self._unread_events += 1
-                self._usage_unread |= may_cost and not self._complete
-        return bool(parts)
+        if data == b"[DONE]":
+            return
+        if is_json(data):
+            self._stray.note(data)
+        else:
+            self._unread_events += 1
+            self._usage_unread |= may_cost and not self._complete
 
     def _stray_outcome(self) -> Outcome | None:
         """The error that was told by something else than an event, unless the answer went on to
@@ -406,8 +404,7 @@ class Relay(RecordMaker, ABC):
         half = self._reader.tail
         rest = self._reader.flush()
         if rest:
-            # The last blank line is often forgotten.
-            self._read_piece(rest, now)
+            self._read_rest(rest, now)
             if self._outlet.withheld:
                 self._outlet.drop()
         if self._complete or (framed and self._may_end()):

@@ -277,7 +277,7 @@ class ResponsesInterception(Relay):
                 self._keep_delta(piece)
             return
         # PERF: some leave the event's name out.
-        if piece.startswith(_UNNAMED) and piece.find(b"\n") == len(piece) - 2:
+        if piece.startswith(_UNNAMED) and piece.find(b"\n\n") == len(piece) - 2:
             at = piece.find(b"response.", 0, _KIND_AT)
             if piece.endswith(b".delta", at, piece.find(b'"', at)):
                 if piece[at + 9 : at + 10] == b"r":
@@ -299,8 +299,7 @@ class ResponsesInterception(Relay):
         event = members(data)
         if not event:
             may_cost = name.count(b".") < 2
-            if self._read_odd_event(piece, data, now, may_cost=may_cost):
-                return
+            self._note_odd_event(data, may_cost=may_cost)
         if not self._msg_id and "response" in event:
             self._begin(members(event["response"]), now)
         if handler is not None:

@@ -21,13 +21,12 @@ from aigateway.actors.codec.decoding import (
     decoder_for,
 )
 from aigateway.actors.codec.headers import Headers, first_of, joined
-from aigateway.actors.codec.json_array import ArrayReader, element_of
+from aigateway.actors.codec.json_array import ArrayReader, begins_array, element_of
 from aigateway.actors.codec.reading import Buffer, Object, is_json, members, text
 from aigateway.actors.codec.sse import (
     FOREIGN_TYPES,
     SNIFFED,
     EventReader,
-    documents,
     parse_event,
     sniff,
 )
@@ -146,7 +145,7 @@ class Beginning:
         self._held += data
         start = bytes(memoryview(self._held)[:SNIFFED])
         stream = sniff(start, labelled=self._labelled)
-        if stream is False and self._arrays and start.lstrip(_BLANK).startswith(b"["):
+        if stream is False and self._arrays and begins_array(start):
             self._array = ArrayReader()
             held, self._held = bytes(self._held), bytearray()
             self._read_elements(self._array, held)
@@ -185,11 +184,8 @@ class Beginning:
             self._spoil("empty", "the provider's stream ended without an event")
             return
         if not is_json(data):
-            parts = documents(piece)
-            if not parts:
-                self._spoil("bad_answer", "the first event of the provider's stream is no JSON")
-                return
-            data = parts[0]
+            self._spoil("bad_answer", "the first event of the provider's stream is no JSON")
+            return
         fields = members(data)
         if text(fields.get("type")) != "ping":
             self._decide(fields, name)

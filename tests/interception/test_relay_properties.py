@@ -12,6 +12,7 @@ from interception_answers import (
     BODIES,
     CHAT_TEXT,
     DONE,
+    GEMINI_ARRAY,
     MESSAGES_STREAM,
     REQUESTS,
     RESPONSES_STREAM,
@@ -141,17 +142,25 @@ def test_answers_of_any_json_are_relayed_exactly(
     assert result.client == document
 
 
+_DAMAGE = [
+    *(b"null", b"{", b"}", b"[", b"]", b"[]", b'"', b"1e400", b"-5", b"\\ud800", b"\x0b"),
+    *(b"\n", b"\n\n", b"\r", b"\r\n", b"\ndata: ", b"\ndata: {}\n", b": comment\n", b"event: x\n"),
+    *(b"oops\n", b'\n{"error": {"code": 503, "message": "full"}}\n', b"data: [DONE]\n"),
+]
+
+
 def _mutated(draw: st.DrawFn, data: bytes) -> bytes:
     changed = bytearray(data)
     for _ in range(draw(st.integers(1, 5))):
         at = draw(st.integers(0, len(changed)))
         end = min(len(changed), at + draw(st.integers(0, 30)))
+        if draw(st.booleans()):
+            # Where lines end is where most of it is decided.
+            at = end = changed.find(b"\n", at) + 1
         changed[at:end] = draw(
             st.one_of(
                 st.binary(max_size=4),
-                st.sampled_from(
-                    [b"null", b"{", b"}", b"[]", b'"', b"1e400", b"\n\n", b"\r", b"-5", b"\\ud800"]
-                ),
+                st.sampled_from(_DAMAGE),
             )
         )
     return bytes(changed)
@@ -162,6 +171,11 @@ def _damaged(draw: st.DrawFn) -> tuple[str, str, bytes]:
     api = draw(st.sampled_from(APIS))
     content_type = draw(st.sampled_from([EVENT_STREAM, JSON]))
     answer = STREAMS[api] if content_type == EVENT_STREAM else BODIES[api]
+    if api == "gemini" and content_type == JSON and draw(st.booleans()):
+        answer = GEMINI_ARRAY
+    end = draw(st.sampled_from([b"\n", b"\n", b"\r\n", b"\r"]))
+    blank_line = draw(st.sampled_from([b"\n\n", b"\n\n", b"\n"]))
+    answer = answer.replace(b"\n\n", blank_line).replace(b"\n", end)
     return api, content_type, _mutated(draw, answer)
 
 
@@ -172,11 +186,14 @@ def test_damage_is_relayed_and_never_raises(
     api, content_type, answer = damaged
     request = {**REQUESTS[api], **ASKED}
     whole = exchange(api, request, answer, content_type=content_type, end=end)
-    in_reads = exchange(api, request, in_pieces(answer, sizes), content_type=content_type, end=end)
-    assert events(whole.client) == events(in_reads.client)
-    assert whole.records == in_reads.records
-    assert whole.outcome == in_reads.outcome
-    for result in (whole, in_reads):
+    results = [whole]
+    for reads in (in_pieces(answer, sizes), [answer[i : i + 1] for i in range(len(answer))]):
+        arrived = exchange(api, request, reads, content_type=content_type, end=end)
+        assert events(whole.client) == events(arrived.client)
+        assert whole.records == arrived.records
+        assert whole.outcome == arrived.outcome
+        results.append(arrived)
+    for result in results:
         if end == "left":
             # Half an event at the end is held back, and nobody is there any more to get it.
             assert answer.startswith(result.client)
@@ -185,6 +202,66 @@ def test_damage_is_relayed_and_never_raises(
     for record in whole.records:
         # Every character of it can travel.
         json.dumps(asdict(record), ensure_ascii=False).encode()
+
+
+_TOLD = b'{"error": {"code": 503, "message": "full"}}\n'
+_HALF = b'event: content_block_delta\ndata: {"half": "\n\n'
+_DAMAGED_STREAMS = {
+    "an error between two events that one line end separates": lambda first, second: (
+        first + b"\n" + _TOLD + second + b"\n\n"
+    ),
+    "such events, and later an error behind an event's data": lambda first, second: (
+        first + b"\n" + second + b"\n\n" + second + b"\n" + _TOLD + b"\n"
+    ),
+    "such events, of which later ones are broken": lambda first, second: (
+        first + b"\n" + second + b"\n\ndata: {\ndata: }\n\n"
+    ),
+    "an error behind a comment": lambda first, second: (
+        first + b"\n\n: comment\n" + _TOLD + second + b"\n\n"
+    ),
+    "an error behind a line of no meaning": lambda first, second: (
+        first + b"\n\noops\n" + _TOLD + second + b"\n\n"
+    ),
+    "half an event behind blank lines": lambda first, second: (
+        first + b"\n\n\n\n" + _HALF + second + b"\n\n"
+    ),
+    "half an event behind a comment": lambda first, second: (
+        first + b"\n\n: comment\n" + _HALF + second + b"\n\n"
+    ),
+    "a line of no meaning behind an event's data, and all kinds of line ends": (
+        lambda first, second: first + b"\rl\n\r\n" + second + b"\n\r\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("end", ["framed", "cut"])
+@pytest.mark.parametrize("damage", _DAMAGED_STREAMS)
+@pytest.mark.parametrize("api", APIS)
+def test_what_a_damaged_stream_means_does_not_depend_on_its_reads(
+    api: str, damage: str, end: str
+) -> None:
+    first, second = STREAMS[api].split(b"\n\n")[:2]
+    stream = _DAMAGED_STREAMS[damage](first, second)
+    request = {**REQUESTS[api], **ASKED}
+    whole = exchange(api, request, stream, end=end)
+    byte_by_byte = exchange(api, request, [stream[i : i + 1] for i in range(len(stream))], end=end)
+    assert whole.records == byte_by_byte.records
+    assert whole.outcome == byte_by_byte.outcome
+
+
+@pytest.mark.parametrize("element", [b"[]", b"]", b"[[]]", b"{"])
+@pytest.mark.parametrize("first", [True, False])
+def test_what_a_damaged_array_means_does_not_depend_on_its_reads(
+    element: bytes, first: bool
+) -> None:
+    chunk, rest = GEMINI_ARRAY[1:].split(b"\n,\n", 1)
+    before, behind = (b"", chunk + b",") if first else (chunk + b",", b"")
+    array = b"[" + before + element + b"," + behind + rest
+    whole = exchange("gemini", REQUESTS["gemini"], array, content_type=JSON)
+    reads = [array[i : i + 1] for i in range(len(array))]
+    byte_by_byte = exchange("gemini", REQUESTS["gemini"], reads, content_type=JSON)
+    assert whole.records == byte_by_byte.records
+    assert whole.outcome == byte_by_byte.outcome
 
 
 @given(st.data(), st.sampled_from(APIS))
