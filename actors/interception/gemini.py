@@ -255,11 +255,12 @@ class GeminiInterception(Relay):
         "_array",
         "_blocked",
         "_candidates",
+        "_found",
         "_may_be_array",
         "_msg_id",
         "_names",
+        "_queries",
         "_reasons",
-        "_searches",
         "_usage",
         "_usage_final",
         "_usage_recorded",
@@ -274,7 +275,8 @@ class GeminiInterception(Relay):
         self._candidates: dict[int, _Candidate] = {}
         self._reasons: dict[int, str] = {}
         self._blocked = False
-        self._searches = 0
+        self._queries: set[str] = set()
+        self._found: set[str] = set()
         self._usage = RunningUsage()
         self._usage_final = False
         self._usage_recorded = False
@@ -373,6 +375,7 @@ class GeminiInterception(Relay):
             ("urlContextMetadata", candidate.urls),
         ):
             kept.update(members(told.get(name)))
+        self._note_queries(members(told.get("groundingMetadata")).get("webSearchQueries"))
         reason = text(told.get("finishReason"))
         if reason and reason != "FINISH_REASON_UNSPECIFIED":
             self._reasons[index] = reason
@@ -448,8 +451,7 @@ class GeminiInterception(Relay):
     def _record_usage(self, now: float, *, whole: bool) -> None:
         self._usage_recorded = True
         counts, extra, metadata = tokens_of(self._usage)
-        if self._searches:
-            extra["web_search_requests"] = self._searches
+        extra.update(self._paid_requests())
         self._record_tokens(
             self._msg_id,
             now,
@@ -476,11 +478,14 @@ class GeminiInterception(Relay):
     # -- tools that the provider runs
 
     def _record_ran(self, ran: Object, now: float) -> None:
+        tool = (text(ran.get("toolType")) or "").lower()
+        if tool.startswith("google_search"):
+            self._note_queries(members(ran.get("args")).get("queries"))
         self._record_tool(
             self._msg_id,
             now,
             {"type": "tool_call"},
-            tool=(text(ran.get("toolType")) or "").lower(),
+            tool=tool,
             tool_call_id=text(ran.get("id")) or "",
             input=_compact(ran.get("args")),
         )
@@ -513,7 +518,7 @@ class GeminiInterception(Relay):
             for name in members(chunk)
         }
         queries = candidate.grounding.get("webSearchQueries")
-        self._searches += len(items(queries))
+        self._found |= found
         if candidate.told_calls:
             return
         if items(queries) or "web" in found:
@@ -528,6 +533,19 @@ class GeminiInterception(Relay):
         if urls:
             listed = msgspec.json.encode(urls).decode()
             self._record_search("url_context", {"urls": listed}, now)
+
+    def _note_queries(self, queries: Buffer | None) -> None:
+        self._queries.update(filter(None, map(text, items(queries))))
+
+    def _paid_requests(self) -> dict[str, int]:
+        """What Google bills by the request, and how often."""
+        # What was found was searched for, though nobody tells by how many queries.
+        searches = len(self._queries) or int("web" in self._found)
+        if _BILLED_BY_PROMPT.search(str(self._end_metadata.get("provider_model", self.model))):
+            searches = min(searches, 1)
+        maps = int("maps" in self._found)
+        counts = {"web_search_requests": searches, "maps_requests": maps}
+        return {name: n for name, n in counts.items() if n}
 
     def _record_search(self, tool: str, asked: Mapping[str, str], now: float) -> None:
         """``asked`` are members of what it was asked for, as JSON."""
@@ -557,5 +575,9 @@ def _object_of(written: Mapping[str, str]) -> str:
 
 _ANSWER = frozenset({"candidates", "promptFeedback", "usageMetadata", "responseId", "modelVersion"})
 """Members of which every chunk has one: what has none is something else."""
+
+_BILLED_BY_PROMPT = re.compile(r"(?:^|/)gemini-[12](?:[.-]|$)")
+"""Models of which a prompt that Google Search grounds is billed once.  From Gemini 3 on each query
+is; an empty one is not, and the same one only once (Google's pages on grounding and prices)."""
 
 _CODES = {"bad_request": 400, "rate_limited": 429, "overloaded": 503, "timeout": 504}

@@ -306,11 +306,45 @@ def test_searches_show_by_what_grounds_the_answer() -> None:
             ("url_context", {"urls": ["https://y.test"]}),
         ]
         assert {each.metadata["type"] for each in result.tools} == {"grounding_metadata"}
-        assert result.tokens[0].extra_token_types["web_search_requests"] == 2
+        paid = result.tokens[0].extra_token_types
+        assert (paid["web_search_requests"], paid["maps_requests"]) == (2, 1)
     without_queries = {"groundingChunks": [{"web": {}}]}
     found = blocking(gemini_answer(finish="STOP", groundingMetadata=without_queries))
     assert [(each.tool, each.input) for each in found.tools] == [("google_search", "null")]
     assert blocking(gemini_answer(finish="STOP", groundingMetadata={})).tools == []
+
+
+@pytest.mark.parametrize(
+    ("model", "paid"),
+    [
+        ("gemini-3.8-flash", 3),
+        ("models/gemini-4-argon", 3),
+        ("gemini-flash-latest", 3),
+        ("gemini-2.5-flash", 1),
+        ("models/gemini-2.0-flash-001", 1),
+        ("gemini-1.5-pro", 1),
+    ],
+)
+def test_searches_are_counted_as_google_bills_them_for_the_model_that_answered(
+    model: str, paid: int
+) -> None:
+    grounding = {"webSearchQueries": ["rain", "", "wind"]}
+    more = {"webSearchQueries": ["rain", "snow"], "groundingChunks": [{"web": {}}]}
+    chunks = [
+        gemini_answer({"text": "a"}, finish="STOP", groundingMetadata=grounding),
+        gemini_answer(index=1, finish="STOP", groundingMetadata=more, usage=GEMINI_USAGE),
+    ]
+    for each in chunks:
+        each["modelVersion"] = model
+    for result in each_form(*chunks):
+        assert result.tokens[0].extra_token_types["web_search_requests"] == paid
+
+
+def test_a_search_whose_queries_nobody_tells_is_one_and_nothing_found_is_none() -> None:
+    for chunks, paid in (([{"web": {}}, {"web": {}}], 1), ([], None), ([{"image": {}}], None)):
+        found = {"groundingChunks": chunks, "webSearchQueries": [""]}
+        result = blocking(gemini_answer(finish="STOP", groundingMetadata=found, usage=GEMINI_USAGE))
+        assert result.tokens[0].extra_token_types.get("web_search_requests") == paid
 
 
 def test_tools_of_the_provider_that_are_told_one_by_one_are_not_told_twice() -> None:
@@ -325,6 +359,7 @@ def test_tools_of_the_provider_that_are_told_one_by_one_are_not_told_twice() -> 
     assert (tool.tool, tool.tool_call_id) == ("google_search_web", "t1")
     assert json.loads(tool.input) == {"queries": ["x"]}
     assert tool.metadata == {"type": "tool_call"}
+    assert result.tokens[0].extra_token_types == {"web_search_requests": 1}
 
 
 # -- thoughts

@@ -58,6 +58,7 @@ _REQUESTS = {
     "web_search_requests": "web_search",
     "file_search_requests": "file_search",
     "code_execution_requests": "code_execution",
+    "maps_requests": "maps",
     "sources_used": "live_search",
 }
 """Metadata of a record, by the kind of request it counts.  Fetching pages costs nothing."""

@@ -58,7 +58,7 @@ TOKEN_KINDS = (
     "output_image",
 )
 """What is priced by the million tokens."""
-REQUEST_KINDS = ("web_search", "file_search", "code_execution")
+REQUEST_KINDS = ("web_search", "file_search", "code_execution", "maps")
 """What is priced by the thousand requests."""
 KINDS = TOKEN_KINDS + REQUEST_KINDS
 

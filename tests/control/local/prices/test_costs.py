@@ -116,6 +116,8 @@ def test_requests_of_tools(pricing: Pricing) -> None:
     used = Used(105, 6039, 7123, 7345, {"web_search_requests": 3, "web_fetch_requests": 2})
     expected = 105 * 3_000 + 6039 * 15_000 + 7123 * 300 + 7345 * 3_750 + 3 * 10_000_000
     assert nano(pricing, "claude-sonnet-4-5", used) == expected
+    grounded = Used(metadata={"web_search_requests": 3})
+    assert nano(pricing, "gemini-3.8-flash", grounded, "google") == 3 * 14_000_000
     both = Used(metadata={"web_search_requests": 2, "file_search_requests": 4})
     assert nano(pricing, "gpt-5", both, "openai") == 2 * 10_000_000 + 4 * 2_500_000
 
