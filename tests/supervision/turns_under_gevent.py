@@ -1,4 +1,4 @@
-"""Turns and waiting for bytes, which the event loop does where threads are greenlets.
+"""Turns, inboxes and waiting for bytes, which the event loop does where threads are greenlets.
 
 Run by ``test_replies_under_gevent.py`` in a process of its own.
 """
@@ -12,7 +12,7 @@ import gevent
 import pytest
 from gevent.monkey import get_original
 
-from aigateway.actors.actor.base import Turn, new_turn
+from aigateway.actors.actor.base import ActorDied, GatewayActor, Reply, Turn, new_turn
 from aigateway.actors.upstream.waiting import waiter_for
 
 PATIENCE = 10.0
@@ -60,6 +60,49 @@ def test_who_was_killed_while_it_waited_is_not_woken_elsewhere() -> None:
     rests.join(PATIENCE)
     assert rests.successful()
     assert not after
+
+
+class Listener(GatewayActor):
+    """Keeps what it is told behind its greenlet, and gives it to who asks."""
+
+    def started(self) -> None:
+        self.told: list[object] = [gevent.getcurrent()]
+
+    def receive(self, message: object) -> object:
+        self.told.append(message)
+        return self.told
+
+
+def test_messages_from_threads_of_the_system_are_taken_in_their_order() -> None:
+    listener = Listener.start("listener")
+    # It waits for its first message by now.
+    gevent.sleep(0)
+
+    def tell() -> None:
+        for number in range(100):
+            listener.tell(number)
+
+    with gevent.Timeout(PATIENCE):
+        get_original("_thread", "start_new_thread")(tell, ())
+        while 99 not in (told := listener.ask("more")):
+            gevent.sleep(0.001)
+    assert [each for each in told if isinstance(each, int)] == list(range(100))
+    assert listener.stop()
+
+
+class Asked:
+    def __init__(self) -> None:
+        self.reply: Reply[None] = Reply()
+
+
+def test_who_is_killed_while_it_waits_for_a_message_answers_what_comes() -> None:
+    listener = Listener.start("listener")
+    taker = listener.ask("who")[0]
+    question = Asked()
+    taker.kill(block=False)
+    listener.tell(question)
+    with pytest.raises(ActorDied):
+        question.reply.get(PATIENCE)
 
 
 def waiting_for_bytes(sock: socket.socket) -> gevent.Greenlet:
