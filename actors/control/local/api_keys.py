@@ -332,7 +332,7 @@ def find_callers(
 ) -> dict[str, KnownKey | Denied]:
     """Whose keys are these?  ``now`` in Unix seconds.  Raises what the database raises."""
     ids = {token: _asked_id(token) for token in tokens}
-    asked = sorted(set(filter(None, ids.values())))
+    asked = [id for id in dict.fromkeys(ids.values()) if id]
     found: dict[str, list[tuple[Any, ...]]] = {}
     if asked:
         # A row for each group: those of a user's key are the user's.

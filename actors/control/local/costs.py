@@ -72,6 +72,10 @@ class Asked:
     provider_name: str
     model: str
 
+    @classmethod
+    def by(cls, start: Interception) -> Asked:
+        return cls(start.provider, start.provider_name or start.provider, start.model)
+
 
 @frozen
 class PricedTokens:
@@ -125,10 +129,7 @@ def price_records(
     wanted = {each.interception_id for each in records if isinstance(each, TokenUsage)}
     if not wanted:
         return list(records)
-    known = {
-        each.id: Asked(each.provider, each.provider_name or each.provider, each.model)
-        for each in starts
-    }
+    known = {each.id: Asked.by(each) for each in starts if each.id in wanted}
     known.update(asked(sorted(wanted - known.keys())))
     return [_priced(each, known, pricing) for each in records]
 

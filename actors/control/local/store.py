@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from attrs import field, frozen
@@ -27,6 +27,7 @@ from aigateway.actors.control.local._rows import (
 from aigateway.actors.control.local.address import LocalDatabaseError
 from aigateway.actors.control.local.api_keys import Uses, find_callers, note_uses
 from aigateway.actors.control.local.costs import (
+    Asked,
     StoredRecord,
     asked_in,
     price_records,
@@ -77,6 +78,9 @@ class Written:
 
 _ALL = Written()
 
+_ASKED_AT_MOST = 10_000
+"""Interceptions that run at once; what is asked for by more is looked up again."""
+
 
 class Store:
     """One connection.  Opened again after trouble, since the file may have been replaced.
@@ -94,6 +98,8 @@ class Store:
         self.uses = Uses()
         self.unpriced: Counter[str] = Counter()
         """Token records that were stored without a cost, by the reason."""
+        self._asked: dict[str, Asked] = {}
+        """What was asked for by interceptions that began here and have not ended."""
         self._connection: sqlite3.Connection | None = open_database(path, patience=patience)
         self._connection.execute("PRAGMA busy_timeout = 0")
         self._file = _identity(path)
@@ -135,7 +141,9 @@ class Store:
             connection = self._opened_for_writing()
             rows: Sequence[StoredRecord] = records
             if self._pricing is not None:
-                rows = price_records(starts, records, self._pricing, partial(asked_in, connection))
+                rows = price_records(
+                    starts, records, self._pricing, partial(self._asked_for, connection)
+                )
             try:
                 written = _write_together(connection, starts, rows)
             except _BAD_VALUES:
@@ -143,6 +151,7 @@ class Store:
         except (sqlite3.Error, LocalDatabaseError, OSError) as ex:
             raise self._failed(ex) from ex
         self.unpriced.update(unpriced_among(rows))
+        self._note_asked(starts, records)
         return written
 
     def note_uses(self) -> None:
@@ -154,6 +163,33 @@ class Store:
             self.uses.written(partial(note_uses, self._opened_for_writing()))
         except (sqlite3.Error, LocalDatabaseError, OSError) as ex:
             raise self._failed(ex) from ex
+
+    def _asked_for(
+        self, connection: sqlite3.Connection, ids: Sequence[str]
+    ) -> Iterator[tuple[str, Asked]]:
+        unknown = []
+        for each in ids:
+            if (asked := self._asked.get(each)) is not None:
+                yield each, asked
+            else:
+                unknown.append(each)
+        if unknown:
+            yield from asked_in(connection, unknown)
+
+    def _note_asked(
+        self,
+        starts: Sequence[Interception],
+        records: Sequence[UsageRecord | InterceptionEnded],
+    ) -> None:
+        # PERF: asking the database costs 10 us for each request.  What an interception asked
+        # for never changes.
+        for start in starts:
+            self._asked[start.id] = Asked.by(start)
+        for record in records:
+            if isinstance(record, InterceptionEnded):
+                self._asked.pop(record.id, None)
+        while len(self._asked) > _ASKED_AT_MOST:
+            del self._asked[next(iter(self._asked))]
 
     def remember_ids(self, claims: Sequence[tuple[str, Sequence[str]]], now: float) -> None:
         """Note ids as those of users; see :mod:`.stored_ids`.
