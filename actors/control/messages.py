@@ -13,11 +13,12 @@ from itertools import chain
 from typing import Any, TypeAlias
 
 import pykka
-from attrs import field, frozen
+from attrs import field
 
 from aigateway.actors.actor.base import ActorDied, Inquiry, Reply, tell_quietly
 from aigateway.actors.control.call_counters import CallTimes
 from aigateway.actors.control.marks import Marks
+from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.policy import CallerRules
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.actors.values.records import Interception, InterceptionEnded, UsageRecord

@@ -6,9 +6,8 @@ import io
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from attrs import frozen
-
 from aigateway.actors.interception.conversation import NO_OPENING, Opening
+from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.records import (
     ModelThought,
     PromptUsage,

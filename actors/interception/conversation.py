@@ -28,11 +28,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from hashlib import blake2b
 from typing import Literal, TypeAlias
 
-from attrs import frozen
 from msgspec import Raw
 
 from aigateway.actors.codec.headers import Headers, first_of, has_any
 from aigateway.actors.codec.reading import Buffer, Object, members, text
+from aigateway.actors.values.frozen import frozen
 
 __all__ = [
     "NO_AFFINITY",

@@ -26,7 +26,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from urllib.parse import unquote_plus
 
 import msgspec
-from attrs import field, frozen
+from attrs import field
 
 from aigateway.actors.codec.headers import (
     HeaderList,
@@ -40,6 +40,7 @@ from aigateway.actors.codec.headers import (
 )
 from aigateway.actors.interception.identity_names import names_user
 from aigateway.actors.interception.routes import GEMINI
+from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.provider_config import ANTHROPIC_TYPES
 
 __all__ = [

@@ -17,9 +17,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from attrs import field, frozen
+from attrs import field
 
 from aigateway.actors.codec.headers import Headers
+from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.records import UsageRecord
 
 __all__ = ["Interception", "InvalidRequest", "Outcome"]

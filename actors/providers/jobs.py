@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pykka
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field
 
 from aigateway.actors.actor.base import Reply, complete, new_reply
 from aigateway.actors.interception.headers import Credential
@@ -17,6 +17,7 @@ from aigateway.actors.providers.refusals import ProviderAnswer
 from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.actors.upstream.errors import UpstreamError
 from aigateway.actors.upstream.exchange import Exchange
+from aigateway.actors.values.frozen import frozen
 
 __all__ = [
     "Abandon",

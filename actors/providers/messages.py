@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pykka
-from attrs import evolve, field, frozen
+from attrs import evolve, field
 
 from aigateway.actors.actor.base import Inquiry, Reply, tell_quietly
 from aigateway.actors.codec.headers import Headers
@@ -15,6 +15,7 @@ from aigateway.actors.providers.keypool import KeyStatus
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.request import AbandonedAttempt, UpstreamRequest
 from aigateway.actors.upstream.exchange import Exchange
+from aigateway.actors.values.frozen import frozen
 
 __all__ = [
     "Drain",

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 import requests
-from attrs import field, frozen
+from attrs import field
 
 from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.codec.decoding import DecodingError, decode, encode
@@ -30,6 +30,7 @@ from aigateway.actors.providers.bedrock.rewrite import model_behind, replacement
 from aigateway.actors.upstream.errors import Unsendable
 from aigateway.actors.upstream.exchange import AnswerCopy, Exchange
 from aigateway.actors.upstream.kept import HeaderPairs, prepare
+from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = [

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pykka
-from attrs import field, frozen
+from attrs import field
 
 from aigateway.actors.actor.base import Inquiry, Reply
 from aigateway.actors.recorder.spool import DeadLetter, SpoolStats
+from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.records import InterceptionEnded, UsageRecord
 
 __all__ = [

@@ -20,7 +20,6 @@ from typing import Any
 
 import pykka
 import structlog
-from attrs import frozen
 
 from aigateway.actors.actor.base import (
     ActorDied,
@@ -50,6 +49,7 @@ from aigateway.actors.recorder.spool import (
     adopt_spool,
     claim_spool,
 )
+from aigateway.actors.values.frozen import frozen
 
 __all__ = ["Begin", "ControlPlaneChanged", "GetSpoolStats", "Recorder"]
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
-from attrs import field, frozen
+from attrs import field
+
+from aigateway.actors.values.frozen import frozen
 
 __all__ = [
     "RECORD_LINE",

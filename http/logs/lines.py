@@ -19,9 +19,10 @@ from typing import Any, TypeAlias
 from urllib.parse import unquote_plus
 
 import msgspec
-from attrs import field, frozen
+from attrs import field
 
 from aigateway.actors.codec.headers import is_secret_name
+from aigateway.actors.values.frozen import frozen
 
 __all__ = [
     "MASK",

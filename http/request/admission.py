@@ -12,7 +12,6 @@ import threading
 from collections import deque
 
 import structlog
-from attrs import frozen
 
 from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.codec.headers import without_secrets
@@ -24,6 +23,7 @@ from aigateway.actors.interception.headers import (
     with_query_key,
 )
 from aigateway.actors.interception.routes import Intercept, Passthrough, resolve
+from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.answers import Answer, json_message, plain

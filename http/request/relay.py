@@ -21,7 +21,6 @@ from collections.abc import Callable, Generator, Iterator
 from typing import TypeAlias
 
 import structlog
-from attrs import frozen
 
 from aigateway.actors.codec.headers import Headers
 from aigateway.actors.interception.routes import MESSAGES
@@ -29,6 +28,7 @@ from aigateway.actors.providers.messages import Opened
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.upstream.errors import GatewayEnds, Quiet, UpstreamCut
 from aigateway.actors.upstream.exchange import Exchange
+from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = [

@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from attrs import frozen
-
 from aigateway.actors.control.local.prices.cost import Cost, Pricing, Used
 from aigateway.actors.control.local.schema import (
     Database,
@@ -20,6 +18,7 @@ from aigateway.actors.control.local.schema import (
     timestamp,
     transaction,
 )
+from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.records import (
     Interception,
     InterceptionEnded,

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from attrs import field, frozen
+from attrs import field
 
 from aigateway.actors.control.local.prices.names import is_same_model
 from aigateway.actors.control.local.prices.table import (
@@ -21,6 +21,7 @@ from aigateway.actors.control.local.prices.table import (
     Prices,
     PriceTable,
 )
+from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.records import TokenUsage
 
 __all__ = [
