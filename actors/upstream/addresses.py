@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import TypeAlias
 
 from aigateway.actors.upstream.endpoint import Endpoint
@@ -26,6 +28,8 @@ class Addresses:
         self._endpoint = endpoint
         self._lock = threading.Lock()
         self._known: list[Address] = []
+        self._worked: Address | None = None
+        """To which the last connection was made, however long ago."""
         self._expires = 0.0
         if endpoint.numeric:
             family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
@@ -51,10 +55,11 @@ class Addresses:
             self._lock.release()
 
     def worked(self, address: Address) -> None:
-        """Try this one first from now on, until the name is resolved again."""
-        known = self._known
-        if known[0] != address:
-            self._known = [address, *(other for other in known if other != address)]
+        """Try this one first from now on; once it is no address of the name any more, those of its
+        family."""
+        self._worked = address
+        if self._known[0] != address:
+            self._known = _in_order(self._known, address)
 
     def failed(self) -> None:
         """None of them worked: ask again the next time."""
@@ -71,5 +76,18 @@ class Addresses:
             if not self._known:
                 raise
         else:
-            self._known = [(info[0], info[4]) for info in found]
+            self._known = _in_order([(info[0], info[4]) for info in found], self._worked)
         self._expires = time.monotonic() + ADDRESS_TTL
+
+
+def _in_order(addresses: Sequence[Address], worked: Address | None) -> list[Address]:
+    """The resolver's order, with what worked first, and families in turns (RFC 8305, section 4)."""
+    found = sorted(addresses, key=lambda address: address != worked)
+    if not found:
+        return []
+    first = found[0][0] if worked is None else worked[0]
+    families = [
+        [address for address in found if (address[0] == first) is wanted]
+        for wanted in (True, False)
+    ]
+    return [address for pair in zip_longest(*families) for address in pair if address is not None]

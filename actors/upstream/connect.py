@@ -12,7 +12,7 @@ from collections.abc import Hashable
 
 import requests.utils
 
-from aigateway.actors.upstream.addresses import Address, Addresses
+from aigateway.actors.upstream.addresses import Addresses
 from aigateway.actors.upstream.endpoint import Endpoint, Proxy
 from aigateway.actors.upstream.errors import (
     ConnectFailed,
@@ -20,12 +20,11 @@ from aigateway.actors.upstream.errors import (
     OutOfFiles,
     ProxyFailed,
 )
+from aigateway.actors.upstream.racing import connect_first
 from aigateway.actors.upstream.waiting import time_left
 
 __all__ = ["Connector", "Connectors", "Endpoint", "accept_company_authorities", "tls_context"]
 
-MIN_ATTEMPT = 2.0
-"""Seconds that one of several addresses gets at least, as far as the timeout allows."""
 MAX_PROXY_HEAD = 16 * 1024
 """Bytes of a proxy's answer to CONNECT before it is taken for something else."""
 MAX_CONNECTORS = 1000
@@ -110,6 +109,7 @@ class Connector:
         except OSError as ex:
             raise self._failed(f"cannot connect to {target}: {ex.strerror or ex}") from ex
         try:
+            sock.settimeout(time_left(deadline))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._proxy is not None and tunnel:
                 _tunnel(sock, self._proxy, self.endpoint.authority, deadline)
@@ -133,23 +133,15 @@ class Connector:
         return ConnectFailed(text) if self._proxy is None else ProxyFailed(text)
 
     def _connect_tcp(self, deadline: float) -> socket.socket:
-        addresses = self._addresses.get(time_left(deadline))
-        error: OSError | None = None
-        for place, address in enumerate(addresses):
-            left = time_left(deadline)
-            share = max(left / (len(addresses) - place), min(MIN_ATTEMPT, left))
-            try:
-                sock = _dial(address, share)
-            except OSError as ex:
-                if ex.errno in _OUT_OF_FILES:
-                    raise OutOfFiles from ex
-                error = ex
-                continue
-            if place:
-                self._addresses.worked(address)
-            return sock
-        self._addresses.failed()
-        raise error or OSError("the name has no address")
+        try:
+            sock, address = connect_first(self._addresses.get(time_left(deadline)), deadline)
+        except OSError as ex:
+            if ex.errno in _OUT_OF_FILES:
+                raise OutOfFiles from ex
+            self._addresses.failed()
+            raise
+        self._addresses.worked(address)
+        return sock
 
 
 class Connectors:
@@ -181,18 +173,6 @@ class Connectors:
             # The first caller has made it.
             connector = self._known.setdefault(key, connector)
         return connector
-
-
-def _dial(address: Address, timeout: float) -> socket.socket:
-    family, where = address
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.settimeout(timeout)
-        sock.connect(where)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 def _no_files_left() -> bool:

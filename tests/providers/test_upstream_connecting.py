@@ -6,6 +6,7 @@ import base64
 import contextlib
 import socket
 import threading
+from collections.abc import Iterator
 
 import pytest
 from provider_rig import PATIENCE, running
@@ -104,22 +105,65 @@ def test_an_ipv6_literal_is_reached():
     assert f"\r\nHost: [::1]:{port}\r\n".encode() in seen[0]
 
 
-def test_a_connection_that_is_not_made_in_time_is_told():
-    # A full backlog: the kernel drops further connections.
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
-        fillers = []
+@contextlib.contextmanager
+def silent(family: int = socket.AF_INET) -> Iterator[tuple[object, ...]]:
+    """An address that leads nowhere: the kernel drops what does not fit into a full backlog."""
+    host = "::1" if family == socket.AF_INET6 else "127.0.0.1"
+    with contextlib.ExitStack() as stack:
+        try:
+            listener = socket.create_server((host, 0), family=family, backlog=0)
+        except OSError:
+            pytest.skip("no IPv6 here")
+        stack.enter_context(listener)
         for _ in range(4):
-            filler = socket.socket()
+            filler = stack.enter_context(socket.socket(family))
             filler.setblocking(False)
             with contextlib.suppress(BlockingIOError):
                 filler.connect(listener.getsockname())
-            fillers.append(filler)
-        port = listener.getsockname()[1]
+        yield listener.getsockname()
+
+
+def test_a_connection_that_is_not_made_in_time_is_told():
+    with silent() as (_host, port):
         with pytest.raises(ConnectTimeout, match=f"127.0.0.1:{port} within 0.1 s") as caught:
             connect(f"http://127.0.0.1:{port}", timeout=0.1)
         assert (caught.value.status, caught.value.sent) == (504, False)
-        for filler in fillers:
-            filler.close()
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET6, socket.AF_INET])
+def test_an_address_that_says_nothing_costs_a_moment_and_then_comes_last(
+    scripted_provider, resolver, family
+):
+    good = (socket.AF_INET, ("127.0.0.1", scripted_provider.port))
+    with silent(family) as dead:
+        lookup = [(family, 1, 6, "", dead), (good[0], 1, 6, "", good[1])]
+        resolver.extend([lookup, lookup])
+        connector = Connector(Endpoint("http", "h.example", good[1][1]), timeout=2.0)
+        connector.connect().close()
+        # Also when the name was looked up again.
+        connector._addresses.failed()
+        assert connector._addresses.get(5)[0] == good
+
+
+def test_addresses_that_all_say_nothing_are_told_as_that(resolver):
+    with silent() as one, silent() as other:
+        resolver.append(found(one, other))
+        with pytest.raises(ConnectTimeout, match=r"h\.example:80 within 0\.5 s"):
+            connect("http://h.example", timeout=0.5)
+
+
+def test_families_take_turns_and_the_one_that_worked_comes_first(resolver):
+    six = [(socket.AF_INET6, (f"2001:db8::{n}", 80, 0, 0)) for n in (1, 2, 3)]
+    four = [(socket.AF_INET, (f"10.0.0.{n}", 80)) for n in (1, 2)]
+    lookup = [(family, 1, 6, "", where) for family, where in six + four]
+    addresses = Addresses(Endpoint("http", "h.example", 80))
+    resolver.append(lookup)
+    assert addresses.get(5) == [six[0], four[0], six[1], four[1], six[2]]
+    addresses.worked(four[1])
+    assert addresses.get(5) == [four[1], six[0], four[0], six[1], six[2]]
+    addresses.failed()
+    resolver.append(lookup[:-1])
+    assert addresses.get(5) == [four[0], six[0], six[1], six[2]]
 
 
 def found(*addresses: tuple[str, int]) -> list[tuple[object, ...]]:
