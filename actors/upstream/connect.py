@@ -21,15 +21,14 @@ from aigateway.actors.upstream.errors import (
     ProxyFailed,
 )
 from aigateway.actors.upstream.racing import connect_first
+from aigateway.actors.upstream.tunnels import NoTunnel, ask_connect, ask_socks
+from aigateway.actors.upstream.unwrapping import unwrapped
 from aigateway.actors.upstream.waiting import time_left
 
 __all__ = ["Connector", "Connectors", "Endpoint", "accept_company_authorities", "tls_context"]
 
-MAX_PROXY_HEAD = 16 * 1024
-"""Bytes of a proxy's answer to CONNECT before it is taken for something else."""
 MAX_CONNECTORS = 1000
 """Endpoints whose connectors are kept; more than a deployment has."""
-_SHOWN = 100
 _OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 
 
@@ -48,8 +47,8 @@ class Connector:
         """``timeout`` in seconds bounds all of resolving, connecting, the proxy and TLS.
 
         ``ca_file`` replaces the system's certificate authorities, ``tls`` all that is made of
-        it.  Raises ConnectFailed when it cannot be read or ``proxy`` is no address of an HTTP
-        proxy.
+        it.  Both hold for a proxy that is spoken to by TLS too.  Raises ConnectFailed when a file
+        cannot be read or ``proxy`` is no address of a proxy.
         """
         self.endpoint = endpoint
         self.opened = 0
@@ -62,19 +61,22 @@ class Connector:
             raise ConnectFailed(str(ex)) from ex
         self._target = self._proxy.endpoint if self._proxy is not None else endpoint
         self._addresses = Addresses(self._target)
-        self._tls: ssl.SSLContext | None = None
-        if endpoint.scheme == "https":
-            self._tls = tls or tls_context(ca_file or True)
+        self._destinations = Addresses(endpoint)
+        """For a proxy that wants addresses."""
+        if "https" in (endpoint.scheme, self._target.scheme):
+            tls = tls or tls_context(ca_file or True)
+        self._tls = tls if endpoint.scheme == "https" else None
+        self._proxy_tls = tls if self._proxy and self._target.scheme == "https" else None
 
     @property
     def absolute_form(self) -> bool:
         """Whether requests must name the whole URL (plain HTTP through a proxy)."""
-        return self._proxy is not None and self._tls is None
+        return self._proxy is not None and self._tls is None and not self._proxy.is_socks
 
     @property
     def proxy_authorization(self) -> str:
         """The value of Proxy-Authorization that each request must carry; empty: none."""
-        return self._proxy.authorization if self._proxy is not None and self._tls is None else ""
+        return self._proxy.authorization if self._proxy and self.absolute_form else ""
 
     def connect(self, timeout: float | None = None) -> socket.socket:
         """Connect, within ``timeout`` seconds if these are given.
@@ -111,8 +113,8 @@ class Connector:
         try:
             sock.settimeout(time_left(deadline))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._proxy is not None and tunnel:
-                _tunnel(sock, self._proxy, self.endpoint.authority, deadline)
+            if self._proxy is not None:
+                sock = self._through(self._proxy, sock, deadline, tunnel=tunnel)
             if tls is not None:
                 sock.settimeout(time_left(deadline))
                 sock = tls.wrap_socket(sock, server_hostname=self.endpoint.host)
@@ -123,11 +125,59 @@ class Connector:
             ) from ex
         except (OSError, ValueError) as ex:
             sock.close()
-            failed = ProxyFailed if isinstance(ex, _NoTunnel) else ConnectFailed
+            failed = ProxyFailed if isinstance(ex, NoTunnel) else ConnectFailed
             raise failed(f"cannot set up the connection to {self.endpoint.authority}: {ex}") from ex
         with self._lock:
             self.opened += 1
         return sock
+
+    def _through(
+        self, proxy: Proxy, sock: socket.socket, deadline: float, *, tunnel: bool
+    ) -> socket.socket:
+        """The way behind a proxy that ``sock`` is connected to."""
+        if proxy.is_socks:
+            return self._through_socks(proxy, sock, deadline)
+        if self._proxy_tls is None:
+            if tunnel:
+                ask_connect(sock, proxy, self.endpoint.authority, deadline)
+            return sock
+        sock.settimeout(time_left(deadline))
+        try:
+            outer = self._proxy_tls.wrap_socket(sock, server_hostname=proxy.endpoint.host)
+        except ssl.SSLError as ex:
+            raise NoTunnel(
+                f"no TLS with the proxy {proxy.endpoint.authority}: {ex} "
+                "(one without TLS has an address that begins with http://)"
+            ) from ex
+        if not tunnel:
+            return outer
+        try:
+            ask_connect(outer, proxy, self.endpoint.authority, deadline)
+        except BaseException:
+            outer.close()
+            raise
+        return unwrapped(outer)
+
+    def _through_socks(self, proxy: Proxy, sock: socket.socket, deadline: float) -> socket.socket:
+        port = self.endpoint.port
+        if proxy.resolves:
+            ask_socks(sock, proxy, self.endpoint.host, port, deadline)
+            return sock
+        addresses = list(self._destinations.get(time_left(deadline)))
+        while addresses:
+            address = addresses.pop(0)
+            try:
+                ask_socks(sock, proxy, str(address[1][0]), port, deadline)
+            except NoTunnel:
+                sock.close()
+                if not addresses:
+                    self._destinations.failed()
+                    raise
+                sock = self._connect_tcp(deadline)
+            else:
+                self._destinations.worked(address)
+                return sock
+        raise NoTunnel("the name has no address")
 
     def _failed(self, text: str) -> ConnectFailed:
         return ConnectFailed(text) if self._proxy is None else ProxyFailed(text)
@@ -226,26 +276,3 @@ def tls_context(
             raise ConnectFailed(f"cannot use the certificate {file}: {ex}") from ex
     context.set_alpn_protocols(["http/1.1"])
     return context
-
-
-class _NoTunnel(OSError):
-    """The proxy makes no way through."""
-
-
-def _tunnel(sock: socket.socket, proxy: Proxy, target: str, deadline: float) -> None:
-    """Ask a proxy for a way through (RFC 9110, section 9.3.6)."""
-    lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
-    if proxy.authorization:
-        lines.append(f"Proxy-Authorization: {proxy.authorization}")
-    sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        sock.settimeout(time_left(deadline))
-        # One byte at a time: what follows the head belongs to TLS.
-        byte = sock.recv(1)
-        if not byte or len(head) > MAX_PROXY_HEAD:
-            raise _NoTunnel("the proxy closed the connection")
-        head += byte
-    line = head.partition(b"\r\n")[0].decode("latin-1")
-    if not line.partition(" ")[2].startswith("2"):
-        raise _NoTunnel(f"the proxy refused: {line[:_SHOWN]}")

@@ -8,9 +8,12 @@ from urllib.parse import unquote, urlsplit
 
 from attrs import field, frozen
 
-__all__ = ["Endpoint", "Proxy"]
+__all__ = ["PROXY_SCHEMES", "Endpoint", "Proxy"]
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+PROXY_SCHEMES = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
+"""How proxies are spoken to, with the port where the address has none (as curl has them).  With
+``https`` by TLS; with ``socks5h`` the proxy resolves names, with ``socks5`` the gateway does."""
 
 
 @frozen
@@ -63,31 +66,52 @@ class Endpoint:
 
 @frozen
 class Proxy:
-    """An HTTP proxy and what it wants to know of us."""
+    """A proxy and what it wants to know of us."""
 
     endpoint: Endpoint
-    authorization: str = field(default="", repr=False)
-    """The value of ``Proxy-Authorization``; empty: none."""
+    login: tuple[str, str] | None = field(default=None, repr=False)
+    """User and password; None for neither."""
 
     @classmethod
     def of(cls, url: str) -> Proxy:
-        """Read ``http://[user:password@]host[:port]``.
+        """Read ``scheme://[user:password@]host[:port]``; :data:`PROXY_SCHEMES` has the schemes.
 
-        Raises ValueError, whose text has no credentials in it: for TLS to the proxy itself
-        and for SOCKS too.
+        Raises ValueError, whose text has no credentials in it.
         """
         parts = urlsplit(url)
-        if parts.scheme != "http":
-            raise ValueError("the proxy's address must begin with http://")
+        if parts.scheme not in PROXY_SCHEMES:
+            shown = f"{parts.scheme}://" if "://" in url else "an address without a scheme"
+            raise ValueError(
+                f"a proxy by {shown} is not supported, only by "
+                f"{', '.join(f'{scheme}://' for scheme in PROXY_SCHEMES)}"
+            )
         try:
-            endpoint = Endpoint.of(url)
+            port = PROXY_SCHEMES[parts.scheme] if parts.port is None else parts.port
+            if not (parts.hostname and port):
+                raise ValueError
+            endpoint = Endpoint(parts.scheme, _ascii(parts.hostname), port)
         except ValueError:
             # Python's own texts quote what they could not read, credentials included.
             raise ValueError("the proxy's address has no valid host and port") from None
         if parts.username is None:
             return cls(endpoint)
-        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        return cls(endpoint, f"Basic {b64encode(pair.encode()).decode()}")
+        return cls(endpoint, (unquote(parts.username), unquote(parts.password or "")))
+
+    @property
+    def authorization(self) -> str:
+        """The value of ``Proxy-Authorization``; empty: none."""
+        if self.login is None:
+            return ""
+        return f"Basic {b64encode(':'.join(self.login).encode()).decode()}"
+
+    @property
+    def is_socks(self) -> bool:
+        return self.endpoint.scheme.startswith("socks")
+
+    @property
+    def resolves(self) -> bool:
+        """Whether the proxy looks up the names of upstreams; if not, we do."""
+        return self.endpoint.scheme != "socks5"
 
 
 def _ascii(host: str) -> str:

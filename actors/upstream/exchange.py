@@ -105,7 +105,7 @@ class UpstreamConnection:
         try:
             if self.cooperative:
                 return _is_quiet(sock._sock)  # type: ignore[attr-defined]
-            if _TCP_INFO is not None:
+            if _TCP_INFO is not None and sock.family != socket.AF_UNIX:
                 state = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0]
                 if state != _ESTABLISHED:
                     return False

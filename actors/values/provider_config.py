@@ -137,7 +137,7 @@ class ProviderConfig:
     """Longest silence of an upstream inside an answer."""
     ca_file: str = ""
     proxy: str = field(default="", repr=False)
-    """Address of an HTTP proxy for this provider; empty: none."""
+    """Address of a proxy for this provider, with its scheme; empty: none."""
 
     @property
     def speaks_openai(self) -> bool:

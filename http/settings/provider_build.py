@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from attrs import evolve, frozen
 
 from aigateway.actors.providers.bedrock.models import geographies, stated_region
+from aigateway.actors.upstream.endpoint import Proxy
 from aigateway.actors.values.provider_config import (
     ANTHROPIC_TYPES,
     DEFAULT_BASE_URLS,
@@ -193,13 +194,14 @@ def _address_errors(config: ProviderConfig, names: _Names) -> list[str]:
 
 def _proxy(config: ProviderConfig, settings: Settings) -> str:
     proxy = config.proxy or proxy_for(config.base_url, settings.provider_environ)
-    scheme, separator, _rest = proxy.partition("://")
-    if separator and scheme.lower() != "http":
-        # TLS to the proxy itself would be TLS within TLS, which no socket of Python's does.
+    if not proxy:
+        return ""
+    try:
+        Proxy.of(proxy)
+    except ValueError as ex:
         raise _CannotServeError(
-            f"a proxy by {scheme}:// is not supported: set HTTPS_PROXY to one by http://, "
-            "or NO_PROXY to the provider's host"
-        )
+            f"{ex}: correct HTTPS_PROXY, or set NO_PROXY to the provider's host"
+        ) from None
     return proxy
 
 

@@ -152,8 +152,8 @@ FIELDS = {
     "KEEPALIVE_PING": "Silence after which any of its streams gets a keepalive, 0: never. Default: "
     "`--keepalive-ping` for Anthropic's API, else never.",
     "MAX_CONNECTIONS": "Connections to this provider per worker process, at most. Default: 4096.",
-    "PROXY": "HTTP proxy for this provider. Default: what `HTTPS_PROXY`, `HTTP_PROXY`, "
-    "`ALL_PROXY` and `NO_PROXY` say.",
+    "PROXY": "[Proxy](providers.md#proxies) for this provider. Default: what `HTTPS_PROXY`, "
+    "`HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say.",
     "CA_FILE": "PEM file with the authorities that may sign its certificate. Default: "
     "`--upstream-ca-file`.",
     "BEDROCK_REGION": "AWS region, for types `anthropic` and `bedrock`.",

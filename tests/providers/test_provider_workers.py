@@ -86,7 +86,7 @@ def test_a_misconfigured_provider_says_so_and_lives(scripted_provider, tmp_path)
         {"base_url": "ftp://h"},
         {"base_url": "http://h:99999"},
         {"base_url": "https://h", "ca_file": str(tmp_path / "none.pem")},
-        {"proxy": "socks5://h"},
+        {"proxy": "socks4://h"},
         {"keys": ("same", "same")},
     ):
         url = settings.pop("base_url", scripted_provider.url)

@@ -11,6 +11,7 @@ import pytest
 HERE = Path(__file__).parent
 MODULES = [
     "test_upstream_exchanges.py",
+    "test_upstream_proxies.py",
     "test_upstream_sending.py",
     "test_provider_keys.py",
     "test_provider_retries.py",

@@ -66,7 +66,7 @@ def test_a_proxys_user_and_password_are_percent_decoded():
 
 @pytest.mark.parametrize(
     "url",
-    ["https://u:geheim@h", "socks5://u:geheim@h", "http://u:geheim@h:port", "http://u:geheim@"],
+    ["ftp://u:geheim@h", "u:geheim@h", "http://u:geheim@h:port", "https://u:geheim@"],
 )
 def test_a_proxy_that_cannot_be_used_is_refused_without_its_password(url):
     with pytest.raises(ConnectFailed) as caught:

@@ -264,13 +264,30 @@ def test_a_proxy_comes_from_the_provider_or_the_environment() -> None:
     assert built(settings, type="openai", base_url="https://h.inside/v1").proxy == ""
 
 
-@pytest.mark.parametrize("scheme", ["socks5", "socks5h", "https"])
-def test_a_proxy_of_another_kind_is_an_error_without_its_password(scheme: str) -> None:
-    settings = Settings(provider_environ={"ALL_PROXY": f"{scheme}://user:planted@p:1"})
-    assert built(settings, type="openai").error == (
-        f"a proxy by {scheme}:// is not supported: set HTTPS_PROXY to one by http://, "
-        "or NO_PROXY to the provider's host"
-    )
+@pytest.mark.parametrize("scheme", ["http", "https", "socks5", "socks5h"])
+def test_a_proxy_may_be_spoken_to_by_tls_and_socks(scheme: str) -> None:
+    settings = Settings(provider_environ={"ALL_PROXY": f"{scheme}://p:1"})
+    assert built(settings, type="openai").proxy == f"{scheme}://p:1"
+
+
+@pytest.mark.parametrize(
+    ("proxy", "why"),
+    [
+        (
+            "socks4://user:planted@p:1",
+            "a proxy by socks4:// is not supported, only by http://, https://, socks5://, "
+            "socks5h://: correct HTTPS_PROXY, or set NO_PROXY to the provider's host",
+        ),
+        (
+            "https://user:planted@p:port",
+            "the proxy's address has no valid host and port: correct HTTPS_PROXY, or set NO_PROXY "
+            "to the provider's host",
+        ),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_an_error_without_its_password(proxy: str, why: str) -> None:
+    settings = Settings(provider_environ={"ALL_PROXY": proxy})
+    assert built(settings, type="openai").error == why
 
 
 def test_providers_of_coderd_are_finished_by_the_same_rules() -> None:

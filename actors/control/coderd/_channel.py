@@ -202,9 +202,7 @@ def _connect(url: str, context: ssl.SSLContext | None, deadline: float, proxy: s
 def _proxy_of_environment(url: str, endpoint: Endpoint) -> str:
     """What ``HTTPS_PROXY`` or ``HTTP_PROXY`` and ``NO_PROXY`` say; empty for none."""
     proxy = get_environ_proxies(url, no_proxy=None).get(endpoint.scheme, "").strip()
-    # Many write https for a proxy that leads to https; it is spoken to without TLS.
-    scheme, mark, rest = proxy.rpartition("://")
-    return f"http://{rest}" if rest and scheme in ("", "https") else f"{scheme}{mark}{rest}"
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
 
 def _explain(wire: Wire, url: str, ex: Exception) -> DialError:

@@ -77,7 +77,7 @@ class DialSettings:
     key_file: str = ""
     """CODER_CLIENT_TLS_CERT_FILE and _KEY_FILE, both or none."""
     proxy: str | None = field(default=None, repr=False)
-    """Address of an HTTP proxy, empty for none, None for what the environment says."""
+    """Address of a proxy, empty for none, None for what the environment says."""
     timeout: float = 15.0
     """Seconds for a whole attempt: connecting, TLS and the upgrade."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 
@@ -95,7 +96,9 @@ def test_two_threads_may_use_one_tls_connection(authority: Authority) -> None:
 
 
 @contextlib.contextmanager
-def proxy(authorization: str = "") -> Iterator[tuple[str, list[str]]]:
+def proxy(
+    authorization: str = "", tls: ssl.SSLContext | None = None
+) -> Iterator[tuple[str, list[str]]]:
     """An HTTP proxy that knows CONNECT only; yields its address and the heads it was sent."""
     heads: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -111,6 +114,8 @@ def proxy(authorization: str = "") -> Iterator[tuple[str, list[str]]]:
             with contextlib.suppress(OSError):
                 while True:
                     client, _ = listener.accept()
+                    if tls is not None:
+                        client = tls.wrap_socket(client, server_side=True)
                     head = b""
                     while not head.endswith(b"\r\n\r\n"):
                         head += client.recv(1)
@@ -137,7 +142,7 @@ def proxy(authorization: str = "") -> Iterator[tuple[str, list[str]]]:
             thread.join()
 
 
-@pytest.mark.parametrize("written", ["http://{}", "https://{}", "{}"])
+@pytest.mark.parametrize("written", ["http://{}", "{}"])
 def test_the_environments_proxy_is_used(
     coderd: FakeCoderd, monkeypatch: pytest.MonkeyPatch, written: str
 ) -> None:
@@ -146,6 +151,19 @@ def test_the_environments_proxy_is_used(
         # A proxy for everything else may speak another protocol.
         monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:1")
         with dialled(coderd) as (channel, _):
+            echo_through(channel)
+    assert heads[0].startswith(f"CONNECT 127.0.0.1:{coderd.port} HTTP/1.1\r\n")
+
+
+def test_the_environments_proxy_may_be_spoken_to_by_tls(
+    monkeypatch: pytest.MonkeyPatch, authority: Authority
+) -> None:
+    with (
+        proxy(tls=authority.server()) as (address, heads),
+        FakeCoderd(tls=authority.server()) as coderd,
+    ):
+        monkeypatch.setenv("https_proxy", f"https://{address}")
+        with dialled(coderd, ca_file=authority.ca_file) as (channel, _):
             echo_through(channel)
     assert heads[0].startswith(f"CONNECT 127.0.0.1:{coderd.port} HTTP/1.1\r\n")
 
