@@ -31,11 +31,8 @@ from gunicorn.http.wsgi import Response, WSGIErrorsWrapper  # noqa: E402
 from websocket import ABNF  # noqa: E402
 from websocket._abnf import frame_buffer  # noqa: E402
 
-from aigateway.actors.control.coderd._websocket_frames import (  # noqa: E402
-    BINARY,
-    FrameReader,
-    encode_frame,
-)
+from aigateway.actors.codec.websocket import BINARY, encode_frame  # noqa: E402
+from aigateway.actors.control.coderd._websocket_frames import FrameReader  # noqa: E402
 from aigateway.actors.upstream.waiting import patient  # noqa: E402
 from aigateway.http.server.application import gunicorn_options  # noqa: E402
 from aigateway.http.server.parts import GatewayRequest, GatewayResponse  # noqa: E402

@@ -18,17 +18,9 @@ from typing import Final
 import websocket
 from requests.utils import get_environ_proxies
 
+from aigateway.actors.codec.websocket import BINARY, CLOSE, PING, PONG, encode_frame
 from aigateway.actors.control.coderd._upgrade import DialError, UpgradeRefused, read_refusal
-from aigateway.actors.control.coderd._websocket_frames import (
-    BINARY,
-    CLOSE,
-    PING,
-    PONG,
-    FrameReader,
-    Notice,
-    TextMessage,
-    encode_frame,
-)
+from aigateway.actors.control.coderd._websocket_frames import FrameReader, Notice, TextMessage
 from aigateway.actors.control.coderd._wire_socket import TlsWire, Wire
 from aigateway.actors.upstream.connect import Connector
 from aigateway.actors.upstream.endpoint import Endpoint

@@ -1,35 +1,18 @@
-"""WebSocket frames, as a client writes them and as it reads a server's, without I/O.
+"""WebSocket frames as the one stream of bytes that coderd means by them, without I/O.
 
 PERF: coderd sends four frames per answer, most of them 12 bytes long.  The WebSocket library
-takes several reads and objects for each: 19 µs for the four, and 3 here; to write a small one
-4 µs, and 2 here (``python -m bench run own-parts``).
+takes several reads and objects for each: 19 µs for the four, and 3 here (``python -m bench run
+own-parts``).
 """
 
 from __future__ import annotations
 
-import struct
 from typing import Final, NamedTuple
 
+from aigateway.actors.codec.websocket import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 from aigateway.actors.control.coderd.wire._protocol import InputBuffer
 
-__all__ = [
-    "BINARY",
-    "CLOSE",
-    "MAX_MESSAGE",
-    "PING",
-    "PONG",
-    "FrameReader",
-    "Notice",
-    "TextMessage",
-    "encode_frame",
-]
-
-CONTINUATION: Final = 0
-TEXT: Final = 1
-BINARY: Final = 2
-CLOSE: Final = 8
-PING: Final = 9
-PONG: Final = 10
+__all__ = ["MAX_MESSAGE", "FrameReader", "Notice", "TextMessage"]
 
 MAX_MESSAGE: Final = 256 * 1024
 """Largest frame read, in bytes; coderd has the same limit."""
@@ -41,20 +24,6 @@ _OPCODES: Final = frozenset({CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG})
 _DATA: Final = (BINARY, CONTINUATION)
 _WHOLE: Final = _FINAL | BINARY
 """How a message begins that is one frame."""
-
-
-def encode_frame(opcode: int, payload: bytes, mask: bytes) -> bytes:
-    """Encode one whole frame; ``mask`` is four bytes that nobody can foresee."""
-    size = len(payload)
-    if size <= _MAX_CONTROL:
-        head = bytes((_FINAL | opcode, _MASKED | size))
-    elif size < 1 << 16:
-        head = struct.pack(">BBH", _FINAL | opcode, _MASKED | 126, size)
-    else:
-        head = struct.pack(">BBQ", _FINAL | opcode, _MASKED | 127, size)
-    repeated = (mask * (size // 4 + 1))[:size]
-    masked = int.from_bytes(payload, "little") ^ int.from_bytes(repeated, "little")
-    return b"".join((head, mask, masked.to_bytes(size, "little")))
 
 
 class TextMessage(ValueError):

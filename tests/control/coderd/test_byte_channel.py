@@ -16,9 +16,9 @@ from fake_coderd._frames import FrameReader as ClientFrames
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aigateway.actors.codec.websocket import encode_frame as encode_client_frame
 from aigateway.actors.control.coderd._channel import Channel, ChannelError
 from aigateway.actors.control.coderd._websocket_frames import FrameReader, Notice
-from aigateway.actors.control.coderd._websocket_frames import encode_frame as encode_client_frame
 from aigateway.actors.control.coderd._wire_socket import Wire
 
 
