@@ -25,12 +25,13 @@ from aigateway.actors.interception.conversation import NO_AFFINITY, Affinity
 from aigateway.actors.interception.gemini_paths import model_path, resource_name
 from aigateway.actors.interception.headers import CENTRALIZED, Credential
 from aigateway.actors.interception.routes import GEMINI, upstream_url
-from aigateway.actors.providers.bedrock.models import profile_of, stated_region
+from aigateway.actors.providers.bedrock.models import bare_names, profile_of, stated_region
 from aigateway.actors.providers.bedrock.rewrite import model_behind, replacement_model
 from aigateway.actors.upstream.errors import Unsendable
 from aigateway.actors.upstream.exchange import AnswerCopy, Exchange
 from aigateway.actors.upstream.kept import HeaderPairs, prepare
 from aigateway.actors.values.frozen import frozen
+from aigateway.actors.values.policy import CallerRules, Stated
 from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "framed",
     "maker_for",
     "model_for",
+    "model_refusal",
     "patience_of",
     "recorded_model",
     "url_for",
@@ -116,6 +118,8 @@ class UpstreamRequest:
     streaming: bool = False
     """Whether the client asked for a stream."""
     attempts: Attempts | None = field(default=None, repr=False)
+    rules: CallerRules | None = field(default=None, repr=False)
+    """What its caller may, for those who stand in for a provider."""
 
 
 def model_for(config: ProviderConfig, asked: str, provider: str) -> str | None:
@@ -154,8 +158,24 @@ def can_stand_in(other: ProviderConfig, own: ProviderConfig, request: UpstreamRe
         and other.error is None
         and own.speaks == other.speaks
         and "copilot" not in (own.type, other.type)
-        and model_for(other, request.model, request.provider) is not None
+        and (model := model_for(other, request.model, request.provider)) is not None
+        and (request.rules is None or _allowed(request.rules, other, model))
     )
+
+
+def model_refusal(rules: CallerRules, config: ProviderConfig, model: str) -> Stated[str] | None:
+    """Why a caller may not use a model with this provider, by the provider's name for it or the
+    client's; None: the caller may.
+
+    AWS's names stand for what they are made of: ``eu.anthropic.claude-x-v1:0`` is ``claude-x``.
+    """
+    return rules.model_refusal(model, bare_names(model) if config.bedrock is not None else ())
+
+
+def _allowed(rules: CallerRules, config: ProviderConfig, model: str) -> bool:
+    if rules.provider_refusal(config.name) is not None:
+        return False
+    return model_refusal(rules, config, model) is None
 
 
 _FRAMED_METHODS = frozenset({"POST", "PUT", "PATCH"})

@@ -132,13 +132,16 @@ class CallerRules:
     caps: tuple[AppliedCap, ...] = ()
     unpriced: Stated[str] = Stated("refuse", "")
 
-    def model_refusal(self, models: Iterable[str]) -> Stated[str] | None:
-        """The first of ``models`` that may not be used, with the rule; None: all may."""
-        return _refused(self.models, models)
+    def model_refusal(self, model: str, also: Iterable[str] = ()) -> Stated[str] | None:
+        """``model`` with the rule that does not allow it; None: it may be used.
+
+        ``also``: other names of the same model, one of which is enough.
+        """
+        return _refused(self.models, model, also)
 
     def provider_refusal(self, name: str) -> Stated[str] | None:
-        """``name`` with the rule, if that provider may not be used."""
-        return _refused(self.providers, (name,))
+        """``name`` with the rule that does not allow that provider; None: it may be used."""
+        return _refused(self.providers, name)
 
 
 @frozen
@@ -301,12 +304,11 @@ def _unpriced(levels: _Levels) -> Stated[str]:
 
 
 def _refused(
-    stated: tuple[Stated[tuple[str, ...]], ...], names: Iterable[str]
+    stated: tuple[Stated[tuple[str, ...]], ...], name: str, also: Iterable[str] = ()
 ) -> Stated[str] | None:
     for each in stated:
-        for name in names:
-            if not any(glob_matches(glob, name) for glob in each.value):
-                return Stated(name, each.rule)
+        if not any(glob_matches(glob, one) for glob in each.value for one in (name, *also)):
+            return Stated(name, each.rule)
     return None
 
 

@@ -23,6 +23,10 @@ class Reason(StrEnum):
     NO_ROUTE = "no_route"
     NOT_RECORDED = "not_recorded"
     OVER_BUDGET = "over_budget"
+    POLICY_MODEL = "policy_model"
+    POLICY_PROVIDER = "policy_provider"
+    POLICY_REQUESTS = "policy_requests"
+    POLICY_TOKENS = "policy_tokens"
     PROVIDER = "provider"
     PROVIDER_DISABLED = "provider_disabled"
     PROVIDER_MISCONFIGURED = "provider_misconfigured"
@@ -49,6 +53,11 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.NO_ROUTE: "no provider of that name, or no such path of it",
     Reason.NOT_RECORDED: "the begin of the record was not accepted",
     Reason.OVER_BUDGET: "the user's budget is spent",
+    Reason.POLICY_MODEL: "the policy does not allow the model, as asked for or as the provider is "
+    "asked for it",
+    Reason.POLICY_PROVIDER: "the policy does not allow the provider",
+    Reason.POLICY_REQUESTS: "over the policy's requests per minute",
+    Reason.POLICY_TOKENS: "over the policy's tokens per minute",
     Reason.PROVIDER: "no provider answered: not reached, its keys rest, its circuit is open, or "
     "its error stood for an answer",
     Reason.PROVIDER_DISABLED: "the provider is switched off",

@@ -11,6 +11,7 @@ from aigateway.actors.codec.headers import Headers
 from aigateway.actors.control.messages import Caller
 from aigateway.actors.mcp.messages import ToolResult
 from aigateway.actors.providers.recording import Recording
+from aigateway.actors.values.policy import CallerRules
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.request.inbound import Inbound
 
@@ -127,6 +128,11 @@ class Call:
     @property
     def provider_name(self) -> str:
         return self.provider.name if self.provider is not None else ""
+
+    @property
+    def rules(self) -> CallerRules | None:
+        """What the policy has for the caller."""
+        return self.caller.rules if self.caller is not None else None
 
     @property
     def user_id(self) -> str:

@@ -18,6 +18,7 @@ from aigateway.http.request.call import Call, Trace
 from aigateway.http.request.client_address import ClientAddresses
 from aigateway.http.request.inbound import REQUEST_ID_HEADER, ClientVanished, Inbound, request_id_of
 from aigateway.http.request.pipeline import INTERCEPTION_HEADER, Pipeline
+from aigateway.http.request.policy import records_content
 from aigateway.http.request.refusals import dialect_of, shaped
 from aigateway.http.request.relay import Body, Finished, Relayed
 from aigateway.http.request.runtime import STOPPING, Runtime, Stopping
@@ -162,7 +163,8 @@ class Gateway:
         answered = answer.status < 400
         if not answered:
             # An upstream's words may quote the request.
-            own = answer.text or self.pipeline.settings.content != "none"
+            recorded = self.pipeline.settings.content != "none" and records_content(call.rules)
+            own = answer.text or recorded
             call.trace.refused(said.status, said.body if own else b"")
         vanished = isinstance(answer.__cause__, ClientVanished)
         if not answered and not vanished:

@@ -10,9 +10,11 @@ import msgspec
 
 from aigateway.actors.interception.error_bodies import error_body, is_anthropic
 from aigateway.actors.interception.routes import GEMINI
+from aigateway.actors.values.policy import CallerRules
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.answers import Answer
+from aigateway.http.request.policy import check_models, may_list
 
 __all__ = ["listed_models", "no_such_model"]
 
@@ -20,7 +22,9 @@ _NEVER = "1970-01-01T00:00:00Z"
 """What Anthropic's API says of a model whose release is not known."""
 
 
-def listed_models(config: ProviderConfig, method: str, rest: str) -> Answer | None:
+def listed_models(
+    config: ProviderConfig, method: str, rest: str, rules: CallerRules | None = None
+) -> Answer | None:
     """The answer to ``GET …/models`` or ``GET …/models/<name>`` by the provider's own list.
 
     None when the provider has no list, or something else is asked.  Names that only a pattern
@@ -31,9 +35,15 @@ def listed_models(config: ProviderConfig, method: str, rest: str) -> Answer | No
         return None
     name = unquote(name[1:])
     if not name:
-        return _answer(_list(config, [_model(config, each) for each in config.models.names]))
-    if config.models.upstream(name) is None:
+        names = config.models.names
+        if rules is not None:
+            names = tuple(each for each in names if may_list(rules, config, each))
+        return _answer(_list(config, [_model(config, each) for each in names]))
+    upstream = config.models.upstream(name)
+    if upstream is None:
         return no_such_model(config, config.type, name)
+    if rules is not None:
+        check_models(rules, config, (name, upstream))
     return _answer(_model(config, name))
 
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from urllib.parse import unquote
 
 import structlog
 
+from aigateway.actors.codec.decoding import DecodingError, decode
+from aigateway.actors.codec.headers import Headers, first_of
 from aigateway.actors.codec.reading import members, text
 from aigateway.actors.control.messages import Caller
 from aigateway.actors.interception.conversation import Affinity, affinity_of_passed, is_about_stored
 from aigateway.actors.interception.gemini_paths import model_path
-from aigateway.actors.interception.headers import Presented, byok_credential, identify
+from aigateway.actors.interception.headers import (
+    Presented,
+    UnsafeHeader,
+    byok_credential,
+    for_client,
+    identify,
+)
 from aigateway.actors.interception.interface import InvalidRequest
 from aigateway.actors.interception.opening import decoded
 from aigateway.actors.interception.routes import GEMINI, MESSAGES, Passthrough
@@ -18,13 +28,16 @@ from aigateway.actors.interception.stored_ids import ids_in_body, ids_in_path
 from aigateway.actors.providers.bedrock.counting import COUNT_TOKENS, count_answer
 from aigateway.actors.providers.messages import Opened, Refused
 from aigateway.actors.providers.request import UpstreamRequest, model_for
+from aigateway.actors.values.policy import CallerRules
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.admission import Target
 from aigateway.http.request.answers import Answer, api_error, plain
 from aigateway.http.request.call import Call
 from aigateway.http.request.inbound import Inbound
+from aigateway.http.request.injection import without_codings
 from aigateway.http.request.model_list import listed_models, no_such_model
+from aigateway.http.request.policy import check_models, records_content, without_forbidden
 from aigateway.http.request.relay import (
     Body,
     OpenAnswer,
@@ -39,6 +52,8 @@ from aigateway.http.settings import Settings
 
 __all__ = ["Passing"]
 
+_LARGEST_LIST = 16 * 1024 * 1024
+"""Bytes of a list of models that has to be read."""
 _MODELS = frozenset({"/models/", "/v1/models/"})
 """Passed routes to one model of the account."""
 _MAKING = frozenset({"/conversations", "/cachedContents"})
@@ -67,11 +82,12 @@ class Passing:
     ) -> Relayed:
         """Send it and wait for the head of the answer."""
         inbound, config = call.inbound, target.provider
-        if (listed := listed_models(config, inbound.method, target.rest)) is not None:
+        listed = listed_models(config, inbound.method, target.rest, caller.rules)
+        if listed is not None:
             raise listed
         if config.bedrock is not None and config.bedrock.invokes:
             if (target.rest, inbound.method) == (COUNT_TOKENS, "POST"):
-                raise self._count_tokens(call, presented, config)
+                raise self._count_tokens(call, presented, config, caller.rules)
             said = f'the provider "{config.name}" is AWS Bedrock, which has no such route'
             raise api_error(config.type, 404, said, reason=Reason.NO_ROUTE)
         body = self._read_body(call)
@@ -90,12 +106,16 @@ class Passing:
             stored.check(caller, config.type, ids)
         url = address_for(config, target.rest, inbound.query)
         call.trace.passthrough(call.route, url, inbound.method)
-        if config.dump_dir:
+        if config.dump_dir and records_content(caller.rules):
             from aigateway.http.request.dump import dump_of_passthrough
 
             call.dump = dump_of_passthrough(config.dump_dir, config.name, url)
+        client_headers: Headers = presented.remaining_headers
+        filtered = caller.rules if _lists_models(inbound, target.rest, caller) else None
+        if filtered is not None:
+            client_headers = without_codings(client_headers)
         headers = headers_for(
-            call.trace.calling(presented.remaining_headers),
+            call.trace.calling(client_headers),
             auth=own.headers if own is not None else (),
             actor=(),
             own_key=own is not None,
@@ -112,7 +132,7 @@ class Passing:
             headers=headers,
             body=body,
             provider=config.name,
-            model=_passed_model(config, inbound, target.rest, body),
+            model=_passed_model(config, inbound, target.rest, body, caller.rules),
             add_credential=own is None and config.type != "copilot",
             attempts=call.dump,
             passed=call.route,
@@ -126,18 +146,29 @@ class Passing:
             if result.body is not None or result.retry_after is not None:
                 raise refusal_answer(config.type, result)
             raise plain(502, "upstream proxy error", reason=Reason.PROVIDER)
+        if filtered is not None and result.exchange.status == 200:
+            raise _filtered(result, config, filtered)
         watch = None
         if stored is not None and route.route in _MAKING and inbound.method == "POST":
             watch = CreatedId(stored, caller, result.exchange)
         return _relayed(result, call, config, watch)
 
-    def _count_tokens(self, call: Call, presented: Presented, config: ProviderConfig) -> Answer:
+    def _count_tokens(
+        self,
+        call: Call,
+        presented: Presented,
+        config: ProviderConfig,
+        rules: CallerRules | None,
+    ) -> Answer:
         """AWS's count in Anthropic's shape; raises an Answer when there is none."""
         body = self._read_body(call)
         fields = members(_decoded(MESSAGES, call.inbound, body))
         model = text(fields.get("model")) or ""
-        if model_for(config, model, config.name) is None:
+        upstream = model_for(config, model, config.name)
+        if upstream is None:
             raise no_such_model(config, MESSAGES, model)
+        if rules is not None:
+            check_models(rules, config, (model, upstream))
         request = UpstreamRequest(
             method="POST",
             rest=COUNT_TOKENS,
@@ -192,20 +223,60 @@ def _decoded(dialect: str, inbound: Inbound, body: bytes) -> bytes:
         raise Answer(ex.status, ex.body, "application/json") from ex
 
 
-def _passed_model(config: ProviderConfig, inbound: Inbound, rest: str, body: bytes) -> str:
+def _passed_model(
+    config: ProviderConfig, inbound: Inbound, rest: str, body: bytes, rules: CallerRules | None
+) -> str:
     """The model that a passed request asks for, as far as it matters; raises an Answer.
 
     A provider with a list must not be asked for other models on other ways, and its own names
     mean nothing to it.
     """
-    if config.models is None:
+    named = rules is not None and bool(rules.models)
+    if config.models is None and not named:
         return ""
     if config.type == GEMINI and (path := model_path(rest)) is not None:
         model = path.model
+    elif named and (asked := _model_in_path(inbound, rest)):
+        model = asked
     elif body and "model" in (fields := members(_decoded(config.type, inbound, body))):
         model = (text(fields["model"]) or "").removeprefix("models/")
     else:
         return ""
-    if config.models.upstream(model) is None:
+    upstream = model_for(config, model, config.name)
+    if config.models is not None and upstream is None:
         raise no_such_model(config, config.type, model)
-    return model
+    if rules is not None:
+        check_models(rules, config, (model, upstream or model))
+    return model if config.models is not None else ""
+
+
+def _lists_models(inbound: Inbound, rest: str, caller: Caller) -> bool:
+    """Whether the answer is a list of models that the policy may shorten."""
+    if caller.rules is None or not caller.rules.models or inbound.method != "GET":
+        return False
+    return rest.endswith("/models")
+
+
+def _model_in_path(inbound: Inbound, rest: str) -> str:
+    """The model that is asked about in the path; empty: none is."""
+    _, found, name = rest.rpartition("/models/")
+    return unquote(name) if found and inbound.method == "GET" else ""
+
+
+def _filtered(opened: Opened, config: ProviderConfig, rules: CallerRules) -> Answer:
+    """A provider's list of models, with those that the caller may use."""
+    exchange = opened.exchange
+    answer = OpenAnswer(opened, Patience(0.0, config.idle_timeout))
+    status, body = read_whole(answer, _LARGEST_LIST)
+    if status == 200 and len(body) < _LARGEST_LIST:
+        with contextlib.suppress(DecodingError, UnsafeHeader):
+            body = decode(body, first_of(exchange.headers, "content-encoding") or "")
+            headers = [
+                (name, value)
+                for name, value in for_client(exchange.headers)
+                if name.lower() not in ("content-encoding", "content-length", "content-type")
+            ]
+            listed = without_forbidden(rules, config, body)
+            return Answer(200, listed, "application/json", tuple(headers))
+    said = "the provider's list of models cannot be read"
+    return api_error(config.type, 502, said, reason=Reason.PROVIDER)

@@ -8,7 +8,7 @@ and is there room; and only when the interception is recorded is the upstream ca
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -55,6 +55,7 @@ from aigateway.actors.providers.request import (
 from aigateway.actors.recorder.ledger import Ledger, RecordPolicy, new_interception_id
 from aigateway.actors.recorder.recorder import Begin
 from aigateway.actors.values import records
+from aigateway.actors.values.policy import CallerRules
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.admission import (
@@ -79,6 +80,12 @@ from aigateway.http.request.injected_relay import follow
 from aigateway.http.request.injection import Injector, Rounds, without_codings
 from aigateway.http.request.model_list import no_such_model
 from aigateway.http.request.passing import Passing
+from aigateway.http.request.policy import (
+    Windows,
+    check_models,
+    check_provider,
+    records_content,
+)
 from aigateway.http.request.rate_limit import make_rate_limit
 from aigateway.http.request.relay import Body, OpenAnswer, Patience, Relayed, recorded
 from aigateway.http.request.runtime import NoAnswer, Runtime, retry_after
@@ -124,6 +131,8 @@ class Pipeline:
         self._policy = RecordPolicy(
             content=settings.content != "none", lines=settings.structured_logging_source != "coderd"
         )
+        self._without_content = evolve(self._policy, content=False)
+        self._windows = Windows(settings)
         self._injector: Injector | None = None
         if runtime.plan.start_mcp is not None:
             self._injector = Injector(
@@ -144,6 +153,10 @@ class Pipeline:
         caller = authorize(call, presented, self._runtime, self.settings.max_wait)
         call.begin("read")
         target, route = find_route(call, self._runtime.tree)
+        rules = caller.rules
+        if rules is not None:
+            check_provider(rules, target.provider)
+            self._windows.enter(rules)
         if isinstance(route, Passthrough):
             return self._passing.run(call, presented, caller, target, route)
         if call.inbound.header("Upgrade").lower() == "websocket":
@@ -168,19 +181,22 @@ class Pipeline:
         call.trace.intercept(provider=config.name, user=caller.user_id)
         opened = self._open(call, route)
         interception: Interception = opened
-        if model_for(config, interception.model, config.name) is None:
+        model = model_for(config, interception.model, config.name)
+        if model is None:
             call.interception_id = ""
             raise no_such_model(config, route.api, interception.model)
+        call.model = recorded_model(config, interception.model)
+        if caller.rules is not None:
+            self._check_models(call, caller.rules, config, (interception.model, model, call.model))
         if self._injector is not None:
             interception = self._injector.offer(interception, call, route.api, presented.token)
-        call.model = recorded_model(config, interception.model)
         credential = self._credential(config, presented, route)
         recording = self._recording(call, caller, route, interception, opened.opening, credential)
         call.trace.created(recording, model=call.model, bedrock=_bedrock(config, route))
         call.begin("record")
         _begin(
             self._runtime, call, interception, credential, firewall,
-            policy=self._policy, max_wait=self.settings.max_wait,
+            policy=self._record_policy(caller), max_wait=self.settings.max_wait,
         )  # fmt: skip
         self._runtime.inflight.record(recording)
         if self._metrics is not None:
@@ -284,7 +300,23 @@ class Pipeline:
             api=route.api,
             streaming=interception.streaming,
             attempts=call.dump,
+            rules=caller.rules,
         )
+
+    def _check_models(
+        self, call: Call, rules: CallerRules, config: ProviderConfig, models: Iterable[str]
+    ) -> None:
+        try:
+            check_models(rules, config, models)
+        except Answer:
+            # There is no record of it.
+            call.interception_id = ""
+            raise
+
+    def _record_policy(self, caller: Caller) -> RecordPolicy:
+        if caller.rules is None or records_content(caller.rules):
+            return self._policy
+        return self._without_content
 
     def _open(self, call: Call, route: Intercept) -> Relay:
         body = self._read_body(call)
@@ -345,6 +377,8 @@ class Pipeline:
     ) -> Recording:
         """Raises the Answer for a request that names what another user has stored."""
         observe = self._observer(call, caller)
+        if caller.rules is not None:
+            observe = self._windows.watching(caller.rules, observe)
         if self._stored is not None and route.api in _NAMES_IDS and credential.kind != BYOK:
             if opening.names_stored:
                 try:
@@ -356,13 +390,13 @@ class Pipeline:
             if opening.stored:
                 observe = self._stored.watching(caller, observe)
         ledger = Ledger(self._runtime.tree, interception.id)
-        config = call.provider
-        if config is None or not config.dump_dir:
-            return Recording(interception, ledger, observe, self._policy)
+        config, policy = call.provider, self._record_policy(caller)
+        if config is None or not config.dump_dir or not policy.content:
+            return Recording(interception, ledger, observe, policy)
         from aigateway.http.request.dump import DumpedRecording, dump_of_interception
 
         call.dump = dump_of_interception(config.dump_dir, config.name, call.model, interception.id)
-        return DumpedRecording(call.dump, interception, ledger, observe, self._policy)
+        return DumpedRecording(call.dump, interception, ledger, observe, policy)
 
     def _observer(
         self, call: Call, caller: Caller

@@ -14,7 +14,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import structlog
 
@@ -29,7 +29,18 @@ from aigateway.http.request.answers import json_message
 from aigateway.http.request.inbound import Inbound
 from aigateway.http.settings import Settings
 
-__all__ = ["RATE_LIMITED", "Counter", "RateLimit", "client_key", "make_rate_limit"]
+if TYPE_CHECKING:
+    from limits.strategies import FixedWindowRateLimiter
+
+__all__ = [
+    "RATE_LIMITED",
+    "Counter",
+    "Counting",
+    "RateLimit",
+    "client_key",
+    "fixed_windows",
+    "make_rate_limit",
+]
 
 RATE_LIMITED = "You've been rate limited. Please try again later."
 STORAGE_TIMEOUT = 0.25
@@ -44,6 +55,56 @@ log = structlog.get_logger("ai-gateway.limits")
 Counter = Callable[[str], bool]
 """Counts a request of this client; says whether it is within the limit.  May raise."""
 
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Counting(Generic[T]):
+    """Where something is counted: together with others, or for this process as long as that is
+    away.  Safe to use from many threads if what counts is."""
+
+    def __init__(
+        self,
+        local: T,
+        connect: Callable[[], T] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``connect`` makes what others share, and may raise; None: there is no such thing."""
+        self._local = local
+        self._connect = connect
+        self._clock = clock
+        self._shared: T | None = None
+        self._ask_again_at = 0.0
+        self._warn_again_at = 0.0
+        self._lock = threading.Lock()
+
+    def ask(self, question: Callable[[T], R]) -> R:
+        """Put a question, which may be put twice if something is wrong the first time."""
+        if self._connect is None or self._clock() < self._ask_again_at:
+            return question(self._local)
+        try:
+            shared = self._shared
+            if shared is None:
+                shared = self._shared = self._connect()
+            return question(shared)
+        except Exception as ex:
+            # Whatever is wrong with the storage, it is no fault of the client's.
+            self._failed(ex)
+            return question(self._local)
+
+    def _failed(self, ex: Exception) -> None:
+        with self._lock:
+            now = self._clock()
+            self._ask_again_at = now + RETRY_EVERY
+            warn = now >= self._warn_again_at
+            if warn:
+                self._warn_again_at = now + WARN_EVERY
+        if warn:
+            log.warning(
+                "the rate limit's storage is away, counting per process meanwhile",
+                error=f"{type(ex).__name__}: {ex}",
+            )
+
 
 class RateLimit:
     """Refuses requests over the limit.  Safe to use from many threads."""
@@ -57,17 +118,12 @@ class RateLimit:
     ) -> None:
         """``limit`` requests per second; ``connect`` makes the shared counter and may raise."""
         self._limit = limit
-        self._local = local
-        self._connect = connect
-        self._clock = clock
-        self._shared: Counter | None = None
-        self._ask_again_at = 0.0
-        self._warn_again_at = 0.0
-        self._lock = threading.Lock()
+        self._counting = Counting(local, connect, clock)
 
     def check(self, inbound: Inbound) -> None:
         """Count the request; raise an Answer (429) when it is over the limit."""
-        if not self._count(client_key(inbound)):
+        key = client_key(inbound)
+        if not self._counting.ask(lambda count: count(key)):
             raise json_message(
                 429,
                 RATE_LIMITED,
@@ -78,32 +134,6 @@ class RateLimit:
                     ("X-RateLimit-Remaining", "0"),
                     ("X-RateLimit-Reset", str(int(time.time()) + 1)),
                 ),
-            )
-
-    def _count(self, key: str) -> bool:
-        if self._connect is None or self._clock() < self._ask_again_at:
-            return self._local(key)
-        try:
-            shared = self._shared
-            if shared is None:
-                shared = self._shared = self._connect()
-            return shared(key)
-        except Exception as ex:
-            # Whatever is wrong with the storage, it is no fault of the client's.
-            self._failed(ex)
-            return self._local(key)
-
-    def _failed(self, ex: Exception) -> None:
-        with self._lock:
-            now = self._clock()
-            self._ask_again_at = now + RETRY_EVERY
-            warn = now >= self._warn_again_at
-            if warn:
-                self._warn_again_at = now + WARN_EVERY
-        if warn:
-            log.warning(
-                "the rate limit's storage is away, counting per process meanwhile",
-                error=f"{type(ex).__name__}: {ex}",
             )
 
 
@@ -139,17 +169,25 @@ def make_rate_limit(settings: Settings) -> RateLimit | None:
     local = _counter(limit, "memory://")
     if address.startswith("memory:"):
         return RateLimit(limit, local)
-    return RateLimit(limit, local, lambda: _counter(limit, address, **_impatient()))
+    return RateLimit(limit, local, lambda: _counter(limit, address))
 
 
-def _counter(limit: int, address: str, **options: Any) -> Counter:
+def _counter(limit: int, address: str) -> Counter:
     from limits import RateLimitItemPerSecond
+
+    limiter = fixed_windows(address)
+    item = RateLimitItemPerSecond(limit, namespace="aigateway")
+    return lambda key: bool(limiter.hit(item, key))
+
+
+def fixed_windows(address: str) -> FixedWindowRateLimiter:
+    """What counts in windows at ``address``, as --rate-limit-storage names it.  May raise."""
+    # Not at the top: most gateways limit nothing.
     from limits.storage import storage_from_string
     from limits.strategies import FixedWindowRateLimiter
 
-    limiter = FixedWindowRateLimiter(storage_from_string(address, **options))
-    item = RateLimitItemPerSecond(limit, namespace="aigateway")
-    return lambda key: bool(limiter.hit(item, key))
+    options = {} if address.startswith("memory:") else _impatient()
+    return FixedWindowRateLimiter(storage_from_string(address, **options))
 
 
 def _impatient() -> dict[str, Any]:

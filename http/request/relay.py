@@ -371,14 +371,14 @@ def passed(answer: OpenAnswer, watch: Callable[[bytes, bool], None] | None = Non
         yield data
 
 
-def read_whole(answer: OpenAnswer) -> tuple[int, bytes]:
-    """Read a small answer to its end and give the exchange back: its status and body.
+def read_whole(answer: OpenAnswer, limit: int = WHOLE_LIMIT) -> tuple[int, bytes]:
+    """Read an answer to its end and give the exchange back: its status and body.
 
-    A cut one is a 502 with the reason as its body.
+    At most ``limit`` bytes or a few more are read.  A cut one is a 502 with the reason as its body.
     """
     data = b""
     try:
-        while len(data) < WHOLE_LIMIT and (piece := answer.read()):
+        while len(data) < limit and (piece := answer.read()):
             data += piece
         status = answer.exchange.status
     except UpstreamCut as ex:

@@ -38,6 +38,9 @@ STOP_TIMEOUT = 3.0
 """Seconds for the actors to stop.  MCP sessions say goodbye, which takes up to two."""
 NOW_TIMEOUT = 0.5
 """Seconds for the actors to stop, and for traces to be sent, when a worker ends now."""
+WINDOWS = "windows-*.db*"
+"""Files of :mod:`~aigateway.http.request.shared_windows`, which the master does not import."""
+
 log = structlog.get_logger("ai-gateway")
 
 
@@ -171,5 +174,8 @@ def on_exit(server: Any) -> None:
     if not server.reason:
         # Else the reason is the last line.
         log.info("standalone AI Gateway stopped")
+    folder = Path(server.app.settings.runtime_dir)
     with contextlib.suppress(OSError):
-        Path(server.app.settings.runtime_dir).rmdir()
+        for counts in folder.glob(WINDOWS):
+            counts.unlink()
+        folder.rmdir()

@@ -384,7 +384,8 @@ class Settings:
         "memory://",
         reloadable=False,
         help="Where requests are counted for the rate limit: memory:// counts per worker "
-        "process, redis://host:port/db for all gateways together.",
+        "process, redis://host:port/db for all gateways together. A policy's limits per minute are "
+        "counted there too; with memory:// for all workers of a gateway.",
     )
     max_body_size: int = _limit(
         SIZE, "32MiB", help="Largest request body; larger ones are answered 413."

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aigateway.actors.providers.bedrock.models import profile_of, stated_region
+from aigateway.actors.providers.bedrock.models import bare_names, profile_of, stated_region
 from aigateway.actors.providers.request import model_for
 from aigateway.actors.values.models import parse_models
 from aigateway.actors.values.provider_config import BedrockConfig, ProviderConfig
@@ -79,3 +79,23 @@ def test_the_newer_endpoint_stands_in_only_with_a_list() -> None:
     assert model_for(aws(protocol="mantle"), "claude-a", "anthropic") is None
     listed = aws("claude-a = anthropic.claude-a", protocol="mantle")
     assert model_for(listed, "claude-a", "anthropic") == "anthropic.claude-a"
+
+
+@pytest.mark.parametrize(
+    ("id", "bare"),
+    [
+        ("eu.anthropic.claude-sonnet-4-5-20250929-v1:0", "claude-sonnet-4-5"),
+        ("anthropic.claude-opus-4-6-v1", "claude-opus-4-6"),
+        ("us.anthropic.claude-sonnet-5", "claude-sonnet-5"),
+        (
+            "arn:aws:bedrock:us-east-1:1:inference-profile/us.anthropic.claude-haiku-4-5-20251001-v1:0",
+            "claude-haiku-4-5",
+        ),
+        ("arn:aws:bedrock:us-east-1:1:application-inference-profile/abc123", "abc123"),
+        ("amazon.nova-pro-v1:0:300k", "nova-pro"),
+        ("claude-opus-5", "claude-opus-5"),
+    ],
+)
+def test_ids_have_the_names_of_what_they_are_made_of(id: str, bare: str) -> None:
+    assert bare_names(id)[-1] == bare
+    assert all(bare in name for name in bare_names(id))

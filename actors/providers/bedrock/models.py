@@ -18,7 +18,7 @@ from attrs import frozen
 
 from aigateway.actors.values.provider_config import ProviderConfig
 
-__all__ = ["foundation_id", "geographies", "profile_of", "stated_region"]
+__all__ = ["bare_names", "foundation_id", "geographies", "profile_of", "stated_region"]
 
 _REGION_IN_HOST = re.compile(r"[./]([a-z]{2,3}(?:-[a-z]+)+-\d)\.")
 
@@ -54,6 +54,10 @@ _MODELS: Mapping[str, _Model] = MappingProxyType(
 _DATED = re.compile(r"(claude-[a-z]+(?:-\d{1,2}){1,2}?)(?:-0)?(?:-(\d{8}))?", re.ASCII)
 """One of Anthropic's names: an alias (``claude-sonnet-4-0``), or with the date of a snapshot."""
 
+_PREFIX = re.compile(r"^(?:.*/)?(?:[a-z0-9-]+\.)*(?=[a-z])", re.ASCII)
+_VERSION = re.compile(r"-v\d+(?::\w+)*\Z", re.ASCII)
+_DATE = re.compile(r"-\d{8}\Z", re.ASCII)
+
 _BY_REGION: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         **dict.fromkeys(("ap-northeast-1", "ap-northeast-3"), ("jp", "apac")),
@@ -88,6 +92,14 @@ def foundation_id(asked: str) -> str | None:
     """Bedrock's id for one of Anthropic's names; None where none is known."""
     model = _model_of(asked)
     return model.id if model is not None else None
+
+
+def bare_names(id: str) -> tuple[str, ...]:
+    """What a model is called behind Bedrock's id of it or of a profile: without geography and
+    maker, then without version, then without date."""
+    name = _PREFIX.sub("", id)
+    plain = _VERSION.sub("", name)
+    return name, plain, _DATE.sub("", plain)
 
 
 def _model_of(asked: str) -> _Model | None:

@@ -125,7 +125,7 @@ def test_the_control_plane_says_who_calls_and_what_holds(
     [made] = create_keys(database, [wanted], who="me")
     caller = start().authorize(made.token)
     assert caller.project == "web"
-    assert caller.rules.model_refusal(["claude-opus"]).rule == "everybody.models"
+    assert caller.rules.model_refusal("claude-opus").rule == "everybody.models"
 
 
 def test_a_running_control_plane_hears_of_disabled_users_at_once(

@@ -347,7 +347,7 @@ def test_callers_come_with_what_the_policy_has_for_them(
         apply(database, "groups: {lab: {models: [a]}}", over=0, who="me")
     caller = plane.authorize(key.token)
     assert caller.groups == ("lab",)
-    assert caller.rules.model_refusal(["b"]).rule == "groups.lab.models"
+    assert caller.rules.model_refusal("b").rule == "groups.lab.models"
 
 
 def test_disabled_users_are_refused_at_once(plane: Plane, address: str, key: NewApiKey) -> None:
