@@ -59,7 +59,8 @@ class Caller:
     email: str = ""
     workspace_id: str = ""
     groups: tuple[str, ...] = ()
-    """Names of the groups that a user or a machine is in; only our own control plane knows them."""
+    """Names of the groups that a user or a machine is in; only our own control plane knows them,
+    and says them where there is a policy."""
     project: str = ""
     """What the key is for, if that was said."""
     rules: CallerRules | None = field(default=None, repr=False)

@@ -20,7 +20,7 @@ import string
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from attrs import evolve, field, frozen
 
@@ -73,6 +73,10 @@ USES_WRITTEN_AFTER = 5.0
 _ALPHABET = string.ascii_letters + string.digits
 
 _UNAUTHORIZED = Denied("unauthorized")
+
+_Found: TypeAlias = tuple[Any, ...]
+"""What is stored of a key and of its user's state."""
+
 _COLUMNS = "k.id, k.username, k.user_id, k.created_at, k.expires_at, k.revoked_at, k.name, g.name"
 _COLUMNS += ", k.project, k.rules, k.last_used_at, u.disabled_at"
 _FROM = (
@@ -144,10 +148,9 @@ class KnownKey:
     caller: Caller
     rules: str | None = None
     """What the key itself may, as it is stored."""
-    machine: bool = False
-    """It belongs to a group and to no user."""
-    use_is_old: bool = False
-    """That it is used was not noted for :data:`USE_NOTED_EVERY`."""
+    group_id: str | None = None
+    """The group that it belongs to; None: it is a user's."""
+    last_used_at: str | None = None
 
 
 def create_key(
@@ -328,26 +331,54 @@ def revoke_key(
 
 
 def find_callers(
-    database: Database, tokens: Iterable[str], now: float
+    database: Database, tokens: Iterable[str], now: float, *, groups: bool = True
 ) -> dict[str, KnownKey | Denied]:
-    """Whose keys are these?  ``now`` in Unix seconds.  Raises what the database raises."""
+    """Whose keys are these?  ``now`` in Unix seconds.  Raises what the database raises.
+
+    ``groups``: say in which groups callers are, which is for those who need to know it.
+    """
     ids = {token: _asked_id(token) for token in tokens}
-    asked = [id for id in dict.fromkeys(ids.values()) if id]
-    found: dict[str, list[tuple[Any, ...]]] = {}
+    asked = sorted(set(filter(None, ids.values())))
+    found: dict[str, _Found] = {}
     if asked:
-        # A row for each group: those of a user's key are the user's.
+        # A machine's key has no user.
         rows = database.execute(
             "SELECT k.id, k.secret_sha256, k.user_id, k.username, k.expires_at, k.revoked_at,"
-            " k.project, k.rules, k.last_used_at, k.group_id, u.disabled_at, g.name"
-            " FROM api_keys k LEFT JOIN users u ON u.id = k.user_id AND k.group_id IS NULL"
-            " LEFT JOIN memberships m ON m.user_id = k.user_id AND k.group_id IS NULL"
-            " LEFT JOIN groups g ON g.id = coalesce(k.group_id, m.group_id)"
+            " k.project, k.rules, k.last_used_at, k.group_id, u.disabled_at"
+            " FROM api_keys k LEFT JOIN users u ON u.id = k.user_id"
             f" WHERE k.id IN ({marks(asked)})",
             asked,
         )
-        for id, *rest in rows.fetchall():
-            found.setdefault(id, []).append(tuple(rest))
-    return {token: _verdict(token, found.get(id), now) for token, id in ids.items()}
+        found = {id: tuple(rest) for id, *rest in rows.fetchall()}
+    known = {token: _verdict(token, found.get(id), now) for token, id in ids.items()}
+    return _with_groups(database, known) if groups else known
+
+
+def _with_groups(
+    database: Database, known: dict[str, KnownKey | Denied]
+) -> dict[str, KnownKey | Denied]:
+    keys = [each for each in known.values() if isinstance(each, KnownKey)]
+    users = sorted({each.caller.user_id for each in keys if each.group_id is None})
+    machines = sorted({each.group_id for each in keys if each.group_id is not None})
+    names: dict[str, list[str]] = {}
+    for values, statement in (
+        (users, "SELECT m.user_id, g.name FROM memberships m JOIN groups g ON g.id = m.group_id"
+         " WHERE m.user_id IN ({}) ORDER BY g.name"),
+        (machines, "SELECT id, name FROM groups WHERE id IN ({})"),
+    ):  # fmt: skip
+        if values:
+            for id, name in database.execute(statement.format(marks(values)), values).fetchall():
+                names.setdefault(id, []).append(name)
+    if not names:
+        return known
+    return {token: _in_groups(each, names) for token, each in known.items()}
+
+
+def _in_groups(known: KnownKey | Denied, names: dict[str, list[str]]) -> KnownKey | Denied:
+    if isinstance(known, Denied):
+        return known
+    groups = names.get(known.group_id or known.caller.user_id, ())
+    return evolve(known, caller=evolve(known.caller, groups=tuple(groups)))
 
 
 def _asked_id(token: str) -> str:
@@ -357,27 +388,25 @@ def _asked_id(token: str) -> str:
     return key_id if secret and key_id.isascii() and "\0" not in key_id else ""
 
 
-def _verdict(token: str, found: list[tuple[Any, ...]] | None, now: float) -> KnownKey | Denied:
+def _verdict(token: str, found: _Found | None, now: float) -> KnownKey | Denied:
     key_id, _dash, secret = token.partition("-")
     if not secret:
         return evolve(_UNAUTHORIZED, reason="invalid key")
     if found is None:
         return evolve(_UNAUTHORIZED, reason="unknown key")
-    digest, user_id, username, expires_at, revoked_at, project, rules, *rest = found[0]
-    used_at, group_id, disabled_at, _group = rest
+    digest, user_id, username, expires_at, revoked_at, project, rules, *rest = found
+    last_used_at, group_id, disabled_at = rest
     given = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
     if not hmac.compare_digest(given, digest):
         return evolve(_UNAUTHORIZED, reason="invalid key")
-    groups = tuple(sorted(name for *_rest, name in found if name is not None))
-    caller = Caller(user_id, username, key_id, groups=groups, project=project or "")
+    caller = Caller(user_id, username, key_id, project=project or "")
     if revoked_at is not None:
         return evolve(_UNAUTHORIZED, reason="revoked", caller=caller)
     if expires_at is not None and expires_at <= timestamp(now):
         return evolve(_UNAUTHORIZED, reason="expired", caller=caller)
     if disabled_at is not None:
         return evolve(_UNAUTHORIZED, reason="user disabled", caller=caller)
-    old = used_at is None or moment_of(used_at) <= now - USE_NOTED_EVERY
-    return KnownKey(caller, rules, group_id is not None, old)
+    return KnownKey(caller, rules, group_id, last_used_at)
 
 
 class Uses:
@@ -394,11 +423,19 @@ class Uses:
     def __bool__(self) -> bool:
         return bool(self._pending)
 
-    def note(self, key_id: str, now: float) -> None:
-        """The key was used at ``now`` (Unix seconds)."""
-        if now - self._written.get(key_id, -USE_NOTED_EVERY) >= USE_NOTED_EVERY:
-            with self._lock:
-                self._pending.setdefault(key_id, now)
+    def note(self, key_id: str, last_used_at: str | None, now: float) -> None:
+        """The key was used at ``now`` (Unix seconds), and before that as the database says."""
+        # PERF: nearly always it is known here that it was noted a moment ago.
+        written = self._written.get(key_id, -USE_NOTED_EVERY)
+        if now - written < USE_NOTED_EVERY or key_id in self._pending:
+            return
+        if last_used_at is not None:
+            written = max(written, moment_of(last_used_at))
+        with self._lock:
+            if now - written < USE_NOTED_EVERY:
+                self._written[key_id] = written
+            else:
+                self._pending[key_id] = now
 
     def written(self, write: Callable[[dict[str, float]], None]) -> None:
         """Have what is pending written; it stays pending where ``write`` raises."""
@@ -409,10 +446,10 @@ class Uses:
         write(taken)
         latest = max(taken.values())
         with self._lock:
-            for key_id in taken:
-                self._pending.pop(key_id, None)
             kept = {id: at for id, at in self._written.items() if latest - at < USE_NOTED_EVERY}
             self._written = kept | taken
+            for key_id in taken:
+                self._pending.pop(key_id, None)
 
 
 def note_uses(database: Database, uses: dict[str, float]) -> None:

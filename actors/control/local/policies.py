@@ -130,7 +130,8 @@ class PolicyInForce:
         caller = key.caller
         if not self._version and key.rules is None:
             return caller
-        known = (caller, key.rules, key.machine)
+        machine = key.group_id is not None
+        known = (caller, key.rules, machine)
         rules = self._rules.get(known)
         if rules is None:
             try:
@@ -141,7 +142,7 @@ class PolicyInForce:
                 ) from ex
             rules = self._policy.rules_for(
                 user_id=caller.user_id,
-                username="" if key.machine else caller.username,
+                username="" if machine else caller.username,
                 groups=caller.groups,
                 key_id=caller.api_key_id,
                 project=caller.project,

@@ -137,12 +137,12 @@ class PostgresStore:
         callers: dict[str, Caller | Denied] = {}
         try:
             self._policy.look(database)
-            for token, found in find_callers(database, tokens, now).items():
+            groups = self._policy.version > 0
+            for token, found in find_callers(database, tokens, now, groups=groups).items():
                 if isinstance(found, Denied):
                     callers[token] = found
                     continue
-                if found.use_is_old:
-                    self.uses.note(found.caller.api_key_id, now)
+                self.uses.note(found.caller.api_key_id, found.last_used_at, now)
                 callers[token] = self._policy.admitted(found)
         except BadStoredPolicy as ex:
             raise DatabaseTrouble(str(ex)) from ex

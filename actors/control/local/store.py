@@ -117,11 +117,11 @@ class Store:
         try:
             connection = self._opened()
             self._policy.look(connection)
-            found = find_callers(connection, (token,), now)[token]
+            asked = find_callers(connection, (token,), now, groups=self._policy.version > 0)
+            found = asked[token]
             if isinstance(found, Denied):
                 return found
-            if found.use_is_old:
-                self.uses.note(found.caller.api_key_id, now)
+            self.uses.note(found.caller.api_key_id, found.last_used_at, now)
             return self._policy.admitted(found)
         except BadStoredPolicy as ex:
             raise DatabaseTrouble(str(ex)) from ex

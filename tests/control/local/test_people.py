@@ -111,7 +111,7 @@ def test_a_machines_key_is_its_groups_and_keeps_its_identity(database: Database)
     old, new = (machine_key(database, "lab", "ci", project="web") for _ in range(2))
     other = machine_key(database, "ops", "ci")
     found = [caller_of(database, token) for token in (old, new, other)]
-    assert [each.machine for each in found] == [True] * 3
+    assert all(each.group_id for each in found)
     first, second, third = (each.caller for each in found)
     assert (first.username, first.groups, first.project) == ("lab/ci", ("lab",), "web")
     assert first.user_id == second.user_id != third.user_id
@@ -124,7 +124,7 @@ def test_nobody_becomes_a_machine_by_name(database: Database) -> None:
     machine = caller_of(database, machine_key(database, "lab", "ci")).caller
     user = caller_of(database, create_key(database, "lab/ci").token)
     assert user.caller.user_id != machine.user_id
-    assert not user.machine
+    assert user.group_id is None
     set_disabled(database, "lab/ci", True, who=WHO)
     assert isinstance(caller_of(database, machine_key(database, "lab", "ci")), KnownKey)
 
@@ -232,19 +232,19 @@ def test_a_key_is_known_with_its_own_rules(database: Database) -> None:
 
 def test_that_a_key_is_used_is_noted_once_a_minute(database: Database) -> None:
     made = create_key(database, "ada", now=1000)
-    assert caller_of(database, made.token, 1000).use_is_old
     uses = Uses()
-    uses.note(made.key.id, 1000)
-    uses.note(made.key.id, 1001)
+    uses.note(made.key.id, caller_of(database, made.token, 1000).last_used_at, 1000)
+    uses.note(made.key.id, None, 1001)
     uses.written(lambda found: note_uses(database, found))
     assert not uses
-    assert list_keys(database)[0].last_used_at == "1970-01-01T00:16:40.000000Z"
-    assert not caller_of(database, made.token, 1059).use_is_old
-    assert caller_of(database, made.token, 1060).use_is_old
-    uses.note(made.key.id, 1059)
-    assert not uses
-    uses.note(made.key.id, 1060)
-    assert uses
+    used_at = list_keys(database)[0].last_used_at
+    assert used_at == "1970-01-01T00:16:40.000000Z" == caller_of(database, made.token).last_used_at
+    for known in (uses, Uses()):
+        # What another process has written counts as well.
+        known.note(made.key.id, used_at, 1059)
+        assert not known
+        known.note(made.key.id, used_at, 1060)
+        assert known
     # One that was later with another gateway stays.
     note_uses(database, {made.key.id: 999.0})
     assert list_keys(database)[0].last_used_at == "1970-01-01T00:16:40.000000Z"
@@ -252,7 +252,7 @@ def test_that_a_key_is_used_is_noted_once_a_minute(database: Database) -> None:
 
 def test_what_cannot_be_written_stays_to_be_written() -> None:
     uses, taken = Uses(), []
-    uses.note("k", 1)
+    uses.note("k", None, 1)
 
     def failing(_found: dict[str, float]) -> None:
         raise OSError

@@ -107,7 +107,7 @@ def test_what_is_said_of_a_user_is_not_said_of_a_machine_of_that_name(either: Da
     policy = PolicyInForce()
     policy.look(either)
     caller = Caller("u", "lab/ci", "k")
-    person, machine = (policy.admitted(KnownKey(caller, None, each)) for each in (False, True))
+    person, machine = (policy.admitted(KnownKey(caller, None, group)) for group in (None, "g"))
     assert person.rules is not None
     assert person.rules.content is not None
     assert machine.rules is not None
