@@ -37,7 +37,12 @@ from aigateway.http.request.call import Call
 from aigateway.http.request.inbound import Inbound
 from aigateway.http.request.injection import without_codings
 from aigateway.http.request.model_list import listed_models, no_such_model
-from aigateway.http.request.policy import check_models, records_content, without_forbidden
+from aigateway.http.request.policy import (
+    check_models,
+    models_beside,
+    records_content,
+    without_forbidden,
+)
 from aigateway.http.request.relay import (
     Body,
     OpenAnswer,
@@ -247,6 +252,8 @@ def _passed_model(
         raise no_such_model(config, config.type, model)
     if rules is not None:
         check_models(rules, config, (model, upstream or model))
+        if body:
+            check_models(rules, config, models_beside(_decoded(config.type, inbound, body)))
     return model if config.models is not None else ""
 
 

@@ -84,6 +84,7 @@ from aigateway.http.request.policy import (
     Windows,
     check_models,
     check_provider,
+    models_beside,
     records_content,
 )
 from aigateway.http.request.rate_limit import make_rate_limit
@@ -308,6 +309,8 @@ class Pipeline:
     ) -> None:
         try:
             check_models(rules, config, models)
+            if rules.models:
+                check_models(rules, config, models_beside(_readable_body(call.inbound)))
         except Answer:
             # There is no record of it.
             call.interception_id = ""

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from aigateway.actors.codec.reading import members, text
+from aigateway.actors.codec.reading import items, members, text
 from aigateway.actors.providers.request import model_for, model_refusal
 from aigateway.actors.values.policy import CallerRules, Limit, Stated
 from aigateway.actors.values.provider_config import ProviderConfig
@@ -39,9 +39,13 @@ __all__ = [
     "check_models",
     "check_provider",
     "may_list",
+    "models_beside",
     "records_content",
     "without_forbidden",
 ]
+
+_BESIDE = ("models", "fallbacks", "tools")
+"""Members of requests that name further models: lists of names, or of objects with a ``model``."""
 
 Observer = Callable[[list[UsageRecord]], None]
 
@@ -62,6 +66,18 @@ def check_models(rules: CallerRules, config: ProviderConfig, models: Iterable[st
         refused = model_refusal(rules, config, model)
         if refused is not None:
             raise _forbidden(rules, f'the model "{model}"', refused, Reason.POLICY_MODEL)
+
+
+def models_beside(body: bytes) -> Iterator[str]:
+    """Models that a request names beside the one that it asks: those that are to answer in its
+    place, and those that its tools call."""
+    fields = members(body)
+    for name in _BESIDE:
+        for each in items(fields.get(name)):
+            model = text(each) if name != "tools" else None
+            model = model or text(members(each).get("model"))
+            if model:
+                yield model
 
 
 def may_list(rules: CallerRules, config: ProviderConfig, model: str) -> bool:

@@ -83,7 +83,11 @@ def manage(gateway: GatewayProcess, *command: str) -> subprocess.CompletedProces
 
 
 def ask(
-    gateway: GatewayProcess, user: str, model: str = "claude-haiku-4-5", name: str = "anthropic"
+    gateway: GatewayProcess,
+    user: str,
+    model: str = "claude-haiku-4-5",
+    name: str = "anthropic",
+    **more: Any,
 ) -> requests.Response:
     return requests.post(
         f"{gateway.url}/{name}/v1/messages",
@@ -91,6 +95,7 @@ def ask(
             "model": model,
             "max_tokens": 9,
             "messages": [{"role": "user", "content": "a secret of mine"}],
+            **more,
         },
         headers={"X-Api-Key": gateway.key(user)},
         timeout=30,
@@ -176,6 +181,24 @@ def test_the_model_that_a_name_stands_for_must_be_allowed_too(gateway: GatewayPr
     assert refused.status_code == 403
     assert '"claude-opus-5" is not allowed' in refused.json()["error"]["message"]
     assert ask(gateway, "rita", "fast", "mapped").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"models": ["claude-haiku-4-5", "claude-opus-5"]},
+        {"fallbacks": [{"model": "claude-opus-5"}]},
+        {"tools": [{"type": "advisor_20260301", "name": "advisor", "model": "claude-opus-5"}]},
+    ],
+)
+def test_models_that_a_request_names_beside_its_own_are_looked_at(
+    gateway: GatewayProcess, beside: dict[str, Any]
+) -> None:
+    refused = ask(gateway, "alice", **beside).json()
+    assert '"claude-opus-5" is not allowed' in refused["error"]["message"]
+    assert ask(gateway, "rita", **beside).ok
+    tools = [{"name": "model", "input_schema": {"type": "object"}}]
+    assert ask(gateway, "alice", models=["claude-haiku-4-5"], tools=tools).ok
 
 
 def test_a_group_may_more_and_an_empty_list_allows_nothing(gateway: GatewayProcess) -> None:
