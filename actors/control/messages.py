@@ -18,23 +18,36 @@ from attrs import field
 from aigateway.actors.actor.base import ActorDied, Inquiry, Reply, tell_quietly
 from aigateway.actors.control.call_counters import CallTimes
 from aigateway.actors.control.marks import Marks
+from aigateway.actors.values.caps import CapShare, Hold
 from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.policy import CallerRules
 from aigateway.actors.values.provider_config import ProviderConfig
-from aigateway.actors.values.records import Interception, InterceptionEnded, UsageRecord
+from aigateway.actors.values.records import (
+    Interception,
+    InterceptionEnded,
+    TokenUsage,
+    UsageRecord,
+)
 
 __all__ = [
     "Accepted",
     "Authorization",
     "Authorize",
+    "BeginAnswer",
+    "BeginReply",
     "CallStats",
     "Caller",
+    "CapBusy",
+    "CapFull",
+    "CapStats",
     "CheckIds",
     "Denied",
     "GetCallStats",
     "GetStatus",
     "McpConfiguration",
     "McpServer",
+    "HoldMore",
+    "NoPrice",
     "NotYours",
     "GetMcpConfiguration",
     "ProvidersChanged",
@@ -118,18 +131,63 @@ class Authorize:
 class Accepted:
     """The interception is recorded; the upstream may be called."""
 
+    share: CapShare | None = None
+    """The fullest of the caps that hold for it, if much of that is spent."""
+
+
+@frozen
+class CapFull:
+    """No: all that a cap allows is spent."""
+
+    share: CapShare
+
+
+@frozen
+class CapBusy:
+    """Not now: what is left of a cap is reserved by calls that have been running all the time."""
+
+    share: CapShare
+
+
+@frozen
+class NoPrice:
+    """No: nobody knows what it would cost, and caps hold for the caller."""
+
+    detail: str
+    """What has no price: a model of a provider, a service tier, a tool's requests."""
+
+
+BeginAnswer: TypeAlias = Accepted | Denied | Unavailable | CapFull | CapBusy | NoPrice
+BeginReply: TypeAlias = Reply[BeginAnswer]
+
 
 @frozen
 class Begin:
-    """Record the start of an interception.  Replies Accepted, Denied or Unavailable.
+    """Record the start of an interception.  Replies a :data:`BeginAnswer`.
+
+    With a ``hold`` what it may cost is reserved under its caps, and the answer may take as long as
+    other calls do; only our own control plane can do that.
 
     A request tells it to the recorder, which hands it on to the present control plane.
     ``again``: a control plane that died had it in hand, and may have stored it.
     """
 
     record: Interception
-    reply: Reply[Accepted | Denied | Unavailable] = field(repr=False, eq=False)
+    reply: BeginReply = field(repr=False, eq=False)
     again: bool = False
+    hold: Hold | None = None
+
+
+@frozen
+class HoldMore:
+    """May the interception make another call, with ``hold`` beside what it has reserved?  Replies
+    a :data:`BeginAnswer`."""
+
+    interception_id: str
+    hold: Hold
+    so_far: tuple[TokenUsage, ...]
+    """What its calls have used; none of them is running."""
+    reply: BeginReply = field(repr=False, eq=False)
 
 
 @frozen
@@ -296,6 +354,19 @@ class GetStatus(Inquiry[Status]):
 
 
 @frozen
+class CapStats:
+    """What caps do, for metrics."""
+
+    waiting: int = 0
+    """Calls that wait until their caps let them begin."""
+    refused: Mapping[tuple[str, str], int] = field(factory=dict)
+    """Calls that were not made, by whose cap it was and why: ``full``, ``waited`` in vain,
+    ``unpriced``."""
+    spent: Mapping[tuple[str, str, str], float] = field(factory=dict)
+    """The part that is spent, by whose cap it is, by name and kind of window."""
+
+
+@frozen
 class CallStats:
     """How the control plane's calls have gone since its actor was started, for metrics."""
 
@@ -305,6 +376,7 @@ class CallStats:
     """By RPC and outcome; empty for a control plane that makes no calls."""
     unpriced: Mapping[str, int] = field(factory=dict)
     """Token records that were stored without a cost, by the reason."""
+    caps: CapStats = field(factory=lambda: CapStats())
 
 
 @frozen

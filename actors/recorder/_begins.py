@@ -8,7 +8,7 @@ from attrs import evolve
 
 from aigateway.actors.actor.base import ActorDied, Reply, complete, fail, tell_quietly
 from aigateway.actors.actor.tree import ActorTree
-from aigateway.actors.control.messages import Accepted, Begin, Denied, Unavailable
+from aigateway.actors.control.messages import Begin, BeginAnswer, Unavailable
 
 __all__ = ["BEGIN_WAIT", "Begins"]
 
@@ -19,7 +19,7 @@ BEGIN_WAIT = 5.0
 _RESTARTING = Unavailable("the control plane is being restarted")
 
 
-class _Handed(Reply[Accepted | Denied | Unavailable]):
+class _Handed(Reply[BeginAnswer]):
     """The reply of a start that is in the hands of a control plane: its death is no answer."""
 
     __slots__ = ("_again", "_begin")
@@ -28,8 +28,9 @@ class _Handed(Reply[Accepted | Denied | Unavailable]):
         super().__init__()
         self._begin, self._again = begin, again
 
-    def set(self, value: Accepted | Denied | Unavailable) -> None:
-        complete(self._begin.reply, value)
+    def set(self, value: BeginAnswer) -> None:
+        # Raises AlreadySet: the control plane has to know that nobody waits any more.
+        self._begin.reply.set(value)
 
     def set_error(self, error: BaseException) -> None:
         # Once: the next one may die of it too.
@@ -51,7 +52,7 @@ class Begins:
         """Hand it over, or keep it; True when somebody must call :meth:`refuse` later on."""
         control = self._tree.find("control-plane")
         reply = _Handed(message, self._again)
-        if tell_quietly(control, Begin(message.record, reply, message.again)):
+        if tell_quietly(control, evolve(message, reply=reply)):
             return False
         if len(self._waiting) >= MAX_BEGINS:
             complete(message.reply, _RESTARTING)

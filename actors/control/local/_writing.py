@@ -6,17 +6,11 @@ from collections.abc import Sequence
 from itertools import count
 from typing import TypeVar
 
-from aigateway.actors.actor.base import complete, tell_quietly
+from aigateway.actors.actor.base import tell_quietly
 from aigateway.actors.control.local.store import Written
-from aigateway.actors.control.messages import (
-    Accepted,
-    Begin,
-    Denied,
-    Stored,
-    StoreRecords,
-)
+from aigateway.actors.control.messages import Stored, StoreRecords
 
-__all__ = ["answer", "send_back", "take_batches", "take_starts"]
+__all__ = ["answer_batches", "send_back", "take_batches", "take_starts"]
 
 T = TypeVar("T")
 
@@ -41,12 +35,8 @@ def take_batches(waiting: list[StoreRecords]) -> tuple[list[StoreRecords], list[
     return waiting[:taken], waiting[taken:]
 
 
-def answer(starts: Sequence[Begin], batches: Sequence[StoreRecords], written: Written) -> None:
-    """Tell everybody that it is stored, but for what ``written`` names."""
-    accepted = Accepted()
-    for position, start in enumerate(starts):
-        reason = written.starts.get(position)
-        complete(start.reply, accepted if reason is None else Denied(reason, status=400))
+def answer_batches(batches: Sequence[StoreRecords], written: Written) -> None:
+    """Tell everybody that the records are stored, but for what ``written`` names."""
     positions = count()
     for message in batches:
         done, rejected = [], {}

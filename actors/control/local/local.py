@@ -29,8 +29,15 @@ from aigateway.actors.actor.base import (
     fail,
     tell_quietly,
 )
-from aigateway.actors.control.local._writing import answer, send_back, take_batches, take_starts
+from aigateway.actors.control.local._writing import (
+    answer_batches,
+    send_back,
+    take_batches,
+    take_starts,
+)
 from aigateway.actors.control.local.api_keys import USES_WRITTEN_AFTER
+from aigateway.actors.control.local.cap_book import Holder
+from aigateway.actors.control.local.cap_queue import CapQueue, Start
 from aigateway.actors.control.local.prices.cost import Pricing
 from aigateway.actors.control.local.store import DatabaseBusy, DatabaseTrouble, Store
 from aigateway.actors.control.messages import (
@@ -44,6 +51,7 @@ from aigateway.actors.control.messages import (
     GetCallStats,
     GetMcpConfiguration,
     GetStatus,
+    HoldMore,
     McpConfiguration,
     NotYours,
     ProvidersChanged,
@@ -80,11 +88,17 @@ class _WriteUses:
     """To itself: write down which keys were used."""
 
 
+@frozen
+class _Tick:
+    """To itself: look after those who wait for caps, and after reservations."""
+
+
 class LocalControlPlane(GatewayActor):
     """Answers the messages of :mod:`~aigateway.actors.control.messages` from ``database``.
 
     ``providers`` are fixed for its life, and so are the MCP servers, which all users share, and
-    ``pricing``, by which token records get their costs.
+    ``pricing``, by which token records get their costs.  A call waits ``max_wait`` seconds at most
+    for its caps; what is reserved is ``holder``'s.
     Its start fails with :class:`~aigateway.actors.control.local.address.LocalDatabaseError` when
     the file cannot be used; a database that fails later is reported and tried again.
     """
@@ -99,6 +113,8 @@ class LocalControlPlane(GatewayActor):
         *,
         pricing: Pricing | None = None,
         lock_patience: float = LOCK_PATIENCE,
+        max_wait: float = 60.0,
+        holder: Holder | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(role, watcher)
@@ -111,7 +127,10 @@ class LocalControlPlane(GatewayActor):
         self._began = clock()
         self._store: Store
         self._lookups: list[Authorize] = []
-        self._starts: list[Begin] = []
+        self._starts: list[Start] = []
+        self._caps = CapQueue(pricing, holder or Holder(), max_wait)
+        self._timer: threading.Timer | None = None
+        self._pause = 0.0
         self._batches: list[StoreRecords] = []
         self._claims: list[tuple[str, tuple[str, ...], RememberIds | None]] = []
         self._flush_told = False
@@ -122,6 +141,7 @@ class LocalControlPlane(GatewayActor):
 
     def started(self) -> None:
         self._store = Store(self._database, _OPENING_PATIENCE, self._pricing)
+        self._look_later()
 
     def receive(self, message: object) -> object:
         return self._handlers[type(message)](self, message)
@@ -132,6 +152,9 @@ class LocalControlPlane(GatewayActor):
             fail(lookup.reply, died)
         for start in self._starts:
             fail(start.reply, died)
+        self._caps.close(died)
+        if self._timer is not None:
+            self._timer.cancel()
         for _user_id, _ids, claim in self._claims:
             if claim is not None:
                 fail(claim.reply, died)
@@ -149,9 +172,12 @@ class LocalControlPlane(GatewayActor):
         self._lookups.append(message)
         self._flush_soon()
 
-    def _begin(self, message: Begin) -> None:
-        self._starts.append(message)
-        self._flush_soon()
+    def _begin(self, message: Begin | HoldMore) -> None:
+        start = self._caps.start(message, self._clock())
+        if start is not None:
+            self._starts.append(start)
+            self._flush_soon()
+        self._look_later()
 
     def _store_records(self, message: StoreRecords) -> None:
         self._batches.append(message)
@@ -198,7 +224,7 @@ class LocalControlPlane(GatewayActor):
         )
 
     def _get_call_stats(self, _message: GetCallStats) -> CallStats:
-        return CallStats(unpriced=dict(self._store.unpriced))
+        return CallStats(unpriced=dict(self._store.unpriced), caps=self._caps.stats())
 
     # -- looking up
 
@@ -252,7 +278,7 @@ class LocalControlPlane(GatewayActor):
             self._rest = min(self._rest * 2, _LONGEST_REST)
         elif self._trouble is None:
             self._recovered()
-        if self._lookups or self._starts or self._batches or self._claims:
+        if self._lookups or self._starts or self._batches or self._claims or self._caps.released:
             self._tell_flush()
 
     def _remember(self) -> bool:
@@ -280,22 +306,32 @@ class LocalControlPlane(GatewayActor):
         """Write what has been collected; False when it must be tried again."""
         starts, self._starts = take_starts(self._starts)
         batches, self._batches = take_batches(self._batches)
-        if not starts and not batches:
+        now = self._clock()
+        money = self._caps.money(starts, now)
+        if not starts and not batches and money is None:
             return True
         records = [spooled.record for message in batches for spooled in message.records()]
+        begun = [start.record for start in starts if start.record is not None]
         try:
-            written = self._store.write([message.record for message in starts], records)
+            written = self._store.write(begun, records, money)
         except DatabaseBusy as ex:
+            self._caps.put_back(money)
             if self._patient():
                 self._starts[:0] = starts
                 self._batches[:0] = batches
                 return False
             self._refuse(starts, batches, str(ex))
         except DatabaseTrouble as ex:
+            self._caps.put_back(money)
             self._refuse(starts, batches, str(ex))
         else:
             self._recovered()
-            answer(starts, batches, written)
+            self._caps.answer(starts, written)
+            answer_batches(batches, written)
+            if written.settled:
+                # There may be room for who waits.
+                self._starts += self._caps.take()
+            self._look_later()
         return True
 
     def _write_uses(self, _message: _WriteUses) -> None:
@@ -304,6 +340,31 @@ class LocalControlPlane(GatewayActor):
         with contextlib.suppress(DatabaseBusy, DatabaseTrouble):
             self._store.note_uses()
 
+    # -- caps
+
+    def _tick(self, _message: _Tick) -> None:
+        self._timer = None
+        self._starts += self._caps.take()
+        if holder := self._caps.beat_due():
+            try:
+                found = self._store.look_after_holds(holder, self._clock(), time.monotonic())
+            except (DatabaseBusy, DatabaseTrouble):
+                self._caps.missed()
+            else:
+                self._caps.looked(*found)
+        if self._starts or self._caps.released:
+            self._flush_soon()
+        self._look_later()
+
+    def _look_later(self) -> None:
+        """See to it that those who wait for caps are not forgotten."""
+        pause = self._caps.pause
+        if pause is not None and (self._timer is None or pause < self._pause):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._pause = pause
+            self._timer = self.later(pause * random.uniform(0.8, 1.0), _Tick())
+
     def _patient(self) -> bool:
         """Whether to go on waiting for the lock."""
         now = time.monotonic()
@@ -311,7 +372,7 @@ class LocalControlPlane(GatewayActor):
             self._locked_since = now
         return now - self._locked_since <= self._lock_patience
 
-    def _refuse(self, starts: list[Begin], batches: list[StoreRecords], reason: str) -> None:
+    def _refuse(self, starts: list[Start], batches: list[StoreRecords], reason: str) -> None:
         self._trouble = reason
         text = f"local database: {reason}"
         for message in starts:
@@ -325,6 +386,7 @@ class LocalControlPlane(GatewayActor):
     _handlers: ClassVar[dict[type, Callable[[LocalControlPlane, Any], Any]]] = {
         Authorize: _authorize,
         Begin: _begin,
+        HoldMore: _begin,
         StoreRecords: _store_records,
         RememberIds: _remember_ids,
         CheckIds: _check_ids,
@@ -334,4 +396,5 @@ class LocalControlPlane(GatewayActor):
         GetStatus: _get_status,
         _Flush: _flush,
         _WriteUses: _write_uses,
+        _Tick: _tick,
     }

@@ -8,7 +8,7 @@ an end says the same twice.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -27,6 +27,7 @@ from aigateway.actors.control.local._rows import (
     without_surrogates,
 )
 from aigateway.actors.control.local.api_keys import Uses, find_callers, note_uses
+from aigateway.actors.control.local.cap_book import AnyHolds, CapRow, Holders, Money, TillBook
 from aigateway.actors.control.local.costs import (
     StoredRecord,
     asked_in,
@@ -98,6 +99,8 @@ class PostgresStore:
         self._patience = patience
         self._settled = False
         self._pool = ConnectionPool(address, size)
+        self._holds = AnyHolds()
+        self._holders = Holders()
 
     @property
     def trouble(self) -> str:
@@ -163,21 +166,34 @@ class PostgresStore:
         self,
         starts: Sequence[Interception],
         records: Sequence[UsageRecord | InterceptionEnded],
+        money: Money | None = None,
     ) -> Written:
-        """Store all in one transaction, ``starts`` first; after trouble nothing is stored, or all
-        is and nobody knows."""
+        """Store all in one transaction, ``starts`` first; those that ``money`` asks for, only if
+        their caps let them begin.  After trouble nothing is stored, or all is and nobody knows."""
         with self._lent() as database:
+            if money is None and self._holds.any(database):
+                money = Money()
             rows: Sequence[StoredRecord] = records
             if self._pricing is not None:
                 rows = price_records(starts, records, self._pricing, partial(asked_in, database))
             try:
-                written = _write_together(database, starts, rows)
+                written = _write_together(database, starts, rows, money)
             except Exception as ex:
                 if not _is_bad_value(ex):
                     raise
-                written = _write_singly(database, starts, rows)
+                written = _write_singly(database, starts, rows, money)
+        if written.verdicts:
+            self._holds.made()
         self.unpriced.update(unpriced_among(rows))
         return written
+
+    def look_after_holds(
+        self, holder: str, now: float, monotonic: float
+    ) -> tuple[int, list[CapRow]]:
+        """Show that ``holder`` is there, and let the reservations lapse of those that are not;
+        how many interceptions had some, and how full caps are."""
+        with self._lent() as database, database.transaction():
+            return self._holders.look_after(database, holder, now, monotonic)
 
     @contextmanager
     def _lent(self) -> Iterator[PostgresDatabase]:
@@ -195,30 +211,64 @@ def _write_together(
     database: PostgresDatabase,
     starts: Sequence[Interception],
     records: Sequence[StoredRecord],
+    money: Money | None,
 ) -> Written:
     start_rows = [start_row(record) for record in starts]
     tables, ends = grouped(records)
-    # PERF: in a pipeline all of it costs one round trip.
-    with database.connection.pipeline(), database.transaction():
-        if start_rows:
-            database.executemany(START_SQL, start_rows)
-        for statement, rows in tables.items():
-            database.executemany(statement, rows)
-        ended = database.executemany(_END_SQL, _with_metadata(database, ends)) if ends else None
-    if ended is not None and ended.rowcount != len(ends):
-        return Written(records=_ends_of_nothing(database, records))
-    return Written()
+    if money is None:
+        # PERF: in a pipeline all of it costs one round trip.
+        with database.connection.pipeline(), database.transaction():
+            ended = _insert(database, start_rows, tables, ends)
+        return Written(records=_bad_ends(database, ended, ends, records))
+    asked = money.asked
+    with database.transaction():
+        book = TillBook.of(database, money, records)
+        with database.connection.pipeline():
+            free = [row for row in start_rows if row[0] not in asked]
+            ended = _insert(database, free, tables, ends)
+        book.work()
+        if begun := [row for row in start_rows if row[0] in asked and book.may_begin(str(row[0]))]:
+            database.executemany(START_SQL, begun)
+    bad = _bad_ends(database, ended, ends, records)
+    return Written({}, bad, book.verdicts, book.settled)
+
+
+def _insert(
+    database: PostgresDatabase,
+    starts: Sequence[Row],
+    tables: Mapping[str, Sequence[Row]],
+    ends: Sequence[Row],
+) -> psycopg.Cursor[tuple[Any, ...]] | None:
+    """What came of the ends, once the pipeline is over."""
+    if starts:
+        database.executemany(START_SQL, starts)
+    for statement, rows in tables.items():
+        database.executemany(statement, rows)
+    return database.executemany(_END_SQL, _with_metadata(database, ends)) if ends else None
+
+
+def _bad_ends(
+    database: PostgresDatabase,
+    ended: psycopg.Cursor[tuple[Any, ...]] | None,
+    ends: Sequence[Row],
+    records: Sequence[StoredRecord],
+) -> dict[int, str]:
+    if ended is None or ended.rowcount == len(ends):
+        return {}
+    return _ends_of_nothing(database, records)
 
 
 def _write_singly(
     database: PostgresDatabase,
     starts: Sequence[Interception],
     records: Sequence[StoredRecord],
+    money: Money | None,
 ) -> Written:
     """Like :func:`_write_together`, but finds out which records are at fault."""
     bad_starts: dict[int, str] = {}
     bad_records: dict[int, str] = {}
     with database.transaction():
+        book = TillBook.of(database, money or Money(), records)
         for position, start in enumerate(starts):
             try:
                 _execute(database, START_SQL, start_row(start))
@@ -237,8 +287,12 @@ def _write_singly(
                 if not _is_bad_value(ex):
                     raise
                 bad_records[position] = _invalid(ex)
+        book.work(without={starts[position].id for position in bad_starts})
+        for start in starts:
+            if not book.may_begin(start.id):
+                database.execute("DELETE FROM interceptions WHERE id = ?", (start.id,))
     bad_records = _ends_of_nothing(database, records) | bad_records
-    return Written(bad_starts, bad_records)
+    return Written(bad_starts, bad_records, book.verdicts, book.settled)
 
 
 def _with_metadata(database: PostgresDatabase, ends: Sequence[Row]) -> list[Row]:

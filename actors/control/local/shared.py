@@ -30,9 +30,16 @@ from aigateway.actors.actor.base import (
     tell_quietly,
 )
 from aigateway.actors.control.local._desk import FIRST_REST, LONGEST_REST, Desk, Done
-from aigateway.actors.control.local._writing import answer, send_back, take_batches, take_starts
+from aigateway.actors.control.local._writing import (
+    answer_batches,
+    send_back,
+    take_batches,
+    take_starts,
+)
 from aigateway.actors.control.local.address import shown
 from aigateway.actors.control.local.api_keys import USES_WRITTEN_AFTER
+from aigateway.actors.control.local.cap_book import CapRow, Holder, Money
+from aigateway.actors.control.local.cap_queue import CapQueue, Start
 from aigateway.actors.control.local.opening import postgresql
 from aigateway.actors.control.local.prices.cost import Pricing
 from aigateway.actors.control.local.store import DatabaseTrouble, Written
@@ -45,6 +52,7 @@ from aigateway.actors.control.messages import (
     GetCallStats,
     GetMcpConfiguration,
     GetStatus,
+    HoldMore,
     McpConfiguration,
     NotYours,
     ProvidersChanged,
@@ -110,11 +118,16 @@ class _Writes:
 
     claims: tuple[_Waiting[RememberIds], ...] = ()
     notes: tuple[_Note, ...] = ()
-    starts: tuple[_Waiting[Begin], ...] = ()
+    starts: tuple[_Waiting[Start], ...] = ()
     batches: tuple[StoreRecords, ...] = ()
     uses: bool = False
     """Which keys were used is to be written too."""
+    money: Money | None = None
+    holder: str = ""
+    """Reservations are to be looked after, for this process."""
     written: Written = field(factory=Written)
+    found: tuple[int, list[CapRow]] | None = None
+    """What came of looking after reservations."""
 
 
 @frozen
@@ -122,6 +135,11 @@ class _Rested:
     """To itself: let this desk try again."""
 
     desk: Desk
+
+
+@frozen
+class _Tick:
+    """To itself: look after those who wait for caps, and after reservations."""
 
 
 @frozen
@@ -150,6 +168,7 @@ class SharedControlPlane(GatewayActor):
         *,
         max_wait: float = 60.0,
         max_waiting: int = 1000,
+        holder: Holder | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(role, watcher)
@@ -163,7 +182,10 @@ class SharedControlPlane(GatewayActor):
         self._questions: list[_Waiting[_Question]] = []
         self._claims: list[_Waiting[RememberIds]] = []
         self._notes: list[_Note] = []
-        self._starts: list[_Waiting[Begin]] = []
+        self._starts: list[_Waiting[Start]] = []
+        self._caps = CapQueue(pricing, holder or Holder(), max_wait)
+        self._caps_timer: threading.Timer | None = None
+        self._caps_pause = 0.0
         self._batches: list[StoreRecords] = []
         self._told_away = False
         self._timer: threading.Timer | None = None
@@ -180,6 +202,7 @@ class SharedControlPlane(GatewayActor):
         )
         self._asking = Desk(f"{self.role} asking", self._ask, self._hear, _Questions(()))
         self._writing = Desk(f"{self.role} writing", self._write, self._hear, _Writes())
+        self._tick_later()
 
     def receive(self, message: Any) -> Any:
         return self._handlers[type(message)](self, message)
@@ -188,6 +211,9 @@ class SharedControlPlane(GatewayActor):
         died = ActorDied(f"{self.role} stopped")
         for waiting in self._everybody():
             fail(waiting.message.reply, died)
+        self._caps.close(died)
+        if self._caps_timer is not None:
+            self._caps_timer.cancel()
         send_back(self._batches, str(died))
         for timer in (self._timer, self._uses_timer):
             if timer is not None:
@@ -205,8 +231,11 @@ class SharedControlPlane(GatewayActor):
     def _question(self, message: _Question) -> None:
         self._queue(self._questions, message)
 
-    def _begin(self, message: Begin) -> None:
-        self._queue(self._starts, message)
+    def _begin(self, message: Begin | HoldMore) -> None:
+        start = self._caps.start(message, self._clock())
+        if start is not None:
+            self._queue(self._starts, start)
+        self._tick_later()
 
     def _remember_ids(self, message: RememberIds) -> None:
         self._queue(self._claims, message)
@@ -249,6 +278,7 @@ class SharedControlPlane(GatewayActor):
         return CallStats(
             waiting=len(self._everybody()) if self._trouble() is not None else 0,
             unpriced=dict(self._store.unpriced),
+            caps=self._caps.stats(),
         )
 
     # -- the desks, from their own threads
@@ -280,20 +310,23 @@ class SharedControlPlane(GatewayActor):
         return _Questions(job.waiting, tuple(answers), tuple(notes))
 
     def _write(self, job: _Writes) -> _Writes:
-        if not (job.claims or job.notes or job.starts or job.batches or job.uses):
+        found = None
+        if job.holder:
+            found = self._store.look_after_holds(job.holder, self._clock(), time.monotonic())
+        elif not (job.claims or job.notes or job.starts or job.batches or job.money or job.uses):
             self._store.probe(writing=True)
             return job
         claims = [*job.notes, *((each.message.user_id, each.message.ids) for each in job.claims)]
         if claims:
             self._store.remember_ids(claims, self._clock())
         written = job.written
-        if job.starts or job.batches:
+        if job.starts or job.batches or job.money is not None:
             records = [spooled.record for message in job.batches for spooled in message.records()]
-            starts = [waiting.message.record for waiting in job.starts]
-            written = self._store.write(starts, records)
+            starts = [each.message.record for each in job.starts]
+            written = self._store.write([each for each in starts if each], records, job.money)
         if job.uses:
             self._store.note_uses()
-        return evolve(job, written=written)
+        return evolve(job, written=written, found=found)
 
     # -- the desks, from here
 
@@ -306,13 +339,26 @@ class SharedControlPlane(GatewayActor):
             asking.give(_Questions(tuple(taken)))
         if not writing.free:
             return
-        if self._claims or self._notes or self._starts or self._batches or self._uses_due:
+        holder = self._caps.beat_due()
+        waiting = self._claims or self._notes or self._starts or self._batches
+        if waiting or holder or self._caps.released or self._uses_due:
             claims, self._claims = self._claims, []
             notes, self._notes = self._notes, []
             starts, self._starts = take_starts(self._starts)
             batches, self._batches = take_batches(self._batches)
             uses, self._uses_due = self._uses_due, False
-            writing.give(_Writes(tuple(claims), tuple(notes), tuple(starts), tuple(batches), uses))
+            money = self._caps.money([each.message for each in starts], self._clock())
+            writing.give(
+                _Writes(
+                    tuple(claims),
+                    tuple(notes),
+                    tuple(starts),
+                    tuple(batches),
+                    uses,
+                    money,
+                    holder,
+                )
+            )
 
     def _done(self, message: Done) -> None:
         desk = message.desk
@@ -336,7 +382,14 @@ class SharedControlPlane(GatewayActor):
         else:
             for claim in job.claims:
                 complete(claim.message.reply, Accepted())
-            answer([waiting.message for waiting in job.starts], job.batches, job.written)
+            self._caps.answer([waiting.message for waiting in job.starts], job.written)
+            answer_batches(job.batches, job.written)
+            if job.found is not None:
+                self._caps.looked(*job.found)
+            if job.written.settled:
+                # There may be room for who waits.
+                self._ask_again()
+            self._tick_later()
         self._busy_desks()
 
     def _put_back(self, job: _Questions | _Writes) -> None:
@@ -348,6 +401,9 @@ class SharedControlPlane(GatewayActor):
             self._starts[:0] = job.starts
             self._batches[:0] = job.batches
             self._uses_due = self._uses_due or job.uses
+            self._caps.put_back(job.money)
+            if job.holder:
+                self._caps.missed()
 
     def _away(self, reason: str, desk: Desk) -> None:
         desk.trouble = reason
@@ -384,6 +440,29 @@ class SharedControlPlane(GatewayActor):
         self._uses_timer = None
         self._uses_due = True
         self._busy_desks()
+
+    # -- caps
+
+    def _tick(self, _message: _Tick) -> None:
+        self._caps_timer = None
+        self._ask_again()
+        self._busy_desks()
+        self._tick_later()
+
+    def _ask_again(self) -> None:
+        until = time.monotonic() + self._max_wait
+        self._starts += [_Waiting(start, until) for start in self._caps.take()]
+        if self._starts and self._timer is None:
+            self._timer = self.later(self._max_wait, _Look())
+
+    def _tick_later(self) -> None:
+        """See to it that those who wait for caps are not forgotten."""
+        pause = self._caps.pause
+        if pause is not None and (self._caps_timer is None or pause < self._caps_pause):
+            if self._caps_timer is not None:
+                self._caps_timer.cancel()
+            self._caps_pause = pause
+            self._caps_timer = self.later(pause * random.uniform(0.8, 1.0), _Tick())
 
     # -- those who wait
 
@@ -423,6 +502,7 @@ class SharedControlPlane(GatewayActor):
         Authorize: _question,
         CheckIds: _question,
         Begin: _begin,
+        HoldMore: _begin,
         StoreRecords: _store_records,
         RememberIds: _remember_ids,
         SubscribeProviders: _subscribe,
@@ -433,4 +513,5 @@ class SharedControlPlane(GatewayActor):
         _Rested: _rested,
         _Look: _look,
         _WriteUses: _write_uses,
+        _Tick: _tick,
     }

@@ -26,6 +26,8 @@ from aigateway.actors.control.local._rows import (
 )
 from aigateway.actors.control.local.address import LocalDatabaseError
 from aigateway.actors.control.local.api_keys import Uses, find_callers, note_uses
+from aigateway.actors.control.local.cap_book import AnyHolds, CapRow, Holders, Money, TillBook
+from aigateway.actors.control.local.caps import Verdict
 from aigateway.actors.control.local.costs import (
     Asked,
     StoredRecord,
@@ -74,6 +76,10 @@ class Written:
 
     starts: Mapping[int, str] = field(factory=dict)
     records: Mapping[int, str] = field(factory=dict)
+    verdicts: Mapping[str, Verdict] = field(factory=dict)
+    """What caps have said, by interception.  One that may not begin yet is not stored."""
+    settled: int = 0
+    """How many reservations became what was spent."""
 
 
 _ALL = Written()
@@ -103,6 +109,8 @@ class Store:
         self._connection: sqlite3.Connection | None = open_database(path, patience=patience)
         self._connection.execute("PRAGMA busy_timeout = 0")
         self._file = _identity(path)
+        self._holds = AnyHolds()
+        self._holders = Holders()
 
     def close(self) -> None:
         if self._connection is not None:
@@ -132,24 +140,30 @@ class Store:
         self,
         starts: Sequence[Interception],
         records: Sequence[UsageRecord | InterceptionEnded],
+        money: Money | None = None,
     ) -> Written:
-        """Store all in one transaction, ``starts`` first.
+        """Store all in one transaction, ``starts`` first; those that ``money`` asks for, only if
+        their caps let them begin.
 
         Raises :class:`DatabaseBusy` and :class:`DatabaseTrouble`: then nothing was stored.
         """
         try:
             connection = self._opened_for_writing()
+            if money is None and self._holds.any(connection):
+                money = Money()
             rows: Sequence[StoredRecord] = records
             if self._pricing is not None:
                 rows = price_records(
                     starts, records, self._pricing, partial(self._asked_for, connection)
                 )
             try:
-                written = _write_together(connection, starts, rows)
+                written = _write_together(connection, starts, rows, money)
             except _BAD_VALUES:
-                written = _write_singly(connection, starts, rows)
+                written = _write_singly(connection, starts, rows, money)
         except (sqlite3.Error, LocalDatabaseError, OSError) as ex:
             raise self._failed(ex) from ex
+        if written.verdicts:
+            self._holds.made()
         self.unpriced.update(unpriced_among(rows))
         self._note_asked(starts, records)
         return written
@@ -213,6 +227,21 @@ class Store:
         except (sqlite3.Error, LocalDatabaseError, OSError) as ex:
             raise self._failed(ex) from ex
 
+    def look_after_holds(
+        self, holder: str, now: float, monotonic: float
+    ) -> tuple[int, list[CapRow]]:
+        """Show that ``holder`` is there, and let the reservations lapse of those that are not;
+        how many interceptions had some, and how full caps are.
+
+        Raises :class:`DatabaseBusy` and :class:`DatabaseTrouble`.
+        """
+        try:
+            connection = self._opened_for_writing()
+            with transaction(connection):
+                return self._holders.look_after(connection, holder, now, monotonic)
+        except (sqlite3.Error, LocalDatabaseError, OSError) as ex:
+            raise self._failed(ex) from ex
+
     def probe(self) -> None:
         """Write without changing anything.
 
@@ -256,30 +285,40 @@ def _write_together(
     connection: sqlite3.Connection,
     starts: Sequence[Interception],
     records: Sequence[StoredRecord],
+    money: Money | None,
 ) -> Written:
     # The lock is taken late: rows are made before.
     start_rows = [start_row(record) for record in starts]
     tables, ends = grouped(records)
-    written = _ALL
+    bad: Mapping[int, str] = {}
+    asked = frozenset[str]() if money is None else money.asked
     with transaction(connection):
-        if start_rows:
-            connection.executemany(START_SQL, start_rows)
+        book = None if money is None else TillBook.of(connection, money, records)
+        if free := [row for row in start_rows if row[0] not in asked] if asked else start_rows:
+            connection.executemany(START_SQL, free)
         for statement, rows in tables.items():
             connection.executemany(statement, rows)
         if ends and connection.executemany(END_SQL, ends).rowcount != len(ends):
-            written = Written(records=_ends_of_nothing(connection, records))
-    return written
+            bad = _ends_of_nothing(connection, records)
+        if book is None:
+            return Written(records=bad) if bad else _ALL
+        book.work()
+        if begun := [row for row in start_rows if row[0] in asked and book.may_begin(str(row[0]))]:
+            connection.executemany(START_SQL, begun)
+    return Written({}, bad, book.verdicts, book.settled)
 
 
 def _write_singly(
     connection: sqlite3.Connection,
     starts: Sequence[Interception],
     records: Sequence[StoredRecord],
+    money: Money | None,
 ) -> Written:
     """Like :func:`_write_together`, but finds out which records are at fault."""
     bad_starts: dict[int, str] = {}
     bad_records: dict[int, str] = {}
     with transaction(connection):
+        book = TillBook.of(connection, money or Money(), records)
         for position, start in enumerate(starts):
             try:
                 _execute(connection, START_SQL, start_row(start))
@@ -294,7 +333,11 @@ def _write_singly(
             except _BAD_VALUES as ex:
                 bad_records[position] = f"invalid record: {ex}"
         bad_records = _ends_of_nothing(connection, records) | bad_records
-    return Written(bad_starts, bad_records)
+        book.work(without={starts[position].id for position in bad_starts})
+        for start in starts:
+            if not book.may_begin(start.id):
+                connection.execute("DELETE FROM interceptions WHERE id = ?", (start.id,))
+    return Written(bad_starts, bad_records, book.verdicts, book.settled)
 
 
 def _execute(connection: sqlite3.Connection, statement: str, row: Row) -> None:

@@ -1,0 +1,531 @@
+"""Reservations in the database: made with the starts of interceptions, settled with their ends.
+
+All is done in the transaction that stores the records: an interception is never stored without its
+reservation, and an end never leaves one behind.  Tills are locked in one order before anything
+else, so that gateways that share PostgreSQL wait for each other and never for ever; SQLite has one
+writer.
+
+A reservation is known by its interception: one that is made again is there already.  What is
+settled is the sum of the costs that are stored, so records that come again change nothing.
+
+A process that holds reservations counts on (:class:`Holders`).  Who sees another stand still for
+:data:`LAPSE` seconds lets its reservations lapse; what they have cost is counted all the same, and
+what their records tell later is added.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+from attrs import define, evolve, field, frozen
+
+from aigateway.actors.control.local.caps import (
+    Begun,
+    Till,
+    TillKey,
+    Verdict,
+    begin,
+    tills_of,
+)
+from aigateway.actors.control.local.costs import StoredRecord
+from aigateway.actors.control.local.prices.cost import Pricing, Used
+from aigateway.actors.control.local.schema import Database, marks, timestamp
+from aigateway.actors.values.caps import Hold, Payee
+from aigateway.actors.values.records import InterceptionEnded
+
+__all__ = [
+    "LAPSE",
+    "AnyHolds",
+    "Ask",
+    "CapRow",
+    "Holder",
+    "Holders",
+    "Money",
+    "TillBook",
+    "tills_in",
+    "worst_case",
+]
+
+LAPSE = 20.0
+"""Seconds without a sign of life after which a process's reservations lapse."""
+FORGOTTEN = 24 * 3600.0
+"""Seconds after which a reservation lapses though its process is there."""
+_KEPT = 62 * 24 * 3600.0
+"""Seconds for which the tills of windows that are over are kept."""
+
+_CLEAN_EVERY = 3600.0
+_SHOWN = 100
+"""How many caps are told to metrics, the fullest."""
+_LOOK_EVERY = 1.0
+"""Seconds for which nothing is looked for that others may have reserved.  An end that is stored
+meanwhile is counted when its reservation lapses."""
+
+_TILL = "scope, scope_id, period, starts_at"
+_HOLDS_SQL = f"""
+    SELECT interception_id, {_TILL}, nano_usd, counted_nano_usd, state, holder
+    FROM cap_holds WHERE interception_id IN ({{}})
+"""
+_NEW_TILL_SQL = f"""
+    INSERT INTO cap_tills ({_TILL}, ends_at, name, cap_nano_usd, spent_nano_usd,
+                           reserved_nano_usd, running, next_id, next_until)
+    VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, '', 0)
+    ON CONFLICT ({_TILL}) DO UPDATE SET name = excluded.name, cap_nano_usd = excluded.cap_nano_usd
+    WHERE cap_tills.cap_nano_usd <> excluded.cap_nano_usd OR cap_tills.name <> excluded.name
+"""
+_TILLS_SQL = f"""
+    SELECT {_TILL}, spent_nano_usd, reserved_nano_usd, running, next_id, next_until
+    FROM cap_tills WHERE ({_TILL}) IN (VALUES {{}}) ORDER BY {_TILL}
+"""
+_CHANGE_TILL_SQL = """
+    UPDATE cap_tills SET spent_nano_usd = ?, reserved_nano_usd = ?, running = ?, next_id = ?,
+                         next_until = ?
+    WHERE scope = ? AND scope_id = ? AND period = ? AND starts_at = ?
+"""
+_NEW_HOLD_SQL = f"""
+    INSERT INTO cap_holds (interception_id, {_TILL}, nano_usd, counted_nano_usd, state, holder,
+                           held_at)
+    VALUES (?, ?, ?, ?, ?, ?, 0, 'running', ?, ?)
+"""
+_CHANGE_HOLD_SQL = """
+    UPDATE cap_holds SET nano_usd = ?, counted_nano_usd = ?, state = ?
+    WHERE interception_id = ? AND scope = ? AND scope_id = ? AND period = ? AND starts_at = ?
+"""
+_COSTS_SQL = """
+    SELECT interception_id, sum(cost_nano_usd) FROM token_usages
+    WHERE interception_id IN ({}) AND cost_nano_usd IS NOT NULL GROUP BY interception_id
+"""
+_AT_ONCE = 500
+_MOST = 10**15
+"""A million dollars: sums of what is reserved fit into a database's whole numbers."""
+
+
+@frozen
+class Ask:
+    """May this call begin?"""
+
+    id: str
+    """The interception's."""
+    worst: int
+    """Nano-dollars that it costs at most."""
+    hold: Hold
+    so_far: int | None = None
+    """Of a later round: what those before have cost.  None: it is the first."""
+
+
+@frozen
+class Money:
+    """What a transaction does about caps besides settling those whose end it stores."""
+
+    asks: tuple[Ask, ...] = ()
+    released: tuple[str, ...] = ()
+    """Interceptions that will never have an end: nobody waited for their start."""
+    holder: str = ""
+    now: float = 0.0
+    """Unix seconds."""
+
+    @property
+    def asked(self) -> frozenset[str]:
+        """The interceptions that begin only if they may."""
+        return frozenset(ask.id for ask in self.asks)
+
+
+@define
+class Holder:
+    """This process, for those who have to know whether it is still there.
+
+    It lasts longer than a control plane's actor, whose successor goes on with its reservations.
+    """
+
+    used: bool = False
+    """It has asked for a reservation."""
+    _id: str = ""
+    _process: int = 0
+
+    @property
+    def id(self) -> str:
+        # After a fork it is another process.
+        if self._process != os.getpid():
+            self._process, self._id = os.getpid(), secrets.token_hex(8)
+        return self._id
+
+
+def worst_case(hold: Hold, pricing: Pricing, moment: float) -> tuple[int | None, str]:
+    """Nano-dollars that a call costs at most; None and why, where somebody who may answer has no
+    price.
+
+    Input counts as new, and as written to a cache where that is dearer.
+    """
+    most = 0
+    for payee in hold.payees:
+        costs: list[int] = []
+        for used in _ways(hold, payee):
+            cost = pricing.cost(
+                used,
+                payee.model,
+                provider=payee.provider,
+                provider_name=payee.provider_name,
+                moment=moment,
+            )
+            if cost.nano_usd is not None:
+                costs.append(cost.nano_usd)
+            elif not costs:
+                return None, cost.detail
+        most = max(most, *costs)
+    return min(most * hold.attempts, _MOST), ""
+
+
+def _ways(hold: Hold, payee: Payee) -> Iterator[Used]:
+    """As what the input may be billed."""
+    metadata = dict(hold.metadata)
+    if payee.named:
+        metadata["provider_model"] = payee.named
+    kept = metadata.pop("cache_ephemeral_1h_input", False)
+    yield Used(hold.input_tokens, hold.output_tokens, metadata=metadata)
+    written = Used(0, hold.output_tokens, 0, hold.input_tokens, metadata)
+    yield written
+    if kept:
+        metadata = {**metadata, "cache_ephemeral_1h_input": hold.input_tokens}
+        yield evolve(written, metadata=metadata)
+
+
+@define
+class _Held:
+    """A row of ``cap_holds``."""
+
+    id: str
+    key: TillKey
+    nano_usd: int
+    counted: int
+    state: str
+    holder: str
+
+
+class TillBook:
+    """The tills of one transaction.  Raises what the database raises.
+
+    Made at its begin, before anything else is locked; :meth:`work` when the records are stored.
+    """
+
+    @classmethod
+    def of(cls, database: Database, money: Money, records: Iterable[StoredRecord]) -> TillBook:
+        """For a transaction that stores ``records``."""
+        ended = [each.id for each in records if isinstance(each, InterceptionEnded)]
+        return cls(database, money.asks, (*ended, *money.released), money.now, money.holder)
+
+    def __init__(
+        self,
+        database: Database,
+        asks: Sequence[Ask],
+        ended: Sequence[str],
+        now: float,
+        holder: str = "",
+    ) -> None:
+        self.verdicts: dict[str, Verdict] = {}
+        self.settled = 0
+        """How many interceptions had something reserved."""
+        self._asks, self._ended, self._holder = asks, ended, holder
+        self._database = database
+        self._now = now
+        self._wanted = {ask.id: tills_of(ask.hold.caps, now, ask.hold.zone) for ask in asks}
+        ids = [*dict.fromkeys((*ended, *self._wanted))]
+        held = _holds(database, ids)
+        new: dict[TillKey, tuple[str, str, int]] = {}
+        for ask in asks:
+            for cap, key, window in self._wanted[ask.id]:
+                name = ask.hold.username if cap.subject.per == "user" else ""
+                row = (timestamp(window.end), name or cap.subject.id, cap.cap.nano_usd)
+                # Where several caps have one till the lowest is the one that is felt.
+                new[key] = min(new.get(key, row), row, key=lambda each: each[2])
+        self._tills: dict[TillKey, Till] = {}
+        self._before: dict[TillKey, Till] = {}
+        self._held: dict[str, list[_Held]] = {}
+        self.idle = not held and not new
+        """There is nothing to settle and nothing was asked."""
+        if self.idle:
+            return
+        _make_tills(database, new)
+        self._lock({each.key for each in held} | new.keys())
+        if not isinstance(database, sqlite3.Connection):
+            # Another gateway may have changed them before the lock was there.
+            held = _holds(database, ids)
+        for each in held:
+            if each.key in self._tills:
+                self._held.setdefault(each.id, []).append(each)
+
+    def _lock(self, keys: Iterable[TillKey]) -> None:
+        self._tills = _locked(self._database, sorted(keys))
+        self._before = {key: evolve(till) for key, till in self._tills.items()}
+
+    def work(self, without: Collection[str] = ()) -> None:
+        """Settle what has ended, then answer those who ask, but for ``without``."""
+        if self.idle:
+            return
+        self._settle(self._ended)
+        for ask in self._asks:
+            if ask.id not in without:
+                self.verdicts[ask.id] = self._ask(ask)
+        self._close()
+
+    def may_begin(self, id: str) -> bool:
+        """Whether caps let this interception begin, or have nothing to say of it."""
+        return isinstance(self.verdicts.get(id, Begun()), Begun)
+
+    def _settle(self, ids: Sequence[str]) -> None:
+        """Make reservations of these interceptions what their records say was spent."""
+        ids = [id for id in dict.fromkeys(ids) if id in self._held]
+        costs = _costs(self._database, ids)
+        for id in ids:
+            for held in self._held.pop(id):
+                self._free(held, costs.get(id, 0))
+        for some in _pieces(ids):
+            self._database.execute(
+                f"DELETE FROM cap_holds WHERE interception_id IN ({marks(some)})", some
+            )
+        self.settled += len(ids)
+
+    def lapse(self, ended: Collection[str]) -> None:
+        """Let the reservations go of interceptions whose worker is gone; those that have ``ended``
+        are settled."""
+        ids = self._ended
+        self._settle([id for id in ids if id in ended])
+        left = [id for id in ids if id in self._held]
+        costs = _costs(self._database, left)
+        for id in left:
+            for held in self._held[id]:
+                if held.state != "lapsed":
+                    self._free(held, costs.get(id, 0))
+                    self._change(held, 0, costs.get(id, 0), "lapsed")
+        self._close()
+
+    def _free(self, held: _Held, cost: int) -> None:
+        till = self._tills[held.key]
+        till.spent += cost - held.counted
+        till.reserved -= held.nano_usd
+        till.open -= held.state == "running"
+
+    def _change(self, held: _Held, nano_usd: int, counted: int, state: str) -> None:
+        held.nano_usd, held.counted, held.state = nano_usd, counted, state
+        self._database.execute(_CHANGE_HOLD_SQL, (nano_usd, counted, state, held.id, *held.key))
+
+    def _ask(self, ask: Ask) -> Verdict:
+        """Whether a call may begin; then its reservation is made."""
+        held = self._held.get(ask.id, [])
+        if ask.so_far is None and held:
+            # Its answer was lost, the reservation was not.
+            return Begun()
+        # All rounds are of the windows in which the first one began.
+        first = {each.key[:3]: each.key for each in held}
+        caps = [(cap, first.get(key[:3], key), w) for cap, key, w in self._wanted[ask.id]]
+        running = {each.key: each for each in held if each.state != "lapsed"}
+        for each in running.values():
+            # Between rounds it has cost what it has cost.
+            till = self._tills[each.key]
+            till.reserved += (ask.so_far or 0) - each.nano_usd
+            till.open -= each.state == "running"
+            self._change(each, ask.so_far or 0, each.counted, "paused")
+        verdict = begin(ask.id, ask.worst, caps, self._tills, self._now)
+        if isinstance(verdict, Begun):
+            rows = []
+            for key in dict.fromkeys(key for _cap, key, _window in caps):
+                if key in running:
+                    each = running[key]
+                    self._change(each, each.nano_usd + ask.worst, each.counted, "running")
+                else:
+                    rows.append((ask.id, *key, ask.worst, self._holder, timestamp(self._now)))
+            if rows:
+                self._database.executemany(_NEW_HOLD_SQL, rows)
+        return verdict
+
+    def _close(self) -> None:
+        """Write the tills that have changed."""
+        changed = [
+            (t.spent, t.reserved, t.open, t.next_id, t.next_until, *key)
+            for key, t in self._tills.items()
+            if t != self._before[key]
+        ]
+        if changed:
+            self._database.executemany(_CHANGE_TILL_SQL, changed)
+
+
+def _make_tills(database: Database, new: Mapping[TillKey, tuple[str, str, int]]) -> None:
+    rows = [(*key, *row) for key, row in sorted(new.items())]
+    if rows:
+        database.executemany(_NEW_TILL_SQL, rows)
+
+
+def _locked(database: Database, keys: Sequence[TillKey]) -> dict[TillKey, Till]:
+    found: dict[TillKey, Till] = {}
+    lock = "" if isinstance(database, sqlite3.Connection) else " FOR UPDATE"
+    for first in range(0, len(keys), _AT_ONCE):
+        some = keys[first : first + _AT_ONCE]
+        statement = _TILLS_SQL.format(", ".join(["(?, ?, ?, ?)"] * len(some))) + lock
+        values = [each for key in some for each in key]
+        for scope, id, period, starts_at, *till in database.execute(statement, values).fetchall():
+            found[scope, id, period, starts_at] = Till(*till)
+    return found
+
+
+def _holds(database: Database, ids: Sequence[str]) -> list[_Held]:
+    found: list[_Held] = []
+    for some in _pieces(ids):
+        for id, scope, scope_id, period, starts_at, *held in database.execute(
+            _HOLDS_SQL.format(marks(some)), some
+        ).fetchall():
+            found.append(_Held(id, (scope, scope_id, period, starts_at), *held))
+    return found
+
+
+def _costs(database: Database, ids: Sequence[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for some in _pieces(ids):
+        rows = database.execute(_COSTS_SQL.format(marks(some)), some).fetchall()
+        # PostgreSQL's sums are decimals.
+        found.update((id, int(cost)) for id, cost in rows)
+    return found
+
+
+def _pieces(ids: Sequence[str]) -> Iterable[Sequence[str]]:
+    # What no text of a database can hold was never reserved for.
+    known = [id for id in ids if id.isascii() and "\0" not in id]
+    for first in range(0, len(known), _AT_ONCE):
+        yield known[first : first + _AT_ONCE]
+
+
+def _beat(database: Database, holder: str) -> None:
+    """Show that this process is there.  Raises what the database raises."""
+    database.execute(
+        "INSERT INTO cap_holders (id, beats) VALUES (?, 1)"
+        " ON CONFLICT (id) DO UPDATE SET beats = cap_holders.beats + 1",
+        (holder,),
+    )
+
+
+@define
+class Holders:
+    """Which other processes hold reservations, and which of them stand still."""
+
+    _seen: dict[str, tuple[int, float]] = field(factory=dict)
+    """How far each has counted, and since when it has not gone on."""
+    _looked: float = 0.0
+    _cleaned: float = 0.0
+
+    def look(self, database: Database, now: float) -> list[str]:
+        """Those that are gone, ``now`` in monotonic seconds.  Raises what the database raises.
+
+        How long is measured here: clocks of other machines say nothing, and after an outage of
+        the database everybody is given time to come back.
+        """
+        if now - self._looked > LAPSE / 2:
+            # The database was away, and others could not reach it either.
+            self._seen = {}
+        self._looked = now
+        beats = dict(database.execute("SELECT id, beats FROM cap_holders").fetchall())
+        holding = database.execute("SELECT DISTINCT holder FROM cap_holds WHERE state <> 'lapsed'")
+        counts = {**dict.fromkeys((holder for (holder,) in holding.fetchall()), 0), **beats}
+        seen = {}
+        for holder, count in counts.items():
+            before = self._seen.get(holder)
+            seen[holder] = before if before is not None and before[0] == count else (count, now)
+        self._seen = seen
+        return [holder for holder, (_count, since) in seen.items() if now - since >= LAPSE]
+
+    def look_after(
+        self, database: Database, holder: str, now: float, monotonic: float
+    ) -> tuple[int, list[CapRow]]:
+        """Show that ``holder`` is there, and let the reservations lapse of those that are gone;
+        how many interceptions had some, and how full caps are.  In a transaction.
+
+        ``now`` in Unix seconds.  Raises what the database raises.
+        """
+        _beat(database, holder)
+        gone = [each for each in self.look(database, monotonic) if each != holder]
+        lapsed = _lapse(database, gone, now)
+        if monotonic - self._cleaned >= _CLEAN_EVERY:
+            self._cleaned = monotonic
+            _clean_up(database, now)
+        return lapsed, tills_in(database, now)[:_SHOWN]
+
+
+@define
+class AnyHolds:
+    """Whether anything is reserved by anybody, looked at once in a while."""
+
+    _until: float = 0.0
+    _found: bool = False
+
+    def any(self, database: Database) -> bool:
+        """Raises what the database raises."""
+        now = time.monotonic()
+        if now >= self._until:
+            found = database.execute("SELECT 1 FROM cap_holds LIMIT 1").fetchone()
+            self._found, self._until = found is not None, now + _LOOK_EVERY
+        return self._found
+
+    def made(self) -> None:
+        """There is something now."""
+        self._found, self._until = True, time.monotonic() + _LOOK_EVERY
+
+
+def _lapse(database: Database, gone: Sequence[str], now: float) -> int:
+    """Let the reservations lapse of processes that are gone, and those that were forgotten; how
+    many interceptions had some.  ``now`` in Unix seconds.  To be called in a transaction.  Raises
+    what the database raises.
+    """
+    rows = database.execute(
+        f"SELECT DISTINCT interception_id FROM cap_holds WHERE state <> 'lapsed'"
+        f" AND (holder IN ({marks(gone) or 'NULL'}) OR held_at < ?) ORDER BY 1 LIMIT {_AT_ONCE}",
+        [*gone, timestamp(now - FORGOTTEN)],
+    ).fetchall()
+    ids = [id for (id,) in rows]
+    if ids:
+        book = TillBook(database, (), ids, now)
+        ended = database.execute(
+            f"SELECT id FROM interceptions WHERE ended_at IS NOT NULL AND id IN ({marks(ids)})",
+            ids,
+        ).fetchall()
+        book.lapse({id for (id,) in ended})
+    if gone and len(ids) < _AT_ONCE:
+        database.execute(f"DELETE FROM cap_holders WHERE id IN ({marks(gone)})", gone)
+    return len(ids)
+
+
+def _clean_up(database: Database, now: float) -> None:
+    """Delete what is about windows that are long over.  Raises what the database raises."""
+    for table, column in (("cap_holds", "held_at"), ("cap_tills", "ends_at")):
+        database.execute(f"DELETE FROM {table} WHERE {column} < ?", (timestamp(now - _KEPT),))
+
+
+@frozen
+class CapRow:
+    """How full a cap is, for those who look.  Nano-dollars; times as the database has them."""
+
+    scope: str
+    id: str
+    name: str
+    every: str
+    starts_at: str
+    resets_at: str
+    cap: int
+    spent: int
+    reserved: int
+    running: int
+
+    @property
+    def part(self) -> float:
+        """1.0 is full; it may be more."""
+        return self.spent / self.cap if self.cap else 1.0
+
+
+def tills_in(database: Database, now: float) -> list[CapRow]:
+    """The caps whose windows are not over, the fullest first.  Raises what the database raises."""
+    rows = database.execute(
+        "SELECT scope, scope_id, name, period, starts_at, ends_at, cap_nano_usd, spent_nano_usd,"
+        " reserved_nano_usd, running FROM cap_tills WHERE ends_at > ? AND starts_at <= ?",
+        (timestamp(now), timestamp(now)),
+    ).fetchall()
+    found = [CapRow(*row) for row in rows]
+    return sorted(found, key=lambda each: (-each.part, each.scope, each.name))

@@ -1,0 +1,210 @@
+"""Whatever happens in whatever order, in several gateways: what is spent passes a cap by one
+request at most, and nothing stays reserved."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from aigateway.actors.control.local.cap_book import LAPSE, Ask, Money
+from aigateway.actors.control.local.caps import Begun, Full, Verdict, Wait
+from aigateway.actors.control.local.schema import open_database
+from aigateway.actors.control.local.store import Store
+from aigateway.actors.values.caps import Hold
+from aigateway.actors.values.policy import AppliedCap, Cap, Every, Per, Subject
+from aigateway.actors.values.records import Interception, InterceptionEnded
+
+NOON = 1_772_280_000.0
+DAY = 24 * 3600.0
+USD = 10**9
+
+
+def cap(amount: int, per: Per = "user", id: str = "ada", every: Every = "day") -> AppliedCap:
+    return AppliedCap(Cap(amount, every, per), Subject(per, id), "everybody.caps[0]")
+
+
+def ask(id: str, worst: int, *caps: AppliedCap, so_far: int | None = None) -> Ask:
+    return Ask(id, worst, Hold(caps, (), 0, 0), so_far)
+
+
+class Gateway:
+    """A store, and what it asks for in one transaction each."""
+
+    def __init__(self, path: Path, name: str, records: Any) -> None:
+        self.store, self.name, self.records = Store(path, 5.0), name, records
+
+    def ask(self, *asks: Ask, now: float = NOON) -> list[Verdict]:
+        starts = [self.records.start(id=each.id) for each in asks if each.so_far is None]
+        written = self.store.write(starts, [], Money(asks, (), self.name, now))
+        return [written.verdicts[each.id] for each in asks]
+
+    def end(self, id: str) -> None:
+        assert not self.store.write([], [InterceptionEnded(id=id, ended_at=NOON)], Money()).records
+
+
+def spend(database: sqlite3.Connection, id: str, nano_usd: int) -> None:
+    """A token record with its cost."""
+    database.execute(
+        "INSERT INTO token_usages (interception_id, msg_id, input_tokens, output_tokens,"
+        " cache_read_input_tokens, cache_write_input_tokens, metadata, created_at, cost_nano_usd)"
+        " VALUES (?, '', 0, 0, 0, 0, '{}', '', ?)",
+        (id, nano_usd),
+    )
+
+
+class Reservations(RuleBasedStateMachine):
+    """Three gateways, two users in a group, requests of a few sizes."""
+
+    CAP = 10 * USD
+
+    @initialize()
+    def begin(self) -> None:
+        self.folder = TemporaryDirectory()
+        path = Path(self.folder.name) / "gateway.db"
+        self.database = open_database(path)
+        self.records = self.Records()
+        self.gateways = [Gateway(path, f"gateway{n}", self.records) for n in range(3)]
+        self.now, self.clock, self.count = NOON, 0.0, 0
+        self.running: dict[str, tuple[int, int, int]] = {}
+        """What runs: the gateway, the worst case, what it has cost so far."""
+        self.asking: dict[str, Ask] = {}
+        self.day: dict[str, str] = {}
+        self.of: dict[str, tuple[str, ...]] = {}
+        self.spent: dict[tuple[str, str], list[int]] = {}
+        """By cap and day, what each request has really cost."""
+
+    class Records:
+        def start(self, id: str) -> Interception:
+            return Interception(
+                id=id, initiator_id="ada", username="ada", api_key_id="k", provider="anthropic",
+                provider_name="anthropic", model="m", client="c", user_agent="", started_at=NOON,
+            )  # fmt: skip
+
+    @rule(gateway=st.integers(0, 2), user=st.sampled_from("ab"), dollars=st.integers(0, 14))
+    def arrive(self, gateway: int, user: str, dollars: int) -> None:
+        self.count += 1
+        id = f"request-{self.count}"
+        caps = (cap(self.CAP, "user", user), cap(self.CAP, "group", "team"))
+        self.asking[id] = ask(id, dollars * USD, *caps)
+        self._ask(gateway, id)
+
+    @precondition(lambda self: self.asking)
+    @rule(gateway=st.integers(0, 2), data=st.data())
+    def ask_again(self, gateway: int, data: st.DataObject) -> None:
+        self._ask(gateway, data.draw(st.sampled_from(sorted(self.asking))))
+
+    def _ask(self, gateway: int, id: str) -> None:
+        asked = self.asking[id]
+        (verdict,) = self.gateways[gateway].ask(asked, now=self.now)
+        if isinstance(verdict, Wait):
+            return
+        del self.asking[id]
+        if isinstance(verdict, Begun):
+            day = str(int(self.now // DAY))
+            self.running[id] = (gateway, asked.worst, 0)
+            self.day[id] = day
+            self.of[id] = tuple(each.subject.id for each in asked.hold.caps)
+        else:
+            assert isinstance(verdict, Full)
+            assert asked.worst
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), again=st.booleans())
+    def end(self, data: st.DataObject, again: bool) -> None:
+        id = data.draw(st.sampled_from(sorted(self.running)))
+        gateway, worst, _ = self.running.pop(id)
+        cost = data.draw(st.integers(0, worst // USD)) * USD
+        spend(self.database, id, cost)
+        self._note(id, cost)
+        self.gateways[gateway].end(id)
+        if again:
+            self.gateways[(gateway + 1) % 3].end(id)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), told=st.booleans())
+    def die(self, data: st.DataObject, told: bool) -> None:
+        """A process is killed: what it has reserved lapses, and perhaps what it has recorded
+        comes later."""
+        dead = data.draw(st.sampled_from(sorted({each[0] for each in self.running.values()})))
+        lost = {id: each for id, each in self.running.items() if each[0] == dead}
+        other = self.gateways[(dead + 1) % 3]
+        for moment in (self.clock, self.clock + LAPSE / 3, self.clock + 2 * LAPSE / 3):
+            other.store.look_after_holds(other.name, self.now, moment)
+            self.gateways[(dead + 2) % 3].store.look_after_holds(
+                self.gateways[(dead + 2) % 3].name, self.now, moment
+            )
+        self.clock += LAPSE * 1.1
+        for id, (_, worst, _) in lost.items():
+            del self.running[id]
+            if told:
+                spend(self.database, id, worst)
+                self._note(id, worst)
+        other.store.look_after_holds(other.name, self.now, self.clock)
+        left = self.database.execute(
+            "SELECT count(*) FROM cap_holds WHERE holder = ? AND state <> 'lapsed'",
+            (self.gateways[dead].name,),
+        ).fetchone()
+        assert left == (0,)
+        for id in lost:
+            if told:
+                other.end(id)
+        self.gateways[dead].name = f"{self.gateways[dead].name}+"
+
+    @rule()
+    def a_day_later(self) -> None:
+        self.now += DAY
+
+    def _note(self, id: str, cost: int) -> None:
+        for name in self.of[id]:
+            self.spent.setdefault((name, self.day[id]), []).append(cost)
+
+    @invariant()
+    def no_cap_is_passed_by_more_than_one_request(self) -> None:
+        for costs in getattr(self, "spent", {}).values():
+            assert sum(costs) - max(costs) < self.CAP or sum(costs) <= self.CAP
+
+    @invariant()
+    def the_tills_say_what_was_spent(self) -> None:
+        if not hasattr(self, "database"):
+            return
+        found: dict[tuple[str, str], int] = {}
+        for id, starts_at, spent, reserved, running in self.database.execute(
+            "SELECT scope_id, starts_at, spent_nano_usd, reserved_nano_usd, running FROM cap_tills"
+        ):
+            assert reserved >= 0
+            assert running >= 0
+            found[id, starts_at] = spent
+        wanted = sorted(sum(costs) for costs in self.spent.values() if sum(costs))
+        assert sorted(spent for spent in found.values() if spent) == wanted
+
+    def teardown(self) -> None:
+        if not hasattr(self, "database"):
+            return
+        try:
+            for id, (gateway, *_) in self.running.items():
+                self.gateways[gateway].end(id)
+            left = self.database.execute(
+                "SELECT coalesce(sum(reserved_nano_usd), 0), coalesce(sum(running), 0)"
+                " FROM cap_tills"
+            ).fetchone()
+            assert left == (0, 0)
+        finally:
+            for each in self.gateways:
+                each.store.close()
+            self.database.close()
+            self.folder.cleanup()
+
+
+TestReservations = Reservations.TestCase
+TestReservations.settings = settings(
+    max_examples=40,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
