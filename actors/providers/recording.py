@@ -72,6 +72,8 @@ class Recording:
         self.provider_name: str | None = None
         self._provider_model = ""
         self._abandoned: tuple[AbandonedAttempt, ...] = ()
+        self.tokens: list[TokenUsage] = []
+        """What its answers have used."""
         self.trace: RecordingTrace | None = None
         self.closed = False
         """The end is recorded and, unless the disk refuses, on disk."""
@@ -155,6 +157,7 @@ class Recording:
         if records:
             if self._provider_model or self.provider_name:
                 records = [self._with_answerer(record) for record in records]
+            self.tokens += [each for each in records if isinstance(each, TokenUsage)]
             if self._observe is not None:
                 self._observe(records)
             records = self._policy.kept(records)

@@ -15,6 +15,8 @@ class Reason(StrEnum):
     BODY_TOO_LARGE = "body_too_large"
     BODY_TOO_SLOW = "body_too_slow"
     BYOK_OFF = "byok_off"
+    CAP = "cap"
+    CAP_BUSY = "cap_busy"
     CAPACITY = "capacity"
     CONTROL_PLANE = "control_plane"
     FAULT = "fault"
@@ -36,6 +38,7 @@ class Reason(StrEnum):
     STORED_ID = "stored_id"
     UNAUTHORIZED = "unauthorized"
     UNKNOWN_MODEL = "unknown_model"
+    UNPRICED = "unpriced"
     WEBSOCKET = "websocket"
 
 
@@ -44,6 +47,8 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.BODY_TOO_LARGE: "over --max-body-size",
     Reason.BODY_TOO_SLOW: "over --body-timeout or under --body-least-rate",
     Reason.BYOK_OFF: "a key of the user's own, without --ai-gateway-allow-byok",
+    Reason.CAP: "all that a cap allows is spent",
+    Reason.CAP_BUSY: "calls that run held what is left of a cap for all of --max-wait",
     Reason.CAPACITY: "no place under --ai-gateway-max-concurrency within --queue-wait, "
     "or more than --max-bodies-size of bodies at once",
     Reason.CONTROL_PLANE: "the control plane cannot be asked, or failed",
@@ -68,6 +73,7 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.STORED_ID: "the request names what another user has stored",
     Reason.UNAUTHORIZED: "the token is not, or no longer, good",
     Reason.UNKNOWN_MODEL: "the provider's list has no such model",
+    Reason.UNPRICED: "there is no price for it, and caps hold for the caller",
     Reason.WEBSOCKET: "a WebSocket where there is none",
 }
 """Which rule each is."""

@@ -99,6 +99,8 @@ class Call:
     """Why the gateway has refused it; empty: it has not."""
     rule: str = ""
     """By which rule."""
+    cap_warning: tuple[str, str] | None = None
+    """A header of the answer, where much of a cap is spent."""
     admitted: bool = False
     """It has a place."""
     _marked: float = 0.0

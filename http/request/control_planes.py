@@ -11,6 +11,7 @@ import pykka
 from aigateway.actors.actor.base import Watcher
 from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.control.local.address import is_postgresql
+from aigateway.actors.control.local.cap_book import Holder
 from aigateway.actors.control.local.local import LocalControlPlane
 from aigateway.actors.control.local.price_files import load_pricing
 from aigateway.actors.control.messages import McpConfiguration, McpServer
@@ -51,6 +52,8 @@ def control_plane_starter(
 def _local(settings: Settings, providers: tuple[ProviderConfig, ...]) -> StartControlPlane:
     mcp = _mcp_configuration(settings)
     pricing = load_pricing(settings.own_prices, providers)
+    # It outlives an actor, whose successor goes on with what is reserved.
+    holder = Holder()
 
     def start(role: str, watcher: Watcher) -> pykka.ActorRef[Any]:
         if is_postgresql(settings.local_db):
@@ -66,6 +69,7 @@ def _local(settings: Settings, providers: tuple[ProviderConfig, ...]) -> StartCo
                 pricing=pricing,
                 max_wait=settings.max_wait,
                 max_waiting=settings.max_waiting,
+                holder=holder,
             )
         return LocalControlPlane.start(
             role,
@@ -74,6 +78,8 @@ def _local(settings: Settings, providers: tuple[ProviderConfig, ...]) -> StartCo
             providers=providers,
             mcp=mcp,
             pricing=pricing,
+            max_wait=settings.max_wait,
+            holder=holder,
         )
 
     return start

@@ -198,6 +198,8 @@ def _own_headers(call: Call) -> list[tuple[str, str]]:
     headers = [(REQUEST_ID_HEADER, call.request_id)]
     if call.interception_id:
         headers.append((INTERCEPTION_HEADER, call.interception_id))
+    if call.cap_warning is not None:
+        headers.append(call.cap_warning)
     return headers
 
 

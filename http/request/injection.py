@@ -12,6 +12,7 @@ from attrs import define, evolve
 
 from aigateway.actors.actor.base import Reply, complete, new_reply
 from aigateway.actors.codec.headers import Headers
+from aigateway.actors.control.messages import Accepted, CapBusy, CapFull, HoldMore, NoPrice
 from aigateway.actors.interception.injected import InjectedCall, InjectedInterception
 from aigateway.actors.interception.injection import Encodings, takes_tools
 from aigateway.actors.interception.interface import Interception
@@ -27,10 +28,12 @@ from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.actors.upstream.errors import Quiet, UpstreamCut
 from aigateway.actors.upstream.exchange import Exchange
+from aigateway.actors.values.policy import CallerRules
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.answers import api_error
 from aigateway.http.request.call import Call
+from aigateway.http.request.caps import hold_for, said_of
 from aigateway.http.request.runtime import NoAnswer, Runtime, Stopping
 from aigateway.http.request.upstream import Upstream
 
@@ -66,7 +69,7 @@ class Injector:
     ) -> None:
         """One call of a tool may take ``tool_timeout`` seconds, then the model is told that it
         failed; it is shown ``max_result_size`` bytes of the result."""
-        self._runtime = runtime
+        self.runtime = runtime
         self._max_rounds = max_rounds
         self._tool_timeout = tool_timeout
         self._max_result_size = max_result_size
@@ -107,13 +110,13 @@ class Injector:
         """The user's tools, at once where they are known."""
         # PERF: a question to the actor takes longer than all else that injection does.
         key = user_key(call.user_id, token)
-        fresh = self._runtime.plan.tool_shelf.find(key, time.monotonic())
+        fresh = self.runtime.plan.tool_shelf.find(key, time.monotonic())
         if fresh is not None:
             return fresh
         span = call.trace.tools_asked()
         found, error = ToolSet(), ""
         try:
-            found = self._runtime.ask(
+            found = self.runtime.ask(
                 "mcp", lambda reply: GetTools(call.user_id, token, reply), _TOOLS_WAIT
             )
         except NoAnswer as ex:
@@ -134,10 +137,10 @@ class Injector:
 
         ``ended`` is told of each with its number, in order.
         """
-        actor = self._runtime.tree.find("mcp")
+        actor = self.runtime.tree.find("mcp")
         limit = self._tool_timeout
         end = time.monotonic() + limit + _GRACE
-        inflight = self._runtime.inflight
+        inflight = self.runtime.inflight
         replies: list[Reply[ToolResult]] = []
         for call, arguments in calls:
             reply: Reply[ToolResult] = new_reply()
@@ -257,6 +260,10 @@ class Rounds:
     config: ProviderConfig
     headers: Headers
     """Of the newest round's answer."""
+    rules: CallerRules | None = None
+    """The caller's, if caps hold."""
+    max_wait: float = 60.0
+    """Seconds that a round may wait for its caps."""
 
     def run(self) -> list[ToolResult]:
         """Run the calls of the round that has ended."""
@@ -279,6 +286,8 @@ class Rounds:
         config = self.upstream.provider_of(before)
         if config is None:
             return Refused(503, f"the provider {before.provider_name} is not there any more")
+        if (refused := self._reserve()) is not None:
+            return refused
         request = evolve(
             self.request,
             headers=self.call.trace.calling(self.request.headers),
@@ -293,3 +302,29 @@ class Rounds:
                 result, asked=(self.config.name, self.call.model)
             )
         return result
+
+    def _reserve(self) -> Refused | None:
+        """Have what the round may cost reserved; the refusal if its caps do not let it begin."""
+        rules, caller = self.rules, self.call.caller
+        if rules is None or caller is None:
+            return None
+        hold = hold_for(
+            caller, rules, self.config, self.injector.runtime.tree,
+            api=self.loop.api, model=self.loop.model, recorded=self.call.model,
+            readable=self.loop.body, streaming=self.loop.streaming,
+        )  # fmt: skip
+        so_far = tuple(self.recording.tokens)
+        try:
+            answer = self.injector.runtime.ask(
+                "control-plane",
+                lambda reply: HoldMore(self.loop.id, hold, so_far, reply),
+                self.max_wait * 2 + 5.0,
+            )
+        except (NoAnswer, Stopping) as ex:
+            return Refused(503, str(ex), retry_after=1)
+        if isinstance(answer, Accepted):
+            return None
+        if isinstance(answer, CapFull | CapBusy | NoPrice):
+            status, said, seconds = said_of(answer, rules)
+            return Refused(status, said, "rate_limited", retry_after=seconds)
+        return Refused(503, answer.message, retry_after=1)

@@ -34,6 +34,7 @@ from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.admission import Target
 from aigateway.http.request.answers import Answer, api_error, plain
 from aigateway.http.request.call import Call
+from aigateway.http.request.caps import capped, is_free, passed_refusal
 from aigateway.http.request.inbound import Inbound
 from aigateway.http.request.injection import without_codings
 from aigateway.http.request.model_list import listed_models, no_such_model
@@ -99,6 +100,9 @@ class Passing:
         own = None
         if config.bedrock is None:
             own = byok_credential(config.type, presented.remaining_headers)
+        rules = capped(caller, own)
+        if rules is not None and not is_free(inbound.method, route.route):
+            raise passed_refusal(rules, config, inbound.method, call.route)
         stored = self._stored if own is None else None
         if own is None and inbound.method == "DELETE" and route.route in _MODELS:
             # The account's own models are everybody's.

@@ -16,7 +16,16 @@ from attrs import evolve
 
 from aigateway.actors.codec.decoding import decode
 from aigateway.actors.codec.headers import Headers
-from aigateway.actors.control.messages import Accepted, Caller, Unavailable
+from aigateway.actors.control.messages import (
+    Accepted,
+    BeginAnswer,
+    Caller,
+    CapBusy,
+    CapFull,
+    Denied,
+    NoPrice,
+    Unavailable,
+)
 from aigateway.actors.interception.conversation import Opening, affinity_of
 from aigateway.actors.interception.headers import (
     BYOK,
@@ -39,6 +48,7 @@ from aigateway.actors.interception.routes import (
     GEMINI,
     MESSAGES,
     RESPONSES,
+    Api,
     Intercept,
     Passthrough,
 )
@@ -68,6 +78,7 @@ from aigateway.http.request.admission import (
 )
 from aigateway.http.request.answers import Answer, api_error, json_message, plain
 from aigateway.http.request.call import Call
+from aigateway.http.request.caps import capped, hold_for, refusal_of, warning_of
 from aigateway.http.request.inbound import (
     Bodies,
     BodyTooLarge,
@@ -196,7 +207,7 @@ class Pipeline:
         call.trace.created(recording, model=call.model, bedrock=_bedrock(config, route))
         call.begin("record")
         _begin(
-            self._runtime, call, interception, credential, firewall,
+            self._runtime, call, interception, credential, firewall, route.api,
             policy=self._record_policy(caller), max_wait=self.settings.max_wait,
         )  # fmt: skip
         self._runtime.inflight.record(recording)
@@ -256,6 +267,8 @@ class Pipeline:
                 request=request,
                 config=config,
                 headers=headers,
+                rules=capped(caller, credential),
+                max_wait=self.settings.max_wait,
             )
             return follow(rounds, answer)
         return Relayed(
@@ -474,11 +487,13 @@ def _begin(
     interception: Interception,
     credential: Credential,
     firewall: AgentFirewall | None,
+    api: Api,
     *,
     policy: RecordPolicy,
     max_wait: float,
 ) -> None:
-    """Have the start recorded; raises an Answer when that fails, after ``max_wait`` seconds."""
+    """Have the start recorded, and what it may cost reserved; raises an Answer when that fails,
+    after ``max_wait`` seconds for each."""
     inbound, caller, config = call.inbound, call.caller, call.provider
     assert caller is not None
     assert config is not None
@@ -503,14 +518,30 @@ def _begin(
         agent_firewall_sequence_number=firewall.sequence if firewall else None,
         workspace_id=caller.workspace_id,
     )
+    hold, patience = None, max_wait + 5.0
+    rules = capped(caller, credential)
+    if rules is not None:
+        hold = hold_for(
+            caller, rules, config, runtime.tree,
+            api=api, model=interception.model, recorded=call.model,
+            readable=_sent_body(interception, inbound), streaming=interception.streaming,
+        )  # fmt: skip
+        patience += max_wait
+    answer: BeginAnswer
     try:
-        answer = runtime.ask("recorder", lambda reply: Begin(record, reply), max_wait + 5.0)
+        answer = runtime.ask("recorder", lambda reply: Begin(record, reply, hold=hold), patience)
     except NoAnswer as ex:
         answer = Unavailable(str(ex))
     if isinstance(answer, Accepted):
         call.recorded = True
+        if rules is not None and answer.share is not None:
+            call.cap_warning = warning_of(answer.share, rules)
         policy.log(record)
         return
+    if rules is not None and isinstance(answer, CapFull | CapBusy | NoPrice):
+        call.interception_id = ""
+        raise refusal_of(api, answer, rules)
+    assert isinstance(answer, Denied | Unavailable)
     log.warning("failed to record interception", interception_id=record.id, error=answer.message)
     if isinstance(answer, Unavailable):
         raise plain(
@@ -520,6 +551,13 @@ def _begin(
             retry_after=retry_after(answer.retry_after),
         )
     raise plain(500, "failed to record interception", reason=Reason.NOT_RECORDED)
+
+
+def _sent_body(interception: Interception, inbound: Inbound) -> bytes:
+    """What the provider reads, without its content coding."""
+    if isinstance(interception, InjectedInterception):
+        return interception.body
+    return _readable_body(inbound)
 
 
 def _readable_body(inbound: Inbound) -> bytes:

@@ -1,0 +1,183 @@
+"""Caps on money, at the edge: what a call may cost is said before it is made, and what the control
+plane answers to that becomes what the client gets."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime, tzinfo
+from zoneinfo import ZoneInfo
+
+from attrs import evolve
+
+from aigateway.actors.actor.tree import ActorTree
+from aigateway.actors.control.messages import Caller, CapBusy, CapFull, NoPrice
+from aigateway.actors.interception.estimate import most_used
+from aigateway.actors.interception.headers import BYOK, Credential
+from aigateway.actors.interception.routes import Api
+from aigateway.actors.providers.request import chain_of, model_for
+from aigateway.actors.values.caps import CapShare, Hold, Payee, dollars
+from aigateway.actors.values.policy import CallerRules
+from aigateway.actors.values.provider_config import ProviderConfig
+from aigateway.http.metrics.reasons import Reason
+from aigateway.http.request.answers import Answer, api_error
+from aigateway.http.request.runtime import retry_after
+
+__all__ = [
+    "WARNING_HEADER",
+    "capped",
+    "hold_for",
+    "is_free",
+    "passed_refusal",
+    "refusal_of",
+    "said_of",
+    "warning_of",
+]
+
+WARNING_HEADER = "X-AI-Gateway-Cap-Warning"
+"""How full the fullest cap is, from 75 % on."""
+_LEVELS = (95, 75)
+_NO_RETRY = ("x-should-retry", "false")
+_WINDOWS = {"day": "day's", "week": "week's", "month": "month's"}
+_BUSY_PAUSE = 5.0
+"""Seconds after which to ask again where calls that run hold what is left."""
+
+_FREE_ROUTES = frozenset(
+    {
+        "/v1/messages/count_tokens",
+        "/models/*:countTokens",
+        "/responses/",
+        "/conversations",
+        "/conversations/",
+        "/api/event_logging/",
+    }
+)
+"""Passed routes of any method that cost nothing.  Of the others only reading and deleting do."""
+_FREE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
+
+
+def capped(caller: Caller | None, credential: Credential | None) -> CallerRules | None:
+    """The rules of a caller for whom caps hold; None with a key of the caller's own, whose cost is
+    recorded and never capped."""
+    rules = caller.rules if caller is not None else None
+    if rules is None or not rules.caps:
+        return None
+    return None if credential is not None and credential.kind == BYOK else rules
+
+
+def hold_for(
+    caller: Caller,
+    rules: CallerRules,
+    config: ProviderConfig,
+    tree: ActorTree,
+    *,
+    api: Api,
+    model: str,
+    recorded: str,
+    readable: bytes,
+    streaming: bool,
+) -> Hold:
+    """What a call may cost at most.
+
+    The client asks for ``model``, which is recorded as ``recorded``; ``readable`` is the body
+    without its content coding.
+    """
+    most = most_used(api, readable)
+    others = _known(tree, chain_of(config, tree))
+    payees: dict[Payee, None] = {}
+    for each in (config, *_known(tree, [name for name, _ in config.group]), *others):
+        named = model_for(each, model, config.name)
+        if named is not None:
+            kind = "openai" if each.speaks_openai else each.type
+            payees[Payee(kind, each.name, recorded, named if named != recorded else "")] = None
+    # An attempt that is given up because it takes too long may be billed all the same.
+    slow = streaming and config.fallback_after > 0
+    return Hold(
+        caps=rules.caps,
+        payees=tuple(payees),
+        input_tokens=most.input_tokens,
+        output_tokens=most.output_tokens,
+        username=caller.username,
+        zone=rules.timezone,
+        metadata=most.metadata,
+        attempts=1 + len(others) if slow else 1,
+        unpriced=rules.unpriced.value == "allow",
+    )
+
+
+def _known(tree: ActorTree, names: Iterable[str]) -> list[ProviderConfig]:
+    found = map(tree.provider_config, names)
+    return [each for each in found if each is not None]
+
+
+def said_of(answer: CapFull | CapBusy | NoPrice, rules: CallerRules) -> tuple[int, str, int | None]:
+    """Status, one sentence, and seconds after which to ask again."""
+    whom = rules.contact
+    if isinstance(answer, NoPrice):
+        said = f"there is no price for {answer.detail}, and your spending has a cap"
+        return 403, f"{said}; ask {whom} for one" if whom else said, None
+    share = answer.share
+    cap = f"the {_WINDOWS[share.cap.cap.every]} cap of {dollars(share.cap.cap.nano_usd)}"
+    cap += f" for {_whose(share)}"
+    if isinstance(answer, CapBusy):
+        said = f"requests that are running hold what is left of {cap}; try again in a moment"
+        return 503, said, retry_after(_BUSY_PAUSE)
+    said = f"{cap} is spent ({dollars(share.spent)}) until {_moment(share, rules)}"
+    seconds = retry_after(share.resets_at - time.time())
+    return 429, f"{said}; ask {whom} for more" if whom else said, seconds
+
+
+def refusal_of(api: str, answer: CapFull | CapBusy | NoPrice, rules: CallerRules) -> Answer:
+    """What the client gets when a call may not be made."""
+    status, said, seconds = said_of(answer, rules)
+    if isinstance(answer, NoPrice):
+        return api_error(api, status, said, reason=Reason.UNPRICED)
+    cap = answer.share.cap
+    rule = f"{cap.rule}: {cap.subject}"
+    if isinstance(answer, CapBusy):
+        refused = api_error(api, status, said, reason=Reason.CAP_BUSY, retry_after=seconds)
+        return evolve(refused, rule=rule)
+    refused = api_error(api, status, said, reason=Reason.CAP, retry_after=seconds)
+    return evolve(refused, rule=rule, headers=(*refused.headers, _NO_RETRY))
+
+
+def passed_refusal(rules: CallerRules, config: ProviderConfig, method: str, route: str) -> Answer:
+    """What the client gets for a passed route that may cost money."""
+    said = f"{method} {route} may cost money that is not counted, and your spending has a cap"
+    if rules.contact:
+        said += f"; ask {rules.contact}"
+    return api_error(config.type, 403, said, reason=Reason.UNPRICED)
+
+
+def is_free(method: str, route: str) -> bool:
+    """Whether a passed route costs nothing."""
+    return method in _FREE_METHODS or route in _FREE_ROUTES
+
+
+def warning_of(share: CapShare, rules: CallerRules) -> tuple[str, str]:
+    """The header that says how full a cap is."""
+    level = next((level for level in _LEVELS if share.part * 100 >= level), _LEVELS[-1])
+    cap = share.cap
+    said = (
+        f'{level}; cap="{_whose(share)}"; spent="{dollars(share.spent)}";'
+        f' of="{dollars(cap.cap.nano_usd)}"; every={cap.cap.every};'
+        f" resets={_moment(share, rules)}"
+    )
+    return WARNING_HEADER, said.encode("ascii", "replace").decode()
+
+
+def _whose(share: CapShare) -> str:
+    subject = share.cap.subject
+    if subject.per in ("user", "key"):
+        return "you" if subject.per == "user" else "this key"
+    name = "".join(each for each in subject.id if each.isprintable() and each not in '"\\')
+    return f"the {subject.per} {name}"
+
+
+def _moment(share: CapShare, rules: CallerRules) -> str:
+    """When a cap's next window begins, as the policy's clocks show it."""
+    zone: tzinfo = UTC
+    with contextlib.suppress(LookupError, OSError, ValueError):
+        zone = ZoneInfo(rules.timezone)
+    return datetime.fromtimestamp(share.resets_at, zone).isoformat(timespec="seconds")
