@@ -12,9 +12,7 @@ from attrs import field, frozen
 
 from aigateway.actors.values.policy import AppliedCap
 
-__all__ = ["CapShare", "Hold", "Payee", "dollars"]
-
-_NANO_IN_CENT = 10_000_000
+__all__ = ["CapShare", "Hold", "Payee"]
 
 
 @frozen
@@ -64,11 +62,3 @@ class CapShare:
     def part(self) -> float:
         """1.0 is full; it may be more."""
         return self.spent / self.cap.cap.nano_usd if self.cap.cap.nano_usd else 1.0
-
-
-def dollars(nano: int) -> str:
-    """For people: whole cents, and what is less than a cent exactly."""
-    if 0 < nano < _NANO_IN_CENT:
-        return f"${nano / 1e9:.9f}".rstrip("0")
-    cents = (nano + _NANO_IN_CENT // 2) // _NANO_IN_CENT
-    return f"${cents // 100}.{cents % 100:02d}"

@@ -20,6 +20,7 @@ COMMANDS = {
     "users": "Make, list and disable users of the embedded control plane.",
     "groups": "Put users of the embedded control plane into groups.",
     "policy": "Show and change what users, groups and keys may.",
+    "caps": "Show how full the caps of a policy are.",
     "keys": "Make, list and revoke keys of the embedded control plane.",
     "db": "Show, upgrade or copy the local database.",
     "actors": "List and restart the actors of a running gateway.",

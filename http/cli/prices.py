@@ -24,9 +24,9 @@ from aigateway.actors.control.local.prices.table import (
     ModelPrice,
     Prices,
 )
+from aigateway.actors.values.money import dollars
 from aigateway.http.cli._local_database import reading, writing
 from aigateway.http.cli._moments import moment
-from aigateway.http.cli._money import dollars
 from aigateway.http.settings import SettingsError, load
 from aigateway.http.settings.flags import settings_options
 from aigateway.http.settings.printable import printable

@@ -10,9 +10,9 @@ import click
 
 from aigateway.actors.control.local.schema import timestamp
 from aigateway.actors.control.local.usage import GROUPS, UsageRow, usage_by, usage_total
+from aigateway.actors.values.money import dollars
 from aigateway.http.cli._local_database import database_options, reading
 from aigateway.http.cli._moments import moment
-from aigateway.http.cli._money import dollars
 from aigateway.http.settings.printable import csv_field, printable
 
 if TYPE_CHECKING:

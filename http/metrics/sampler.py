@@ -20,7 +20,7 @@ from aigateway.actors.actor.base import ask_quietly
 from aigateway.actors.actor.tree import ActorTree, provider_role
 from aigateway.actors.control.call_counters import BOUNDS, OUTCOMES, CallTimes
 from aigateway.actors.control.local.prices.cost import REASONS
-from aigateway.actors.control.messages import CallStats, GetCallStats, Status
+from aigateway.actors.control.messages import CallStats, CapStats, GetCallStats, Status
 from aigateway.actors.providers.breaker import GAUGE
 from aigateway.actors.providers.keypool import KeyState
 from aigateway.actors.providers.messages import GetProviderState, ProviderState
@@ -154,6 +154,7 @@ class Sampler:
             self._coderd_urn = control.actor_urn
             self._timed.clear()
             self._totals.forget("unpriced")
+            self._totals.forget("caps")
         self._series.coderd_waiting.set(stats.waiting)
         for rpc in {rpc for rpc, _ in stats.times}:
             for outcome in OUTCOMES:
@@ -167,6 +168,18 @@ class Sampler:
             # At 0 too: rates see the first one.
             unpriced = self._series.unpriced.labels(reason)
             unpriced.inc(self._totals.grown(("unpriced", reason), stats.unpriced.get(reason, 0)))
+        self._caps(stats.caps)
+
+    def _caps(self, caps: CapStats) -> None:
+        series = self._series
+        series.cap_waiting.set(caps.waiting)
+        for kind, count in caps.refused.items():
+            series.cap_refusals.labels(*kind).inc(self._totals.grown(("caps", *kind), count))
+        spent: dict[_Labels, float] = {}
+        for cap, part in caps.spent.items():
+            labels = series.values.bounded(series.cap_spent, cap)
+            spent[labels] = max(part, spent.get(labels, 0.0))
+        self._gauges.fill(series.cap_spent, spent)
 
     def _actors(self) -> None:
         histories = self._tree.histories()

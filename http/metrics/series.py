@@ -314,6 +314,23 @@ class Series:
             ("reason",),
             (len(UNPRICED), "reasons"),
         )
+        self.cap_refusals = self._counter(
+            "cap_refusals",
+            "Calls that caps have stopped (--local), by whose cap it was and why: full, waited (in "
+            "vain), unpriced (then by nobody's)",
+            ("per", "reason"),
+            (5, "kinds"), (3, "reasons"),
+        )  # fmt: skip
+        self.cap_waiting = self._gauge(
+            "cap_waiting_calls", "Calls that wait until their caps let them begin (--local)"
+        )
+        self.cap_spent = self._gauge(
+            "cap_spent_ratio",
+            "The part of a cap that is spent, 1 is all, of the fullest ones (--local)",
+            ("per", "subject", "every"),
+            (100, "caps"),
+            mode="livemax",
+        )
         self.requests_running = self._gauge("requests_running", "Requests being served")
         self.requests_waiting = self._gauge(
             "requests_waiting",

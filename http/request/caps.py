@@ -17,7 +17,8 @@ from aigateway.actors.interception.estimate import most_used
 from aigateway.actors.interception.headers import BYOK, Credential
 from aigateway.actors.interception.routes import Api
 from aigateway.actors.providers.request import chain_of, model_for
-from aigateway.actors.values.caps import CapShare, Hold, Payee, dollars
+from aigateway.actors.values.caps import CapShare, Hold, Payee
+from aigateway.actors.values.money import dollars
 from aigateway.actors.values.policy import CallerRules
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.metrics.reasons import Reason
@@ -88,7 +89,7 @@ def hold_for(
     payees: dict[Payee, None] = {}
     for each in (config, *_known(tree, [name for name, _ in config.group]), *others):
         named = model_for(each, model, config.name)
-        if named is not None:
+        if named is not None and _may(rules, each, (model, named)):
             kind = "openai" if each.speaks_openai else each.type
             payees[Payee(kind, each.name, recorded, named if named != recorded else "")] = None
     # An attempt that is given up because it takes too long may be billed all the same.
@@ -106,6 +107,11 @@ def hold_for(
     )
 
 
+def _may(rules: CallerRules, config: ProviderConfig, models: Iterable[str]) -> bool:
+    # Who is not allowed to stand in does not answer.
+    return not (rules.provider_refusal(config.name) or any(map(rules.model_refusal, models)))
+
+
 def _known(tree: ActorTree, names: Iterable[str]) -> list[ProviderConfig]:
     found = map(tree.provider_config, names)
     return [each for each in found if each is not None]
@@ -113,10 +119,10 @@ def _known(tree: ActorTree, names: Iterable[str]) -> list[ProviderConfig]:
 
 def said_of(answer: CapFull | CapBusy | NoPrice, rules: CallerRules) -> tuple[int, str, int | None]:
     """Status, one sentence, and seconds after which to ask again."""
-    whom = rules.contact
+    whom = f"; {rules.contact}" if rules.contact else ""
     if isinstance(answer, NoPrice):
         said = f"there is no price for {answer.detail}, and your spending has a cap"
-        return 403, f"{said}; ask {whom} for one" if whom else said, None
+        return 403, said + whom, None
     share = answer.share
     cap = f"the {_WINDOWS[share.cap.cap.every]} cap of {dollars(share.cap.cap.nano_usd)}"
     cap += f" for {_whose(share)}"
@@ -125,7 +131,7 @@ def said_of(answer: CapFull | CapBusy | NoPrice, rules: CallerRules) -> tuple[in
         return 503, said, retry_after(_BUSY_PAUSE)
     said = f"{cap} is spent ({dollars(share.spent)}) until {_moment(share, rules)}"
     seconds = retry_after(share.resets_at - time.time())
-    return 429, f"{said}; ask {whom} for more" if whom else said, seconds
+    return 429, said + whom, seconds
 
 
 def refusal_of(api: str, answer: CapFull | CapBusy | NoPrice, rules: CallerRules) -> Answer:
@@ -146,7 +152,7 @@ def passed_refusal(rules: CallerRules, config: ProviderConfig, method: str, rout
     """What the client gets for a passed route that may cost money."""
     said = f"{method} {route} may cost money that is not counted, and your spending has a cap"
     if rules.contact:
-        said += f"; ask {rules.contact}"
+        said += f"; {rules.contact}"
     return api_error(config.type, 403, said, reason=Reason.UNPRICED)
 
 

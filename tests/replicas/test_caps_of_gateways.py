@@ -50,7 +50,7 @@ EVENTS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 POLICY = """
-contact: "#ai-budget"
+contact: "ask #ai-budget"
 everybody:
   caps:
     - {usd: 10, every: day}
@@ -183,7 +183,7 @@ def test_a_burst_spends_the_cap_and_one_request_at_most(team: Team) -> None:
             assert error["message"].startswith(
                 "the day's cap of $10.00 for you is spent ($12.00) until "
             )
-            assert error["message"].endswith("; ask #ai-budget for more")
+            assert error["message"].endswith("; ask #ai-budget")
         wait_until(lambda: team.tills("ada")[-1] == (12 * USD, 0, 0), "all is settled")
     team.later(DAY)
     assert team.ask(key).status_code == 200
@@ -209,7 +209,7 @@ def test_what_has_no_price_is_refused_and_a_key_of_ones_own_is_not_capped(team: 
     assert said.status_code == 403
     assert said.json()["error"]["message"] == (
         "there is no price for claude-nonesuch-9 of anthropic, and your spending has a cap;"
-        " ask #ai-budget for one"
+        " ask #ai-budget"
     )
     own = {"X-Coder-AI-Governance-Token": key, "x-api-key": "sk-own", "Authorization": ""}
     assert team.ask(key, body={"model": "claude-nonesuch-9"}, headers=own).status_code == 200

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 from attrs import define
@@ -130,13 +130,13 @@ class CapQueue:
         )
         return sum(cost or 0 for cost in costs)
 
-    def money(self, starts: Sequence[Start], now: float) -> Money | None:
-        """What the next transaction is to do about caps, None: nothing; ``now`` in Unix seconds."""
+    def money(self, starts: Sequence[Start], clock: Callable[[], float]) -> Money | None:
+        """What the next transaction is to do about caps; None: nothing."""
         asks = tuple(start.ask for start in starts if start.ask is not None)
         released, self.released = tuple(self.released), []
         if not asks and not released:
             return None
-        return Money(asks, released, self._holder.id, now)
+        return Money(asks, released, self._holder.id, clock())
 
     def put_back(self, money: Money | None) -> None:
         """The transaction did not happen."""

@@ -306,8 +306,7 @@ class LocalControlPlane(GatewayActor):
         """Write what has been collected; False when it must be tried again."""
         starts, self._starts = take_starts(self._starts)
         batches, self._batches = take_batches(self._batches)
-        now = self._clock()
-        money = self._caps.money(starts, now)
+        money = self._caps.money(starts, self._clock)
         if not starts and not batches and money is None:
             return True
         records = [spooled.record for message in batches for spooled in message.records()]

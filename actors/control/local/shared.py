@@ -347,7 +347,7 @@ class SharedControlPlane(GatewayActor):
             starts, self._starts = take_starts(self._starts)
             batches, self._batches = take_batches(self._batches)
             uses, self._uses_due = self._uses_due, False
-            money = self._caps.money([each.message for each in starts], self._clock())
+            money = self._caps.money([each.message for each in starts], self._clock)
             writing.give(
                 _Writes(
                     tuple(claims),

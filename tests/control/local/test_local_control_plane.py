@@ -154,9 +154,9 @@ def test_what_waits_together_is_committed_together(
     sizes: list[tuple[int, int]] = []
     write = store_module.Store.write
 
-    def counted(self: Any, starts: Any, rest: Any) -> Any:
+    def counted(self: Any, starts: Any, rest: Any, *more: Any) -> Any:
         sizes.append((len(starts), len(rest)))
-        return write(self, starts, rest)
+        return write(self, starts, rest, *more)
 
     monkeypatch.setattr(store_module.Store, "write", counted)
     database.execute("BEGIN IMMEDIATE")

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from aigateway.actors.control.local.price_files import load_pricing
 from aigateway.actors.control.local.store import Store
-from aigateway.http.cli._money import dollars
+from aigateway.actors.values.money import dollars
 from aigateway.http.cli.check import command as check_all
 from aigateway.http.cli.prices import command as prices
 from aigateway.http.cli.usage import command as usage
