@@ -58,6 +58,10 @@ class Interception:
     agent_firewall_session_id: str | None = None
     agent_firewall_sequence_number: int | None = None
     workspace_id: str = ""
+    group_names: str | None = None
+    """The caller's groups with commas between them; only our own control plane knows them."""
+    project: str | None = None
+    """What the key is for."""
 
 
 @frozen(kw_only=True)

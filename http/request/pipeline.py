@@ -517,6 +517,8 @@ def _begin(
         agent_firewall_session_id=firewall.session_id if firewall else None,
         agent_firewall_sequence_number=firewall.sequence if firewall else None,
         workspace_id=caller.workspace_id,
+        group_names=", ".join(caller.groups) or None,
+        project=caller.project or None,
     )
     hold, patience = None, max_wait + 5.0
     rules = capped(caller, credential)

@@ -42,8 +42,8 @@ START_SQL = """
     INSERT INTO interceptions (
         id, initiator_id, username, api_key_id, provider, provider_name, model, client,
         client_session_id, user_agent, correlating_tool_call_id, credential_kind,
-        credential_hint, metadata, started_at
-    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING
+        credential_hint, metadata, started_at, group_names, project
+    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING
 """
 
 END_SQL = """
@@ -104,6 +104,8 @@ def start_row(record: Interception) -> Row:
         record.credential_hint,
         _json(metadata),
         timestamp(record.started_at),
+        record.group_names or "",
+        record.project or "",
     )
 
 

@@ -20,6 +20,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 from attrs import define, evolve, field, frozen
 
@@ -72,14 +73,28 @@ _HOLDS_SQL = f"""
 _NEW_TILL_SQL = f"""
     INSERT INTO cap_tills ({_TILL}, ends_at, name, cap_nano_usd, spent_nano_usd,
                            reserved_nano_usd, running, next_id, next_until)
-    VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, '', 0)
-    ON CONFLICT ({_TILL}) DO UPDATE SET name = excluded.name, cap_nano_usd = excluded.cap_nano_usd
-    WHERE cap_tills.cap_nano_usd <> excluded.cap_nano_usd OR cap_tills.name <> excluded.name
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, 0, '', 0) ON CONFLICT ({_TILL}) DO NOTHING
 """
 _TILLS_SQL = f"""
-    SELECT {_TILL}, spent_nano_usd, reserved_nano_usd, running, next_id, next_until
+    SELECT {_TILL}, name, cap_nano_usd, spent_nano_usd, reserved_nano_usd, running, next_id,
+           next_until
     FROM cap_tills WHERE ({_TILL}) IN (VALUES {{}}) ORDER BY {_TILL}
 """
+_SHOWN_SQL = """
+    UPDATE cap_tills SET name = ?, cap_nano_usd = ?
+    WHERE scope = ? AND scope_id = ? AND period = ? AND starts_at = ?
+"""
+_SPENT_SQL = """
+    SELECT coalesce(sum(t.cost_nano_usd), 0) FROM interceptions i
+    JOIN token_usages t ON t.interception_id = i.id
+    WHERE {} AND i.started_at >= ? AND i.started_at < ? AND i.credential_kind <> 'byok'
+"""
+_WHOSE = {
+    "user": "i.initiator_id = ?",
+    "key": "i.api_key_id = ?",
+    "project": "i.project = ?",
+    "group": "', ' || i.group_names || ', ' LIKE ? ESCAPE '!'",
+}
 _CHANGE_TILL_SQL = """
     UPDATE cap_tills SET spent_nano_usd = ?, reserved_nano_usd = ?, running = ?, next_id = ?,
                          next_until = ?
@@ -101,6 +116,10 @@ _COSTS_SQL = """
 _AT_ONCE = 500
 _MOST = 10**15
 """A million dollars: sums of what is reserved fit into a database's whole numbers."""
+
+
+_Shown: TypeAlias = tuple[str, str, int]
+"""When a till's window ends, whose it is, and the amount of its cap."""
 
 
 @frozen
@@ -233,7 +252,7 @@ class TillBook:
         self._wanted = {ask.id: tills_of(ask.hold.caps, now, ask.hold.zone) for ask in asks}
         ids = [*dict.fromkeys((*ended, *self._wanted))]
         held = _holds(database, ids)
-        new: dict[TillKey, tuple[str, str, int]] = {}
+        new: dict[TillKey, _Shown] = {}
         for ask in asks:
             for cap, key, window in self._wanted[ask.id]:
                 name = ask.hold.username if cap.subject.per == "user" else ""
@@ -247,8 +266,7 @@ class TillBook:
         """There is nothing to settle and nothing was asked."""
         if self.idle:
             return
-        _make_tills(database, new)
-        self._lock({each.key for each in held} | new.keys())
+        self._lock({each.key for each in held} | new.keys(), new)
         if not isinstance(database, sqlite3.Connection):
             # Another gateway may have changed them before the lock was there.
             held = _holds(database, ids)
@@ -256,8 +274,19 @@ class TillBook:
             if each.key in self._tills:
                 self._held.setdefault(each.id, []).append(each)
 
-    def _lock(self, keys: Iterable[TillKey]) -> None:
-        self._tills = _locked(self._database, sorted(keys))
+    def _lock(self, keys: Iterable[TillKey], new: Mapping[TillKey, _Shown]) -> None:
+        # First all that are there, then those that are made, each in their order: nobody who has
+        # made one waits for one that was there.
+        found = _locked(self._database, sorted(keys))
+        missing = sorted(new.keys() - found.keys())
+        if missing:
+            rows = [(*key, *new[key], _spent(self._database, key, new[key][0])) for key in missing]
+            self._database.executemany(_NEW_TILL_SQL, rows)
+            found |= _locked(self._database, missing)
+        for key, (_ends_at, *shown) in new.items():
+            if found[key][1] != tuple(shown):
+                self._database.execute(_SHOWN_SQL, (*shown, *key))
+        self._tills = {key: till for key, (till, _shown) in found.items()}
         self._before = {key: evolve(till) for key, till in self._tills.items()}
 
     def work(self, without: Collection[str] = ()) -> None:
@@ -351,21 +380,30 @@ class TillBook:
             self._database.executemany(_CHANGE_TILL_SQL, changed)
 
 
-def _make_tills(database: Database, new: Mapping[TillKey, tuple[str, str, int]]) -> None:
-    rows = [(*key, *row) for key, row in sorted(new.items())]
-    if rows:
-        database.executemany(_NEW_TILL_SQL, rows)
+def _spent(database: Database, key: TillKey, ends_at: str) -> int:
+    """What was spent in a window before there was a cap."""
+    scope, id, _period, starts_at = key
+    if scope == "group":
+        escaped = id.replace("!", "!!").replace("%", "!%").replace("_", "!_")
+        id = f"%, {escaped}, %"
+    statement = _SPENT_SQL.format(_WHOSE[scope])
+    row = database.execute(statement, (id, starts_at, ends_at)).fetchone()
+    return int(row[0]) if row is not None else 0
 
 
-def _locked(database: Database, keys: Sequence[TillKey]) -> dict[TillKey, Till]:
-    found: dict[TillKey, Till] = {}
+def _locked(
+    database: Database, keys: Sequence[TillKey]
+) -> dict[TillKey, tuple[Till, tuple[str, int]]]:
+    """Those that there are, each with its name and the amount of its cap."""
+    found: dict[TillKey, tuple[Till, tuple[str, int]]] = {}
     lock = "" if isinstance(database, sqlite3.Connection) else " FOR UPDATE"
     for first in range(0, len(keys), _AT_ONCE):
         some = keys[first : first + _AT_ONCE]
         statement = _TILLS_SQL.format(", ".join(["(?, ?, ?, ?)"] * len(some))) + lock
         values = [each for key in some for each in key]
-        for scope, id, period, starts_at, *till in database.execute(statement, values).fetchall():
-            found[scope, id, period, starts_at] = Till(*till)
+        for row in database.execute(statement, values).fetchall():
+            scope, id, period, starts_at, name, cap, *till = row
+            found[scope, id, period, starts_at] = (Till(*till), (name, cap))
     return found
 
 

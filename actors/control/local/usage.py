@@ -12,12 +12,16 @@ __all__ = ["GROUPS", "UsageRow", "usage_by", "usage_total"]
 
 GROUPS = {
     "user": "username",
+    "group": "group_names",
+    "project": "project",
+    "key": "api_key_id",
     "provider": "provider_name",
     "model": "model",
     "client": "client",
     "day": "substr(started_at, 1, 10)",
 }
-"""What usage can be grouped by, and the SQL for it.  Days are UTC days."""
+"""What usage can be grouped by, and the SQL for it.  Days are UTC days.  What somebody uses who is
+in several groups is of these together, or sums would count it twice."""
 
 
 _SUMMED = (

@@ -35,6 +35,8 @@ from aigateway.actors.values.caps import Hold, Payee
 from aigateway.actors.values.policy import AppliedCap, Cap, Every, Per, Subject
 
 USD = 10**9
+NOON = 1_772_280_000.0
+"""2026-02-28T12:00:00Z"""
 HAIKU = Payee("anthropic", "anthropic", "claude-haiku-4-5")
 """$1 for a million tokens of input, 1.25 where they are written to a cache, and 5 of output."""
 
@@ -147,6 +149,33 @@ def test_records_that_come_twice_are_counted_once(
     plane.end(id, 2.0)
     plane.end(id, 2.0)
     assert tills(either) == [("ada", 200, 0, 0)]
+
+
+def test_what_was_spent_in_the_window_before_there_was_the_cap_counts(
+    start: Callable[..., Plane], either: Database
+) -> None:
+    plane = start(clock=lambda: NOON)
+    theirs = {"group_names": "team, 100%_fun"}
+    for credential, dollars in (("centralized", 1.0), ("centralized", 0.5), ("byok", 7.0)):
+        id, _ = plane.begin(None, initiator_id="ada", credential_kind=credential, **theirs)
+        plane.end(id, dollars)
+    plane.end(plane.begin(None, initiator_id="bob", group_names="tea")[0], 20.0)
+    plane.end(plane.begin(None, initiator_id="ada", started_at=NOON - 40 * 86400)[0], 30.0)
+    caps = (cap(10), cap(10, "group", "100%_fun"), cap(10, "group", "team"), cap(9, "project", "x"))
+    assert plane.begin(hold(*caps, dollars=0.1))[1] == Accepted()
+    assert [(id, spent) for id, spent, *_ in tills(either)] == [
+        ("100%_fun", 150), ("ada", 150), ("team", 150), ("x", 0),
+    ]  # fmt: skip
+
+
+def test_a_cap_that_is_changed_holds_from_the_next_request_on(
+    start: Callable[..., Plane], either: Database
+) -> None:
+    plane = start()
+    plane.end(plane.begin(hold(cap(2)))[0], 2.5)
+    assert isinstance(plane.begin(hold(cap(2)))[1], CapFull)
+    assert isinstance(plane.begin(hold(cap(20)))[1], Accepted)
+    assert either.execute("SELECT cap_nano_usd FROM cap_tills").fetchone() == (20 * USD,)
 
 
 def test_at_the_cap_nothing_begins_any_more(start: Callable[..., Plane], either: Database) -> None:

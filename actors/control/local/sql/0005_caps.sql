@@ -1,3 +1,8 @@
+-- The caller's groups, one after the other, and what the key is for.
+ALTER TABLE interceptions ADD COLUMN group_names TEXT NOT NULL DEFAULT '';
+ALTER TABLE interceptions ADD COLUMN project TEXT NOT NULL DEFAULT '';
+CREATE INDEX interceptions_initiator_id ON interceptions (initiator_id, started_at);
+
 -- What is spent and reserved in each window of each cap, and who is next to begin.
 CREATE TABLE cap_tills (
     scope TEXT NOT NULL,
