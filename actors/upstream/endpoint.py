@@ -80,11 +80,10 @@ class Proxy:
         """
         parts = urlsplit(url)
         if parts.scheme not in PROXY_SCHEMES:
-            shown = f"{parts.scheme}://" if "://" in url else "an address without a scheme"
-            raise ValueError(
-                f"a proxy by {shown} is not supported, only by "
-                f"{', '.join(f'{scheme}://' for scheme in PROXY_SCHEMES)}"
-            )
+            known = ", ".join(f"{scheme}://" for scheme in PROXY_SCHEMES)
+            if "://" not in url:
+                raise ValueError(f"the proxy's address begins with none of {known}")
+            raise ValueError(f"a proxy by {parts.scheme}:// is not supported, only by {known}")
         try:
             port = PROXY_SCHEMES[parts.scheme] if parts.port is None else parts.port
             if not (parts.hostname and port):

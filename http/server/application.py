@@ -107,7 +107,7 @@ class GatewayApplication(BaseApplication):  # type: ignore[misc]
         self.settings = settings
         self.metrics = metrics
         self.last_words = LastWords()
-        self.secret_files = FileWatch(settings.secret_files)
+        self.watched_files = FileWatch(settings.watched_files)
         self._make_app = make_app
         self._reread = reread
         super().__init__()
@@ -122,9 +122,9 @@ class GatewayApplication(BaseApplication):  # type: ignore[misc]
         the old ones finish what they are serving."""
         if self._reread is not None:
             # What changes while it is read has changed since.
-            self.secret_files.look()
+            self.watched_files.look()
             self.settings = reloaded(self.settings, self._reread)
-            self.secret_files = FileWatch(self.settings.secret_files, self.secret_files)
+            self.watched_files = FileWatch(self.settings.watched_files, self.watched_files)
             try:
                 configure(self.settings)
             except SettingsError as ex:

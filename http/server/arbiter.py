@@ -104,7 +104,7 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
         metrics = getattr(self.app, "metrics", None)
         if metrics is not None:
             metrics.watch()
-        self._watch_secrets()
+        self._watch_files()
         self._reload_in_turn()
 
     def reap_workers(self) -> None:
@@ -152,10 +152,10 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
         self.reload_wanted = True
         self._reload_in_turn()
 
-    def _watch_secrets(self) -> None:
-        watch: FileWatch | None = getattr(self.app, "secret_files", None)
+    def _watch_files(self) -> None:
+        watch: FileWatch | None = getattr(self.app, "watched_files", None)
         if watch is not None and not self.reload_wanted and (changed := watch.changed()):
-            log.info("files with secrets have changed, reloading", files=changed)
+            log.info("files have changed, reloading", files=changed)
             self.reload_wanted = True
 
     def _reload_in_turn(self) -> None:

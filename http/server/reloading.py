@@ -9,6 +9,7 @@ import structlog
 from attrs import evolve
 
 from aigateway.http.settings import OPTIONS, Settings, SettingsError
+from aigateway.http.settings.mcp_servers import YAML_KEY
 from aigateway.http.settings.tls_files import client_problems, listener_problems
 
 __all__ = ["FileWatch", "check_tls", "reloaded"]
@@ -87,5 +88,7 @@ def reloaded(old: Settings, read: Callable[[], Settings]) -> Settings:
     ]
     if old.provider_environ != new.provider_environ:
         changed.append("providers")
+    if old.mcp_servers != new.mcp_servers:
+        changed.append(YAML_KEY)
     log.info("settings reloaded", changed=changed)
     return evolve(new, **kept)

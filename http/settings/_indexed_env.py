@@ -20,8 +20,8 @@ from aigateway.http.settings._kinds import (
     GROUP,
     MODELS,
     PATH,
+    PROXY,
     TIMEOUT,
-    URL,
     Kind,
     whole_number,
 )
@@ -65,7 +65,7 @@ _EXTRAS: dict[str, tuple[str, Kind]] = {
     "CONNECT_TIMEOUT": ("connect_timeout", TIMEOUT),
     "FIRST_BYTE_TIMEOUT": ("first_byte_timeout", TIMEOUT),
     "IDLE_TIMEOUT": ("idle_timeout", TIMEOUT),
-    "PROXY": ("proxy", URL),
+    "PROXY": ("proxy", PROXY),
     "NO_KEY": ("no_key", BOOL),
     "STREAM_OPTIONS": ("stream_options", BOOL),
     "KEEPALIVE_PING": ("keepalive_ping", DURATION),

@@ -20,6 +20,7 @@ from attrs import frozen
 
 from aigateway.actors.control.coderd.extra_headers import BadHeader, headers_of
 from aigateway.actors.control.local.address import address_problem, is_postgresql, shown
+from aigateway.actors.upstream.endpoint import Proxy
 from aigateway.actors.values.models import BadModelList, ModelList, parse_models
 from aigateway.actors.values.sharing import BadGroup, read_group
 
@@ -37,6 +38,7 @@ __all__ = [
     "REGEXES",
     "SIZE",
     "STORAGE",
+    "PROXY",
     "STRING",
     "TIMEOUT",
     "URL",
@@ -352,6 +354,18 @@ def _show_url(text: str) -> str:
 URL = Kind(
     "url", "URL", "an address that starts with http:// or https://", _url, _url, _show_url, empty=""
 )
+
+
+def _proxy(value: Any) -> str:
+    text = _text(value).strip()
+    try:
+        Proxy.of(text)
+    except ValueError as ex:
+        raise _DetailError(str(ex)) from None
+    return text
+
+
+PROXY = Kind("proxy", "URL", "the address of a proxy", _proxy, _proxy, _show_url, empty="")
 
 
 def _database(value: Any) -> str:

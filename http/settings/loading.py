@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aigateway.http.settings._checks import check_settings
@@ -135,13 +135,14 @@ def _load(
         own_prices = _own_prices(values) if serving else None
     except SettingsError as ex:
         report(ex)
+    provider_environ = _provider_environ(values, sources, environ)
     settings = Settings(
         **values,
         mcp_servers=servers,
         own_prices=own_prices,
         gateway_key=key,
-        provider_environ=_provider_environ(values, sources, environ),
-        secret_files=secret_files + ((values["key_file"],) if key and values["key_file"] else ()),
+        provider_environ=provider_environ,
+        watched_files=(*secret_files, *_files_at_reload(values, key, servers, provider_environ)),
         sources=sources,
         warnings=tuple(warnings),
     )
@@ -250,6 +251,22 @@ def _odd_variables(environ: Mapping[str, str]) -> Iterator[OptionWarning]:
 
 
 # -- what follows from several options
+
+
+def _files_at_reload(
+    values: Mapping[str, Any],
+    gateway_key: str,
+    servers: Iterable[McpServerSettings],
+    provider_environ: Mapping[str, str],
+) -> Iterator[str]:
+    """What new workers read, beside the files of secrets' variables: the gateway key, tokens of MCP
+    servers, the listener's certificate, authorities of providers.  What is read at each dial of a
+    deployment needs no reload."""
+    names = ("tls_cert_file", "tls_key_file", "upstream_ca_file")
+    found = [values["key_file"] if gateway_key else "", *(values[name] for name in names)]
+    found += [server.token_file for server in servers]
+    found += [path for name, path in provider_environ.items() if name.endswith("_CA_FILE")]
+    yield from dict.fromkeys(os.path.expanduser(path) for path in found if path)
 
 
 def _mcp_servers(

@@ -41,6 +41,8 @@ class McpServerSettings:
     id: str
     url: str
     token: str = field(default="", repr=False)
+    token_file: str = ""
+    """Where the token was read, if that was a file."""
     tool_allow_regex: str = ""
     tool_deny_regex: str = ""
 
@@ -86,6 +88,7 @@ def _server(entry: object, where: str, environ: Mapping[str, str]) -> McpServerS
         id=texts["id"],
         url=_url(texts["url"], f"{where}.url"),
         token=_token(texts, where, environ),
+        token_file=texts["token_file"],
         tool_allow_regex=texts["tool_allow_regex"],
         tool_deny_regex=texts["tool_deny_regex"],
     )

@@ -53,10 +53,11 @@ introspection:
 ```
 
 Options marked "reload" follow a SIGHUP; those marked "restart" change with a restart only. At a
-reload the YAML file and the files with secrets are read and commands are run again; flags and
-variables belong to the process and stay what they were at its start. Names that begin with
-`CODER_AIBRIDGE_`, `--aibridge-` and `aibridge.` are older names of the options whose flag begins
-with `--ai-gateway-`. They still work, with a warning; where both are set the newer wins.
+reload the YAML file and files with secrets and certificates are read and commands are run again
+(of these files one that changes is noticed, and reloads); flags and variables belong to the
+process and stay what they were at its start. Names that begin with `CODER_AIBRIDGE_`,
+`--aibridge-` and `aibridge.` are older names of the options whose flag begins with
+`--ai-gateway-`. They still work, with a warning; where both are set the newer wins.
 """
 
 _SECRETS = """\

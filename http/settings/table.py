@@ -37,7 +37,7 @@ from aigateway.http.settings._kinds import (
     whole_number,
 )
 from aigateway.http.settings._option import Option, OptionWarning, Source, option, options_of
-from aigateway.http.settings.mcp_servers import YAML_KEY, McpServerSettings
+from aigateway.http.settings.mcp_servers import McpServerSettings
 
 if TYPE_CHECKING:
     from aigateway.actors.control.local.prices.table import PriceTable
@@ -599,22 +599,19 @@ class Settings:
     """The gateway key, from --key or from the file."""
     provider_environ: Mapping[str, str] = field(factory=dict, repr=False)
     """Everything that configures providers, under the names of environment variables."""
-    secret_files: tuple[str, ...] = ()
-    """Files with secrets, which are watched: one that changes is a reason to reload."""
+    watched_files: tuple[str, ...] = ()
+    """Files with secrets and certificates: one that changes is a reason to reload."""
     sources: Mapping[str, Source] = field(factory=dict, repr=False)
     """Where the value of each option came from, by option name."""
     warnings: tuple[OptionWarning, ...] = field(default=(), repr=False)
 
     def needing_restart(self, newer: Settings) -> list[str]:
         """Name the options that differ in ``newer`` and only take effect after a restart."""
-        changed = [
+        return [
             row.flags[0]
             for row in OPTIONS
             if not row.reloadable and getattr(self, row.name) != getattr(newer, row.name)
         ]
-        if self.mcp_servers != newer.mcp_servers:
-            changed.append(YAML_KEY)
-        return changed
 
     @property
     def uses_tls(self) -> bool:

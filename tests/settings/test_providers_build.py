@@ -270,6 +270,21 @@ def test_a_proxy_may_be_spoken_to_by_tls_and_socks(scheme: str) -> None:
     assert built(settings, type="openai").proxy == f"{scheme}://p:1"
 
 
+def test_a_providers_own_proxy_may_be_of_each_kind_too() -> None:
+    numbered = {
+        "CODER_AI_GATEWAY_PROVIDER_0_TYPE": "openai",
+        "CODER_AI_GATEWAY_PROVIDER_0_KEY": "k",
+        "CODER_AI_GATEWAY_PROVIDER_0_PROXY": "socks5h://me:pw@p:1080",
+    }
+    (good,) = build_providers(read_providers(numbered).entries, Settings())
+    assert (good.proxy, good.error) == ("socks5h://me:pw@p:1080", None)
+    numbered["CODER_AI_GATEWAY_PROVIDER_0_PROXY"] = "socks4://me:planted@p"
+    (bad,) = build_providers(read_providers(numbered).entries, Settings())
+    assert "CODER_AI_GATEWAY_PROVIDER_0_PROXY" in bad.error
+    assert "socks5h://" in bad.error
+    assert "planted" not in bad.error
+
+
 @pytest.mark.parametrize(
     ("proxy", "why"),
     [

@@ -184,7 +184,8 @@ def test_the_old_prefix_works_alone() -> None:
         ),
         (
             "0_TYPE=openai 0_PROXY=host:3128",
-            f"provider 0: {NEW}0_PROXY must be an address that starts with http:// or https://",
+            f"provider 0: {NEW}0_PROXY must be the address of a proxy (the proxy's address begins "
+            "with none of http://, https://, socks5://, socks5h://)",
         ),
     ],
 )

@@ -53,7 +53,7 @@ def test_each_variable_of_a_secret_may_name_a_file(secret: Path, tmp_path: Path)
         "openai": ("planted-one",),
     }
     assert settings.trace_honeycomb_api_key == "planted-one"
-    assert set(settings.secret_files) == {str(secret), str(several)}
+    assert set(settings.watched_files) == {str(secret), str(several)}
     assert str(settings.sources["openai_key"]) == "env CODER_AI_GATEWAY_OPENAI_KEY_FILE"
     assert "planted" not in repr(settings)
 
@@ -76,7 +76,7 @@ def test_bedrocks_credentials_may_be_in_files(secret: Path) -> None:
 def test_a_command_may_say_a_secret() -> None:
     settings = _load(AI_GATEWAY_ANTHROPIC_KEY_COMMAND=_says("planted-said"))
     assert _keys(settings) == {"anthropic": ("planted-said",)}
-    assert settings.secret_files == ()
+    assert settings.watched_files == ()
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_providers_may_be_in_the_yaml_file(secret: Path, tmp_path: Path) -> None
     assert anthropic.extras["max_retries"] == 2
     assert eu.extras["models"].upstream("o3") == "o3"
     assert own.extras["no_key"] is True
-    assert settings.secret_files == (str(secret),)
+    assert settings.watched_files == (str(secret),)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_file_that_goes_is_no_news_until_it_is_back(secret: Path) -> None:
 def test_a_new_gateway_key_in_the_same_file_is_taken_at_a_reload(secret: Path) -> None:
     environ = {"CODER_URL": "http://coderd.example", "CODER_AI_GATEWAY_KEY_FILE": str(secret)}
     old = load({}, environ)
-    assert old.secret_files == (str(secret),)
+    assert old.watched_files == (str(secret),)
     secret.write_text("two")
     new = load({}, environ)
     assert old.needing_restart(new) == []
