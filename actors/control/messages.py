@@ -102,12 +102,12 @@ class Unavailable:
     message: str
     retry_after: float = 1.0
     status: int = 503
-    said: str = field(default="could not connect to coderd", eq=False)
+    said: str = field(default="the gateway cannot ask now who may call", eq=False)
     """What the client is told."""
-    answered: bool = field(default=False, eq=False)
-    """It is there, but it answered with an error."""
-    code: int = field(default=0, eq=False)
-    """The error's code, 0 for none."""
+    logged: str = field(default="the control plane gives no answer", eq=False)
+    """What the log line says, with ``message`` as the error: who it is that is away."""
+    code: int | None = field(default=None, eq=False)
+    """The code of the error that it answered with, 0 for one without; None without an answer."""
 
 
 Authorization: TypeAlias = Caller | Denied | Unavailable

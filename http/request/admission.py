@@ -89,14 +89,8 @@ def authorize(call: Call, presented: Presented, runtime: Runtime, max_wait: floa
     except NoAnswer as ex:
         answer = Unavailable(str(ex))
     if isinstance(answer, Unavailable):
-        if answer.answered:
-            log.warning(
-                "coderd answered with an error, nobody is let in meanwhile",
-                error=answer.message,
-                code=answer.code,
-            )
-        else:
-            log.warning("failed to connect to coderd", error=answer.message)
+        coded = {} if answer.code is None else {"code": answer.code}
+        log.warning(answer.logged, error=answer.message, **coded)
         raise plain(
             answer.status,
             answer.said,

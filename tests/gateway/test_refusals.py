@@ -13,7 +13,7 @@ import anthropic
 import openai
 import pytest
 import requests
-from gateway_process import GatewayProcess, message_of
+from gateway_process import GatewayProcess, Upstream, message_of
 from imitation_provider import ScriptedProvider
 
 from aigateway.actors.control.local.api_keys import create_key, revoke_key
@@ -246,3 +246,27 @@ def test_a_client_that_vanishes_inside_its_body_leaves_no_trace(
         )
     assert requests.get(f"{any_gateway.url}/healthz", timeout=10).status_code == 200
     assert len(provider.requests) == before
+
+
+@pytest.mark.parametrize("worker_class", ["gevent", "gthread"])
+def test_a_local_database_that_is_away_is_named_and_no_deployment_is(
+    tmp_path: Path, provider: ScriptedProvider, worker_class: str
+) -> None:
+    options = ["--worker-class", worker_class]
+    gateway = GatewayProcess(tmp_path, [Upstream("anthropic", provider.url)], options)
+    key = gateway.key()
+    with gateway:
+        with closing(open_database(gateway.database)) as database:
+            database.execute("DROP TABLE api_keys")
+        answer = requests.post(
+            f"{gateway.url}/anthropic/v1/messages",
+            json={"model": "claude-x", "max_tokens": 1, "messages": []},
+            headers={"X-Api-Key": key},
+            timeout=30,
+        )
+        assert answer.status_code == 503
+        assert answer.headers["Retry-After"] == "1"
+        assert answer.json()["error"]["message"] == "the gateway's database is not available"
+        lines = [message_of(line) for line in gateway.logs()]
+        assert "the gateway's database is not available" in lines
+        assert "coderd" not in str(lines)

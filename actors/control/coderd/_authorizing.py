@@ -22,7 +22,7 @@ from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 from aigateway.actors.control.messages import Authorization, Authorize, Caller, Denied, Unavailable
 from aigateway.actors.control.rpc_results import Failure, Refusal, RpcAnswer, RpcResult
 
-__all__ = ["Authorizing", "is_no"]
+__all__ = ["Authorizing", "coderd_away", "is_no"]
 
 log = structlog.get_logger("ai-gateway.coderd")
 
@@ -42,6 +42,7 @@ _NO_TEXTS: Final = frozenset(
 )
 """How coderd says no before it had codes."""
 _UNAUTHORIZED: Final = Denied("unauthorized")
+_ANSWERED: Final = "coderd answered with an error, nobody is let in meanwhile"
 _NOT_CHECKED: Final = "coderd could not check whether this request is allowed"
 _BUDGET_NOT_CHECKED: Final = "internal server error checking user AI budget"
 """The reference's words."""
@@ -123,7 +124,7 @@ class Authorizing:
         try:
             found = pb.IsAuthorizedResponse.FromString(outcome.data)
         except DecodeError as ex:
-            broken = Unavailable(f"IsAuthorized: {ex}", said=_NOT_CHECKED, answered=True)
+            broken = Unavailable(f"IsAuthorized: {ex}", said=_NOT_CHECKED, logged=_ANSWERED)
             self._conclude(lookup, broken)
             return
         caller = _caller(found)
@@ -156,7 +157,7 @@ class Authorizing:
                 answer = _judge_budget(budget, caller)
             except DecodeError as ex:
                 answer = Unavailable(
-                    f"IsBudgetExceeded: {ex}", said=_BUDGET_NOT_CHECKED, answered=True
+                    f"IsBudgetExceeded: {ex}", said=_BUDGET_NOT_CHECKED, logged=_ANSWERED
                 )
         elif isinstance(outcome, Refusal) and "unknown rpc" in outcome.text:
             # This coderd is older than budgets.
@@ -168,6 +169,13 @@ class Authorizing:
         if isinstance(answer, Unavailable):
             log.warning("user AI budget check failed", user_id=caller.user_id, error=answer.message)
         self._conclude(lookup, answer or caller)
+
+
+def coderd_away(message: str) -> Unavailable:
+    """The answer while there is no connection."""
+    return Unavailable(
+        message, said="could not connect to coderd", logged="failed to connect to coderd"
+    )
 
 
 def _not_authorized(outcome: Refusal | Failure) -> Authorization:
@@ -182,10 +190,10 @@ def _not_authorized(outcome: Refusal | Failure) -> Authorization:
 def _cannot_tell(outcome: Refusal | Failure, message: str, said: str) -> Unavailable:
     """``said`` if coderd is there and has answered, else that it cannot be reached."""
     if isinstance(outcome, Refusal):
-        return Unavailable(message, said=said, answered=True, code=outcome.code)
+        return Unavailable(message, said=said, logged=_ANSWERED, code=outcome.code)
     if not outcome.away:
-        return Unavailable(message, said="coderd did not answer in time")
-    return Unavailable(message)
+        return evolve(coderd_away(message), said="coderd did not answer in time")
+    return coderd_away(message)
 
 
 def _caller(found: pb.IsAuthorizedResponse) -> Caller | Denied:

@@ -47,7 +47,7 @@ from aigateway.actors.actor.base import (
 )
 from aigateway.actors.control.call_counters import CallCounters
 from aigateway.actors.control.coderd._alarms import Alarms
-from aigateway.actors.control.coderd._authorizing import Authorizing
+from aigateway.actors.control.coderd._authorizing import Authorizing, coderd_away
 from aigateway.actors.control.coderd._calls import Calls
 from aigateway.actors.control.coderd._dialling import (
     Connected,
@@ -74,7 +74,6 @@ from aigateway.actors.control.messages import (
     Status,
     StoreRecords,
     SubscribeProviders,
-    Unavailable,
 )
 from aigateway.actors.values.provider_config import ProviderConfig
 
@@ -272,7 +271,7 @@ class CoderdConnection(GatewayActor):
         if self._session is None and len(self._open) >= self._settings.max_waiting:
             text = f"{self._settings.max_waiting} requests wait for coderd: {self._detail}"
             with contextlib.suppress(AlreadySet):
-                message.reply.set(Unavailable(text))
+                message.reply.set(coderd_away(text))
             return False
         self._open[id(message.reply)] = message
         return True

@@ -8,14 +8,20 @@ from typing import TypeVar
 
 from aigateway.actors.actor.base import tell_quietly
 from aigateway.actors.control.local.store import Written
-from aigateway.actors.control.messages import Stored, StoreRecords
+from aigateway.actors.control.messages import Stored, StoreRecords, Unavailable
 
-__all__ = ["answer_batches", "send_back", "take_batches", "take_starts"]
+__all__ = ["answer_batches", "database_away", "send_back", "take_batches", "take_starts"]
 
 T = TypeVar("T")
 
 _STARTS_AT_ONCE, _RECORDS_AT_ONCE = 256, 1024
 """How much goes into one transaction, so that it holds up nobody for more than some ms."""
+
+
+def database_away(message: str) -> Unavailable:
+    """The answer while the database cannot be asked, for the reason in ``message``."""
+    text = "the gateway's database is not available"
+    return Unavailable(message, said=text, logged=text)
 
 
 def take_starts(waiting: list[T]) -> tuple[list[T], list[T]]:

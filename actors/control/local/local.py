@@ -31,6 +31,7 @@ from aigateway.actors.actor.base import (
 )
 from aigateway.actors.control.local._writing import (
     answer_batches,
+    database_away,
     send_back,
     take_batches,
     take_starts,
@@ -191,7 +192,7 @@ class LocalControlPlane(GatewayActor):
         try:
             foreign, used = self._store.foreign_id(message.user_id, message.ids, self._clock())
         except (DatabaseBusy, DatabaseTrouble) as ex:
-            complete(message.reply, Unavailable(f"local database: {ex}"))
+            complete(message.reply, database_away(f"local database: {ex}"))
             return
         complete(message.reply, Accepted() if foreign is None else NotYours(foreign))
         if used:
@@ -248,9 +249,9 @@ class LocalControlPlane(GatewayActor):
         try:
             return self._store.find_caller(token, self._clock())
         except DatabaseBusy as ex:
-            return None if self._patient() else Unavailable(f"local database: {ex}")
+            return None if self._patient() else database_away(f"local database: {ex}")
         except DatabaseTrouble as ex:
-            return Unavailable(f"local database: {ex}")
+            return database_away(f"local database: {ex}")
 
     # -- writing
 
@@ -293,10 +294,10 @@ class LocalControlPlane(GatewayActor):
             if self._patient():
                 self._claims[:0] = claims
                 return False
-            answer = Unavailable(f"local database: {ex}")
+            answer = database_away(f"local database: {ex}")
         except DatabaseTrouble as ex:
             self._trouble = str(ex)
-            answer = Unavailable(f"local database: {ex}")
+            answer = database_away(f"local database: {ex}")
         for _user_id, _ids, message in claims:
             if message is not None:
                 complete(message.reply, answer)
@@ -375,7 +376,7 @@ class LocalControlPlane(GatewayActor):
         self._trouble = reason
         text = f"local database: {reason}"
         for message in starts:
-            complete(message.reply, Unavailable(text))
+            complete(message.reply, database_away(text))
         send_back(batches, text)
 
     def _recovered(self) -> None:

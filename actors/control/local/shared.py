@@ -32,6 +32,7 @@ from aigateway.actors.actor.base import (
 from aigateway.actors.control.local._desk import FIRST_REST, LONGEST_REST, Desk, Done
 from aigateway.actors.control.local._writing import (
     answer_batches,
+    database_away,
     send_back,
     take_batches,
     take_starts,
@@ -79,8 +80,6 @@ _UNHEARD = 2.0
 
 _QUESTIONS_AT_ONCE = 512
 """How many go into one query."""
-
-_SAID = "the gateway's database is not available"
 
 T = TypeVar("T")
 
@@ -489,7 +488,7 @@ class SharedControlPlane(GatewayActor):
         return waiting
 
     def _unavailable(self) -> Unavailable:
-        return Unavailable(self._detail(), said=_SAID)
+        return database_away(self._detail())
 
     def _detail(self) -> str:
         trouble = self._trouble()
