@@ -17,6 +17,7 @@ from aigateway.actors.codec.reading import (
     count,
     is_json,
     is_null,
+    is_string,
     items,
     json_text,
     members,
@@ -124,7 +125,8 @@ def _joined(system: Buffer | None) -> str:
 
 def _answered_call(message: Object) -> str | None:
     """The tool call whose result ends the last message, of any role."""
-    for item in reversed(items(message.get("content"))):
+    content = message.get("content")
+    for item in () if is_string(content) else reversed(items(content)):
         block = members(item)
         if text(block.get("type")) == "tool_result":
             call = text(block.get("tool_use_id"))

