@@ -260,7 +260,7 @@ class LocalControlPlane(GatewayActor):
         if self._flush_told:
             return
         if self.actor_inbox.empty():
-            # PERF: a message to itself would be the next; 3 us less.
+            # PERF: a message to itself would be the next; 1 us less.
             self._flush()
         else:
             self._tell_flush()
