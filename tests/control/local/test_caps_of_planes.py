@@ -25,6 +25,7 @@ from aigateway.actors.control.messages import (
     CapBusy,
     CapFull,
     GetCallStats,
+    GetStatus,
     HoldMore,
     NoPrice,
     Spooled,
@@ -92,8 +93,10 @@ def start(address: str, either: Database, records: Any) -> Iterator[Callable[...
     planes: list[Plane] = []
 
     def start_one(**options: Any) -> Plane:
-        planes.append(Plane(address, records, **options))
-        return planes[-1]
+        planes.append(plane := Plane(address, records, **options))
+        # Tests give it little time, and not for reaching its database.
+        wait_until(lambda: plane.ref.ask(GetStatus(), timeout=10).connected, "it is connected")
+        return plane
 
     yield start_one
     for each in planes:
