@@ -22,6 +22,7 @@ COMMANDS = {
     "policy": "Show and change what users, groups and keys may.",
     "caps": "Show how full the caps of a policy are.",
     "keys": "Make, list and revoke keys of the embedded control plane.",
+    "admin": "Serve the admin API, and make keys for it.",
     "db": "Show, upgrade or copy the local database.",
     "actors": "List and restart the actors of a running gateway.",
     "check": "Show the effective configuration and what is wrong with it.",

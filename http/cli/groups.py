@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import click
 
@@ -16,6 +15,7 @@ from aigateway.actors.control.local.people import (
     list_groups,
     remove_members,
 )
+from aigateway.http.admin.shapes import group_data
 from aigateway.http.cli._local_database import (
     changer,
     database_options,
@@ -59,7 +59,7 @@ def list_(as_json: bool, **flags: object) -> None:
     with reading(flags) as database:
         groups = list_groups(database)
     if as_json:
-        click.echo(json.dumps([_data(group) for group in groups], indent=2))
+        click.echo(json.dumps([group_data(group) for group in groups], indent=2))
     elif groups:
         _show(groups)
     else:
@@ -75,7 +75,7 @@ def show(group: str, as_json: bool, **flags: object) -> None:
     with reading(flags) as database, naming_what_is_wrong():
         found = find_group(database, group)
     if as_json:
-        click.echo(json.dumps(_data(found), indent=2))
+        click.echo(json.dumps(group_data(found), indent=2))
         return
     click.echo(f"id: {found.id}\nname: {printable(found.name)}\ncreated at: {found.created_at}")
     for member in found.members:
@@ -119,18 +119,9 @@ def delete(group: str, as_json: bool, **flags: object) -> None:
 
 def _print(group: Group, as_json: bool, said: str) -> None:
     if as_json:
-        click.echo(json.dumps(_data(group), indent=2))
+        click.echo(json.dumps(group_data(group), indent=2))
     else:
         click.echo(said.format(printable(group.name), len(group.members)))
-
-
-def _data(group: Group) -> dict[str, Any]:
-    return {
-        "id": group.id,
-        "name": group.name,
-        "members": list(group.members),
-        "created_at": group.created_at,
-    }
 
 
 def _show(groups: list[Group]) -> None:

@@ -23,6 +23,7 @@ from aigateway.actors.control.local.api_keys import (
 )
 from aigateway.actors.control.local.people import NoSuch, find_group, find_user
 from aigateway.actors.control.local.policy_document import BadPolicy, rules_text
+from aigateway.http.admin.shapes import key_data
 from aigateway.http.cli._key_files import BadKeyFile, read_key_file
 from aigateway.http.cli._local_database import (
     changer,
@@ -143,7 +144,7 @@ def create(
     with writing(flags, create=True, quiet=quiet) as connection, _usage_errors():
         made = create_keys(connection, wanted, who=changer())
     if as_json:
-        documents = [{**_data(each.key), "key": each.token} for each in made]
+        documents = [{**key_data(each.key), "key": each.token} for each in made]
         click.echo(json.dumps(documents[0] if file is None else documents, indent=2))
     elif file is not None:
         _print_csv(made)
@@ -202,7 +203,7 @@ def list_(user: str | None, group: str | None, as_json: bool, **flags: object) -
             group=None if group is None else find_group(connection, group).name,
         )
     if as_json:
-        click.echo(json.dumps([_data(key) for key in keys], indent=2))
+        click.echo(json.dumps([key_data(key) for key in keys], indent=2))
         return
     if not keys:
         click.echo("No keys. Make one: aigateway keys create USERNAME", err=True)
@@ -221,7 +222,7 @@ def show(key_id: str, as_json: bool, **flags: object) -> None:
     """
     with reading(flags) as connection, naming_what_is_wrong():
         key = find_key(connection, _id_of(key_id))
-    data = _data(key)
+    data = key_data(key)
     if as_json:
         click.echo(json.dumps(data, indent=2))
         return
@@ -259,23 +260,6 @@ def revoke(key_id: tuple[str, ...], as_json: bool, **flags: object) -> None:
 def _id_of(given: str) -> str:
     # One who pastes the whole key means its id, and must not see it repeated.
     return given.partition("-")[0]
-
-
-def _data(key: ApiKey) -> dict[str, Any]:
-    return {
-        "id": key.id,
-        "username": key.username,
-        "user_id": key.user_id,
-        "group": key.group,
-        "name": key.name,
-        "project": key.project,
-        "state": key.state(time.time()),
-        "created_at": key.created_at,
-        "expires_at": key.expires_at,
-        "revoked_at": key.revoked_at,
-        "last_used_at": key.last_used_at,
-        "rules": None if key.rules is None else json.loads(key.rules),
-    }
 
 
 def _show(keys: list[ApiKey]) -> None:

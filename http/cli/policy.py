@@ -18,6 +18,7 @@ from aigateway.actors.control.local.policy_document import (
 )
 from aigateway.actors.control.local.schema import Database
 from aigateway.actors.values.policy import Policy
+from aigateway.http.admin.shapes import policy_data
 from aigateway.http.cli._local_database import changer, database_options, reading, writing
 from aigateway.http.settings.printable import printable
 
@@ -43,7 +44,7 @@ def show(as_json: bool, **flags: object) -> None:
     with reading(flags) as database:
         stored = newest(database)
     if as_json:
-        click.echo(json.dumps(_data(stored), indent=2))
+        click.echo(json.dumps(policy_data(stored), indent=2))
     elif not stored.version:
         click.echo("There is no policy: everybody with a key may do everything.", err=True)
     else:
@@ -152,12 +153,3 @@ def _print_changes(changes: list[str], unknown: list[str]) -> None:
         click.echo("Nothing changes.")
     for name in unknown:
         click.echo(f"Note: there is no {printable(name)} yet.", err=True)
-
-
-def _data(stored: StoredPolicy) -> dict[str, Any]:
-    return {
-        "version": stored.version,
-        "document": stored.document,
-        "created_by": stored.created_by,
-        "created_at": stored.created_at,
-    }

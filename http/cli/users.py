@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import click
 
@@ -14,6 +13,7 @@ from aigateway.actors.control.local.people import (
     list_users,
     set_disabled,
 )
+from aigateway.http.admin.shapes import user_data
 from aigateway.http.cli._local_database import (
     changer,
     database_options,
@@ -65,7 +65,7 @@ def list_(group: str | None, as_json: bool, **flags: object) -> None:
     with reading(flags) as database, naming_what_is_wrong():
         users = list_users(database, group)
     if as_json:
-        click.echo(json.dumps([_data(user) for user in users], indent=2))
+        click.echo(json.dumps([user_data(user) for user in users], indent=2))
     elif users:
         _show(users)
     else:
@@ -79,7 +79,7 @@ def list_(group: str | None, as_json: bool, **flags: object) -> None:
 def show(user: str, as_json: bool, **flags: object) -> None:
     """Show all that is known of a user; `aigateway keys list --user` shows the keys."""
     with reading(flags) as database, naming_what_is_wrong():
-        data = _data(find_user(database, user))
+        data = user_data(find_user(database, user))
     if as_json:
         click.echo(json.dumps(data, indent=2))
         return
@@ -119,21 +119,10 @@ def _set_disabled(
 
 def _print(users: list[User], as_json: bool, said: str) -> None:
     if as_json:
-        click.echo(json.dumps([_data(user) for user in users], indent=2))
+        click.echo(json.dumps([user_data(user) for user in users], indent=2))
         return
     for user in users:
         click.echo(said.format(printable(user.name)))
-
-
-def _data(user: User) -> dict[str, Any]:
-    return {
-        "id": user.id,
-        "name": user.name,
-        "state": user.state,
-        "groups": list(user.groups),
-        "created_at": user.created_at,
-        "disabled_at": user.disabled_at,
-    }
 
 
 def _show(users: list[User]) -> None:

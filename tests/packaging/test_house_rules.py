@@ -49,14 +49,15 @@ ARROWS: dict[str, set[str]] = {
     "http/server": {
         "http/diagnosis", "http/logs", "http/metrics", "http/request", "http/settings",
     },
+    "http/admin": set(),
     "http/app": {
         "http/diagnosis", "http/logs", "http/metrics", "http/request", "http/server",
         "http/settings",
     },
     "http/demo": {"http/settings"},
     "http/cli": {
-        "http/app", "http/demo", "http/diagnosis", "http/logs", "http/metrics", "http/request",
-        "http/server", "http/settings",
+        "http/admin", "http/app", "http/demo", "http/diagnosis", "http/logs", "http/metrics",
+        "http/request", "http/server", "http/settings",
     },
     "http/__main__": {"http/cli"},
 }  # fmt: skip

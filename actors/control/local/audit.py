@@ -50,12 +50,18 @@ def note_changes(database: Database, who: str, changes: Iterable[Change], now: f
     )
 
 
-def list_changes(database: Database, limit: int) -> list[dict[str, Any]]:
-    """The newest changes, the newest first.  Raises what the database raises."""
+def list_changes(
+    database: Database, limit: int, before: tuple[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """The newest changes, the newest first; those that come after the one with this time and id.
+
+    Raises what the database raises.
+    """
+    where = "" if before is None else "WHERE (at, id) < (?, ?)"
     rows = database.execute(
         "SELECT id, at, who, action, subject, before, after FROM audit"
-        " ORDER BY at DESC, id DESC LIMIT ?",
-        (limit,),
+        f" {where} ORDER BY at DESC, id DESC LIMIT ?",
+        (*(before or ()), limit),
     )
     names = ("id", "at", "who", "action", "subject")
     return [

@@ -20,6 +20,7 @@ __all__ = [
     "AlreadyThere",
     "Group",
     "NoSuch",
+    "StillNeeded",
     "User",
     "add_members",
     "create_group",
@@ -48,6 +49,10 @@ class NoSuch(LookupError):
 
 class AlreadyThere(ValueError):
     """Another one has that name or id."""
+
+
+class StillNeeded(ValueError):
+    """It cannot go while something else needs it."""
 
 
 @frozen
@@ -270,7 +275,7 @@ def _groups(database: Database, where: str, values: Sequence[str]) -> list[Group
 def delete_group(database: Database, name: str, *, who: str, now: float | None = None) -> Group:
     """Forget a group; its users stay.
 
-    Raises NoSuch, and ValueError while a key of the group is good.
+    Raises NoSuch, and StillNeeded while a key of the group is good.
     """
     now = time.time() if now is None else now
     with transaction(database):
@@ -282,7 +287,7 @@ def delete_group(database: Database, name: str, *, who: str, now: float | None =
         )
         keys = [id for (id,) in rows.fetchall()]
         if keys:
-            raise ValueError(
+            raise StillNeeded(
                 f'the group "{group.name}" has keys: revoke them first: {", ".join(keys)}'
             )
         database.execute("DELETE FROM memberships WHERE group_id = ?", (group.id,))

@@ -37,6 +37,7 @@ PUBLIC = {
     "groups": "id name created_at",
     "memberships": "user_id group_id created_at",
     "policies": "version document created_by created_at",
+    "admin_keys": "id name secret_sha256 created_at revoked_at",
     "audit": "id at who action subject before after",
 }
 

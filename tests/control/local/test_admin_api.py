@@ -1,0 +1,362 @@
+"""The admin API, as a process of its own, in front of either kind of database."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from waiting import wait_until
+
+from aigateway.actors.control.local.admin_keys import create_admin_key, revoke_admin_key
+from aigateway.actors.control.local.api_keys import create_key
+from aigateway.actors.control.local.audit import list_changes
+from aigateway.actors.control.local.opening import open_address
+from aigateway.actors.control.local.people import create_users
+from aigateway.http.admin.openapi import PREFIX, document
+from aigateway.http.admin.operations import OPERATIONS
+from aigateway.http.admin.service import answer_to, problem_of
+from aigateway.http.admin.shapes import SCHEMAS, Schema
+
+POLICY = "everybody: {models: [claude-*]}\n"
+
+
+class Api:
+    """A running admin API and one who may use it."""
+
+    def __init__(self, url: str, token: str, database: str) -> None:
+        self.url, self.token, self.database = url, token, database
+        self.seen: set[str] = set()
+
+    def call(self, method: str, path: str, body: Any = None, **options: Any) -> requests.Response:
+        headers = {"Authorization": f"Bearer {self.token}"} | options.pop("headers", {})
+        return requests.request(
+            method, f"{self.url}{path}", json=body, headers=headers, timeout=30, **options
+        )
+
+    def done(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
+        """What is answered, which must be as the document says."""
+        answer = self.call(method, path, body, **options)
+        operation = next(
+            each
+            for each in OPERATIONS
+            if each.method == method and _fits(each.path, path.partition("?")[0])
+        )
+        self.seen.add(operation.name)
+        assert answer.status_code == operation.status, answer.text
+        data = answer.json()
+        assert check(data, SCHEMAS[operation.answers]) is None
+        assert answer.headers["Cache-Control"] == "no-store"
+        return data
+
+    def refused(self, status: int, method: str, path: str, body: Any = None, **more: Any) -> str:
+        answer = self.call(method, path, body, **more)
+        assert answer.status_code == status, answer.text
+        assert check(answer.json(), SCHEMAS["Error"]) is None
+        return str(answer.json()["error"]["message"])
+
+
+def _fits(template: str, path: str) -> bool:
+    parts, asked = template.split("/"), path.split("/")
+    return len(parts) == len(asked) and all(
+        part == each or part.startswith("{") for part, each in zip(parts, asked, strict=True)
+    )
+
+
+def check(value: Any, schema: Schema) -> str | None:
+    """As :func:`problem_of`, with references looked up."""
+
+    def resolved(each: Any) -> Any:
+        if isinstance(each, dict):
+            if "$ref" in each:
+                return resolved(SCHEMAS[each["$ref"].rpartition("/")[2]])
+            return {name: resolved(inner) for name, inner in each.items()}
+        return each
+
+    return problem_of(value, resolved(schema))
+
+
+@pytest.fixture
+def api(address: str, tmp_path: Path) -> Iterator[Api]:
+    with closing(open_address(address)) as database:
+        token = create_admin_key(database, "ops", who="a test").token
+    log = tmp_path / "admin.log"
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "aigateway.http", "admin", "serve"),
+            *("--address", "127.0.0.1:0", "--log-human", str(log)),
+        ],
+        env={**os.environ, "CODER_AI_GATEWAY_LOCAL_DB": address, "PYTHONWARNINGS": "error"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+
+        def listening() -> str | None:
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            text = log.read_text() if log.exists() else ""
+            lines = [line for line in text.splitlines() if "admin API listening" in line]
+            return lines[0] if lines else None
+
+        line = wait_until(listening, "the admin API listens")
+        where = line.partition("address=")[2].split()[0].strip('"')
+        yield Api(f"http://{where}{PREFIX}", token, address)
+        process.terminate()
+        assert process.wait(30) == 0
+        assert token.rpartition("-")[2] not in log.read_text()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_all_that_the_document_names_can_be_done(api: Api) -> None:
+    done = api.done
+    ada = done("POST", "/users", {"name": "ada"})
+    done("POST", "/groups", {"name": "lab"})
+    assert done("PUT", "/groups/lab/members/ada")["members"] == ["ada"]
+    assert done("GET", "/users?group=lab")["items"] == [done("GET", "/users/ada")]
+    assert done("GET", f"/users/{ada['id']}")["groups"] == ["lab"]
+    assert done("PATCH", "/users/ada", {"disabled": True})["state"] == "disabled"
+    assert done("PATCH", "/users/ada", {"disabled": False})["state"] == "active"
+    rules = {"models": ["*-mini"], "requests_per_minute": 5, "caps": [{"usd": 0.5, "every": "day"}]}
+    made = done("POST", "/keys", {"group": "lab", "name": "ci", "project": "web", **rules})
+    assert made["key"].startswith(made["id"] + "-")
+    assert made["rules"] == rules
+    assert done("GET", "/keys?group=lab")["items"] == [done("GET", f"/keys/{made['id']}")]
+    assert done("DELETE", f"/keys/{made['id']}")["state"] == "revoked"
+    assert done("DELETE", "/groups/lab/members/ada")["members"] == []
+    assert done("DELETE", "/groups/lab")["name"] == "lab"
+    assert done("GET", "/groups")["items"] == []
+    assert done("GET", "/policy")["version"] == 0
+    compared = done("POST", "/policy/diff", {"document": POLICY})
+    assert compared == {"over": 0, "changes": ["+ everybody.models: [claude-*]"]}
+    assert done("PUT", "/policy", {"document": POLICY, "over": 0})["document"] == POLICY
+    done("POST", "/groups", {"name": "ops"})
+    assert done("GET", "/groups/ops")["members"] == []
+    changes = done("GET", "/audit")["items"]
+    assert {change["who"].partition(": ")[2] for change in changes[:-1]} == {"ops"}
+    assert [change["action"] for change in changes[:2]] == ["group.create", "policy.apply"]
+    assert api.seen == {operation.name for operation in OPERATIONS}
+
+
+def test_each_change_leaves_a_row_and_reading_none(api: Api) -> None:
+    def rows() -> int:
+        with closing(open_address(api.database)) as database:
+            return len(list_changes(database, 100))
+
+    before = rows()
+    api.done("POST", "/users", {"name": "ada"})
+    assert rows() == before + 1
+    api.refused(409, "POST", "/users", {"name": "ada"})
+    for path in ("/users", "/groups", "/keys", "/policy", "/audit", "/users/ada"):
+        api.done("GET", path)
+    api.done("POST", "/policy/diff", {"document": POLICY})
+    assert rows() == before + 1
+
+
+def test_the_document_is_the_table_of_operations(api: Api) -> None:
+    served = requests.get(f"{api.url}/openapi.json", timeout=30).json()
+    assert served["openapi"] == "3.1.0"
+    described = {
+        (method.upper(), path): operation
+        for path, methods in served["paths"].items()
+        for method, operation in methods.items()
+    }
+    assert set(described) == {(each.method, each.path) for each in OPERATIONS}
+    for (method, path), operation in described.items():
+        asked = path
+        for parameter in operation["parameters"]:
+            if parameter["in"] == "path":
+                asked = asked.replace(f"{{{parameter['name']}}}", "nobody")
+        # Each is there: what is refused is the name or the empty body, never the route.
+        assert api.call(method, asked).status_code in (200, 400, 404)
+        if "{" in path:
+            assert "there is no /" not in api.call(method, asked).text
+    references = str(document("1")).split("'#/components/schemas/")[1:]
+    assert {text.partition("'")[0] for text in references} == set(SCHEMAS) & {
+        text.partition("'")[0] for text in references
+    }
+
+
+def test_only_admin_keys_in_the_header_are_let_in(api: Api) -> None:
+    with closing(open_address(api.database)) as database:
+        user = create_key(database, "ada").token
+        gone = create_admin_key(database, "gone", who="a test")
+        revoke_admin_key(database, gone.key.id, who="a test")
+    wrong = api.token[:-1] + ("a" if api.token[-1] != "a" else "b")
+    for header in (
+        "",
+        api.token,
+        f"Basic {api.token}",
+        f"Bearer {user}",
+        f"Bearer {wrong}",
+        f"Bearer {gone.token}",
+        "Bearer aigwadm-x-y",
+        "Bearer ",
+    ):
+        answer = api.call("GET", "/users", headers={"Authorization": header})
+        assert answer.status_code == 401, header
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+    for options in (
+        {"params": {"key": api.token, "access_token": api.token}},
+        {"cookies": {"key": api.token}},
+        {"headers": {"Authorization": "", "X-Api-Key": api.token}},
+    ):
+        options.setdefault("headers", {"Authorization": ""})
+        assert api.call("GET", "/users", **options).status_code == 401
+    assert api.call("GET", "/nothing", headers={"Authorization": ""}).status_code == 401
+    assert "ada" in api.call("GET", "/users", headers={"Authorization": f"bearer {api.token}"}).text
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+def test_pages_have_everything_once_though_more_comes(api: Api, limit: int) -> None:
+    with closing(open_address(api.database)) as database:
+        create_users(database, [(f"u{number}", None) for number in range(5)], who="a test")
+        for number in range(5):
+            create_key(database, f"u{number}")
+    for path, name in (("/users", "name"), ("/keys", "username"), ("/audit", "id")):
+        seen: list[str] = []
+        after = ""
+        while True:
+            page = api.done("GET", f"{path}?limit={limit}{after}")
+            seen += [each[name] for each in page["items"]]
+            assert len(page["items"]) <= limit
+            if page["next"] is None:
+                break
+            if len(seen) == limit:
+                # What is new by name or time comes behind, or before all that were shown.
+                api.done("POST", "/users", {"name": "a-new-one"})
+                api.call("PATCH", "/users/a-new-one", {"disabled": True})
+            after = f"&after={page['next']}"
+        assert len(seen) == len(set(seen))
+        assert len(seen) >= 5
+        with closing(open_address(api.database)) as database:
+            database.execute("DELETE FROM users WHERE name = 'a-new-one'")
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "target", "body", "said"),
+    [
+        (404, "GET", "/users/nobody", None, 'no user "nobody"'),
+        (404, "GET", "/keys/nobody", None, "no key"),
+        (404, "DELETE", "/keys/nobody", None, "no key"),
+        (404, "GET", "/nothing", None, "there is no /nothing"),
+        (405, "POST", "/audit", None, "use GET"),
+        (400, "POST", "/users", {}, 'the field "name" is missing'),
+        (400, "POST", "/users", {"name": 7}, 'the field "name" must be of type string'),
+        (400, "POST", "/users", {"name": "x", "colour": 1}, 'no field "colour"; there are name'),
+        (400, "POST", "/users", [], "the body must be of type object"),
+        (400, "POST", "/users", {"name": "a\0b"}, "NUL"),
+        (400, "POST", "/users", {"name": "a\nb"}, "control characters"),
+        (400, "POST", "/users", {"name": "\ud800"}, "control characters"),
+        (400, "PATCH", "/users/ada", {"disabled": 1}, "must be of type boolean"),
+        (400, "GET", "/users/a%00b", None, "NUL"),
+        (400, "GET", "/users?limit=0", None, "from 1 to 1000"),
+        (400, "GET", "/users?limit=x", None, "from 1 to 1000"),
+        (400, "GET", "/users?after=x", None, "what next was"),
+        (400, "GET", "/users?after=WzEsIDJd", None, "what next was"),
+        (400, "GET", "/users?colour=red", None, 'no parameter "colour"'),
+        (404, "GET", "/users?group=nobody", None, 'no group "nobody"'),
+        (400, "POST", "/keys", {}, "user name is empty"),
+        (400, "POST", "/keys", {"username": "a", "expires_in": -1}, "more than 0"),
+        (400, "POST", "/keys", {"username": "a", "group": "b"}, "not of both"),
+        (404, "POST", "/keys", {"group": "b", "name": "c"}, 'no group "b"'),
+        (
+            400,
+            "POST",
+            "/keys",
+            {"username": "a", "caps": [{"usd": 1}]},
+            '"caps[0].every" is missing',
+        ),
+        (400, "PUT", "/policy", {"document": "[", "over": 0}, "not valid YAML"),
+        (409, "PUT", "/policy", {"document": "", "over": 7}, "applied meanwhile"),
+        (400, "POST", "/policy/diff", {"document": "x: 1"}, 'no field "x"'),
+    ],
+)
+def test_what_cannot_be_done_is_told(
+    address: str, status: int, method: str, target: str, body: Any, said: str
+) -> None:
+    with closing(open_address(address)) as database:
+        token = create_admin_key(database, "ops", who="a test").token
+    sent = b"" if body is None else json.dumps(body).encode()
+    answer = answer_to(address, method, f"{PREFIX}{target}", f"Bearer {token}", sent)
+    assert answer.status == status, answer.data
+    assert check(answer.data, SCHEMAS["Error"]) is None
+    assert said in answer.data["error"]["message"]
+
+
+def test_bodies_that_are_no_bodies_are_refused(api: Api) -> None:
+    def post(data: Any, **headers: str) -> requests.Response:
+        return requests.post(
+            f"{api.url}/users",
+            data=data,
+            headers={"Authorization": f"Bearer {api.token}", **headers},
+            timeout=30,
+        )
+
+    assert "must be JSON" in post(b"{").text
+    assert "must be JSON" in post(b"\xff").text
+    assert "must be JSON" in post(b"[" * 100_000).text
+    assert post(iter([b"{}"])).status_code == 411
+    assert post(b"", **{"Content-Length": "99999999"}).status_code == 413
+    assert api.done("GET", "/users")["items"] == []
+
+
+def test_a_group_that_is_still_needed_is_a_conflict(api: Api) -> None:
+    api.done("POST", "/groups", {"name": "lab"})
+    api.done("POST", "/keys", {"group": "lab", "name": "ci"})
+    assert "revoke them first" in api.refused(409, "DELETE", "/groups/lab")
+    assert "already" in api.refused(409, "POST", "/groups", {"name": "lab"})
+
+
+def test_a_database_that_is_away_is_told_and_waited_for(
+    api: Api, address: str, tmp_path: Path
+) -> None:
+    if address.startswith("postgresql:"):
+        pytest.skip("its server is shared by all tests")
+    Path(address).rename(tmp_path / "elsewhere.db")
+    assert "not available" in api.refused(503, "GET", "/users")
+    assert not Path(address).exists()
+    (tmp_path / "elsewhere.db").rename(address)
+    assert api.done("GET", "/users")["items"] == []
+
+
+def test_admin_keys_are_made_and_revoked_by_commands(
+    api: Api, run_admin: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    made = run_admin("create", "night shift")
+    token = made.stdout.strip()
+    assert token.startswith("aigwadm-")
+    assert "Admin key" in made.stderr
+    key_id = token.split("-")[1]
+    headers = {"Authorization": f"Bearer {token}"}
+    assert api.call("GET", "/users", headers=headers).ok
+    assert "night shift" in run_admin("list").stdout
+    assert token not in run_admin("list", "--json").stdout
+    assert run_admin("revoke", key_id).returncode == 0
+    assert api.call("GET", "/users", headers=headers).status_code == 401
+    assert "no such admin key" in run_admin("revoke", key_id).stderr
+    assert "name is empty" in run_admin("create", " ").stderr
+    assert "write it as" in run_admin("serve", "--address", "4011").stderr
+
+
+@pytest.fixture
+def run_admin(address: str) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "aigateway.http", "admin", *arguments],
+            env={**os.environ, "CODER_AI_GATEWAY_LOCAL_DB": address},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
