@@ -388,6 +388,8 @@ def _say_of_provider(role: str, ref: pykka.ActorRef[Any]) -> tuple[str, list[Act
     detail = (
         f"busy={state.busy} idle={state.idle} draining={state.draining} waiting={state.waiting}"
     )
+    if state.sessions:
+        detail += f" sessions={state.sessions}"
     workers = [
         ActorInfo(worker.role, worker.state, 0, 0, detail=f"exchanges={worker.exchanges}")
         for worker in state.workers

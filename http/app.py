@@ -27,7 +27,7 @@ from aigateway.http.request.control_planes import control_plane_starter, mcp_sta
 from aigateway.http.request.gateway import FRONT, Gateway
 from aigateway.http.request.inbound import shown_path
 from aigateway.http.request.refusals import dialect_of, shaped
-from aigateway.http.request.relay import Body
+from aigateway.http.request.relay import AnyBody
 from aigateway.http.request.runtime import Runtime
 from aigateway.http.server.parts import begin_again, close_behind, keep_own_headers
 from aigateway.http.settings import Settings, load
@@ -140,7 +140,7 @@ class _Front:
     def __init__(self, start_response: StartResponse, trace: Trace) -> None:
         self._start_response = start_response
         self._exact: tuple[str, list[tuple[str, str]]] | None = None
-        self.body: Body | None = None
+        self.body: AnyBody | None = None
         self.trace = trace
 
     def __call__(self, status: str, headers: list[tuple[str, str]], *rest: object) -> Any:
@@ -149,7 +149,7 @@ class _Front:
             keep_own_headers(self._start_response, headers)
         return self._start_response(status, self.trace.head(status, headers), *rest)
 
-    def exactly(self, status: str, headers: list[tuple[str, str]], body: Body) -> None:
+    def exactly(self, status: str, headers: list[tuple[str, str]], body: AnyBody) -> None:
         self._exact = status, headers
         self.body = body
 

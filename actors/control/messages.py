@@ -78,6 +78,8 @@ class Caller:
     """What the key is for, if that was said."""
     rules: CallerRules | None = field(default=None, repr=False)
     """What the policy has for this caller; None: there is no policy."""
+    websocket: bool = True
+    """Whether the Responses API may be used over a WebSocket."""
 
 
 @frozen

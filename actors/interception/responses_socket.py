@@ -304,6 +304,11 @@ class SocketResponse(ResponsesInterception):
             self._mode = Mode.STREAM
 
     @property
+    def status(self) -> int:
+        """As of an HTTP answer; 502: none has come."""
+        return self._status or 502
+
+    @property
     def over(self) -> bool:
         """Whether no more events of it come."""
         return self._complete or self._failed or self._finished

@@ -33,6 +33,7 @@ __all__ = [
     "Resume",
     "Run",
     "Tick",
+    "Told",
     "WorkerEnded",
 ]
 
@@ -206,6 +207,16 @@ class Drained:
     worker: pykka.ActorRef[Any] = field(repr=False)
     exchange: Exchange = field(repr=False)
     to_the_end: bool
+
+
+@frozen
+class Told:
+    """An error message of a session says something of the key with which that was opened."""
+
+    worker: pykka.ActorRef[Any] = field(repr=False)
+    answer: ProviderAnswer
+    model: str
+    """By the provider's own name."""
 
 
 @frozen

@@ -380,6 +380,12 @@ class Walker:
         self._refused = status >= 400
         return marked
 
+    def once_more(self, subject: Subject, now: float) -> Walker:
+        """Another request with the last key, which was not chosen for it: on one connection."""
+        walker = Walker(self._pool, subject, self.affinity)
+        walker.last, walker.taken_at = self.last, now
+        return walker
+
     def accepted(self) -> None:
         """The provider has served the request with the last key."""
         if self.last is not None:

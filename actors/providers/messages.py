@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import pykka
 from attrs import evolve, field
@@ -18,6 +18,7 @@ from aigateway.actors.upstream.exchange import Exchange
 from aigateway.actors.values.frozen import frozen
 
 __all__ = [
+    "Converse",
     "Drain",
     "GetProviderState",
     "GiveBack",
@@ -26,8 +27,25 @@ __all__ = [
     "ProviderState",
     "Refused",
     "Retire",
+    "Session",
     "WorkerState",
 ]
+
+
+class Session(Protocol):
+    """What a worker runs on a connection that has switched, for as long as it lasts."""
+
+    @property
+    def exchange(self) -> Exchange: ...
+
+    def run(self) -> None:
+        """Until it is over; both sides have heard of it then."""
+
+    def abandon(self) -> None:
+        """Nobody will run it."""
+
+    def retire(self) -> None:
+        """End as soon as nothing runs.  From any thread; never blocks."""
 
 
 @frozen
@@ -60,6 +78,10 @@ class Opened:
             exchange.close()
         if not tell_quietly(self.provider, GiveBack(self.worker, exchange)):
             exchange.close()
+
+    def converse(self, session: Session) -> bool:
+        """Have the worker run a session on the exchange; False when nobody will."""
+        return tell_quietly(self.provider, Converse(self.worker, session))
 
     def drain(self, recording: Recording) -> bool:
         """Have the exchange read to its end for the usage it carries; False when nobody will."""
@@ -125,6 +147,14 @@ class GiveBack:
 
 
 @frozen
+class Converse:
+    """Run this session on the worker's connection.  The exchange is the session's."""
+
+    worker: pykka.ActorRef[Any] = field(repr=False)
+    session: Session = field(repr=False)
+
+
+@frozen
 class Drain:
     """The client has gone: read the exchange to its end for the usage it carries."""
 
@@ -142,7 +172,7 @@ class Retire:
 class WorkerState:
     role: str
     state: str
-    """idle, busy (its exchange is out) or draining."""
+    """idle, busy (its exchange is out), draining or session."""
     exchanges: int
 
 
@@ -160,6 +190,8 @@ class ProviderState:
     detail: str = ""
     retrying: int = 0
     """Requests that wait before they are tried again."""
+    sessions: int = 0
+    """WebSockets that are open."""
     counters: Counters = field(factory=Counters)
     """What has happened since the actor was started."""
     keys: tuple[KeyStatus, ...] = ()

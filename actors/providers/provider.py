@@ -38,9 +38,11 @@ from aigateway.actors.providers.jobs import (
     Reported,
     Resume,
     Tick,
+    Told,
     WorkerEnded,
 )
 from aigateway.actors.providers.messages import (
+    Converse,
     Drain,
     GetProviderState,
     GiveBack,
@@ -147,6 +149,7 @@ class Provider(GatewayActor):
             fail(job.reply, ActorDied(f"{self.role} stopped", sent=job.sent))
         let_go_of_exchanges(self.actor_inbox)
         if self._usable:
+            self._workers.retire_sessions()
             self._workers.stop_all()
             self._maker.close()
 
@@ -170,6 +173,16 @@ class Provider(GatewayActor):
                 self._take_back(message)
             case Drain():
                 self._workers.drain(message)
+            case Converse():
+                self._workers.converse(message)
+                if self._retired:
+                    message.session.retire()
+            case Told():
+                member = self._pool.find(message.worker)
+                if member is not None and member.walker is not None:
+                    self._strategy.told(
+                        member.walker, message.answer, message.model, time.monotonic()
+                    )
             case Drained():
                 self._counters.drains_complete += message.to_the_end
                 self._take_back(message)
@@ -179,6 +192,8 @@ class Provider(GatewayActor):
                 return self._state()
             case Retire():
                 self._retired = True
+                if self._usable:
+                    self._workers.retire_sessions()
                 self._stop_if_done()
             case Tick():
                 self._tick()
@@ -404,11 +419,11 @@ class Provider(GatewayActor):
         workers = self._pool.states()
         tally: Mapping[str, int] = {
             name: sum(worker.state == name for worker in workers)
-            for name in ("busy", "idle", "draining")
+            for name in ("busy", "idle", "draining", "session")
         }
         state = ProviderState(
             self._config.name, tally["busy"], tally["idle"], tally["draining"],
-            self._pool.waiting, workers, counters=self._counters.copy(),
+            self._pool.waiting, workers, sessions=tally["session"], counters=self._counters.copy(),
         )  # fmt: skip
         if not self._usable:
             return state

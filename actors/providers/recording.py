@@ -84,11 +84,8 @@ class Recording:
         ``asked`` is which provider was asked for which model; who answers with which, by its
         own name, is noted where it is another.
         """
-        provider, model = asked
-        self.credential_hint = opened.credential_hint
-        if opened.provider_name != provider:
-            self.provider_name = opened.provider_name
-        self._provider_model = opened.model if opened.model != model else ""
+        self.answered_by(opened, opened.model, asked=asked)
+        model = asked[1]
         exchange, headers = opened.exchange, opened.exchange.headers
         if not opened.converted:
             self.interception = self._asked
@@ -97,6 +94,14 @@ class Recording:
         self.interception = converted = BedrockInterception(self._asked, model)
         converted.begin_answer(exchange.status, headers)
         return converted.answer_headers(headers)
+
+    def answered_by(self, opened: Opened, answering: str, *, asked: tuple[str, str]) -> None:
+        """Note who answers, with the model that it calls ``answering``."""
+        provider, model = asked
+        self.credential_hint = opened.credential_hint
+        if opened.provider_name != provider:
+            self.provider_name = opened.provider_name
+        self._provider_model = answering if answering != model else ""
 
     def abandoned(self, attempts: tuple[AbandonedAttempt, ...]) -> None:
         """Note who was asked in vain, and may bill it."""

@@ -73,7 +73,7 @@ KEY_STATUSES = frozenset({401, 403, 429})
 """Statuses that say something about a key."""
 CREDENTIAL_STATUSES = frozenset({401, 403})
 """Statuses that may say something about a credential that is the only one."""
-SUCCESSES = frozenset(range(200, 300))
+SUCCESSES = frozenset({101, *range(200, 300)})
 """Statuses that show that a key is accepted."""
 RETRY_STATUSES = frozenset({408, 409, 429, *range(500, 600)})
 """Statuses after which the providers' own SDKs try again."""
@@ -235,6 +235,13 @@ class Strategy:
         name = self._config.name
         refused = evolve(refused, credential_hint=job.hint, sent=job.sent, provider_name=name)
         return Refuse(self._told_before(job) or refused)
+
+    def told(self, walker: Walker, answer: ProviderAnswer, model: str, now: float) -> None:
+        """A message of a session is about the key with which that was opened."""
+        again = walker.once_more(Subject.model(model), now)
+        marked = again.refused(answer.of_key, answer.told, now, answer.received_at)
+        if marked is not None:
+            self._note_key(marked, answer)
 
     def report_job(self, job: Job, status: int | None, now: float) -> None:
         """Tell the breaker the status that the client gets, None for none that counts."""

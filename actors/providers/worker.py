@@ -28,7 +28,7 @@ from aigateway.actors.providers.jobs import (
     Reported,
     Run,
 )
-from aigateway.actors.providers.messages import Drain, Opened, Refused
+from aigateway.actors.providers.messages import Converse, Drain, Opened, Refused
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.refusals import ProviderAnswer
 from aigateway.actors.providers.request import Attempts, Maker
@@ -103,6 +103,9 @@ class UpstreamWorker(GatewayActor):
             case Abandon():
                 abandon(message.exchange, message.recording)
                 self._tell_provider(Released(self.actor_ref, message.exchange))
+            case Converse():
+                message.session.run()
+                self._tell_provider(Released(self.actor_ref, message.session.exchange))
             case _:
                 raise TypeError(f"worker: unknown message {type(message).__name__}")
 
@@ -120,6 +123,8 @@ class UpstreamWorker(GatewayActor):
                     abandon(message.exchange, message.recording)
                 case Discard() as message:
                     message.exchange.close()
+                case Converse() as message:
+                    message.session.abandon()
                 case _:
                     kept.append(envelope)
         for envelope in kept:

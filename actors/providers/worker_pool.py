@@ -1,10 +1,10 @@
 """A provider's workers and the requests that wait for one.  Decides nothing but order, and
 does no I/O: the time is passed in, and the caller starts, stops and tells the workers.
 
-A worker is *idle*, *busy* (it runs an exchange, or its exchange is out with a request) or
-*draining* (it reads on after a client has gone).  Of the idle ones the last used comes first,
-so that surplus connections grow cold and are reaped; those whose connection is closed come
-after all others.
+A worker is *idle*, *busy* (it runs an exchange, or its exchange is out with a request),
+*draining* (it reads on after a client has gone) or in a *session*.  Of the idle ones the last
+used comes first, so that surplus connections grow cold and are reaped; those whose connection is
+closed come after all others.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from attrs import define
 
 from aigateway.actors.providers.jobs import Job
 from aigateway.actors.providers.keypool import Walker
-from aigateway.actors.providers.messages import WorkerState
+from aigateway.actors.providers.messages import Session, WorkerState
 
 __all__ = ["QUEUE", "QUEUE_WAIT", "Member", "WorkerPool"]
 
@@ -27,7 +27,7 @@ QUEUE_WAIT = 30.0
 """Seconds that a request may wait for one: longer than that, its client is better off
 asking again."""
 
-State: TypeAlias = Literal["idle", "busy", "draining"]
+State: TypeAlias = Literal["idle", "busy", "draining", "session"]
 _Ref: TypeAlias = "pykka.ActorRef[Any]"
 
 
@@ -41,6 +41,8 @@ class Member:
     since: float = 0.0
     """When it became idle."""
     exchanges: int = 0
+    session: Session | None = None
+    """What it runs, in that state."""
     walker: Walker | None = None
     """The walk of the request whose exchange is out; counted when it comes back."""
 
@@ -96,6 +98,7 @@ class WorkerPool:
         """Its exchange is over.  ``connected``: its connection can be used again."""
         self._leave(member)
         member.state = "idle"
+        member.session = None
         member.since = now
         (self._warm if connected else self._cold).append(member)
 
@@ -103,6 +106,15 @@ class WorkerPool:
         """It reads on for its usage from now on."""
         member.state = "draining"
         self.draining += 1
+
+    def converse(self, member: Member, session: Session) -> None:
+        """It runs this from now on."""
+        member.state = "session"
+        member.session = session
+
+    def sessions(self) -> list[Session]:
+        """Those that are run now."""
+        return [m.session for m in self._members.values() if m.session is not None]
 
     def remove(self, ref: _Ref) -> Member | None:
         """It has ended, or is to end; None when it was gone already."""

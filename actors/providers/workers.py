@@ -26,7 +26,7 @@ from aigateway.actors.providers.jobs import (
     Released,
     Run,
 )
-from aigateway.actors.providers.messages import Drain, GiveBack
+from aigateway.actors.providers.messages import Converse, Drain, GiveBack
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.request import Maker
 from aigateway.actors.providers.worker import UpstreamWorker, abandon
@@ -134,6 +134,18 @@ class Workers:
             self.pool.drain(member)
             _pass_on(message)
 
+    def converse(self, message: Converse) -> None:
+        """Let the worker run a session."""
+        member = self.pool.find(message.worker)
+        if member is not None and member.state == "busy":
+            self.pool.converse(member, message.session)
+        _pass_on_session(message)
+
+    def retire_sessions(self) -> None:
+        """Let sessions end as soon as nothing runs on them."""
+        for session in self.pool.sessions():
+            session.retire()
+
     def _run(self, member: Member, job: Job, before: Exchange | None) -> bool:
         self._counters.attempts += 1
         job.attempts += 1
@@ -227,6 +239,9 @@ def let_go_of_exchanges(inbox: Any) -> None:
         match envelope.message:
             case Drain() as message:
                 _pass_on(message)
+            case Converse() as message:
+                _pass_on_session(message)
+                message.session.retire()
             case Answered() | GiveBack() | Released() | Drained() as message:
                 message.exchange.close()
     for envelope in envelopes:
@@ -237,6 +252,13 @@ def _pass_on(message: Drain) -> None:
     """Let the worker drain if it still can."""
     if message.exchange.detached or not tell_quietly(message.worker, message):
         abandon_elsewhere(message)
+
+
+def _pass_on_session(message: Converse) -> None:
+    """Let the worker run it if it still can.  Abandoning may wait."""
+    if not tell_quietly(message.worker, message):
+        session = message.session
+        threading.Thread(target=session.abandon, name="abandon", daemon=True).start()
 
 
 def abandon_elsewhere(message: Drain) -> None:

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import httptools
 
 from aigateway.actors.upstream import silence
+from aigateway.actors.upstream.duplex import Duplex, duplex_of
 from aigateway.actors.upstream.errors import (
     AnswerTimeout,
     BadHead,
@@ -36,10 +37,20 @@ from aigateway.actors.upstream.errors import (
     UpstreamError,
 )
 from aigateway.actors.upstream.sending import READ_SIZE, send_request
-from aigateway.actors.upstream.waiting import is_cooperative, patient
+from aigateway.actors.upstream.waiting import Receiver, is_cooperative, patient
 
-__all__ = ["MAX_HEAD", "AnswerCopy", "Exchange", "UpstreamConnection", "idle_limit", "request_head"]
+__all__ = [
+    "MAX_HEAD",
+    "SWITCHED",
+    "AnswerCopy",
+    "Exchange",
+    "UpstreamConnection",
+    "idle_limit",
+    "request_head",
+]
 
+SWITCHED = 101
+"""The status behind which a connection speaks another protocol."""
 MAX_HEAD = 256 * 1024
 """Bytes of an answer's head, interim answers included, before it is taken for an attack."""
 IDLE_LIMIT = 14.0
@@ -49,8 +60,6 @@ _KEEP_ALIVE_TIMEOUT = re.compile(r"(?:^|[,;\s])timeout\s*=\s*\"?(\d{1,6})", re.I
 _ESTABLISHED = 1  # TCP_ESTABLISHED, linux/include/net/tcp_states.h
 _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)
 _NO_BYTES = bytes(4)
-
-_FAULTS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
 
 def request_head(method: str, target: str, host: str, headers: Iterable[tuple[str, str]]) -> bytes:
@@ -86,7 +95,9 @@ class UpstreamConnection:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.incoming = patient(sock)
+        self.incoming: Receiver = patient(sock)
+        self.duplex: Duplex | None = None
+        """Once it was switched."""
         self.cooperative = is_cooperative(sock)
         self.exchanges = 0
         self.idle_until = math.inf
@@ -113,14 +124,16 @@ class UpstreamConnection:
         except (OSError, ValueError):
             return False
 
-    def begin(self, head: bytes, body: bytes, *, bodiless_answer: bool = False) -> Exchange:
+    def begin(
+        self, head: bytes, body: bytes, *, bodiless_answer: bool = False, upgrade: bool = False
+    ) -> Exchange:
         """Send a request.  Raises NotSent or SendFailed.
 
-        ``bodiless_answer``: the method was HEAD.  An answer that came before all was sent is
-        in the exchange already.
+        ``bodiless_answer``: the method was HEAD.  ``upgrade``: another protocol was asked for.
+        An answer that came before all was sent is in the exchange already.
         """
         self.exchanges += 1
-        exchange = Exchange(self, bodiless_answer)
+        exchange = Exchange(self, bodiless_answer, upgrade)
         try:
             if not send_request(self.sock, head, body, exchange._receive_early):
                 exchange._keep_alive = False
@@ -132,6 +145,10 @@ class UpstreamConnection:
             self.close()
             raise
         return exchange
+
+    def switch(self) -> None:
+        """Another protocol is spoken from here on, in both directions at once."""
+        self.incoming = self.duplex = duplex_of(self.sock)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -175,7 +192,14 @@ class _Head:
         parser = exchange._parser
         status = parser.get_status_code()
         if status < 200:
-            if status < 100 or status == 101:
+            if status == SWITCHED and exchange._upgrade:
+                exchange.reason = b"".join(self._reason).decode("latin-1")
+                exchange.headers = self._headers
+                exchange._keep_alive = False
+                exchange.status = status
+                exchange._connection.switch()
+                return
+            if status < 100 or status == SWITCHED:
                 raise _Misplaced
             # An interim answer (100 Continue, 103 Early Hints): the real one follows.
             self._reason, self._headers = [], []
@@ -190,7 +214,7 @@ class _Head:
             exchange._end()
 
     def on_message_complete(self) -> None:
-        if self._exchange.status:
+        if self._exchange.status and not self._exchange.switched:
             self._exchange._end()
 
 
@@ -208,6 +232,7 @@ class Exchange:
         "_parser",
         "_parts",
         "_patience",
+        "_upgrade",
         "_waiting_since",
         "broken",
         "complete",
@@ -222,9 +247,12 @@ class Exchange:
         "touched",
     )
 
-    def __init__(self, connection: UpstreamConnection, bodiless: bool) -> None:
+    def __init__(
+        self, connection: UpstreamConnection, bodiless: bool, upgrade: bool = False
+    ) -> None:
         self._connection = connection
         self._bodiless = bodiless
+        self._upgrade = upgrade
         self._parts: list[bytes] = []
         self._keep_alive = True
         self._closed_well = False
@@ -295,6 +323,10 @@ class Exchange:
             self._patience = seconds
         else:
             self._patience = math.inf
+            duplex = self._connection.duplex
+            if duplex is not None and not self._connection.cooperative:
+                duplex.patience = seconds
+                return
             sock.settimeout(None if seconds == math.inf else seconds)
 
     def read(self) -> bytes:
@@ -330,7 +362,25 @@ class Exchange:
             if not arrived:
                 return self._closed()
             self.last_data_at = time.monotonic()
+            if self.status == SWITCHED:
+                return arrived
             self._feed(arrived)
+
+    @property
+    def switched(self) -> bool:
+        """Whether the connection speaks another protocol from here on, by which it has no end
+        but that of the connection: :meth:`read` returns its bytes, and :meth:`send`, which another
+        thread may call meanwhile, takes them."""
+        return self.status == SWITCHED
+
+    def send(self, data: bytes) -> None:
+        """Send bytes on a connection that has switched.  Raises UpstreamCut."""
+        duplex = self._connection.duplex
+        assert duplex is not None
+        try:
+            duplex.send_all(data)
+        except (OSError, ValueError) as ex:
+            raise self._cut(f"the upstream took no more: {_text_of(ex)}") from ex
 
     def _receive(self) -> bytes:
         self._waiting_since = time.monotonic()
@@ -340,12 +390,21 @@ class Exchange:
         self.touched = self.touched or bool(data)
         try:
             self._parser.feed_data(data)
-        except _FAULTS as ex:
-            # What was parsed before the fault is still good, or the fault is behind a
-            # complete answer: the connection is not used again.
-            self._keep_alive = False
-            self.broken = True
-            self._fault = str(ex)
+        except httptools.HttpParserUpgrade as ex:
+            if self.switched:
+                # What follows the head is of the other protocol.
+                self.unread(data[ex.args[0] :])
+                return
+            self._spoiled(ex)
+        except httptools.HttpParserError as ex:
+            self._spoiled(ex)
+
+    def _spoiled(self, ex: Exception) -> None:
+        # What was parsed before the fault is still good, or the fault is behind a
+        # complete answer: the connection is not used again.
+        self._keep_alive = False
+        self.broken = True
+        self._fault = str(ex)
 
     def _end(self) -> None:
         self.complete = True

@@ -74,11 +74,12 @@ class KeptConnection:
         head = self._head(request, host)
         body = request.body if isinstance(request.body, bytes) else b""
         bodiless = request.method == "HEAD"
+        upgrade = request.method == "GET" and request.headers.get("Upgrade") is not None
         until = time.monotonic() + timeout
         connection = self._ready_connection(connect_timeout)
         began = time.monotonic()
         try:
-            exchange = connection.begin(head, body, bodiless_answer=bodiless)
+            exchange = connection.begin(head, body, bodiless_answer=bodiless, upgrade=upgrade)
             exchange.read_head(timeout)
         except (NotSent, ClosedUnanswered) as ex:
             met_close = isinstance(ex, NotSent) or time.monotonic() - began < CLOSING
@@ -88,7 +89,7 @@ class KeptConnection:
             log.info("sent again: the idle connection was just closed", error=str(ex))
             self.close()
             connection = self._ready_connection(connect_timeout)
-            exchange = connection.begin(head, body, bodiless_answer=bodiless)
+            exchange = connection.begin(head, body, bodiless_answer=bodiless, upgrade=upgrade)
             exchange.read_head(max(until - time.monotonic(), 0.001))
         return exchange
 

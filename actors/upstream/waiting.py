@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-__all__ = ["is_cooperative", "patient", "time_left", "waiter_for"]
+__all__ = ["Receiver", "is_cooperative", "patient", "time_left", "waiter_for"]
 
 
 def time_left(deadline: float) -> float:

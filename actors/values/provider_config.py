@@ -110,6 +110,8 @@ class ProviderConfig:
     """The log may quote its error texts, which may quote requests."""
     no_key: bool = False
     """It wants no key (a server of one's own); requests go out without credentials."""
+    websocket: bool = True
+    """Whether the Responses API may be asked for over a WebSocket."""
     stream_options: bool = True
     """Whether usage is asked for on behalf of clients of the Chat Completions API."""
     keepalive_ping: float | None = None

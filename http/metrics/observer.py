@@ -6,14 +6,14 @@ metrics switched off a gateway has none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from aigateway.actors.values.records import PromptUsage, TokenUsage, ToolUsage, UsageRecord
 from aigateway.http.metrics.reasons import Reason
-from aigateway.http.metrics.series import Series
+from aigateway.http.metrics.series import HANDSHAKE_REFUSALS, Series
 from aigateway.http.metrics.stage_times import StageTimes
 
 __all__ = ["RequestMetrics"]
@@ -31,6 +31,11 @@ class RequestMetrics:
         """Where requests' time went."""
         self._initiators = initiators
         self._refusals = {str(reason): series.refused.labels(str(reason)) for reason in Reason}
+        refused = series.websocket_handshakes_refused
+        self._handshakes = {each: refused.labels(each) for each in HANDSHAKE_REFUSALS}
+        self._messages = {
+            each: series.websocket_messages.labels(each) for each in ("client", "provider")
+        }
         # PERF: for the library it takes as long to find them as to count in them.
         self._known: dict[Any, dict[tuple[str, ...], Any]] = {}
 
@@ -86,6 +91,14 @@ class RequestMetrics:
     def refused(self, reason: str) -> None:
         """The gateway itself has answered with an error."""
         self._refusals[reason].inc()
+
+    def handshake_refused(self, reason: str) -> None:
+        """A WebSocket's handshake was answered 426."""
+        self._handshakes[reason].inc()
+
+    def messages_of(self, side: str) -> Callable[[int], None]:
+        """What counts messages of WebSockets from ``client`` or ``provider``."""
+        return self._messages[side].inc
 
     def passed_through(self, provider: str, route: str, method: str) -> None:
         self._of(self.series.passthrough, provider, route, method).inc()

@@ -27,6 +27,7 @@ __all__ = [
     "DRAIN_OUTCOMES",
     "DURATION_BUCKETS",
     "FALLBACK_REASONS",
+    "HANDSHAKE_REFUSALS",
     "KEY_OUTCOMES",
     "MAX_REST_LABELS",
     "PREFIX",
@@ -58,6 +59,11 @@ FALLBACK_REASONS = (
 )  # fmt: skip
 """Label values that are known before anything happens: their series begin at 0, so that the
 first time is a rise that ``rate()`` sees."""
+
+HANDSHAKE_REFUSALS = (
+    "coder", "handshake", "off", "path", "provider", "replica_cap", "tools", "user_cap",
+)  # fmt: skip
+"""Why a WebSocket's handshake is refused: the words of :mod:`~..request.sockets`."""
 
 Factor = tuple[int, str]
 
@@ -235,6 +241,20 @@ class Series:
             "Requests that the gateway itself answered with an error, by the reasons below",
             ("reason",),
             (len(REASONS), "reasons"),
+        )
+        self.websocket_sessions = self._gauge("websocket_sessions", "WebSockets that are open")
+        self.websocket_handshakes_refused = self._counter(
+            "websocket_handshakes_refused",
+            "WebSocket handshakes that were answered 426, use HTTP: "
+            f"{', '.join(HANDSHAKE_REFUSALS)}",
+            ("reason",),
+            (len(HANDSHAKE_REFUSALS), "reasons"),
+        )
+        self.websocket_messages = self._counter(
+            "websocket_messages",
+            "Messages that came over WebSockets, from client and provider",
+            ("from",),
+            (2, "sides"),
         )
         self.tools_left_out = self._counter(
             "mcp_tools_left_out",

@@ -103,6 +103,8 @@ class Call:
     """A header of the answer, where much of a cap is spent."""
     admitted: bool = False
     """It has a place."""
+    upgraded: bool = False
+    """It is a WebSocket, or runs on one."""
     _marked: float = 0.0
 
     def begin(self, stage: str) -> None:

@@ -20,7 +20,7 @@ from aigateway.http.request.inbound import REQUEST_ID_HEADER, ClientVanished, In
 from aigateway.http.request.pipeline import INTERCEPTION_HEADER, Pipeline
 from aigateway.http.request.policy import records_content
 from aigateway.http.request.refusals import dialect_of, shaped
-from aigateway.http.request.relay import Body, Finished, Relayed
+from aigateway.http.request.relay import AnyBody, Finished, Relayed
 from aigateway.http.request.runtime import STOPPING, Runtime, Stopping
 from aigateway.http.settings import Settings
 
@@ -42,7 +42,7 @@ class Front(Protocol):
 
     trace: Trace
 
-    def exactly(self, status: str, headers: list[tuple[str, str]], body: Body) -> None:
+    def exactly(self, status: str, headers: list[tuple[str, str]], body: AnyBody) -> None:
         """Send this status line, these headers and this body, in the place of Falcon's."""
 
     def close_behind(self) -> None:
@@ -64,6 +64,7 @@ class Gateway:
         self.tracing = _tracing(settings)
         self.pipeline = Pipeline(runtime, settings, self.metrics)
         self.admission = self.pipeline.admission
+        self.pipeline.sockets.calls = self
         self.calls: set[Call] = set()
         """Requests that are being served."""
 
@@ -117,14 +118,25 @@ class Gateway:
             call.admitted = False
             self.admission.leave()
 
-    def _over(self, call: Call, status: int, how: Finished, body: Body | None = None) -> None:
+    # -- requests on WebSockets
+
+    def began(self, call: Call) -> None:
+        """A request on a WebSocket is being served."""
+        self.calls.add(call)
+
+    def ended(self, call: Call, status: int, how: Finished, *, failed: bool) -> None:
+        """It is over; its place is free."""
+        self._leave(call)
+        self._over(call, status, how, failed=failed)
+
+    def _over(self, call: Call, status: int, how: Finished, *, failed: bool = False) -> None:
         """Nothing more is sent: log it, count it, forget it."""
         self.calls.discard(call)
         seconds = time.monotonic() - call.began
         overhead = max(0.0, seconds - call.stages.get("first_byte", 0.0) - how.upstream_seconds)
         _log(call, status, how, seconds, overhead)
         if self.metrics is not None:
-            _count(self.metrics, call, how, body, seconds, overhead)
+            _count(self.metrics, call, how, failed, seconds, overhead)
 
     def _relay(self, front: Front, call: Call, relayed: Relayed) -> None:
         body = relayed.body
@@ -133,7 +145,7 @@ class Gateway:
             self._leave(call)
             if how.outcome == "refused":
                 _note(call, Reason.STOPPING)
-            self._over(call, how.status or relayed.status, how, body)
+            self._over(call, how.status or relayed.status, how, failed=body.failed)
             call.trace.finished(how.outcome)
 
         def instead(status: int, data: bytes) -> bool:
@@ -213,14 +225,14 @@ def _count(
     metrics: RequestMetrics,
     call: Call,
     how: Finished,
-    body: Body | None,
+    failed: bool,
     seconds: float,
     overhead: float,
 ) -> None:
     if call.reason:
         metrics.refused(call.reason)
     if call.recorded:
-        failed = how.outcome in ("refused", "failed", "cut") or (body is not None and body.failed)
+        failed = failed or how.outcome in ("refused", "failed", "cut")
         metrics.ended(
             provider=call.provider_name,
             model=call.model,
@@ -231,9 +243,10 @@ def _count(
             failed=failed,
             seconds=seconds,
         )
-    elif call.stage == "relay" and how.outcome != "refused":
+    elif call.stage == "relay" and not call.upgraded and how.outcome != "refused":
         metrics.passed_through(call.provider_name, call.route, call.inbound.method)
-    if call.provider is not None:
+    if call.provider is not None and (call.recorded or not call.upgraded):
+        # A session's time is no request's.
         call.stages[call.stage] = max(0.0, seconds - sum(call.stages.values()))
         metrics.times.add(call.provider_name, call.stages, overhead)
 

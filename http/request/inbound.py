@@ -215,6 +215,10 @@ class Inbound:
     token: str = ""
     """The Coder token, once it is known."""
 
+    def read_ahead(self) -> bytes:
+        """What has come behind the head of a request without a body; asked once."""
+        return self._source.take_buffered() if self._source is not None else b""
+
     @classmethod
     def of(cls, environ: dict[str, Any]) -> Inbound:
         raw = environ.get("RAW_URI") or environ.get("REQUEST_URI")

@@ -106,6 +106,10 @@ class Injector:
             log.debug("tools left out of a request", offered=offered, known=known)
         return offering
 
+    def has_tools(self, call: Call, token: str) -> bool:
+        """Whether this user has tools."""
+        return bool(self._tools(call, token).tools)
+
     def _tools(self, call: Call, token: str) -> ToolSet:
         """The user's tools, at once where they are known."""
         # PERF: a question to the actor takes longer than all else that injection does.

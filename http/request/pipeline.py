@@ -101,8 +101,15 @@ from aigateway.http.request.policy import (
 from aigateway.http.request.rate_limit import make_rate_limit
 from aigateway.http.request.relay import Body, OpenAnswer, Patience, Relayed, recorded
 from aigateway.http.request.runtime import NoAnswer, Runtime, retry_after
+from aigateway.http.request.sockets import Sockets
 from aigateway.http.request.stored_ids import StoredIds
-from aigateway.http.request.upstream import Upstream, address_for, headers_for, refusal_answer
+from aigateway.http.request.upstream import (
+    Upstream,
+    actor_headers,
+    address_for,
+    headers_for,
+    refusal_answer,
+)
 from aigateway.http.settings import Settings
 
 if TYPE_CHECKING:
@@ -130,55 +137,58 @@ class Pipeline:
         self._runtime = runtime
         self.settings = settings
         self._metrics = metrics
-        self._rate_limit = make_rate_limit(settings)
+        self.rate_limit = make_rate_limit(settings)
         self.bodies = Bodies(
             settings.max_bodies_size, settings.body_timeout, settings.body_least_rate
         )
         self.admission = Admission(
             settings.max_concurrency, settings.queue_depth, settings.queue_wait
         )
-        self._upstream = Upstream(runtime)
+        self.upstream = Upstream(runtime)
         self._stored = StoredIds(runtime) if settings.local else None
-        self._passing = Passing(settings, self._upstream, self._stored, self._read_body)
+        self._passing = Passing(settings, self.upstream, self._stored, self._read_body)
         self._policy = RecordPolicy(
             content=settings.content != "none", lines=settings.structured_logging_source != "coderd"
         )
         self._without_content = evolve(self._policy, content=False)
         self._windows = Windows(settings)
-        self._injector: Injector | None = None
+        self.injector: Injector | None = None
         if runtime.plan.start_mcp is not None:
-            self._injector = Injector(
+            self.injector = Injector(
                 runtime,
                 max_rounds=settings.mcp_max_iterations,
                 tool_timeout=settings.mcp_tool_timeout,
                 max_result_size=settings.mcp_max_result_size,
             )
+        self.sockets = Sockets(runtime, self, metrics)
 
     # -- in order
 
     def run(self, call: Call) -> Relayed:
         """Returns what the client gets of the upstream's answer."""
-        if self._rate_limit is not None:
-            self._rate_limit.check(call.inbound)
+        if self.rate_limit is not None:
+            self.rate_limit.check(call.inbound)
         presented = present(call, self.settings)
         call.begin("authorize")
         caller = authorize(call, presented, self._runtime, self.settings.max_wait)
         call.begin("read")
         target, route = find_route(call, self._runtime.tree)
-        rules = caller.rules
-        if rules is not None:
-            check_provider(rules, target.provider)
-            self._windows.enter(rules)
+        passed = isinstance(route, Passthrough)
+        upgrade = not passed and call.inbound.header("Upgrade").lower() == "websocket"
+        # Of a WebSocket each request counts, and not that it was opened.
+        self.let_in(caller, target.provider, counted=not upgrade)
         if isinstance(route, Passthrough):
             return self._passing.run(call, presented, caller, target, route)
-        if call.inbound.header("Upgrade").lower() == "websocket":
-            raise plain(
-                426,
-                "WebSocket transport is not supported, use HTTP",
-                reason=Reason.WEBSOCKET,
-                headers=(("Upgrade", "HTTP/1.1"),),
-            )
+        if upgrade:
+            return self.sockets.open(call, presented, caller, target, route)
         return self._intercept(call, presented, caller, target, route)
+
+    def let_in(self, caller: Caller, config: ProviderConfig, *, counted: bool = True) -> None:
+        """Raise the Answer to who may not use this provider, or has no more in this minute."""
+        if caller.rules is not None:
+            check_provider(caller.rules, config)
+            if counted:
+                self._windows.enter(caller.rules)
 
     # -- intercepted
 
@@ -193,28 +203,11 @@ class Pipeline:
         call.trace.intercept(provider=config.name, user=caller.user_id)
         opened = self._open(call, route)
         interception: Interception = opened
-        model = model_for(config, interception.model, config.name)
-        if model is None:
-            call.interception_id = ""
-            raise no_such_model(config, route.api, interception.model)
-        call.model = recorded_model(config, interception.model)
-        if caller.rules is not None:
-            self._check_models(call, caller.rules, config, (interception.model, model, call.model))
-        if self._injector is not None:
-            interception = self._injector.offer(interception, call, route.api, presented.token)
-        credential = self._credential(config, presented, route)
-        recording = self._recording(call, caller, route, interception, opened.opening, credential)
-        call.trace.created(recording, model=call.model, bedrock=_bedrock(config, route))
-        call.begin("record")
-        _begin(
-            self._runtime, call, interception, credential, firewall, route.api,
-            policy=self._record_policy(caller), max_wait=self.settings.max_wait,
-        )  # fmt: skip
-        self._runtime.inflight.record(recording)
-        if self._metrics is not None:
-            self._metrics.began(config.name, call.model, call.route)
-        call.begin("provider")
-        call.trace.recorded()
+        self.choose_model(call, config, route.api, interception.model)
+        if self.injector is not None:
+            interception = self.injector.offer(interception, call, route.api, presented.token)
+        credential = self.credential(config, presented, route.api)
+        recording = self.record(call, route.api, interception, opened.opening, credential, firewall)
         if (refusal := _refusal(interception)) is not None:
             recording.close()
             raise refusal
@@ -222,12 +215,12 @@ class Pipeline:
             request = self._request(
                 call, presented, target, route, interception, opened.opening, credential
             )
-            result = self._upstream.perform(config, request)
-            if self._injector is not None and isinstance(interception, InjectedInterception):
-                result = self._injector.without_refused(
+            result = self.upstream.perform(config, request)
+            if self.injector is not None and isinstance(interception, InjectedInterception):
+                result = self.injector.without_refused(
                     interception,
                     result,
-                    lambda body: self._upstream.perform(config, evolve(request, body=body)),
+                    lambda body: self.upstream.perform(config, evolve(request, body=body)),
                     config.name,
                 )
         except Answer:
@@ -247,7 +240,7 @@ class Pipeline:
             recording.cut(result.message, result.error_type)
             recording.close()
             raise refusal_answer(route.api, result)
-        answering = self._upstream.provider_of(result) or config
+        answering = self.upstream.provider_of(result) or config
         if answering.keepalive_ping is not None:
             interception.keepalives = answering.keepalive_ping > 0
         patience = Patience.with_provider(answering, route.api, self.settings.keepalive_ping)
@@ -256,10 +249,10 @@ class Pipeline:
         if (refusal := _refusal(interception, answered=True)) is not None:
             answer.drop("the upstream's answer cannot be relayed")
             raise refusal
-        if self._injector is not None and isinstance(interception, InjectedInterception):
+        if self.injector is not None and isinstance(interception, InjectedInterception):
             rounds = Rounds(
-                injector=self._injector,
-                upstream=self._upstream,
+                injector=self.injector,
+                upstream=self.upstream,
                 call=call,
                 loop=interception,
                 recording=recording,
@@ -279,6 +272,54 @@ class Pipeline:
             event_stream=recording.interception.event_stream,
         )
 
+    def choose_model(self, call: Call, config: ProviderConfig, api: Api, asked: str) -> str:
+        """The name that ``config``'s provider has for the model that is asked for.
+
+        Raises the Answer for one that it does not have, or that this caller may not use.
+        """
+        asked_provider, caller = call.provider, call.caller
+        assert asked_provider is not None
+        assert caller is not None
+        model = model_for(config, asked, asked_provider.name)
+        if model is None:
+            call.interception_id = ""
+            raise no_such_model(config, api, asked)
+        call.model = recorded_model(asked_provider, asked)
+        if caller.rules is not None:
+            self._check_models(call, caller.rules, config, (asked, model, call.model))
+        return model
+
+    def record(
+        self,
+        call: Call,
+        api: Api,
+        interception: Interception,
+        opening: Opening,
+        credential: Credential,
+        firewall: AgentFirewall | None,
+    ) -> Recording:
+        """Have the start of an interception recorded; from then on its end has to be.
+
+        Raises the Answer of a request that may not be, or whose start cannot be recorded.
+        """
+        config, caller = call.provider, call.caller
+        assert config is not None
+        assert caller is not None
+        recording = self._recording(call, api, interception, opening, credential)
+        bedrock = config.bedrock is not None if api == MESSAGES else None
+        call.trace.created(recording, model=call.model, bedrock=bedrock)
+        call.begin("record")
+        _begin(
+            self._runtime, call, interception, credential, firewall, api,
+            policy=self._record_policy(caller), max_wait=self.settings.max_wait,
+        )  # fmt: skip
+        self._runtime.inflight.record(recording)
+        if self._metrics is not None:
+            self._metrics.began(config.name, call.model, call.route)
+        call.begin("provider")
+        call.trace.recorded()
+        return recording
+
     def _request(
         self,
         call: Call,
@@ -297,7 +338,7 @@ class Pipeline:
         if isinstance(interception, InjectedInterception):
             client_headers = without_codings(client_headers)
         headers = headers_for(
-            client_headers, auth=(), actor=_actor_headers(config, caller), own_key=own_key
+            client_headers, auth=(), actor=actor_headers(config, caller), own_key=own_key
         )
         address_for(config, target.rest, inbound.query)
         return UpstreamRequest(
@@ -360,9 +401,8 @@ class Pipeline:
         others = map(self._runtime.tree.provider_config, names)
         return all(other is None or other.stream_options for other in others)
 
-    def _credential(
-        self, config: ProviderConfig, presented: Presented, route: Intercept
-    ) -> Credential:
+    def credential(self, config: ProviderConfig, presented: Presented, api: Api) -> Credential:
+        """With what the provider is asked.  Raises the Answer where there is nothing."""
         if config.bedrock is not None:
             return standing_credential(config)
         own = None
@@ -380,26 +420,27 @@ class Pipeline:
             text = "missing Copilot authorization: Authorization header not found or invalid"
         else:
             text = f'no credential for the provider "{config.name}"'
-        raise api_error(route.api, 400, text, reason=Reason.NO_CREDENTIAL)
+        raise api_error(api, 400, text, reason=Reason.NO_CREDENTIAL)
 
     def _recording(
         self,
         call: Call,
-        caller: Caller,
-        route: Intercept,
+        api: Api,
         interception: Interception,
         opening: Opening,
         credential: Credential,
     ) -> Recording:
         """Raises the Answer for a request that names what another user has stored."""
+        caller = call.caller
+        assert caller is not None
         observe = self._observer(call, caller)
         if caller.rules is not None:
             observe = self._windows.watching(caller.rules, observe)
-        if self._stored is not None and route.api in _NAMES_IDS and credential.kind != BYOK:
+        if self._stored is not None and api in _NAMES_IDS and credential.kind != BYOK:
             if opening.names_stored:
                 try:
                     ids = ids_in_body(_readable_body(call.inbound))
-                    self._stored.check(caller, route.api, ids)
+                    self._stored.check(caller, api, ids)
                 except Answer:
                     call.interception_id = ""
                     raise
@@ -407,7 +448,7 @@ class Pipeline:
                 observe = self._stored.watching(caller, observe)
         ledger = Ledger(self._runtime.tree, interception.id)
         config, policy = call.provider, self._record_policy(caller)
-        if config is None or not config.dump_dir or not policy.content:
+        if config is None or not config.dump_dir or not policy.content or call.upgraded:
             return Recording(interception, ledger, observe, policy)
         from aigateway.http.request.dump import DumpedRecording, dump_of_interception
 
@@ -446,10 +487,10 @@ class Pipeline:
         except MalformedBody as ex:
             text = f"malformed request body: {ex}"
             raise plain(400, text, reason=Reason.BAD_REQUEST, close=True) from ex
-        self._admit(call)
+        self.admit(call)
         return body
 
-    def _admit(self, call: Call) -> None:
+    def admit(self, call: Call) -> None:
         """Wait for a place; raises an Answer when there is none.
 
         Only now: a place is for a request that is whole, not for one that drips.
@@ -469,16 +510,6 @@ def _refusal(interception: Interception, *, answered: bool = False) -> Answer | 
         return None
     reason = Reason.PROVIDER if answered else Reason.BAD_REQUEST
     return Answer(*interception.refusal, "application/json", reason=reason)
-
-
-def _actor_headers(config: ProviderConfig, caller: Caller) -> list[tuple[str, str]]:
-    values = {"id": caller.user_id, "username": caller.username, "email": caller.email}
-    return [(name, values.get(key, "")) for key, name in config.actor_headers.items()]
-
-
-def _bedrock(config: ProviderConfig, route: Intercept) -> bool | None:
-    """For a trace: whether AWS is behind it, None where it cannot be."""
-    return config.bedrock is not None if route.api == MESSAGES else None
 
 
 def _begin(

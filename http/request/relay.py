@@ -18,7 +18,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Generator, Iterator
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import structlog
 
@@ -32,6 +32,7 @@ from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = [
+    "AnyBody",
     "Body",
     "Broken",
     "CutAnswer",
@@ -304,6 +305,20 @@ class Body:
         finished(Finished(outcome, self._answer.sent, self._answer.waited, status))
 
 
+class AnyBody(Protocol):
+    """What a server iterates over, and closes whatever happens."""
+
+    finished: Callable[[Finished], None]
+    instead: Callable[[int, bytes], bool] | None
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+    @property
+    def failed(self) -> bool: ...
+
+    def close(self) -> None: ...
+
+
 @frozen
 class Relayed:
     """What the client gets of an upstream's answer."""
@@ -311,7 +326,7 @@ class Relayed:
     status: int
     reason: str
     headers: Headers
-    body: Body
+    body: AnyBody
     event_stream: bool = False
     """Bytes may be added to it or taken from it: a length that is declared may not hold."""
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from typing import Any
 
 from aigateway.actors.actor.tree import provider_role
 from aigateway.actors.codec.headers import Headers, first_of
+from aigateway.actors.control.messages import Caller
 from aigateway.actors.interception.headers import (
     UnsafeHeader,
     for_client,
@@ -26,7 +28,7 @@ from aigateway.http.request.runtime import NoAnswer, Runtime, Stopping
 GRACE = 5.0
 """Seconds that a provider's own timeout may come late."""
 
-__all__ = ["Upstream", "address_for", "headers_for", "refusal_answer"]
+__all__ = ["Upstream", "actor_headers", "address_for", "headers_for", "refusal_answer"]
 
 
 class Upstream:
@@ -36,12 +38,18 @@ class Upstream:
         self._runtime = runtime
 
     def perform(
-        self, config: ProviderConfig, request: UpstreamRequest, *, alone: bool = False
+        self,
+        config: ProviderConfig,
+        request: UpstreamRequest,
+        *,
+        alone: bool = False,
+        within: float = math.inf,
     ) -> Opened | Refused:
         """Send a request to ``config``'s provider, or to one that it falls back on.
 
-        ``alone``: no other one may answer."""
-        patience = patience_of(config, None if alone else self._runtime.tree)
+        ``alone``: no other one may answer.  ``within``: seconds that it may take, if that is
+        less than the providers are given."""
+        patience = min(within, patience_of(config, None if alone else self._runtime.tree))
         then = () if alone else None
         deadline = time.monotonic() + patience
         try:
@@ -76,6 +84,12 @@ def headers_for(headers: Headers, **rules: Any) -> list[tuple[str, str]]:
     except UnsafeHeader as ex:
         text = f"the request cannot be forwarded: {ex}"
         raise plain(400, text, reason=Reason.BAD_REQUEST) from ex
+
+
+def actor_headers(config: ProviderConfig, caller: Caller) -> list[tuple[str, str]]:
+    """The headers that name the user to this provider."""
+    values = {"id": caller.user_id, "username": caller.username, "email": caller.email}
+    return [(name, values.get(key, "")) for key, name in config.actor_headers.items()]
 
 
 def address_for(config: ProviderConfig, rest: str, query: str) -> str:

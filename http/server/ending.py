@@ -237,7 +237,10 @@ class EndingWorker:
         if self.ending is Ending.REPLACED:
             count = self._count(runtime)
             log.info("replaced, finishing what is running", requests=count, pid=os.getpid())
+        sockets = self.app.callable.gateway.pipeline.sockets
         while self.ending < Ending.NOW:
+            # Also those that have come since.
+            sockets.retire()
             now = time.monotonic()
             if self.ending is Ending.STOPPING and not runtime.draining:
                 runtime.draining = True

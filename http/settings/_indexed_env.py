@@ -68,6 +68,7 @@ _EXTRAS: dict[str, tuple[str, Kind]] = {
     "PROXY": ("proxy", PROXY),
     "NO_KEY": ("no_key", BOOL),
     "STREAM_OPTIONS": ("stream_options", BOOL),
+    "WEBSOCKET": ("websocket", BOOL),
     "KEEPALIVE_PING": ("keepalive_ping", DURATION),
     "CA_FILE": ("ca_file", PATH),
 }

@@ -416,6 +416,22 @@ class Settings:
         help="How long a request may wait for the control plane before it is answered 503.",
     )
 
+    websocket_max: int = _limit(
+        whole_number(),
+        "512",
+        help="WebSockets open at once, shared out among worker processes; over that: 426, use "
+        "HTTP. 0: no cap.",
+    )
+    websocket_user_max: int = _limit(
+        whole_number(),
+        "16",
+        help="WebSockets that a user may have open at once, per worker process; over that: 426. 0: "
+        "no cap.",
+    )
+    websocket_max_age: float = _limit(
+        TIMEOUT, "60m", help="Age of a WebSocket from which on no response begins on it."
+    )
+
     # -- Requests
     connect_timeout: float = _request(TIMEOUT, "10s", help="Limit on connecting to a provider.")
     first_byte_timeout: float = _request(
@@ -440,6 +456,12 @@ class Settings:
         "60s",
         help="How long a stream may take to begin before a provider's FALLBACK is asked instead; "
         "0: never for that alone. The first attempt may be billed all the same.",
+    )
+    responses_websocket: bool = _request(
+        BOOL,
+        "true",
+        help="Let clients use the Responses API over a WebSocket, where the provider has it; "
+        "false: 426, use HTTP.",
     )
     key_rest_max: float = _request(
         TIMEOUT,

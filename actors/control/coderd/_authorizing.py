@@ -210,6 +210,7 @@ def _caller(found: pb.IsAuthorizedResponse) -> Caller | Denied:
         api_key_id=found.api_key_id,
         email=found.email,
         workspace_id=found.workspace_id,
+        websocket=found.responses_websocket_enabled,
     )
 
 

@@ -1,0 +1,97 @@
+"""A gateway in front of a provider that has WebSockets."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gateway_process import GatewayProcess, Upstream
+from socket_client import Session, open_session
+from socket_provider import SocketProvider
+
+sys.path.append(str(Path(__file__).parents[1] / "gateway"))
+
+Start = Callable[..., GatewayProcess]
+CLASSES = ["gevent", "gthread"]
+_users = count(1)
+
+
+class Mine:
+    """A gateway that tests share, as one user sees it, whom no other test has."""
+
+    def __init__(self, gateway: GatewayProcess, sockets: SocketProvider) -> None:
+        self.gateway = gateway
+        self.sockets = sockets
+        self.user = f"user-{next(_users)}"
+
+    @property
+    def key(self) -> str:
+        return self.gateway.key(self.user)
+
+    def open(self, **more: Any) -> Session:
+        return open_session(self.gateway, self.user, **more)
+
+    def rows(self, columns: str, table: str = "") -> list[dict[str, Any]]:
+        """Of the user's interceptions, or of a table about these, in order."""
+        joined = f"JOIN {table} t ON t.interception_id = i.id" if table else ""
+        order = "t.rowid" if table else "i.started_at"
+        sql = (
+            f"SELECT {columns} FROM interceptions i {joined} WHERE i.username = ? ORDER BY {order}"
+        )
+        return self.gateway.rows(sql, self.user)
+
+
+@pytest.fixture(scope="module", params=CLASSES)
+def shared(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[GatewayProcess, SocketProvider]]:
+    options = ["--worker-class", request.param, "--max-body-size", "2MiB"]
+    folder = tmp_path_factory.mktemp("gateway")
+    with SocketProvider() as provider:
+        upstreams = [Upstream("openai", provider.url)]
+        with GatewayProcess(folder, upstreams, options) as gateway:
+            yield gateway, provider
+
+
+@pytest.fixture
+def mine(shared: tuple[GatewayProcess, SocketProvider]) -> Mine:
+    gateway, sockets = shared
+    sockets.reset()
+    return Mine(gateway, sockets)
+
+
+@pytest.fixture
+def sockets() -> Iterator[SocketProvider]:
+    with SocketProvider() as provider:
+        yield provider
+
+
+@pytest.fixture(params=CLASSES)
+def worker_class(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def start(tmp_path: Path, sockets: SocketProvider, worker_class: str) -> Iterator[Start]:
+    """Starts a gateway with these options; the test stops it, or it is looked at and stopped."""
+    running: list[GatewayProcess] = []
+
+    def start(*options: str, extra: dict[str, str] | None = None, **more: Any) -> GatewayProcess:
+        upstreams = [Upstream("openai", sockets.url, extra=extra or {})]
+        options = ("--worker-class", worker_class, *options)
+        gateway = GatewayProcess(tmp_path / f"gw{len(running)}", upstreams, options, **more)
+        running.append(gateway)
+        return gateway.start()
+
+    yield start
+    try:
+        for gateway in running:
+            if gateway._process is not None:
+                gateway.stop()
+    finally:
+        for gateway in running:
+            gateway.kill()
