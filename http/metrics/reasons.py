@@ -74,6 +74,6 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.UNAUTHORIZED: "the token is not, or no longer, good",
     Reason.UNKNOWN_MODEL: "the provider's list has no such model",
     Reason.UNPRICED: "there is no price for it, and caps hold for the caller",
-    Reason.WEBSOCKET: "a WebSocket where there is none",
+    Reason.WEBSOCKET: "a WebSocket where HTTP is to be used, or one that is too old",
 }
 """Which rule each is."""

@@ -150,6 +150,8 @@ FIELDS = {
     "without credentials. Excludes `KEY`.",
     "STREAM_OPTIONS": "`false` for a server that refuses `stream_options`: usage of streams of the "
     "Chat Completions API is then recorded only if the client asks for it. Default: true.",
+    "WEBSOCKET": "`false`: nobody uses its Responses API [over a WebSocket](websocket.md). "
+    "Default: true, where it has that.",
     "KEEPALIVE_PING": "Silence after which any of its streams gets a keepalive, 0: never. Default: "
     "`--keepalive-ping` for Anthropic's API, else never.",
     "MAX_CONNECTIONS": "Connections to this provider per worker process, at most. Default: 4096.",

@@ -69,6 +69,7 @@ class Deployment:
     refusals: dict[str, CallError] = field(factory=dict)
     """By token: how IsAuthorized refuses it."""
     models_denied: set[str] = field(factory=set)
+    websockets_allowed: bool = False
     budgets: dict[str, _Budget] = field(factory=dict)
     providers: tuple[pb.AIProvider, ...] = ()
     coder_mcp: pb.MCPServerConfig | None = None
@@ -146,6 +147,7 @@ class Deployment:
             username=user.username,
             workspace_id=user.workspace_id,
             email=user.email,
+            responses_websocket_enabled=self.websockets_allowed,
         )
 
     def _is_budget_exceeded(

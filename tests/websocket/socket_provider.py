@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
+from ssl import SSLContext
 from typing import Any, Self
 
 from websockets.exceptions import ConnectionClosed
@@ -80,7 +81,9 @@ class SocketProvider:
     ``script`` is called for each message; ``status`` other than 0 refuses handshakes.
     """
 
-    def __init__(self, script: Script = _answer, *, status: int = 0) -> None:
+    def __init__(
+        self, script: Script = _answer, *, status: int = 0, ssl: SSLContext | None = None
+    ) -> None:
         self.news = threading.Condition()
         self.status = status
         self.reset(script)
@@ -92,6 +95,7 @@ class SocketProvider:
             process_request=self._process,
             max_size=None,
             ping_interval=None,
+            ssl=ssl,
         )
         self.port = self._server.socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"

@@ -192,7 +192,11 @@ def test_a_response_that_follows_a_steer_by_itself_is_recorded(mine: Mine) -> No
         session.create("go right")
         for _ in range(3):
             session.next()
-        steer = {"type": "response.steer", "previous_response_id": "resp_right", "input": "no, left"}
+        steer = {
+            "type": "response.steer",
+            "previous_response_id": "resp_right",
+            "input": "no, left",
+        }
         session.connection.send(json.dumps(steer))
         events = session.answer()
         assert [each["response"]["id"] for each in events if "response" in each] == [
