@@ -239,8 +239,20 @@ class Lanes(Generic[T]):
         # Atomic: the other thread may take and free lanes at the same time.
         return self._lanes.setdefault(lane, mine) is mine
 
+    def fill(self, lane: str | None, running: T) -> bool:
+        """This runs in a lane that was taken; False: meanwhile something else runs there."""
+        if not isinstance(self._lanes.get(lane), _Taken):
+            return False
+        self._lanes[lane] = running
+        return True
+
+    def free(self, lane: str | None) -> None:
+        """Nothing runs in a lane that was taken."""
+        if isinstance(self._lanes.get(lane), _Taken):
+            self._lanes.pop(lane, None)
+
     def put(self, lane: str | None, running: T) -> None:
-        """This runs in a lane that was taken, or that nobody has."""
+        """This runs, whoever has taken the lane."""
         self._lanes[lane] = running
 
     def pop(self, lane: str | None) -> T | None:

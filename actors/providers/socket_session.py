@@ -47,6 +47,7 @@ from aigateway.actors.codec.websocket import (
     read_close,
 )
 from aigateway.actors.interception.responses_socket import (
+    BUSY,
     Lanes,
     SocketResponse,
     begins_response,
@@ -179,7 +180,9 @@ class SocketSession:
         The turn is the session's from here on.
         """
         lane = turn.response.lane
-        self.lanes.put(lane, turn)
+        if not self.lanes.fill(lane, turn):
+            self._cut(turn, BUSY, "bad_request")
+            return
         self._spoken_at = time.monotonic()
         if not self._over:
             try:

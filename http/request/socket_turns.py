@@ -15,6 +15,7 @@ from structlog.contextvars import bind_contextvars
 
 from aigateway.actors.codec.splice import set_each
 from aigateway.actors.codec.websocket import TEXT, Message, encode_frame
+from aigateway.actors.control.messages import Caller
 from aigateway.actors.interception.error_bodies import error_body
 from aigateway.actors.interception.headers import AgentFirewall, Credential, Presented
 from aigateway.actors.interception.interface import InvalidRequest
@@ -33,7 +34,6 @@ from aigateway.actors.interception.responses_socket import (
 from aigateway.actors.interception.routes import RESPONSES
 from aigateway.actors.providers.messages import Opened
 from aigateway.actors.providers.recording import Recording
-from aigateway.actors.providers.request import model_for, recorded_model
 from aigateway.actors.providers.socket_session import LIMIT_REACHED, SocketSession, Turn
 from aigateway.actors.recorder.ledger import new_interception_id
 from aigateway.actors.values.provider_config import ProviderConfig
@@ -41,7 +41,6 @@ from aigateway.http.metrics.reasons import REASONS, Reason
 from aigateway.http.request.admission import authorize
 from aigateway.http.request.answers import Answer, api_error
 from aigateway.http.request.call import Call
-from aigateway.http.request.model_list import no_such_model
 from aigateway.http.request.refusals import shaped
 from aigateway.http.request.relay import Finished
 from aigateway.http.request.runtime import STOPPING, Runtime, Stopping
@@ -87,6 +86,8 @@ class SocketTurns:
     counted: Callable[[int], None]
     """Counts the client's messages."""
     session: SocketSession = field(init=False)
+    _caller: Caller | None = None
+    """As the control plane knew the key when the last request came."""
     _models: dict[str | None, str] = field(factory=dict)
     """The model of the last response in each lane, as the client asked for it."""
 
@@ -135,7 +136,7 @@ class SocketTurns:
             raise
         finally:
             if turn is None:
-                lanes.pop(lane)
+                lanes.free(lane)
                 if self.session.ending:
                     self.session.end_if_idle()
         if turn is not None:
@@ -164,7 +165,7 @@ class SocketTurns:
         """
         payload = steered_request(steer, self._models.get(lane, ""))
         call = self._call(payload)
-        call.caller = self.handshake.caller
+        call.caller = self._caller or self.handshake.caller
         try:
             self.pipeline.admit(call)
             return self._turn(call, payload, lane)
@@ -203,7 +204,10 @@ class SocketTurns:
         if self.pipeline.rate_limit is not None:
             self.pipeline.rate_limit.check(call.inbound)
         call.begin("authorize")
-        authorize(call, self.presented, self.runtime, self.pipeline.settings.max_wait)
+        pipeline = self.pipeline
+        caller = authorize(call, self.presented, self.runtime, pipeline.settings.max_wait)
+        pipeline.let_in(caller, self.config)
+        self._caller = caller
 
     def _turn(self, call: Call, payload: bytes, lane: str | None) -> Turn:
         """A response whose start is recorded; raises an Answer."""
@@ -214,11 +218,10 @@ class SocketTurns:
         except InvalidRequest as ex:
             call.interception_id = ""
             raise Answer(ex.status, ex.body, "application/json") from ex
-        model = model_for(self.answering, response.model, config.name)
-        if model is None or model_for(config, response.model, config.name) is None:
-            call.interception_id = ""
-            raise no_such_model(config, RESPONSES, response.model)
-        call.model = recorded_model(config, response.model)
+        model = self.pipeline.choose_model(call, config, RESPONSES, response.model)
+        if self.answering is not config:
+            # Another one of the group cannot be asked on this connection.
+            model = self.pipeline.choose_model(call, self.answering, RESPONSES, response.model)
         recording = self.pipeline.record(
             call, RESPONSES, response, response.opening, self.credential, self.firewall
         )

@@ -275,6 +275,7 @@ class Sockets:
             passed=ROUTE,
             affinity=affinity_of(info.session_id, caller.user_id, NO_OPENING),
             api=RESPONSES,
+            rules=caller.rules,
         )
         result = self._pipeline.upstream.perform(config, request, within=HANDSHAKE_TIME)
         if isinstance(result, Refused):
@@ -361,7 +362,8 @@ class SessionBody:
     def close(self) -> None:
         """Called by the server in any case."""
         if not self._over:
-            # Nobody has begun with it.
+            # Nobody has begun with it, so there is no WebSocket yet to be closed.
+            self._turns.client.shut()
             self._turns.session.abandon()
             self._turns.opened.give_back()
             self._end("left")

@@ -233,10 +233,12 @@ def test_one_runs_in_each_lane() -> None:
     assert lanes.take(None)
     assert not lanes.take(None)
     assert lanes.find(b"{}") is None
-    lanes.put(None, "first")
+    assert lanes.fill(None, "first")
     assert lanes.find(b'{"stream_id":"a"}') == "first"
     assert lanes.take("a")
     lanes.put("a", "second")
+    assert not lanes.fill("a", "third")
+    lanes.free("a")
     assert lanes.find(b'{"stream_id":"a"}') == "second"
     assert lanes.find(b'{"stream_id":"b"}') is None
     assert lanes.find(b'{"text":"stream_id"}') == "first"
