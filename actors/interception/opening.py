@@ -11,6 +11,7 @@ from aigateway.actors.codec.decoding import (
     decode,
 )
 from aigateway.actors.codec.headers import Headers
+from aigateway.actors.codec.multipart import NotMultipart
 from aigateway.actors.codec.reading import NotJson
 from aigateway.actors.interception.anthropic_messages import (
     MessagesInterception,
@@ -25,6 +26,11 @@ from aigateway.actors.interception.injected_messages import InjectedMessages
 from aigateway.actors.interception.injected_responses import InjectedResponses
 from aigateway.actors.interception.injection import Encodings, inject
 from aigateway.actors.interception.interface import Interception, InvalidRequest
+from aigateway.actors.interception.model_calls import (
+    ModelCallInterception,
+    ModerationInterception,
+    read_model_call,
+)
 from aigateway.actors.interception.relay import Relay
 from aigateway.actors.interception.responses import (
     CompactionInterception,
@@ -37,6 +43,8 @@ from aigateway.actors.interception.routes import (
     COMPACTION,
     GEMINI,
     MESSAGES,
+    MODEL_CALL,
+    MODERATION,
     RESPONSES,
 )
 from aigateway.actors.interception.tools import ToolSet
@@ -66,9 +74,9 @@ def open_interception(
     An encoded body is read decoded and sent as it came.  ``headers`` are the client's: some
     programs say there who speaks.  ``ask_usage`` is false for a provider that refuses requests
     for a completion's usage.  ``model`` and ``streaming`` are what the path says, where the API
-    has that there.  Raises :class:`InvalidRequest` for a body that is empty, no JSON,
-    does not decode (415 for more than two codings), or unpacks to more than 64 MiB or to far
-    more than it is (413).
+    has that there.  Raises :class:`InvalidRequest` for a body that is empty, neither JSON nor,
+    where one may come, a form, does not decode (415 for more than two codings), or unpacks to
+    more than 64 MiB or to far more than it is (413).
     """
     readable = decoded(api, body, content_encoding)
     try:
@@ -80,6 +88,8 @@ def open_interception(
     except NotJson as ex:
         wrong = "not valid JSON" if readable.strip() else "empty"
         raise _invalid(api, f"request body is {wrong}") from ex
+    except NotMultipart as ex:
+        raise _invalid(api, f"request body is not a valid form: {ex}") from ex
 
 
 def _opened(
@@ -102,6 +112,10 @@ def _opened(
         return ResponsesInterception(read_responses_request(id, readable, body, headers))
     if api == COMPACTION:
         return CompactionInterception(read_compaction_request(id, readable, body, headers))
+    if api == MODEL_CALL:
+        return ModelCallInterception(read_model_call(id, readable, body, headers))
+    if api == MODERATION:
+        return ModerationInterception(read_model_call(id, readable, body, headers))
     raise ValueError(f"unknown API {api!r}")
 
 

@@ -28,6 +28,8 @@ __all__ = [
     "COMPACTION",
     "GEMINI",
     "MESSAGES",
+    "MODEL_CALL",
+    "MODERATION",
     "RESPONSES",
     "REST",
     "Api",
@@ -41,7 +43,15 @@ __all__ = [
 REST = "/"
 """The route of a :class:`Passthrough` that no entry of its table names."""
 
-Api: TypeAlias = Literal["messages", "chat-completions", "responses", "compaction", "gemini"]
+Api: TypeAlias = Literal[
+    "messages",
+    "chat-completions",
+    "responses",
+    "compaction",
+    "gemini",
+    "model-call",
+    "moderation",
+]
 
 MESSAGES: Api = "messages"
 CHAT_COMPLETIONS: Api = "chat-completions"
@@ -50,6 +60,10 @@ COMPACTION: Api = "compaction"
 """Making a conversation of the Responses API shorter: a call of a model too."""
 GEMINI: Api = "gemini"
 """Also the name of the provider type that speaks it."""
+MODEL_CALL: Api = "model-call"
+"""A call of a model that is no conversation: for embeddings, images, sound, ranks."""
+MODERATION: Api = "moderation"
+"""One that costs nothing."""
 
 
 class InvalidBaseURL(ValueError):
@@ -97,9 +111,21 @@ _ANTHROPIC = _Table(
     exact=frozenset({"/v1/models", "/v1/messages/count_tokens"}),
     subtrees=("/v1/models/", "/api/event_logging/"),
 )
+_MODEL_CALLS: Mapping[str, Api] = {
+    "/audio/speech": MODEL_CALL,
+    "/audio/transcriptions": MODEL_CALL,
+    "/audio/translations": MODEL_CALL,
+    "/embeddings": MODEL_CALL,
+    "/images/edits": MODEL_CALL,
+    "/images/generations": MODEL_CALL,
+    "/images/variations": MODEL_CALL,
+    "/moderations": MODERATION,
+    "/rerank": MODEL_CALL,
+}
 _OPENAI = _Table(
     prefix="/v1",
     intercepted={
+        **_MODEL_CALLS,
         "/chat/completions": CHAT_COMPLETIONS,
         "/responses": RESPONSES,
         "/responses/compact": COMPACTION,
@@ -111,6 +137,7 @@ _COPILOT = _Table(
     prefix="",
     intercepted={
         "/chat/completions": CHAT_COMPLETIONS,
+        "/embeddings": MODEL_CALL,
         "/responses": RESPONSES,
         "/responses/compact": COMPACTION,
         "/v1/messages": MESSAGES,

@@ -30,6 +30,7 @@ from aigateway.actors.codec.sse import (
     parse_event,
     sniff,
 )
+from aigateway.actors.interception.model_calls import is_read
 from aigateway.actors.interception.outcomes import error_outcome
 from aigateway.actors.providers.bedrock.eventstream import FrameReader, sse_event
 
@@ -71,14 +72,20 @@ class Beginning:
         streaming: bool,
         converted: bool = False,
         arrays: bool = False,
+        anything: bool = False,
     ) -> None:
-        """``converted``: streams come in AWS's frames; ``arrays``: one may be a JSON array."""
+        """``converted``: streams come in AWS's frames; ``arrays``: one may be a JSON array;
+        ``anything``: what is labelled as neither may be an answer, and a stream may be a document.
+        """
         self.over = False
         self.bad: BadStart | None = None
         self.began = False
         """Some byte of the body has come."""
-        self._reader = EventReader(lenient=True) if streaming else None
         content_type = first_of(headers, "content-type").partition(";")[0].strip().lower()
+        if anything:
+            streaming = streaming and content_type in ("", "text/event-stream")
+        self._opaque = anything and not is_read(content_type)
+        self._reader = EventReader(lenient=True) if streaming else None
         self._labelled = streaming and content_type in ("", "text/event-stream")
         self._frames = FrameReader() if streaming and converted else None
         self._is_stream = self._frames is not None
@@ -100,6 +107,9 @@ class Beginning:
             return
         self.began = self.began or bool(data)
         self._size += len(data)
+        if self._opaque:
+            self.over = self.began
+            return
         try:
             self._take(self._decoder.feed(data) if self._decoder is not None else data)
         except TooLarge:
@@ -112,6 +122,9 @@ class Beginning:
     def end(self) -> None:
         """The body has ended."""
         if self.over:
+            return
+        if self._opaque:
+            self._spoil("empty", "the provider's answer is empty")
             return
         if self._is_stream:
             assert self._reader is not None

@@ -20,6 +20,7 @@ from attrs import field
 from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.codec.decoding import DecodingError, decode, encode
 from aigateway.actors.codec.headers import Headers, joined
+from aigateway.actors.codec.multipart import boundary_of, with_value
 from aigateway.actors.codec.splice import set_each
 from aigateway.actors.interception.conversation import NO_AFFINITY, Affinity
 from aigateway.actors.interception.gemini_paths import model_path, resource_name
@@ -295,7 +296,10 @@ def body_for(config: ProviderConfig, request: UpstreamRequest, model: str) -> by
     coding = joined(request.headers, "content-encoding")
     try:
         body = decode(request.body, coding) if coding else request.body
-        edited = set_each(body, msgspec.json.encode(model), "model")
+        if boundary := boundary_of(joined(request.headers, "content-type")):
+            edited = with_value(body, boundary, "model", model.encode())
+        else:
+            edited = set_each(body, msgspec.json.encode(model), "model")
         return encode(edited, coding) if edited != body else request.body
     except DecodingError as ex:
         raise Unsendable(f"the request's content coding cannot be read: {ex}") from ex

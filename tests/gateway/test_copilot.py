@@ -130,7 +130,7 @@ def test_the_openai_sdk_streams_through_it(
         "/user",
         "/chat/completions/input",
         "/v2/some/new/route",
-        "/embeddings",
+        "/audio/speech",
     ],
 )
 def test_other_routes_are_passed_through_with_the_users_token(

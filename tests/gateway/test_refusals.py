@@ -137,7 +137,7 @@ def test_an_unknown_route_is_404(any_gateway: GatewayProcess, path: str) -> None
     assert (answer.status_code, answer.text) == (404, f"route not supported: POST {path}\n")
 
 
-@pytest.mark.parametrize("path", ["/nobody/v1/messages", "/openai/v1/embeddings"])
+@pytest.mark.parametrize("path", ["/nobody/v1/messages", "/openai/v1/fine_tuning/jobs"])
 def test_an_unknown_route_of_an_api_is_404_in_its_shape(
     any_gateway: GatewayProcess, path: str
 ) -> None:

@@ -60,9 +60,13 @@ _REQUESTS = {
     "file_search_requests": "file_search",
     "code_execution_requests": "code_execution",
     "maps_requests": "maps",
+    "images": "images",
+    "audio_seconds": "audio_seconds",
+    "search_units": "search_units",
     "sources_used": "live_search",
 }
-"""Metadata of a record, by the kind of request it counts.  Fetching pages costs nothing."""
+"""Metadata of a record, by the kind of which it counts what has been used.  Fetching pages costs
+nothing."""
 _INSIDE = {
     "input_audio": ("prompt_audio", "input"),
     "input_image": ("prompt_image", "input"),

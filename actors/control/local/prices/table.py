@@ -58,8 +58,16 @@ TOKEN_KINDS = (
     "output_image",
 )
 """What is priced by the million tokens."""
-REQUEST_KINDS = ("web_search", "file_search", "code_execution", "maps")
-"""What is priced by the thousand requests."""
+REQUEST_KINDS = (
+    "web_search",
+    "file_search",
+    "code_execution",
+    "maps",
+    "images",
+    "audio_seconds",
+    "search_units",
+)
+"""What is priced by the thousand, requests of tools above all."""
 KINDS = TOKEN_KINDS + REQUEST_KINDS
 
 _DIGITS = 6

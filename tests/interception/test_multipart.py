@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aigateway.actors.codec.multipart import (
+    NotMultipart,
+    boundary_of,
+    parts_of,
+    with_value,
+)
+
+B = b"xYz"
+
+
+def form(*parts: tuple[str, bytes], end: bytes = b"--\r\n", before: bytes = b"") -> bytes:
+    written = b"".join(
+        b"--" + B + b"\r\nContent-Disposition: form-data; " + head.encode() + b"\r\n\r\n" + value
+        + b"\r\n"
+        for head, value in parts
+    )  # fmt: skip
+    return before + written + b"--" + B + end
+
+
+FILE = 'name="file"; filename="a.wav"\r\nContent-Type: audio/wav'
+
+
+def fields(body: bytes) -> list[tuple[str, bool, bytes]]:
+    return [(p.name, p.is_file, body[p.start : p.end]) for p in parts_of(body, B)]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "boundary"),
+    [
+        ("multipart/form-data; boundary=xYz", b"xYz"),
+        ('Multipart/Form-Data; charset=utf-8; Boundary="x y"', b"x y"),
+        ("application/json; boundary=xYz", b""),
+        ("", b""),
+    ],
+)
+def test_the_boundary_stands_in_the_content_type(content_type: str, boundary: bytes) -> None:
+    assert boundary_of(content_type) == boundary
+
+
+@pytest.mark.parametrize(
+    "parameters", ["", "; boundary=", "; boundary=a; boundary=b", '; boundary="a\r\nb"', "; x=y"]
+)
+def test_a_form_without_a_usable_boundary_is_refused(parameters: str) -> None:
+    with pytest.raises(NotMultipart, match="boundary"):
+        boundary_of(f"multipart/form-data{parameters}")
+
+
+def test_fields_and_files_are_found_where_they_stand() -> None:
+    sound = b"RIFF\x00\r\n--xY\r\n--xYzz\r\n\r\n"
+    body = form(('name="model"', b"whisper-1"), (FILE, sound), ("name=empty", b""))
+    expected = [("model", False, b"whisper-1"), ("file", True, sound), ("empty", False, b"")]
+    assert fields(body) == expected
+    assert fields(form(("NAME=a", b"1"), before=b"to be ignored\r\n")) == [("a", False, b"1")]
+    assert fields(body.replace(b"--xYz\r\n", b"--xYz \t\r\n")) == expected
+    quoted = form((r'name="a\"b"; x="; name=c"', b"1"))
+    assert fields(quoted) == [('a"b', False, b"1")]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.binary(max_size=40)), max_size=6))
+def test_what_was_written_is_read(values: list[tuple[str, bytes]]) -> None:
+    values = [(name, value) for name, value in values if B not in value]
+    body = form(*[(f'name="{name}"', value) for name, value in values])
+    assert fields(body) == [(name, False, value) for name, value in values]
+    replaced = with_value(body, B, "b", b"new")
+    assert fields(replaced) == [
+        (name, False, b"new" if name == "b" else value) for name, value in values
+    ]
+    assert with_value(body, B, "z", b"new") == body
+
+
+def test_a_file_by_the_name_of_a_field_is_not_replaced() -> None:
+    body = form(('name="model"; filename="m"', b"1"), ('name="model"', b"2"))
+    assert with_value(body, B, "model", b"3") == body.replace(b"2\r\n", b"3\r\n")
+
+
+_GOOD = form(('name="model"', b"1"))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        _GOOD.replace(b"\r\n", b"\n"),
+        _GOOD[: -len(b"--xYz--\r\n")],
+        form(('name="a"', b"1\n--xYz\r\n")),
+        form(('name="a"; name="model"', b"1")),
+        form(("name*=utf-8''model; name=a", b"1")),
+        form(("x=y", b"1")),
+        form((' name="a"\r\n ; name="model"', b"1")),
+        form(*[('name="a"', b"1")] * 1001),
+        b"--xYz\r\nContent-Disposition: form-data; name=a",
+        b"--xYzz\r\n\r\n\r\n--xYzz--",
+    ],
+)
+def test_what_servers_may_read_in_two_ways_is_refused(body: bytes) -> None:
+    with pytest.raises(NotMultipart):
+        parts_of(body, B)
+
+
+@given(
+    st.binary(max_size=200) | st.builds(lambda a, b: _GOOD[:a] + b, st.integers(0, 80), st.binary())
+)
+def test_any_bytes_are_read_or_refused(body: bytes) -> None:
+    try:
+        parts = parts_of(body, B)
+    except NotMultipart:
+        return
+    assert all(part.start <= part.end <= len(body) for part in parts)
