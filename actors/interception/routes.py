@@ -108,8 +108,10 @@ class _Table:
 _ANTHROPIC = _Table(
     prefix="",
     intercepted={"/v1/messages": MESSAGES},
-    exact=frozenset({"/v1/models", "/v1/messages/count_tokens"}),
-    subtrees=("/v1/models/", "/api/event_logging/"),
+    exact=frozenset(
+        {"/v1/models", "/v1/messages/count_tokens", "/v1/messages/batches", "/v1/files"}
+    ),
+    subtrees=("/v1/models/", "/v1/messages/batches/", "/v1/files/", "/api/event_logging/"),
 )
 _MODEL_CALLS: Mapping[str, Api] = {
     "/audio/speech": MODEL_CALL,
@@ -130,8 +132,8 @@ _OPENAI = _Table(
         "/responses": RESPONSES,
         "/responses/compact": COMPACTION,
     },
-    exact=frozenset({"/conversations", "/models"}),
-    subtrees=("/conversations/", "/models/", "/responses/"),
+    exact=frozenset({"/conversations", "/models", "/batches", "/files"}),
+    subtrees=("/conversations/", "/models/", "/responses/", "/batches/", "/files/"),
 )
 _COPILOT = _Table(
     prefix="",

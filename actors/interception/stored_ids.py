@@ -15,7 +15,8 @@ from aigateway.actors.codec.splice import object_members
 __all__ = ["created_id", "ids_in_body", "ids_in_path", "is_stored", "values_before"]
 
 _PATH = re.compile(
-    r"(?:/v1)?/(?:responses|conversations)/([^/;]+)|/v1(?:alpha|beta)?/(cachedContents/[^/;]+)"
+    r"(?:/v1)?/(?:responses|conversations|files|batches|messages/batches)/([^/;]+)"
+    r"|/v1(?:alpha|beta)?/(cachedContents/[^/;]+)"
 )
 
 
@@ -26,11 +27,11 @@ def ids_in_path(rest: str) -> tuple[str, ...]:
 
 
 def ids_in_body(readable: bytes) -> tuple[str, ...]:
-    """The ids that a request to the Responses API goes on from, or of what one to Gemini's has
-    cached."""
-    if not _may_have(readable, b"previous_response_id", b"conversation", b"cached"):
+    """The ids that a request to the Responses API goes on from, of what one to Gemini's has
+    cached, or of the file that a batch consists of."""
+    if not _may_have(readable, b"previous_response_id", b"conversation", b"cached", b"file_id"):
         return ()
-    names = ("previous_response_id", "cachedContent", "cached_content")
+    names = ("previous_response_id", "cachedContent", "cached_content", "input_file_id")
     named = [text(value) for name in names for value in _values(readable, name)]
     for conversation in _values(readable, "conversation"):
         named += [text(conversation), *map(text, _values(conversation, "id"))]

@@ -62,8 +62,12 @@ _LARGEST_LIST = 16 * 1024 * 1024
 """Bytes of a list of models that has to be read."""
 _MODELS = frozenset({"/models/", "/v1/models/"})
 """Passed routes to one model of the account."""
-_MAKING = frozenset({"/conversations", "/cachedContents"})
+_STORES = frozenset({"/batches", "/files", "/v1/files", "/v1/messages/batches"})
+"""Passed routes to all batches and files of an account; those to one of them have a slash more."""
+_MAKING = frozenset({"/conversations", "/cachedContents"}) | _STORES
 """Passed routes by which something is stored."""
+_NAMING = frozenset({"/responses/", "/batches"})
+"""Those whose requests may name what was stored before."""
 
 log = structlog.get_logger("ai-gateway")
 
@@ -108,9 +112,11 @@ class Passing:
             # The account's own models are everybody's.
             text = f"route not supported: {inbound.method} {inbound.shown_path}"
             raise plain(404, text, reason=Reason.NO_ROUTE)
+        if own is None and route.route.removesuffix("/") in _STORES:
+            _check_batches(config, inbound, caller, route)
         if stored is not None:
             ids = ids_in_path(target.rest)
-            if body and route.route == "/responses/":
+            if body and route.route in _NAMING:
                 ids += ids_in_body(_decoded(config.type, inbound, body))
             stored.check(caller, config.type, ids)
         url = address_for(config, target.rest, inbound.query)
@@ -195,6 +201,23 @@ class Passing:
         answer = OpenAnswer(result, Patience(0.0, config.idle_timeout))
         status, counted = count_answer(*read_whole(answer))
         return Answer(status, counted, "application/json", reason=Reason.PROVIDER)
+
+
+def _check_batches(
+    config: ProviderConfig, inbound: Inbound, caller: Caller, route: Passthrough
+) -> None:
+    """Raise the Answer for batches and files that are not for this caller.
+
+    Nobody reads what a batch asks for, so it counts in no cap, and no list of models holds for it.
+    """
+    why = ""
+    if route.route in _STORES and inbound.method != "POST":
+        why = "it would list what everybody has stored"
+    elif caller.rules is not None and (caller.rules.caps or caller.rules.models):
+        why = "the policy has caps or models for you, which do not hold for batches"
+    if why:
+        text = f"route not supported: {inbound.method} {inbound.shown_path}; {why}"
+        raise api_error(config.type, 404, text, reason=Reason.NO_ROUTE)
 
 
 def _relayed(
