@@ -19,9 +19,16 @@ from typing import Any
 from attrs import frozen
 
 from aigateway.actors.codec.reading import Object, count, items, members, text
-from aigateway.actors.interception.routes import COMPACTION, GEMINI, MESSAGES, RESPONSES, Api
+from aigateway.actors.interception.routes import (
+    COMPACTION,
+    GEMINI,
+    MESSAGES,
+    MODEL_CALL,
+    RESPONSES,
+    Api,
+)
 
-__all__ = ["LONGEST_CONTEXT", "LONGEST_OUTPUT", "PICTURE", "MostUsed", "most_used"]
+__all__ = ["LONGEST_CONTEXT", "LONGEST_OUTPUT", "MADE_PICTURE", "PICTURE", "MostUsed", "most_used"]
 
 LONGEST_CONTEXT = 1_000_000
 """Tokens of input that models take, but for very few."""
@@ -29,6 +36,8 @@ LONGEST_OUTPUT = 128_000
 """Tokens that models write in one answer, unless a request allows more."""
 PICTURE = 5_000
 """Tokens of one picture."""
+MADE_PICTURE = 20_000
+"""Tokens that a model writes for one; the largest of OpenAI's take 6,240, drafts come on top."""
 _BYTES_OF_TOKEN = 2
 _OVERHEAD = 1_000
 """Tokens that providers add, for tools above all."""
@@ -109,6 +118,8 @@ def _uses(tool: Object) -> tuple[int, bool]:
 def _output(api: Api, fields: Object) -> int:
     if api == COMPACTION:
         return LONGEST_OUTPUT
+    if api == MODEL_CALL:
+        return _made(fields)
     if api == GEMINI:
         fields = members(fields.get("generationConfig", fields.get("generation_config")))
         most = _first(fields, "maxOutputTokens", "max_output_tokens")
@@ -119,6 +130,14 @@ def _output(api: Api, fields: Object) -> int:
         most = _first(fields, "max_completion_tokens", "max_tokens")
         answers = 1 if api == MESSAGES else count(fields.get("n"))
     return (most or LONGEST_OUTPUT) * max(answers, 1)
+
+
+def _made(fields: Object) -> int:
+    """What is written by a model that holds no conversation: pictures, sound, text, or nothing."""
+    if "prompt" in fields:
+        return max(count(fields.get("n")), 1) * MADE_PICTURE
+    # A form has a recording or a picture in it.
+    return LONGEST_OUTPUT if not fields or "voice" in fields else 0
 
 
 def _first(fields: Object, *names: str) -> int:

@@ -47,6 +47,7 @@ from aigateway.actors.interception.routes import (
     COMPACTION,
     GEMINI,
     MESSAGES,
+    MODERATION,
     RESPONSES,
     Api,
     Intercept,
@@ -552,7 +553,7 @@ def _begin(
         project=caller.project or None,
     )
     hold, patience = None, max_wait + 5.0
-    rules = capped(caller, credential)
+    rules = capped(caller, credential) if api != MODERATION else None
     if rules is not None:
         hold = hold_for(
             caller, rules, config, runtime.tree,

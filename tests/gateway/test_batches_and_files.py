@@ -16,6 +16,7 @@ LINES = b'{"custom_id":"1","method":"POST","url":"/v1/chat/completions","body":{
 POLICY = """
 users:
   mona: {models: ["gpt-*"]}
+  carl: {caps: [{usd: 1, every: day}]}
 """
 
 
@@ -25,6 +26,11 @@ def script(request: ReceivedRequest) -> Steps:
     if target.startswith("/v1/messages/batches"):
         counts = dict.fromkeys(("canceled", "errored", "expired", "processing", "succeeded"), 0)
         return answer({"id": "msgbatch_1", "type": "message_batch", "request_counts": counts})
+    if target == "/v1/embeddings":
+        vectors = [{"object": "embedding", "index": 0, "embedding": [0.5]}]
+        return answer({"data": vectors, "model": "m", "usage": {"prompt_tokens": 2}})
+    if target == "/v1/moderations":
+        return answer({"id": "modr-1", "model": "m", "results": []})
     if target.endswith("/content"):
         return answer(LINES, content_type="application/octet-stream")
     if "/files" in target:
@@ -121,6 +127,18 @@ def test_a_policy_that_a_batch_would_go_round_turns_them_off(gateway: GatewayPro
         mona.files.create(file=("b.jsonl", LINES), purpose="batch")
     with pytest.raises(openai.NotFoundError, match="do not hold for batches"):
         mona.batches.retrieve("batch_x")
+
+
+def test_caps_hold_for_models_that_hold_no_conversation(gateway: GatewayProcess) -> None:
+    carl = gpt(gateway, "carl")
+    assert carl.embeddings.create(
+        model="text-embedding-3-small", input="x", encoding_format="float"
+    )
+    assert carl.moderations.create(input="x").results == []
+    with pytest.raises(openai.PermissionDeniedError, match="no price for"):
+        carl.audio.speech.create(model="tts-1", voice="alloy", input="x")
+    with pytest.raises(openai.NotFoundError, match="do not hold for batches"):
+        carl.files.create(file=("b.jsonl", LINES), purpose="batch")
 
 
 def test_anthropics_batches_are_passed_on_too(gateway: GatewayProcess) -> None:

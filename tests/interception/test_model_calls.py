@@ -19,6 +19,7 @@ from interception_driver import (
 from test_multipart import FILE, form
 
 from aigateway.actors.interception import InvalidRequest
+from aigateway.actors.interception.estimate import LONGEST_OUTPUT, MADE_PICTURE, most_used
 
 CALL = "model-call"
 FORM = (("Content-Type", "multipart/form-data; boundary=xYz"),)
@@ -244,3 +245,22 @@ def test_what_cannot_be_read_is_refused(body: bytes, headers: Any) -> None:
     with pytest.raises(InvalidRequest) as found:
         open_one(CALL, body, headers=headers)
     assert json.loads(found.value.body)["error"]["message"].startswith("request body is ")
+
+
+# -- what a request may use at most
+
+
+@pytest.mark.parametrize(
+    ("request_body", "output"),
+    [
+        (EMBED, 0),
+        ({"model": "m", "query": "q", "documents": ["a"]}, 0),
+        (DRAW, MADE_PICTURE),
+        ({**DRAW, "n": 3}, 3 * MADE_PICTURE),
+        ({"model": "m", "input": "Hello.", "voice": "alloy"}, LONGEST_OUTPUT),
+        (form((FILE, SOUND)), LONGEST_OUTPUT),
+    ],
+)
+def test_only_what_makes_something_may_cost_output(request_body: Any, output: int) -> None:
+    body = request_body if isinstance(request_body, bytes) else json.dumps(request_body).encode()
+    assert most_used("model-call", body).output_tokens == output
