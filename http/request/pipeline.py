@@ -201,7 +201,7 @@ class Pipeline:
             firewall = agent_firewall(inbound.headers)
         except BadAgentFirewall as ex:
             raise plain(400, str(ex), reason=Reason.BAD_REQUEST) from ex
-        call.trace.intercept(provider=config.name, user=caller.user_id)
+        call.trace.intercept(provider=config.name, kind=config.type, user=caller.user_id)
         opened = self._open(call, route)
         interception: Interception = opened
         self.choose_model(call, config, route.api, interception.model)
@@ -318,7 +318,7 @@ class Pipeline:
         if self._metrics is not None:
             self._metrics.began(config.name, call.model, call.route)
         call.begin("provider")
-        call.trace.recorded()
+        call.trace.recorded(call.session_id)
         return recording
 
     def _request(

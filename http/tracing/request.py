@@ -46,6 +46,7 @@ from aigateway.actors.values.records import (
     ToolUsage,
     UsageRecord,
 )
+from aigateway.http.tracing import conventions as names
 
 __all__ = ["TRACE_HEADER", "RequestTrace"]
 
@@ -80,8 +81,7 @@ class RequestTrace:
             f"{method} {path}",
             context=_W3C.extract(carrier, Context()),
             kind=SpanKind.SERVER,
-            # Without the query: a client may have put a key into it.
-            attributes={"http.method": method, "http.target": path},
+            attributes=_http_attributes(environ, method, path),
         )
         self._attributes: Attributes = {"request_path": path}
         self._intercept: Span | None = None
@@ -91,6 +91,7 @@ class RequestTrace:
         self._upstream: Span | None = None
         self._passthrough: Span | None = None
         self._records: list[Span] = []
+        self._tokens: list[TokenUsage] = []
         self._end_record: Span | None = None
         self._streaming = False
         self._relaying = False
@@ -105,8 +106,9 @@ class RequestTrace:
     def head(self, status: str, headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         """The answer begins with this status line; returns its headers with the trace's id."""
         code = int(status.split(" ", 1)[0])
-        self._http.set_attribute("http.status_code", code)
+        self._http.set_attribute(names.HTTP_STATUS, code)
         if code >= 500:
+            self._http.set_attribute(names.ERROR_TYPE, str(code))
             self._http.set_status(Status(StatusCode.ERROR, status[:MESSAGE_LIMIT]))
         kept = [pair for pair in headers if pair[0].lower() != TRACE_HEADER.lower()]
         return [*kept, (TRACE_HEADER, self.trace_id)]
@@ -154,10 +156,16 @@ class RequestTrace:
 
     # -- intercepted
 
-    def intercept(self, *, provider: str, user: str) -> None:
-        """The request is of a kind that is intercepted."""
+    def intercept(self, *, provider: str, kind: str, user: str) -> None:
+        """The request is of a kind that is intercepted; ``kind`` is the provider's type."""
         self._attributes.update(provider=provider, user_id=user)
-        self._intercept = self._begin("Intercept", self._http)
+        # On this span alone: a reader that adds up tokens would count them twice.
+        own: Attributes = {
+            **self._attributes,
+            names.OPERATION: names.operation_of(kind),
+            names.PROVIDER: names.provider_of(kind),
+        }
+        self._intercept = self._begin("Intercept", self._http, own)
         self._step = self._begin("Intercept.CreateInterceptor", self._intercept)
 
     def created(self, recording: Recording, *, model: str, bedrock: bool | None) -> None:
@@ -179,12 +187,17 @@ class RequestTrace:
             self._attributes["aws_bedrock"] = bedrock
         for span in (self._intercept, self._step):
             span.set_attributes(self._attributes)
+        self._intercept.set_attribute(names.REQUEST_MODEL, model)
+        self._intercept.set_attribute(names.REQUEST_STREAM, interception.streaming)
         _end(self._step)
         self._step = self._begin("Intercept.RecordInterception", self._intercept)
 
-    def recorded(self) -> None:
-        """The control plane has accepted the interception."""
+    def recorded(self, session: str | None) -> None:
+        """The control plane has accepted the interception, of the client's ``session`` if it says
+        one."""
         _end(self._step)
+        if session and self._intercept is not None:
+            self._intercept.set_attribute(names.CONVERSATION, session)
         self._process = self._begin("Intercept.ProcessRequest", self._intercept)
 
     def calling(self, headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -219,7 +232,12 @@ class RequestTrace:
 
     def tool_call(self, tool: str) -> Span:
         """An injected tool is called."""
-        attributes: Attributes = {**self._attributes, "mcp_tool_name": tool}
+        attributes: Attributes = {
+            **self._attributes,
+            "mcp_tool_name": tool,
+            names.OPERATION: "execute_tool",
+            names.TOOL_NAME: tool,
+        }
         return self._begin("Intercept.ProcessRequest.ToolCall", self._process, attributes)
 
     def tool_called(self, span: Span, result: ToolResult) -> None:
@@ -238,12 +256,18 @@ class RequestTrace:
         """Records have become known."""
         for record in records:
             self._records.append(self._begin(_RECORD_SPANS[type(record)], self._process))
+            if isinstance(record, TokenUsage):
+                self._tokens.append(record)
 
     def ending(self, end: InterceptionEnded) -> None:
         """The answer is over; its records are being written to disk."""
         if end.error_type is not None:
             for span in (self._upstream, self._process, self._intercept):
                 _fail(span, f"{end.error_type}: {end.error_message or ''}")
+            if self._intercept is not None:
+                self._intercept.set_attribute(names.ERROR_TYPE, end.error_type)
+        if self._intercept is not None:
+            self._intercept.set_attributes(names.usage_of(self._tokens))
         _end(self._upstream)
         _end(self._process)
         self._end_record = self._begin("Intercept.RecordInterceptionEnded", self._intercept)
@@ -278,6 +302,18 @@ def _end(span: Span | None) -> None:
 def _fail(span: Span | None, text: str) -> None:
     if span is not None and span.is_recording():
         span.set_status(Status(StatusCode.ERROR, text[:MESSAGE_LIMIT]))
+
+
+def _http_attributes(environ: Mapping[str, Any], method: str, path: str) -> Attributes:
+    # Without the query: a client may have put a key into it.
+    found: Attributes = {
+        names.HTTP_METHOD: method,
+        names.URL_PATH: path,
+        names.URL_SCHEME: str(environ.get("wsgi.url_scheme", "http")),
+    }
+    if agent := environ.get("HTTP_USER_AGENT"):
+        found[names.USER_AGENT] = str(agent)[:MESSAGE_LIMIT]
+    return found
 
 
 def _path(environ: Mapping[str, Any]) -> str:

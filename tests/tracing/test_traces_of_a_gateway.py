@@ -86,7 +86,9 @@ def _whole(collector: Collector, answer: requests.Response, last: str = "POST ")
 def test_an_intercepted_request_has_the_spans_of_the_specification(
     gateway: GatewayProcess, collector: Collector, provider: ScriptedProvider, streaming: bool
 ) -> None:
-    answer = _post(gateway, {"stream": streaming})
+    agent = "claude-cli/2.1.200 (external, cli)"
+    session = {"User-Agent": agent, "X-Claude-Code-Session-Id": "a-session"}
+    answer = _post(gateway, {"stream": streaming}, **session)
     assert answer.status_code == 200
     trace_id = _whole(collector, answer)
     interception_id = answer.headers["X-AI-Gateway-Interception-Id"]
@@ -118,7 +120,7 @@ def test_an_intercepted_request_has_the_spans_of_the_specification(
         assert span.resource["service.name"] == "coder-ai-gateway"
         assert spans["POST /anthropic/v1/messages"].started <= span.started <= span.ended
         if span.name.startswith("Intercept"):
-            assert span.attributes == {
+            assert {k: v for k, v in span.attributes.items() if not k.startswith("gen_ai.")} == {
                 "request_path": "/anthropic/v1/messages",
                 "interception_id": interception_id,
                 "user_id": found["initiator_id"],
@@ -127,12 +129,31 @@ def test_an_intercepted_request_has_the_spans_of_the_specification(
                 "streaming": streaming,
                 "aws_bedrock": False,
             }
+            # A reader that adds up tokens finds them once.
+            assert ("gen_ai.operation.name" in span.attributes) is (span.name == "Intercept")
+    tokens = found["token_usages"]
+    sums = {name: sum(row[name] for row in tokens) for name in tokens[0] if "tokens" in name}
+    cached = sums["cache_read_input_tokens"], sums["cache_write_input_tokens"]
+    assert {k: v for k, v in spans["Intercept"].attributes.items() if k.startswith("gen_ai.")} == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "anthropic",
+        "gen_ai.request.model": "claude-x",
+        "gen_ai.request.stream": streaming,
+        "gen_ai.conversation.id": "a-session",
+        "gen_ai.response.id": tokens[-1]["msg_id"],
+        "gen_ai.usage.input_tokens": sums["input_tokens"] + sum(cached),
+        "gen_ai.usage.output_tokens": sums["output_tokens"],
+        "gen_ai.usage.cache_read.input_tokens": cached[0],
+        "gen_ai.usage.cache_creation.input_tokens": cached[1],
+    }
     http = spans["POST /anthropic/v1/messages"]
     assert http.parent_id == ""
     assert http.attributes == {
-        "http.method": "POST",
-        "http.target": "/anthropic/v1/messages",
-        "http.status_code": 200,
+        "http.request.method": "POST",
+        "url.path": "/anthropic/v1/messages",
+        "url.scheme": "http",
+        "user_agent.original": "claude-cli/2.1.200 (external, cli)",
+        "http.response.status_code": 200,
         "outcome": "complete",
     }
     line = http.events["request"]
@@ -245,7 +266,9 @@ def test_refused_requests_are_traced_too(gateway: GatewayProcess, collector: Col
         trace_id = _whole(collector, answer)
         assert collector.names(trace_id) == names
         (span,) = collector.of_trace(trace_id)
-        assert span.attributes["http.status_code"] == status
+        assert span.attributes["http.response.status_code"] == status
+        if status >= 500:
+            assert span.attributes["error.type"] == str(status)
 
 
 def test_a_body_that_cannot_be_read_ends_where_it_was_to_be(

@@ -1,0 +1,95 @@
+"""Names of OpenTelemetry's semantic conventions, as far as our spans carry them, and what stands in
+them.
+
+Those for HTTP, URLs and errors are stable.  Those for generative AI are not, and the package that
+has them marks them as such; so each is written down here, once, and a test compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from aigateway.actors.values.records import TokenUsage
+
+__all__ = [
+    "CONVERSATION",
+    "ERROR_TYPE",
+    "HTTP_METHOD",
+    "HTTP_STATUS",
+    "OPERATION",
+    "PROVIDER",
+    "REQUEST_MODEL",
+    "REQUEST_STREAM",
+    "RESPONSE_ID",
+    "RESPONSE_MODEL",
+    "TOOL_NAME",
+    "URL_PATH",
+    "URL_SCHEME",
+    "USER_AGENT",
+    "operation_of",
+    "provider_of",
+    "usage_of",
+]
+
+ERROR_TYPE: Final = "error.type"
+HTTP_METHOD: Final = "http.request.method"
+HTTP_STATUS: Final = "http.response.status_code"
+URL_PATH: Final = "url.path"
+URL_SCHEME: Final = "url.scheme"
+USER_AGENT: Final = "user_agent.original"
+
+CONVERSATION: Final = "gen_ai.conversation.id"
+OPERATION: Final = "gen_ai.operation.name"
+PROVIDER: Final = "gen_ai.provider.name"
+REQUEST_MODEL: Final = "gen_ai.request.model"
+REQUEST_STREAM: Final = "gen_ai.request.stream"
+RESPONSE_ID: Final = "gen_ai.response.id"
+RESPONSE_MODEL: Final = "gen_ai.response.model"
+TOOL_NAME: Final = "gen_ai.tool.name"
+INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
+OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+CACHE_READ_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
+CACHE_WRITE_TOKENS: Final = "gen_ai.usage.cache_creation.input_tokens"
+
+_PROVIDERS: Final[Mapping[str, str]] = {
+    "azure": "azure.ai.openai",
+    "bedrock": "aws.bedrock",
+    "gemini": "gcp.gemini",
+    "google": "gcp.gen_ai",
+}
+"""Types of providers that the conventions know by another name; a type that they do not know stands
+for itself, as they allow."""
+
+
+def provider_of(kind: str) -> str:
+    """The conventions' name for a provider's type."""
+    return _PROVIDERS.get(kind, kind)
+
+
+def operation_of(kind: str) -> str:
+    """What a recorded request to a provider of this type does."""
+    return "generate_content" if kind == "gemini" else "chat"
+
+
+def usage_of(records: Iterable[TokenUsage]) -> dict[str, str | int]:
+    """What was used, and who answered.
+
+    The conventions count what was read from a cache, or written into it, as input; records do not.
+    """
+    found: dict[str, str | int] = {}
+    for record in records:
+        cached, written = record.cache_read_input_tokens, record.cache_write_input_tokens
+        for name, tokens in (
+            (INPUT_TOKENS, record.input_tokens + cached + written),
+            (OUTPUT_TOKENS, record.output_tokens),
+            (CACHE_READ_TOKENS, cached),
+            (CACHE_WRITE_TOKENS, written),
+        ):
+            found[name] = int(found.get(name, 0)) + tokens
+        if record.msg_id:
+            found[RESPONSE_ID] = record.msg_id
+        model = record.metadata.get("provider_model")
+        if isinstance(model, str) and model:
+            found[RESPONSE_MODEL] = model
+    return found
