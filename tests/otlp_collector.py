@@ -1,23 +1,30 @@
-"""A collector that takes traces by OTLP over HTTP and remembers them, as protobuf messages."""
+"""Collectors that take traces by OTLP, over HTTP or gRPC, and remember the messages."""
 
 from __future__ import annotations
 
 import gzip
 import threading
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
+import grpc
 from attrs import field, frozen
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
+    TraceServiceServicer,
+    add_TraceServiceServicer_to_server,
+)
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as WireSpan
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
-__all__ = ["Collector", "Span"]
+__all__ = ["Collector", "GrpcCollector", "Span"]
 
 
 @frozen
@@ -38,12 +45,37 @@ class Span:
     events: dict[str, dict[str, Any]] = field(factory=dict)
 
 
-class Collector:
-    """Listens while it is entered."""
+class _Received:
+    """The spans that came, however they came."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
         self.paths: list[str] = []
+
+    def of_trace(self, trace_id: str) -> list[Span]:
+        return [span for span in list(self.spans) if span.trace_id == trace_id]
+
+    def names(self, trace_id: str) -> Counter[str]:
+        return Counter(span.name for span in self.of_trace(trace_id))
+
+    def one(self, trace_id: str, name: str) -> Span:
+        (found,) = [span for span in self.of_trace(trace_id) if span.name == name]
+        return found
+
+    def _take(self, path: str, request: ExportTraceServiceRequest) -> None:
+        self.paths.append(path)
+        for resource_spans in request.resource_spans:
+            resource = _plain(resource_spans.resource.attributes)
+            for scope_spans in resource_spans.scope_spans:
+                for span in scope_spans.spans:
+                    self.spans.append(_span(span, resource, scope_spans.scope.name))
+
+
+class Collector(_Received):
+    """Listens while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self.hold = threading.Event()
         """Cleared: requests are answered only when it is set again."""
         self.hold.set()
@@ -83,23 +115,31 @@ class Collector:
         self._server.server_close()
         self._thread.join()
 
-    def of_trace(self, trace_id: str) -> list[Span]:
-        return [span for span in list(self.spans) if span.trace_id == trace_id]
 
-    def names(self, trace_id: str) -> Counter[str]:
-        return Counter(span.name for span in self.of_trace(trace_id))
+class GrpcCollector(_Received):
+    """The same by gRPC."""
 
-    def one(self, trace_id: str, name: str) -> Span:
-        (found,) = [span for span in self.of_trace(trace_id) if span.name == name]
-        return found
+    def __init__(self) -> None:
+        super().__init__()
+        self._server = grpc.server(ThreadPoolExecutor(4))
+        add_TraceServiceServicer_to_server(_Service(self._take), self._server)
+        self.url = f"http://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
 
-    def _take(self, path: str, request: ExportTraceServiceRequest) -> None:
-        self.paths.append(path)
-        for resource_spans in request.resource_spans:
-            resource = _plain(resource_spans.resource.attributes)
-            for scope_spans in resource_spans.scope_spans:
-                for span in scope_spans.spans:
-                    self.spans.append(_span(span, resource, scope_spans.scope.name))
+    def __enter__(self) -> Self:
+        self._server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.stop(None).wait()
+
+
+class _Service(TraceServiceServicer):
+    def __init__(self, take: Callable[[str, ExportTraceServiceRequest], None]) -> None:
+        self._take = take
+
+    def Export(self, request: ExportTraceServiceRequest, context: Any) -> Any:
+        self._take("grpc", request)
+        return ExportTraceServiceResponse()
 
 
 def _span(span: WireSpan, resource: dict[str, Any], scope: str) -> Span:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 
 from aigateway.actors.codec.headers import is_secret_name, same_name
 from aigateway.http.settings.errors import SettingsError
 from aigateway.http.settings.table import OPTIONS, Settings
+from aigateway.http.settings.trace_protocol import trace_protocol
 
 __all__ = ["check_settings"]
 
@@ -37,6 +39,19 @@ def check_settings(settings: Settings) -> Iterator[SettingsError]:
     if settings.traces and find_spec("opentelemetry") is None:
         yield SettingsError(
             "--trace: OpenTelemetry is not installed, run: pip install 'aigateway[tracing]'"
+        )
+    elif settings.trace:
+        yield from _check_trace_protocol(trace_protocol(os.environ))
+
+
+def _check_trace_protocol(protocol: str) -> Iterator[SettingsError]:
+    if protocol not in ("grpc", "http/protobuf"):
+        yield SettingsError(
+            f"--trace: OTEL_EXPORTER_OTLP_PROTOCOL is {protocol!r}, choose grpc or http/protobuf"
+        )
+    elif protocol == "grpc" and find_spec("grpc") is None:
+        yield SettingsError(
+            "--trace: OTLP over gRPC is not installed, run: pip install 'aigateway[tracing-grpc]'"
         )
 
 

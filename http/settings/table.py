@@ -318,7 +318,8 @@ class Settings:
         "false",
         env="CODER_TRACE_ENABLE",
         yaml="introspection.tracing.enable",
-        help="Send OpenTelemetry traces (OTLP over HTTP); needs the extra `tracing`.",
+        help="Send OpenTelemetry traces (OTLP over HTTP, or over gRPC where "
+        "OTEL_EXPORTER_OTLP_PROTOCOL says grpc); needs the extra `tracing`.",
     )
     trace_endpoint: str = _tracing(
         URL,

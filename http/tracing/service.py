@@ -10,12 +10,13 @@ import structlog
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import Tracer
 
 from aigateway.actors.values.records import RECORD_LINE
 from aigateway.http.logs import tap_logs
 from aigateway.http.settings import Settings
+from aigateway.http.settings.trace_protocol import trace_protocol
 from aigateway.http.settings.version import own_version
 from aigateway.http.tracing.request import RequestTrace
 
@@ -100,11 +101,13 @@ def _log_to_trace(level: str, message: str, fields: dict[str, str]) -> None:
         trace.log(level, message, fields)
 
 
-def _exporters(settings: Settings) -> list[OTLPSpanExporter]:
-    exporters = []
+def _exporters(settings: Settings) -> list[SpanExporter]:
+    exporters: list[SpanExporter] = []
     if settings.trace:
         endpoint = settings.trace_endpoint.rstrip("/")
-        if endpoint:
+        if trace_protocol(os.environ) == "grpc":
+            exporters.append(_grpc_exporter(endpoint, settings.worker_class))
+        elif endpoint:
             exporters.append(OTLPSpanExporter(endpoint=endpoint + TRACES_PATH))
         else:
             # Address, headers, certificates: the standard OTEL_EXPORTER_OTLP_* variables.
@@ -113,3 +116,18 @@ def _exporters(settings: Settings) -> list[OTLPSpanExporter]:
         team = {"x-honeycomb-team": settings.trace_honeycomb_api_key}
         exporters.append(OTLPSpanExporter(endpoint=HONEYCOMB, headers=team))
     return exporters
+
+
+def _grpc_exporter(endpoint: str, worker_class: str) -> SpanExporter:
+    # Large and compiled: only where it is wanted.
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (
+        OTLPSpanExporter as GrpcSpanExporter,
+    )
+
+    if worker_class == "gevent":
+        from grpc.experimental import gevent as grpc_gevent
+
+        # Else a call would stop every greenlet of the worker until it is answered.
+        grpc_gevent.init_gevent()
+    # None: the standard variables.  An address by http:// means no TLS, as in those.
+    return GrpcSpanExporter(endpoint=endpoint or None)

@@ -14,7 +14,7 @@ import pytest
 import requests
 from gateway_process import GatewayProcess, Upstream, message_of, wait_until
 from imitation_provider import Reset, ScriptedProvider, WaitFor, error, event, stream
-from otlp_collector import Collector
+from otlp_collector import Collector, GrpcCollector
 
 SECRET = "sk-upstream-secret-key"
 INTERCEPTED = {
@@ -361,3 +361,28 @@ def test_a_gateway_that_does_not_trace_never_imports_opentelemetry(
     imported = gateway.stderr()
     assert "aigateway.http.request.gateway" in imported
     assert "opentelemetry" not in imported
+
+
+@pytest.mark.parametrize("worker_class", ["gevent", "gthread"])
+def test_traces_go_by_grpc_where_the_standard_variable_says_so(
+    tmp_path: Path, provider: ScriptedProvider, worker_class: str
+) -> None:
+    with GrpcCollector() as collector:
+        options = ["--trace", "--trace-endpoint", collector.url, "--worker-class", worker_class]
+        environ = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_BSP_SCHEDULE_DELAY": "50"}
+        upstreams = [Upstream("anthropic", provider.url)]
+        with GatewayProcess(tmp_path, upstreams, options, environ=environ) as gateway:
+            answer = _post(gateway)
+            assert answer.status_code == 200
+            trace_id = answer.headers["X-Trace-ID"]
+            wait_until(lambda: collector.names(trace_id)["Intercept"], "the trace arrives")
+            tokens = collector.one(trace_id, "Intercept").attributes["gen_ai.usage.output_tokens"]
+            assert tokens > 0
+            assert set(collector.paths) == {"grpc"}
+
+
+def test_a_protocol_of_traces_that_there_is_none_of_stops_the_start(tmp_path: Path) -> None:
+    environ = {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}
+    gateway = GatewayProcess(tmp_path, [], ["--trace"], environ=environ)
+    with pytest.raises(AssertionError, match="choose grpc or http/protobuf"):
+        gateway.start()
