@@ -17,11 +17,10 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-import click
-
 from aigateway.actors.values.records import RECORD_LINE
-from aigateway.http.cli.actors import ask_all, traces, traces_as_text
+from aigateway.http.cli.actors import traces_as_text
 from aigateway.http.cli.check import Report, report_as_json, report_as_lines
+from aigateway.http.diagnosis.workers import NoGateway, ask_all, traces
 from aigateway.http.settings import Settings
 
 __all__ = ["actors", "environment", "log_tails", "metrics", "settings_files", "spools", "trace"]
@@ -59,8 +58,8 @@ def actors(settings: Settings) -> str:
     """What every worker of a running gateway says about its actors."""
     try:
         found = list(ask_all(Path(settings.runtime_dir), {"command": "list"}, None))
-    except click.ClickException as ex:
-        return _json({"error": ex.message})
+    except NoGateway as ex:
+        return _json({"error": str(ex)})
     return _json([{"pid": pid, **answer} for pid, answer in found])
 
 
@@ -68,8 +67,8 @@ def trace(settings: Settings) -> str:
     """What every worker of a running gateway does at this moment."""
     try:
         return traces_as_text(traces(Path(settings.runtime_dir))) + "\n"
-    except click.ClickException as ex:
-        return f"{ex.message}\n"
+    except NoGateway as ex:
+        return f"{ex}\n"
 
 
 def metrics(settings: Settings) -> str:

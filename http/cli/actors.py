@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,12 @@ from rich.text import Text
 
 from aigateway.http.cli._tables import console, table_box
 from aigateway.http.diagnosis.report import as_text
+from aigateway.http.diagnosis.workers import NoGateway, ask_all, traces
 from aigateway.http.settings import load
 from aigateway.http.settings.flags import settings_options
 from aigateway.http.settings.printable import printable
 
-__all__ = ["ask_all", "command", "traces", "traces_as_text"]
-
-TIMEOUT = 6.0
-"""Seconds to wait for a worker's answer."""
-HANGS = "`aigateway actors --trace` shows where it hangs"
+__all__ = ["command", "traces_as_text"]
 
 
 @click.group("actors", invoke_without_command=True)
@@ -62,7 +58,7 @@ def restart(folder: Path, role: str, worker: int | None, crash: bool) -> None:
     """Restart the actor ROLE (for example recorder or provider/anthropic) in every worker."""
     question = {"command": "restart", "role": role, "crash": crash}
     done = False
-    for pid, answer in ask_all(folder, question, worker):
+    for pid, answer in _or_fail(ask_all(folder, question, worker)):
         if answer.get("error"):
             click.echo(f"worker {pid}: {answer['error']}", err=True)
         elif answer["done"]:
@@ -78,7 +74,7 @@ def restart(folder: Path, role: str, worker: int | None, crash: bool) -> None:
 @click.pass_obj
 def redeliver(folder: Path) -> None:
     """Send the records that were set aside (dead letters) again."""
-    for pid, answer in ask_all(folder, {"command": "redeliver"}, None):
+    for pid, answer in _or_fail(ask_all(folder, {"command": "redeliver"}, None)):
         if answer.get("error"):
             click.echo(f"worker {pid}: {answer['error']}", err=True)
         else:
@@ -86,7 +82,7 @@ def redeliver(folder: Path) -> None:
 
 
 def _list(folder: Path, as_json: bool) -> None:
-    answers = list(ask_all(folder, {"command": "list"}, None))
+    answers = list(_or_fail(ask_all(folder, {"command": "list"}, None)))
     if as_json:
         click.echo(json.dumps([{"pid": pid, **answer} for pid, answer in answers], indent=2))
         return
@@ -106,7 +102,7 @@ def _list(folder: Path, as_json: bool) -> None:
 
 
 def _trace(folder: Path, as_json: bool) -> None:
-    found = traces(folder)
+    found = _or_fail(traces(folder))
     if as_json:
         click.echo(json.dumps([{"pid": pid, **trace} for pid, trace in found], indent=2))
     else:
@@ -121,62 +117,8 @@ def traces_as_text(found: Iterable[tuple[int, dict[str, Any]]]) -> str:
     )
 
 
-def traces(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """What each worker of the gateway with this runtime folder does, as
-    :class:`~aigateway.http.diagnosis.snapshot.Snapshot` in JSON, or ``error``.
-
-    Raises ClickException when no worker is there.
-    """
-    return _each(folder, "trace", None, lambda path: _connect(path, b""))
-
-
-def ask_all(
-    folder: Path, question: dict[str, Any], only: int | None
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Put a question to each worker of the gateway with this runtime folder, or to ``only`` one.
-
-    Yields its process id and its answer, which has ``error`` when there was none.  Raises
-    ClickException when no worker is there.
-    """
-    line = json.dumps(question).encode() + b"\n"
-    return _each(folder, "sock", only, lambda path: _connect(path, line))
-
-
-def _each(
-    folder: Path, kind: str, only: int | None, ask: Callable[[Path], dict[str, Any]]
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    sockets = sorted(folder.glob(f"worker-*.{kind}")) if folder.is_dir() else []
-    answered = False
-    for path in sockets:
-        pid = int(path.stem.removeprefix("worker-"))
-        if only is not None and pid != only:
-            continue
-        try:
-            answer = ask(path)
-        except ConnectionRefusedError:
-            # Nobody listens: a worker that was killed with all the rest has left it behind.
-            continue
-        except TimeoutError as ex:
-            answer = {"error": f"no answer: {ex}" + ("" if kind == "trace" else f"; {HANGS}")}
-        except (OSError, ValueError) as ex:
-            answer = {"error": f"no answer: {ex}"}
-        answered = True
-        yield pid, answer
-    if not answered:
-        raise click.ClickException(
-            f"no gateway is running with the runtime folder {folder}; set --runtime-dir as it was"
-            " set for `aigateway start`"
-        )
-
-
-def _connect(path: Path, question: bytes) -> dict[str, Any]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.settimeout(TIMEOUT)
-        client.connect(str(path))
-        if question:
-            # Even nothing cannot be sent to one that has said all and gone.
-            client.sendall(question)
-        with client.makefile("rb") as lines:
-            answer = json.loads(lines.readline() or b'{"error": "the worker gave no answer"}')
-    assert isinstance(answer, dict)
-    return answer
+def _or_fail(found: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        yield from found
+    except NoGateway as ex:
+        raise click.ClickException(str(ex)) from ex

@@ -18,7 +18,7 @@ from aigateway.actors.actor.tree import ActorHistory, ActorTree
 from aigateway.http.diagnosis.stacks import Executing, Process, Stack
 from aigateway.http.request.call import Call
 
-__all__ = ["ActorLine", "OtherLine", "RequestLine", "Snapshot", "take"]
+__all__ = ["ActorLine", "OtherLine", "RequestLine", "Snapshot", "oldest", "take"]
 
 OLDEST = 20
 """Requests that are shown one by one."""
@@ -61,6 +61,8 @@ class RequestLine:
     model: str
     request_id: str
     interception_id: str
+    user: str
+    client: str
 
 
 @frozen
@@ -135,7 +137,7 @@ def take(
         actors=tuple(sorted(actors, key=lambda line: _in_order(line.role))),
         requests=len(running),
         stages=dict(Counter(call.stage for call in running).most_common()),
-        oldest=tuple(_oldest(running, now)),
+        oldest=tuple(oldest(running, now)),
         executing=len(found),
         others=others,
         left_out=left_out,
@@ -185,7 +187,8 @@ def _in_order(role: str) -> tuple[bool, list[tuple[int, str]]]:
     return role != "supervisor", [(len(part) * part.isdigit(), part) for part in parts]
 
 
-def _oldest(calls: Iterable[Call], now: float) -> list[RequestLine]:
+def oldest(calls: Iterable[Call], now: float) -> list[RequestLine]:
+    """Those of ``calls`` that run longest; ``now`` is a monotonic time."""
     first = sorted(calls, key=lambda call: call.began)[:OLDEST]
     return [
         RequestLine(
@@ -197,6 +200,8 @@ def _oldest(calls: Iterable[Call], now: float) -> list[RequestLine]:
             _short(call.model),
             call.request_id,
             call.interception_id,
+            call.caller.username if call.caller is not None else "",
+            _short(call.client),
         )
         for call in first
     ]

@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import threading
+from collections.abc import Collection
 
 import attrs
 import pykka
@@ -19,6 +20,8 @@ import structlog
 from aigateway.actors.actor.base import ask
 from aigateway.actors.recorder.messages import Redeliver
 from aigateway.actors.supervisor import ListActors, RestartActor
+from aigateway.http.diagnosis.serving import providers_now, requests_now
+from aigateway.http.request.call import Call
 from aigateway.http.request.runtime import Runtime
 from aigateway.http.settings.sockets import socket_path
 
@@ -34,9 +37,11 @@ log = structlog.get_logger("ai-gateway")
 class ControlSocket:
     """Serves one worker's actors to operators on this machine."""
 
-    def __init__(self, folder: str, runtime: Runtime) -> None:
+    def __init__(self, folder: str, runtime: Runtime, calls: Collection[Call]) -> None:
+        """``calls`` are the requests that are being served."""
         self._path = socket_path(folder, os.getpid())
         self._runtime = runtime
+        self._calls = calls
         self._listener: socket.socket | None = None
 
     def start(self) -> None:
@@ -103,6 +108,10 @@ class ControlSocket:
                     recorder = self._runtime.tree.find("recorder")
                     count = 0 if recorder is None else ask(recorder, Redeliver(), 5)
                     return {"pid": os.getpid(), "records": count}
+                case "requests":
+                    return {"pid": os.getpid(), **requests_now(self._calls)}
+                case "providers":
+                    return {"pid": os.getpid(), "providers": providers_now(self._runtime.tree)}
                 case unknown:
                     return {"error": f"unknown command {unknown!r}"}
         except (pykka.ActorDeadError, pykka.Timeout) as ex:

@@ -111,7 +111,7 @@ def post_worker_init(worker: Any) -> None:
         )
         worker.sampler.start()
     if folder:
-        worker.control_socket = ControlSocket(folder, runtime)
+        worker.control_socket = ControlSocket(folder, runtime, app.gateway.calls)
         worker.control_socket.start()
     worker.diagnosis.remember()
     collect_seldom()

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aigateway.http.cli import actors
+from aigateway.http.diagnosis import workers
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_without_a_gateway_the_folder_is_named(folder: Path, argv: list[str]) ->
 def test_a_worker_that_hangs_is_named_with_the_way_to_see_where(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(actors, "TIMEOUT", 0.05)
+    monkeypatch.setattr(workers, "TIMEOUT", 0.05)
     with listener(folder / "worker-7.sock"), listener(folder / "worker-7.trace"):
         (answer,) = json.loads(run(folder, "--json").output)
         assert answer == {

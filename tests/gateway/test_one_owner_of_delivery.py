@@ -19,7 +19,7 @@ import requests
 from any_coderd import AnyCoderd, Start, all_ended, per_interception
 from gateway_process import GatewayProcess, wait_until
 
-from aigateway.http.cli.actors import ask_all
+from aigateway.http.diagnosis.workers import ask_all
 
 RESTARTS = int(os.environ.get("AIGATEWAY_TEST_RESTARTS", "4"))
 CRASHES = min(RESTARTS, 6)
