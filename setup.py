@@ -26,6 +26,19 @@ setup(
     package_dir=dict(ROOMS),
     packages=packages,
     package_data={
-        name: ["*.pyi", "*.proto", "py.typed", "*.sql", "table.json"] for name in packages
+        name: [
+            "*.pyi",
+            "*.proto",
+            "py.typed",
+            "*.sql",
+            "table.json",
+            # The console's templates and assets.
+            "*.html",
+            "*.svg",
+            "*.css",
+            "*.js",
+            "*.LICENSE.txt",
+        ]
+        for name in packages
     },
 )

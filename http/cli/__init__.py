@@ -15,6 +15,7 @@ __all__ = ["COMMANDS", "cli", "run"]
 COMMANDS = {
     "start": "Start the gateway.",
     "demo": "Try it out: a gateway in front of an imitation provider.",
+    "console": "Serve pages that show what the gateway knows.",
     "usage": "Show who used what, from the local database.",
     "prices": "Show prices, what has none, and work costs out again.",
     "users": "Make, list and disable users of the embedded control plane.",

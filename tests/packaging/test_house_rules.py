@@ -54,9 +54,10 @@ ARROWS: dict[str, set[str]] = {
         "http/diagnosis", "http/logs", "http/metrics", "http/request", "http/server",
         "http/settings",
     },
+    "http/console": {"http/diagnosis", "http/settings"},
     "http/demo": {"http/settings"},
     "http/cli": {
-        "http/admin", "http/app", "http/demo", "http/diagnosis", "http/logs", "http/metrics",
+        "http/admin", "http/app", "http/console", "http/demo", "http/diagnosis", "http/logs", "http/metrics",
         "http/request", "http/server", "http/settings",
     },
     "http/__main__": {"http/cli"},

@@ -24,7 +24,7 @@ from attrs import frozen
 CHECKOUT = Path(__file__).parents[2]
 BUILT_FROM = ("actors", "http", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 ROOMS = ("actors", "http")
-SHIPPED = re.compile(r".*\.(py|pyi|proto|sql|json)|py\.typed")
+SHIPPED = re.compile(r".*\.(py|pyi|proto|sql|json|html|svg|css|js|LICENSE\.txt)|py\.typed")
 VERSION = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
 
 QUIET = ["--disable-pip-version-check", "--no-cache-dir"]

@@ -1,0 +1,200 @@
+"""Each page: from an address with its filters to a template with its values."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import falcon
+from attrs import frozen
+
+from aigateway.actors.control.local.schema import moment_of
+from aigateway.http.console import clients
+from aigateway.http.console.gateway import Gateway, merged_providers
+from aigateway.http.console.now import Observer, Pulse
+from aigateway.http.console.records import (
+    FILTERS,
+    Away,
+    Records,
+    choices,
+    detail,
+    entries,
+    whole_text,
+)
+from aigateway.http.console.spending import (
+    DIMENSIONS,
+    PERIODS,
+    SERIES,
+    as_csv,
+    chart,
+    period,
+    spending,
+    unpriced_models,
+)
+from aigateway.http.console.templating import Templates
+
+__all__ = ["Site", "Pages"]
+
+_ROWS: Final = 50
+_LONGEST_FILTER: Final = 500
+_DAY: Final = 86_400
+
+
+@frozen
+class Site:
+    """What all pages are made from."""
+
+    records: Records
+    gateway: Gateway
+    templates: Templates
+    client_address: str
+    """Where clients find the gateway: scheme, host and port."""
+
+
+def _filters(req: falcon.Request, names: Mapping[str, str] | tuple[str, ...]) -> dict[str, str]:
+    return {name: (req.get_param(name) or "")[:_LONGEST_FILTER] for name in names}
+
+
+def _query(values: Mapping[str, object], **changed: object) -> str:
+    """The query of an address with these filters; empty ones are left out."""
+    told = {name: value for name, value in {**values, **changed}.items() if value}
+    return f"?{urlencode(told)}" if told else ""
+
+
+class Pages:
+    """The handlers, by name of the page."""
+
+    def __init__(self, site: Site, pulse: Pulse, observer: Observer) -> None:
+        self._site = site
+        self._pulse = pulse
+        self._observer = observer
+
+    def _show(
+        self, req: falcon.Request, resp: falcon.Response, template: str, **values: Any
+    ) -> None:
+        resp.content_type = falcon.MEDIA_HTML
+        resp.text = self._site.templates.page(template, query=_query, here=req.path, **values)
+
+    # -- Now
+
+    def on_get_home(self, req: falcon.Request, resp: falcon.Response) -> None:
+        raise falcon.HTTPSeeOther("/now")
+
+    def on_get_now(self, req: falcon.Request, resp: falcon.Response) -> None:
+        # A look of its own, since the pulse may be resting: the page is whole without scripts.
+        view = Observer(self._site.records, self._site.gateway).look()
+        self._show(req, resp, "now.html", view=view)
+
+    def on_get_events(self, req: falcon.Request, resp: falcon.Response) -> None:
+        if not self._pulse.join():
+            raise falcon.HTTPServiceUnavailable(
+                title="Too many live pages", description="Close one of them.", retry_after=10
+            )
+        resp.content_type = "text/event-stream"
+        resp.stream = self._pulse.listen()
+
+    # -- Spend
+
+    def _spend(self, req: falcon.Request) -> tuple[dict[str, str], str, int]:
+        by = req.get_param("by") or "user"
+        days = req.get_param_as_int("days", default=14)
+        if by not in DIMENSIONS or days not in PERIODS:
+            raise falcon.HTTPBadRequest(
+                title="No such sum",
+                description=f"Sum up by one of {', '.join(DIMENSIONS)}, over one of"
+                f" {', '.join(map(str, PERIODS))} days.",
+            )
+        return _filters(req, ("user", "model", "provider", "client")), by, days
+
+    def on_get_spend(self, req: falcon.Request, resp: falcon.Response) -> None:
+        filters, by, days = self._spend(req)
+        now = time.time()
+        with self._site.records.reading() as database:
+            found = spending(database, by, days, filters, now)
+            since, _names = period(days, now)
+            unpriced = unpriced_models(database, since, filters)
+            options = choices(database, since)
+        self._show(
+            req, resp, "spend.html",
+            found=found, by=by, days=days, filters=filters, options=options, unpriced=unpriced,
+            chart=chart(by, found), periods=PERIODS, dimensions=DIMENSIONS, series_count=SERIES,
+        )  # fmt: skip
+
+    def on_get_csv(self, req: falcon.Request, resp: falcon.Response) -> None:
+        filters, by, days = self._spend(req)
+        with self._site.records.reading() as database:
+            found = spending(database, by, days, filters, time.time())
+        resp.content_type = "text/csv; charset=utf-8"
+        resp.set_header("Content-Disposition", f'attachment; filename="spend-by-{by}.csv"')
+        resp.text = "".join(as_csv(by, found))
+
+    # -- Requests
+
+    def on_get_requests(self, req: falcon.Request, resp: falcon.Response) -> None:
+        filters = _filters(req, (*FILTERS, "status"))
+        at, _, last = (req.get_param("before") or "").partition("~")
+        columns = {name: value for name, value in filters.items() if name in FILTERS}
+        with self._site.records.reading() as database:
+            found = entries(
+                database, filters=columns, status=filters["status"],
+                before=(at, last) if last else None, limit=_ROWS + 1,
+            )  # fmt: skip
+            options = choices(database, time.time() - 90 * _DAY)
+        more = found[_ROWS - 1] if len(found) > _ROWS else None
+        self._show(
+            req, resp, "requests.html",
+            found=found[:_ROWS], filters=filters, options=options, first=not last,
+            older="" if more is None else _query(filters, before=f"{more.started_at}~{more.id}"),
+        )  # fmt: skip
+
+    def on_get_request(self, req: falcon.Request, resp: falcon.Response, id: str) -> None:
+        with self._site.records.reading() as database:
+            found = detail(database, id)
+        if found is None:
+            raise falcon.HTTPNotFound(
+                title="No such request", description="It was never recorded, or was deleted."
+            )
+        began = moment_of(found.entry.started_at)
+        after = [moment_of(step.at) - began for step in found.steps]
+        self._show(req, resp, "request.html", found=found, after=after)
+
+    def on_get_text(
+        self, req: falcon.Request, resp: falcon.Response, id: str, kind: str, number: int
+    ) -> None:
+        with self._site.records.reading() as database:
+            text = whole_text(database, id, kind, number)
+        if text is None:
+            raise falcon.HTTPNotFound(title="No such text")
+        resp.content_type = "text/plain; charset=utf-8"
+        resp.data = text.encode(errors="replace")
+
+    # -- This machine's gateway
+
+    def on_get_providers(self, req: falcon.Request, resp: falcon.Response) -> None:
+        answers = self._site.gateway.ask("providers")
+        health: dict[str, Any] = {}
+        trouble = ""
+        try:
+            with self._site.records.reading() as database:
+                found = spending(database, "provider", 1, {}, time.time())
+                health = {group.name: group for group in found.groups}
+        except Away as ex:
+            trouble = str(ex)
+        self._show(
+            req, resp, "providers.html",
+            answers=answers, providers=merged_providers(answers), health=health, no_records=trouble,
+        )  # fmt: skip
+
+    def on_get_actors(self, req: falcon.Request, resp: falcon.Response) -> None:
+        self._show(req, resp, "actors.html", answers=self._site.gateway.ask("list"))
+
+    def on_get_setup(self, req: falcon.Request, resp: falcon.Response) -> None:
+        answers = self._site.gateway.ask("providers")
+        address = (req.get_param("address") or self._site.client_address)[:_LONGEST_FILTER]
+        served = [(each.name, each.type) for each in merged_providers(answers) if each.enabled]
+        self._show(
+            req, resp, "setup.html",
+            answers=answers, address=address, recipes=clients.recipes(address, served),
+        )  # fmt: skip

@@ -1,0 +1,73 @@
+"""The console's process: gunicorn with one worker, whose threads answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.workers.gthread import ThreadWorker
+
+from aigateway.http.console.app import LIVE_PAGES, ConsoleApp, Sources, create_app
+from aigateway.http.console.door import Door
+
+__all__ = ["ConsoleServer", "ConsoleWorker"]
+
+_ANSWERING: Final = 8
+"""Threads beside those that live pages hold."""
+
+
+class ConsoleWorker(ThreadWorker):  # type: ignore[misc]
+    """Ends its streams when it is told to stop: else it would wait for them."""
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        self._end_streams()
+        super().handle_exit(sig, frame)
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        self._end_streams()
+        super().handle_quit(sig, frame)
+
+    def _end_streams(self) -> None:
+        app = self.app.callable
+        if isinstance(app, ConsoleApp):
+            app.pulse.stop()
+
+
+class ConsoleServer(BaseApplication):  # type: ignore[misc]
+    """Listens on a loopback address until it is stopped."""
+
+    def __init__(self, address: str, sources: Sources, ready: Callable[[str, str], None]) -> None:
+        """``ready`` is called with the console's address and the sign-in link."""
+        self._address = address
+        self._sources = sources
+        self._door = Door()
+        self._ready = ready
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in {
+            "bind": self._address,
+            "workers": 1,
+            "worker_class": ConsoleWorker,
+            "threads": LIVE_PAGES + _ANSWERING,
+            "keepalive": 30,
+            "graceful_timeout": 2,
+            "timeout": 60,
+            "loglevel": "warning",
+            "forwarder_headers": "",
+            "limit_request_line": 8190,
+            "control_socket_disable": True,
+            "when_ready": self._when_ready,
+        }.items():
+            if name in self.cfg.settings:
+                self.cfg.set(name, value)
+
+    def load(self) -> ConsoleApp:
+        return create_app(self._sources, self._door)
+
+    def _when_ready(self, server: Any) -> None:
+        host, port = server.LISTENERS[0].sock.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        address = f"http://{shown}:{port}"
+        self._ready(address, f"{address}/sign-in?token={self._door.link_token}")

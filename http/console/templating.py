@@ -1,0 +1,65 @@
+"""The templates: everything is escaped, and nothing is missing without an error."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import jinja2
+
+from aigateway.http.console.wording import FILTERS, percent
+from aigateway.http.settings.version import own_version
+
+__all__ = ["ASSETS", "Templates"]
+
+_FOLDER: Final = Path(__file__).parent
+ASSETS: Final = _FOLDER / "static"
+
+PAGES: Final = (
+    ("/now", "Now"),
+    ("/requests", "Requests"),
+    ("/spend", "Spend"),
+    ("/providers", "Providers"),
+    ("/actors", "Actors"),
+    ("/setup", "Set up a client"),
+)
+"""The addresses and names of what the navigation leads to."""
+
+
+class Templates:
+    """Loaded once, from the package."""
+
+    def __init__(self) -> None:
+        self._environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(_FOLDER / "templates"),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._environment.filters.update(FILTERS, json=_compact_json)
+        self._environment.globals.update(
+            pages=PAGES, percent=percent, asset=_asset_address, version=own_version()
+        )
+
+    def page(self, template: str, **values: Any) -> str:
+        """A whole page, or a fragment where the template is one."""
+        return self._environment.get_template(template).render(**values)
+
+
+def _compact_json(value: object) -> str:
+    """For an attribute, where autoescape makes it harmless."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+_ADDRESSES: dict[str, str] = {}
+
+
+def _asset_address(name: str) -> str:
+    """Where an asset is, with a sign of its content, so that browsers may keep it for good."""
+    if name not in _ADDRESSES:
+        digest = hashlib.sha256((ASSETS / name).read_bytes()).hexdigest()[:12]
+        _ADDRESSES[name] = f"/static/{name}?v={digest}"
+    return _ADDRESSES[name]

@@ -1,0 +1,232 @@
+"""Two weeks that never were: three people's sessions, so that no page of the console is empty."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from attrs import define, frozen
+
+from aigateway.actors.control.local.people import user_id_for
+from aigateway.actors.control.local.price_files import load_pricing
+from aigateway.actors.control.local.store import Store
+from aigateway.actors.values.records import (
+    Interception,
+    InterceptionEnded,
+    ModelThought,
+    PromptUsage,
+    TokenUsage,
+    ToolUsage,
+    UsageRecord,
+)
+
+__all__ = ["tell_history"]
+
+DAYS: Final = 14
+_DAY: Final = 86_400.0
+_SEED: Final = 20
+"""The same weeks each time."""
+
+
+@frozen
+class _Habit:
+    """With what somebody works, and how many sessions of it a working day has."""
+
+    user: str
+    client: str
+    agent: str
+    provider: str
+    models: Sequence[str]
+    sessions: float
+
+
+_HABITS: Final = (
+    _Habit("ada", "Claude Code", "claude-cli/2.1.14 (external, cli)", "anthropic",
+           ("claude-opus-5-5", "claude-opus-5-5", "claude-haiku-5-5"), 9.0),
+    _Habit("grace", "Codex", "codex_cli_rs/0.98.0", "openai",
+           ("gpt-5.5", "gpt-5.5", "gpt-5-mini"), 7.0),
+    _Habit("grace", "Claude Code", "claude-cli/2.1.14 (external, cli)", "anthropic",
+           ("claude-sonnet-5",), 2.5),
+    _Habit("edsger", "Gemini CLI", "GeminiCLI/0.34.0 (linux; x64)", "gemini",
+           ("gemini-3-pro-preview", "gemini-2.5-flash"), 4.0),
+)  # fmt: skip
+
+_TASKS: Final = (
+    ("Why does the nightly import take twice as long since Tuesday?",
+     "Look at the query plan first, please.", "Add the index, and show me the plan again."),
+    ("Write tests for the parser of invoices. Begin with the ones that broke in production.",
+     "The one with two currencies is missing.", "Good. Now the same for credit notes."),
+    ("Rename Customer to Account everywhere, database columns too.",
+     "Leave the public API as it is.", "Run the tests."),
+    ("Explain what this service does when the queue is full.",
+     "Draw it as a sequence of messages.", "Where would back-pressure belong?"),
+    ("The login page flickers in dark mode. Find out why.",
+     "Do not touch the tokens, only the page.", "Does it still work without scripts?"),
+    ("Make the release notes from the commits since v3.2.",
+     "Shorter, and in the words of users.", "Translate them to German."),
+)  # fmt: skip
+
+_THOUGHTS: Final = (
+    "The plan shows a sequential scan on orders. The predicate is on lower(email), and the index"
+    " is on email: an expression index would do.",
+    "Three places build this name by hand. I change the one that the others could call, then them.",
+    "A full queue blocks the producer here, which holds the lock: that is the stall they see.",
+)
+
+_TOOLS: Final = (
+    ("Read", {"file_path": "src/orders/query.py", "limit": 120}),
+    ("Bash", {"command": "pytest -q tests/orders", "timeout": 120_000}),
+    ("Edit", {"file_path": "src/orders/query.py", "old_string": "email", "new_string": "lower"}),
+    ("Grep", {"pattern": "class Customer", "output_mode": "files_with_matches"}),
+    ("mcp__tracker__create_issue", {"title": "Import is slow", "labels": ["performance"]}),
+)
+
+_FAILURES: Final = (
+    ("rate_limit_error", "This request would exceed your organization's rate limit."),
+    ("overloaded_error", "Overloaded"),
+    ("cut", "the provider's answer broke off"),
+)
+
+
+def tell_history(database: Path, now: float) -> None:
+    """Write the two weeks before ``now`` (Unix seconds) into the database.
+
+    Raises what a store raises.
+    """
+    dice = random.Random(_SEED)
+    with contextlib.closing(Store(database, 5.0, load_pricing())) as store:
+        for session in _sessions(dice, now):
+            starts, records = session.told()
+            store.write(starts, records)
+
+
+def _sessions(dice: random.Random, now: float) -> Iterator[_Session]:
+    for day in range(DAYS, -1, -1):
+        # Every seventh day but one nobody works.
+        share = 0.2 if day % 7 in (2, 3) else 1.0
+        for habit in _HABITS:
+            wanted = habit.sessions * share * dice.uniform(0.6, 1.4)
+            for _ in range(int(wanted) + (dice.random() < wanted % 1)):
+                began = now - day * _DAY - dice.uniform(300, 9 * 3600)
+                # On the last day some are quite new.
+                if day == 0:
+                    began = now - dice.uniform(200, 3300)
+                yield _Session(habit, dice, began, now)
+
+
+@define
+class _Session:
+    habit: _Habit
+    dice: random.Random
+    at: float
+    until: float
+
+    def told(self) -> tuple[list[Interception], list[UsageRecord | InterceptionEnded]]:
+        """Its interceptions and their records, up to the moment at which it is told."""
+        dice, habit = self.dice, self.habit
+        starts: list[Interception] = []
+        records: list[UsageRecord | InterceptionEnded] = []
+        session = str(_uuid(dice))
+        model = dice.choice(habit.models)
+        context = dice.randrange(14_000, 26_000)
+        for prompt in dice.choice(_TASKS)[: dice.randrange(1, 4)]:
+            tools = dice.choices(_TOOLS, k=dice.randrange(1, 6))
+            for turn in range(len(tools) + 1):
+                took = dice.uniform(2.5, 24)
+                if self.at + took >= self.until:
+                    return starts, records
+                start = self._start(session, model)
+                starts.append(start)
+                records += self._records(
+                    start, took, context,
+                    prompt if turn == 0 else "",
+                    tools[turn] if turn < len(tools) else None,
+                )  # fmt: skip
+                context += dice.randrange(600, 5200)
+                self.at += took + dice.uniform(0.2, 4)
+            self.at += dice.uniform(20, 240)
+        return starts, records
+
+    def _start(self, session: str, model: str) -> Interception:
+        habit = self.habit
+        return Interception(
+            id=str(_uuid(self.dice)),
+            initiator_id=user_id_for(habit.user),
+            username=habit.user,
+            api_key_id=f"demo-{habit.user}",
+            provider=habit.provider,
+            provider_name=habit.provider,
+            model=model,
+            client=habit.client,
+            user_agent=habit.agent,
+            started_at=self.at,
+            client_session_id=session,
+            credential_hint="prov...ider",
+        )
+
+    def _records(
+        self,
+        start: Interception,
+        took: float,
+        context: int,
+        prompt: str,
+        call: tuple[str, object] | None,
+    ) -> Iterator[UsageRecord | InterceptionEnded]:
+        dice = self.dice
+        message = f"msg_{_uuid(dice).hex[:20]}"
+        if prompt:
+            yield PromptUsage(
+                interception_id=start.id,
+                msg_id=message,
+                prompt=prompt,
+                created_at=start.started_at + 0.05,
+                metadata={"prompt_kind": "user"},
+                record_id=_uuid(dice).hex,
+            )
+        if dice.random() < 0.03:
+            kind, text = dice.choice(_FAILURES)
+            end = start.started_at + took / 4
+            yield InterceptionEnded(id=start.id, ended_at=end, error_type=kind, error_message=text)
+            return
+        if dice.random() < 0.4:
+            yield ModelThought(
+                interception_id=start.id,
+                content=dice.choice(_THOUGHTS),
+                created_at=start.started_at + took * 0.4,
+                metadata={"source": "thinking"},
+                record_id=_uuid(dice).hex,
+            )
+        if call is not None:
+            yield ToolUsage(
+                interception_id=start.id,
+                msg_id=message,
+                tool=call[0],
+                input=json.dumps(call[1]),
+                created_at=start.started_at + took * 0.9,
+                tool_call_id=f"call_{_uuid(dice).hex[:16]}",
+                record_id=_uuid(dice).hex,
+            )
+        # Now and then a cache is missed: all of the context is read anew.
+        cached = 0 if prompt and dice.random() < 0.5 else int(context * dice.uniform(0.86, 0.97))
+        writes = self.habit.provider == "anthropic"
+        fresh = context - cached
+        yield TokenUsage(
+            interception_id=start.id,
+            msg_id=message,
+            input_tokens=dice.randrange(4, 40) if writes else fresh,
+            output_tokens=dice.randrange(90, 1900),
+            created_at=start.started_at + took,
+            cache_read_input_tokens=cached,
+            cache_write_input_tokens=fresh if writes else 0,
+            record_id=_uuid(dice).hex,
+        )
+        yield InterceptionEnded(id=start.id, ended_at=start.started_at + took)
+
+
+def _uuid(dice: random.Random) -> uuid.UUID:
+    return uuid.UUID(int=dice.getrandbits(128), version=4)

@@ -1,0 +1,26 @@
+"""A console in front of two weeks of records."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from console_process import ConsoleProcess
+
+from aigateway.http.demo.history import tell_history
+
+
+@pytest.fixture(scope="session")
+def weeks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with the demo's two weeks."""
+    database = tmp_path_factory.mktemp("weeks") / "weeks.db"
+    tell_history(database, time.time())
+    return database
+
+
+@pytest.fixture(scope="module")
+def console(weeks: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleProcess]:
+    with ConsoleProcess(tmp_path_factory.mktemp("console"), weeks) as running:
+        yield running
