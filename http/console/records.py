@@ -136,6 +136,8 @@ class Entry:
     ended_at: str | None
     error_type: str | None
     prompt: str = ""
+    tools: tuple[str, ...] = ()
+    """What the model called, each once."""
     tokens: Tokens = field(factory=Tokens)
 
     @property
@@ -198,7 +200,7 @@ def entries(
 
 
 def _fill(database: Database, found: Sequence[Entry]) -> None:
-    """Prompts and sums of tokens, for all at once."""
+    """Prompts, tools and sums of tokens, for all at once."""
     if not found:
         return
     ids = [entry.id for entry in found]
@@ -218,7 +220,15 @@ def _fill(database: Database, found: Sequence[Entry]) -> None:
             ids,
         ).fetchall()
     }
+    tools: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    for interception_id, tool in database.execute(
+        "SELECT interception_id, tool FROM tool_usages"
+        f" WHERE interception_id IN ({marks(ids)}) ORDER BY created_at",
+        ids,
+    ).fetchall():
+        tools[interception_id][tool] = None
     for entry in found:
+        entry.tools = tuple(tools[entry.id])
         entry.tokens = sums.get(entry.id, entry.tokens)
         entry.prompt = " ".join(prompts.get(entry.id, "").split())
 

@@ -1,0 +1,201 @@
+"""What the pages show of the records."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from console_process import ConsoleProcess
+from waiting import PATIENCE
+
+from aigateway.actors.control.local.schema import open_database
+
+
+def rows(page: str) -> list[list[str]]:
+    """The cells of a page's tables, as text."""
+    found = []
+    for line in re.findall(r"<tr[^>]*>(.*?)</tr>", page, re.DOTALL):
+        cells = re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", line, re.DOTALL)
+        texts = [" ".join(unescape(re.sub(r"<[^>]+>", "", cell)).split()) for cell in cells]
+        found.append(texts)
+    return found
+
+
+def usage(database: Path, by: str) -> dict[str, dict[str, Any]]:
+    """What the command says of the same records."""
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "aigateway.http", "usage", "--local-db", str(database),
+            "--by", by, "--format", "json",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )  # fmt: skip
+    return {row[by]: row for row in json.loads(done.stdout)["rows"]}
+
+
+@pytest.mark.parametrize("by", ["user", "model", "provider", "client", "day"])
+def test_the_csv_has_the_sums_that_the_command_has(
+    console: ConsoleProcess, weeks: Path, by: str
+) -> None:
+    answer = console.get(f"/spend.csv?by={by}&days=90")
+    assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
+    found = {line[by]: line for line in csv.DictReader(io.StringIO(answer.text))}
+    told = usage(weeks, by)
+    assert found.keys() == told.keys()
+    for name, line in found.items():
+        assert int(line["requests"]) == told[name]["interceptions"]
+        for column in (
+            "errors", "input_tokens", "output_tokens", "cache_read_input_tokens",
+            "cache_write_input_tokens", "cost_nano_usd", "unpriced",
+        ):  # fmt: skip
+            assert int(line[column]) == told[name][column], (name, column)
+
+
+def test_the_page_shows_what_its_csv_has(console: ConsoleProcess) -> None:
+    table = {row[0]: row for row in rows(console.get("/spend?by=model&days=90").text)}
+    for line in csv.DictReader(io.StringIO(console.get("/spend.csv?by=model&days=90").text)):
+        dollars = int(line["cost_nano_usd"]) / 1e9
+        assert float(table[line["model"]][1].removeprefix("$")) == pytest.approx(dollars, abs=0.006)
+
+
+def test_sums_are_narrowed_by_what_is_chosen(console: ConsoleProcess) -> None:
+    page = console.get("/spend?by=model&days=90&user=edsger&client=Gemini+CLI").text
+    names = {row[0] for row in rows(page)}
+    assert names >= {"gemini-2.5-flash", "gemini-3-pro-preview"}
+    assert not any(name.startswith(("claude", "gpt")) for name in names)
+    assert '<option value="edsger" selected>' in page
+
+
+@pytest.mark.parametrize("query", ["by=moon", "by=record_id", "days=0", "days=100000", "days=x"])
+def test_a_sum_that_there_is_not_is_refused(console: ConsoleProcess, query: str) -> None:
+    console.get(f"/spend?{query}", 400)
+
+
+def test_pages_of_requests_lead_through_all_of_them_once(
+    console: ConsoleProcess, weeks: Path
+) -> None:
+    with closing(open_database(weeks)) as database:
+        told = [
+            row[0]
+            for row in database.execute(
+                "SELECT id FROM interceptions WHERE username = 'edsger'"
+                " ORDER BY started_at DESC, id DESC"
+            )
+        ]
+    found: list[str] = []
+    address: str | None = "/requests?user=edsger"
+    while address is not None:
+        page = console.get(address).text
+        found += re.findall(r'<tr id="r-([^"]+)"', page)
+        older = re.search(r'href="([^"]+)">Older<', page)
+        address = unescape(older[1]) if older else None
+    assert found == told
+    assert len(found) > 100
+
+
+def test_requests_that_failed_can_be_looked_for(console: ConsoleProcess) -> None:
+    table = rows(console.get("/requests?status=failed").text)[1:]
+    assert table
+    assert {row[8] for row in table} <= {"rate_limit_error", "overloaded_error", "cut"}
+
+
+def test_a_request_is_shown_with_all_that_was_recorded(
+    console: ConsoleProcess, weeks: Path
+) -> None:
+    with closing(open_database(weeks)) as database:
+        (chosen, prompt, tool, given, session) = database.execute(
+            "SELECT id, prompt, tool, tool_usages.input, client_session_id FROM interceptions"
+            " JOIN user_prompts ON user_prompts.interception_id = id"
+            " JOIN tool_usages ON tool_usages.interception_id = id LIMIT 1"
+        ).fetchone()
+    page = unescape(console.get(f"/requests/{chosen}").text)
+    for text in (chosen, prompt, tool, given, session, "Into cache", "claude-cli"):
+        if text != "claude-cli" or "claude" in page:
+            assert text in page
+    assert re.findall(r'class="kind">(\w+)', page)[0] == "prompt"
+    assert console.get(f"/requests/{chosen}/prompt/0").text == prompt
+    console.get(f"/requests/{chosen}/prompt/7", 404)
+    console.get(f"/requests/{chosen}/secret/0", 404)
+    console.get("/requests/nobody-knows", 404)
+
+
+def test_a_model_without_a_price_is_named(tmp_path: Path, weeks: Path) -> None:
+    database = tmp_path / "unpriced.db"
+    database.write_bytes(weeks.read_bytes())
+    with closing(open_database(database)) as changed:
+        changed.execute("UPDATE interceptions SET model = 'house-model' WHERE username = 'ada'")
+        changed.execute(
+            "UPDATE token_usages SET cost_nano_usd = NULL, price = NULL WHERE interception_id IN"
+            " (SELECT id FROM interceptions WHERE model = 'house-model')"
+        )
+    with ConsoleProcess(tmp_path, database) as console:
+        page = console.get("/spend?by=user").text
+    assert "Without a price" in page
+    table = {row[0]: row for row in rows(page)}
+    assert table["anthropic"][1] == "house-model"
+    # What has no price is said to have none, and is not free.
+    assert table["ada"][1] == "unpriced"
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[ConsoleProcess]:
+    database = tmp_path / "empty.db"
+    open_database(database).close()
+    with ConsoleProcess(tmp_path, database) as console:
+        yield console
+
+
+def test_empty_pages_say_what_to_do(empty: ConsoleProcess) -> None:
+    assert "Set up a client" in empty.get("/now").text
+    assert "No request yet" in empty.get("/now").text
+    assert "Nothing was used" in empty.get("/spend").text
+    assert "No such request" in empty.get("/requests").text
+    for path in ("/providers", "/actors"):
+        page = empty.get(path).text
+        assert "No gateway answers on this machine" in page
+        assert "--runtime-dir" in page
+    assert empty.get("/spend.csv").text.count("\n") == 1
+
+
+def test_a_database_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with ConsoleProcess(tmp_path, tmp_path / "nowhere.db") as console:
+        for path in ("/spend", "/requests"):
+            assert "nowhere.db: there is no such file" in console.get(path, 503).text
+        # What does not need it is shown all the same.
+        for path in ("/now", "/providers"):
+            assert "nowhere.db: there is no such file" in console.get(path).text
+        console.get("/setup")
+        # And it is there as soon as it is there.
+        open_database(tmp_path / "nowhere.db").close()
+        console.get("/spend")
+
+
+def test_the_console_only_reads(console: ConsoleProcess, weeks: Path) -> None:
+    before = weeks.read_bytes()
+    for path in ("/now", "/spend", "/requests", "/providers"):
+        console.get(path)
+    assert weeks.read_bytes() == before
+
+
+def test_lines_for_clients_have_the_address_that_was_given(console: ConsoleProcess) -> None:
+    page = unescape(console.get("/setup?address=https://gateway.example").text)
+    for line in (
+        "ANTHROPIC_BASE_URL=https://gateway.example/anthropic\n",
+        'base_url = "https://gateway.example/openai/v1"',
+        "GOOGLE_GEMINI_BASE_URL=https://gateway.example/gemini\n",
+        '"baseURL": "https://gateway.example/anthropic/v1"',
+    ):
+        assert line in page
