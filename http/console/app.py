@@ -125,11 +125,15 @@ class _Guard:
 
 
 def _is_from_here(req: falcon.Request) -> bool:
-    """APPSEC: the cookie is SameSite=Strict, but other ports of this host are the same site."""
-    origin = req.get_header("Origin")
-    if origin is not None:
-        return origin == req.prefix
-    return req.get_header("Sec-Fetch-Site") in ("same-origin", "none")
+    """APPSEC: the cookie is SameSite=Strict, but other ports of this host are the same site.
+
+    Browsers say where a request comes from in a header that no script can set; under our
+    Referrer-Policy they give ``null`` for the origin of a form.
+    """
+    site = req.get_header("Sec-Fetch-Site")
+    if site is not None:
+        return site == "same-origin"
+    return req.get_header("Origin") == req.prefix
 
 
 class _Entrance:

@@ -76,7 +76,13 @@ def test_a_tunnel_may_have_another_port(console: ConsoleProcess, host: str, port
 
 @pytest.mark.parametrize(
     "headers",
-    [{}, {"Origin": "http://127.0.0.1:1"}, {"Origin": "null"}, {"Sec-Fetch-Site": "same-site"}],
+    [
+        {},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ],
 )
 def test_another_page_cannot_sign_somebody_out(
     console: ConsoleProcess, headers: dict[str, str]
