@@ -56,6 +56,7 @@ __all__ = [
     "GOOGLE_KEY_HEADER",
     "GOVERNANCE_PREFIX",
     "HOP_BY_HOP",
+    "OWN_PREFIX",
     "REQUEST_ID_HEADER",
     "UNKNOWN",
     "AgentFirewall",
@@ -401,6 +402,9 @@ GOVERNANCE_PREFIX = "x-coder-ai-governance-"
 ACTOR_PREFIX = "x-ai-bridge-actor"
 """Headers that tell a provider who is asking; a client may never send them."""
 
+OWN_PREFIX = "x-ai-gateway-"
+"""Headers by which a client tells this gateway something, such as its project."""
+
 AGENT_FIREWALL_SESSION = "X-Coder-Agent-Firewall-Session-Id"
 AGENT_FIREWALL_SEQUENCE = "X-Coder-Agent-Firewall-Sequence-Number"
 
@@ -430,7 +434,7 @@ _FORWARDED = frozenset(
 )
 """By these proxies and networks in front of the gateway say who asked."""
 _FORWARDED_PREFIX = "x-forwarded-"
-_OWN_PREFIXES = (GOVERNANCE_PREFIX, ACTOR_PREFIX, _FORWARDED_PREFIX)
+_OWN_PREFIXES = (GOVERNANCE_PREFIX, ACTOR_PREFIX, OWN_PREFIX, _FORWARDED_PREFIX)
 _AGENT_FIREWALL = frozenset({AGENT_FIREWALL_SESSION.lower(), AGENT_FIREWALL_SEQUENCE.lower()})
 # They choose within the client's own account, and the provider refuses the gateway's key then.
 # Cookies belong to that account too, or to whatever else lives at the gateway's address.

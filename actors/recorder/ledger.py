@@ -116,6 +116,8 @@ class RecordPolicy:
         fields = attrs.asdict(record, recurse=False, filter=_is_shown)
         if "id" in fields:
             fields["interception_id"] = fields.pop("id")
+        if isinstance(record, Interception):
+            fields |= attrs.asdict(fields.pop("attribution"), filter=_is_shown)
         if isinstance(record, TokenUsage) and record.extra_token_types:
             fields["metadata"] = {**record.metadata, **record.extra_token_types}
         record_log.info(RECORD_LINE, record_type=_TYPES[type(record)], **fields)

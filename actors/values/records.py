@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 
 from attrs import field
 
+from aigateway.actors.values.attribution import NO_ATTRIBUTION, Attribution
 from aigateway.actors.values.frozen import frozen
 
 __all__ = [
@@ -60,8 +61,8 @@ class Interception:
     workspace_id: str = ""
     group_names: str | None = None
     """The caller's groups with commas between them; only our own control plane knows them."""
-    project: str | None = None
-    """What the key is for."""
+    attribution: Attribution = NO_ATTRIBUTION
+    """For which work; a Coder deployment has no place for it."""
 
 
 @frozen(kw_only=True)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from aigateway.actors.interception.attribution import DROPPED
 from aigateway.actors.values.records import PromptUsage, TokenUsage, ToolUsage, UsageRecord
 from aigateway.http.metrics.reasons import Reason
 from aigateway.http.metrics.series import HANDSHAKE_REFUSALS, Series
@@ -36,6 +37,7 @@ class RequestMetrics:
         self._messages = {
             each: series.websocket_messages.labels(each) for each in ("client", "provider")
         }
+        self._dropped = {kind: series.attribution_dropped.labels(kind) for kind in DROPPED}
         # PERF: for the library it takes as long to find them as to count in them.
         self._known: dict[Any, dict[tuple[str, ...], Any]] = {}
 
@@ -99,6 +101,11 @@ class RequestMetrics:
     def messages_of(self, side: str) -> Callable[[int], None]:
         """What counts messages of WebSockets from ``client`` or ``provider``."""
         return self._messages[side].inc
+
+    def attribution_dropped(self, kinds: Sequence[str]) -> None:
+        """Some of what a client said of its work was no good."""
+        for kind in kinds:
+            self._dropped[kind].inc()
 
     def passed_through(self, provider: str, route: str, method: str) -> None:
         self._of(self.series.passthrough, provider, route, method).inc()

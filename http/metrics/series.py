@@ -19,6 +19,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
 
 from aigateway.actors.control.call_counters import BOUNDS
 from aigateway.actors.control.local.prices.cost import REASONS as UNPRICED
+from aigateway.actors.interception.attribution import DROPPED
 from aigateway.http.metrics.batch_histogram import BatchHistogram
 from aigateway.http.metrics.label_values import LabelValues
 from aigateway.http.metrics.reasons import REASONS
@@ -256,6 +257,13 @@ class Series:
             ("from",),
             (2, "sides"),
         )
+        self.attribution_dropped = self._counter(
+            "attribution_dropped",
+            "Values by which clients say for which work they ask (session, agent, project, "
+            "repository and so on) that were dropped: malformed, too long, or not for this caller",
+            ("kind",),
+            (len(DROPPED), "kinds"),
+        )  # fmt: skip
         self.tools_left_out = self._counter(
             "mcp_tools_left_out",
             "Times that a tool of an MCP server was left out: definition (it cannot be used), "

@@ -15,7 +15,7 @@ import structlog
 from attrs import evolve
 
 from aigateway.actors.codec.decoding import decode
-from aigateway.actors.codec.headers import Headers
+from aigateway.actors.codec.headers import Headers, has_any
 from aigateway.actors.control.messages import (
     Accepted,
     BeginAnswer,
@@ -26,6 +26,7 @@ from aigateway.actors.control.messages import (
     NoPrice,
     Unavailable,
 )
+from aigateway.actors.interception.attribution import ATTRIBUTING, attribution_of
 from aigateway.actors.interception.conversation import Opening, affinity_of
 from aigateway.actors.interception.headers import (
     BYOK,
@@ -66,6 +67,7 @@ from aigateway.actors.providers.request import (
 from aigateway.actors.recorder.ledger import Ledger, RecordPolicy, new_interception_id
 from aigateway.actors.recorder.recorder import Begin
 from aigateway.actors.values import records
+from aigateway.actors.values.attribution import NO_ATTRIBUTION
 from aigateway.actors.values.policy import CallerRules
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.metrics.reasons import Reason
@@ -313,6 +315,7 @@ class Pipeline:
         _begin(
             self._runtime, call, interception, credential, firewall, api,
             policy=self._record_policy(caller), max_wait=self.settings.max_wait,
+            metrics=self._metrics,
         )  # fmt: skip
         self._runtime.inflight.record(recording)
         if self._metrics is not None:
@@ -523,6 +526,7 @@ def _begin(
     *,
     policy: RecordPolicy,
     max_wait: float,
+    metrics: RequestMetrics | None,
 ) -> None:
     """Have the start recorded, and what it may cost reserved; raises an Answer when that fails,
     after ``max_wait`` seconds for each."""
@@ -531,6 +535,14 @@ def _begin(
     assert config is not None
     info = identify(inbound.headers, lambda: _readable_body(inbound))
     call.client, call.session_id = info.client, info.session_id
+    attribution = NO_ATTRIBUTION
+    # PERF: a plain client says nothing.
+    if info.session_id or caller.project or has_any(inbound.headers, ATTRIBUTING):
+        attribution, dropped = attribution_of(
+            inbound.headers, info, project=caller.project, may_choose=caller.rules is None
+        )
+        if dropped and metrics is not None:
+            metrics.attribution_dropped(dropped)
     record = records.Interception(
         id=interception.id,
         initiator_id=caller.user_id,
@@ -550,7 +562,7 @@ def _begin(
         agent_firewall_sequence_number=firewall.sequence if firewall else None,
         workspace_id=caller.workspace_id,
         group_names=", ".join(caller.groups) or None,
-        project=caller.project or None,
+        attribution=attribution,
     )
     hold, patience = None, max_wait + 5.0
     rules = capped(caller, credential) if api != MODERATION else None

@@ -57,8 +57,8 @@ ARROWS: dict[str, set[str]] = {
     "http/console": {"http/diagnosis", "http/settings"},
     "http/demo": {"http/settings"},
     "http/cli": {
-        "http/admin", "http/app", "http/console", "http/demo", "http/diagnosis", "http/logs", "http/metrics",
-        "http/request", "http/server", "http/settings",
+        "http/admin", "http/app", "http/console", "http/demo", "http/diagnosis", "http/logs",
+        "http/metrics", "http/request", "http/server", "http/settings",
     },
     "http/__main__": {"http/cli"},
 }  # fmt: skip

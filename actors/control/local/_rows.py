@@ -42,8 +42,10 @@ START_SQL = """
     INSERT INTO interceptions (
         id, initiator_id, username, api_key_id, provider, provider_name, model, client,
         client_session_id, user_agent, correlating_tool_call_id, credential_kind,
-        credential_hint, metadata, started_at, group_names, project
-    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING
+        credential_hint, metadata, started_at, group_names, project, session_id, agent_id,
+        parent_agent_id, repository, branch, commit_hash
+    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (id) DO NOTHING
 """
 
 END_SQL = """
@@ -88,6 +90,7 @@ def start_row(record: Interception) -> Row:
     }
     if extra:
         metadata = {**extra, **metadata}
+    work = record.attribution
     return (
         record.id,
         record.initiator_id,
@@ -105,7 +108,13 @@ def start_row(record: Interception) -> Row:
         _json(metadata),
         timestamp(record.started_at),
         record.group_names or "",
-        record.project or "",
+        work.project or "",
+        work.session_id,
+        work.agent_id,
+        work.parent_agent_id,
+        work.repository,
+        work.branch,
+        work.commit,
     )
 
 

@@ -44,6 +44,7 @@ from aigateway.actors.control.local.postgres import (
 )
 from aigateway.actors.control.local.prices.cost import Pricing
 from aigateway.actors.control.local.schema import marks
+from aigateway.actors.control.local.session_parts import PART_SQL, PartNotes, part_rows
 from aigateway.actors.control.local.store import DatabaseTrouble, Written
 from aigateway.actors.control.local.stored_ids import foreign_id, remember
 from aigateway.actors.control.messages import Caller, Denied
@@ -96,6 +97,7 @@ class PostgresStore:
         self.uses = Uses()
         self.unpriced: Counter[str] = Counter()
         """Token records that were stored without a cost, by the reason."""
+        self._parts = PartNotes.empty()
         self._patience = patience
         self._settled = False
         self._pool = ConnectionPool(address, size)
@@ -176,12 +178,15 @@ class PostgresStore:
             rows: Sequence[StoredRecord] = records
             if self._pricing is not None:
                 rows = price_records(starts, records, self._pricing, partial(asked_in, database))
+            unnoted = self._parts.unwritten(starts)
             try:
-                written = _write_together(database, starts, rows, money)
+                written = _write_together(database, starts, rows, money, unnoted)
             except Exception as ex:
                 if not _is_bad_value(ex):
                     raise
+                unnoted = []
                 written = _write_singly(database, starts, rows, money)
+        self._parts.written(start for start in unnoted if written.has_begun(start.id))
         if written.verdicts:
             self._holds.made()
         self.unpriced.update(unpriced_among(rows))
@@ -212,6 +217,7 @@ def _write_together(
     starts: Sequence[Interception],
     records: Sequence[StoredRecord],
     money: Money | None,
+    unnoted: Sequence[Interception],
 ) -> Written:
     start_rows = [start_row(record) for record in starts]
     tables, ends = grouped(records)
@@ -219,6 +225,7 @@ def _write_together(
         # PERF: in a pipeline all of it costs one round trip.
         with database.connection.pipeline(), database.transaction():
             ended = _insert(database, start_rows, tables, ends)
+            _note_parts(database, unnoted)
         return Written(records=_bad_ends(database, ended, ends, records))
     asked = money.asked
     with database.transaction():
@@ -229,6 +236,7 @@ def _write_together(
         book.work()
         if begun := [row for row in start_rows if row[0] in asked and book.may_begin(str(row[0]))]:
             database.executemany(START_SQL, begun)
+        _note_parts(database, [start for start in unnoted if book.may_begin(start.id)])
     bad = _bad_ends(database, ended, ends, records)
     return Written({}, bad, book.verdicts, book.settled)
 
@@ -245,6 +253,11 @@ def _insert(
     for statement, rows in tables.items():
         database.executemany(statement, rows)
     return database.executemany(_END_SQL, _with_metadata(database, ends)) if ends else None
+
+
+def _note_parts(database: PostgresDatabase, starts: Sequence[Interception]) -> None:
+    if parts := part_rows(starts):
+        database.executemany(PART_SQL, parts)
 
 
 def _bad_ends(
@@ -291,6 +304,12 @@ def _write_singly(
         for start in starts:
             if not book.may_begin(start.id):
                 database.execute("DELETE FROM interceptions WHERE id = ?", (start.id,))
+        for part in part_rows(
+            start
+            for position, start in enumerate(starts)
+            if position not in bad_starts and book.may_begin(start.id)
+        ):
+            _execute(database, PART_SQL, part)
     bad_records = _ends_of_nothing(database, records) | bad_records
     return Written(bad_starts, bad_records, book.verdicts, book.settled)
 

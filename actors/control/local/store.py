@@ -27,7 +27,7 @@ from aigateway.actors.control.local._rows import (
 from aigateway.actors.control.local.address import LocalDatabaseError
 from aigateway.actors.control.local.api_keys import Uses, find_callers, note_uses
 from aigateway.actors.control.local.cap_book import AnyHolds, CapRow, Holders, Money, TillBook
-from aigateway.actors.control.local.caps import Verdict
+from aigateway.actors.control.local.caps import Begun, Verdict
 from aigateway.actors.control.local.costs import (
     Asked,
     StoredRecord,
@@ -43,6 +43,7 @@ from aigateway.actors.control.local.schema import (
     touch,
     transaction,
 )
+from aigateway.actors.control.local.session_parts import PART_SQL, PartNotes, part_rows
 from aigateway.actors.control.local.stored_ids import foreign_id, remember
 from aigateway.actors.control.messages import Caller, Denied
 from aigateway.actors.values.records import Interception, InterceptionEnded, UsageRecord
@@ -81,6 +82,10 @@ class Written:
     settled: int = 0
     """How many reservations became what was spent."""
 
+    def has_begun(self, id: str) -> bool:
+        """Whether caps have let this interception begin, or have nothing to say of it."""
+        return isinstance(self.verdicts.get(id, Begun()), Begun)
+
 
 _ALL = Written()
 
@@ -106,6 +111,7 @@ class Store:
         """Token records that were stored without a cost, by the reason."""
         self._asked: dict[str, Asked] = {}
         """What was asked for by interceptions that began here and have not ended."""
+        self._parts = PartNotes.empty()
         self._connection: sqlite3.Connection | None = open_database(path, patience=patience)
         self._connection.execute("PRAGMA busy_timeout = 0")
         self._file = _identity(path)
@@ -156,10 +162,13 @@ class Store:
                 rows = price_records(
                     starts, records, self._pricing, partial(self._asked_for, connection)
                 )
+            unnoted = self._parts.unwritten(starts)
             try:
-                written = _write_together(connection, starts, rows, money)
+                written = _write_together(connection, starts, rows, money, unnoted)
             except _BAD_VALUES:
+                unnoted = []
                 written = _write_singly(connection, starts, rows, money)
+            self._parts.written(start for start in unnoted if written.has_begun(start.id))
         except (sqlite3.Error, LocalDatabaseError, OSError) as ex:
             raise self._failed(ex) from ex
         if written.verdicts:
@@ -257,6 +266,7 @@ class Store:
             # Not created again: an empty database would refuse every key for good.
             self._connection = open_database(self._path, create=False, patience=0)
             self._file = _identity(self._path)
+            self._parts = PartNotes.empty()
         return self._connection
 
     def _opened_for_writing(self) -> sqlite3.Connection:
@@ -286,6 +296,7 @@ def _write_together(
     starts: Sequence[Interception],
     records: Sequence[StoredRecord],
     money: Money | None,
+    unnoted: Sequence[Interception],
 ) -> Written:
     # The lock is taken late: rows are made before.
     start_rows = [start_row(record) for record in starts]
@@ -301,10 +312,14 @@ def _write_together(
         if ends and connection.executemany(END_SQL, ends).rowcount != len(ends):
             bad = _ends_of_nothing(connection, records)
         if book is None:
+            if parts := part_rows(unnoted):
+                connection.executemany(PART_SQL, parts)
             return Written(records=bad) if bad else _ALL
         book.work()
         if begun := [row for row in start_rows if row[0] in asked and book.may_begin(str(row[0]))]:
             connection.executemany(START_SQL, begun)
+        if parts := part_rows(start for start in unnoted if book.may_begin(start.id)):
+            connection.executemany(PART_SQL, parts)
     return Written({}, bad, book.verdicts, book.settled)
 
 
@@ -337,6 +352,12 @@ def _write_singly(
         for start in starts:
             if not book.may_begin(start.id):
                 connection.execute("DELETE FROM interceptions WHERE id = ?", (start.id,))
+        for part in part_rows(
+            start
+            for position, start in enumerate(starts)
+            if position not in bad_starts and book.may_begin(start.id)
+        ):
+            _execute(connection, PART_SQL, part)
     return Written(bad_starts, bad_records, book.verdicts, book.settled)
 
 

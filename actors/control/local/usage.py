@@ -18,10 +18,12 @@ GROUPS = {
     "provider": "provider_name",
     "model": "model",
     "client": "client",
+    "repository": "coalesce(repository, '')",
+    "branch": "coalesce(branch, '')",
     "day": "substr(started_at, 1, 10)",
 }
-"""What usage can be grouped by, and the SQL for it.  Days are UTC days.  What somebody uses who is
-in several groups is of these together, or sums would count it twice."""
+"""What usage can be grouped by, and the SQL for it; empty is what nobody told.  Days are UTC days.
+What somebody uses who is in several groups is of these together, or sums would count it twice."""
 
 
 _SUMMED = (

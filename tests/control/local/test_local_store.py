@@ -73,6 +73,14 @@ def test_an_interception_becomes_a_row(store: AnyStore, database: Any, records: 
         "ended_at": None,
         "error_type": None,
         "error_message": None,
+        "session_id": None,
+        "agent_id": None,
+        "parent_agent_id": None,
+        "group_names": "",
+        "project": "",
+        "repository": None,
+        "branch": None,
+        "commit_hash": None,
     }
 
 

@@ -1,0 +1,84 @@
+"""``aigateway attribute``: lines that make clients say for which work they ask."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+
+import click
+
+from aigateway.actors.interception.attribution import BRANCH, COMMIT, PROJECT, REPOSITORY
+
+__all__ = ["command"]
+
+_PROJECT = re.compile(r"[\w .:@/+=~#-]{1,128}", re.ASCII)
+
+
+@click.command(name="attribute")
+@click.argument("client", type=click.Choice(["claude-code", "codex"]))
+@click.option(
+    "--project",
+    metavar="NAME",
+    help="The project that the requests are for, unless the key has one.  [default: none]",
+)
+def command(client: str, project: str | None) -> None:
+    """Print lines for a user to paste, so that requests say for which project, repository, branch
+    and commit they are.
+
+    Which session and which agent asks both clients say by themselves, and Codex also the
+    repository and commit. The gateway keeps what it is told beside each request, and sends its
+    own headers to no provider.
+    """
+    # It stands in a shell's quotes, in JSON and in TOML.
+    if project is not None and not _PROJECT.fullmatch(project):
+        raise click.BadParameter(
+            "write it with at most 128 letters, digits, spaces and . _ : @ / + = ~ # -",
+            param_hint="--project",
+        )
+    click.echo(_CLIENTS[client](project), nl=False)
+
+
+# The address of a remote may hold a token; sed takes it out before anybody hears of it.
+_REMOTE = "git config --get remote.origin.url 2>/dev/null | sed 's#//[^/@]*@#//#'"
+_ON_BRANCH = "git symbolic-ref --quiet --short HEAD 2>/dev/null"
+_AT_COMMIT = "git rev-parse --quiet --verify HEAD 2>/dev/null"
+
+
+def _claude_code(project: str | None) -> str:
+    fixed = [f"{PROJECT}: {project}"] if project else []
+    told = (
+        *fixed,
+        f"{REPOSITORY}: $({_REMOTE})",
+        f"{BRANCH}: $({_ON_BRANCH})",
+        f"{COMMIT}: $({_AT_COMMIT})",
+    )
+    headers = "\n".join(told)
+    same = "\n".join([*fixed, f"{REPOSITORY}: github.com/OWNER/NAME"])
+    setting = {"env": {"ANTHROPIC_CUSTOM_HEADERS": same}}
+    return f"""\
+# Either for ~/.bashrc or ~/.zshrc: where Claude Code is started says what it works on.
+claude() {{
+  ANTHROPIC_CUSTOM_HEADERS="{headers}" command claude "$@"
+}}
+
+# Or, if branches do not matter, for the repository's .claude/settings.json:
+{json.dumps(setting, indent=2)}
+"""
+
+
+def _codex(project: str | None) -> str:
+    fixed = f'http_headers = {{ "{PROJECT}" = "{project}" }}\n' if project else ""
+    return f"""\
+# For ~/.codex/config.toml, into the table of the gateway:
+[model_providers.aigateway]
+{fixed}env_http_headers = {{ "{BRANCH}" = "AIGATEWAY_BRANCH" }}
+
+# For ~/.bashrc or ~/.zshrc; Codex tells the repository and the commit by itself.
+codex() {{
+  AIGATEWAY_BRANCH="$({_ON_BRANCH})" command codex "$@"
+}}
+"""
+
+
+_CLIENTS: dict[str, Callable[[str | None], str]] = {"claude-code": _claude_code, "codex": _codex}
