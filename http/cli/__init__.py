@@ -17,6 +17,8 @@ COMMANDS = {
     "demo": "Try it out: a gateway in front of an imitation provider.",
     "console": "Serve pages that show what the gateway knows.",
     "usage": "Show who used what, from the local database.",
+    "sessions": "List sessions: who worked on what, and what it cost.",
+    "session": "Show what happened in a session.",
     "prices": "Show prices, what has none, and work costs out again.",
     "users": "Make, list and disable users of the embedded control plane.",
     "groups": "Put users of the embedded control plane into groups.",

@@ -1,0 +1,193 @@
+"""What happened in one session of the embedded control plane, as a tree of its agents."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from attrs import field, frozen
+
+from aigateway.actors.control.local.schema import Database
+from aigateway.actors.control.local.sessions import NO_TOKENS, SessionKey, Tokens, tokens_by
+
+__all__ = ["Agent", "Prompt", "ToolCall", "Turn", "timeline"]
+
+
+@frozen
+class Prompt:
+    """What somebody, or the client itself, asked."""
+
+    text: str = field(repr=False)
+    kind: str | None = None
+    """Who spoke (``prompt_kind`` of the record's metadata), where that is known."""
+
+
+@frozen
+class ToolCall:
+    """A call of a tool that the model asked for."""
+
+    tool: str
+    input: str = field(repr=False)
+    """JSON text."""
+    tool_call_id: str
+    injected: bool
+    error: str | None = field(repr=False)
+    """Why the gateway could not call it."""
+
+
+@frozen(kw_only=True)
+class Turn:
+    """One request and what is recorded of its answer.  Times are RFC 3339 in UTC."""
+
+    interception_id: str
+    agent_id: str | None
+    started_at: str
+    ended_at: str | None
+    client: str
+    provider_name: str
+    model: str
+    branch: str | None
+    commit: str | None
+    error_type: str | None
+    error_message: str | None = field(repr=False)
+    prompts: tuple[Prompt, ...] = ()
+    thoughts: tuple[str, ...] = field(default=(), repr=False)
+    tools: tuple[ToolCall, ...] = ()
+    tokens: Tokens = NO_TOKENS
+
+
+@frozen
+class Agent:
+    """The session itself, or one of its subagents."""
+
+    id: str | None
+    """None: the session itself."""
+    turns: tuple[Turn, ...]
+    agents: tuple[Agent, ...]
+    """The subagents that it began, by their first request."""
+
+    @property
+    def started_at(self) -> str:
+        """When its first request began, or one of an agent below it."""
+        return min((turn.started_at for turn in self.all_turns()), default="")
+
+    def all_turns(self) -> Iterator[Turn]:
+        """Its own and those of all agents below it."""
+        yield from self.turns
+        for agent in self.agents:
+            yield from agent.all_turns()
+
+    def in_order(self) -> list[Turn | Agent]:
+        """Its turns and the agents that it began, by time."""
+        return sorted([*self.turns, *self.agents], key=lambda each: each.started_at)
+
+
+def timeline(connection: Database, key: SessionKey) -> Agent:
+    """All requests of a session.  Raises what the database raises.
+
+    An agent whose parent is not known, or is its own descendant, stands below the session.
+    """
+    user, session = key
+    prompts: defaultdict[str, list[Prompt]] = defaultdict(list)
+    for id, text, metadata in _rows(connection, key, "user_prompts", "prompt", "metadata"):
+        prompts[id].append(Prompt(text, json.loads(metadata).get("prompt_kind")))
+    thoughts: defaultdict[str, list[str]] = defaultdict(list)
+    for id, text in _rows(connection, key, "model_thoughts", "content"):
+        thoughts[id].append(text)
+    tools: defaultdict[str, list[ToolCall]] = defaultdict(list)
+    columns = ("tool", "input", "tool_call_id", "injected", "invocation_error")
+    for id, tool, given, call_id, injected, error in _rows(
+        connection, key, "tool_usages", *columns
+    ):
+        tools[id].append(ToolCall(tool, given, call_id, bool(injected), error))
+    tokens = tokens_by(connection, "i.id", [session])
+    found = connection.execute(
+        """
+        SELECT id, agent_id, parent_agent_id, started_at, ended_at, client, provider_name, model,
+               branch, commit_hash, error_type, error_message
+        FROM interceptions WHERE session_id = ? AND initiator_id = ? ORDER BY started_at, id
+        """,
+        (session, user),
+    )
+    turns: defaultdict[str | None, list[Turn]] = defaultdict(list)
+    parents: dict[str, str | None] = {}
+    for (
+        id,
+        agent,
+        parent,
+        started,
+        ended,
+        client,
+        provider,
+        model,
+        branch,
+        commit,
+        *error,
+    ) in found.fetchall():
+        if agent is not None and parents.get(agent) is None:
+            parents[agent] = parent
+        turns[agent].append(
+            Turn(
+                interception_id=id,
+                agent_id=agent,
+                started_at=started,
+                ended_at=ended,
+                client=client,
+                provider_name=provider,
+                model=model,
+                branch=branch,
+                commit=commit,
+                error_type=error[0],
+                error_message=error[1],
+                prompts=tuple(prompts[id]),
+                thoughts=tuple(thoughts[id]),
+                tools=tuple(tools[id]),
+                tokens=tokens.get((id,), NO_TOKENS),
+            )
+        )
+    children: defaultdict[str | None, list[str]] = defaultdict(list)
+    for agent in parents:
+        children[_parent_of(agent, parents)].append(agent)
+    return _agent(None, turns, children)
+
+
+def _agent(
+    id: str | None,
+    turns: dict[str | None, list[Turn]],
+    children: dict[str | None, list[str]],
+) -> Agent:
+    below = tuple(_agent(child, turns, children) for child in children.get(id, ()))
+    return Agent(id, tuple(turns.get(id, ())), below)
+
+
+def _parent_of(agent: str, parents: dict[str, str | None]) -> str | None:
+    """The parent of an agent, if by it one comes to the session in the end."""
+    at = parents[agent]
+    passed = {agent}
+    while at is not None:
+        if at in passed or at not in parents or len(passed) > _DEEPEST:
+            return None
+        passed.add(at)
+        at = parents[at]
+    return parents[agent]
+
+
+_DEEPEST = 50
+"""Agents below each other.  A client may name as many as it likes."""
+
+
+def _rows(connection: Database, key: SessionKey, table: str, *columns: str) -> list[Any]:
+    """Rows of a table of records, each behind its interception's id, in their order."""
+    user, session = key
+    names = ", ".join(f"r.{column}" for column in columns)
+    return connection.execute(
+        f"""
+        SELECT r.interception_id, {names}
+        FROM interceptions i JOIN {table} r ON r.interception_id = i.id
+        WHERE i.session_id = ? AND i.initiator_id = ?
+        ORDER BY r.created_at, length(r.record_id), r.record_id
+        """,
+        (session, user),
+    ).fetchall()

@@ -1,0 +1,126 @@
+"""``aigateway session``: what happened in one session."""
+
+from __future__ import annotations
+
+import json
+
+import click
+from attrs import asdict
+
+from aigateway.actors.control.local.schema import moment_of
+from aigateway.actors.control.local.sessions import SessionRow, Tokens, sessions_named
+from aigateway.actors.control.local.timeline import Agent, Turn, timeline
+from aigateway.actors.values.money import dollars
+from aigateway.http.cli._local_database import database_options, reading
+from aigateway.http.settings.printable import printable
+
+__all__ = ["command"]
+
+_SHOWN = 160
+"""Characters of a text in its one line."""
+
+
+@click.command(name="session")
+@click.argument("session_id", metavar="ID")
+@click.option("--user", metavar="NAME", help="Whose, if several users have one of this id.")
+@click.option("--full", is_flag=True, help="Print texts whole, not their beginnings alone.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@database_options
+def command(session_id: str, user: str | None, full: bool, as_json: bool, **flags: object) -> None:
+    """Show what happened in a session: prompts, thoughts, calls of tools, tokens and cost of each
+    request, those of subagents below them.
+
+    `aigateway sessions` lists which there are. Times are UTC.
+    """
+    with reading(flags) as connection:
+        # One snapshot for all of it, also while a gateway goes on writing.
+        connection.execute("BEGIN")
+        found = sessions_named(connection, session_id, user)
+        if not found:
+            whose = f" of {user}" if user is not None else ""
+            raise click.ClickException(
+                f'there is no session "{printable(session_id)}"{whose}; `aigateway sessions` lists'
+                " them"
+            )
+        if len(found) > 1:
+            users = ", ".join(sorted(printable(row.username) for row in found))
+            raise click.UsageError(f"several users have a session of this id: --user {users}")
+        (row,) = found
+        tree = timeline(connection, (row.user_id, row.session_id))
+    if as_json:
+        click.echo(json.dumps({**asdict(row), "timeline": asdict(tree)}, indent=2))
+        return
+    _print_head(row)
+    _print_agent(tree, "", full)
+
+
+def _print_head(row: SessionRow) -> None:
+    first, last = row.started_at[:19].replace("T", " "), row.last_at[:19].replace("T", " ")
+    lines = [
+        f"session   {row.session_id}",
+        f"user      {row.username}",
+        f"client    {', '.join(row.clients)}",
+        f"models    {', '.join(row.models)}",
+        *_named("project", row.projects),
+        *_named("in", row.repositories),
+        *_named("branch", row.branches),
+        f"time      {first} to {last}",
+        f"requests  {row.requests:,}, {row.errors:,} failed, {row.agents:,} subagents",
+        f"tokens    {_spent(row.tokens)}",
+    ]
+    for line in lines:
+        click.echo(printable(line))
+
+
+def _named(name: str, values: tuple[str, ...]) -> list[str]:
+    return [f"{name:<9} {', '.join(values)}"] if values else []
+
+
+def _print_agent(agent: Agent, indent: str, full: bool) -> None:
+    for entry in agent.in_order():
+        if isinstance(entry, Agent):
+            click.echo(f"\n{indent}subagent {printable(entry.id or '')}")
+            _print_agent(entry, f"{indent}    ", full)
+        else:
+            _print_turn(entry, indent, full)
+
+
+def _print_turn(turn: Turn, indent: str, full: bool) -> None:
+    told = [turn.started_at[11:19], turn.model, _spent(turn.tokens)]
+    if turn.ended_at is not None:
+        told.append(f"{moment_of(turn.ended_at) - moment_of(turn.started_at):.1f} s")
+    else:
+        told.append("not ended")
+    click.echo(f"\n{indent}{printable('  '.join(told))}")
+    for prompt in turn.prompts:
+        kind = "prompt" if prompt.kind in (None, "user") else f"prompt ({prompt.kind})"
+        _print_text(indent, kind, prompt.text, full)
+    for thought in turn.thoughts:
+        _print_text(indent, "thought", thought, full)
+    for call in turn.tools:
+        kind = "tool (injected)" if call.injected else "tool"
+        _print_text(indent, kind, f"{call.tool} {call.input}", full)
+        if call.error:
+            _print_text(indent, "tool failed", call.error, full)
+    if turn.error_type is not None:
+        _print_text(indent, "error", f"{turn.error_type} {turn.error_message or ''}", full)
+
+
+def _print_text(indent: str, kind: str, text: str, full: bool) -> None:
+    if not full:
+        line = " ".join(text[: 2 * _SHOWN].split())
+        if len(line) > _SHOWN or len(text) > 2 * _SHOWN:
+            line = f"{line[:_SHOWN]}…"
+        click.echo(f"{indent}  {kind}: {printable(line)}")
+        return
+    click.echo(f"{indent}  {kind}:")
+    for line in text.splitlines():
+        click.echo(f"{indent}    {printable(line)}")
+
+
+def _spent(tokens: Tokens) -> str:
+    return (
+        f"{tokens.input_tokens:,} in, {tokens.output_tokens:,} out,"
+        f" {tokens.cache_read_input_tokens:,} cache read,"
+        f" {tokens.cache_write_input_tokens:,} cache written, {dollars(tokens.cost_nano_usd)}"
+    )

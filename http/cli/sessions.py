@@ -1,0 +1,129 @@
+"""``aigateway sessions``: what was worked on, by whom, and what it cost."""
+
+from __future__ import annotations
+
+import json
+
+import click
+from attrs import asdict
+
+from aigateway.actors.control.local.sessions import SessionFilter, SessionRow, find_sessions
+from aigateway.actors.values.money import dollars
+from aigateway.http.cli._local_database import database_options, reading
+from aigateway.http.cli._moments import moment
+from aigateway.http.settings.printable import printable
+
+__all__ = ["command"]
+
+
+@click.command(name="sessions")
+@click.option("--user", metavar="NAME", help="Of this user: a name or an id.")
+@click.option("--project", metavar="NAME", help="Of this project.")
+@click.option("--repository", metavar="NAME", help="In this repository: github.com/owner/name.")
+@click.option("--branch", metavar="NAME", help="On this branch.")
+@click.option("--client", metavar="NAME", help='With this program: "Claude Code", for example.')
+@click.option("--model", metavar="NAME", help="With this model.")
+@click.option(
+    "--since",
+    callback=moment,
+    metavar="TIME",
+    help="With a request then or later: a date, an RFC 3339 time, today, yesterday, or 7d for"
+    " seven days ago.",
+)
+@click.option("--until", callback=moment, metavar="TIME", help="Begun before then.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="The latest N.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@database_options
+def command(
+    user: str | None,
+    project: str | None,
+    repository: str | None,
+    branch: str | None,
+    client: str | None,
+    model: str | None,
+    since: float | None,
+    until: float | None,
+    limit: int,
+    as_json: bool,
+    **flags: object,
+) -> None:
+    """List the sessions of a gateway that runs with --local, the latest first.
+
+    A session is a user and the session's id that the client sends. `aigateway session ID` shows
+    what happened in one. Times and days are UTC.
+    """
+    wanted = SessionFilter(
+        user=user,
+        project=project,
+        repository=repository,
+        branch=branch,
+        client=client,
+        model=model,
+        since=since,
+        until=until,
+    )
+    with reading(flags) as connection:
+        # One snapshot for all of it, also while a gateway goes on writing.
+        connection.execute("BEGIN")
+        try:
+            rows = find_sessions(connection, wanted, limit)
+        except (ValueError, OverflowError, OSError) as ex:
+            raise click.UsageError(f"--since or --until is outside of the calendar: {ex}") from ex
+    if as_json:
+        click.echo(json.dumps([asdict(row) for row in rows], indent=2))
+    elif rows:
+        _print_table(rows)
+    else:
+        click.echo("There is no such session.")
+
+
+def _print_table(rows: list[SessionRow]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from aigateway.http.cli._tables import console, table_box
+
+    table = Table(box=table_box())
+    for heading in ("last", "user", "session", "client", "for", "first prompt"):
+        table.add_column(heading, overflow="fold" if heading == "session" else "ellipsis")
+    for heading in ("requests", "agents", "tokens", "cost"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        spent = row.tokens
+        tokens = (
+            spent.input_tokens
+            + spent.output_tokens
+            + spent.cache_read_input_tokens
+            + spent.cache_write_input_tokens
+        )
+        cells = (
+            row.last_at[:16].replace("T", " "),
+            row.username,
+            row.session_id,
+            ", ".join(row.clients),
+            _work(row),
+            " ".join(row.prompt.split())[:60],
+            f"{row.requests:,}",
+            f"{row.agents:,}",
+            f"{tokens:,}",
+            dollars(spent.cost_nano_usd),
+        )
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    console().print(table)
+
+
+def _work(row: SessionRow) -> str:
+    """Project, repository and branch, in a few words."""
+    places = [
+        *row.projects,
+        *(name.rpartition("/")[2] for name in row.repositories),
+        *row.branches,
+    ]
+    return " ".join(dict.fromkeys(places))
