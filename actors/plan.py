@@ -13,13 +13,16 @@ from aigateway.actors.actor.base import Watcher
 from aigateway.actors.mcp.shelf import ToolShelf, ToolTroubles
 from aigateway.actors.providers.provider import ProviderLimits
 
-__all__ = ["GatewayPlan", "StartControlPlane", "StartMcp"]
+__all__ = ["GatewayPlan", "StartControlPlane", "StartHousekeeper", "StartMcp"]
 
 StartControlPlane = Callable[[str, Watcher], pykka.ActorRef[Any]]
 """Starts the control plane actor for a role and a watcher."""
 
 StartMcp = Callable[[str, Watcher], pykka.ActorRef[Any]]
 """Starts the actor that finds and runs injected tools, likewise."""
+
+StartHousekeeper = Callable[[str, Watcher], pykka.ActorRef[Any]]
+"""Starts the actor that keeps a local database in order, likewise."""
 
 
 @frozen(kw_only=True)
@@ -33,6 +36,8 @@ class GatewayPlan:
     limits: ProviderLimits = field(factory=ProviderLimits)
     start_mcp: StartMcp | None = None
     """None: nobody can have MCP servers."""
+    start_housekeeper: StartHousekeeper | None = None
+    """None: there is nothing to keep in order."""
     tool_shelf: ToolShelf = field(factory=ToolShelf)
     """Where that actor lays tools for all to read."""
     tool_troubles: ToolTroubles = field(factory=ToolTroubles)

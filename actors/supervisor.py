@@ -146,6 +146,8 @@ class Supervisor(GatewayActor):
         self._add("recorder", self._start_recorder)
         if self._plan.start_mcp is not None:
             self._add("mcp", self._start_mcp)
+        if self._plan.start_housekeeper is not None:
+            self._add("housekeeper", self._start_housekeeper)
         self._schedule_sweep()
 
     def release(self) -> None:
@@ -215,6 +217,10 @@ class Supervisor(GatewayActor):
     def _start_mcp(self) -> pykka.ActorRef[Any]:
         assert self._plan.start_mcp is not None
         return self._plan.start_mcp("mcp", self._watch)
+
+    def _start_housekeeper(self) -> pykka.ActorRef[Any]:
+        assert self._plan.start_housekeeper is not None
+        return self._plan.start_housekeeper("housekeeper", self._watch)
 
     def _watch(self, actor: GatewayActor, error: BaseException | None) -> None:
         # In the dying actor's own thread.

@@ -23,7 +23,11 @@ from aigateway.http.logs import configure
 from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.answers import plain
 from aigateway.http.request.call import UNTRACED, Trace
-from aigateway.http.request.control_planes import control_plane_starter, mcp_starter
+from aigateway.http.request.control_planes import (
+    control_plane_starter,
+    housekeeper_starter,
+    mcp_starter,
+)
 from aigateway.http.request.gateway import FRONT, Gateway
 from aigateway.http.request.inbound import shown_path
 from aigateway.http.request.refusals import dialect_of, shaped
@@ -195,4 +199,5 @@ def make_plan(settings: Settings, tree: ActorTree, ways_out: WaysOut | None = No
         start_mcp=mcp_starter(settings, tree, shelf, troubles),
         tool_shelf=shelf,
         tool_troubles=troubles,
+        start_housekeeper=housekeeper_starter(settings),
     )

@@ -7,6 +7,7 @@ import json
 import click
 from attrs import asdict
 
+from aigateway.actors.control.local.prompt_search import Hit, phrases_of, search_prompts
 from aigateway.actors.control.local.sessions import SessionFilter, SessionRow, find_sessions
 from aigateway.actors.values.money import dollars
 from aigateway.http.cli._local_database import database_options, reading
@@ -39,6 +40,12 @@ __all__ = ["command"]
     metavar="N",
     help="The latest N.",
 )
+@click.option(
+    "--search",
+    metavar="TEXT",
+    help="List prompts instead that have all of these words, and phrases between quotes as they"
+    " stand there; the filters are about the requests that they came with.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @database_options
 def command(
@@ -51,6 +58,7 @@ def command(
     since: float | None,
     until: float | None,
     limit: int,
+    search: str | None,
     as_json: bool,
     **flags: object,
 ) -> None:
@@ -69,19 +77,28 @@ def command(
         since=since,
         until=until,
     )
+    if search is not None and not phrases_of(search):
+        raise click.UsageError("--search has no word to search for")
+    hits: list[Hit] = []
+    rows: list[SessionRow] = []
     with reading(flags) as connection:
         # One snapshot for all of it, also while a gateway goes on writing.
         connection.execute("BEGIN")
         try:
-            rows = find_sessions(connection, wanted, limit)
+            if search is not None:
+                hits = search_prompts(connection, search, wanted, limit)
+            else:
+                rows = find_sessions(connection, wanted, limit)
         except (ValueError, OverflowError, OSError) as ex:
             raise click.UsageError(f"--since or --until is outside of the calendar: {ex}") from ex
     if as_json:
-        click.echo(json.dumps([asdict(row) for row in rows], indent=2))
+        click.echo(json.dumps([*map(asdict, rows), *map(asdict, hits)], indent=2))
+    elif hits:
+        _print_hits(hits)
     elif rows:
         _print_table(rows)
     else:
-        click.echo("There is no such session.")
+        click.echo(f"There is no such {'session' if search is None else 'prompt'}.")
 
 
 def _print_table(rows: list[SessionRow]) -> None:
@@ -115,6 +132,20 @@ def _print_table(rows: list[SessionRow]) -> None:
             f"{tokens:,}",
             dollars(spent.cost_nano_usd),
         )
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    console().print(table)
+
+
+def _print_hits(hits: list[Hit]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from aigateway.http.cli._tables import console, table_box
+
+    table = Table("at", "user", "session", "prompt", box=table_box())
+    for hit in hits:
+        at = hit.created_at[:16].replace("T", " ")
+        cells = (at, hit.username, hit.session_id or "", hit.excerpt)
         table.add_row(*(Text(printable(cell)) for cell in cells))
     console().print(table)
 

@@ -12,12 +12,14 @@ from aigateway.actors.actor.base import Watcher
 from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.control.local.address import is_postgresql
 from aigateway.actors.control.local.cap_book import Holder
+from aigateway.actors.control.local.housekeeper import Housekeeper
 from aigateway.actors.control.local.local import LocalControlPlane
 from aigateway.actors.control.local.price_files import load_pricing
+from aigateway.actors.control.local.retention import Retention
 from aigateway.actors.control.messages import McpConfiguration, McpServer
 from aigateway.actors.mcp.offering import BadPattern, ToolFilter
 from aigateway.actors.mcp.shelf import ToolShelf, ToolTroubles
-from aigateway.actors.plan import StartControlPlane, StartMcp
+from aigateway.actors.plan import StartControlPlane, StartHousekeeper, StartMcp
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.settings import Settings, SettingsError
 from aigateway.http.settings._proxies import proxy_for
@@ -29,7 +31,7 @@ from aigateway.http.settings.version import own_version
 if TYPE_CHECKING:
     from aigateway.actors.control.coderd.dial import DialSettings
 
-__all__ = ["control_plane_starter", "dial_settings", "mcp_starter"]
+__all__ = ["control_plane_starter", "dial_settings", "housekeeper_starter", "mcp_starter"]
 
 
 def control_plane_starter(
@@ -125,6 +127,22 @@ def mcp_starter(
             troubles=troubles,
             proxy_for=lambda url: proxy_for(url, settings.provider_environ),
         )
+
+    return start
+
+
+def housekeeper_starter(settings: Settings) -> StartHousekeeper | None:
+    """A function that starts the actor that keeps the local database in order; None when there is
+    nothing for it to do."""
+    retention = Retention(
+        settings.retain_content_days or None, settings.retain_records_days or None
+    )
+    postgresql = is_postgresql(settings.local_db)
+    if not settings.local or (postgresql and retention == Retention()):
+        return None
+
+    def start(role: str, watcher: Watcher) -> pykka.ActorRef[Any]:
+        return Housekeeper.start(role, watcher, address=settings.local_db, retention=retention)
 
     return start
 

@@ -228,6 +228,20 @@ class Settings:
         help="Prices of your own, YAML or JSON, that come before the list prices in the package.",
     )
 
+    retain_content_days: int = _local(
+        whole_number(0),
+        "0",
+        reloadable=True,
+        help="Days after which prompts, thoughts, tools' inputs and texts of errors are deleted"
+        " from the database. 0: never.",
+    )
+    retain_records_days: int = _local(
+        whole_number(0),
+        "0",
+        reloadable=True,
+        help="Days after which all records of a request are deleted from it. 0: never.",
+    )
+
     # -- Records
     state_dir: str = _records(
         PATH,

@@ -204,6 +204,9 @@ def _reason(ex: OSError) -> str:
 
 def _settle(connection: sqlite3.Connection, file: Path, patience: float) -> None:
     version = _version(connection, file)
+    if version == 0:
+        # Only an empty file takes it: then what is deleted makes it smaller.
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     _enter_wal(connection, patience)
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")

@@ -56,14 +56,7 @@ class SessionFilter:
 
         Raises ValueError and OverflowError for a time outside of the calendar.
         """
-        conditions, values = [], []
-        for column in ("client", "model", "project", "repository", "branch"):
-            if (wanted := getattr(self, column)) is not None:
-                conditions.append(f"{column} = ?")
-                values.append(wanted)
-        if self.user is not None:
-            conditions.append("(username = ? OR user_id = ?)")
-            values += [self.user, self.user]
+        conditions, values = self._equal("", "user_id")
         if self.since is not None:
             # The exact time is looked at afterwards.
             conditions.append("last_at >= ?")
@@ -71,6 +64,26 @@ class SessionFilter:
         if self.until is not None:
             conditions.append("first_at < ?")
             values.append(timestamp(self.until))
+        return conditions, values
+
+    def request_conditions(self) -> tuple[list[str], list[str]]:
+        """The same of a row of ``interceptions``, which is ``i``: what began in this time."""
+        conditions, values = self._equal("i.", "initiator_id")
+        for operator, moment in ((">=", self.since), ("<", self.until)):
+            if moment is not None:
+                conditions.append(f"i.started_at {operator} ?")
+                values.append(timestamp(moment))
+        return conditions, values
+
+    def _equal(self, table: str, user_id: str) -> tuple[list[str], list[str]]:
+        conditions, values = [], []
+        for column in ("client", "model", "project", "repository", "branch"):
+            if (wanted := getattr(self, column)) is not None:
+                conditions.append(f"{table}{column} = ?")
+                values.append(wanted)
+        if self.user is not None:
+            conditions.append(f"({table}username = ? OR {table}{user_id} = ?)")
+            values += [self.user, self.user]
         return conditions, values
 
 

@@ -85,6 +85,15 @@ def test_filters_and_limits_reach_the_list(run: Run) -> None:
     assert "no such session" in run(sessions, "--model", "nonesuch").stdout
 
 
+def test_prompts_are_searched(run: Run) -> None:
+    text = run(sessions, "--search", "make fit").stdout
+    assert "make it fit \\x1b[31mred" in text
+    (hit,) = json.loads(run(sessions, "--search", "look", "--user", "ada", "--json").stdout)
+    assert (hit["session_id"], hit["excerpt"]) == ("s-1", "look around")
+    assert "no such prompt" in run(sessions, "--search", "look", "--user", "bob").stdout
+    assert run(sessions, "--search", "***").exit_code == 2
+
+
 def test_a_session_is_shown_with_its_subagents_below_it(run: Run) -> None:
     lines = run(session, "s-1", "--user", "ada").stdout.splitlines()
     text = "\n".join(lines)
