@@ -565,7 +565,8 @@ def _begin(
         attribution=attribution,
     )
     hold, patience = None, max_wait + 5.0
-    rules = capped(caller, credential) if api != MODERATION else None
+    # Most gateways have no policy, and moderations cost nothing.
+    rules = None if caller.rules is None or api == MODERATION else capped(caller, credential)
     if rules is not None:
         hold = hold_for(
             caller, rules, config, runtime.tree,

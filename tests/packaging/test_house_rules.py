@@ -49,7 +49,7 @@ ARROWS: dict[str, set[str]] = {
     "http/server": {
         "http/diagnosis", "http/logs", "http/metrics", "http/request", "http/settings",
     },
-    "http/admin": set(),
+    "http/admin": {"http/settings"},
     "http/app": {
         "http/diagnosis", "http/logs", "http/metrics", "http/request", "http/server",
         "http/settings",
