@@ -84,6 +84,19 @@ def test_a_new_policy_is_seen_within_a_second_and_not_looked_for_more_often(
     assert policy.admitted(ADA).rules is rules
 
 
+def test_callers_who_are_known_follow_a_new_policy_too(either: Database) -> None:
+    clock = Clock()
+    policy = PolicyInForce(clock)
+    for version, globs in enumerate((("a",), ("b",), None)):
+        stated = "" if globs is None else f"everybody: {{models: [{globs[0]}]}}"
+        apply(either, stated, over=version, who="me")
+        clock.now += 1.0
+        policy.look(either)
+        rules = policy.admitted(ADA).rules
+        assert rules is not None
+        assert [each.value for each in rules.models] == ([] if globs is None else [globs])
+
+
 def test_a_keys_own_rules_hold_without_a_policy(either: Database) -> None:
     policy = PolicyInForce()
     policy.look(either)
