@@ -35,7 +35,17 @@ PLANES = ("local", "coderd")
 _SCENARIOS = [scenario.name for scenario in all_scenarios()]
 _SYSTEMS = [system.name for system in all_systems(PLANES)]
 _DEFAULTS = Options()
-_LONG = ("prompts", "keys", "many-streams", "injected", "watched", "calls", "reading", "own-parts")
+_LONG = (
+    "prompts",
+    "keys",
+    "many-streams",
+    "injected",
+    "watched",
+    "caps",
+    "calls",
+    "reading",
+    "own-parts",
+)
 """Scenarios that take more than a moment however little they are told to do."""
 
 _console = Console(stderr=True, highlight=False)

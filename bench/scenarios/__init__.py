@@ -5,6 +5,7 @@ from __future__ import annotations
 from bench.scenarios.agents import Agents
 from bench.scenarios.base import Column, Outcome, Scenario, Variant
 from bench.scenarios.blocking import Blocking, FixedRate, KeyFlood, Prompts
+from bench.scenarios.caps import Caps
 from bench.scenarios.injected import Injected
 from bench.scenarios.inside import Inside
 from bench.scenarios.mixed import Neighbour, Soak, StartUp
@@ -30,6 +31,7 @@ def all_scenarios() -> list[Scenario]:
         Inside(),
         StartUp(),
         Watched(),
+        Caps(),
         Injected(),
         Interception(),
         BodyReading(),

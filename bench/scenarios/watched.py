@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
@@ -13,11 +12,10 @@ import attrs
 import requests
 from attrs import frozen
 
-from bench.load import CallsSpec, Driver, DriverFailed
-from bench.machine import cpu_seconds
 from bench.options import Options
 from bench.processes import free_port
 from bench.scenarios.base import Column, Outcome, Variant
+from bench.scenarios.beside import ANSWER_BYTES, costs, cpu_of
 from bench.scenarios.parts import OfOurs
 from bench.stand import Stand
 from bench.systems import Running
@@ -25,12 +23,9 @@ from bench.upstream import Upstream
 
 __all__ = ["Watched"]
 
-_TOKENS, _ANSWER_BYTES = 20, 200
 _SCRAPES: Final = 5
 _SCRAPE_EVERY: Final = 15.0
 """Scrapes that are measured, and the seconds between two with which they are counted in."""
-_SETTLE_LIMIT: Final = 60.0
-"""Seconds for the records of a round to be stored."""
 _LOGS = ("--log-human", "human.log", "--log-json", "line.log", "--log-stackdriver", "cloud.log")
 _JSON = ("--log-human", "", "--log-json", "line.log")
 _OFF = ("--log-human", "", "--log-json", "")
@@ -80,7 +75,7 @@ class Watched(OfOurs):
         options = stand.options
         with ExitStack() as exits:
             upstream = exits.enter_context(Upstream(stand.file("")))
-            upstream.behave(attrs.evolve(options.behaviour(), answer_bytes=_ANSWER_BYTES))
+            upstream.behave(attrs.evolve(options.behaviour(), answer_bytes=ANSWER_BYTES))
             traces: tuple[str, ...] = ()
             if way.traces:
                 collector = exits.enter_context(_collector())
@@ -91,8 +86,8 @@ class Watched(OfOurs):
                 )
                 for more, metrics in (((*way.options, *traces), way.metrics), (_OFF, False))
             ]
-            _costs(stand, both, options.warm_up)
-            cost, off = _costs(stand, both, options.seconds)
+            costs(stand, both, options.warm_up)
+            cost, off = costs(stand, both, options.seconds)
             if way.metrics:
                 cost += _scrape(both[0]) / options.watched_rate
         return Outcome(
@@ -105,56 +100,12 @@ def _address() -> tuple[str, str]:
     return "--http-address", f"127.0.0.1:{free_port()}"
 
 
-def _costs(stand: Stand, both: Sequence[Running], seconds: float) -> list[float]:
-    """CPU seconds per request of each, under load at the same time."""
-    before = [(_cpu(each), _ended(each)) for each in both]
-    with ExitStack() as exits:
-        drivers = [exits.enter_context(_load(stand, each, seconds)) for each in both]
-        answered = [_answered(driver) for driver in drivers]
-    for each, (_, ended), count in zip(both, before, answered, strict=True):
-        _wait(each, ended + count)
-    return [
-        (_cpu(each) - cpu) / count
-        for each, (cpu, _), count in zip(both, before, answered, strict=True)
-    ]
-
-
-def _cpu(running: Running) -> float:
-    return sum(cpu_seconds(child.pid) for child in running.children)
-
-
-def _load(stand: Stand, running: Running, seconds: float) -> Driver:
-    target = stand.target(["chat"], tokens=_TOKENS, running=running)
-    rate = stand.options.watched_rate
-    return stand.driver(CallsSpec(target=target, seconds=seconds, rate=rate))
-
-
-def _answered(driver: Driver) -> int:
-    result = driver.wait()
-    if result.errors or result.numbers["unanswered"]:
-        raise DriverFailed(f"failed requests: {result.errors}")
-    return int(result.numbers["ok"])
-
-
-def _ended(running: Running) -> int:
-    assert running.ledger is not None
-    return running.ledger.count().ended
-
-
-def _wait(running: Running, count: int) -> None:
-    deadline = time.monotonic() + _SETTLE_LIMIT
-    while _ended(running) < count:
-        if time.monotonic() > deadline:
-            raise DriverFailed("a record was lost")
-        time.sleep(0.05)
-
-
 def _scrape(running: Running) -> float:
     """CPU seconds that being scraped takes of each second."""
-    before = _cpu(running)
+    before = cpu_of(running)
     for _ in range(_SCRAPES):
         requests.get(f"{running.metrics_url}metrics", timeout=30).raise_for_status()
-    return (_cpu(running) - before) / _SCRAPES / _SCRAPE_EVERY
+    return (cpu_of(running) - before) / _SCRAPES / _SCRAPE_EVERY
 
 
 class _Collector(BaseHTTPRequestHandler):

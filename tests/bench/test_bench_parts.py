@@ -71,6 +71,14 @@ def test_gateways_are_watched_beside_one_that_is_not(
     assert numbers["times_off"] == pytest.approx(numbers["cpu_us"] / numbers["cpu_us_off"])
 
 
+def test_reservations_are_measured_beside_a_policy_without_caps(
+    tmp_path: Path, marked_environ: dict[str, str], left_over: Callable[[], list[str]]
+) -> None:
+    numbers = _measured("caps", tmp_path, marked_environ)
+    assert left_over() == []
+    assert numbers["times_without"] == pytest.approx(numbers["cpu_us"] / numbers["cpu_us_without"])
+
+
 @pytest.mark.parametrize(
     ("scenario", "keys"),
     [

@@ -1,9 +1,9 @@
 """Reservations in the database: made with the starts of interceptions, settled with their ends.
 
 All is done in the transaction that stores the records: an interception is never stored without its
-reservation, and an end never leaves one behind.  Tills are locked in one order before anything
-else, so that gateways that share PostgreSQL wait for each other and never for ever; SQLite has one
-writer.
+reservation, and an end never leaves one behind.  Where somebody asks, tills are locked in one order
+before anything else, and what only settles changes them in that order at its end, so that gateways
+that share PostgreSQL wait for each other and never for ever; SQLite has one writer.
 
 A reservation is known by its interception: one that is made again is there already.  What is
 settled is the sum of the costs that are stored, so records that come again change nothing.
@@ -19,13 +19,14 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from attrs import define, evolve, field, frozen
 
 from aigateway.actors.control.local.caps import (
     Begun,
+    CapTill,
     Till,
     TillKey,
     Verdict,
@@ -33,9 +34,9 @@ from aigateway.actors.control.local.caps import (
     tills_of,
 )
 from aigateway.actors.control.local.costs import StoredRecord
-from aigateway.actors.control.local.prices.cost import Pricing, Used
+from aigateway.actors.control.local.prices.cost import Pricing, Used, cost_of
 from aigateway.actors.control.local.schema import Database, marks, timestamp
-from aigateway.actors.values.caps import Hold, Payee
+from aigateway.actors.values.caps import Hold
 from aigateway.actors.values.records import InterceptionEnded
 
 __all__ = [
@@ -66,10 +67,9 @@ _LOOK_EVERY = 1.0
 meanwhile is counted when its reservation lapses."""
 
 _TILL = "scope, scope_id, period, starts_at"
-_HOLDS_SQL = f"""
-    SELECT interception_id, {_TILL}, nano_usd, counted_nano_usd, state, holder
-    FROM cap_holds WHERE interception_id IN ({{}})
-"""
+_HOLD = f"interception_id, {_TILL}, nano_usd, counted_nano_usd, state, holder"
+_HOLDS_SQL = f"SELECT {_HOLD} FROM cap_holds WHERE interception_id IN ({{}})"
+_DELETE_HOLDS_SQL = f"DELETE FROM cap_holds WHERE interception_id IN ({{}}) RETURNING {_HOLD}"
 _NEW_TILL_SQL = f"""
     INSERT INTO cap_tills ({_TILL}, ends_at, name, cap_nano_usd, spent_nano_usd,
                            reserved_nano_usd, running, next_id, next_until)
@@ -98,6 +98,11 @@ _WHOSE = {
 _CHANGE_TILL_SQL = """
     UPDATE cap_tills SET spent_nano_usd = ?, reserved_nano_usd = ?, running = ?, next_id = ?,
                          next_until = ?
+    WHERE scope = ? AND scope_id = ? AND period = ? AND starts_at = ?
+"""
+_FREE_SQL = """
+    UPDATE cap_tills SET spent_nano_usd = spent_nano_usd + ?,
+                         reserved_nano_usd = reserved_nano_usd + ?, running = running + ?
     WHERE scope = ? AND scope_id = ? AND period = ? AND starts_at = ?
 """
 _NEW_HOLD_SQL = f"""
@@ -130,9 +135,19 @@ class Ask:
     """The interception's."""
     worst: int
     """Nano-dollars that it costs at most."""
-    hold: Hold
+    caps: Sequence[CapTill]
+    zone: str
+    username: str = ""
     so_far: int | None = None
     """Of a later round: what those before have cost.  None: it is the first."""
+    again: bool = False
+    """It may have been asked before, and the answer was lost."""
+
+    def at(self, now: float) -> Sequence[CapTill]:
+        """Its tills, with those of the present windows.  Raises NoTimeZone."""
+        if all(window.start <= now < window.end for _cap, _key, window in self.caps):
+            return self.caps
+        return tills_of([cap for cap, _key, _window in self.caps], now, self.zone)
 
 
 @frozen
@@ -180,35 +195,33 @@ def worst_case(hold: Hold, pricing: Pricing, moment: float) -> tuple[int | None,
     """
     most = 0
     for payee in hold.payees:
-        costs: list[int] = []
-        for used in _ways(hold, payee):
-            cost = pricing.cost(
-                used,
-                payee.model,
-                provider=payee.provider,
-                provider_name=payee.provider_name,
-                moment=moment,
-            )
-            if cost.nano_usd is not None:
-                costs.append(cost.nano_usd)
-            elif not costs:
-                return None, cost.detail
-        most = max(most, *costs)
+        metadata = dict(hold.metadata)
+        if payee.named:
+            metadata["provider_model"] = payee.named
+        kept = metadata.pop("cache_ephemeral_1h_input", False)
+        given, made = hold.input_tokens, hold.output_tokens
+        used = Used(given, made, metadata=metadata)
+        price = pricing.price(
+            used,
+            payee.model,
+            provider=payee.provider,
+            provider_name=payee.provider_name,
+            moment=moment,
+        )
+        if price is None:
+            return None, f"{payee.named or payee.model} of {payee.provider_name}"
+        cost, _reason, detail = cost_of(price, used)
+        if cost is None:
+            return None, f"{detail} of {payee.named or payee.model}"
+        most = max(most, cost)
+        # PERF: most prices are the same for input that is written to a cache.
+        if "cache_write" in price.at(given):
+            written = evolve(used, input_tokens=0, cache_write_input_tokens=given)
+            most = max(most, cost_of(price, written)[0] or 0)
+            if kept:
+                metadata = {**metadata, "cache_ephemeral_1h_input": given}
+                most = max(most, cost_of(price, evolve(written, metadata=metadata))[0] or 0)
     return min(most * hold.attempts, _MOST), ""
-
-
-def _ways(hold: Hold, payee: Payee) -> Iterator[Used]:
-    """As what the input may be billed."""
-    metadata = dict(hold.metadata)
-    if payee.named:
-        metadata["provider_model"] = payee.named
-    kept = metadata.pop("cache_ephemeral_1h_input", False)
-    yield Used(hold.input_tokens, hold.output_tokens, metadata=metadata)
-    written = Used(0, hold.output_tokens, 0, hold.input_tokens, metadata)
-    yield written
-    if kept:
-        metadata = {**metadata, "cache_ephemeral_1h_input": hold.input_tokens}
-        yield evolve(written, metadata=metadata)
 
 
 @define
@@ -242,30 +255,39 @@ class TillBook:
         ended: Sequence[str],
         now: float,
         holder: str = "",
+        *,
+        lock: bool = False,
     ) -> None:
+        """Tills are locked where somebody asks; ``lock``: also where nobody does."""
         self.verdicts: dict[str, Verdict] = {}
         self.settled = 0
         """How many interceptions had something reserved."""
         self._asks, self._ended, self._holder = asks, ended, holder
         self._database = database
         self._now = now
-        self._wanted = {ask.id: tills_of(ask.hold.caps, now, ask.hold.zone) for ask in asks}
-        ids = [*dict.fromkeys((*ended, *self._wanted))]
+        self._wanted = {ask.id: ask.at(now) for ask in asks}
+        self._tills: dict[TillKey, Till] = {}
+        self._before: dict[TillKey, tuple[Any, ...]] = {}
+        self._held: dict[str, list[_Held]] = {}
+        self._freed: dict[TillKey, list[int]] = {}
+        """Of tills that are not locked: what is spent, reserved and running more than before."""
+        self._locks = lock or bool(asks)
+        self.idle = not (asks or ended)
+        """There is nothing to settle and nothing was asked."""
+        if not self._locks:
+            return
+        # PERF: of most that ask it is known that they have not asked before.
+        doubtful = [ask.id for ask in asks if ask.again or ask.so_far is not None]
+        ids = [*dict.fromkeys((*ended, *doubtful))]
         held = _holds(database, ids)
         new: dict[TillKey, _Shown] = {}
         for ask in asks:
             for cap, key, window in self._wanted[ask.id]:
-                name = ask.hold.username if cap.subject.per == "user" else ""
-                row = (timestamp(window.end), name or cap.subject.id, cap.cap.nano_usd)
+                name = ask.username if cap.subject.per == "user" else ""
+                before = new.get(key)
                 # Where several caps have one till the lowest is the one that is felt.
-                new[key] = min(new.get(key, row), row, key=lambda each: each[2])
-        self._tills: dict[TillKey, Till] = {}
-        self._before: dict[TillKey, Till] = {}
-        self._held: dict[str, list[_Held]] = {}
-        self.idle = not held and not new
-        """There is nothing to settle and nothing was asked."""
-        if self.idle:
-            return
+                if before is None or cap.cap.nano_usd < before[2]:
+                    new[key] = (window.ends_at, name or cap.subject.id, cap.cap.nano_usd)
         self._lock({each.key for each in held} | new.keys(), new)
         if not isinstance(database, sqlite3.Connection):
             # Another gateway may have changed them before the lock was there.
@@ -287,7 +309,7 @@ class TillBook:
             if found[key][1] != tuple(shown):
                 self._database.execute(_SHOWN_SQL, (*shown, *key))
         self._tills = {key: till for key, (till, _shown) in found.items()}
-        self._before = {key: evolve(till) for key, till in self._tills.items()}
+        self._before = {key: till.row for key, till in self._tills.items()}
 
     def work(self, without: Collection[str] = ()) -> None:
         """Settle what has ended, then answer those who ask, but for ``without``."""
@@ -305,15 +327,15 @@ class TillBook:
 
     def _settle(self, ids: Sequence[str]) -> None:
         """Make reservations of these interceptions what their records say was spent."""
-        ids = [id for id in dict.fromkeys(ids) if id in self._held]
+        if self._locks:
+            ids = [id for id in dict.fromkeys(ids) if id in self._held]
+            for id in ids:
+                del self._held[id]
+        held = _deleted(self._database, ids)
+        ids = list(dict.fromkeys(each.id for each in held))
         costs = _costs(self._database, ids)
-        for id in ids:
-            for held in self._held.pop(id):
-                self._free(held, costs.get(id, 0))
-        for some in _pieces(ids):
-            self._database.execute(
-                f"DELETE FROM cap_holds WHERE interception_id IN ({marks(some)})", some
-            )
+        for each in held:
+            self._free(each, costs.get(each.id, 0))
         self.settled += len(ids)
 
     def lapse(self, ended: Collection[str]) -> None:
@@ -331,10 +353,16 @@ class TillBook:
         self._close()
 
     def _free(self, held: _Held, cost: int) -> None:
-        till = self._tills[held.key]
-        till.spent += cost - held.counted
-        till.reserved -= held.nano_usd
-        till.open -= held.state == "running"
+        spent, running = cost - held.counted, held.state == "running"
+        till = self._tills.get(held.key)
+        if till is not None:
+            till.spent += spent
+            till.reserved -= held.nano_usd
+            till.open -= running
+        else:
+            freed = self._freed.setdefault(held.key, [0, 0, 0])
+            for place, change in enumerate((spent, -held.nano_usd, -int(running))):
+                freed[place] += change
 
     def _change(self, held: _Held, nano_usd: int, counted: int, state: str) -> None:
         held.nano_usd, held.counted, held.state = nano_usd, counted, state
@@ -372,12 +400,14 @@ class TillBook:
     def _close(self) -> None:
         """Write the tills that have changed."""
         changed = [
-            (t.spent, t.reserved, t.open, t.next_id, t.next_until, *key)
-            for key, t in self._tills.items()
-            if t != self._before[key]
+            (*till.row, *key) for key, till in self._tills.items() if till.row != self._before[key]
         ]
         if changed:
             self._database.executemany(_CHANGE_TILL_SQL, changed)
+        if self._freed:
+            # In one order, or two gateways could wait for each other.
+            rows = [(*freed, *key) for key, freed in sorted(self._freed.items())]
+            self._database.executemany(_FREE_SQL, rows)
 
 
 def _spent(database: Database, key: TillKey, ends_at: str) -> int:
@@ -407,14 +437,18 @@ def _locked(
     return found
 
 
-def _holds(database: Database, ids: Sequence[str]) -> list[_Held]:
+def _holds(database: Database, ids: Sequence[str], sql: str = _HOLDS_SQL) -> list[_Held]:
     found: list[_Held] = []
     for some in _pieces(ids):
-        for id, scope, scope_id, period, starts_at, *held in database.execute(
-            _HOLDS_SQL.format(marks(some)), some
-        ).fetchall():
+        rows = database.execute(sql.format(marks(some)), some).fetchall()
+        for id, scope, scope_id, period, starts_at, *held in rows:
             found.append(_Held(id, (scope, scope_id, period, starts_at), *held))
     return found
+
+
+def _deleted(database: Database, ids: Sequence[str]) -> list[_Held]:
+    """What was reserved by these, and is not any more."""
+    return _holds(database, ids, _DELETE_HOLDS_SQL)
 
 
 def _costs(database: Database, ids: Sequence[str]) -> dict[str, int]:
@@ -520,7 +554,7 @@ def _lapse(database: Database, gone: Sequence[str], now: float) -> int:
     ).fetchall()
     ids = [id for (id,) in rows]
     if ids:
-        book = TillBook(database, (), ids, now)
+        book = TillBook(database, (), ids, now, lock=True)
         ended = database.execute(
             f"SELECT id FROM interceptions WHERE ended_at IS NOT NULL AND id IN ({marks(ids)})",
             ids,

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
-from attrs import define
+from attrs import define, evolve
 
 from aigateway.actors.actor.base import ActorDied, complete, fail
 from aigateway.actors.control.local.cap_book import Ask, CapRow, Holder, Money, worst_case
@@ -93,7 +93,7 @@ class CapQueue:
             return Start(message, None, 0.0)
         self._holder.used = True
         try:
-            tills_of(hold.caps, now, hold.zone)
+            caps = tills_of(hold.caps, now, hold.zone)
         except NoTimeZone as ex:
             complete(message.reply, Unavailable(f"policy: {ex}"))
             return None
@@ -111,7 +111,9 @@ class CapQueue:
             id = message.interception_id
         else:
             id = message.record.id
-        return Start(message, Ask(id, worst or 0, hold, so_far), until)
+        again = isinstance(message, Begin) and message.again
+        ask = Ask(id, worst or 0, caps, hold.zone, hold.username, so_far, again)
+        return Start(message, ask, until)
 
     def _cost(self, message: HoldMore, now: float) -> int:
         """What the rounds so far have cost; nothing for what has no price."""
@@ -138,10 +140,13 @@ class CapQueue:
             return None
         return Money(asks, released, self._holder.id, clock())
 
-    def put_back(self, money: Money | None) -> None:
-        """The transaction did not happen."""
+    def put_back(self, money: Money | None, starts: Iterable[Start] = ()) -> None:
+        """The transaction did not happen; or that of ``starts`` did, and nobody knows."""
         if money is not None:
             self.released[:0] = money.released
+        for start in starts:
+            if start.ask is not None:
+                start.ask = evolve(start.ask, again=True)
 
     # -- answering
 

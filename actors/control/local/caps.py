@@ -39,6 +39,7 @@ __all__ = [
     "NEXT_FOR",
     "NOTABLE",
     "Begun",
+    "CapTill",
     "Full",
     "NoTimeZone",
     "Till",
@@ -67,6 +68,9 @@ class Window:
 
     start: float
     end: float
+    starts_at: str
+    ends_at: str
+    """As :func:`~.schema.timestamp` writes them."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -94,7 +98,8 @@ def _window(every: Every, day: date, zone: str) -> Window:
     else:
         first = day.replace(day=1)
         last = (first + timedelta(days=31)).replace(day=1)
-    return Window(_midnight(first, zone), _midnight(last, zone))
+    start, end = _midnight(first, zone), _midnight(last, zone)
+    return Window(start, end, timestamp(start), timestamp(end))
 
 
 def _midnight(day: date, zone: str) -> float:
@@ -104,7 +109,10 @@ def _midnight(day: date, zone: str) -> float:
 
 
 TillKey: TypeAlias = tuple[str, str, str, str]
-"""Scope, id, kind of window, and its start as :func:`~.schema.timestamp` writes it."""
+"""Scope, id, kind of window, and its start as it is written."""
+
+
+CapTill: TypeAlias = tuple[AppliedCap, TillKey, Window]
 
 
 @define
@@ -119,6 +127,10 @@ class Till:
     next_id: str = ""
     """Which call begins before all others; empty: none waits."""
     next_until: float = 0.0
+
+    @property
+    def row(self) -> tuple[int, int, int, str, float]:
+        return self.spent, self.reserved, self.open, self.next_id, self.next_until
 
 
 @frozen
@@ -145,22 +157,20 @@ class Full:
 Verdict: TypeAlias = Begun | Wait | Full
 
 
-def tills_of(
-    caps: Sequence[AppliedCap], now: float, zone: str
-) -> list[tuple[AppliedCap, TillKey, Window]]:
-    """Each cap with its present window.  Raises NoTimeZone."""
-    found: list[tuple[AppliedCap, TillKey, Window]] = []
+def tills_of(caps: Sequence[AppliedCap], now: float, zone: str) -> list[CapTill]:
+    """Each cap with its present till and window.  Raises NoTimeZone."""
+    found: list[CapTill] = []
     for cap in caps:
         every, subject = cap.cap.every, cap.subject
         window = window_of(every, now, zone)
-        found.append((cap, (subject.per, subject.id, every, timestamp(window.start)), window))
+        found.append((cap, (subject.per, subject.id, every, window.starts_at), window))
     return found
 
 
 def begin(
     id: str,
     worst: int,
-    caps: Sequence[tuple[AppliedCap, TillKey, Window]],
+    caps: Sequence[CapTill],
     tills: Mapping[TillKey, Till],
     now: float,
 ) -> Verdict:

@@ -400,7 +400,7 @@ class SharedControlPlane(GatewayActor):
             self._starts[:0] = job.starts
             self._batches[:0] = job.batches
             self._uses_due = self._uses_due or job.uses
-            self._caps.put_back(job.money)
+            self._caps.put_back(job.money, [each.message for each in job.starts])
             if job.holder:
                 self._caps.missed()
 

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from aigateway.actors.control.local.cap_book import LAPSE, Ask, Money
-from aigateway.actors.control.local.caps import Begun, Full, Verdict, Wait
+from aigateway.actors.control.local.caps import Begun, Full, Verdict, Wait, tills_of
 from aigateway.actors.control.local.schema import open_database
 from aigateway.actors.control.local.store import Store
-from aigateway.actors.values.caps import Hold
 from aigateway.actors.values.policy import AppliedCap, Cap, Every, Per, Subject
 from aigateway.actors.values.records import Interception, InterceptionEnded
 
@@ -29,8 +28,8 @@ def cap(amount: int, per: Per = "user", id: str = "ada", every: Every = "day") -
     return AppliedCap(Cap(amount, every, per), Subject(per, id), "everybody.caps[0]")
 
 
-def ask(id: str, worst: int, *caps: AppliedCap, so_far: int | None = None) -> Ask:
-    return Ask(id, worst, Hold(caps, (), 0, 0), so_far)
+def ask(id: str, worst: int, *caps: AppliedCap) -> Ask:
+    return Ask(id, worst, tills_of(caps, NOON, "UTC"), "UTC")
 
 
 class Gateway:
@@ -109,7 +108,7 @@ class Reservations(RuleBasedStateMachine):
             day = str(int(self.now // DAY))
             self.running[id] = (gateway, asked.worst, 0)
             self.day[id] = day
-            self.of[id] = tuple(each.subject.id for each in asked.hold.caps)
+            self.of[id] = tuple(each.subject.id for each, _key, _window in asked.caps)
         else:
             assert isinstance(verdict, Full)
             assert asked.worst

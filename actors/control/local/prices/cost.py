@@ -291,6 +291,24 @@ class Pricing:
         provider_name = told if isinstance(told, str) and told else provider_name
         sellers = self._sellers(provider, provider_name)
         names = _names(used.metadata, model, sellers.kind)
+        price = self._price(names, model, sellers, moment)
+        if price is None:
+            return Cost(None, self.version, None, "model", f"{names[0]} of {provider_name}")
+        nano, reason, detail = cost_of(price, used)
+        if nano is not None and nano > _MOST:
+            nano, reason, detail = None, "usage", "more tokens than there can be"
+        return Cost(nano, self.version, price.key, reason, detail)
+
+    def price(
+        self, used: Used, model: str, *, provider: str, provider_name: str, moment: float
+    ) -> ModelPrice | None:
+        """What the tokens of one record are paid by, for who asks :func:`cost_of` twice."""
+        sellers = self._sellers(provider, provider_name)
+        return self._price(_names(used.metadata, model, sellers.kind), model, sellers, moment)
+
+    def _price(
+        self, names: list[str], model: str, sellers: _Sellers, moment: float
+    ) -> ModelPrice | None:
         price = None
         if self.own is not None:
             # An operator may have meant either name.
@@ -298,12 +316,7 @@ class Pricing:
                 price = price or self.own.find(name, sellers.own, moment)
         for name in names:
             price = price or self.packaged.find(name, sellers.listed, moment)
-        if price is None:
-            return Cost(None, self.version, None, "model", f"{names[0]} of {provider_name}")
-        nano, reason, detail = cost_of(price, used)
-        if nano is not None and nano > _MOST:
-            nano, reason, detail = None, "usage", "more tokens than there can be"
-        return Cost(nano, self.version, price.key, reason, detail)
+        return price
 
     def _sellers(self, provider: str, provider_name: str) -> _Sellers:
         # PERF: there is a pattern for each vendor; kept, a record costs some 6 us less.

@@ -1,3 +1,4 @@
+-- Tables that change with each request are without row ids: each would be two trees of pages.
 -- The caller's groups, one after the other, and what the key is for.
 ALTER TABLE interceptions ADD COLUMN group_names TEXT NOT NULL DEFAULT '';
 ALTER TABLE interceptions ADD COLUMN project TEXT NOT NULL DEFAULT '';
@@ -18,7 +19,7 @@ CREATE TABLE cap_tills (
     next_id TEXT NOT NULL,
     next_until DOUBLE PRECISION NOT NULL,
     PRIMARY KEY (scope, scope_id, period, starts_at)
-);
+) WITHOUT ROWID;
 CREATE INDEX cap_tills_ends_at ON cap_tills (ends_at);
 
 -- What is reserved by which interception: running, paused between two rounds, or lapsed because
@@ -35,8 +36,7 @@ CREATE TABLE cap_holds (
     holder TEXT NOT NULL,
     held_at TEXT NOT NULL,
     PRIMARY KEY (interception_id, scope, scope_id, period, starts_at)
-);
-CREATE INDEX cap_holds_holder ON cap_holds (holder);
+) WITHOUT ROWID;
 
 -- Worker processes that hold reservations; who is there counts on.
 CREATE TABLE cap_holders (
