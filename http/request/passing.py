@@ -208,13 +208,13 @@ def _check_batches(
 ) -> None:
     """Raise the Answer for batches and files that are not for this caller.
 
-    Nobody reads what a batch asks for, so it counts in no cap, and no list of models holds for it.
+    Nobody reads what a batch asks for, so no list of models holds for it.
     """
     why = ""
     if route.route in _STORES and inbound.method != "POST":
         why = "it would list what everybody has stored"
-    elif caller.rules is not None and (caller.rules.caps or caller.rules.models):
-        why = "the policy has caps or models for you, which do not hold for batches"
+    elif caller.rules is not None and caller.rules.models:
+        why = "the policy lists models for you, which does not hold for batches"
     if why:
         text = f"route not supported: {inbound.method} {inbound.shown_path}; {why}"
         raise api_error(config.type, 404, text, reason=Reason.NO_ROUTE)
