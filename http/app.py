@@ -146,12 +146,13 @@ class _Front:
         self._exact: tuple[str, list[tuple[str, str]]] | None = None
         self.body: AnyBody | None = None
         self.trace = trace
+        self.added: list[tuple[str, str]] = []
 
     def __call__(self, status: str, headers: list[tuple[str, str]], *rest: object) -> Any:
         if self._exact is not None:
             status, headers = self._exact
             keep_own_headers(self._start_response, headers)
-        return self._start_response(status, self.trace.head(status, headers), *rest)
+        return self._start_response(status, self._whole(status, headers), *rest)
 
     def exactly(self, status: str, headers: list[tuple[str, str]], body: AnyBody) -> None:
         self._exact = status, headers
@@ -161,7 +162,10 @@ class _Front:
         close_behind(self._start_response)
 
     def instead(self, status: str, headers: list[tuple[str, str]]) -> bool:
-        return begin_again(self._start_response, status, self.trace.head(status, headers))
+        return begin_again(self._start_response, status, self._whole(status, headers))
+
+    def _whole(self, status: str, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        return [*self.trace.head(status, headers), *self.added]
 
 
 def create_app(settings: Settings | None = None) -> GatewayApp:

@@ -16,6 +16,7 @@ from aigateway.http.metrics.reasons import REASONS, Reason
 from aigateway.http.request.answers import Answer, plain
 from aigateway.http.request.call import Call, Trace
 from aigateway.http.request.client_address import ClientAddresses
+from aigateway.http.request.cors import Cors, without_cors
 from aigateway.http.request.inbound import REQUEST_ID_HEADER, ClientVanished, Inbound, request_id_of
 from aigateway.http.request.pipeline import INTERCEPTION_HEADER, Pipeline
 from aigateway.http.request.policy import records_content
@@ -41,6 +42,8 @@ class Front(Protocol):
     """An answer as it goes to the server, where WSGI and Falcon have no word for it."""
 
     trace: Trace
+    added: list[tuple[str, str]]
+    """Headers of any answer, whoever makes it."""
 
     def exactly(self, status: str, headers: list[tuple[str, str]], body: AnyBody) -> None:
         """Send this status line, these headers and this body, in the place of Falcon's."""
@@ -58,6 +61,7 @@ class Gateway:
     def __init__(self, runtime: Runtime, settings: Settings) -> None:
         self._runtime = runtime
         self._addresses: ClientAddresses | None = None
+        self._cors = Cors(settings.cors_origins) if settings.cors_origins else None
         if settings.trusted_proxies:
             self._addresses = ClientAddresses(settings.trusted_proxies)
         self.metrics = _metrics(settings)
@@ -83,6 +87,10 @@ class Gateway:
         call.trace = front.trace
         self.calls.add(call)
         try:
+            if self._cors is not None:
+                front.added = self._cors.headers(call.inbound)
+                if (preflight := self._cors.preflight(call.inbound)) is not None:
+                    raise preflight
             if self._runtime.draining:
                 raise _stopping()
             relayed = self._run(call)
@@ -160,7 +168,8 @@ class Gateway:
         body.finished, body.instead = finished, instead
         call.trace.relaying()
         status = f"{relayed.status} {relayed.reason or 'Unknown'}"
-        front.exactly(status, _headers(call, relayed), body)
+        headers = _headers(call, relayed)
+        front.exactly(status, without_cors(headers) if self._cors is not None else headers, body)
 
     def _answer(self, front: Front, resp: falcon.Response, call: Call, answer: Answer) -> None:
         """The gateway answers by itself."""

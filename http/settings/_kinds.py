@@ -34,6 +34,8 @@ __all__ = [
     "HEADERS",
     "Kind",
     "MODELS",
+    "NETWORKS",
+    "ORIGINS",
     "PATH",
     "REGEXES",
     "SIZE",
@@ -460,6 +462,40 @@ NETWORKS = Kind(
     _networks,
     _networks,
     lambda networks: ",".join(map(str, networks)),
+    is_list=True,
+    empty=(),
+)
+
+
+def _origins(value: Any) -> tuple[str, ...]:
+    return tuple(_origin(word) for word in _words(value) if word)
+
+
+def _origin(word: str) -> str:
+    """An origin as browsers write it: scheme and host in lower case, no port that is the usual."""
+    if word == "*":
+        return word
+    try:
+        parts = urlsplit(word)
+        port = parts.port
+    except ValueError as ex:
+        raise _DetailError(f"{word!r}: {ex}") from None
+    if not (parts.scheme and parts.hostname) or parts.username or parts.path.strip("/"):
+        raise _DetailError(f"{word!r} is not scheme://host or scheme://host:port")
+    if parts.query or parts.fragment or "*" in parts.netloc:
+        raise _DetailError(f"{word!r} has more than scheme, host and port")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    usual = {"http": 80, "https": 443}.get(parts.scheme)
+    return f"{parts.scheme}://{host}" + (f":{port}" if port not in (None, usual) else "")
+
+
+ORIGINS = Kind(
+    "origin list",
+    "ORIGIN,...",
+    "a list of origins, such as https://chat.example.com,http://localhost:5173, or *",
+    _origins,
+    _origins,
+    ",".join,
     is_list=True,
     empty=(),
 )

@@ -25,6 +25,7 @@ from aigateway.http.settings._kinds import (
     HEADER,
     HEADERS,
     NETWORKS,
+    ORIGINS,
     PATH,
     REGEXES,
     SIZE,
@@ -159,6 +160,12 @@ class Settings:
         reloadable=True,
         help="Networks of the proxies before the gateway: what they say in X-Forwarded-For is the"
         " client's address.",
+    )
+    cors_origins: tuple[str, ...] = _gateway(
+        ORIGINS,
+        reloadable=True,
+        help="Origins of web pages whose scripts may call the gateway (CORS), or * for any. None:"
+        " browsers let no page call it.",
     )
     config: str = _gateway(
         PATH, short="-c", env="CODER_CONFIG_PATH", yaml="", help="YAML file with settings."

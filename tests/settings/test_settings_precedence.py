@@ -86,6 +86,7 @@ def test_every_option_is_read_from_all_its_names(row: Option, tmp_path: Path) ->
         "header list": "x-seven=7",
         "header": "X-Seven",
         "network list": "10.7.0.0/16",
+        "origin list": "https://page.test",
     }.get(row.kind.name, "/seven")
     base = {"local": None if row.name == "local" else True}
     expected = row.kind.read(text)
