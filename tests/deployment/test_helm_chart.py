@@ -1,0 +1,206 @@
+"""The Helm chart: what it renders is valid for Kubernetes, fits together, and starts a gateway."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from aigateway.http.settings import OPTIONS, Settings, load
+from aigateway.http.settings.errors import SettingsError
+
+DOCS = Path(__file__).parents[2] / "docs"
+CHART = DOCS / "helm/aigateway"
+VERSIONS = ("1.30.0", kubernetes_validate.latest_version())
+CODER = {"coder": {"url": "https://coder.example.com"}}
+LOCAL = {
+    "local": {"databaseSecret": {"name": "postgres", "key": "address"}},
+    "providers": [
+        {"type": "anthropic", "secret": {"name": "anthropic", "key": "key"}},
+        {"type": "openai-compat", "name": "vllm", "base_url": "http://vllm:8000/v1"},
+    ],
+    "networkPolicy": {"egressPorts": [443, 5432, 8000]},
+    "metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
+}
+BARE = {
+    **CODER,
+    "autoscaling": {"enabled": False},
+    "podDisruptionBudget": {"enabled": False},
+    "networkPolicy": {"enabled": False},
+    "metrics": {"enabled": False},
+    "replicas": 1,
+}
+EXAMPLES = {"coder": CODER, "local": LOCAL, "bare": BARE}
+
+
+def _helm(*argv: str, values: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    helm = shutil.which("helm")
+    if helm is None:
+        pytest.skip("helm is not installed, try: go install helm.sh/helm/v3/cmd/helm@latest")
+    return subprocess.run(
+        [helm, *argv, "--values", "-"],
+        input=json.dumps(values),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def _rendered(values: dict[str, Any], version: str = VERSIONS[0]) -> dict[str, dict[str, Any]]:
+    """The manifests by kind, Services by name too."""
+    done = _helm("template", "gw", str(CHART), "--kube-version", version, values=values)
+    assert done.returncode == 0, done.stderr
+    found = {}
+    for manifest in yaml.safe_load_all(done.stdout):
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        found[kind if kind not in found else f"{kind}/{name}"] = manifest
+    return found
+
+
+def _refusal(values: dict[str, Any]) -> str:
+    done = _helm("template", "gw", str(CHART), "--kube-version", VERSIONS[0], values=values)
+    assert done.returncode != 0
+    return done.stderr
+
+
+def _pod(values: dict[str, Any]) -> dict[str, Any]:
+    pod: dict[str, Any] = _rendered(values)["Deployment"]["spec"]["template"]
+    return pod
+
+
+def _settings(values: dict[str, Any], folder: Path) -> Settings:
+    """What the gateway makes of the ConfigMap and the variables, with what secrets hold."""
+    pod = _pod(values)
+    (container,) = pod["spec"]["containers"]
+    text = _rendered(values)["ConfigMap"]["data"]["config.yaml"]
+    (folder / "secret").write_text("planted")
+    for mount in ("/etc/aigateway/key/key", "/etc/aigateway/providers/0/keys"):
+        text = text.replace(mount, str(folder / "secret"))
+    (folder / "config.yaml").write_text(text)
+    environ = {
+        each["name"]: each.get("value", "postgresql://db/gateway") for each in container["env"]
+    }
+    assert environ.pop("CODER_CONFIG_PATH") == "/etc/aigateway/config/config.yaml"
+    assert environ.keys() <= {name for row in OPTIONS for name in row.envs}
+    return load(
+        {"config": str(folder / "config.yaml"), "local": "--local" in container["args"]}, environ
+    )
+
+
+@pytest.mark.parametrize("values", EXAMPLES.values(), ids=EXAMPLES)
+def test_lint_has_nothing_to_say(values: dict[str, Any]) -> None:
+    done = _helm("lint", str(CHART), "--strict", "--kube-version", VERSIONS[0], values=values)
+    assert done.returncode == 0, done.stdout
+    assert "[WARNING]" not in done.stdout
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("values", EXAMPLES.values(), ids=EXAMPLES)
+def test_what_is_rendered_follows_the_schemas_of_kubernetes(
+    values: dict[str, Any], version: str
+) -> None:
+    manifests = _rendered(values, version)
+    monitor = manifests.pop("ServiceMonitor", None)  # Prometheus Operator's own kind
+    assert (monitor is not None) is (values is LOCAL)
+    assert {"ConfigMap", "Deployment", "Service", "ServiceAccount"} <= manifests.keys()
+    for manifest in manifests.values():
+        kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_a_gateway_of_a_deployment_starts_with_it(tmp_path: Path) -> None:
+    settings = _settings(CODER, tmp_path)
+    assert (settings.url, settings.local) == ("https://coder.example.com", False)
+    assert settings.gateway_key == "planted"
+    assert (settings.log_json, settings.log_human) == ("/dev/stdout", "")
+    assert settings.prometheus_enable
+
+
+def test_a_gateway_with_a_database_of_its_own_starts_with_it(tmp_path: Path) -> None:
+    settings = _settings(LOCAL, tmp_path)
+    assert (settings.local, settings.local_db) == (True, "postgresql://db/gateway")
+    environ = settings.provider_environ
+    assert environ["CODER_AI_GATEWAY_PROVIDER_0_KEYS"] == "planted"
+    assert environ["CODER_AI_GATEWAY_PROVIDER_1_BASE_URL"] == "http://vllm:8000/v1"
+    assert "planted" not in str(_rendered(LOCAL))
+
+
+def test_an_option_in_the_values_reaches_the_gateway_and_a_wrong_one_stops_it(
+    tmp_path: Path,
+) -> None:
+    values = {**CODER, "config": {"ai_gateway": {"workers": 3}}}
+    assert _settings(values, tmp_path).workers == 3
+    with pytest.raises(SettingsError, match="unknown option"):
+        _settings({**CODER, "config": {"ai_gateway": {"wrokers": 3}}}, tmp_path)
+
+
+def test_pods_are_replaced_when_the_configuration_changes_and_only_then() -> None:
+    def annotations(values: dict[str, Any]) -> Any:
+        return _pod(values)["metadata"]["annotations"]
+
+    other = {**CODER, "config": {"ai_gateway": {"workers": 3}}}
+    assert annotations(CODER) != annotations(other)
+    assert annotations(CODER) == annotations({**CODER, "service": {"port": 8080}})
+
+
+def test_names_are_resolved_by_the_cluster_and_by_a_cache_on_the_node() -> None:
+    dns = _rendered(CODER)["NetworkPolicy"]["spec"]["egress"][0]
+    assert {"ipBlock": {"cidr": "169.254.20.10/32"}} in dns["to"]
+    assert {(port["port"], port["protocol"]) for port in dns["ports"]} == {(53, "UDP"), (53, "TCP")}
+    kustomize = yaml.safe_load((DOCS / "kubernetes/networkpolicy.yaml").read_text())
+    assert kustomize["spec"]["egress"][0] == dns
+    without = {**CODER, "networkPolicy": {"nodeLocalDNS": ""}}
+    assert len(_rendered(without)["NetworkPolicy"]["spec"]["egress"][0]["to"]) == 1
+
+
+def test_a_pod_is_that_of_the_plain_manifests() -> None:
+    plain = yaml.safe_load((DOCS / "kubernetes/deployment.yaml").read_text())
+    wanted, found = plain["spec"]["template"]["spec"], _pod(CODER)["spec"]
+    for name in (
+        "securityContext",
+        "terminationGracePeriodSeconds",
+        "automountServiceAccountToken",
+    ):
+        assert found[name] == wanted[name], name
+    for name, value in wanted["containers"][0].items():
+        if name != "image":
+            assert found["containers"][0][name] == value, name
+
+
+def test_everything_selects_the_pods() -> None:
+    manifests = _rendered(LOCAL)
+    labels = manifests["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    selectors = [
+        manifests["Deployment"]["spec"]["selector"]["matchLabels"],
+        *(each["spec"]["selector"] for each in manifests.values() if each["kind"] == "Service"),
+        manifests["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+        manifests["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
+    ]
+    assert len(selectors) == 5
+    for selector in selectors:
+        assert selector.items() <= labels.items()
+        assert selector["app.kubernetes.io/instance"] == "gw"
+    scaled = manifests["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"]
+    assert scaled == manifests["Deployment"]["metadata"]["name"]
+    assert "replicas" not in manifests["Deployment"]["spec"]
+    assert _rendered(BARE)["Deployment"]["spec"]["replicas"] == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({}, "set coder.url, or local.databaseSecret.name"),
+        ({**CODER, **LOCAL}, "not both"),
+        ({**CODER, "replica": 2}, "replica"),
+        ({**CODER, "providers": [{"type": "openai", "key": "sk-planted"}]}, "providers"),
+        ({"coder": {"url": "coder.example.com"}}, "coder"),
+    ],
+)
+def test_values_that_cannot_be_meant_are_refused(values: dict[str, Any], text: str) -> None:
+    assert text in _refusal(values)
