@@ -378,6 +378,8 @@ class CallStats:
     """By RPC and outcome; empty for a control plane that makes no calls."""
     unpriced: Mapping[str, int] = field(factory=dict)
     """Token records that were stored without a cost, by the reason."""
+    costs: Mapping[str, int] = field(factory=dict)
+    """What stored token records cost, in nano-dollars by the price's name."""
     caps: CapStats = field(factory=lambda: CapStats())
 
 

@@ -255,6 +255,12 @@ QUESTIONS: Final = (
         legend="{{provider}} {{type}}",
     ),
     Question(
+        "What does it cost, in dollars an hour?",
+        f"sum by (price) (rate({PREFIX}_cost_dollars_total[1h])) * 3600",
+        legend="{{price}}",
+        unit="currencyUSD",
+    ),
+    Question(
         "Do its processes run out of files?",
         "process_open_fds / process_max_fds",
         legend="{{process}} {{pid}}",

@@ -45,6 +45,7 @@ EVERY = 5.0
 WRITE_EVERY = 1.0
 """Seconds between writes of requests' times; and between samples as long as there are no
 providers yet."""
+NANO_IN_DOLLAR = 1_000_000_000
 PATIENCE = 2.0
 """Seconds to wait for an actor's answer."""
 CONTROL_PLANE_STAGES = frozenset({"authorize", "record"})
@@ -154,6 +155,7 @@ class Sampler:
             self._coderd_urn = control.actor_urn
             self._timed.clear()
             self._totals.forget("unpriced")
+            self._totals.forget("costs")
             self._totals.forget("caps")
         self._series.coderd_waiting.set(stats.waiting)
         for rpc in {rpc for rpc, _ in stats.times}:
@@ -168,6 +170,10 @@ class Sampler:
             # At 0 too: rates see the first one.
             unpriced = self._series.unpriced.labels(reason)
             unpriced.inc(self._totals.grown(("unpriced", reason), stats.unpriced.get(reason, 0)))
+        for price, nano in stats.costs.items():
+            labels = self._series.values.bounded(self._series.cost, (price,))
+            more = self._totals.grown(("costs", price), nano)
+            self._series.cost.labels(*labels).inc(more / NANO_IN_DOLLAR)
         self._caps(stats.caps)
 
     def _caps(self, caps: CapStats) -> None:

@@ -342,6 +342,12 @@ class Series:
             ("reason",),
             (len(UNPRICED), "reasons"),
         )
+        self.cost = self._counter(
+            "cost_dollars",
+            "What stored token records cost (--local), by the price that holds for them",
+            ("price",),
+            MODELS,
+        )
         self.cap_refusals = self._counter(
             "cap_refusals",
             "Calls that caps have stopped (--local), by whose cap it was and why: full, waited (in "

@@ -115,3 +115,25 @@ def test_records_without_a_price_are_counted_from_nothing_on_and_over_restarts()
     plane.actor_urn = "second"
     told["model"] = 2
     assert counted("model") == 5
+
+
+def test_costs_are_counted_in_dollars_and_over_restarts() -> None:
+    registry = CollectorRegistry()
+    told = {"anthropic/claude-x": 1_500_000_000}
+    plane = SimpleNamespace(
+        actor_urn="first", ask=lambda _question, block, timeout: CallStats(costs=dict(told))
+    )
+    tree: Any = SimpleNamespace(find=lambda _role: plane)
+    metrics = RequestMetrics(Series(registry), initiators=True)
+    sampler = Sampler(metrics, tree, cast(Any, None), cast(Any, None), ())
+
+    def dollars() -> float | None:
+        sampler._coderd()
+        return registry.get_sample_value(
+            "coder_ai_gateway_cost_dollars_total", {"price": "anthropic/claude-x"}
+        )
+
+    assert (dollars(), dollars()) == (1.5, 1.5)
+    plane.actor_urn = "second"
+    told["anthropic/claude-x"] = 500_000_000
+    assert dollars() == 2.0

@@ -140,6 +140,13 @@ def unpriced_among(records: Iterable[StoredRecord]) -> Iterator[str]:
             yield each.cost.unpriced
 
 
+def count_costs(records: Iterable[StoredRecord], costs: Counter[str]) -> None:
+    """Add what records cost to ``costs``, in nano-dollars by the price's name."""
+    for each in records:
+        if isinstance(each, PricedTokens) and each.cost.nano_usd and each.cost.price:
+            costs[each.cost.price] += each.cost.nano_usd
+
+
 def _priced(
     record: UsageRecord | InterceptionEnded, known: Mapping[str, Asked], pricing: Pricing
 ) -> StoredRecord:

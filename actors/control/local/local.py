@@ -225,7 +225,11 @@ class LocalControlPlane(GatewayActor):
         )
 
     def _get_call_stats(self, _message: GetCallStats) -> CallStats:
-        return CallStats(unpriced=dict(self._store.unpriced), caps=self._caps.stats())
+        return CallStats(
+            unpriced=dict(self._store.unpriced),
+            costs=dict(self._store.costs),
+            caps=self._caps.stats(),
+        )
 
     # -- looking up
 

@@ -31,6 +31,7 @@ from aigateway.actors.control.local.cap_book import AnyHolds, CapRow, Holders, M
 from aigateway.actors.control.local.costs import (
     StoredRecord,
     asked_in,
+    count_costs,
     price_records,
     unpriced_among,
 )
@@ -96,6 +97,8 @@ class PostgresStore:
         self._policy = PolicyInForce()
         self.uses = Uses()
         self.unpriced: Counter[str] = Counter()
+        self.costs: Counter[str] = Counter()
+        """In nano-dollars by the price's name, of what this process has stored."""
         """Token records that were stored without a cost, by the reason."""
         self._parts = PartNotes.empty()
         self._patience = patience
@@ -190,6 +193,7 @@ class PostgresStore:
         if written.verdicts:
             self._holds.made()
         self.unpriced.update(unpriced_among(rows))
+        count_costs(rows, self.costs)
         return written
 
     def look_after_holds(

@@ -277,6 +277,7 @@ class SharedControlPlane(GatewayActor):
         return CallStats(
             waiting=len(self._everybody()) if self._trouble() is not None else 0,
             unpriced=dict(self._store.unpriced),
+            costs=dict(self._store.costs),
             caps=self._caps.stats(),
         )
 

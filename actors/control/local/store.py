@@ -32,6 +32,7 @@ from aigateway.actors.control.local.costs import (
     Asked,
     StoredRecord,
     asked_in,
+    count_costs,
     price_records,
     unpriced_among,
 )
@@ -108,6 +109,8 @@ class Store:
         self._policy = PolicyInForce()
         self.uses = Uses()
         self.unpriced: Counter[str] = Counter()
+        self.costs: Counter[str] = Counter()
+        """In nano-dollars by the price's name, of what this process has stored."""
         """Token records that were stored without a cost, by the reason."""
         self._asked: dict[str, Asked] = {}
         """What was asked for by interceptions that began here and have not ended."""
@@ -174,6 +177,7 @@ class Store:
         if written.verdicts:
             self._holds.made()
         self.unpriced.update(unpriced_among(rows))
+        count_costs(rows, self.costs)
         self._note_asked(starts, records)
         return written
 

@@ -62,6 +62,7 @@ def test_a_row_has_its_cost_its_price_and_the_version_of_the_table(
     store.write([], [records.tokens(start.id, input_tokens=10, output_tokens=5)])
     assert costs(database) == [(15 * 2_000, "anthropic/claude-x", "v1")]
     assert store.unpriced == {}
+    assert store.costs == {"anthropic/claude-x": 15 * 2_000}
 
 
 def test_ten_tokens_of_a_cheap_model_are_not_nothing(
@@ -91,6 +92,7 @@ def test_what_has_no_price_has_no_cost_and_is_counted(
         (None, None, None),
     ]
     assert store.unpriced == {"model": 1, "tier": 1}
+    assert store.costs == {}
 
 
 def test_a_record_that_is_sent_twice_costs_once(
