@@ -26,6 +26,7 @@ COMMANDS = {
     "caps": "Show how full the caps of a policy are.",
     "keys": "Make, list and revoke keys of the embedded control plane.",
     "admin": "Serve the admin API, and make keys for it.",
+    "export": "Write records of the local database as JSON lines or CSV.",
     "retention": "Delete old records from the local database, or say what would go.",
     "attribute": "Print what makes clients say for which work they ask.",
     "db": "Show, upgrade or copy the local database.",
