@@ -21,7 +21,7 @@ __all__ = ["Hit", "index_again", "index_more", "phrases_of", "search_prompts", "
 SEARCHED: Final = 16_384
 """Characters of a prompt that are searched; the schema says the same."""
 
-_ROWS_AT_ONCE, _CHARACTERS_AT_ONCE = 500, 131_072
+_ROWS_AT_ONCE, _CHARACTERS_AT_ONCE = 100, 16_384
 """How much is indexed in one transaction, so that it holds up nobody for more than some ms."""
 
 _EXCERPT: Final = 60

@@ -33,7 +33,7 @@ KINDS: Final[tuple[Kind, ...]] = ("content", "records")
 
 DAY: Final = 86_400.0
 
-INTERCEPTIONS_AT_ONCE: Final = 100
+INTERCEPTIONS_AT_ONCE: Final = 30
 """Requests of one step: some milliseconds."""
 PAGES_AT_ONCE: Final = 256
 """Pages that are given back to the file system in one step: the same."""
