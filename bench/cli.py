@@ -45,6 +45,7 @@ _LONG = (
     "calls",
     "reading",
     "own-parts",
+    "sessions",
 )
 """Scenarios that take more than a moment however little they are told to do."""
 

@@ -277,7 +277,15 @@ class Lanes(Generic[T]):
 
     def find(self, payload: bytes) -> T | None:
         """What an event of the provider is about; None: nothing that runs."""
-        found = self._lanes.get(self.lane_of(payload) if self._named else None)
+        if not self._named:
+            found = self._lanes.get(None)
+        else:
+            lane = self.lane_of(payload)
+            found = self._lanes.get(lane)
+            if found is None and lane is None and _ERROR.search(payload) is not None:
+                # A refusal that does not say of what: there may be one thing only.
+                running = self.running()
+                found = self._lanes.get(running[0]) if len(running) == 1 else None
         return None if isinstance(found, _Taken) else found
 
 

@@ -9,7 +9,14 @@ from bench.scenarios.caps import Caps
 from bench.scenarios.injected import Injected
 from bench.scenarios.inside import Inside
 from bench.scenarios.mixed import Neighbour, Soak, StartUp
-from bench.scenarios.parts import BodyReading, CoderdCalls, Interception, OwnParts, RecorderAppends
+from bench.scenarios.parts import (
+    BodyReading,
+    CoderdCalls,
+    Interception,
+    OwnParts,
+    RecorderAppends,
+    Sessions,
+)
 from bench.scenarios.streaming import Disconnects, ManyStreams, Streams
 from bench.scenarios.watched import Watched
 
@@ -36,6 +43,7 @@ def all_scenarios() -> list[Scenario]:
         Interception(),
         BodyReading(),
         OwnParts(),
+        Sessions(),
         RecorderAppends(),
         CoderdCalls(),
         Soak(),

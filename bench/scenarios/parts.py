@@ -16,7 +16,15 @@ from bench.scenarios.base import Column, Outcome, Scenario, Variant
 from bench.stand import Stand
 from bench.systems import System
 
-__all__ = ["BodyReading", "CoderdCalls", "Interception", "OfOurs", "OwnParts", "RecorderAppends"]
+__all__ = [
+    "BodyReading",
+    "CoderdCalls",
+    "Interception",
+    "OfOurs",
+    "OwnParts",
+    "RecorderAppends",
+    "Sessions",
+]
 
 _LIMIT = 300
 """Seconds that a part may take."""
@@ -156,6 +164,28 @@ class OwnParts(OfOurs):
     def run(self, stand: Stand, variant: Variant) -> Outcome:
         times = stand.options.part_times
         return Outcome(numbers=_numbers(stand, "own", part=variant.name, times=times))
+
+
+class Sessions(OfOurs):
+    name = "sessions"
+    title = "Sessions over WebSockets"
+    about = (
+        "A gateway with one worker and 2,000 open sessions of the Responses API, each of which has"
+        " had an answer: memory of the worker for each, its CPU while all are silent; and while 100"
+        " have answers of 60 events, 50 ms apart, CPU for each event, beside as many event streams."
+    )
+    columns = (
+        Column("sessions", "sessions"),
+        Column("kb_each", "KB each", 1, better="low"),
+        Column("idle_percent", "idle, % CPU", 1),
+        Column("socket_us", "µs/event", 1, better="low"),
+        Column("stream_us", "µs/event, event stream", 1),
+        Column("ratio", "ratio", 2, better="low"),
+    )
+
+    def run(self, stand: Stand, variant: Variant) -> Outcome:
+        sessions = min(2_000, stand.options.part_times)
+        return Outcome(numbers=_numbers(stand, "sockets", sessions=sessions, events=60))
 
 
 class RecorderAppends(OfOurs):

@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -305,8 +305,8 @@ class Sockets:
 class SessionBody:
     """What a server iterates over in the place of a body: serves the session until it is over."""
 
-    finished: Any
-    instead: Any = None
+    finished: Callable[[Finished], None]
+    instead: Callable[[int, bytes], bool] | None = None
     failed = False
 
     def __init__(self, sockets: Sockets, turns: SocketTurns, head: bytes, user: str) -> None:
@@ -314,6 +314,7 @@ class SessionBody:
         self._turns = turns
         self._head = head
         self._user = user
+        self.finished = _unheard
         self._began = time.monotonic()
         self._over = False
 
@@ -378,7 +379,8 @@ class SessionBody:
         self._sockets.forget(self)
         self._sockets.free_place(self._user)
         finished = self.finished
-        del self.finished
+        # As an answer's body does: it holds this one.
+        self.finished = _unheard
         seconds = time.monotonic() - self._began
         finished(Finished(outcome, turns.client.sent, seconds))
 
@@ -419,6 +421,10 @@ def _head(headers: Headers, key: str) -> bytes:
         *(f"{name}: {value}" for name, value in headers if name.lower() not in _OF_THE_BODY),
     ]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
+
+
+def _unheard(_how: Finished) -> None:
+    """Nobody waits for the end, or everybody has heard of it."""
 
 
 def _uncounted(_messages: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 import requests
-from gateway_process import GatewayProcess
+from gateway_process import GatewayProcess, wait_until
 from imitation_provider import ScriptedProvider, answer, cut, stream
 from round_answers import Call, response, response_events
 
@@ -188,3 +188,26 @@ def test_a_compaction_is_recorded_and_gets_no_tools(codex: Codex) -> None:
     assert json.loads(tokens["metadata"])["iteration"] == "compaction"
     (prompt,) = codex.records["user_prompts"]
     assert json.loads(prompt["metadata"]) == {"prompt_kind": "compaction"}
+
+
+def test_a_websocket_is_refused_while_tools_are_injected(tooled_gateway: GatewayProcess) -> None:
+    """Over HTTP, on which clients go on at 426, there are tools."""
+    answer = requests.get(
+        f"{tooled_gateway.url}/openai/v1/responses",
+        headers={
+            "Authorization": f"Bearer {tooled_gateway.key()}",
+            "Connection": "Upgrade",
+            "Upgrade": "websocket",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        },
+        timeout=30,
+    )
+    assert answer.status_code == 426
+    wait_until(
+        lambda: any(
+            line.get("fields", {}).get("rule") == "tools are injected for this user"
+            for line in tooled_gateway.logs()
+        ),
+        "it is logged",
+    )

@@ -242,7 +242,13 @@ def test_one_runs_in_each_lane() -> None:
     assert lanes.find(b'{"stream_id":"a"}') == "second"
     assert lanes.find(b'{"stream_id":"b"}') is None
     assert lanes.find(b'{"text":"stream_id"}') == "first"
-    assert lanes.running() == [None, "a"]
+    # A refusal that does not say of what.
+    assert lanes.pop(None) == "first"
+    assert lanes.find(b'{"type":"error","status":400}') == "second"
+    assert lanes.find(b'{"type":"x"}') is None
+    lanes.put(None, "first")
+    assert lanes.find(b'{"type":"error","status":400}') == "first"
+    assert lanes.running() == ["a", None]
     assert lanes.pop("a") == "second"
     assert lanes.pop("a") is None
     assert lanes.take("a")
