@@ -86,6 +86,7 @@ def test_reservations_are_measured_beside_a_policy_without_caps(
         ("recorder", {"cpu_us", "per_s"}),
         ("reading", {"opened_us", "per_kb_us", "fields_us", "check_us", "json_us"}),
         ("own-parts", {"library_us", "own_us", "ratio"}),
+        ("sessions", {"sessions", "kb_each", "socket_us", "stream_us", "ratio"}),
     ],
 )
 def test_a_part_is_measured_by_itself(scenario: str, keys: set[str], tmp_path: Path) -> None:

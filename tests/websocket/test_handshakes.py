@@ -135,6 +135,8 @@ def test_what_is_no_handshake_is_told_which_version_there_is(
     gateway = start()
     answer = shake_hands(gateway, **{"Sec-WebSocket-Version": "8"})
     assert (answer.status_code, answer.headers["Sec-WebSocket-Version"]) == (426, "13")
+    # As behind a proxy that does not pass it on.
+    assert shake_hands(gateway, Upgrade="").status_code == 426
     assert shake_hands(gateway, "not-a-key").status_code == 403
     assert sockets.handshakes == []
 

@@ -396,21 +396,21 @@ def test_frames_come_as_they_were_sent(mine: Mine) -> None:
 
 
 def test_a_client_that_reads_slowly_gets_all(mine: Mine) -> None:
-    text = "y" * 100_000
+    text = "y" * 50_000
 
     def answer(provider: SocketProvider, connection: ServerConnection, asked: Any) -> None:
-        for each in response_events("resp_1", text=" ".join([text] * 200)):
+        for each in response_events("resp_1", text=" ".join([text] * 40)):
             connection.send(json.dumps(each))
 
     mine.sockets.script = answer
     url = ws_url(mine.gateway)
-    client = websocket.WebSocket(sockopt=[(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)])
+    client = websocket.WebSocket(sockopt=[(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)])
     client.connect(url, header=[f"Authorization: Bearer {mine.key}"], timeout=30)
     client.send(json.dumps({"type": "response.create", "model": "m", "input": "x"}))
     kinds = []
     while not kinds or kinds[-1] != "response.completed":
         kinds.append(json.loads(client.recv())["type"])
-    assert kinds.count("response.output_text.delta") == 200
+    assert kinds.count("response.output_text.delta") == 40
     client.close()
 
 
