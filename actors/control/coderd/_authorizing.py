@@ -52,6 +52,9 @@ _BUDGET: Final = (
     "AI budget of US${:.2f} exceeded. Please contact an administrator for more details."
 )
 
+_EXPECTED_AT_MOST: Final = 50_000
+"""Tokens whose user is remembered: 10 MB of memory."""
+
 _usual_uuid: Final = re.compile("[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}").fullmatch
 
 Answerer = Callable[[Authorize, Authorization], None]
@@ -71,6 +74,12 @@ class _Lookup:
     provider_name: str
     model: str
     askers: list[Authorize] = field(factory=list)
+    expected: str = ""
+    """The user whose budget was asked for at the same time; empty: nobody's."""
+    caller: Caller | None = None
+    """Who it is, once that is known, while the budget is not."""
+    budget: RpcResult | None = None
+    """What became of the question for the budget, while it is not known who it is."""
 
     def request(self, version: ApiVersion) -> bytes:
         message = pb.IsAuthorizedRequest(key=self.token)
@@ -88,6 +97,8 @@ class Authorizing:
         self._answer = answer
         self._timeout = timeout
         self._lookups: dict[tuple[str, str, str], _Lookup] = {}
+        self._expected: dict[int, str] = {}
+        """Whose token it was the last time, by the token's hash."""
         self._without_budgets: Session | None = None
         """A session whose coderd has no budgets."""
 
@@ -111,6 +122,14 @@ class Authorizing:
                 timeout=self._timeout,
             )
         )
+        # PERF: whose token it was it mostly is, so both questions leave together and are answered
+        # together: a round trip less.  Should it be somebody else's by now, their budget is asked
+        # for then.
+        lookup.expected = self._expected.get(hash(lookup.token), "")
+        if lookup.expected and self._has_budgets():
+            self._ask_budget(lookup, lookup.expected)
+        else:
+            lookup.expected = ""
 
     def _conclude(self, lookup: _Lookup, answer: Authorization) -> None:
         del self._lookups[lookup.token, lookup.provider_name, lookup.model]
@@ -134,20 +153,48 @@ class Authorizing:
             self._check_budget(lookup, caller)
 
     def _check_budget(self, lookup: _Lookup, caller: Caller) -> None:
-        session = self._calls.session
-        if session is not None and (
-            session is self._without_budgets or not session.version.may_have_budgets
-        ):
+        if not self._has_budgets():
             self._conclude(lookup, caller)
             return
+        lookup.caller = caller
+        if lookup.expected != caller.user_id:
+            self._expect(lookup.token, caller.user_id)
+            lookup.expected, lookup.budget = caller.user_id, None
+            self._ask_budget(lookup, caller.user_id)
+        elif lookup.budget is not None:
+            self._budget_known(lookup, caller, lookup.budget)
+
+    def _has_budgets(self) -> bool:
+        """Whether the coderd that is asked now may have budgets."""
+        session = self._calls.session
+        return session is None or (
+            session is not self._without_budgets and session.version.may_have_budgets
+        )
+
+    def _expect(self, token: str, user_id: str) -> None:
+        self._expected[hash(token)] = user_id
+        if len(self._expected) > _EXPECTED_AT_MOST:
+            del self._expected[next(iter(self._expected))]
+
+    def _ask_budget(self, lookup: _Lookup, user_id: str) -> None:
         self._calls.ask(
             RpcCall(
                 rpc="/proto.Authorizer/IsBudgetExceeded",
-                request=lambda _version: _budget_request(caller.user_id),
-                done=lambda outcome: self._budget_known(lookup, caller, outcome),
+                request=lambda _version: _budget_request(user_id),
+                done=lambda outcome: self._budget_answered(lookup, user_id, outcome),
                 timeout=self._timeout,
             )
         )
+
+    def _budget_answered(self, lookup: _Lookup, user_id: str, outcome: RpcResult) -> None:
+        key = (lookup.token, lookup.provider_name, lookup.model)
+        if self._lookups.get(key) is not lookup or lookup.expected != user_id:
+            # It is nobody's token, or another's.
+            return
+        if lookup.caller is None:
+            lookup.budget = outcome
+        else:
+            self._budget_known(lookup, lookup.caller, outcome)
 
     def _budget_known(self, lookup: _Lookup, caller: Caller, outcome: RpcResult) -> None:
         answer: Denied | Unavailable | None = None

@@ -249,6 +249,50 @@ def test_a_budget_that_is_not_known_lets_nobody_in(talk: Talk, alice: User) -> N
     assert answer.message.startswith("IsBudgetExceeded: ")
 
 
+def test_the_budget_of_a_known_key_is_asked_for_without_waiting_for_its_user(
+    talk: Talk, alice: User
+) -> None:
+    talk.authorize(TOKEN)
+    gate = threading.Event()
+    talk.coderd.faults.delay("IsAuthorized", gate, times=1)
+    reply = talk.begin_authorize(TOKEN)
+    budgets = talk.coderd.deployment.count_calls
+    eventually(lambda: budgets("IsBudgetExceeded") == 2)
+    gate.set()
+    assert reply.get(timeout=10).user_id == alice.id
+    assert budgets("IsBudgetExceeded") == 2
+
+
+def test_the_budget_that_counts_is_that_of_the_user_whose_key_it_is_now(
+    talk: Talk, alice: User
+) -> None:
+    assert talk.authorize(TOKEN).user_id == alice.id
+    bob = talk.coderd.deployment.add_user("bob", TOKEN)
+    talk.coderd.deployment.set_budget(bob, exceeded=True, limit_micros=1_000_000)
+    answer = talk.authorize(TOKEN)
+    assert isinstance(answer, Denied)
+    assert answer.over_budget
+    assert answer.caller is not None
+    assert answer.caller.user_id == bob.id
+
+
+@pytest.mark.parametrize("late", ["IsAuthorized", "IsBudgetExceeded"])
+def test_a_known_key_whose_budget_is_exceeded_is_denied_whatever_is_answered_first(
+    talk: Talk, alice: User, late: str
+) -> None:
+    talk.authorize(TOKEN)
+    talk.coderd.deployment.set_budget(alice, exceeded=True, limit_micros=1_000_000)
+    gate = threading.Event()
+    talk.coderd.faults.delay(late, gate, times=1)
+    reply = talk.begin_authorize(TOKEN)
+    early = "IsAuthorized" if late == "IsBudgetExceeded" else "IsBudgetExceeded"
+    eventually(lambda: talk.coderd.deployment.count_calls(early) == 2)
+    gate.set()
+    answer = reply.get(timeout=10)
+    assert isinstance(answer, Denied)
+    assert answer.over_budget
+
+
 def test_the_budget_of_a_coderd_without_budgets_is_asked_for_once() -> None:
     with FakeCoderd(version="1.1") as coderd, Talk(coderd) as talk:
         coderd.deployment.add_user("alice", TOKEN)
