@@ -37,8 +37,9 @@ def command(port: int, workers: int, once: bool, keep: bool) -> None:
     """Try it out: a gateway in front of an imitation provider.
 
     The imitation speaks Anthropic's and OpenAI's APIs and makes its answers up. The gateway runs
-    on its embedded control plane in a temporary folder. Lines to paste are printed, a few requests
-    are sent, and what is recorded is shown as it comes, until Ctrl-C.
+    on its embedded control plane in a temporary folder, whose records begin with two weeks of three
+    people's work that never was. Lines to paste and a link to the console are printed, a few
+    requests are sent, and what is recorded is shown as it comes, until Ctrl-C.
     """
     # Not at the top: `aigateway --help` must not pay for them.
     from aigateway.actors.control.local.schema import LocalDatabaseError
@@ -50,7 +51,9 @@ def command(port: int, workers: int, once: bool, keep: bool) -> None:
     delay = 0.0 if once else 0.03
     with (
         Interrupts() as interrupts,
-        Stage(port=port, workers=workers, delay=delay, listen=once, keep=keep) as stage,
+        Stage(
+            port=port, workers=workers, delay=delay, listen=once, keep=keep, pages=not once
+        ) as stage,
     ):
         try:
             stage.open(interrupts.given_up)

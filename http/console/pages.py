@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 import falcon
 from attrs import frozen
 
+from aigateway.actors.control.local.cap_book import tills_in
 from aigateway.actors.control.local.schema import moment_of
 from aigateway.http.console import clients
 from aigateway.http.console.gateway import Gateway, merged_providers
@@ -116,9 +117,11 @@ class Pages:
             since, _names = period(days, now)
             unpriced = unpriced_models(database, since, filters)
             options = choices(database, since)
+            caps = tills_in(database, now)
         self._show(
             req, resp, "spend.html",
-            found=found, by=by, days=days, filters=filters, options=options, unpriced=unpriced,
+            found=found, by=by, days=days, filters=filters, options=options,
+            unpriced=unpriced, caps=caps,
             chart=chart(by, found), periods=PERIODS, dimensions=DIMENSIONS, series_count=SERIES,
         )  # fmt: skip
 

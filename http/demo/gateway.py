@@ -17,7 +17,7 @@ import requests
 
 from aigateway.actors.upstream.adapter import PlainSession
 
-__all__ = ["DemoFailed", "GatewayProcess", "child_environment"]
+__all__ = ["DemoFailed", "GatewayProcess", "child_environment", "clean_environment"]
 
 START_LIMIT = 30.0
 """Seconds that the gateway may take until it is ready."""
@@ -142,15 +142,21 @@ def _is_ready(session: requests.Session, url: str) -> bool:
         return False
 
 
-def child_environment(
-    environ: Mapping[str, str], imitation: str, provider_key: str
-) -> dict[str, str]:
-    """The caller's environment without what would configure the gateway."""
+def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The caller's environment without what would configure a child."""
     foreign = ("CODER_", "GUNICORN_", "PROMETHEUS_")
     clean = {name: value for name, value in environ.items() if not name.startswith(foreign)}
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         clean.pop(name, None)
         clean.pop(name.upper(), None)
+    return clean
+
+
+def child_environment(
+    environ: Mapping[str, str], imitation: str, provider_key: str
+) -> dict[str, str]:
+    """The clean environment with the imitation as provider of each kind."""
+    clean = clean_environment(environ)
     kinds = (("anthropic", imitation), ("openai", f"{imitation}/v1"), ("gemini", imitation))
     for number, (kind, url) in enumerate(kinds):
         prefix = f"CODER_AI_GATEWAY_PROVIDER_{number}"

@@ -64,6 +64,8 @@ def instructions(stage: Stage) -> str:
     body = '{"model":"%s","stream":true,%s"messages":[{"role":"user","content":"Hello!"}]}'
     codex = f'model_providers.demo={{name="demo",base_url="{url}/openai/v1",env_key="DEMO_KEY"}}'
     return f"""\
+{_console_line(stage)}
+
 # Claude, streamed:
 curl -N {url}/anthropic/v1/messages -H 'x-api-key: {key}' \\
   -H 'anthropic-version: 2023-06-01' -H 'content-type: application/json' \\
@@ -91,6 +93,12 @@ OPENAI_BASE_URL={url}/openai/v1 OPENAI_API_KEY={key} your-program
 # Who used what:
 aigateway usage --local-db {stage.gateway.database}
 """
+
+
+def _console_line(stage: Stage) -> str:
+    if stage.console_link:
+        return f"# The console, in a browser; the link works once:\n{stage.console_link}"
+    return "# The console needs its extra: pip install 'aigateway[console]'"
 
 
 def show_live(stage: Stage, interrupts: Interrupts) -> bool:

@@ -58,10 +58,11 @@ class Recorded:
 class RecordReader:
     """Reads interceptions from the embedded control plane's database, newest first.
 
-    Raises sqlite3.Error.
+    ``since`` leaves out what was started before that time.  Raises sqlite3.Error.
     """
 
-    def __init__(self, database: Path) -> None:
+    def __init__(self, database: Path, since: str = "") -> None:
+        self._since = since
         self._connection = read_database(database)
         self._connection.row_factory = sqlite3.Row
         self._seen_version = -1
@@ -79,7 +80,9 @@ class RecordReader:
     def newest(self, limit: int) -> list[Recorded]:
         """The newest ``limit`` interceptions."""
         rows = self._connection.execute(
-            "SELECT * FROM interceptions ORDER BY started_at DESC, id LIMIT ?", (limit,)
+            "SELECT * FROM interceptions WHERE started_at >= ?"
+            " ORDER BY started_at DESC, id LIMIT ?",
+            (self._since, limit),
         )
         return [self._complete(row) for row in rows.fetchall()]
 
@@ -92,7 +95,9 @@ class RecordReader:
 
     def count(self) -> int:
         """How many interceptions there are."""
-        count: int = self._connection.execute("SELECT count(*) FROM interceptions").fetchone()[0]
+        count: int = self._connection.execute(
+            "SELECT count(*) FROM interceptions WHERE started_at >= ?", (self._since,)
+        ).fetchone()[0]
         return count
 
     def _complete(self, row: sqlite3.Row) -> Recorded:

@@ -6,13 +6,16 @@ import contextlib
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
 from aigateway.actors.control.local.api_keys import create_key
-from aigateway.actors.control.local.schema import open_database
+from aigateway.actors.control.local.schema import open_database, timestamp
+from aigateway.http.demo.console import ConsoleProcess, can_be_shown
 from aigateway.http.demo.gateway import GatewayProcess
+from aigateway.http.demo.history import tell_history
 from aigateway.http.demo.imitation import Request
 from aigateway.http.demo.records import RecordReader
 from aigateway.http.demo.server import ImitationServer
@@ -26,7 +29,8 @@ class Stage:
     """Builds everything in a temporary folder and takes it down again.
 
     ``delay`` is the pause before each event of the imitation's streams in seconds, ``listen``
-    keeps what the imitation is asked, ``keep`` leaves the folder.  Enter it, then :meth:`open`.
+    keeps what the imitation is asked, ``keep`` leaves the folder, ``pages`` adds two weeks of
+    records and the console that shows them.  Enter it, then :meth:`open`.
     """
 
     def __init__(
@@ -37,10 +41,12 @@ class Stage:
         delay: float = 0.0,
         listen: bool = False,
         keep: bool = False,
+        pages: bool = False,
     ) -> None:
         self._options = (port, workers, delay)
         self._listen = listen
         self._keep = keep
+        self._pages = pages and can_be_shown()
         self._exits = contextlib.ExitStack()
         self.folder = Path(tempfile.mkdtemp(prefix="aigateway-demo-"))
         self.provider_key = f"provider-{secrets.token_hex(12)}"
@@ -48,6 +54,8 @@ class Stage:
         self.own_key = f"direct-{secrets.token_hex(12)}"
         """A key to call the imitation directly."""
         self.user_key = ""
+        self.console_link = ""
+        """Signs a browser in; empty: there is no console."""
         self.heard: list[Request] = []
         """What the imitation was asked, when that is kept."""
 
@@ -60,6 +68,9 @@ class Stage:
         database = self.folder / "records.db"
         with contextlib.closing(open_database(database)) as connection:
             self.user_key = create_key(connection, USERNAME).token
+        began = time.time()
+        if self._pages:
+            tell_history(database, began)
         keys = {self.provider_key, self.own_key}
         self.imitation = self._exits.enter_context(
             ImitationServer(
@@ -75,8 +86,12 @@ class Stage:
                 workers=workers,
             )
         )
-        self.records = self._exits.enter_context(RecordReader(database))
+        self.records = self._exits.enter_context(RecordReader(database, timestamp(began)))
         self.gateway.wait_until_ready(given_up)
+        if self._pages and self.gateway.url:
+            console = ConsoleProcess(self.folder, self.gateway.url)
+            self._exits.enter_context(console)
+            self.console_link = console.wait_for_link(given_up)
 
     def __enter__(self) -> Self:
         return self

@@ -185,7 +185,8 @@ def test_there_is_something_to_see_from_the_start(tmp_path):
 def test_a_gateway_that_dies_ends_the_demonstration(tmp_path):
     with Demo(tmp_path, "--workers", "2") as demo:
         demo.wait_for("Ctrl-C")
-        (gateway,) = psutil.Process(demo.process.pid).children()
+        children = psutil.Process(demo.process.pid).children()
+        (gateway,) = [child for child in children if "start" in child.cmdline()]
         workers = gateway.children()
         assert len(workers) == 2
         gateway.kill()
@@ -210,3 +211,20 @@ def test_wrong_usage_is_refused_before_anything_starts(tmp_path, arguments):
     with Demo(tmp_path, *arguments) as demo:
         assert demo.process.wait(PATIENCE) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_console_has_two_weeks_to_show(tmp_path):
+    with Demo(tmp_path) as demo:
+        link = demo.wait_for_match(r"http://127\.0\.0\.1:\d+/sign-in\?token=\S+")
+        demo.wait_for("web_search  done")
+        # Nothing of what never was is among what is shown as it comes.
+        assert "  ada  " not in demo.output
+        with requests.Session() as browser:
+            assert browser.get(link, timeout=PATIENCE).status_code == 200
+            base = link.partition("/sign-in")[0]
+            spend = browser.get(f"{base}/spend?days=14", timeout=PATIENCE).text
+            for name in ("ada", "grace", "edsger", "demo"):
+                assert f"<bdi>{name}</bdi>" in spend
+            assert "imitation" in browser.get(f"{base}/spend?by=model", timeout=PATIENCE).text
+        assert demo.end(signal.SIGINT) == 0
+    assert not list(tmp_path.glob("aigateway-demo-*"))
