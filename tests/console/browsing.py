@@ -19,7 +19,7 @@ SIZES = {1280: 900, 375: 812}
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """Skips the test, or in CI fails it, where there is none."""
-    path = program("chromium", "chromium")
+    path = program("chromium", "apt-get install chromium")
     # Its sandbox does not work for root.
     options = ["--no-sandbox"] if os.getuid() == 0 else []
     with sync_playwright() as playwright:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from system_programs import program
 
 from aigateway.http.settings import OPTIONS, Settings, load
 from aigateway.http.settings.errors import SettingsError
@@ -40,9 +40,7 @@ EXAMPLES = {"coder": CODER, "local": LOCAL, "bare": BARE}
 
 
 def _helm(*argv: str, values: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    helm = shutil.which("helm")
-    if helm is None:
-        pytest.skip("helm is not installed, try: go install helm.sh/helm/v3/cmd/helm@latest")
+    helm = program("helm", "go install helm.sh/helm/v3/cmd/helm@latest")
     return subprocess.run(
         [helm, *argv, "--values", "-"],
         input=json.dumps(values),

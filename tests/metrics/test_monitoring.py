@@ -141,7 +141,7 @@ def test_each_alert_fires_on_the_fault_it_is_for_and_not_without_it(tmp_path: Pa
     rules = DOCS / "monitoring" / "alerts.yaml"
     file = tmp_path / "tests.yaml"
     file.write_text(yaml.safe_dump({"rule_files": [str(rules)], "tests": tests}))
-    promtool = program("promtool", "prometheus")
+    promtool = program("promtool", "apt-get install prometheus")
     for command in (["check", "rules", str(rules)], ["test", "rules", str(file)]):
         done = subprocess.run([promtool, *command], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr

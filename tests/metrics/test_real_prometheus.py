@@ -40,7 +40,7 @@ class Prometheus:
         with open(folder / "prometheus.txt", "wb") as output:
             self._process = subprocess.Popen(
                 [
-                    program("prometheus", "prometheus"),
+                    program("prometheus", "apt-get install prometheus"),
                     f"--config.file={folder / 'prometheus.yml'}",
                     f"--storage.tsdb.path={folder / 'data'}",
                     f"--web.listen-address={self.url.removeprefix('http://')}",

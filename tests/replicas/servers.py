@@ -59,7 +59,7 @@ def documented_nginx(servers: Sequence[str], listen: str) -> str:
 @contextmanager
 def nginx(folder: Path, servers: Sequence[str]) -> Iterator[str]:
     """nginx as the README sets it up, in front of ``servers``; gives its address."""
-    path = program("nginx", "nginx-light")
+    path = program("nginx", "apt-get install nginx-light")
     folder.mkdir()
     port = free_port()
     temporary = "".join(
@@ -83,7 +83,7 @@ def nginx(folder: Path, servers: Sequence[str]) -> Iterator[str]:
 @contextmanager
 def redis(folder: Path) -> Iterator[str]:
     """A Redis without a disk; gives its address."""
-    path = program("redis-server", "redis-server")
+    path = program("redis-server", "apt-get install redis-server")
     folder.mkdir()
     port = free_port()
     argv = [path, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
