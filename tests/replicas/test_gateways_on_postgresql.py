@@ -17,8 +17,10 @@ from postgres_server import PASSWORD, PostgresServer, postgres_server, without_p
 
 from aigateway.actors.control.local.api_keys import create_key
 from aigateway.actors.control.local.opening import open_address
+from aigateway.actors.control.local.policies import apply
 
 KILLS = 10
+CAPPED = "everybody: {unpriced: allow, caps: [{usd: 1000, every: month}]}"
 
 
 @pytest.fixture
@@ -56,6 +58,16 @@ def key_for(address: str, user: str) -> str:
         return create_key(database, user).token
 
 
+def reserved(server: PostgresServer, address: str) -> int:
+    """How many reservations there are, or calls that tills believe to be running."""
+    with server.connect(address) as connection:
+        row = connection.execute(
+            "SELECT (SELECT count(*) FROM cap_holds) + (SELECT sum(abs(running)) FROM cap_tills)"
+        ).fetchone()
+    assert row is not None
+    return int(str(row[0]))
+
+
 def check_records(server: PostgresServer, address: str, load: Load) -> None:
     """What each client has seen is recorded: once, with its usage and its end."""
     seen = {one.interception_id for one in load.outcomes if not one.problem}
@@ -89,6 +101,8 @@ def test_a_database_killed_under_load_costs_no_record_and_hangs_no_request(
     options = ("--worker-class", worker_class, "--max-wait", "30s")
     first = gateway(tmp_path / "first", provider, address, *options)
     second = gateway(tmp_path / "second", provider, address, *options)
+    with closing(open_address(address)) as database:
+        apply(database, CAPPED, over=0, who="test")
     with first, second:
         key = key_for(address, "alice")
         with Load(first.url, key) as one, Load(second.url, key, outcomes=one.outcomes):
@@ -100,6 +114,7 @@ def test_a_database_killed_under_load_costs_no_record_and_hangs_no_request(
         # Each waited until the database was back.
         assert one.failed == []
         check_records(server, address, one)
+        wait_until(lambda: not reserved(server, address), "nothing is reserved", 60)
         for each in (first, second):
             text = each.log_file.read_text() + each.stderr()
             assert PASSWORD not in text
