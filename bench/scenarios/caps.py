@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Final
 
 import attrs
@@ -31,6 +31,7 @@ _POLICIES: Final = {
         " {usd: 900000000, every: month, per: key}]}"
     ),
 }
+_COUNTS: Final = {"1 cap": 1, "3 caps": 3}
 _WITHOUT: Final = "everybody: {unpriced: refuse}"
 _LIVE: Final = 6.0
 """Seconds after which every gateway follows a policy."""
@@ -70,6 +71,8 @@ class Caps(OfOurs):
             time.sleep(_LIVE)
             costs(stand, both, options.warm_up)
             capped, without = costs(stand, both, options.seconds)
+            for running, caps in zip(both, (_COUNTS[variant.name], 0), strict=True):
+                _check(stand, running, caps)
         return Outcome(
             numbers={
                 "cpu_us": capped * 1e6,
@@ -81,18 +84,31 @@ class Caps(OfOurs):
 
 def _apply(stand: Stand, running: Running, policy: str) -> None:
     """Raises DriverFailed."""
-    assert isinstance(running.ledger, LocalPlane)
-    database = running.ledger.options[-1]
-    file = Path(database).with_name("policy.yaml")
+    file = stand.file("policy.yaml")
     file.write_text(policy)
+    _command(stand, running, "policy", "apply", str(file), "--yes")
+
+
+def _check(stand: Stand, running: Running, caps: int) -> None:
+    """That so many caps were asked for, and nothing stays reserved.  Raises DriverFailed."""
+    shown = json.loads(_command(stand, running, "caps", "--json"))
+    spent = [each for each in shown if each["spent_nano_usd"] and not each["reserved_nano_usd"]]
+    if not len(shown) == len(spent) == caps:
+        raise DriverFailed(f"{caps} caps were to be spent from, and these were: {shown}")
+
+
+def _command(stand: Stand, running: Running, *arguments: str) -> str:
+    """What a command on the database of a gateway prints.  Raises DriverFailed."""
+    plane = running.ledger
+    assert isinstance(plane, LocalPlane)
     done = subprocess.run(
-        [stand.system.python, "-m", "aigateway.http", "policy", "apply", str(file), "--yes",
-         "--local-db", database],
-        cwd=file.parent,
-        env=clean_environ(),
+        [stand.system.python, "-m", "aigateway.http", *arguments],
+        cwd=stand.file(""),
+        env=clean_environ(**plane.environ),
         capture_output=True,
         text=True,
         check=False,
-    )  # fmt: skip
+    )
     if done.returncode:
-        raise DriverFailed(f"the policy was not applied: {done.stderr.strip()[-500:]}")
+        raise DriverFailed(f"{' '.join(arguments)} failed: {done.stderr.strip()[-500:]}")
+    return done.stdout
