@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from aigateway.actors.interception.routes import GEMINI, MESSAGES
+from aigateway.actors.interception.routes import GEMINI, GEMINI_EMBEDDING, MESSAGES
 from aigateway.actors.values.provider_config import ANTHROPIC_TYPES
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 _BREAKER_OPEN = "circuit breaker is open"
+_GOOGLES = frozenset({GEMINI, GEMINI_EMBEDDING})
 
 # https://docs.anthropic.com/en/api/errors, and 503 as the overload that it usually is.
 _ANTHROPIC_TYPES: Mapping[int, str] = {
@@ -82,7 +83,7 @@ def error_body(
     if is_anthropic(dialect):
         error = {"type": kind or _anthropic_type(status), "message": message}
         return msgspec.json.encode({"type": "error", "error": error})
-    if dialect == GEMINI:
+    if dialect in _GOOGLES:
         return msgspec.json.encode({"error": _google_error(status, message)})
     usual_kind, usual_code = _openai_type(status)
     if kind is None and code is None:
@@ -104,7 +105,7 @@ def breaker_open(dialect: str) -> bytes:
     if dialect == "bedrock":
         error = {"type": "api_error", "message": _BREAKER_OPEN, "code": "service_unavailable"}
         return msgspec.json.encode({"type": "error", "error": error})
-    if is_anthropic(dialect) or dialect == GEMINI:
+    if is_anthropic(dialect) or dialect in _GOOGLES:
         return error_body(dialect, 503, _BREAKER_OPEN)
     error = {"message": _BREAKER_OPEN, "type": "server_error", "code": "service_unavailable"}
     return msgspec.json.encode({"error": error})

@@ -22,6 +22,7 @@ from aigateway.actors.codec.reading import Object, count, items, members, text
 from aigateway.actors.interception.routes import (
     COMPACTION,
     GEMINI,
+    GEMINI_EMBEDDING,
     MESSAGES,
     MODEL_CALL,
     RESPONSES,
@@ -118,7 +119,7 @@ def _uses(tool: Object) -> tuple[int, bool]:
 def _output(api: Api, fields: Object) -> int:
     if api == COMPACTION:
         return LONGEST_OUTPUT
-    if api == MODEL_CALL:
+    if api in (MODEL_CALL, GEMINI_EMBEDDING):
         return _made(fields)
     if api == GEMINI:
         fields = members(fields.get("generationConfig", fields.get("generation_config")))

@@ -34,10 +34,16 @@ from aigateway.actors.interception._record_maker import ClientRequest
 from aigateway.actors.interception.conversation import kind_of
 from aigateway.actors.interception.outcomes import ENDED_EARLY
 from aigateway.actors.interception.relay import End, Mode, Relay
-from aigateway.actors.interception.routes import MODEL_CALL, MODERATION, Api
+from aigateway.actors.interception.routes import GEMINI_EMBEDDING, MODEL_CALL, MODERATION, Api
 from aigateway.actors.interception.usage import RunningUsage
 
-__all__ = ["ModelCallInterception", "ModerationInterception", "is_read", "read_model_call"]
+__all__ = [
+    "GeminiEmbeddingInterception",
+    "ModelCallInterception",
+    "ModerationInterception",
+    "is_read",
+    "read_model_call",
+]
 
 _NULL = Raw(b"null")
 _LONGEST = 10**9
@@ -176,7 +182,7 @@ class ModelCallInterception(Relay):
         self._note_answer(model=text(told.get("model")))
         # Cohere tells in ``meta`` what it bills.
         billed = members(told.get("meta")).get("billed_units")
-        for usage in (values(told.get("usage")), values(billed)):
+        for usage in map(values, (told.get("usage"), told.get("usageMetadata"), billed)):
             if usage:
                 self._usage_unread = False
                 self._usage.take(usage)
@@ -207,9 +213,18 @@ class ModerationInterception(ModelCallInterception):
     __slots__ = ()
 
 
+class GeminiEmbeddingInterception(ModelCallInterception):
+    """The same for embeddings of Google's own API, whose older models tell no usage."""
+
+    api: ClassVar[Api] = GEMINI_EMBEDDING
+
+    __slots__ = ()
+
+
 def _counts(usage: RunningUsage, images: int) -> tuple[dict[str, int], dict[str, int]]:
     """The four counts, and those of other kinds."""
     given = usage.count("input_tokens") or usage.count("prompt_tokens")
+    given = given or usage.count("promptTokenCount")
     written = usage.count("output_tokens") or usage.count("completion_tokens")
     if not (given or written):
         # Who ranks may tell the sum only.

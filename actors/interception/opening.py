@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from attrs import evolve
+
 from aigateway.actors.codec.decoding import (
     DecodingError,
     TooLarge,
@@ -27,6 +29,7 @@ from aigateway.actors.interception.injected_responses import InjectedResponses
 from aigateway.actors.interception.injection import Encodings, inject
 from aigateway.actors.interception.interface import Interception, InvalidRequest
 from aigateway.actors.interception.model_calls import (
+    GeminiEmbeddingInterception,
     ModelCallInterception,
     ModerationInterception,
     read_model_call,
@@ -42,6 +45,7 @@ from aigateway.actors.interception.routes import (
     CHAT_COMPLETIONS,
     COMPACTION,
     GEMINI,
+    GEMINI_EMBEDDING,
     MESSAGES,
     MODEL_CALL,
     MODERATION,
@@ -84,6 +88,9 @@ def open_interception(
             return GeminiInterception(
                 *read_gemini_request(id, readable, body, headers, model=model, streaming=streaming)
             )
+        if api == GEMINI_EMBEDDING:
+            request = read_model_call(id, readable, body, headers)
+            return GeminiEmbeddingInterception(evolve(request, model=model))
         return _opened(api, id, readable, body, content_encoding, headers, ask_usage)
     except NotJson as ex:
         wrong = "not valid JSON" if readable.strip() else "empty"

@@ -27,6 +27,7 @@ __all__ = [
     "CHAT_COMPLETIONS",
     "COMPACTION",
     "GEMINI",
+    "GEMINI_EMBEDDING",
     "MESSAGES",
     "MODEL_CALL",
     "MODERATION",
@@ -49,6 +50,7 @@ Api: TypeAlias = Literal[
     "responses",
     "compaction",
     "gemini",
+    "gemini-embedding",
     "model-call",
     "moderation",
 ]
@@ -60,6 +62,7 @@ COMPACTION: Api = "compaction"
 """Making a conversation of the Responses API shorter: a call of a model too."""
 GEMINI: Api = "gemini"
 """Also the name of the provider type that speaks it."""
+GEMINI_EMBEDDING: Api = "gemini-embedding"
 MODEL_CALL: Api = "model-call"
 """A call of a model that is no conversation: for embeddings, images, sound, ranks."""
 MODERATION: Api = "moderation"
@@ -157,6 +160,7 @@ _TABLES: Mapping[str, _Table] = {
 
 _GENERATING = {"generateContent": False, "streamGenerateContent": True}
 """Gemini's methods by which a model answers, and whether that is a stream."""
+_EMBEDDING = frozenset({"embedContent", "batchEmbedContents"})
 _GEMINI_MODELS = frozenset({"/v1/models", "/v1alpha/models", "/v1beta/models"})
 _GEMINI_CACHES = re.compile(r"/(?:v1|v1alpha|v1beta)/cachedContents(/[A-Za-z0-9._~-]+)?")
 
@@ -221,6 +225,8 @@ def _resolve_gemini(method: str, rest: str) -> Intercept | Passthrough | None:
     if path is not None and path.method in _GENERATING and method == "POST":
         route = f"/{path.version}/models/*:{path.method}"
         return Intercept(GEMINI, route, path.model, _GENERATING[path.method])
+    if path is not None and path.method in _EMBEDDING and method == "POST":
+        return Intercept(GEMINI_EMBEDDING, f"/{path.version}/models/*:{path.method}", path.model)
     if path is not None:
         asked = (method, path.method)
         if asked == ("POST", "countTokens"):

@@ -126,6 +126,30 @@ def test_a_stream_is_the_same_as_without_the_gateway(pair: list[genai.Client]) -
     assert len(through) > 5
 
 
+def test_embeddings_are_recorded_and_priced(
+    gateway: GatewayProcess, provider: ScriptedProvider
+) -> None:
+    usage = {"promptTokenCount": 8}
+    provider.play(answer({"embeddings": [{"values": [0.5, 1]}], "usageMetadata": usage}))
+    google = client(f"{gateway.url}/gemini", gateway.key())
+    found = google.models.embed_content(model="gemini-embedding-001", contents=["a"])
+    assert found.embeddings[0].values == [0.5, 1]  # type: ignore[index]
+    (row,) = gateway.rows(
+        "SELECT * FROM token_usages JOIN interceptions ON id = interception_id"
+        " ORDER BY started_at DESC LIMIT 1"
+    )
+    assert (row["model"], row["input_tokens"]) == ("gemini-embedding-001", 8)
+    assert row["cost_nano_usd"] == 8 * 150
+    # An older model tells no usage, and a list of models holds for embeddings too.
+    provider.play(answer({"embedding": {"values": [0.5]}}))
+    body = {"content": {"parts": [{"text": "a"}]}}
+    old = ask(gateway, "/gemini/v1beta/models/gemini-embedding-001:embedContent", body)
+    records = gateway.records(old.headers["X-AI-Gateway-Interception-Id"])
+    assert records["token_usages"][0]["cost_nano_usd"] is None
+    other = ask(gateway, "/listed/v1beta/models/gemini-embedding-001:embedContent", body)
+    assert (other.status_code, other.json()["error"]["status"]) == (404, "NOT_FOUND")
+
+
 def test_tools_are_called_and_their_results_correlated(
     pair: list[genai.Client], gateway: GatewayProcess
 ) -> None:
@@ -194,7 +218,7 @@ def test_the_sdk_understands_the_gateways_refusals(
         stranger.models.generate_content(model=MODEL, contents=PROMPT)
     assert (caught.value.code, caught.value.status) == (403, "PERMISSION_DENIED")
     with pytest.raises(errors.ClientError, match="route not supported") as caught:
-        pair[0].models.embed_content(model=MODEL, contents=PROMPT)
+        list(pair[0].caches.list())
     assert (caught.value.code, caught.value.status) == (404, "NOT_FOUND")
 
 

@@ -192,7 +192,12 @@ GEMINI_ROWS = [
     ("POST", "/v1beta//models/x:generateContent", None),
     ("POST", "/v1beta/models/../models/x:generateContent", None),
     # What is not recorded is not passed on.
-    ("POST", f"{MODEL}:embedContent", None),
+    (
+        "POST",
+        f"{MODEL}:embedContent",
+        Intercept("gemini-embedding", "/v1beta/models/*:embedContent", "gemini-2.5-pro"),
+    ),
+    ("GET", f"{MODEL}:embedContent", None),
     ("POST", f"{MODEL}:batchGenerateContent", None),
     ("POST", f"{MODEL}:predict", None),
     ("POST", "/v1beta/tunedModels/x:generateContent", None),
