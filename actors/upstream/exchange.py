@@ -42,6 +42,7 @@ from aigateway.actors.upstream.waiting import Receiver, is_cooperative, patient
 __all__ = [
     "MAX_HEAD",
     "SWITCHED",
+    "TURN",
     "AnswerCopy",
     "Exchange",
     "UpstreamConnection",
@@ -78,6 +79,12 @@ def request_head(method: str, target: str, host: str, headers: Iterable[tuple[st
         return f"{text}\r\n\r\n".encode("latin-1")
     except UnicodeEncodeError:
         raise ValueError("a header of the request contains characters above 255") from None
+
+
+TURN = 0.002
+"""Seconds of work on one answer after which other requests have their turn."""
+_WAIT = 0.0002
+"""Seconds from which on a read counts as one that has waited, and so has given way."""
 
 
 class AnswerCopy(Protocol):
@@ -232,6 +239,7 @@ class Exchange:
         "_parser",
         "_parts",
         "_patience",
+        "_turn_began",
         "_upgrade",
         "_waiting_since",
         "broken",
@@ -260,6 +268,7 @@ class Exchange:
         self._interrupted = ""
         self._patience = math.inf
         self._waiting_since = math.inf
+        self._turn_began = 0.0
         self.status = 0
         self.reason = ""
         self.headers: list[tuple[str, str]] = []
@@ -362,9 +371,22 @@ class Exchange:
             if not arrived:
                 return self._closed()
             self.last_data_at = time.monotonic()
+            self._let_others_on()
             if self.status == SWITCHED:
                 return arrived
             self._feed(arrived)
+
+    def _let_others_on(self) -> None:
+        """Give way when what arrives has kept this greenlet, or thread, busy for its turn.
+
+        Nothing else would: while there is something to read and room to write, neither waits.
+        """
+        now = self.last_data_at
+        if now - self._waiting_since > _WAIT:
+            self._turn_began = now
+        elif now - self._turn_began > TURN:
+            time.sleep(0)
+            self._turn_began = time.monotonic()
 
     @property
     def switched(self) -> bool:

@@ -1,4 +1,5 @@
-"""The watch over silent answers, which is there only where sockets belong to greenlets.
+"""The watch over silent answers, and turns for others, which are there only where sockets belong to
+greenlets.
 
 Run by ``test_providers_under_gevent.py`` in a process of its own.
 """
@@ -14,6 +15,7 @@ from provider_rig import FakeRecording, running
 
 from aigateway.actors.upstream import silence
 from aigateway.actors.upstream.errors import Quiet, UpstreamCut
+from aigateway.actors.upstream.exchange import TURN
 
 TICK, SHORTEST = 0.02, 0.05
 ONE, TWO = event({"n": 1}), event({"n": 2})
@@ -98,3 +100,39 @@ def test_a_silent_drain_ends(scripted_provider):
         assert recording.closed.wait(20)
         assert recording.told == ["lost client", "close"]
         assert scripted_provider.requests[0].client_left.wait(20)
+
+
+def test_an_answer_that_arrives_faster_than_it_is_read_lets_others_on(
+    scripted_provider, monkeypatch
+):
+    gate = threading.Event()
+    scripted_provider.play(stream([ONE, WaitFor(gate), TWO]))
+    with running(scripted_provider.url) as rig:
+        exchange = rig.open().exchange
+        assert exchange.read() == ONE
+        turns: list[float] = []
+        over = threading.Event()
+
+        def others() -> None:
+            while not over.is_set():
+                turns.append(time.monotonic())
+                time.sleep(0)
+
+        threading.Thread(target=others, daemon=True).start()
+        chunk = b"1f4\r\n" + b"x" * 500 + b"\r\n"
+
+        class Torrent:
+            """There is always something to read, so nobody ever waits here."""
+
+            def recv(self, _size: int) -> bytes:
+                return chunk
+
+        monkeypatch.setattr(exchange.connection, "incoming", Torrent())
+        until = time.monotonic() + 20 * TURN
+        while time.monotonic() < until:
+            assert exchange.read() == b"x" * 500
+        over.set()
+        gate.set()
+        # On a busy machine a turn takes longer; without turns nobody would have come.
+        assert len(turns) >= 3
+        exchange.close()
