@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
+import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -77,3 +80,49 @@ def test_the_container_installs_and_sets_what_exists() -> None:
     for folder in re.findall(r"CODER_AI_GATEWAY_(?:STATE|RUNTIME)_DIR=(\S+)", text):
         assert os.path.isabs(folder)
         assert re.search(rf"install -d .*{folder}", text)
+
+
+def test_the_image_is_made_of_the_package_and_of_nothing_else(tmp_path: Path) -> None:
+    checkout = DOCS.parent
+    lines = (checkout / ".containerignore").read_text().splitlines()
+    assert lines[1] == "*", "all is left out, but for what is named"
+    named = [line.removeprefix("!") for line in lines if line.startswith("!")]
+    for name in named:
+        source, target = checkout / name, tmp_path / "src" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    # The step of the Containerfile that makes the package, without the network.
+    offline = ["--no-deps", "--no-build-isolation", "--no-index", "-q"]
+    wheel = [sys.executable, "-m", "pip", "wheel", *offline, "-w", str(tmp_path / "dist"), "."]
+    subprocess.run(wheel, cwd=tmp_path / "src", check=True, capture_output=True)
+    (made,) = (tmp_path / "dist").iterdir()
+    with zipfile.ZipFile(made) as archive:
+        held = set(archive.namelist())
+    for room in ("actors", "http"):
+        sources = {
+            f"aigateway/{path.relative_to(checkout)}" for path in (checkout / room).rglob("*.py")
+        }
+        assert sources <= held
+    for file in re.findall(r"(\.ci/\w+(?:\.txt)?) ", CONTAINERFILE.read_text()):
+        assert file in named
+
+
+def test_a_bill_of_materials_and_the_licences_are_made_by_a_script() -> None:
+    def made(what: str) -> str:
+        script = DOCS.parent / ".ci/components"
+        done = subprocess.run(
+            [sys.executable, str(script), what], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    components = {each["name"]: each for each in json.loads(made("sbom"))["components"]}
+    assert components["aigateway"]["licenses"] == [{"expression": "Apache-2.0"}]
+    assert components["pykka"]["version"] == version("pykka")
+    assert components["prometheus_client"]["purl"].startswith("pkg:pypi/prometheus-client@")
+    licences = made("licences")
+    assert "\npykka " in licences
+    assert "Apache License" in licences, "the texts are there too"
