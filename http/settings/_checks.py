@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from aigateway.actors.codec.headers import is_secret_name, same_name
+from aigateway.actors.upstream.endpoint import Proxy
+from aigateway.http.settings._proxies import proxy_for
 from aigateway.http.settings.errors import SettingsError
 from aigateway.http.settings.table import OPTIONS, Settings
 from aigateway.http.settings.trace_protocol import trace_protocol
@@ -29,6 +31,7 @@ def check_settings(settings: Settings) -> Iterator[SettingsError]:
                 "configure Coder deployment connection: --client-tls-cert-file and "
                 "--client-tls-key-file must be provided together"
             )
+        yield from _check_proxy(settings)
     yield from _check_actor_headers(settings)
     shared = not settings.rate_limit_storage.startswith("memory:")
     if settings.rate_limit and shared and find_spec("redis") is None:
@@ -42,6 +45,24 @@ def check_settings(settings: Settings) -> Iterator[SettingsError]:
         )
     elif settings.trace:
         yield from _check_trace_protocol(trace_protocol(os.environ))
+
+
+def _check_proxy(settings: Settings) -> Iterator[SettingsError]:
+    """The way to a deployment, which takes no proxy that is meant for everything."""
+    environ = {
+        name: value
+        for name, value in settings.provider_environ.items()
+        if name.lower() != "all_proxy"
+    }
+    try:
+        proxy = proxy_for(settings.url, environ)
+        if proxy:
+            Proxy.of(proxy)
+    except ValueError as ex:
+        yield SettingsError(
+            f"configure Coder deployment connection: {ex}: correct HTTPS_PROXY, or set NO_PROXY to "
+            "the deployment's host"
+        )
 
 
 def _check_trace_protocol(protocol: str) -> Iterator[SettingsError]:

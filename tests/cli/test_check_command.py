@@ -246,3 +246,19 @@ def test_whom_a_provider_shares_its_requests_with_is_shown(check) -> None:
     assert line.split()[-5:] == ["fallback", "us", "group", "claude:3,", "eu:1"]
     [line] = [line for line in result.output.splitlines() if line.startswith("  eu ")]
     assert "group" not in line
+
+
+def test_a_proxy_that_cannot_lead_to_the_deployment_is_named_without_its_password(check) -> None:
+    env = {"CODER_URL": "https://coder.example", "CODER_AI_GATEWAY_KEY": "k"}
+    result = check(env={**env, "HTTPS_PROXY": "socks4://me:planted@proxy"})
+    assert result.exit_code == 1
+    assert "a proxy by socks4:// is not supported" in result.output
+    assert "NO_PROXY to the deployment's host" in result.output
+    assert "planted" not in result.output
+    for fine in (
+        {"HTTPS_PROXY": "socks5h://proxy"},
+        {"HTTPS_PROXY": "https://proxy"},
+        {"ALL_PROXY": "socks4://proxy"},
+        {"HTTPS_PROXY": "socks4://proxy", "NO_PROXY": "coder.example"},
+    ):
+        assert check(env={**env, **fine}).exit_code == 0, fine
