@@ -114,6 +114,13 @@ def _words(text: str) -> str:
     return f" {' '.join(_WORD.findall(text.casefold()))} "
 
 
+# As the schema has it; the question mark cannot stand here, which is a place for a value.
+_INDEXED: Final = (
+    f"to_tsvector('simple', translate(left(p.prompt, {SEARCHED}),"
+    " '!\"#$%&''()*+,-./:;<=>@[\\]^_`{|}~' || chr(63), repeat(' ', 32)))"
+)
+
+
 def _in_postgresql(
     connection: Database,
     phrases: list[str],
@@ -121,16 +128,22 @@ def _in_postgresql(
     values: list[str],
     limit: int,
 ) -> list[_Row]:
-    query = " && ".join("phraseto_tsquery('simple', ?)" for _ in phrases)
-    also = "".join(f" AND {condition}" for condition in conditions)
+    words = [" ".join(_WORD.findall(phrase)) for phrase in phrases]
+    several = [phrase for phrase in words if " " in phrase]
+    conditions = [*(f"{_INDEXED} @@ phraseto_tsquery('simple', ?)" for _ in several), *conditions]
+    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+    # PERF: the index knows words, and phrases take all of a prompt to be read again.  So the
+    # prompts with all words come first, in order, and no more of them are read than is needed.
     return connection.execute(
         f"""
         SELECT {_COLUMNS}, left(p.prompt, {SEARCHED})
-        FROM user_prompts p JOIN interceptions i ON i.id = p.interception_id
-        WHERE to_tsvector('simple', left(p.prompt, {SEARCHED})) @@ ({query}) {also}
-        ORDER BY p.created_at DESC, i.id LIMIT {int(limit)}
+        FROM (
+            SELECT * FROM user_prompts p WHERE {_INDEXED} @@ plainto_tsquery('simple', ?)
+            ORDER BY p.created_at DESC OFFSET 0
+        ) p JOIN interceptions i ON i.id = p.interception_id
+        {where} ORDER BY p.created_at DESC LIMIT {int(limit)}
         """,
-        (*(phrase.replace("\0", " ") for phrase in phrases), *values),
+        (" ".join(words), *several, *values),
     ).fetchall()
 
 

@@ -81,6 +81,16 @@ def test_words_and_phrases_are_found_the_latest_first(
     assert found(either, "parser nonesuch") == []
 
 
+def test_parts_of_paths_and_addresses_are_words(
+    say: Say, index: Callable[[], None], either: Database
+) -> None:
+    say("why does src/http/foo_bar.py:12 ask https://ada@x.example/?q=größe%20now?")
+    index()
+    for text in ("foo", "foo_bar.py", '"src/http/foo_bar.py:12"', "x.example", "q größe", "ada@x"):
+        assert len(found(either, text)) == 1, text
+    assert found(either, '"foo/src"') == []
+
+
 @pytest.mark.parametrize(
     ("text", "count"),
     [

@@ -34,6 +34,7 @@ CREATE TABLE housekeeping (
     done BIGINT NOT NULL
 );
 
--- Prompts by their words. Of a long one its first 16,384 characters.
-CREATE INDEX user_prompts_search ON user_prompts
-    USING gin (to_tsvector('simple', left(prompt, 16384)));
+-- Prompts by their words. Of a long one its first 16,384 characters. What is between words is taken
+-- out first (chr(63) is a question mark), or a path and an address would be one word each.
+CREATE INDEX user_prompts_search ON user_prompts USING gin (to_tsvector('simple', translate(
+    left(prompt, 16384), '!"#$%&''()*+,-./:;<=>@[\]^_`{|}~' || chr(63), repeat(' ', 32))));
