@@ -11,7 +11,8 @@ is dropped, and the caller is told which, so that it can be counted; a request n
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, TypeAlias
 
 import msgspec
 from attrs import field, frozen
@@ -100,7 +101,8 @@ def attribution_of(
     session, agent, parent = _lineage(found, headers, lineage, info.session_id)
     repository = branch = commit = None
     if info.client == "Codex" and (told := first_of(headers, _CODEX_METADATA)):
-        repository, branch, commit = _workspace(found, told)
+        repository, branch, commit, dropped = _workspace(told)
+        found.dropped.extend(dropped)
     chosen = None
     if has_any(headers, _OWN):
         session = found.id("session", first_of(headers, SESSION)) or session
@@ -136,28 +138,36 @@ def _lineage(
     return session, agent, None if parent == session else parent
 
 
-def _workspace(found: _Found, told: str) -> tuple[str | None, str | None, str | None]:
-    """Repository, branch and commit of what Codex tells about a turn: those of the first
-    workspace that has a remote, or else of the first."""
+_Workspace: TypeAlias = tuple[str | None, str | None, str | None, tuple[str, ...]]
+
+
+# PERF: a turn of Codex is many requests with the same metadata.
+@lru_cache(maxsize=128)
+def _workspace(told: str) -> _Workspace:
+    """Repository, branch and commit of what Codex tells about a turn, and what was dropped of it.
+
+    They are those of the first workspace that has a remote, or else of the first.
+    """
     try:
         workspaces = _read_metadata(told.encode("latin-1")).get("workspaces")
     except _unreadable:
-        found.dropped.append("codex_metadata")
-        return None, None, None
+        return None, None, None, ("codex_metadata",)
     if not isinstance(workspaces, dict):
-        return None, None, None
+        return None, None, None, ()
     known = [each for each in workspaces.values() if isinstance(each, dict)]
     known.sort(key=lambda each: not each.get("associated_remote_urls"))
     if not known:
-        return None, None, None
+        return None, None, None, ()
     first = known[0]
     remotes = first.get("associated_remote_urls")
     urls = list(remotes.values()) if isinstance(remotes, dict) else []
     url = remotes.get("origin", urls[0]) if isinstance(remotes, dict) and urls else ""
+    found = _Found()
     return (
         found.repository(url),
         found.name("branch", first.get("git_branch") or first.get("branch") or ""),
         found.commit(first.get("latest_git_commit_hash") or ""),
+        tuple(found.dropped),
     )
 
 
@@ -192,16 +202,19 @@ class _Found:
     ) -> str | None:
         if not value:
             return None
-        text = _text(value).strip() if isinstance(value, str) else ""
-        if (
-            text
-            and len(text) <= limit
-            and text.isprintable()
-            and (form is None or form.fullmatch(text))
-        ):
-            return text
-        self.dropped.append(kind)
+        good = _good_text(value, limit, form) if isinstance(value, str) else None
+        if good is None:
+            self.dropped.append(kind)
+        return good
+
+
+# PERF: a session is many requests with the same values.
+@lru_cache(maxsize=512)
+def _good_text(value: str, limit: int, form: re.Pattern[str] | None) -> str | None:
+    text = _text(value).strip()
+    if not text or len(text) > limit or not text.isprintable():
         return None
+    return text if form is None or form.fullmatch(text) else None
 
 
 def _text(value: str) -> str:
