@@ -121,6 +121,11 @@ _INDEXED: Final = (
 )
 
 
+_NO_WORD: Final = "[^[:alnum:]]"
+_GAP: Final = f"{_NO_WORD}+"
+"""What is between two words of a phrase, as a pattern of PostgreSQL's."""
+
+
 def _in_postgresql(
     connection: Database,
     phrases: list[str],
@@ -128,22 +133,31 @@ def _in_postgresql(
     values: list[str],
     limit: int,
 ) -> list[_Row]:
-    words = [" ".join(_WORD.findall(phrase)) for phrase in phrases]
-    several = [phrase for phrase in words if " " in phrase]
-    conditions = [*(f"{_INDEXED} @@ phraseto_tsquery('simple', ?)" for _ in several), *conditions]
+    words = [_WORD.findall(phrase) for phrase in phrases]
+    several = [_GAP.join(phrase) for phrase in words if len(phrase) > 1]
+    conditions = [*(f"left(t.prompt, {SEARCHED}) ~* ?" for _ in several), *conditions]
     where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-    # PERF: the index knows words, and phrases take all of a prompt to be read again.  So the
-    # prompts with all words come first, in order, and no more of them are read than is needed.
+    # PERF: the index knows no phrases.  So places of prompts that have all the words come first, in
+    # their order, and no more of the prompts are read than is needed.
     return connection.execute(
         f"""
-        SELECT {_COLUMNS}, left(p.prompt, {SEARCHED})
+        SELECT {_COLUMNS}, left(t.prompt, {SEARCHED})
         FROM (
-            SELECT * FROM user_prompts p WHERE {_INDEXED} @@ plainto_tsquery('simple', ?)
+            SELECT p.ctid AS place, p.interception_id, p.created_at
+            FROM user_prompts p WHERE {_INDEXED} @@ plainto_tsquery('simple', ?)
             ORDER BY p.created_at DESC OFFSET 0
-        ) p JOIN interceptions i ON i.id = p.interception_id
+        ) p
+        CROSS JOIN LATERAL (
+            SELECT t.prompt FROM user_prompts t WHERE t.ctid = p.place OFFSET 0
+        ) t
+        JOIN interceptions i ON i.id = p.interception_id
         {where} ORDER BY p.created_at DESC LIMIT {int(limit)}
         """,
-        (" ".join(words), *several, *values),
+        (
+            " ".join(word for phrase in words for word in phrase),
+            *(f"(^|{_NO_WORD}){pattern}({_NO_WORD}|$)" for pattern in several),
+            *values,
+        ),
     ).fetchall()
 
 
