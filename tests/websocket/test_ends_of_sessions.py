@@ -7,10 +7,10 @@ import signal
 import threading
 from typing import Any
 
-from conftest import Start
 from gateway_process import GatewayProcess, message_of, wait_until
 from socket_client import open_session
 from socket_provider import SocketProvider, response_events
+from socket_rig import Start
 from websockets.sync.server import ServerConnection
 
 RESTART = 1012

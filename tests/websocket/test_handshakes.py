@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import requests
 import trustme
-from conftest import Start
 from fake_coderd import FakeCoderd
 from gateway_process import GatewayProcess, Upstream, wait_until
 from imitation_provider import Close, ScriptedProvider, Send
 from socket_client import open_session
 from socket_provider import SocketProvider
+from socket_rig import Start
 
 TOKEN = "abcdefghij-0123456789abcdefghijkl"
 

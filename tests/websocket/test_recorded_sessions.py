@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import requests
 import websocket
-from conftest import Mine, Start
 from gateway_process import GatewayProcess, Upstream, wait_until
 from imitation_provider import ReceivedRequest, ScriptedProvider, Steps, event, stream
 from socket_client import open_session, ws_url
 from socket_provider import SocketProvider, completed, response_events
+from socket_rig import Mine, Start
 from websockets.sync.server import ServerConnection
 
 THOUGHT = {
