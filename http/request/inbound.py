@@ -215,6 +215,14 @@ class Inbound:
     token: str = ""
     """The Coder token, once it is known."""
 
+    @property
+    def wants_websocket(self) -> bool:
+        """Whether it is a WebSocket's handshake, or was one before a proxy that does not pass
+        ``Upgrade`` on."""
+        if self.header("Upgrade").lower() == "websocket":
+            return True
+        return self.method == "GET" and bool(self.header("Sec-WebSocket-Key"))
+
     def read_ahead(self) -> bytes:
         """What has come behind the head of a request without a body; asked once."""
         return self._source.take_buffered() if self._source is not None else b""

@@ -104,7 +104,7 @@ from aigateway.http.request.policy import (
 from aigateway.http.request.rate_limit import make_rate_limit
 from aigateway.http.request.relay import Body, OpenAnswer, Patience, Relayed, recorded
 from aigateway.http.request.runtime import NoAnswer, Runtime, retry_after
-from aigateway.http.request.sockets import Sockets, wants_upgrade
+from aigateway.http.request.sockets import Sockets
 from aigateway.http.request.stored_ids import StoredIds
 from aigateway.http.request.upstream import (
     Upstream,
@@ -177,7 +177,7 @@ class Pipeline:
         call.begin("read")
         target, route = find_route(call, self._runtime.tree)
         passed = isinstance(route, Passthrough)
-        upgrade = not passed and wants_upgrade(call.inbound)
+        upgrade = not passed and call.inbound.wants_websocket
         # Of a WebSocket each request counts, and not that it was opened.
         self.let_in(caller, target.provider, counted=not upgrade)
         if isinstance(route, Passthrough):

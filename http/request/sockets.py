@@ -53,7 +53,7 @@ from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.admission import Target
 from aigateway.http.request.answers import Answer, plain
 from aigateway.http.request.call import Call
-from aigateway.http.request.inbound import REQUEST_ID_HEADER, Inbound
+from aigateway.http.request.inbound import REQUEST_ID_HEADER
 from aigateway.http.request.relay import (
     CutAnswer,
     Finished,
@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from aigateway.http.metrics.observer import RequestMetrics
     from aigateway.http.request.pipeline import Pipeline
 
-__all__ = ["SessionBody", "Sockets", "wants_upgrade"]
+__all__ = ["SessionBody", "Sockets"]
 
 USE_HTTP = "WebSocket transport is not supported, use HTTP"
 REMEMBERED = 600.0
@@ -86,14 +86,6 @@ ROUTE = "websocket"
 """What a key that rests for handshakes rests for."""
 
 log = structlog.get_logger("ai-gateway")
-
-
-def wants_upgrade(inbound: Inbound) -> bool:
-    """Whether a request is a WebSocket's handshake, or was one before a proxy that does not pass
-    ``Upgrade`` on."""
-    if inbound.header("Upgrade").lower() == "websocket":
-        return True
-    return inbound.method == "GET" and bool(inbound.header("Sec-WebSocket-Key"))
 
 
 class Sockets:
