@@ -426,3 +426,36 @@ def test_a_message_over_the_limit_closes_the_session(mine: Mine) -> None:
     with mine.open() as session:
         session.create("x" * (2 << 20))
         assert session.closed()[0] == 1009
+
+
+POLICY = """
+everybody: {models: ["gpt-imaginary"], providers: [openai]}
+users:
+  carol: {requests_per_minute: 2}
+  peter: {providers: [another]}
+"""
+
+
+def test_the_policy_holds_for_each_request(
+    tmp_path: Path, sockets: SocketProvider, worker_class: str
+) -> None:
+    options = ["--worker-class", worker_class]
+    gateway = GatewayProcess(tmp_path, [Upstream("openai", sockets.url)], options)
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    database = ["--local-db", str(gateway.database)]
+    done = gateway.command("policy", "apply", "policy.yaml", "--yes", *database)
+    assert done.returncode == 0, done.stderr
+    with gateway:
+        with open_session(gateway) as session:
+            told = session.ask(model="gpt-other")[-1]
+            assert (told["type"], told["status"]) == ("error", 403)
+            assert "policy" in told["error"]["message"]
+            assert session.ask()[-1]["type"] == "response.completed"
+        with open_session(gateway, "carol") as session:
+            # Not that it was opened: what is asked on it.
+            kinds = [session.ask()[-1].get("status", 200) for _ in range(3)]
+            assert kinds == [200, 200, 429]
+        with pytest.raises(Exception, match="403"):
+            open_session(gateway, "peter")
+    assert len(sockets.received) == 3
+    assert len(gateway.rows("SELECT id FROM interceptions")) == 3
