@@ -74,6 +74,8 @@ def create_app(sources: Sources, door: Door) -> ConsoleApp:
         ("/now/events", "events"),
         ("/spend", "spend"),
         ("/spend.csv", "csv"),
+        ("/sessions", "sessions"),
+        ("/sessions/one", "session"),
         ("/requests", "requests"),
         ("/requests/{id}", "request"),
         ("/requests/{id}/{kind}/{number:int}", "text"),

@@ -12,6 +12,8 @@ from attrs import frozen
 
 from aigateway.actors.control.local.cap_book import tills_in
 from aigateway.actors.control.local.schema import moment_of
+from aigateway.actors.control.local.sessions import SessionFilter, described, find_sessions
+from aigateway.actors.control.local.timeline import timeline
 from aigateway.http.console import clients
 from aigateway.http.console.gateway import Gateway, merged_providers
 from aigateway.http.console.now import Observer, Pulse
@@ -39,6 +41,12 @@ from aigateway.http.console.templating import Templates
 __all__ = ["Site", "Pages"]
 
 _ROWS: Final = 50
+_SESSIONS: Final = 100
+_SESSION_FILTERS: Final = ("user", "model", "client", "repository", "branch", "project")
+_MOST_TURNS: Final = 400
+"""Requests of a session that one page shows as a tree."""
+_LONGEST_SAID: Final = 2_000
+"""Letters of one text of a session; its request has more."""
 _LONGEST_FILTER: Final = 500
 _DAY: Final = 86_400
 
@@ -132,6 +140,40 @@ class Pages:
         resp.content_type = "text/csv; charset=utf-8"
         resp.set_header("Content-Disposition", f'attachment; filename="spend-by-{by}.csv"')
         resp.text = "".join(as_csv(by, found))
+
+    # -- Sessions
+
+    def on_get_sessions(self, req: falcon.Request, resp: falcon.Response) -> None:
+        filters = _filters(req, _SESSION_FILTERS)
+        user, model, client, repository, branch, project = (
+            filters[name] or None for name in _SESSION_FILTERS
+        )
+        wanted = SessionFilter(
+            user=user, model=model, client=client,
+            repository=repository, branch=branch, project=project,
+        )  # fmt: skip
+        with self._site.records.reading() as database:
+            found = find_sessions(database, wanted, limit=_SESSIONS)
+            options = choices(database, time.time() - 90 * _DAY)
+        self._show(
+            req, resp, "sessions.html",
+            found=found, filters=filters, options=options, most=_SESSIONS,
+        )  # fmt: skip
+
+    def on_get_session(self, req: falcon.Request, resp: falcon.Response) -> None:
+        # Both ids are in the query: they may have slashes.
+        key = (req.get_param("user") or "", req.get_param("session") or "")
+        with self._site.records.reading() as database:
+            found = described(database, [key])
+            if not found:
+                raise falcon.HTTPNotFound(
+                    title="No such session", description="It was never recorded, or was deleted."
+                )
+            (row,) = found
+            tree = None
+            if row.requests <= _MOST_TURNS:
+                tree = timeline(database, (row.user_id, row.session_id))
+        self._show(req, resp, "session.html", row=row, tree=tree, longest=_LONGEST_SAID)
 
     # -- Requests
 

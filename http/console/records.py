@@ -330,7 +330,8 @@ class Detail:
 
 _COLUMNS: Final = (
     "provider", "api_key_id", "user_agent", "correlating_tool_call_id", "credential_kind",
-    "credential_hint", "metadata", "error_message",
+    "credential_hint", "metadata", "error_message", "initiator_id", "session_id", "repository",
+    "branch",
 )  # fmt: skip
 _ORDER: Final = "ORDER BY created_at, record_id"
 

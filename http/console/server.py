@@ -52,7 +52,7 @@ class ConsoleServer(BaseApplication):  # type: ignore[misc]
             "worker_class": ConsoleWorker,
             "threads": LIVE_PAGES + _ANSWERING,
             "keepalive": 30,
-            "graceful_timeout": 2,
+            "graceful_timeout": 10,
             "timeout": 60,
             "loglevel": "warning",
             "forwarder_headers": "",

@@ -19,6 +19,7 @@ ASSETS: Final = _FOLDER / "static"
 
 PAGES: Final = (
     ("/now", "Now"),
+    ("/sessions", "Sessions"),
     ("/requests", "Requests"),
     ("/spend", "Spend"),
     ("/providers", "Providers"),

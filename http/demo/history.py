@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 
 from aigateway.actors.control.local.people import user_id_for
 from aigateway.actors.control.local.price_files import load_pricing
 from aigateway.actors.control.local.store import Store
+from aigateway.actors.values.attribution import Attribution
 from aigateway.actors.values.records import (
     Interception,
     InterceptionEnded,
@@ -86,10 +87,17 @@ _TOOLS: Final = (
     ("mcp__tracker__create_issue", {"title": "Import is slow", "labels": ["performance"]}),
 )
 
+_PLACES: Final = (
+    ("github.com/acme/shop", "main"),
+    ("github.com/acme/shop", "faster-import"),
+    ("github.com/acme/ledger", "credit-notes"),
+    ("github.com/acme/docs", "v3.3"),
+)
+
 _FAILURES: Final = (
-    ("rate_limit_error", "This request would exceed your organization's rate limit."),
-    ("overloaded_error", "Overloaded"),
-    ("cut", "the provider's answer broke off"),
+    ("rate_limited", "This request would exceed your organization's rate limit."),
+    ("overloaded", "Overloaded"),
+    ("unknown", "the provider's answer broke off"),
 )
 
 
@@ -132,15 +140,21 @@ class _Session:
         starts: list[Interception] = []
         records: list[UsageRecord | InterceptionEnded] = []
         session = str(_uuid(dice))
+        repository, branch = dice.choice(_PLACES)
+        work = Attribution(session_id=session, repository=repository, branch=branch)
         model = dice.choice(habit.models)
         context = dice.randrange(14_000, 26_000)
         for prompt in dice.choice(_TASKS)[: dice.randrange(1, 4)]:
             tools = dice.choices(_TOOLS, k=dice.randrange(1, 6))
+            # Now and then a subagent does what is between the prompt and the answer.
+            helper = f"agent-{_uuid(dice).hex[:8]}" if dice.random() < 0.2 else None
             for turn in range(len(tools) + 1):
                 took = dice.uniform(2.5, 24)
                 if self.at + took >= self.until:
                     return starts, records
-                start = self._start(session, model)
+                inner = 0 < turn < len(tools)
+                agent = helper if inner else None
+                start = self._start(evolve(work, agent_id=agent), model)
                 starts.append(start)
                 records += self._records(
                     start, took, context,
@@ -152,7 +166,7 @@ class _Session:
             self.at += dice.uniform(20, 240)
         return starts, records
 
-    def _start(self, session: str, model: str) -> Interception:
+    def _start(self, work: Attribution, model: str) -> Interception:
         habit = self.habit
         return Interception(
             id=str(_uuid(self.dice)),
@@ -165,7 +179,8 @@ class _Session:
             client=habit.client,
             user_agent=habit.agent,
             started_at=self.at,
-            client_session_id=session,
+            client_session_id=work.session_id,
+            attribution=work,
             credential_hint="prov...ider",
         )
 

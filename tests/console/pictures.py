@@ -18,6 +18,7 @@ from aigateway.http.demo.stage import Stage
 
 PICTURES = {
     "now": "/now",
+    "session": "/sessions?user=ada",
     "request": "/requests",
     "spend": "/spend?by=model",
     "narrow": "/spend",
@@ -32,6 +33,9 @@ def take(page: Page, base: str, name: str, folder: Path) -> None:
     page.set_viewport_size(NARROW if narrow else WIDE)  # type: ignore[arg-type]
     page.emulate_media(color_scheme="dark" if narrow else "light")
     page.goto(base + PICTURES[name])
+    if name == "session":
+        page.get_by_role("row").nth(5).get_by_role("link").click()
+        page.locator(".step").first.wait_for()
     if name == "request":
         # One with a prompt and a tool.
         page.locator("tr", has_text="calls").filter(has_text="ada").filter(

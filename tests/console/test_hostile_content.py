@@ -6,11 +6,13 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from html import unescape
 
 import pytest
 from console_process import ConsoleProcess
 
 from aigateway.actors.control.local.store import Store
+from aigateway.actors.values.attribution import Attribution
 from aigateway.actors.values.records import (
     Interception,
     InterceptionEnded,
@@ -48,6 +50,9 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleProcess
         client_session_id=ALL,
         credential_hint=ALL,
         metadata={ALL: ALL},
+        attribution=Attribution(
+            session_id=ALL, agent_id=ALL, project=ALL, repository=ALL, branch=ALL
+        ),
     )
     told = {"interception_id": "one", "created_at": at + 1}
     with closing(Store(folder / "hostile.db", 5.0)) as store:
@@ -76,7 +81,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleProcess
 
 
 PAGES = (
-    "/now", "/requests", "/requests/one", "/spend", "/spend?by=model", "/spend?by=client",
+    "/now", "/requests", "/requests/one", "/sessions", "/spend", "/spend?by=model",
+    "/spend?by=client",
     "/setup?address=" + "%3Cscript%3Ealert(1)%3C/script%3E%22onfocus=%22x",
     "/requests?user=%3Cscript%3Ealert(1)%3C/script%3E&session=%22%3E%3Cimg+src=x%3E",
     "/nothing/%3Cscript%3Ealert(1)%3C/script%3E",
@@ -101,6 +107,15 @@ def test_what_cannot_be_seen_is_shown_by_a_sign(hostile: ConsoleProcess) -> None
     assert '<span class="sign" title="U+001B">␛</span>[31mred' in page
     assert '<span class="sign" title="U+202E">U+202E</span>txt.exe' in page
     assert "{{7*7}}{% raw %}" in page
+
+
+def test_a_session_with_a_hostile_name_can_be_opened(hostile: ConsoleProcess) -> None:
+    (address,) = re.findall(r'href="(/sessions/[^"]+)"', hostile.get("/sessions").text)
+    page = hostile.get(unescape(address)).text
+    assert "<script>" not in page
+    assert "<strong>Subagent</strong>" in page
+    assert '<span class="sign" title="U+202E">U+202E</span>txt.exe' in page
+    assert len(page) < 200_000
 
 
 def test_a_megabyte_is_cut_and_can_be_had_whole(hostile: ConsoleProcess) -> None:

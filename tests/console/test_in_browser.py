@@ -16,7 +16,16 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from aigateway.actors.control.local.store import Store
 from aigateway.actors.values.records import Interception, PromptUsage
 
-PAGES = ("/now", "/requests", "/spend", "/spend?by=model", "/providers", "/actors", "/setup")
+PAGES = (
+    "/now",
+    "/sessions",
+    "/requests",
+    "/spend",
+    "/spend?by=model",
+    "/providers",
+    "/actors",
+    "/setup",
+)
 HOSTILE = "<script>alert(1)</script><img src=//elsewhere.example/x onerror=alert(2)>\u202e\x1b[31m"
 
 
@@ -167,17 +176,17 @@ def test_all_can_be_reached_with_the_keyboard(page: Page, console: ConsoleProces
     expect(page.locator("main")).to_be_focused()
     names = []
     page.goto(f"{console.url}/now")
-    for _ in range(11):
+    for _ in range(12):
         page.keyboard.press("Tab")
         names.append(
             page.evaluate("document.activeElement.ariaLabel || document.activeElement.innerText")
         )
-    assert names[2:10] == [
-        "Now", "Requests", "Spend", "Providers", "Actors", "Set up a client", "Light or dark",
-        "Sign out",
+    assert names[2:11] == [
+        "Now", "Sessions", "Requests", "Spend", "Providers", "Actors", "Set up a client",
+        "Light or dark", "Sign out",
     ]  # fmt: skip
     # What scrolls can be scrolled without a mouse.
-    assert "Requests" in names[10] or "all requests" in names[10]
+    assert "Requests" in names[11] or "all requests" in names[11]
 
 
 def test_a_chosen_theme_is_kept(page: Page, console: ConsoleProcess) -> None:

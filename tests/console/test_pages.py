@@ -109,7 +109,7 @@ def test_pages_of_requests_lead_through_all_of_them_once(
 def test_requests_that_failed_can_be_looked_for(console: ConsoleProcess) -> None:
     table = rows(console.get("/requests?status=failed").text)[1:]
     assert table
-    assert {row[8] for row in table} <= {"rate_limit_error", "overloaded_error", "cut"}
+    assert {row[8] for row in table} <= {"rate_limited", "overloaded", "unknown"}
 
 
 def test_a_request_is_shown_with_all_that_was_recorded(
@@ -130,6 +130,44 @@ def test_a_request_is_shown_with_all_that_was_recorded(
     console.get(f"/requests/{chosen}/prompt/7", 404)
     console.get(f"/requests/{chosen}/secret/0", 404)
     console.get("/requests/nobody-knows", 404)
+
+
+def test_sessions_lead_to_what_happened_in_them(console: ConsoleProcess, weeks: Path) -> None:
+    with closing(open_database(weeks)) as database:
+        (session, agent, prompt) = database.execute(
+            "SELECT session_id, max(agent_id), max(prompt) FROM interceptions"
+            " LEFT JOIN user_prompts ON interception_id = id WHERE username = 'ada'"
+            " GROUP BY session_id HAVING max(agent_id) IS NOT NULL AND max(prompt) IS NOT NULL"
+            " ORDER BY max(started_at) DESC LIMIT 1"
+        ).fetchone()
+    page = console.get("/sessions?user=ada&client=Claude+Code").text
+    assert {row[1] for row in rows(page)[1:]} == {"ada"}
+    (address,) = re.findall(rf'href="(/sessions/[^"]+{session}[^"]*)"', page)
+    page = unescape(console.get(unescape(address)).text)
+    for text in (session, agent, prompt):
+        assert text in page
+    # Each of its requests, whoever of the agents made it.
+    with closing(open_database(weeks)) as database:
+        ids = database.execute("SELECT id FROM interceptions WHERE session_id = ?", [session])
+        assert set(re.findall(r'"/requests/([^"?]+)"', page)) == {row[0] for row in ids}
+    console.get("/sessions/one?user=nobody&session=nothing", 404)
+    assert "No such session" in console.get("/sessions?branch=no-such-branch").text
+
+
+def test_a_session_that_no_page_could_hold_says_so(tmp_path: Path, weeks: Path) -> None:
+    database = tmp_path / "long.db"
+    database.write_bytes(weeks.read_bytes())
+    with closing(open_database(database)) as changed:
+        changed.execute("UPDATE interceptions SET session_id = 'all' WHERE username = 'ada'")
+        changed.execute(
+            "UPDATE session_parts SET session_id = 'all' WHERE id = (SELECT id FROM session_parts"
+            " WHERE username = 'ada' ORDER BY last_at DESC LIMIT 1)"
+        )
+    with ConsoleProcess(tmp_path, database) as console:
+        (address,) = re.findall(r'href="(/sessions/one[^"]+=all)"', console.get("/sessions").text)
+        page = console.get(unescape(address)).text
+    assert "more than one page shows" in page
+    assert len(page) < 20_000
 
 
 def test_a_model_without_a_price_is_named(tmp_path: Path, weeks: Path) -> None:

@@ -52,7 +52,8 @@ class ConsoleProcess:
         with self._output.open("wb") as output, self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
                 self._command,
-                env={**clean, "PYTHONWARNINGS": "error"},
+                # gunicorn leaves files of its own open, of which Python warns when it ends.
+                env={**clean, "PYTHONWARNINGS": "error,ignore::ResourceWarning"},
                 cwd=self._output.parent,
                 stdout=output,
                 stderr=errors,
@@ -116,6 +117,5 @@ class ConsoleProcess:
             self.kill()
             return
         assert self.stop() == 0
-        # gunicorn leaves a file of its own open, of which Python warns.
         assert "Traceback" not in self.errors(), self.errors()
         assert "[ERROR]" not in self.errors(), self.errors()

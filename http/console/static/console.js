@@ -14,7 +14,7 @@ function localise(scope) {
   for (const time of scope.querySelectorAll("time[datetime]")) {
     const moment = new Date(time.dateTime);
     if (isNaN(moment)) continue;
-    const inFull = !time.closest("table");
+    const inFull = !time.closest("table, .step");
     time.title = full.format(moment);
     time.textContent = inFull ? time.title
       : moment.toDateString() === today ? clock.format(moment) : short.format(moment);
