@@ -68,6 +68,7 @@ def test_a_known_key_is_its_user(talk: Talk, alice: User) -> None:
         api_key_id="tok",
         email="alice@example.com",
         workspace_id=WORKSPACE,
+        websocket=False,
     )
     (request,) = talk.coderd.calls("IsAuthorized")
     assert request == pb.IsAuthorizedRequest(key=TOKEN)

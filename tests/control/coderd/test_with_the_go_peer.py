@@ -63,7 +63,7 @@ def test_every_call_is_understood(peer: GoPeer, reuse: bool) -> None:
     )
     with Talk(peer, actor=LIVE, stream_reuse=reuse) as talk:
         caller = talk.authorize(TOKEN, "one", "gpt")
-        assert caller == Caller(OWNER, "alice", "tokenalice", "alice@example.com")
+        assert caller == Caller(OWNER, "alice", "tokenalice", "alice@example.com", websocket=False)
         record = interception(initiator_id=OWNER, metadata={"a": [1, None, {"b": True}]})
         assert talk.start_interception(record) == Accepted()
         report = talk.store(
