@@ -76,7 +76,8 @@ _NAMES = (b"event", b"data", b"id", b"retry")
 _FIELD = re.compile(rb"(?:event|data|id|retry)?[:\r\n]")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _DATA_LINE = re.compile(rb"(?:\A|(?<=[\r\n]))data:([^\r\n]*)(?:\r\n|\n|\r)")
-_NEXT_DATA = re.compile(rb"(?:\A|[\r\n])data:")
+_NEXT_DATA = re.compile(rb"(?:\A|[\r\n])data: ?[^\r\n ]")
+"""A further line of data that says something: an empty one is no event."""
 
 
 class EventReader:
@@ -257,9 +258,9 @@ class EventReader:
         return -1 if match is None else match.end()
 
     def _end_of_line(self, buffer: bytes | bytearray, start: int) -> int:
-        """The same where one line end ends an event."""
-        line = _DATA_LINE.search(buffer, start)
-        return -1 if line is None else line.end()
+        """The same where one line end ends an event, and so does a blank line without data."""
+        line, blank = _DATA_LINE.search(buffer, start), _BLANK_LINE.search(buffer, start)
+        return min((found.end() for found in (line, blank) if found), default=-1)
 
     def _taken(self) -> bytes:
         """All that waits, to be cut again."""
@@ -277,7 +278,7 @@ class EventReader:
     def _has_two_events(self) -> bool:
         """Whether what waits for a blank line holds the whole of one event and more."""
         pending = self._pending
-        searched, self._looked = max(0, self._looked - len(b"\ndata:")), len(pending)
+        searched, self._looked = max(0, self._looked - len(b"\ndata: {")), len(pending)
         if self._has_cr:
             found = _NEXT_DATA.search(pending, searched) is not None
         else:

@@ -187,3 +187,14 @@ def test_a_megabyte_in_single_bytes_is_read_in_linear_time() -> None:
     for _ in range(250_000):
         reader.feed(b"x")
     assert reader.feed(b"\n\n") == [b"x" * 250_000 + b"\n\n"]
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+@pytest.mark.parametrize("second", [b"data:\n", b'data: {"type":"more"}\n'])
+def test_an_odd_event_takes_nothing_of_the_next(second: bytes, size: int) -> None:
+    odd = b'data: {"type":"ping"}\n' + second + b"event: odd\n\n"
+    usual = b'event: usual\ndata: {"type":"usual"}\n\n'
+    reader = EventReader(lenient=True)
+    pieces = [piece for read in in_pieces(odd + usual, [size] * 99) for piece in reader.feed(read)]
+    assert (b"usual", b'{"type":"usual"}') in [parse_event(piece) for piece in pieces]
+    assert not any(b"odd" in piece and b"usual" in piece for piece in pieces)
