@@ -36,7 +36,7 @@ _KEYS = ("id", "url", *_TOKENS, "tool_allow_regex", "tool_deny_regex")
 
 @frozen
 class McpServerSettings:
-    """One server, its token found.  The fields are those of the control plane's McpServer."""
+    """One server, its token found."""
 
     id: str
     url: str

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import builtins
 import json
-import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
-import psycopg
 import pytest
 from click.testing import CliRunner, Result
 from postgres_server import PASSWORD, PostgresServer
@@ -167,16 +165,3 @@ def test_without_the_extra_the_way_to_it_is_told(
         assert "pip install 'aigateway[postgres]'" in result.stderr
     else:
         assert result.exit_code == 0
-
-
-@pytest.mark.parametrize("address", ["postgresql"], indirect=True)
-def test_the_page_forgets_what_is_old_and_has_ended(run: Run, filled: Path, address: str) -> None:
-    assert run(db, "copy", str(filled)).exit_code == 0
-    page = (Path(__file__).parents[3] / "docs" / "database.md").read_text()
-    (block,) = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
-    with psycopg.connect(address, autocommit=True) as connection:
-        # The interceptions of the test are old on any day that it runs; one has not ended.
-        connection.execute(block.encode())
-    rows = state_of(address).rows
-    assert rows["interceptions"] == rows["tool_usages"] == rows["model_thoughts"] == 1
-    assert rows["user_prompts"] == rows["token_usages"] == 0

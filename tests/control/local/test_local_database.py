@@ -24,7 +24,8 @@ from aigateway.actors.control.local.schema import (
 PUBLIC = {
     "interceptions": "id initiator_id username api_key_id provider provider_name model client"
     " client_session_id user_agent correlating_tool_call_id credential_kind credential_hint"
-    " metadata started_at ended_at error_type error_message group_names project",
+    " metadata started_at ended_at error_type error_message group_names project"
+    " session_id agent_id parent_agent_id repository branch commit_hash",
     "token_usages": "interception_id msg_id input_tokens output_tokens cache_read_input_tokens"
     " cache_write_input_tokens metadata created_at cost_nano_usd price price_table",
     "user_prompts": "interception_id msg_id prompt metadata created_at",

@@ -53,15 +53,10 @@ def test_examples_find_what_they_promise(filled: sqlite3.Connection) -> None:
     assert len(rows("SELECT interception_id")) == 1
 
 
-def test_the_last_example_forgets_what_is_old_and_ended(filled: sqlite3.Connection) -> None:
-    filled.executescript(EXAMPLES[-1])
-    tables = ("interceptions", "user_prompts", "token_usages", "tool_usages", "model_thoughts")
-    left = [filled.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables]
-    assert left == [1, 1, 0, 0, 0]
-
-
 def test_every_column_is_described(database: sqlite3.Connection) -> None:
     for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'"):
+        if table.startswith("prompt_search"):
+            continue  # the full text search's own
         assert f"**`{table}`**" in PAGE
         for row in database.execute(f"PRAGMA table_info({table})"):
             assert f"`{row[1]}`" in PAGE
