@@ -316,11 +316,11 @@ def test_a_group_that_is_still_needed_is_a_conflict(api: Api) -> None:
     assert "already" in api.refused(409, "POST", "/groups", {"name": "lab"})
 
 
+# The PostgreSQL server is shared by all tests.
+@pytest.mark.parametrize("address", ["sqlite"], indirect=True)
 def test_a_database_that_is_away_is_told_and_waited_for(
     api: Api, address: str, tmp_path: Path
 ) -> None:
-    if address.startswith("postgresql:"):
-        pytest.skip("its server is shared by all tests")
     Path(address).rename(tmp_path / "elsewhere.db")
     assert "not available" in api.refused(503, "GET", "/users")
     assert not Path(address).exists()
