@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from gateway_process import GatewayProcess
+from gateway_process import GatewayProcess, wait_until
 from socket_client import Session, open_session
 from socket_provider import SocketProvider
 
@@ -32,7 +32,9 @@ class Mine:
         return open_session(self.gateway, self.user, **more)
 
     def rows(self, columns: str, table: str = "") -> list[dict[str, Any]]:
-        """Of the user's interceptions, or of a table about these, in order."""
+        """Of the user's interceptions, or of a table about these, in order, once all have ended."""
+        running = "SELECT 1 FROM interceptions WHERE username = ? AND ended_at IS NULL"
+        wait_until(lambda: not self.gateway.rows(running, self.user), "all records are there")
         joined = f"JOIN {table} t ON t.interception_id = i.id" if table else ""
         order = "t.rowid" if table else "i.started_at"
         sql = (
