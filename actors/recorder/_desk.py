@@ -234,7 +234,12 @@ class Desk:
         kept: list[Parcel] = []
         if new and self._in_memory:
             held = {parcel.number for parcel in changes.held}
-            kept = [p for p in self._in_memory.values() if p.records and p.number not in held]
+            # Held ones may be on disk already: the other changes were written before.
+            kept = [
+                parcel
+                for parcel in self._in_memory.values()
+                if parcel.records and not parcel.on_disk and parcel.number not in held
+            ]
         parcels = self.spool.write(records, changes, wall, wall - time.monotonic(), kept)
         lanes.changes = Changes()
         self._delete_at = 0.0
