@@ -178,8 +178,8 @@ def test_a_disk_that_coderd_was_too_slow_for_is_emptied_when_it_is_back(
             coderd.faults.delay(rpc, gate)
         with Load(gateway, "p" * 20_000) as load:
             load.wait_for_refusals()
-        gate.set()
-        coderd.faults.clear()
+            gate.set()
+            coderd.faults.clear()
         check(coderd, load.served)
         wait_until(lambda: ready_text(gateway) == (200, ""), "it is ready again")
         assert ask(gateway).status_code == 200
