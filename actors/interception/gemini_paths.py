@@ -1,4 +1,4 @@
-"""Paths of the Gemini API: they name the model, and what is asked of it.
+"""Paths and queries of the Gemini API: paths name the model, and what is asked of it.
 
 A name with percent signs is none here: a colon that is written ``%3A`` might be one for the
 provider, and lead to a method that was not looked at.
@@ -7,11 +7,11 @@ provider, and lead to a method that was not looked at.
 from __future__ import annotations
 
 import re
-from urllib.parse import quote
+from urllib.parse import quote, unquote_plus
 
 from attrs import frozen
 
-__all__ = ["ModelPath", "model_path", "resource_name"]
+__all__ = ["ModelPath", "as_looked_at", "model_path", "resource_name"]
 
 _PATH = re.compile(
     r"/(?P<version>v1|v1alpha|v1beta)/models/(?P<model>[A-Za-z0-9._@+~-]+)"
@@ -48,3 +48,19 @@ def model_path(rest: str) -> ModelPath | None:
     if found is None:
         return None
     return ModelPath(found["version"], found["model"], found["method"] or "")
+
+
+def as_looked_at(query: str) -> str:
+    """The query without parameters that make another request of the one that was looked at, or
+    leave out of its answer what is to be recorded; the rest as it came."""
+    return "&".join(
+        part
+        for part in query.split("&")
+        if unquote_plus(part.partition("=")[0]).lower().removeprefix("$") not in _SYSTEM
+    )
+
+
+_SYSTEM = frozenset({"httpmethod", "httpheaders", "req", "ct", "fields", "callback"})
+"""Google's "system parameters", which all its APIs take, most with and without the ``$``.  They
+give the request another method, headers, body or kind of body, keep fields of the answer back
+(the tokens, for example), and make JavaScript of it."""

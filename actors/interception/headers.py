@@ -416,6 +416,8 @@ DEFAULT_USER_AGENT = "aibridge"
 _TRANSPORT = frozenset({"host", "content-length", "expect"})
 # By them a request has another method than the one that was looked at.
 _METHODS = frozenset({"x-http-method", "x-http-method-override", "x-method-override"})
+# Google answers with the fields that it names, which may be none of those that are recorded.
+_FIELDS = frozenset({"x-goog-fieldmask"})
 _ACCEPT_ENCODING = frozenset({"accept-encoding"})
 _FORWARDED = frozenset(
     {
@@ -451,7 +453,9 @@ _ACCOUNT = frozenset(
 )
 _COOKIE2 = frozenset({"cookie2"})
 
-_ALWAYS_REMOVED = HOP_BY_HOP | _TRANSPORT | _FORWARDED | _METHODS | _AGENT_FIREWALL | _COOKIE2
+_ALWAYS_REMOVED = (
+    HOP_BY_HOP | _TRANSPORT | _FORWARDED | _METHODS | _FIELDS | _AGENT_FIREWALL | _COOKIE2
+)
 _INTERCEPTED_REMOVED = _ALWAYS_REMOVED | _ACCEPT_ENCODING
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)

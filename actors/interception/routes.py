@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from attrs import frozen
 
-from aigateway.actors.interception.gemini_paths import model_path
+from aigateway.actors.interception.gemini_paths import as_looked_at, model_path
 from aigateway.actors.values.provider_config import ANTHROPIC_TYPES, OPENAI_TYPES
 
 __all__ = [
@@ -256,9 +256,10 @@ def upstream_url(provider_type: str, base_url: str, rest: str, query: str = "") 
     """Join a provider's base URL with the path below the provider's name.
 
     The route prefix (``/v1`` for OpenAI's class) is dropped from ``rest``: the base URL of
-    such a provider contains it.  ``query`` (without ``?``) is kept as it is, after the base
-    URL's own query if that has one.  Raises :class:`InvalidBaseURL`, and ``ValueError`` for a
-    path or query that cannot stand in a request line.
+    such a provider contains it.  ``query`` (without ``?``) is kept as it is, but for what Google
+    would take for instructions, after the base URL's own query if that has one.  Raises
+    :class:`InvalidBaseURL`, and ``ValueError`` for a path or query that cannot stand in a request
+    line.
     """
     if not query and len(rest) <= _KEPT_PATH:
         return _url_again(provider_type, base_url, rest)
@@ -268,6 +269,8 @@ def upstream_url(provider_type: str, base_url: str, rest: str, query: str = "") 
 def _url(provider_type: str, base_url: str, rest: str, query: str = "") -> str:
     if not _PATH.fullmatch(rest) or _UNSAFE_IN_QUERY.search(query):
         raise ValueError("the request path or query contains characters that no URL may have")
+    if query and provider_type == GEMINI:
+        query = as_looked_at(query)
     front, own_query = _parts_of_base(base_url)
     table = _TABLES.get(provider_type, _ANTHROPIC)
     path = rest

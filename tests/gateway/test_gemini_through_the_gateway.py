@@ -519,6 +519,22 @@ def test_what_one_user_has_cached_does_not_exist_for_another(
     assert provider.requests[-1].header("x-http-method-override") is None
 
 
+def test_a_query_does_not_make_another_request_of_the_one_that_was_looked_at(
+    gateway: GatewayProcess, provider: ScriptedProvider
+) -> None:
+    """By Google's system parameters it could list what all have cached, or hide the tokens."""
+    wanted = {"model": f"models/{MODEL}", "contents": [], "displayName": gateway.url}
+    for path, body in (("/v1beta/cachedContents", wanted), (f"{PATH}:generateContent", said())):
+        query = (
+            "a=%20+&$httpMethod=GET&%24HttpMethod=GET&$httpHeaders=x%3Ay&$req=%7B%7D&$ct=text/plain"
+            "&fields=candidates&%24fields=candidates&callback=f&$callback=f&prettyPrint=false"
+        )
+        mask = {"X-Goog-FieldMask": "candidates"}
+        assert ask(gateway, f"/gemini{path}?{query}", body, headers=mask).status_code == 200
+        assert provider.requests[-1].target == f"{path}?a=%20+&prettyPrint=false"
+        assert provider.requests[-1].header("x-goog-fieldmask") is None
+
+
 @pytest.mark.parametrize(
     ("path", "likely"),
     [
