@@ -65,6 +65,7 @@ __all__ = [
     "read_client_message",
     "refused_status",
     "steered_request",
+    "tells_failure",
 ]
 
 CREATE: Final = "response.create"
@@ -77,6 +78,8 @@ BUSY: Final = "a response is still running on this connection, or on this stream
 _EVENT_STREAM: Final = (("content-type", "text/event-stream"),)
 _DOCUMENT: Final = (("content-type", "application/json"),)
 _ERROR: Final = re.compile(rb'"type"\s*:\s*"error"')
+_FAILURE: Final = re.compile(rb'"type"\s*:\s*"(?:error|response\.failed)"')
+_FAILURES: Final = frozenset({"error", "response.failed"})
 _CREATED: Final = re.compile(rb'"type"\s*:\s*"response\.created"')
 _STATUSES: Final[Mapping[str, int]] = {
     "bad_request": 400,
@@ -163,6 +166,11 @@ def refused_status(payload: bytes) -> int:
     return count(fields.get("status") or fields.get("status_code"))
 
 
+def tells_failure(payload: bytes) -> bool:
+    """Whether a message is an error, with a status or without, or the failure of a response."""
+    return _FAILURE.search(payload) is not None and text(members(payload).get("type")) in _FAILURES
+
+
 def begins_response(payload: bytes) -> bool:
     """Whether an event is the first one of a response."""
     found = _CREATED.search(payload)
@@ -170,7 +178,7 @@ def begins_response(payload: bytes) -> bool:
 
 
 def mask_error(payload: bytes, keys: Iterable[str]) -> bytes:
-    """An ``error`` message to the gateway's own key without what tells of its account.
+    """A failure that is told to the gateway's own key, without what tells of its account.
 
     A 401 is about a key that the client does not know, and would read as one about its own.
     """

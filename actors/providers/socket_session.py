@@ -46,6 +46,7 @@ from aigateway.actors.codec.websocket import (
     encode_frame,
     read_close,
 )
+from aigateway.actors.interception.masking import mask_text
 from aigateway.actors.interception.responses_socket import (
     BUSY,
     Lanes,
@@ -54,6 +55,7 @@ from aigateway.actors.interception.responses_socket import (
     error_message,
     mask_error,
     refused_status,
+    tells_failure,
 )
 from aigateway.actors.providers.jobs import Told
 from aigateway.actors.providers.messages import Opened
@@ -319,6 +321,8 @@ class SocketSession:
 
     def _closed(self, message: Message) -> tuple[int, str]:
         code, reason = read_close(message.payload)
+        if self.opened.shared:
+            reason = mask_text(reason, self._rules.keys)
         self._say_goodbye(code)
         if self.lanes.running():
             said = f"{code}" if code is not None else "no code"
@@ -391,13 +395,14 @@ class SocketSession:
 
     def _without_secrets(self, payload: bytes, turn: Turn | None) -> bytes:
         """The same object where there is nothing to hide."""
-        status = refused_status(payload) if self.opened.shared else 0
-        if not status:
-            return payload
         opened = self.opened
-        answer = ProviderAnswer(status, (), payload, True, time.time(), None)
-        model = turn.model if turn is not None else ""
-        tell_quietly(opened.provider, Told(opened.worker, answer, model))
+        if not opened.shared or not tells_failure(payload):
+            return payload
+        status = refused_status(payload)
+        if status:
+            answer = ProviderAnswer(status, (), payload, True, time.time(), None)
+            model = turn.model if turn is not None else ""
+            tell_quietly(opened.provider, Told(opened.worker, answer, model))
         shown = mask_error(payload, self._rules.keys)
         if shown == payload:
             return payload

@@ -290,6 +290,32 @@ def test_an_error_of_the_provider_is_recorded_and_shows_no_key(mine: Mine) -> No
         assert "sk-upstream-secret-key" not in each["error_message"]
 
 
+@pytest.mark.parametrize("kind", ["error", "response.failed", "close"])
+def test_no_way_of_telling_a_failure_shows_the_gateways_key(mine: Mine, kind: str) -> None:
+    text = "no access for org-ABCDEFGHIJKLMNOPQRSTUVWX with sk-upstream-secret-key"
+
+    def answer(provider: SocketProvider, connection: ServerConnection, asked: Any) -> None:
+        error = {"code": "server_error", "message": text}
+        if kind == "close":
+            connection.close(3000, text)
+        elif kind == "error":
+            connection.send(json.dumps({"type": kind, "error": error}))
+        else:
+            response = {"id": "resp_1", "status": "failed", "error": error}
+            connection.send(json.dumps({"type": kind, "response": response}))
+
+    mine.sockets.script = answer
+    with mine.open() as session:
+        told = json.dumps(session.ask()[-1])
+        if kind == "close":
+            told += session.closed()[1]
+    [row] = mine.rows("error_message")
+    for shown in (told, row["error_message"]):
+        assert "no access for *** with ***" in shown
+        assert "org-" not in shown
+        assert "sk-" not in shown
+
+
 # -- ends
 
 
