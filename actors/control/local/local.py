@@ -101,7 +101,8 @@ class LocalControlPlane(GatewayActor):
     ``pricing``, by which token records get their costs.  A call waits ``max_wait`` seconds at most
     for its caps; what is reserved is ``holder``'s.
     Its start fails with :class:`~aigateway.actors.control.local.address.LocalDatabaseError` when
-    the file cannot be used; a database that fails later is reported and tried again.
+    the file is none that can be used; one that cannot be used now, or fails later, is reported and
+    tried again.
     """
 
     def __init__(
@@ -142,6 +143,7 @@ class LocalControlPlane(GatewayActor):
 
     def started(self) -> None:
         self._store = Store(self._database, _OPENING_PATIENCE, self._pricing)
+        self._trouble = self._store.trouble
         self._look_later()
 
     def receive(self, message: object) -> object:

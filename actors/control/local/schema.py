@@ -10,6 +10,7 @@ committed, a power cut may lose the last commits but never damages the file.
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import sqlite3
@@ -33,6 +34,7 @@ __all__ = [
     "LocalDatabaseError",
     "is_busy",
     "marks",
+    "may_pass",
     "moment_of",
     "open_database",
     "read_database",
@@ -252,6 +254,19 @@ def _enter_wal(connection: sqlite3.Connection, patience: float) -> None:
             if not is_busy(ex) or time.monotonic() > deadline:
                 raise
         time.sleep(0.01)
+
+
+def may_pass(ex: LocalDatabaseError) -> bool:
+    """Whether it is about the disk, or somebody's lock, and not about what the file is."""
+    cause = ex.__cause__
+    if isinstance(cause, OSError):
+        return cause.errno in _PASSING
+    return isinstance(cause, sqlite3.OperationalError)
+
+
+_PASSING = frozenset(
+    {errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EROFS}
+)
 
 
 def is_busy(ex: sqlite3.Error) -> bool:

@@ -40,6 +40,7 @@ from aigateway.actors.control.local.policies import BadStoredPolicy, PolicyInFor
 from aigateway.actors.control.local.prices.cost import Pricing
 from aigateway.actors.control.local.schema import (
     is_busy,
+    may_pass,
     open_database,
     touch,
     transaction,
@@ -97,8 +98,9 @@ _ASKED_AT_MOST = 10_000
 class Store:
     """One connection.  Opened again after trouble, since the file may have been replaced.
 
-    Raises :class:`~.address.LocalDatabaseError` when it cannot be opened at
-    first; ``patience`` is how many seconds that may take.  Token records get costs by ``pricing``.
+    Raises :class:`~.address.LocalDatabaseError` when the file is none that can be used, and has
+    ``trouble`` when it cannot be opened now; ``patience`` is how many seconds that may take.
+    Token records get costs by ``pricing``.
     """
 
     def __init__(
@@ -115,8 +117,16 @@ class Store:
         self._asked: dict[str, Asked] = {}
         """What was asked for by interceptions that began here and have not ended."""
         self._parts = PartNotes.empty()
-        self._connection: sqlite3.Connection | None = open_database(path, patience=patience)
-        self._connection.execute("PRAGMA busy_timeout = 0")
+        self._connection: sqlite3.Connection | None = None
+        self.trouble: str | None = None
+        """Why it could not be opened at first."""
+        try:
+            self._connection = open_database(path, patience=patience)
+            self._connection.execute("PRAGMA busy_timeout = 0")
+        except LocalDatabaseError as ex:
+            if not may_pass(ex):
+                raise
+            self.trouble = str(ex)
         self._file = _identity(path)
         self._holds = AnyHolds()
         self._holders = Holders()

@@ -366,6 +366,24 @@ def test_its_start_fails_with_the_reason(start: Any, path: Path) -> None:
     assert "--local-db" in str(plane.deaths[0])
 
 
+def test_a_database_that_cannot_be_opened_now_is_opened_later(
+    start: Any, key: NewApiKey, database: Any, path: Path, records: Any
+) -> None:
+    database.close()
+    elsewhere = sqlite3.connect(path, isolation_level=None)
+    elsewhere.execute("PRAGMA locking_mode = EXCLUSIVE")
+    elsewhere.execute("BEGIN EXCLUSIVE")
+    plane = start()
+    status = plane.ref.ask(GetStatus(), timeout=10)
+    assert not status.connected
+    assert "locked" in status.detail
+    elsewhere.close()
+    assert plane.ref.ask(GetStatus(), timeout=10).connected
+    assert isinstance(plane.authorize(key.token), Caller)
+    assert plane.store(records.start()) == Accepted()
+    assert plane.deaths == []
+
+
 def test_its_death_leaves_nobody_waiting(plane: Any, database: Any, records: Any) -> None:
     database.execute("BEGIN IMMEDIATE")
     reply = plane.store_later(records.start())
