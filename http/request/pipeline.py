@@ -203,7 +203,10 @@ class Pipeline:
             firewall = agent_firewall(inbound.headers)
         except BadAgentFirewall as ex:
             raise plain(400, str(ex), reason=Reason.BAD_REQUEST) from ex
-        call.trace.intercept(provider=config.name, kind=config.type, user=caller.user_id)
+        call.trace.intercept(
+            provider=config.name, kind=config.type, user=caller.user_id,
+            api=route.api, route=call.route,
+        )  # fmt: skip
         opened = self._open(call, route)
         interception: Interception = opened
         self.choose_model(call, config, route.api, interception.model)

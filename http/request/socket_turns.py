@@ -144,6 +144,7 @@ class SocketTurns:
             if self.answering.models is not None:
                 payload = set_each(payload, msgspec.json.encode(turn.model), "model")
             call.begin("first_byte")
+            call.trace.calling([])
             self.session.start(turn, message.opcode, payload)
 
     def _steer(self, message: Message, asked: ClientMessage) -> None:
@@ -194,6 +195,7 @@ class SocketTurns:
         call.proxy_id, call.auth_mode = before.proxy_id, before.auth_mode
         call.provider, call.route = before.provider, before.route
         call.upgraded = True
+        call.trace = before.trace.turn()
         self.calls.began(call)
         return call
 
@@ -212,6 +214,11 @@ class SocketTurns:
     def _turn(self, call: Call, payload: bytes, lane: str | None) -> Turn:
         """A response whose start is recorded; raises an Answer."""
         config = self.config
+        assert call.caller is not None
+        call.trace.intercept(
+            provider=config.name, kind=config.type, user=call.caller.user_id,
+            api=RESPONSES, route=call.route,
+        )  # fmt: skip
         call.interception_id = new_interception_id()
         try:
             response = open_response(call.interception_id, payload, call.inbound.headers, lane)
@@ -241,6 +248,7 @@ class SocketTurns:
             nonlocal waiting_since
             waiting_since = time.monotonic()
             call.begin("relay")
+            call.trace.answered()
 
         def over(outcome: str, sent: int) -> None:
             waited = time.monotonic() - waiting_since
@@ -254,6 +262,7 @@ class SocketTurns:
     def _refuse(self, call: Call, answer: Answer, lane: str | None) -> None:
         said = shaped(answer, RESPONSES)
         self._note(call, answer)
+        call.trace.refused(said.status, said.body if answer.text else b"")
         sent = self._say(said.status, said.body, lane)
         self._end(call, said.status, Finished("refused", sent), failed=True)
 
@@ -268,6 +277,7 @@ class SocketTurns:
 
     def _end(self, call: Call, status: int, how: Finished, *, failed: bool) -> None:
         self.calls.ended(call, status, how, failed=failed)
+        call.trace.finished(how.outcome)
 
 
 def _stopping() -> Answer:

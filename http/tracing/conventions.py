@@ -2,7 +2,8 @@
 them.
 
 Those for HTTP, URLs and errors are stable.  Those for generative AI are not, and the package that
-has them marks them as such; so each is written down here, once, and a test compares.
+has them marks them as such; so each is written down here, once, and a test compares.  They know no
+name for money yet: that one is ours.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from aigateway.actors.interception.routes import GEMINI_EMBEDDING, MODEL_CALL, MODERATION
 from aigateway.actors.values.records import TokenUsage
 
 __all__ = [
     "CONVERSATION",
+    "COST",
     "ERROR_TYPE",
+    "FINISH_REASONS",
     "HTTP_METHOD",
     "HTTP_STATUS",
     "OPERATION",
@@ -39,6 +43,7 @@ URL_PATH: Final = "url.path"
 URL_SCHEME: Final = "url.scheme"
 USER_AGENT: Final = "user_agent.original"
 
+FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
 CONVERSATION: Final = "gen_ai.conversation.id"
 OPERATION: Final = "gen_ai.operation.name"
 PROVIDER: Final = "gen_ai.provider.name"
@@ -52,6 +57,8 @@ OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
 CACHE_READ_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
 CACHE_WRITE_TOKENS: Final = "gen_ai.usage.cache_creation.input_tokens"
 
+COST: Final = "aigateway.usage.cost_usd"
+
 _PROVIDERS: Final[Mapping[str, str]] = {
     "azure": "azure.ai.openai",
     "bedrock": "aws.bedrock",
@@ -62,13 +69,30 @@ _PROVIDERS: Final[Mapping[str, str]] = {
 for itself, as they allow."""
 
 
+_CALLS: Final[Mapping[str, str]] = {
+    "audio": "audio",
+    "embeddings": "embeddings",
+    "images": "image_generation",
+    "moderations": "moderation",
+    "rerank": "rerank",
+}
+"""Operations by the first word of a route of OpenAI's API."""
+
+
 def provider_of(kind: str) -> str:
     """The conventions' name for a provider's type."""
     return _PROVIDERS.get(kind, kind)
 
 
-def operation_of(kind: str) -> str:
-    """What a recorded request to a provider of this type does."""
+def operation_of(kind: str, api: str, route: str) -> str:
+    """What a recorded request to a provider of this type does.
+
+    The conventions allow other words than theirs where none of theirs fits.
+    """
+    if api == GEMINI_EMBEDDING:
+        return "embeddings"
+    if api in (MODEL_CALL, MODERATION):
+        return _CALLS.get(route.removeprefix("/v1").split("/")[1], "chat")
     return "generate_content" if kind == "gemini" else "chat"
 
 

@@ -13,15 +13,16 @@
         │   └── Intercept.RecordTokenUsage ...     one for each record, until it is on disk
         └── Intercept.RecordInterceptionEnded
 
-or ``Passthrough`` below the first.  A client that leaves ends the first span, not the others:
-they go on with the drain.  What comes to a span that has ended is ignored, so nothing here
+or ``Passthrough`` below the first.  On a WebSocket the first is the session's; each response has
+one below it, with an ``Intercept`` of its own.  A client that leaves ends the first span, not the
+others: they go on with the drain.  What comes to a span that has ended is ignored, so nothing here
 has to know which of two ends came first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
 from opentelemetry.context import Context
@@ -48,7 +49,7 @@ from aigateway.actors.values.records import (
 )
 from aigateway.http.tracing import conventions as names
 
-__all__ = ["TRACE_HEADER", "RequestTrace"]
+__all__ = ["TRACE_HEADER", "CostOf", "RequestTrace"]
 
 TRACE_HEADER = "X-Trace-ID"
 MESSAGE_LIMIT = 200
@@ -65,24 +66,22 @@ _RECORD_SPANS: Mapping[type[Any], str] = {
 
 Attributes = dict[str, str | bool | int]
 
+CostOf = Callable[[TokenUsage, str, str, str], int | None]
+"""Nano-dollars of a record; of the model asked for, and of the provider's type and name. None: it
+has no price."""
+
 
 class RequestTrace:
     """Belongs to its request; for an intercepted one also to the reader of its answer."""
 
-    def __init__(self, tracer: Tracer, environ: Mapping[str, Any]) -> None:
-        carrier = {
-            name: environ[key]
-            for name in _CONTEXT_HEADERS
-            if (key := f"HTTP_{name.upper()}") in environ
-        }
+    def __init__(self, tracer: Tracer, first: Span, path: str, cost_of: CostOf | None) -> None:
+        """``first`` is the span around all others; without ``cost_of`` nothing has a price."""
         self._tracer = tracer
-        method, path = environ["REQUEST_METHOD"], _path(environ)
-        self._http = tracer.start_span(
-            f"{method} {path}",
-            context=_W3C.extract(carrier, Context()),
-            kind=SpanKind.SERVER,
-            attributes=_http_attributes(environ, method, path),
-        )
+        self._http = first
+        self._path = path
+        self._cost_of = cost_of
+        self._asked = ("", "", "")
+        """Model, and the provider's type and name."""
         self._attributes: Attributes = {"request_path": path}
         self._intercept: Span | None = None
         self._step: Span | None = None
@@ -95,6 +94,30 @@ class RequestTrace:
         self._end_record: Span | None = None
         self._streaming = False
         self._relaying = False
+
+    @classmethod
+    def of_request(
+        cls, tracer: Tracer, environ: Mapping[str, Any], cost_of: CostOf | None = None
+    ) -> Self:
+        """That of the request of a WSGI environment."""
+        carrier = {
+            name: environ[key]
+            for name in _CONTEXT_HEADERS
+            if (key := f"HTTP_{name.upper()}") in environ
+        }
+        method, path = environ["REQUEST_METHOD"], _path(environ)
+        first = tracer.start_span(
+            f"{method} {path}",
+            context=_W3C.extract(carrier, Context()),
+            kind=SpanKind.SERVER,
+            attributes=_http_attributes(environ, method, path),
+        )
+        return cls(tracer, first, path, cost_of)
+
+    def turn(self) -> RequestTrace:
+        """That of one response on this request's WebSocket."""
+        first = self._begin(f"WEBSOCKET {self._path}", self._http, {"request_path": self._path})
+        return RequestTrace(self._tracer, first, self._path, self._cost_of)
 
     @property
     def trace_id(self) -> str:
@@ -156,13 +179,14 @@ class RequestTrace:
 
     # -- intercepted
 
-    def intercept(self, *, provider: str, kind: str, user: str) -> None:
+    def intercept(self, *, provider: str, kind: str, user: str, api: str, route: str) -> None:
         """The request is of a kind that is intercepted; ``kind`` is the provider's type."""
         self._attributes.update(provider=provider, user_id=user)
+        self._asked = ("", kind, provider)
         # On this span alone: a reader that adds up tokens would count them twice.
         own: Attributes = {
             **self._attributes,
-            names.OPERATION: names.operation_of(kind),
+            names.OPERATION: names.operation_of(kind, api, route),
             names.PROVIDER: names.provider_of(kind),
         }
         self._intercept = self._begin("Intercept", self._http, own)
@@ -175,6 +199,7 @@ class RequestTrace:
         """
         recording.trace = self
         interception = recording.interception
+        self._asked = (model, *self._asked[1:])
         assert self._intercept is not None
         assert self._step is not None
         self._streaming = interception.streaming
@@ -268,6 +293,10 @@ class RequestTrace:
                 self._intercept.set_attribute(names.ERROR_TYPE, end.error_type)
         if self._intercept is not None:
             self._intercept.set_attributes(names.usage_of(self._tokens))
+            if (cost := self._cost()) is not None:
+                self._intercept.set_attribute(names.COST, cost)
+            if reason := end.metadata.get("stop_reason"):
+                self._intercept.set_attribute(names.FINISH_REASONS, (str(reason),))
         _end(self._upstream)
         _end(self._process)
         self._end_record = self._begin("Intercept.RecordInterceptionEnded", self._intercept)
@@ -277,6 +306,18 @@ class RequestTrace:
         for span in (*self._records, self._end_record, self._intercept):
             _end(span)
         self._records.clear()
+
+    def _cost(self) -> float | None:
+        """Dollars that the request has cost; None where a part of it has no price."""
+        if self._cost_of is None or not self._tokens:
+            return None
+        nano = 0
+        for record in self._tokens:
+            cost = self._cost_of(record, *self._asked)
+            if cost is None:
+                return None
+            nano += cost
+        return nano / 1e9
 
     def _begin(
         self,

@@ -13,12 +13,16 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import Tracer
 
-from aigateway.actors.values.records import RECORD_LINE
+from aigateway.actors.control.local.price_files import load_pricing
+from aigateway.actors.control.local.prices.cost import Used
+from aigateway.actors.values.records import RECORD_LINE, TokenUsage
 from aigateway.http.logs import tap_logs
 from aigateway.http.settings import Settings
+from aigateway.http.settings.provider_build import build_providers
+from aigateway.http.settings.provider_env import read_providers
 from aigateway.http.settings.trace_protocol import trace_protocol
 from aigateway.http.settings.version import own_version
-from aigateway.http.tracing.request import RequestTrace
+from aigateway.http.tracing.request import CostOf, RequestTrace
 
 __all__ = ["FLUSH_TIMEOUT", "PROBES", "TRACER", "Tracing"]
 
@@ -47,6 +51,7 @@ class Tracing:
         self._pid = 0
         self._provider: TracerProvider | None = None
         self._tracer: Tracer | None = None
+        self._cost_of: CostOf | None = None
 
     def start(self) -> None:
         """Start the exporter's thread, in the process that serves; calling again does nothing."""
@@ -65,6 +70,7 @@ class Tracing:
             for exporter in _exporters(self._settings):
                 provider.add_span_processor(BatchSpanProcessor(exporter))
             self._provider = provider
+            self._cost_of = _cost_of(self._settings)
             self._tracer = provider.get_tracer(TRACER, own_version())
             self._pid = os.getpid()
             if self._settings.trace_logs:
@@ -76,7 +82,7 @@ class Tracing:
         if environ.get("PATH_INFO") not in PROBES:
             self.start()
             assert self._tracer is not None
-            trace = RequestTrace(self._tracer, environ)
+            trace = RequestTrace.of_request(self._tracer, environ, self._cost_of)
         if self._settings.trace_logs:
             _served.set(trace)
         return trace
@@ -92,6 +98,21 @@ class Tracing:
         closing.join(timeout)
         if closing.is_alive():
             log.warning("traces were not all sent in time", seconds=timeout)
+
+
+def _cost_of(settings: Settings) -> CostOf | None:
+    """By the prices of our own control plane; a Coder deployment does not tell its."""
+    if not settings.local:
+        return None
+    providers = build_providers(read_providers(settings.provider_environ).entries, settings)
+    pricing = load_pricing(settings.own_prices, providers)
+
+    def cost_of(record: TokenUsage, model: str, kind: str, name: str) -> int | None:
+        return pricing.cost(
+            Used.of(record), model, provider=kind, provider_name=name, moment=record.created_at
+        ).nano_usd
+
+    return cost_of
 
 
 def _log_to_trace(level: str, message: str, fields: dict[str, str]) -> None:

@@ -6,21 +6,17 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
-import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-import pytest
 import requests
-from system_programs import unavailable
+from go_program import build
 
-__all__ = ["CoderdControl", "GoPeer", "build"]
+__all__ = ["SOURCES", "CoderdControl", "GoPeer"]
 
 SOURCES = Path(__file__).with_name("peer")
 WAIT = 10.0
@@ -289,7 +285,7 @@ class GoPeer(CoderdControl):
         tls: tuple[Path, Path] | None = None,
     ) -> None:
         """Start it.  Times in seconds; ``tls``: PEM files of a certificate and its key."""
-        command = [str(build()), "-addr", f"127.0.0.1:{port}"]
+        command = [str(build(SOURCES, "coderd-peer")), "-addr", f"127.0.0.1:{port}"]
         command += ["-keepalive", f"{keepalive}s", "-write-timeout", f"{write_timeout}s"]
         command += ["-heartbeat", f"{heartbeat}s"]
         if tls:
@@ -333,42 +329,3 @@ class GoPeer(CoderdControl):
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-
-def build() -> Path:
-    """Build the peer unless these sources were built before; return the program.
-
-    It lies in the user's cache folder, named after a hash of the sources.  Without Go the
-    calling test is skipped, but fails where ``CI`` is set: there Go must be present.
-    """
-    go = shutil.which("go")
-    if go is None:
-        unavailable("the Go peer needs Go (https://go.dev/dl) on PATH")
-    program = _cache() / f"coderd-peer-{_fingerprint()}"
-    if not program.exists():
-        program.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=program.parent) as folder:
-            fresh = Path(folder) / "peer"
-            command = [go, "build", "-trimpath", "-buildvcs=false", "-o", str(fresh), "."]
-            done = subprocess.run(
-                command, cwd=SOURCES, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
-            if done.returncode != 0:
-                pytest.fail(f"go build of {SOURCES} failed:\n{done.stdout}")
-            # Whole or not at all: several test runs may build at once.
-            fresh.replace(program)
-    return program
-
-
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "aigateway-tests"
-
-
-def _fingerprint() -> str:
-    digest = hashlib.sha256()
-    for source in sorted(SOURCES.rglob("*")):
-        if source.suffix in (".go", ".mod", ".sum"):
-            digest.update(source.relative_to(SOURCES).as_posix().encode() + b"\0")
-            digest.update(source.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]

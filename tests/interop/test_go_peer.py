@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import trustme
 import websocket
-from go_peer import GoPeer, build
+from go_peer import SOURCES, GoPeer
+from go_program import build
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.struct_pb2 import Value
@@ -640,4 +641,4 @@ def test_without_go_a_test_is_skipped_but_fails_in_ci(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CI", ci)
     with pytest.raises(outcome, match="needs Go"):
-        build()
+        build(SOURCES, "coderd-peer")

@@ -6,6 +6,16 @@ import warnings
 
 import pytest
 
+from aigateway.actors.interception.routes import (
+    COMPACTION,
+    GEMINI,
+    GEMINI_EMBEDDING,
+    MESSAGES,
+    MODEL_CALL,
+    MODERATION,
+    RESPONSES,
+    Api,
+)
 from aigateway.actors.values.provider_config import PROVIDER_TYPES
 from aigateway.actors.values.records import TokenUsage
 from aigateway.http.tracing import conventions
@@ -40,15 +50,37 @@ def test_every_name_is_one_of_the_conventions() -> None:
         for name, value in vars(conventions).items()
         if name.isupper() and not name.startswith("_") and isinstance(value, str)
     }
+    ours -= {conventions.COST, GEMINI_EMBEDDING, MODEL_CALL, MODERATION}
     assert len(ours) > 12
     assert ours <= known
 
 
 @pytest.mark.parametrize("kind", PROVIDER_TYPES)
-def test_every_type_of_provider_has_a_name_and_an_operation(kind: str) -> None:
+def test_every_type_of_provider_has_a_name(kind: str) -> None:
     assert conventions.provider_of(kind)
-    assert conventions.operation_of(kind) in ("chat", "generate_content")
     assert conventions.provider_of("bedrock") == "aws.bedrock"
+
+
+@pytest.mark.parametrize(
+    ("kind", "api", "route", "operation"),
+    [
+        ("anthropic", MESSAGES, "/v1/messages", "chat"),
+        ("openai", RESPONSES, "/v1/responses", "chat"),
+        ("openai", COMPACTION, "/v1/responses/compact", "chat"),
+        ("gemini", GEMINI, "/models/*:generateContent", "generate_content"),
+        ("gemini", GEMINI_EMBEDDING, "/models/*:embedContent", "embeddings"),
+        ("openai", MODEL_CALL, "/v1/embeddings", "embeddings"),
+        ("copilot", MODEL_CALL, "/embeddings", "embeddings"),
+        ("openai", MODEL_CALL, "/v1/images/edits", "image_generation"),
+        ("openai", MODEL_CALL, "/v1/audio/speech", "audio"),
+        ("openai", MODEL_CALL, "/v1/rerank", "rerank"),
+        ("openai", MODERATION, "/v1/moderations", "moderation"),
+    ],
+)
+def test_each_kind_of_call_has_an_operation(
+    kind: str, api: Api, route: str, operation: str
+) -> None:
+    assert conventions.operation_of(kind, api, route) == operation
 
 
 def test_what_a_cache_holds_counts_as_input_and_parts_of_an_answer_are_added_up() -> None:

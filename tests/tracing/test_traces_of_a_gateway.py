@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import requests
 from gateway_process import GatewayProcess, Upstream, message_of, wait_until
-from imitation_provider import Reset, ScriptedProvider, WaitFor, error, event, stream
+from imitation_provider import Reset, ScriptedProvider, WaitFor, answer, error, event, stream
 from otlp_collector import Collector, GrpcCollector
 
 SECRET = "sk-upstream-secret-key"
@@ -141,6 +141,7 @@ def test_an_intercepted_request_has_the_spans_of_the_specification(
         "gen_ai.request.stream": streaming,
         "gen_ai.conversation.id": "a-session",
         "gen_ai.response.id": tokens[-1]["msg_id"],
+        "gen_ai.response.finish_reasons": ["max_tokens"],
         "gen_ai.usage.input_tokens": sums["input_tokens"] + sum(cached),
         "gen_ai.usage.output_tokens": sums["output_tokens"],
         "gen_ai.usage.cache_read.input_tokens": cached[0],
@@ -166,6 +167,36 @@ def _sent(provider: ScriptedProvider, name: str) -> str:
     """The one value of a header in the last request that the provider got."""
     (value,) = [v for n, v in provider.requests[-1].headers if n.lower() == name]
     return value
+
+
+def test_an_answer_that_was_not_done_says_why_and_one_without_a_price_says_no_cost(
+    gateway: GatewayProcess, collector: Collector, provider: ScriptedProvider
+) -> None:
+    told = {"usage": {"input_tokens": 1000, "output_tokens": 9}, "content": []}
+    provider.play(answer({"id": "m", "stop_reason": "max_tokens", **told}))
+    trace_id = _whole(collector, _post(gateway, {"model": "claude-sonnet-4-5"}))
+    attributes = collector.one(trace_id, "Intercept").attributes
+    assert list(attributes["gen_ai.response.finish_reasons"]) == ["max_tokens"]
+    assert attributes["aigateway.usage.cost_usd"] > 0
+    provider.play(answer({"id": "m", "stop_reason": "end_turn", **told}))
+    attributes = collector.one(_whole(collector, _post(gateway)), "Intercept").attributes
+    assert "aigateway.usage.cost_usd" not in attributes
+    assert "gen_ai.response.finish_reasons" not in attributes
+
+
+def test_embeddings_are_called_so(
+    gateway: GatewayProcess, collector: Collector, provider: ScriptedProvider
+) -> None:
+    provider.play(answer({"data": [], "usage": {"prompt_tokens": 5, "total_tokens": 5}}))
+    reply = requests.post(
+        f"{gateway.url}/openai/v1/embeddings",
+        json={"model": "text-embedding-3-small", "input": "x"},
+        headers={"X-Api-Key": gateway.key()},
+        timeout=30,
+    )
+    attributes = collector.one(_whole(collector, reply), "Intercept").attributes
+    assert attributes["gen_ai.operation.name"] == "embeddings"
+    assert attributes["gen_ai.usage.input_tokens"] == 5
 
 
 def test_a_clients_trace_is_continued(
