@@ -84,13 +84,13 @@ def named_database(flags: dict[str, object]) -> tuple[str, bool]:
         raise click.UsageError(str(ex)) from ex
 
 
-def changer() -> str:
-    """Who changes something on the command line, for the table of changes."""
+def changer(where: str = "command line") -> str:
+    """Who changes something, by the name of who runs this process, for the table of changes."""
     try:
-        return f"command line: {getpass.getuser()}"
+        return f"{where}: {getpass.getuser()}"
     except (KeyError, OSError, ImportError):
         # A container's user may have neither a name nor a variable that says one.
-        return f"command line: uid {os.getuid()}"
+        return f"{where}: uid {os.getuid()}"
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from aigateway.http.settings.flags import SettingsCommand, settings_options
 from aigateway.http.settings.table import GROUPS
 
 if TYPE_CHECKING:
-    from aigateway.http.cli._dial import Dialled
+    from aigateway.http.diagnosis.dialling import Dialled
 
 from aigateway.http.settings.printable import printable
 
@@ -111,7 +111,7 @@ def examine_all(flags: dict[str, object]) -> Report:
 def dial_all(report: Report) -> None:
     """Dial every provider that could serve, and coderd or the database server that is used."""
     # Only here: what calls providers is a large part of the gateway.
-    from aigateway.http.cli._dial import dial_coderd, dial_database, dial_providers
+    from aigateway.http.diagnosis.dialling import dial_coderd, dial_database, dial_providers
 
     report.dialled = dial_providers(report.providers)
     settings = report.settings

@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from aigateway.http.cli._local_database import changer
 from aigateway.http.settings import Settings, SettingsError, load
 from aigateway.http.settings.flags import settings_options
 
@@ -67,7 +68,7 @@ def serve(address: str, settings: Settings, client_address: str) -> None:
         runtime_dir=settings.runtime_dir,
         client_address=client_address,
     )
-    ConsoleServer(address, sources, _tell).run()
+    ConsoleServer(address, sources, changer("console"), _tell).run()
 
 
 def _reachable(address: str) -> str:

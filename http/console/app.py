@@ -12,11 +12,13 @@ import structlog
 from attrs import frozen
 
 from aigateway.http.console.door import SESSION_SECONDS, Door, is_local_name
+from aigateway.http.console.forms import Visitor
 from aigateway.http.console.gateway import Gateway
 from aigateway.http.console.now import Observer, Pulse
 from aigateway.http.console.pages import Pages, Site
 from aigateway.http.console.records import Away, Records
 from aigateway.http.console.templating import ASSETS, Templates
+from aigateway.http.console.writes import Writes
 
 __all__ = ["ConsoleApp", "Sources", "create_app"]
 
@@ -81,9 +83,16 @@ def create_app(sources: Sources, door: Door) -> ConsoleApp:
         ("/requests/{id}/{kind}/{number:int}", "text"),
         ("/providers", "providers"),
         ("/actors", "actors"),
-        ("/setup", "setup"),
     ):
         app.add_route(address, pages, suffix=name)
+    writes = Writes(site)
+    for address, name in (
+        ("/actors/restart", "restart"),
+        ("/providers/test", "test"),
+        ("/keys/{id}", "key"),
+        ("/setup", "setup"),
+    ):
+        app.add_route(address, writes, suffix=name)
     entrance = _Entrance(door, site.templates)
     app.add_route("/sign-in", entrance, suffix="in")
     app.add_route("/sign-out", entrance, suffix="out")
@@ -122,8 +131,10 @@ class _Guard:
         if req.path == "/sign-in" or req.path.startswith("/static/"):
             return
         cookies = req.get_cookie_values(_cookie_name(req)) or []
-        if not any(self._door.knows(cookie) for cookie in cookies):
+        cookie = next((each for each in cookies if self._door.knows(each)), None)
+        if cookie is None:
             raise falcon.HTTPUnauthorized(title="Sign in")
+        req.context.visitor = Visitor.with_cookie(self._door.who, cookie)
 
 
 def _is_from_here(req: falcon.Request) -> bool:
@@ -223,7 +234,7 @@ class _Errors:
         self, req: falcon.Request, resp: falcon.Response, code: int, title: str, text: str
     ) -> None:
         resp.content_type = falcon.MEDIA_HTML
-        signed_in = code not in (401, 403, 421)
+        signed_in = getattr(req.context, "visitor", None) is not None
         resp.text = self._templates.page(
             "error.html", code=code, title=title, text=text, here=req.path, signed_in=signed_in
         )

@@ -20,8 +20,10 @@ class Recipe:
     """For each, where the lines go, and the lines."""
 
 
-def recipes(address: str, providers: Iterable[tuple[str, str]]) -> list[Recipe]:
+def recipes(address: str, providers: Iterable[tuple[str, str]], key: str = "") -> list[Recipe]:
     """For the gateway at ``address`` (scheme, host, port) with these providers (name, type).
+
+    With a ``key`` it stands in the lines, else a variable or a word for it.
 
     A provider of the wanted type is named where there is one; else the usual name.
     """
@@ -33,6 +35,8 @@ def recipes(address: str, providers: Iterable[tuple[str, str]]) -> list[Recipe]:
     openai = f"{root}/{by_type.get('openai', by_type.get('azure', 'openai'))}/v1"
     gemini = f"{root}/{by_type.get('gemini', 'gemini')}"
     shell = "In a shell"
+    held, written = key or "$AIGATEWAY_KEY", key or "the key"
+    named = key or "{env:AIGATEWAY_KEY}"
     return [
         Recipe(
             "Claude Code",
@@ -41,14 +45,14 @@ def recipes(address: str, providers: Iterable[tuple[str, str]]) -> list[Recipe]:
                 (
                     shell,
                     f"export ANTHROPIC_BASE_URL={anthropic}\n"
-                    'export ANTHROPIC_AUTH_TOKEN="$AIGATEWAY_KEY"\n'
+                    f'export ANTHROPIC_AUTH_TOKEN="{held}"\n'
                     "claude",
                 ),
                 (
                     "Or for good, in ~/.claude/settings.json",
                     '{\n  "env": {\n'
                     f'    "ANTHROPIC_BASE_URL": "{anthropic}",\n'
-                    '    "ANTHROPIC_AUTH_TOKEN": "the key"\n'
+                    f'    "ANTHROPIC_AUTH_TOKEN": "{written}"\n'
                     "  }\n}",
                 ),
             ],
@@ -66,7 +70,7 @@ def recipes(address: str, providers: Iterable[tuple[str, str]]) -> list[Recipe]:
                     'wire_api = "responses"\n'
                     'env_key = "AIGATEWAY_KEY"',
                 ),
-                (shell, "codex"),
+                (shell, f'export AIGATEWAY_KEY="{key}"\ncodex' if key else "codex"),
             ],
         ),
         Recipe(
@@ -80,7 +84,7 @@ def recipes(address: str, providers: Iterable[tuple[str, str]]) -> list[Recipe]:
                 (
                     shell,
                     f"export GOOGLE_GEMINI_BASE_URL={gemini}\n"
-                    'export GEMINI_API_KEY="$AIGATEWAY_KEY"\n'
+                    f'export GEMINI_API_KEY="{held}"\n'
                     "gemini",
                 ),
             ],
@@ -94,10 +98,12 @@ def recipes(address: str, providers: Iterable[tuple[str, str]]) -> list[Recipe]:
                     '{\n  "$schema": "https://opencode.ai/config.json",\n  "provider": {\n'
                     '    "anthropic": {"options": {\n'
                     f'      "baseURL": "{anthropic}/v1",\n'
-                    '      "apiKey": "{env:AIGATEWAY_KEY}"\n    }},\n'
+                    f'      "apiKey": "{named}"\n'
+                    "    }},\n"
                     '    "openai": {"options": {\n'
                     f'      "baseURL": "{openai}",\n'
-                    '      "apiKey": "{env:AIGATEWAY_KEY}"\n    }}\n  }\n}',
+                    f'      "apiKey": "{named}"\n'
+                    "    }}\n  }\n}",
                 ),
             ],
         ),
@@ -107,15 +113,14 @@ def recipes(address: str, providers: Iterable[tuple[str, str]]) -> list[Recipe]:
             [
                 (
                     shell,
-                    f"export ANTHROPIC_BASE_URL={anthropic}\n"
-                    'export ANTHROPIC_API_KEY="$AIGATEWAY_KEY"',
+                    f'export ANTHROPIC_BASE_URL={anthropic}\nexport ANTHROPIC_API_KEY="{held}"',
                 )
             ],
         ),
         Recipe(
             "OpenAI's SDKs",
             "And most programs that are made with them.",
-            [(shell, f'export OPENAI_BASE_URL={openai}\nexport OPENAI_API_KEY="$AIGATEWAY_KEY"')],
+            [(shell, f'export OPENAI_BASE_URL={openai}\nexport OPENAI_API_KEY="{held}"')],
         ),
         Recipe(
             "Google's SDKs",
@@ -123,8 +128,7 @@ def recipes(address: str, providers: Iterable[tuple[str, str]]) -> list[Recipe]:
             [
                 (
                     shell,
-                    f"export GOOGLE_GEMINI_BASE_URL={gemini}\n"
-                    'export GEMINI_API_KEY="$AIGATEWAY_KEY"',
+                    f'export GOOGLE_GEMINI_BASE_URL={gemini}\nexport GEMINI_API_KEY="{held}"',
                 )
             ],
         ),
@@ -135,7 +139,7 @@ def recipes(address: str, providers: Iterable[tuple[str, str]]) -> list[Recipe]:
                 (
                     shell,
                     f"curl -N {anthropic}/v1/messages \\\n"
-                    '  -H "x-api-key: $AIGATEWAY_KEY" -H "anthropic-version: 2023-06-01" \\\n'
+                    f'  -H "x-api-key: {held}" -H "anthropic-version: 2023-06-01" \\\n'
                     '  -H "content-type: application/json" \\\n'
                     '  -d \'{"model":"claude-sonnet-5","max_tokens":100,"stream":true,\n'
                     '       "messages":[{"role":"user","content":"Hello!"}]}\'',

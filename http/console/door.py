@@ -41,8 +41,10 @@ class Door:
     ``now`` gives Unix seconds.
     """
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, now: Callable[[], float] = time.time, who: str = "console") -> None:
         self._now = now
+        self.who = who
+        """Who opens the link, for the table of changes."""
         self._secret = secrets.token_bytes(32)
         self.link_token = secrets.token_urlsafe(32)
         """What the sign-in link carries."""

@@ -18,6 +18,10 @@ __all__ = ["Answers", "Gateway", "ProviderView", "Running", "merged_providers", 
 _FRESH: Final = 0.8
 """Seconds for which an answer serves all who look: a little less than the beat of a page."""
 
+_DIAL_PATIENCE: Final = 50.0
+"""Seconds: a provider may be asked twice, and its list read, each for 15 s; fewer than a worker
+of the console may be silent for."""
+
 
 @frozen
 class Answers:
@@ -49,6 +53,27 @@ class Gateway:
             answers = self._asked(command)
             self._kept[command] = (time.monotonic(), answers)
             return answers
+
+    def command(self, question: dict[str, Any], worker: int) -> Mapping[str, Any]:
+        """What the worker with this process id says to a command; ``error`` when it cannot."""
+        try:
+            ((_pid, said),) = ask_all(self.folder, question, worker)
+        except NoGateway as ex:
+            return {"error": str(ex)}
+        with self._lock:
+            # What was kept is not so any more.
+            self._kept.clear()
+        return said
+
+    def dial(self, provider: str) -> Mapping[str, Any]:
+        """What a worker hears from a provider that it asks for its models; ``error`` when none
+        can."""
+        question = {"command": "dial", "provider": provider}
+        try:
+            _pid, said = next(ask_all(self.folder, question, None, _DIAL_PATIENCE))
+        except NoGateway as ex:
+            return {"error": str(ex)}
+        return said
 
     def _asked(self, command: str) -> Answers:
         try:

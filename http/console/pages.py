@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import urlencode
 
 import falcon
 from attrs import frozen
@@ -14,7 +13,6 @@ from aigateway.actors.control.local.cap_book import tills_in
 from aigateway.actors.control.local.schema import moment_of
 from aigateway.actors.control.local.sessions import SessionFilter, described, find_sessions
 from aigateway.actors.control.local.timeline import timeline
-from aigateway.http.console import clients
 from aigateway.http.console.gateway import Gateway, merged_providers
 from aigateway.http.console.now import Observer, Pulse
 from aigateway.http.console.records import (
@@ -37,6 +35,7 @@ from aigateway.http.console.spending import (
     unpriced_models,
 )
 from aigateway.http.console.templating import Templates
+from aigateway.http.console.templating import query as _query
 
 __all__ = ["Site", "Pages"]
 
@@ -66,12 +65,6 @@ def _filters(req: falcon.Request, names: Mapping[str, str] | tuple[str, ...]) ->
     return {name: (req.get_param(name) or "")[:_LONGEST_FILTER] for name in names}
 
 
-def _query(values: Mapping[str, object], **changed: object) -> str:
-    """The query of an address with these filters; empty ones are left out."""
-    told = {name: value for name, value in {**values, **changed}.items() if value}
-    return f"?{urlencode(told)}" if told else ""
-
-
 class Pages:
     """The handlers, by name of the page."""
 
@@ -83,8 +76,7 @@ class Pages:
     def _show(
         self, req: falcon.Request, resp: falcon.Response, template: str, **values: Any
     ) -> None:
-        resp.content_type = falcon.MEDIA_HTML
-        resp.text = self._site.templates.page(template, query=_query, here=req.path, **values)
+        self._site.templates.respond(req, resp, template, **values)
 
     # -- Now
 
@@ -234,12 +226,3 @@ class Pages:
 
     def on_get_actors(self, req: falcon.Request, resp: falcon.Response) -> None:
         self._show(req, resp, "actors.html", answers=self._site.gateway.ask("list"))
-
-    def on_get_setup(self, req: falcon.Request, resp: falcon.Response) -> None:
-        answers = self._site.gateway.ask("providers")
-        address = (req.get_param("address") or self._site.client_address)[:_LONGEST_FILTER]
-        served = [(each.name, each.type) for each in merged_providers(answers) if each.enabled]
-        self._show(
-            req, resp, "setup.html",
-            answers=answers, address=address, recipes=clients.recipes(address, served),
-        )  # fmt: skip

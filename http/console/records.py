@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, Final
 
 from attrs import define, field, frozen
 
 from aigateway.actors.control.local.address import LocalDatabaseError
-from aigateway.actors.control.local.opening import database_errors, read_address
+from aigateway.actors.control.local.opening import database_errors, open_address, read_address
 from aigateway.actors.control.local.schema import Database, marks, moment_of, timestamp
 
 __all__ = [
@@ -53,16 +54,23 @@ class Away(Exception):
 
 
 class Records:
-    """The database that ``--local-db`` names, opened for each look and for reading only."""
+    """The database that ``--local-db`` names, opened for each look and each change."""
 
     def __init__(self, address: str) -> None:
         self._address = address
 
+    def reading(self) -> AbstractContextManager[Database]:
+        """For reading only.  Raises Away, also for what the database raises in the block."""
+        return self._opened(read_address)
+
+    def writing(self) -> AbstractContextManager[Database]:
+        """For changes, with the schema brought up to date.  Raises Away as :meth:`reading`."""
+        return self._opened(partial(open_address, create=False))
+
     @contextmanager
-    def reading(self) -> Iterator[Database]:
-        """Raises Away, also for what the database raises in the block."""
+    def _opened(self, opened: Callable[[str], Database]) -> Iterator[Database]:
         try:
-            database = read_address(self._address)
+            database = opened(self._address)
             try:
                 yield database
             finally:

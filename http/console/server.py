@@ -37,11 +37,13 @@ class ConsoleWorker(ThreadWorker):  # type: ignore[misc]
 class ConsoleServer(BaseApplication):  # type: ignore[misc]
     """Listens on a loopback address until it is stopped."""
 
-    def __init__(self, address: str, sources: Sources, ready: Callable[[str, str], None]) -> None:
-        """``ready`` is called with the console's address and the sign-in link."""
+    def __init__(
+        self, address: str, sources: Sources, who: str, ready: Callable[[str, str], None]
+    ) -> None:
+        """``who`` opens the link; ``ready`` is called with the console's address and the link."""
         self._address = address
         self._sources = sources
-        self._door = Door()
+        self._door = Door(who=who)
         self._ready = ready
         super().__init__()
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlencode
 
+import falcon
 import jinja2
 
 from aigateway.http.console.wording import FILTERS, percent
 from aigateway.http.settings.version import own_version
 
-__all__ = ["ASSETS", "Templates"]
+__all__ = ["ASSETS", "Templates", "query"]
 
 _FOLDER: Final = Path(__file__).parent
 ASSETS: Final = _FOLDER / "static"
@@ -45,9 +48,23 @@ class Templates:
             pages=PAGES, percent=percent, asset=_asset_address, version=own_version()
         )
 
+    def respond(
+        self, req: falcon.Request, resp: falcon.Response, template: str, **values: Any
+    ) -> None:
+        """A page as the answer to a request, for whoever is signed in."""
+        resp.content_type = falcon.MEDIA_HTML
+        visitor = getattr(req.context, "visitor", None)
+        resp.text = self.page(template, query=query, here=req.path, visitor=visitor, **values)
+
     def page(self, template: str, **values: Any) -> str:
         """A whole page, or a fragment where the template is one."""
         return self._environment.get_template(template).render(**values)
+
+
+def query(values: Mapping[str, object], **changed: object) -> str:
+    """The query of an address with these filters; empty ones are left out."""
+    told = {name: value for name, value in {**values, **changed}.items() if value}
+    return f"?{urlencode(told)}" if told else ""
 
 
 def _compact_json(value: object) -> str:

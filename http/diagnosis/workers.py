@@ -29,15 +29,17 @@ def traces(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def ask_all(
-    folder: Path, question: dict[str, Any], only: int | None
+    folder: Path, question: dict[str, Any], only: int | None, patience: float = TIMEOUT
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Put a question to each worker of the gateway with this runtime folder, or to ``only`` one.
+
+    ``patience`` in seconds for each answer.
 
     Yields its process id and its answer, which has ``error`` when there was none.  Raises
     NoGateway when no worker is there.
     """
     line = json.dumps(question).encode() + b"\n"
-    return _each(folder, "sock", only, lambda path: _connect(path, line))
+    return _each(folder, "sock", only, lambda path: _connect(path, line, patience))
 
 
 def _each(
@@ -67,9 +69,9 @@ def _each(
         )
 
 
-def _connect(path: Path, question: bytes) -> dict[str, Any]:
+def _connect(path: Path, question: bytes, patience: float = TIMEOUT) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.settimeout(TIMEOUT)
+        client.settimeout(patience)
         client.connect(str(path))
         if question:
             # Even nothing cannot be sent to one that has said all and gone.

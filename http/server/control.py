@@ -112,7 +112,17 @@ class ControlSocket:
                     return {"pid": os.getpid(), **requests_now(self._calls)}
                 case "providers":
                     return {"pid": os.getpid(), "providers": providers_now(self._runtime.tree)}
+                case "dial":
+                    return {"pid": os.getpid(), "dialled": self._dial(str(question["provider"]))}
                 case unknown:
                     return {"error": f"unknown command {unknown!r}"}
         except (pykka.ActorDeadError, pykka.Timeout) as ex:
             return {"error": f"the supervisor does not answer: {ex}"}
+
+    def _dial(self, name: str) -> list[dict[str, object]]:
+        """What comes of asking a provider for its models, with each of its keys."""
+        # Later: what it imports is of no use to requests.
+        from aigateway.http.diagnosis.dialling import dial_providers
+
+        configs = [each for each in self._runtime.tree.provider_configs() if each.name == name]
+        return [attrs.asdict(each) for each in dial_providers(configs, models=True)]

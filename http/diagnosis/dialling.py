@@ -7,9 +7,11 @@ without content, which it refuses as such (400) once signature and model are acc
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import requests
 from attrs import evolve, frozen
@@ -30,6 +32,11 @@ ANSWER_TIMEOUT = 15.0
 AT_ONCE = 8
 """Providers dialled at the same time."""
 
+_LONGEST_LIST = 4 * 1024 * 1024
+"""Bytes of a list of models that are read."""
+_MOST_MODELS = 1000
+"""Of a provider that are told."""
+
 _ANTHROPIC_VERSION = ("anthropic-version", "2023-06-01")
 """Without it Anthropic refuses any request."""
 _MODELS = {"copilot": "/models", "gemini": "/v1beta/models"}
@@ -49,6 +56,8 @@ class Dialled:
     note: str = ""
     problem: str = ""
     """Empty when it is as it should be."""
+    models: tuple[str, ...] = ()
+    """What the provider says that it offers, where that was asked for."""
 
 
 @frozen
@@ -59,11 +68,14 @@ class _Attempt:
     model: str = ""
 
 
-def dial_providers(configs: Iterable[ProviderConfig]) -> list[Dialled]:
-    """Dial each provider that serves, with each of its keys, in their order."""
+def dial_providers(configs: Iterable[ProviderConfig], *, models: bool = False) -> list[Dialled]:
+    """Dial each provider that serves, with each of its keys, in their order.
+
+    ``models``: read which ones it offers, too.
+    """
     attempts = [a for c in configs if c.enabled and c.error is None for a in _attempts(c)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(_dial, attempts))
+        return list(pool.map(partial(_dial, models=models), attempts))
 
 
 def _attempts(config: ProviderConfig) -> Sequence[_Attempt]:
@@ -79,21 +91,23 @@ def _attempts(config: ProviderConfig) -> Sequence[_Attempt]:
     return [_Attempt(config, f"key {each.hint}", each) for each in credentials]
 
 
-def _dial(attempt: _Attempt) -> Dialled:
+def _dial(attempt: _Attempt, models: bool) -> Dialled:
     config = attempt.config
     began = time.monotonic()
     try:
-        status = _status_of(attempt)
+        status, offered = _asked(attempt, models)
     except (requests.RequestException, UpstreamError, ValueError) as ex:
         return Dialled(config.name, attempt.what, time.monotonic() - began, problem=str(ex))
     note, problem = _judge(attempt, status)
     if status in (404, 405) and not attempt.model:
         # Some providers have no list of models; others were given a wrong path.
         note, problem = _judge_path(attempt) or (note, problem)
-    return Dialled(config.name, attempt.what, time.monotonic() - began, status, note, problem)
+    seconds = time.monotonic() - began
+    return Dialled(config.name, attempt.what, seconds, status, note, problem, offered)
 
 
-def _status_of(attempt: _Attempt) -> int:
+def _asked(attempt: _Attempt, models: bool) -> tuple[int, tuple[str, ...]]:
+    """The answer's status, and the models in it if they are wanted."""
     config = attempt.config
     patience = min(ANSWER_TIMEOUT, config.first_byte_timeout)
     with PlainSession(proxy=config.proxy) as session:
@@ -103,8 +117,32 @@ def _status_of(attempt: _Attempt) -> int:
             timeout=(config.connect_timeout, patience),
             verify=config.ca_file or True,
         )
-        answer.close()
-    return answer.status_code
+        try:
+            wanted = models and answer.status_code == 200 and not attempt.model
+            return answer.status_code, _models_in(answer) if wanted else ()
+        finally:
+            answer.close()
+
+
+def _models_in(answer: requests.Response) -> tuple[str, ...]:
+    """The ids in a list of models; none when it is not one, too long, or not there in time."""
+    body = bytearray()
+    until = time.monotonic() + ANSWER_TIMEOUT
+    for piece in answer.iter_content(65_536):
+        body += piece
+        if len(body) > _LONGEST_LIST or time.monotonic() > until:
+            return ()
+    try:
+        told = json.loads(body)
+    except (ValueError, RecursionError):
+        return ()
+    # OpenAI and Anthropic have ``data``, Google has ``models``; some of the others a bare list.
+    listed = told.get("data", told.get("models")) if isinstance(told, Mapping) else told
+    if not isinstance(listed, list):
+        return ()
+    names = (each.get("id", each.get("name")) for each in listed if isinstance(each, Mapping))
+    found = {name.removeprefix("models/") for name in names if isinstance(name, str) and name}
+    return tuple(sorted(found)[:_MOST_MODELS])
 
 
 def _question(attempt: _Attempt) -> requests.PreparedRequest:
@@ -158,7 +196,7 @@ def _judge_path(attempt: _Attempt) -> tuple[str, str] | None:
     version = "/v1beta" if config.type == "gemini" else "/v1"
     other = given.removesuffix(version) if given.endswith(version) else f"{given}{version}"
     try:
-        status = _status_of(evolve(attempt, config=evolve(config, base_url=other)))
+        status, _ = _asked(evolve(attempt, config=evolve(config, base_url=other)), False)
     except (requests.RequestException, UpstreamError, ValueError):
         return None
     if 200 <= status < 300 or status in (401, 403, 429):

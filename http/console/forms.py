@@ -1,0 +1,72 @@
+"""What a page sends: its fields, and the proof that it was the console's own page."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import parse_qsl
+
+import falcon
+from attrs import field, frozen
+
+__all__ = ["LARGEST_FORM", "Visitor", "sent", "visitor_of"]
+
+LARGEST_FORM: Final = 2 * 1024 * 1024
+"""Bytes: a policy of some ten thousand people."""
+_MOST_FIELDS: Final = 20
+
+
+@frozen
+class Visitor:
+    """Who is signed in."""
+
+    who: str
+    """For the table of changes."""
+    form_token: str = field(repr=False)
+    """What a form of theirs has to bring along."""
+
+    @classmethod
+    def with_cookie(cls, who: str, cookie: str) -> Visitor:
+        # APPSEC: only the console knows what it is made from: no script can read the cookie.
+        return cls(who, hashlib.sha256(b"form\n" + cookie.encode()).hexdigest())
+
+
+def visitor_of(req: falcon.Request) -> Visitor:
+    """Whoever the guard let in."""
+    visitor = req.context.visitor
+    assert isinstance(visitor, Visitor)
+    return visitor
+
+
+def sent(req: falcon.Request) -> Mapping[str, str]:
+    """The fields of a form, without space around them.
+
+    Raises falcon.HTTPError for what no form of the console sends, and for one without the
+    visitor's token.
+    """
+    if (req.content_type or "").partition(";")[0].strip() != falcon.MEDIA_URLENCODED:
+        raise falcon.HTTPUnsupportedMediaType(title="This is no form")
+    length = req.content_length
+    if length is None:
+        raise falcon.HTTPLengthRequired(title="This form has no length")
+    if length > LARGEST_FORM:
+        raise falcon.HTTPContentTooLarge(title="This is too long")
+    try:
+        text = req.bounded_stream.read(length).decode("ascii")
+        pairs = parse_qsl(
+            text, keep_blank_values=True, max_num_fields=_MOST_FIELDS, errors="strict"
+        )
+    except ValueError as ex:
+        raise falcon.HTTPBadRequest(title="This is no form") from ex
+    # Browsers end the lines of a text in their own way.
+    fields = {name: value.replace("\r\n", "\n").strip() for name, value in pairs}
+    if not hmac.compare_digest(
+        fields.pop("form_token", "").encode(), visitor_of(req).form_token.encode()
+    ):
+        raise falcon.HTTPForbidden(title="This came from another page")
+    # What no database can store.
+    if any("\0" in value for value in fields.values()):
+        raise falcon.HTTPBadRequest(title="A text has the character NUL")
+    return fields

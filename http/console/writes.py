@@ -1,0 +1,194 @@
+"""The pages that change something: each shows a form, and sends it to its own address.
+
+What they do is done by the functions behind the commands and the admin API, with a row in the
+table of changes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import falcon
+import structlog
+
+from aigateway.actors.control.local.api_keys import (
+    ApiKey,
+    NewApiKey,
+    WantedKey,
+    create_keys,
+    find_key,
+    revoke_key,
+)
+from aigateway.actors.control.local.audit import Change, note_changes
+from aigateway.actors.control.local.people import AlreadyThere, NoSuch, StillNeeded
+from aigateway.actors.control.local.policies import PolicyChanged
+from aigateway.actors.control.local.schema import Database, transaction
+from aigateway.http.console import clients
+from aigateway.http.console.forms import sent, visitor_of
+from aigateway.http.console.gateway import merged_providers
+from aigateway.http.console.pages import Site
+
+__all__ = ["Writes"]
+
+_LONGEST: Final = 500
+"""Letters of a name or a reason."""
+_DAY: Final = 86_400
+_GOOD_FOR: Final = {
+    "30": "30 days",
+    "90": "90 days",
+    "365": "a year",
+    "": "until it is revoked",
+}
+"""For how many days a key is good."""
+
+T = TypeVar("T")
+
+log = structlog.get_logger("ai-gateway.console")
+
+
+def _tried(do: Callable[[], T]) -> tuple[T | None, str, str]:
+    """What ``do`` returns, or why it could not be done with the HTTP status for that."""
+    try:
+        return do(), "", falcon.HTTP_200
+    except NoSuch as ex:
+        return None, str(ex.args[0]), falcon.HTTP_404
+    except (AlreadyThere, PolicyChanged, StillNeeded) as ex:
+        return None, str(ex), falcon.HTTP_409
+    except ValueError as ex:
+        return None, str(ex), falcon.HTTP_400
+
+
+class Writes:
+    """The handlers, by name of the page."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    def _note(self, req: falcon.Request, change: Change) -> None:
+        """Of what is done elsewhere than in the database.  Raises Away: then it is not done."""
+        who = visitor_of(req).who
+        with self._site.records.writing() as database, transaction(database):
+            note_changes(database, who, [change], time.time())
+        log.warning("somebody acts through the console", who=who, does=change.action,
+                    with_what=change.subject)  # fmt: skip
+
+    # -- Set up a client, and its key
+
+    def on_get_setup(self, req: falcon.Request, resp: falcon.Response) -> None:
+        address = req.get_param("address") or self._site.client_address
+        self._setup(req, resp, address)
+
+    def on_post_setup(self, req: falcon.Request, resp: falcon.Response) -> None:
+        fields = sent(req)
+        made, problem, resp.status = None, "", falcon.HTTP_200
+        days = fields.get("days", "")
+        if days not in _GOOD_FOR:
+            raise falcon.HTTPBadRequest(title="A key is not made for so long")
+        wanted = WantedKey(
+            username=fields.get("user", "")[:_LONGEST],
+            name=fields.get("name", "")[:_LONGEST],
+            expires_in=int(days) * _DAY if days else None,
+        )
+
+        def make(database: Database) -> NewApiKey:
+            return create_keys(database, [wanted], who=visitor_of(req).who)[0]
+
+        with self._site.records.writing() as database:
+            made, problem, resp.status = _tried(lambda: make(database))
+        address = fields.get("address") or self._site.client_address
+        self._setup(req, resp, address, made, problem, fields)
+
+    def _setup(
+        self, req: falcon.Request, resp: falcon.Response, address: str,
+        made: NewApiKey | None = None, problem: str = "", fields: Any = None,
+    ) -> None:  # fmt: skip
+        answers = self._site.gateway.ask("providers")
+        address = address[:_LONGEST]
+        served = [(each.name, each.type) for each in merged_providers(answers) if each.enabled]
+        self._site.templates.respond(
+            req, resp, "setup.html",
+            answers=answers, address=address, made=made, problem=problem,
+            given={"user": "", "name": "", "days": "90", **(fields or {})}, good_for=_GOOD_FOR,
+            recipes=clients.recipes(address, served, made.token if made else ""),
+        )  # fmt: skip
+
+    def on_get_key(self, req: falcon.Request, resp: falcon.Response, id: str) -> None:
+        with self._site.records.reading() as database:
+            key = self._key(database, id)
+        self._show_key(req, resp, key)
+
+    def on_post_key(self, req: falcon.Request, resp: falcon.Response, id: str) -> None:
+        sent(req)
+        with self._site.records.writing() as database:
+            self._key(database, id)
+            revoke_key(database, id, who=visitor_of(req).who)
+            key = self._key(database, id)
+        self._show_key(req, resp, key)
+
+    def _key(self, database: Database, key_id: str) -> ApiKey:
+        try:
+            return find_key(database, key_id)
+        except NoSuch as ex:
+            raise falcon.HTTPNotFound(title="No such key") from ex
+
+    def _show_key(self, req: falcon.Request, resp: falcon.Response, key: ApiKey) -> None:
+        self._site.templates.respond(req, resp, "key.html", key=key, state=key.state(time.time()))
+
+    # -- Actors
+
+    def on_get_restart(self, req: falcon.Request, resp: falcon.Response) -> None:
+        actor = self._actor(req)
+        self._site.templates.respond(req, resp, "restart.html", actor=actor, done=None, problem="")
+
+    def on_post_restart(self, req: falcon.Request, resp: falcon.Response) -> None:
+        reason = sent(req).get("reason", "")[:_LONGEST]
+        actor, done, problem = self._actor(req), None, ""
+        if not reason:
+            problem, resp.status = "Say why: the audit log keeps it.", falcon.HTTP_400
+        else:
+            before = {name: actor[name] for name in ("state", "restarts", "last_error")}
+            subject = f"actor {actor['role']} of worker {actor['pid']}"
+            self._note(req, Change("actor.restart", subject, before, {"reason": reason}))
+            answer = self._site.gateway.command(
+                {"command": "restart", "role": actor["role"]}, actor["pid"]
+            )
+            done, problem = bool(answer.get("done")), str(answer.get("error", ""))
+            if not done and not problem:
+                problem = "There is no such actor any more."
+        self._site.templates.respond(
+            req, resp, "restart.html", actor=actor, done=done, problem=problem
+        )
+
+    def _actor(self, req: falcon.Request) -> dict[str, Any]:
+        """The one that the address names, with the ``pid`` of its worker."""
+        worker, role = req.get_param_as_int("worker", required=True), req.get_param("role")
+        for pid, said in self._site.gateway.ask("list").workers:
+            for actor in said.get("actors", ()):
+                if pid == worker and actor["role"] == role:
+                    return {**actor, "pid": pid}
+        raise falcon.HTTPNotFound(title="No such actor", description="Its worker may have ended.")
+
+    # -- Providers
+
+    def on_get_test(self, req: falcon.Request, resp: falcon.Response) -> None:
+        name = self._provider(req)
+        self._site.templates.respond(req, resp, "test.html", name=name, dialled=None, problem="")
+
+    def on_post_test(self, req: falcon.Request, resp: falcon.Response) -> None:
+        sent(req)
+        name = self._provider(req)
+        self._note(req, Change("provider.test", f"provider {name}"))
+        # One worker will do: all have the same keys and go the same way.
+        answer = self._site.gateway.dial(name)
+        self._site.templates.respond(
+            req, resp, "test.html",
+            name=name, dialled=answer.get("dialled", []), problem=str(answer.get("error", "")),
+        )  # fmt: skip
+
+    def _provider(self, req: falcon.Request) -> str:
+        name = req.get_param("name") or ""
+        if any(each.name == name for each in merged_providers(self._site.gateway.ask("providers"))):
+            return name
+        raise falcon.HTTPNotFound(title="No such provider")
