@@ -83,10 +83,12 @@ def parts_of(body: bytes, boundary: bytes) -> list[Part]:
         at = end + len(b"\r\n")
 
 
-def with_value(body: bytes, boundary: bytes, name: str, value: bytes) -> bytes:
+def with_value(
+    body: bytes, boundary: bytes, name: str, value: bytes, *, add: bool = False
+) -> bytes:
     """The body with this value in each field of that name that is no file.
 
-    Raises :class:`NotMultipart`.
+    ``add``: where there is none it gets one.  Raises :class:`NotMultipart`.
     """
     pieces = []
     at = 0
@@ -94,6 +96,10 @@ def with_value(body: bytes, boundary: bytes, name: str, value: bytes) -> bytes:
         if part.name == name and not part.is_file:
             pieces += [body[at : part.start], value]
             at = part.end
+    if add and not pieces:
+        head = b'Content-Disposition: form-data; name="%s"' % name.encode()
+        pieces.append(b"--%s\r\n%s\r\n\r\n%s\r\n" % (boundary, head, value))
+        at = body.index(b"--" + boundary)
     return b"".join([*pieces, body[at:]])
 
 

@@ -39,6 +39,7 @@ from aigateway.actors.codec.headers import (
     values_of,
     without_secret_cookies,
 )
+from aigateway.actors.interception.azure_paths import AZURE
 from aigateway.actors.interception.identity_names import names_user
 from aigateway.actors.interception.routes import GEMINI
 from aigateway.actors.values.frozen import frozen
@@ -87,11 +88,19 @@ CENTRALIZED: Kind = "centralized"
 BYOK_HEADER = "X-Coder-AI-Governance-Token"
 """Carries the Coder token when the client brings its own provider key."""
 
+AZURE_KEY_HEADER = "Api-Key"
+"""Carries the key of a client of Azure's."""
+
 GOOGLE_KEY_HEADER = "X-Goog-Api-Key"
 """Carries the key of a client of Google's; some put it into the query, as ``key``."""
 
 REQUEST_ID_HEADER = "X-Coder-AI-Governance-Request-Id"
 """The id that a proxy in front of the gateway gave the request, for logs."""
+
+
+_KEY_HEADERS = frozenset(
+    {"authorization", "x-api-key", GOOGLE_KEY_HEADER.lower(), AZURE_KEY_HEADER.lower()}
+)
 
 
 @frozen
@@ -122,8 +131,8 @@ def extract(headers: Headers) -> Presented | None:
     """Take the Coder token out of a request's headers; ``None`` when there is none.
 
     The token is searched in :data:`BYOK_HEADER`, then ``Authorization: Bearer``, then
-    ``X-Api-Key``, then ``X-Goog-Api-Key``.  In the first case the others stay, since they hold the
-    client's own key.
+    ``X-Api-Key``, then ``X-Goog-Api-Key``, then ``Api-Key``.  In the first case the others stay,
+    since they hold the client's own key.
     No header stays that holds the Coder token, whatever its name.
     """
     request_id = first_of(headers, REQUEST_ID_HEADER)
@@ -135,8 +144,9 @@ def extract(headers: Headers) -> Presented | None:
             _bearer(headers)
             or first_of(headers, "x-api-key")
             or first_of(headers, GOOGLE_KEY_HEADER)
+            or first_of(headers, AZURE_KEY_HEADER)
         )
-        removed |= {"authorization", "x-api-key", GOOGLE_KEY_HEADER.lower()}
+        removed |= _KEY_HEADERS
     if not token:
         return None
     # PERF: to look first whether it is there at all takes 2 us less for each request.  No
@@ -165,8 +175,8 @@ def byok_credential(provider_type: str, headers: Headers) -> Credential | None:
     """Read the client's own provider key; ``None`` when it brought none.
 
     Anthropic's types take ``X-Api-Key`` before ``Authorization: Bearer``, Gemini's
-    ``X-Goog-Api-Key``, all others only the latter.  ``headers`` are those that :func:`extract`
-    left.
+    ``X-Goog-Api-Key``, Azure's ``Api-Key``, all others only the latter.  ``headers`` are those
+    that :func:`extract` left.
     """
     name = _key_header(provider_type)
     if name and (key := first_of(headers, name)):
@@ -186,7 +196,8 @@ def centralized(provider_type: str, key: str) -> Credential:
     """
     if provider_type == "copilot":
         raise ValueError("a copilot provider has no keys: clients bring their own token")
-    if name := _key_header(provider_type):
+    name = _key_header(provider_type)
+    if name and not (provider_type == AZURE and _is_entra_token(key)):
         return Credential(((name, key),), CENTRALIZED, key, mask(key))
     return Credential((("Authorization", f"Bearer {key}"),), CENTRALIZED, key, mask(key))
 
@@ -195,7 +206,14 @@ def _key_header(provider_type: str) -> str:
     """The header in which a provider of this type takes a key; empty: as a bearer's token only."""
     if provider_type in ANTHROPIC_TYPES:
         return "X-Api-Key"
+    if provider_type == AZURE:
+        return AZURE_KEY_HEADER
     return GOOGLE_KEY_HEADER if provider_type == GEMINI else ""
+
+
+def _is_entra_token(key: str) -> bool:
+    """Whether it is a token of Entra ID (a JWT), which Azure takes as a bearer's only."""
+    return key.startswith("eyJ") and key.count(".") == 2
 
 
 def mask(secret: str) -> str:

@@ -15,6 +15,7 @@ from aigateway.actors.codec.decoding import (
 from aigateway.actors.codec.headers import Headers
 from aigateway.actors.codec.multipart import NotMultipart
 from aigateway.actors.codec.reading import NotJson
+from aigateway.actors.interception._record_maker import ClientRequest
 from aigateway.actors.interception.anthropic_messages import (
     MessagesInterception,
     read_messages_request,
@@ -91,7 +92,7 @@ def open_interception(
         if api == GEMINI_EMBEDDING:
             request = read_model_call(id, readable, body, headers)
             return GeminiEmbeddingInterception(evolve(request, model=model))
-        return _opened(api, id, readable, body, content_encoding, headers, ask_usage)
+        return _opened(api, id, readable, body, content_encoding, headers, ask_usage, model)
     except NotJson as ex:
         wrong = "not valid JSON" if readable.strip() else "empty"
         raise _invalid(api, f"request body is {wrong}") from ex
@@ -107,22 +108,26 @@ def _opened(
     content_encoding: str,
     headers: Headers,
     ask_usage: bool,
+    model: str,
 ) -> Relay:
+    def of_path(request: ClientRequest) -> ClientRequest:
+        return evolve(request, model=model) if model else request
+
     if api == MESSAGES:
-        return MessagesInterception(read_messages_request(id, readable, body, headers))
+        return MessagesInterception(of_path(read_messages_request(id, readable, body, headers)))
     if api == CHAT_COMPLETIONS:
         request, withholds, choices = read_chat_request(
             id, readable, body, content_encoding, headers, ask_usage=ask_usage
         )
-        return ChatInterception(request, withholds, choices)
+        return ChatInterception(of_path(request), withholds, choices)
     if api == RESPONSES:
-        return ResponsesInterception(read_responses_request(id, readable, body, headers))
+        return ResponsesInterception(of_path(read_responses_request(id, readable, body, headers)))
     if api == COMPACTION:
-        return CompactionInterception(read_compaction_request(id, readable, body, headers))
+        return CompactionInterception(of_path(read_compaction_request(id, readable, body, headers)))
     if api == MODEL_CALL:
-        return ModelCallInterception(read_model_call(id, readable, body, headers))
+        return ModelCallInterception(of_path(read_model_call(id, readable, body, headers)))
     if api == MODERATION:
-        return ModerationInterception(read_model_call(id, readable, body, headers))
+        return ModerationInterception(of_path(read_model_call(id, readable, body, headers)))
     raise ValueError(f"unknown API {api!r}")
 
 

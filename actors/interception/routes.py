@@ -20,6 +20,12 @@ from urllib.parse import unquote, urlsplit
 
 from attrs import frozen
 
+from aigateway.actors.interception.azure_paths import (
+    AZURE,
+    AZURE_ROOT,
+    azure_path,
+    azure_url,
+)
 from aigateway.actors.interception.gemini_paths import as_looked_at, model_path
 from aigateway.actors.values.provider_config import ANTHROPIC_TYPES, OPENAI_TYPES
 
@@ -193,6 +199,8 @@ def resolve(provider_type: str, method: str, rest: str) -> Intercept | Passthrou
 def _resolve(provider_type: str, method: str, rest: str) -> Intercept | Passthrough | None:
     if provider_type == GEMINI and _is_plain(rest):
         return _resolve_gemini(method.upper(), rest)
+    if provider_type == AZURE and rest.startswith(AZURE_ROOT) and _is_plain(rest):
+        return _resolve_azure(method, rest)
     table = _TABLES.get(provider_type)
     if table is None or method.upper() in _REFUSED_METHODS or not _is_plain(rest):
         return None
@@ -242,6 +250,16 @@ def _resolve_gemini(method: str, rest: str) -> Intercept | Passthrough | None:
     return Passthrough("/cachedContents") if method == "POST" else None
 
 
+def _resolve_azure(method: str, rest: str) -> Intercept | Passthrough | None:
+    """The same for a path of Azure's own: it leads where OpenAI's path of that call does."""
+    path = azure_path(rest)
+    found = _resolve(AZURE, method, path.rest) if path is not None else None
+    if path is None or not isinstance(found, Intercept):
+        # Of a deployment there is nothing but calls.
+        return None if path is not None and path.deployment else found
+    return Intercept(found.api, path.route, path.deployment)
+
+
 def _as_servers_read(path: str) -> str:
     """The path without what some servers do not look at."""
     segments = [segment.partition(";")[0] for segment in unquote(path).split("/")]
@@ -272,12 +290,20 @@ def _url(provider_type: str, base_url: str, rest: str, query: str = "") -> str:
     if query and provider_type == GEMINI:
         query = as_looked_at(query)
     front, own_query = _parts_of_base(base_url)
+    if provider_type == AZURE:
+        if "api-version=" in query:
+            own_query = ""
+        return _with_query(azure_url(front, rest), own_query, query)
     table = _TABLES.get(provider_type, _ANTHROPIC)
     path = rest
     if rest.startswith(table.prefix + "/"):
         path = rest.removeprefix(table.prefix)
-    queries = "&".join(part for part in (own_query, query) if part)
-    return f"{front}{path}?{queries}" if queries else f"{front}{path}"
+    return _with_query(f"{front}{path}", own_query, query)
+
+
+def _with_query(address: str, *queries: str) -> str:
+    query = "&".join(filter(None, queries))
+    return f"{address}?{query}" if query else address
 
 
 # PERF: each request asks for its address twice; without a query they are few, and 1.4 us each.

@@ -15,7 +15,7 @@ from aigateway.actors.codec.splice import object_members
 __all__ = ["created_id", "ids_in_body", "ids_in_path", "is_stored", "values_before"]
 
 _PATH = re.compile(
-    r"(?:/v1)?/(?:responses|conversations|files|batches|messages/batches)/([^/;]+)"
+    r"(?:/openai)?(?:/v1)?/(?:responses|conversations|files|batches|messages/batches)/([^/;]+)"
     r"|/v1(?:alpha|beta)?/(cachedContents/[^/;]+)"
 )
 

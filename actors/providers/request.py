@@ -11,6 +11,7 @@ block: AWS credentials are waited for there.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Protocol
 
 import msgspec
@@ -21,7 +22,14 @@ from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.codec.decoding import DecodingError, decode, encode
 from aigateway.actors.codec.headers import Headers, joined
 from aigateway.actors.codec.multipart import boundary_of, with_value
-from aigateway.actors.codec.splice import set_each
+from aigateway.actors.codec.splice import add_member, find_member, set_each
+from aigateway.actors.interception.azure_paths import (
+    AZURE,
+    AZURE_ROOT,
+    AzurePath,
+    azure_path,
+    without_version,
+)
 from aigateway.actors.interception.conversation import NO_AFFINITY, Affinity
 from aigateway.actors.interception.gemini_paths import model_path, resource_name
 from aigateway.actors.interception.headers import CENTRALIZED, Credential
@@ -257,7 +265,8 @@ class PlainMaker:
         self, request: UpstreamRequest, model: str, credential: Credential | None
     ) -> requests.PreparedRequest:
         """See :class:`Maker`."""
-        url = url_for(self._config, rest_for(self._config, request, model), request.query)
+        rest, query = address_of(self._config, request, model)
+        url = url_for(self._config, rest, query)
         added = () if credential is None else credential.headers
         body = body_for(self._config, request, model)
         return framed(request.method, url, request.headers, added, body)
@@ -286,7 +295,10 @@ def body_for(config: ProviderConfig, request: UpstreamRequest, model: str) -> by
     Names that are written twice are all replaced: a provider that reads the first one must
     not be asked for another model than the one that was looked up.
     """
-    if config.models is None or not model:
+    deployment = _deployment(request)
+    if deployment is not None and config.type == AZURE:
+        return request.body
+    if not model or (config.models is None and deployment is None):
         return request.body
     if config.type == GEMINI:
         if model_path(request.rest) is not None:
@@ -297,19 +309,40 @@ def body_for(config: ProviderConfig, request: UpstreamRequest, model: str) -> by
     try:
         body = decode(request.body, coding) if coding else request.body
         if boundary := boundary_of(joined(request.headers, "content-type")):
-            edited = with_value(body, boundary, "model", model.encode())
+            edited = with_value(body, boundary, "model", model.encode(), add=deployment is not None)
         else:
-            edited = set_each(body, msgspec.json.encode(model), "model")
+            name = msgspec.json.encode(model)
+            edited = set_each(body, name, "model")
+            if deployment is not None and find_member(edited, "model") is None:
+                with contextlib.suppress(ValueError):
+                    # What is no object is the provider's to complain about.
+                    edited = add_member(edited, name, "model")
         return encode(edited, coding) if edited != body else request.body
     except DecodingError as ex:
         raise Unsendable(f"the request's content coding cannot be read: {ex}") from ex
 
 
-def rest_for(config: ProviderConfig, request: UpstreamRequest, model: str) -> str:
-    """The client's path, with the provider's name of the model where it goes by a list and
-    models are named there."""
-    path = model_path(request.rest) if config.type == GEMINI and config.models else None
-    return request.rest if path is None or not model else path.for_model(model)
+def address_of(config: ProviderConfig, request: UpstreamRequest, model: str) -> tuple[str, str]:
+    """The client's path and query, with the provider's name of the model where it goes by a list
+    and models are named there; of Azure's paths those that the provider has too."""
+    if config.type == GEMINI and config.models:
+        path = model_path(request.rest)
+        rest = request.rest if path is None or not model else path.for_model(model)
+        return rest, request.query
+    if request.rest.startswith(AZURE_ROOT) and (azure := azure_path(request.rest)) is not None:
+        if config.type != AZURE:
+            return azure.rest, without_version(request.query)
+        if azure.deployment and config.models is not None and model:
+            return azure.for_deployment(model), request.query
+    return request.rest, request.query
+
+
+def _deployment(request: UpstreamRequest) -> AzurePath | None:
+    """The path, where that names what answers."""
+    if not request.rest.startswith(AZURE_ROOT):
+        return None
+    path = azure_path(request.rest)
+    return path if path is not None and path.deployment else None
 
 
 def url_for(config: ProviderConfig, rest: str, query: str = "") -> str:

@@ -113,3 +113,15 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
     except NotMultipart:
         return
     assert all(part.start <= part.end <= len(body) for part in parts)
+
+
+def test_a_form_without_a_field_gets_one_where_that_is_wanted() -> None:
+    body = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nsound\r\n--b--'
+    more = with_value(body, b"b", "model", b"whisper-1", add=True)
+    assert more.endswith(body)
+    told = {part.name: more[part.start : part.end] for part in parts_of(more, b"b")}
+    assert told == {"model": b"whisper-1", "file": b"sound"}
+    assert with_value(more, b"b", "model", b"other", add=True) == more.replace(
+        b"whisper-1", b"other"
+    )
+    assert with_value(body, b"b", "model", b"whisper-1") == body

@@ -199,7 +199,12 @@ def test_a_clients_own_key_goes_upstream_in_its_own_form(
 @pytest.mark.parametrize("provider_type", [kind for kind in PROVIDER_TYPES if kind != "copilot"])
 def test_the_gateways_key_goes_upstream_in_the_providers_form(provider_type: str) -> None:
     credential = centralized(provider_type, OWN)
-    forms = {"anthropic": AS_KEY, "bedrock": AS_KEY, "gemini": AS_GOOGLE_KEY}
+    forms = {
+        "anthropic": AS_KEY,
+        "azure": (("Api-Key", OWN),),
+        "bedrock": AS_KEY,
+        "gemini": AS_GOOGLE_KEY,
+    }
     sent = forms.get(provider_type, AS_BEARER)
     assert tuple(credential.headers) == sent
     assert (credential.kind, credential.secret, credential.hint) == (

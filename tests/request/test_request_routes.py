@@ -307,6 +307,28 @@ URL_ROWS = [
     ("openai", "https://x/v1", "/other", "", "https://x/v1/other"),
     ("azure", "https://x/openai/v1?v=1", "/v1/responses", "", "https://x/openai/v1/responses?v=1"),
     ("azure", "https://x/v1/?v=1", "/v1/models", "limit=2", "https://x/v1/models?v=1&limit=2"),
+    *(
+        ("azure", f"https://x{base}?api-version=1", rest, query, f"https://x{expected}")
+        for base in ("", "/openai", "/openai/v1", "/openai/deployments/one")
+        for rest, query, expected in (
+            (
+                "/openai/deployments/d/embeddings",
+                "api-version=2",
+                "/openai/deployments/d/embeddings?api-version=2",
+            ),
+            ("/openai/responses", "", "/openai/responses?api-version=1"),
+        )
+    ),
+    ("azure", "https://x", "/v1/responses", "", "https://x/openai/v1/responses"),
+    ("azure", "https://x/openai/", "/openai/v1/files", "", "https://x/openai/v1/files"),
+    ("azure", "https://x/proxy", "/openai/v1/models", "", "https://x/proxy/models"),
+    (
+        "azure",
+        "https://x/openai/deployments/d?api-version=1",
+        "/v1/chat/completions",
+        "",
+        "https://x/openai/deployments/d/chat/completions?api-version=1",
+    ),
     ("copilot", "https://x", "/v1/messages", "", "https://x/v1/messages"),
     ("copilot", "https://x:8443/a//", "/models", "", "https://x:8443/a/models"),
     ("copilot", "https://[::1]:8443", "/models", "", "https://[::1]:8443/models"),

@@ -228,6 +228,9 @@ def _names(metadata: Mapping[str, Any], asked: str, kind: str) -> list[str]:
     asked = upstream if isinstance(upstream, str) and upstream else asked
     if not isinstance(answering, str) or not answering:
         return [asked]
+    if kind == "azure" and answering != asked and "upstream_model" not in metadata:
+        # A deployment, whose answer names no other model: a list says what it was asked for as.
+        return [asked, answering]
     if not is_same_model(asked, answering):
         return [answering]
     # Bedrock's answers name the model without the region it is paid in; others tell the date.
