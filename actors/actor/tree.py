@@ -1,6 +1,7 @@
 """Where actors are found: by role, never by a reference that was kept.
 
-One tree per gateway worker process.  The Supervisor alone writes to it.  Roles are
+One tree per gateway worker process.  The Supervisor alone writes to it, but for the keys that
+providers come to know.  Roles are
 ``control-plane``, ``recorder``, ``mcp`` and ``provider/<name>``.
 """
 
@@ -59,6 +60,7 @@ class ActorTree:
         self._histories: dict[str, ActorHistory] = {}
         self._changed = threading.Condition()
         self._providers: dict[str, ProviderConfig] = {}
+        self._fresh_keys: dict[str, tuple[str, ...]] = {}
         self.providers_loaded = False
         self.keeping: Keeping | None = None
         """None until actors are started."""
@@ -92,9 +94,19 @@ class ActorTree:
     def provider_configs(self) -> tuple[ProviderConfig, ...]:
         return tuple(self._providers.values())
 
+    def keys_of(self, config: ProviderConfig) -> tuple[str, ...]:
+        """The keys that a provider is called with, or was a moment ago: what never is shown."""
+        return (*config.keys, *self._fresh_keys.get(config.name, ()))
+
     def histories(self) -> dict[str, ActorHistory]:
         """By role, of all roles that there are, filled at this moment or not."""
         return dict(self._histories)
+
+    # -- for providers
+
+    def note_key(self, name: str, key: str) -> None:
+        """A provider has another key.  The one before may still be on its way."""
+        self._fresh_keys[name] = (*self._fresh_keys.get(name, ()), key)[-2:]
 
     # -- for the Supervisor
 

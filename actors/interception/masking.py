@@ -57,6 +57,9 @@ _KINDS = (
         + _DOTS
         + rb"){6,}",
     ),
+    # Access tokens: JSON Web Tokens, and Google's.
+    _kind(b"eyj", _BEFORE + rb"()eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]+)*"),
+    _kind(b"ya29.", _BEFORE + rb"()ya29\.[A-Za-z0-9._-]{8,}"),
     _kind(b"aiza", _BEFORE + rb"()AIza[A-Za-z0-9_-]{16,}"),
     _kind(
         b"akia asia aroa aida agpa anpa",

@@ -36,6 +36,10 @@ class Counters:
     """Times a circuit has opened, by route and model."""
     rejects: dict[tuple[str, str], int] = field(factory=dict)
     """Requests turned away by a circuit, by route and model."""
+    renewals: int = 0
+    """Times that another credential has come, where the provider's does not last."""
+    failed_renewals: int = 0
+    """Times that none could be had."""
     drains: int = 0
     """Answers read on after their client had gone."""
     drains_complete: int = 0

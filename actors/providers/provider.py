@@ -121,7 +121,7 @@ class Provider(GatewayActor):
             )
             # Whether an address can be made at all.
             upstream_url(config.type, config.base_url, "/")
-            self._maker = maker_for(config)
+            self._maker = maker_for(config, self._note_key)
             self._strategy = Strategy(config, self._counters, random.random, self._maker)
         except (ConnectFailed, ValueError) as ex:
             log.error("provider cannot be used", provider=config.name, error=str(ex))
@@ -413,6 +413,11 @@ class Provider(GatewayActor):
             self._expiry_planned = True
             self._alarm.add(until - now, Expire())
 
+    def _note_key(self, key: str) -> None:
+        """For a keeper's thread."""
+        if self._tree is not None:
+            self._tree.note_key(self._config.name, key)
+
     # -- for those who look
 
     def _state(self) -> ProviderState:
@@ -428,6 +433,7 @@ class Provider(GatewayActor):
         if not self._usable:
             return state
         state.counters.connections_opened = self._connector.opened
+        state.counters.renewals, state.counters.failed_renewals = self._maker.renewals
         return evolve(
             state,
             retrying=self._strategy.paused,

@@ -12,6 +12,7 @@ block: AWS credentials are waited for there.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -44,6 +45,7 @@ from aigateway.actors.values.policy import CallerRules, Stated
 from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = [
+    "KEY_OF_COMMAND",
     "NO_CREDENTIAL",
     "AbandonedAttempt",
     "Attempts",
@@ -220,6 +222,8 @@ def patience_of(own: ProviderConfig, tree: ActorTree | None) -> float:
 
 NO_CREDENTIAL = Credential((), CENTRALIZED, "", "")
 """Of a provider that wants no key."""
+KEY_OF_COMMAND = Credential((), CENTRALIZED, "", "<key command>")
+"""Of a provider whose key a command says: what may be said of it, since it changes."""
 
 
 class Maker(Protocol):
@@ -248,6 +252,10 @@ class Maker(Protocol):
         One that came after ``since`` (monotonic time), when what was refused was sent, is new.
         """
 
+    @property
+    def renewals(self) -> tuple[int, int]:
+        """How often another standing credential has come, and how often none."""
+
     def close(self) -> None:
         """Nothing more will be made."""
 
@@ -275,18 +283,27 @@ class PlainMaker:
         """See :class:`Maker`."""
         return False
 
+    @property
+    def renewals(self) -> tuple[int, int]:
+        """See :class:`Maker`."""
+        return 0, 0
+
     def close(self) -> None:
         """See :class:`Maker`."""
 
 
-def maker_for(config: ProviderConfig) -> Maker:
-    """The maker for a provider."""
-    if config.bedrock is None:
-        return PlainMaker(config)
-    # Only where it is needed: most gateways never call AWS.
-    from aigateway.actors.providers.bedrock.making import BedrockMaker
+def maker_for(config: ProviderConfig, noted: Callable[[str], None] | None = None) -> Maker:
+    """The maker for a provider; ``noted`` is told keys that come while it runs."""
+    # Each only where it is needed: most gateways never call AWS, and have keys that last.
+    if config.bedrock is not None:
+        from aigateway.actors.providers.bedrock.making import BedrockMaker
 
-    return BedrockMaker(config)
+        return BedrockMaker(config, noted)
+    if config.key_command is not None:
+        from aigateway.actors.providers.key_command import CommandMaker
+
+        return CommandMaker(config, noted)
+    return PlainMaker(config)
 
 
 def body_for(config: ProviderConfig, request: UpstreamRequest, model: str) -> bytes:

@@ -108,7 +108,8 @@ class Strategy:
         self._counters = counters
         self._maker = maker
         self._standing = maker.standing if maker is not None else None
-        pooled = config.keys and config.type != "copilot"
+        # A key that a command says is renewed, and never rests.
+        pooled = config.keys and config.type != "copilot" and config.key_command is None
         self._pool = KeyPool(config.keys, config.key_rest_max) if pooled else None
         self._credentials = (
             [centralized(config.type, key) for key in config.keys] if self._pool else []
@@ -120,9 +121,11 @@ class Strategy:
         self._words = Words(config)
         self._retried = RETRY_STATUSES if config.max_retries > 0 else frozenset[int]()
         self._asked_back = self._retried | KEY_STATUSES
+        self._credential_statuses = CREDENTIAL_STATUSES
         if config.type == GEMINI:
             # So Google answers to a key that it does not know.
             self._asked_back |= {400}
+            self._credential_statuses |= {400}
         self._asked_on_trial = self._asked_back | SUCCESSES
         self._rescued = RESCUED_STATUSES | {429}
 
@@ -159,7 +162,7 @@ class Strategy:
                 job.walker = self._walk(job)
             else:
                 job.credential = self._standing
-                job.ask_back = self._retried | CREDENTIAL_STATUSES
+                job.ask_back = self._retried | self._credential_statuses
                 if job.rescued:
                     job.ask_back |= self._rescued
         if self._breaker is not None and request.route:

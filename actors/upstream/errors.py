@@ -10,6 +10,7 @@ __all__ = [
     "ConnectTimeout",
     "GatewayEnds",
     "HeadCut",
+    "KeyAway",
     "NotMade",
     "NotSent",
     "NotSupported",
@@ -52,6 +53,13 @@ class NotMade(UpstreamError):
     sent = False
     status = 500
     error_type = "unauthorized"
+
+
+class KeyAway(NotMade):
+    """The provider's key cannot be had now; it may be in a moment."""
+
+    status = 503
+    retry_after = 5
 
 
 class NotSupported(UpstreamError):

@@ -15,6 +15,7 @@ __all__ = [
     "PROVIDER_TYPES",
     "BedrockConfig",
     "BreakerConfig",
+    "KeyCommand",
     "ProviderConfig",
 ]
 
@@ -77,6 +78,17 @@ class BedrockConfig:
 
 
 @frozen(kw_only=True)
+class KeyCommand:
+    """A command that says a provider's key, which does not last."""
+
+    command: str = field(repr=False)
+    variable: str
+    """Which names it, for logs."""
+    expires_at: float | None = field(default=None, eq=False)
+    """When the key ends that it said first, in Unix seconds; None: nobody knows."""
+
+
+@frozen(kw_only=True)
 class BreakerConfig:
     """Circuit breaker thresholds; times in seconds."""
 
@@ -95,6 +107,8 @@ class ProviderConfig:
     base_url: str
     """With scheme; for OpenAI types the path contains ``/v1``."""
     keys: tuple[str, ...] = field(default=(), repr=False)
+    key_command: KeyCommand | None = None
+    """What says the only key again when that ends, or Bedrock's bearer token."""
     enabled: bool = True
     error: str | None = None
     """Why this provider cannot serve; it is listed, and answers 503."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,7 @@ def examine_all(flags: dict[str, object]) -> Report:
     report = Report(settings, errors=[str(error) for error in errors])
     report.warnings += settings.warnings
     try:
-        listed = read_providers(settings.provider_environ)
+        listed = read_providers(settings.provider_environ, settings.provider_commands)
     except SettingsError as ex:
         report.errors.append(str(ex))
     else:
@@ -211,14 +212,26 @@ def _dial_cells(each: Dialled) -> tuple[str, ...]:
 def _credentials(provider: ProviderConfig) -> str:
     if provider.bedrock is not None:
         if provider.bedrock.bearer_token:
-            return f"aws bearer token {mask(provider.bedrock.bearer_token)}"
+            token = mask(provider.bedrock.bearer_token)
+            return f"aws bearer token {token}{_by_command(provider)}"
         access_key = mask(provider.bedrock.access_key)
         return f"aws key {access_key}" if access_key else "aws credential chain"
     if provider.keys:
-        return "keys " + ", ".join(map(mask, provider.keys))
+        return "keys " + ", ".join(map(mask, provider.keys)) + _by_command(provider)
     if provider.no_key:
         return "no key"
     return "the user's own key"
+
+
+def _by_command(provider: ProviderConfig) -> str:
+    """Whether it is renewed, and when it ends if that is known."""
+    command = provider.key_command
+    if command is None:
+        return ""
+    if command.expires_at is None:
+        return " by a command"
+    ends = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(command.expires_at))
+    return f" by a command, until {ends}"
 
 
 def _address(url: str) -> str:

@@ -83,7 +83,7 @@ def _check_providers(settings: Settings) -> None:
     from aigateway.http.settings.provider_env import read_providers
 
     log = structlog.get_logger("ai-gateway.providers")
-    found = read_providers(settings.provider_environ)
+    found = read_providers(settings.provider_environ, settings.provider_commands)
     providers = build_providers(found.entries, settings)
     for warning in (*settings.warnings, *found.warnings, *provider_warnings(providers)):
         log.warning(warning.message, env=warning.setting)

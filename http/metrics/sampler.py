@@ -299,6 +299,11 @@ class Sampler:
         for reason, count in rests.items():
             labels: _Labels = (name, reason)
             self._totals.reach((urn, "key", reason), count, series.key_transitions, labels)
+        if config is not None and (config.bedrock is not None or config.key_command is not None):
+            got = (("renewed", counters.renewals), ("failed", counters.failed_renewals))
+            for result, count in got:
+                labels, counter = (name, result), series.credential_renewals
+                self._totals.reach((urn, "renewal", result), count, counter, labels)
         others = config is not None and (config.fallback or config.group)
         fallbacks = dict.fromkeys(FALLBACK_REASONS if others else (), 0)
         for reason, count in (fallbacks | counters.fallback_reasons).items():

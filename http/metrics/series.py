@@ -188,6 +188,13 @@ class Series:
             ("provider", "outcome"),
             PROVIDERS, (len(KEY_OUTCOMES), "outcomes"),
         )  # fmt: skip
+        self.credential_renewals = self._counter(
+            "provider_credential_renewals",
+            "Times that a credential which does not last (of a key command, of AWS) was to be had "
+            "again: renewed, failed",
+            ("provider", "result"),
+            PROVIDERS, (2, "results"),
+        )  # fmt: skip
         self.fallbacks = self._counter(
             "provider_fallbacks",
             "Requests that another provider was given, by the provider that could not answer and "

@@ -17,6 +17,7 @@ from aigateway.actors.codec.headers import Headers, joined
 from aigateway.actors.interception.error_bodies import error_body
 from aigateway.actors.interception.headers import without_account
 from aigateway.actors.interception.masking import (
+    MASK,
     mask_body,
     mask_headers,
     mask_text,
@@ -66,7 +67,7 @@ def _conceal_answer(
         return _broke_off(opened, ex, dialect)
     masked = mask_body(body, exchange.headers, keys)
     if masked is not None:
-        _log(opened.provider_name, exchange.status, body if quotes else b"", headers)
+        _log(opened.provider_name, exchange.status, body if quotes else b"", headers, keys)
         body, exchange.headers = masked[0], list(masked[1])
     exchange.unread(body)
     return opened
@@ -98,7 +99,7 @@ def _conceal_refusal(refused: Refused, keys: Sequence[str], quotes: bool) -> Ref
     if masked is None:
         return evolve(refused, headers=headers)
     quoted = (refused.body or b"") if quotes else b""
-    _log(refused.provider_name, refused.status, quoted, refused.headers)
+    _log(refused.provider_name, refused.status, quoted, refused.headers, keys)
     return evolve(
         refused,
         message=mask_text(refused.message, keys),
@@ -126,11 +127,14 @@ def _read(exchange: Exchange) -> bytes:
     raise UpstreamCut(f"it is over {READ_LIMIT} bytes")
 
 
-def _log(provider: str, status: int, body: bytes, headers: Headers) -> None:
+def _log(provider: str, status: int, body: bytes, headers: Headers, keys: Sequence[str]) -> None:
     try:
         body = body and decode(body, joined(headers, "content-encoding"))
     except DecodingError:
         return
+    for key in (each for each in keys if len(each) >= 8):
+        # Of those that came while it runs the log knows nothing.
+        body = body.replace(key.encode(), MASK.encode())
     log.warning(
         "account masked in an error answer",
         provider=provider,

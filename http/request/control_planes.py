@@ -45,7 +45,8 @@ def control_plane_starter(
     ``on_fatal`` is told why there will never be a connection, ``on_connected`` that there is
     one again.
     """
-    providers = build_providers(read_providers(settings.provider_environ).entries, settings)
+    found = read_providers(settings.provider_environ, settings.provider_commands)
+    providers = build_providers(found.entries, settings)
     if settings.local:
         return _local(settings, providers)
     return _coderd(settings, providers, on_fatal, on_connected)

@@ -59,6 +59,7 @@ from aigateway.actors.providers.bedrock.making import standing_credential
 from aigateway.actors.providers.messages import Refused
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.request import (
+    KEY_OF_COMMAND,
     NO_CREDENTIAL,
     UpstreamRequest,
     model_for,
@@ -417,6 +418,8 @@ class Pipeline:
             own = byok_credential(config.type, presented.remaining_headers)
         if own is not None:
             return own
+        if config.key_command is not None and not presented.byok:
+            return KEY_OF_COMMAND
         if config.keys and not presented.byok:
             return centralized(config.type, config.keys[0])
         if config.no_key and not presented.byok:

@@ -223,7 +223,7 @@ class Sockets:
             until=time.monotonic() + settings.websocket_max_age,
             idle_timeout=answering.idle_timeout,
             drain_timeout=settings.drain_timeout,
-            keys=answering.keys,
+            keys=self._runtime.tree.keys_of(answering),
             quotes=answering.quoted,
         )
         turns.session = SocketSession(

@@ -70,7 +70,8 @@ class Upstream:
                 return result
         answering = self.provider_of(result) or config
         dialect = request.api or config.type
-        return conceal(result, answering.keys, dialect, quotes=answering.quoted)
+        keys = self._runtime.tree.keys_of(answering)
+        return conceal(result, keys, dialect, quotes=answering.quoted)
 
     def provider_of(self, result: Opened | Refused) -> ProviderConfig | None:
         """The configuration of the provider that answered."""

@@ -86,7 +86,10 @@ def reloaded(old: Settings, read: Callable[[], Settings]) -> Settings:
         for row in OPTIONS
         if row.reloadable and getattr(old, row.name) != getattr(new, row.name)
     ]
-    if old.provider_environ != new.provider_environ:
+    if (old.provider_environ, old.provider_commands) != (
+        new.provider_environ,
+        new.provider_commands,
+    ):
         changed.append("providers")
     if old.mcp_servers != new.mcp_servers:
         changed.append(YAML_KEY)

@@ -13,7 +13,7 @@ from functools import partial
 
 from attrs import define, field
 
-from aigateway.actors.values.provider_config import PROVIDER_TYPES, BedrockConfig
+from aigateway.actors.values.provider_config import PROVIDER_TYPES, BedrockConfig, KeyCommand
 from aigateway.http.settings._kinds import (
     BOOL,
     DURATION,
@@ -93,13 +93,16 @@ FIELDS = frozenset(
 
 def read_indexed(
     environ: Mapping[str, str],
+    commands: Mapping[str, KeyCommand],
 ) -> tuple[list[ProviderEntry], list[OptionWarning]]:
     """Read the indexed providers, in the order of their numbers.
 
+    ``commands`` say a key again, by its variable.
     Raises SettingsError when the variables do not make a list.
     """
     warnings: list[OptionWarning] = []
-    found = [read for p in PROVIDER_PREFIXES if (read := _read_prefix(environ, p, warnings))]
+    read = [_read_prefix(environ, prefix, warnings, commands) for prefix in PROVIDER_PREFIXES]
+    found = [drafts for drafts in read if drafts]
     if len(found) > 1:
         new, old = PROVIDER_PREFIXES
         raise SettingsError(
@@ -132,6 +135,7 @@ class _Draft:
     bedrock_protocol: str = ""
     bedrock_bearer_token: str = field(default="", repr=False)
     bedrock_resolved_models: str = ""
+    key_command: KeyCommand | None = None
     fallback: str = ""
     extras: dict[str, object] = field(factory=dict)
     errors: list[str] = field(factory=list)
@@ -191,7 +195,10 @@ class _Draft:
 
 
 def _read_prefix(
-    environ: Mapping[str, str], prefix: str, warnings: list[OptionWarning]
+    environ: Mapping[str, str],
+    prefix: str,
+    warnings: list[OptionWarning],
+    commands: Mapping[str, KeyCommand],
 ) -> list[_Draft]:
     rows = []
     for variable in environ:
@@ -209,6 +216,7 @@ def _read_prefix(
             raise SettingsError(f"provider num {len(drafts)} skipped: {variable}")
         if index == len(drafts):
             drafts.append(_Draft(index, variable[: len(variable) - len(key)]))
+        drafts[index].key_command = commands.get(variable) or drafts[index].key_command
         if not drafts[index].take(key.upper(), variable, environ[variable]):
             text = "ignoring unknown AI provider field (check for typos)"
             warnings.append(OptionWarning(text, variable))
@@ -239,6 +247,7 @@ def _entry(p: _Draft) -> ProviderEntry:
         type=p.type,
         base_url=p.base_url if bedrock is None else p.bedrock_base_url,
         keys=p.keys,
+        key_command=p.key_command,
         bedrock=bedrock,
         fallback=tuple(filter(None, (part.strip() for part in p.fallback.split(",")))),
         extras=p.extras,

@@ -28,7 +28,7 @@ from aigateway.http.settings._yaml import read_yaml
 from aigateway.http.settings.errors import SettingsError
 from aigateway.http.settings.mcp_servers import YAML_KEY, McpServerSettings, read_mcp_servers
 from aigateway.http.settings.near import near_names, suggestion
-from aigateway.http.settings.secret_sources import resolve, secret_variables
+from aigateway.http.settings.secret_sources import Resolved, resolve, secret_variables
 from aigateway.http.settings.table import OPTIONS, Settings
 from aigateway.http.settings.yaml_providers import PROVIDERS_KEY, provider_variables
 
@@ -97,7 +97,8 @@ def _load(
     if yaml_path is None:
         yaml_path = str(flags.get("config") or environ.get("CODER_CONFIG_PATH") or "")
     document = _document(yaml_path, report)
-    environ, origins, secret_files = _with_secrets(document, environ, yaml_path, report)
+    resolved = _with_secrets(document, environ, yaml_path, report)
+    environ, origins = resolved.environ, resolved.origins
     values: dict[str, Any] = {}
     sources: dict[str, Source] = {}
     warnings: list[OptionWarning] = []
@@ -142,7 +143,8 @@ def _load(
         own_prices=own_prices,
         gateway_key=key,
         provider_environ=provider_environ,
-        watched_files=(*secret_files, *_files_at_reload(values, key, servers, provider_environ)),
+        provider_commands=resolved.commands,
+        watched_files=(*resolved.files, *_files_at_reload(values, key, servers, provider_environ)),
         sources=sources,
         warnings=tuple(warnings),
     )
@@ -169,18 +171,17 @@ def _with_secrets(
     environ: Mapping[str, str],
     yaml_path: str,
     report: Callable[[SettingsError], None],
-) -> tuple[Mapping[str, str], Mapping[str, str], tuple[str, ...]]:
+) -> Resolved:
     """The environment with the providers of the YAML file in it, and with every secret that
-    is in a file or said by a command; where those came from; which files they are."""
+    is in a file or said by a command."""
     try:
         listed = document.get(PROVIDERS_KEY)
         where = f"{yaml_path}: {PROVIDERS_KEY}"
         added = provider_variables(listed, environ, where) if listed is not None else {}
-        resolved = resolve({**environ, **added}, secret_variables(OPTIONS))
+        return resolve({**environ, **added}, secret_variables(OPTIONS))
     except SettingsError as ex:
         report(ex)
-        return environ, {}, ()
-    return resolved.environ, resolved.origins, resolved.files
+        return Resolved(environ, {}, ())
 
 
 # -- one option

@@ -107,6 +107,7 @@ def build_providers(
             type=entry.type,
             base_url=entry.base_url,
             keys=entry.keys,
+            key_command=entry.key_command,
             enabled=entry.enabled,
             error=entry.error,
             bedrock=entry.bedrock,

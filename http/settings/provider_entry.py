@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from attrs import field, frozen
 
-from aigateway.actors.values.provider_config import BedrockConfig
+from aigateway.actors.values.provider_config import BedrockConfig, KeyCommand
 
 __all__ = ["KEY_LISTS", "NAME_PATTERN", "SECRET_FIELDS", "ProviderEntry"]
 
@@ -33,6 +33,7 @@ class ProviderEntry:
     type: str
     base_url: str = ""
     keys: tuple[str, ...] = field(default=(), repr=False)
+    key_command: KeyCommand | None = None
     bedrock: BedrockConfig | None = None
     fallback: tuple[str, ...] = ()
     extras: Mapping[str, object] = field(factory=dict)

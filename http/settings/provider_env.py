@@ -12,7 +12,7 @@ from typing import Any
 
 from attrs import frozen
 
-from aigateway.actors.values.provider_config import BedrockConfig
+from aigateway.actors.values.provider_config import BedrockConfig, KeyCommand
 from aigateway.http.settings._indexed_env import read_indexed
 from aigateway.http.settings._kinds import MODELS
 from aigateway.http.settings._option import OptionWarning
@@ -33,19 +33,23 @@ class ProviderList:
     warnings: tuple[OptionWarning, ...] = ()
 
 
-def read_providers(environ: Mapping[str, str]) -> ProviderList:
+def read_providers(
+    environ: Mapping[str, str], commands: Mapping[str, KeyCommand] | None = None
+) -> ProviderList:
     """Read all providers that ``environ`` configures; none is a valid answer.
 
+    ``commands`` say a key again, by its variable.
     Raises SettingsError when it is unclear which providers are meant.  A provider that is
     wrong by itself has ``error`` set.
     """
-    indexed, warnings = read_indexed(environ)
+    commands = commands or {}
+    indexed, warnings = read_indexed(environ, commands)
     single = _single_values(environ)
     if single["anthropic_key"] and _single_bedrock(single):
         raise SettingsError(
             "CODER_AIBRIDGE_ANTHROPIC_KEY and CODER_AIBRIDGE_BEDROCK_* are mutually exclusive"
         )
-    entries = {entry.name: entry for entry in _from_single(single)}
+    entries = {entry.name: entry for entry in _from_single(single, commands)}
     for entry in indexed:
         if entry.name in entries:
             raise SettingsError(
@@ -71,13 +75,16 @@ def _single_bedrock(single: Mapping[str, str]) -> bool:
     return any(single[f"bedrock_{name}"] for name in names)
 
 
-def _from_single(single: Mapping[str, str]) -> Iterable[ProviderEntry]:
+def _from_single(
+    single: Mapping[str, str], commands: Mapping[str, KeyCommand]
+) -> Iterable[ProviderEntry]:
     if single["openai_key"]:
         yield ProviderEntry(
             name="openai",
             type="openai",
             base_url=single["openai_base_url"],
             keys=(single["openai_key"],),
+            key_command=_single_command("openai_key", commands),
             prefix="CODER_AI_GATEWAY_OPENAI_",
             **_single_models(single, "openai_models"),
         )
@@ -102,9 +109,15 @@ def _from_single(single: Mapping[str, str]) -> Iterable[ProviderEntry]:
             type="anthropic",
             base_url=single["anthropic_base_url"],
             keys=(single["anthropic_key"],),
+            key_command=_single_command("anthropic_key", commands),
             prefix="CODER_AI_GATEWAY_ANTHROPIC_",
             **_single_models(single, "anthropic_models"),
         )
+
+
+def _single_command(option: str, commands: Mapping[str, KeyCommand]) -> KeyCommand | None:
+    row = _SINGLE[option]
+    return next(filter(None, map(commands.get, (*row.envs, *row.old_envs))), None)
 
 
 def _single_models(single: Mapping[str, str], option: str) -> dict[str, Any]:

@@ -84,6 +84,15 @@ To rotate a secret, change the file: within a few seconds the gateway reloads, w
 without a cut stream, as after a SIGHUP. That holds for the file in `--key-file`, too. What commands
 say is asked again at a SIGHUP.
 
+**A provider's key that does not last** is renewed while the gateway runs: `KEY_COMMAND` and
+`BEDROCK_BEARER_TOKEN_COMMAND` of a numbered provider, and the two of single providers. Their
+command is run again before the key ends (5 minutes, of a short-lived one a fifth of its time), as
+far as that is known, and when the provider answers 401 to it: once for all requests of a process,
+which wait for it and are sent with the new one. The command writes the key, or JSON with the key
+as `accessToken`, `access_token`, `token` or `key`, and its end as `expires_on`, `expires_at`
+(Unix seconds or RFC 3339) or `expires_in`. The end of a JSON Web Token is read from itself. When
+the command fails it is tried again every 5 s, and the old key serves until it ends.
+
 """
 
 _PROVIDERS = """\

@@ -8,26 +8,30 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
-import subprocess
+import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from attrs import field, frozen
 
+from aigateway.actors.providers.said_keys import CommandFailed, output_of, said_key
+from aigateway.actors.values.provider_config import KeyCommand
 from aigateway.http.settings._option import PROVIDER_PREFIXES, Option
 from aigateway.http.settings.errors import SettingsError
 from aigateway.http.settings.provider_entry import SECRET_FIELDS
 
 __all__ = ["COMPANIONS", "Resolved", "read_secret_file", "resolve", "secret_variables"]
 
-COMMAND_TIMEOUT: Final = 30.0
-"""Seconds for a command that says a secret."""
 COMPANIONS: Final = ("_FILE", "_COMMAND")
 
 _NUMBERED: Final = re.compile(
     rf"(?:{'|'.join(PROVIDER_PREFIXES)})[0-9]+_(?:{'|'.join(sorted(SECRET_FIELDS))})"
 )
+_RENEWED: Final = re.compile(
+    rf"(?:(?:{'|'.join(PROVIDER_PREFIXES)})[0-9]+_(?:KEY|BEDROCK_BEARER_TOKEN)"
+    r"|CODER_(?:AI_GATEWAY|AIBRIDGE)_(?:OPENAI|ANTHROPIC)_KEY)"
+)
+"""A provider's only key: its command is run again when that ends."""
 
 
 @frozen
@@ -39,6 +43,8 @@ class Resolved:
     """The companion that each secret came from, by the secret's variable."""
     files: tuple[str, ...]
     """Which were read."""
+    commands: Mapping[str, KeyCommand] = field(factory=dict)
+    """What says a provider's key again, by the key's variable."""
 
 
 def secret_variables(options: Collection[Option]) -> frozenset[str]:
@@ -57,6 +63,7 @@ def resolve(environ: Mapping[str, str], variables: Collection[str]) -> Resolved:
     found = dict(environ)
     origins: dict[str, str] = {}
     files: list[str] = []
+    commands: dict[str, KeyCommand] = {}
     for companion, name in _companions(environ, variables):
         value = found.pop(companion)
         if not value:
@@ -68,11 +75,20 @@ def resolve(environ: Mapping[str, str], variables: Collection[str]) -> Resolved:
             text = read_secret_file(value, companion)
             files.append(os.path.expanduser(value))
         else:
-            text = _said_by(value, companion)
+            try:
+                text = output_of(value)
+                if _RENEWED.fullmatch(name.upper()):
+                    said = said_key(text, time.time())
+                    text = said.key
+                    commands[name] = KeyCommand(
+                        command=value, variable=companion, expires_at=said.expires_at
+                    )
+            except CommandFailed as ex:
+                raise SettingsError(f"{companion}: {ex}") from ex
         # A list may have a line for each.
         found[name] = ",".join(text.split()) if name.endswith("S") else text
         origins[name] = companion
-    return Resolved(found, origins, tuple(files))
+    return Resolved(found, origins, tuple(files), commands)
 
 
 def _companions(
@@ -98,30 +114,4 @@ def read_secret_file(path: str, where: str) -> str:
         raise SettingsError(f'{where}: "{path}" is not a text file') from ex
     if not text:
         raise SettingsError(f'{where}: "{path}" is empty')
-    return text
-
-
-def _said_by(command: str, where: str) -> str:
-    """What the command writes, without the space around it.  No shell has a hand in it.
-
-    APPSEC: neither what it writes nor its arguments are in an error.
-    """
-    try:
-        argv = shlex.split(command)
-    except ValueError as ex:
-        raise SettingsError(f"{where} is not a command: {str(ex).lower()}") from ex
-    try:
-        done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=COMMAND_TIMEOUT
-        )
-    except subprocess.TimeoutExpired as ex:
-        raise SettingsError(f"{where}: no answer within {COMMAND_TIMEOUT:g} s") from ex
-    except (OSError, ValueError, IndexError) as ex:
-        reason = getattr(ex, "strerror", None) or "it is not a command"
-        raise SettingsError(f"{where}: the command cannot be run: {reason}") from ex
-    if done.returncode != 0:
-        raise SettingsError(f"{where}: the command failed with code {done.returncode}")
-    text = done.stdout.decode("utf-8", "replace").strip()
-    if not text:
-        raise SettingsError(f"{where}: the command wrote nothing")
     return text

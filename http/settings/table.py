@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 
-from aigateway.actors.values.provider_config import DEFAULT_BASE_URLS
+from aigateway.actors.values.provider_config import DEFAULT_BASE_URLS, KeyCommand
 from aigateway.http.settings._kinds import (
     ADDRESS,
     BOOL,
@@ -643,6 +643,8 @@ class Settings:
     """The gateway key, from --key or from the file."""
     provider_environ: Mapping[str, str] = field(factory=dict, repr=False)
     """Everything that configures providers, under the names of environment variables."""
+    provider_commands: Mapping[str, KeyCommand] = field(factory=dict, repr=False)
+    """What says a provider's key again, by the key's variable."""
     watched_files: tuple[str, ...] = ()
     """Files with secrets and certificates: one that changes is a reason to reload."""
     sources: Mapping[str, Source] = field(factory=dict, repr=False)

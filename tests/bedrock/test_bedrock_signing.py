@@ -16,12 +16,11 @@ from waiting import wait_until
 from aigateway.actors.providers.bedrock.credentials import (
     AwsKeys,
     BotocoreMissing,
-    CredentialKeeper,
-    NoCredentials,
     keeper_for,
 )
 from aigateway.actors.providers.bedrock.making import standing_credential
 from aigateway.actors.providers.bedrock.signing import Signer, region_of, sign
+from aigateway.actors.providers.credentials import CredentialKeeper, NoCredentials
 from aigateway.actors.values.provider_config import BedrockConfig, ProviderConfig
 
 KEYS = AwsKeys("AKIAFORTESTS", "the-secret", "the-token")
@@ -164,10 +163,10 @@ class _Source:
 
 
 @pytest.fixture
-def keeper() -> Iterator[Callable[[_Source], CredentialKeeper]]:
-    made: list[tuple[CredentialKeeper, _Source]] = []
+def keeper() -> Iterator[Callable[[_Source], CredentialKeeper[AwsKeys]]]:
+    made: list[tuple[CredentialKeeper[AwsKeys], _Source]] = []
 
-    def make(source: _Source) -> CredentialKeeper:
+    def make(source: _Source) -> CredentialKeeper[AwsKeys]:
         keeper = CredentialKeeper(source, name="p", renew_every=0.001, retry_every=0.001)
         made.append((keeper, source))
         return keeper
@@ -179,7 +178,7 @@ def keeper() -> Iterator[Callable[[_Source], CredentialKeeper]]:
         source.go.release()
 
 
-def current_is(keeper: CredentialKeeper, keys: AwsKeys) -> Callable[[], bool]:
+def current_is(keeper: CredentialKeeper[AwsKeys], keys: AwsKeys) -> Callable[[], bool]:
     def there() -> bool:
         try:
             return keeper.current(0.0) == keys
@@ -190,7 +189,7 @@ def current_is(keeper: CredentialKeeper, keys: AwsKeys) -> Callable[[], bool]:
 
 
 def test_the_first_request_waits_and_later_ones_do_not(
-    keeper: Callable[[_Source], CredentialKeeper],
+    keeper: Callable[[_Source], CredentialKeeper[AwsKeys]],
 ) -> None:
     source = _Source(KEYS, AwsKeys("second", "s"))
     kept = keeper(source)
@@ -205,7 +204,7 @@ def test_the_first_request_waits_and_later_ones_do_not(
 
 
 def test_a_failure_is_told_at_once_and_mended_later(
-    keeper: Callable[[_Source], CredentialKeeper],
+    keeper: Callable[[_Source], CredentialKeeper[AwsKeys]],
 ) -> None:
     source = _Source(NoCredentials("none to be had"), KEYS)
     kept = keeper(source)
@@ -218,7 +217,7 @@ def test_a_failure_is_told_at_once_and_mended_later(
 
 @pytest.mark.parametrize("expiry_fails", [False, True])
 def test_keys_serve_until_they_expire_when_renewing_fails(
-    keeper: Callable[[_Source], CredentialKeeper], expiry_fails: bool
+    keeper: Callable[[_Source], CredentialKeeper[AwsKeys]], expiry_fails: bool
 ) -> None:
     source = _Source(KEYS, OSError("no route"), OSError("no route"))
     kept = keeper(source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import requests
 
@@ -16,7 +17,6 @@ from aigateway.actors.providers.bedrock.counting import (
     count_path,
     foundation_model,
 )
-from aigateway.actors.providers.bedrock.credentials import NoCredentials
 from aigateway.actors.providers.bedrock.rewrite import (
     allowed_betas,
     invoke_path,
@@ -24,7 +24,15 @@ from aigateway.actors.providers.bedrock.rewrite import (
     rewrite_body,
 )
 from aigateway.actors.providers.bedrock.signing import CHAIN_HINT, Signer
-from aigateway.actors.providers.request import UpstreamRequest, body_for, framed, url_for
+from aigateway.actors.providers.credentials import NoCredentials
+from aigateway.actors.providers.key_command import KeyOfCommand
+from aigateway.actors.providers.request import (
+    KEY_OF_COMMAND,
+    UpstreamRequest,
+    body_for,
+    framed,
+    url_for,
+)
 from aigateway.actors.upstream.errors import NotMade, NotSupported
 from aigateway.actors.values.provider_config import ProviderConfig
 
@@ -37,6 +45,8 @@ _NOT_FOR_INVOKE = frozenset({"anthropic-beta", "anthropic-version", "content-enc
 def standing_credential(config: ProviderConfig) -> Credential:
     """What may be said of the credential of a Bedrock provider before there is a signature."""
     assert config.bedrock is not None
+    if config.key_command is not None:
+        return KEY_OF_COMMAND
     shown = config.bedrock.bearer_token or config.bedrock.access_key
     return Credential((), CENTRALIZED, "", mask(shown) if shown else CHAIN_HINT)
 
@@ -47,13 +57,16 @@ class BedrockMaker:
     Each request gets its signature when it is sent, so one that waited has a fresh one.
     """
 
-    def __init__(self, config: ProviderConfig) -> None:
+    def __init__(self, config: ProviderConfig, noted: Callable[[str], None] | None = None) -> None:
         assert config.bedrock is not None
         self._config = config
         self._bedrock = config.bedrock
         self.standing: Credential | None = standing_credential(config)
         self.converted = config.bedrock.invokes
         self._signer: Signer | None = None
+        self._token = None
+        if config.key_command is not None:
+            self._token = KeyOfCommand(config, config.bedrock.bearer_token, noted)
         self._lock = threading.Lock()
 
     def make(
@@ -96,7 +109,7 @@ class BedrockMaker:
 
         May wait for AWS credentials; raises NotMade when there are none.
         """
-        token = self._bedrock.bearer_token
+        token = self._bedrock.bearer_token if self._token is None else self._token.current()
         if token:
             return framed(method, url, headers, [("Authorization", f"Bearer {token}")], body)
         try:
@@ -107,13 +120,24 @@ class BedrockMaker:
 
     def renew(self, since: float) -> bool:
         """See :class:`~aigateway.actors.providers.request.Maker`."""
+        if self._token is not None:
+            return self._token.renew(since)
         if self._signer is None:
             # Signed with a token of the settings: there was no signer.
             return False
         return self._signer.renew(since)
 
+    @property
+    def renewals(self) -> tuple[int, int]:
+        """See :class:`~aigateway.actors.providers.request.Maker`."""
+        if self._token is not None:
+            return self._token.renewals
+        return self._signer.renewals if self._signer is not None else (0, 0)
+
     def close(self) -> None:
         """Stop renewing credentials."""
+        if self._token is not None:
+            self._token.close()
         with self._lock:
             if self._signer is not None:
                 self._signer.close()

@@ -8,11 +8,10 @@ from aigateway.actors.codec.headers import Headers, first_of
 from aigateway.actors.providers.bedrock.credentials import (
     AwsKeys,
     BotocoreMissing,
-    Keeper,
-    NoCredentials,
     keeper_for,
 )
 from aigateway.actors.providers.bedrock.models import stated_region
+from aigateway.actors.providers.credentials import Keeper, NoCredentials
 from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = ["CHAIN_HINT", "SERVICES", "Signer", "preload", "region_of", "sign"]
@@ -84,7 +83,7 @@ def sign(
 class Signer:
     """Signs the requests of one Bedrock provider.  Safe to use from many threads."""
 
-    def __init__(self, config: ProviderConfig, keeper: Keeper | None = None) -> None:
+    def __init__(self, config: ProviderConfig, keeper: Keeper[AwsKeys] | None = None) -> None:
         """Raises NoCredentials when no region is known."""
         assert config.bedrock is not None
         self.config = config
@@ -112,6 +111,11 @@ class Signer:
         False: there are none.
         """
         return self._keeper.renew(since)
+
+    @property
+    def renewals(self) -> tuple[int, int]:
+        """How often other credentials have come, and how often none."""
+        return self._keeper.renewals
 
     def close(self) -> None:
         """Stop renewing credentials."""
