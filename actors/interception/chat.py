@@ -49,6 +49,7 @@ from aigateway.actors.interception.conversation import (
 )
 from aigateway.actors.interception.relay import End, Mode, Relay
 from aigateway.actors.interception.routes import CHAT_COMPLETIONS, Api
+from aigateway.actors.values.records import INVALID_ARGUMENTS
 
 __all__ = ["ChatInterception", "read_chat_request"]
 
@@ -475,7 +476,7 @@ class ChatInterception(Relay):
             if not arguments:
                 arguments = "null"
             elif not is_json(arguments.encode()):
-                metadata["invalid_arguments"] = arguments
+                metadata[INVALID_ARGUMENTS] = arguments
                 arguments = "null"
         self._record_tool(
             self._msg_id,

@@ -41,7 +41,7 @@ from aigateway.actors.interception.outcomes import CLIENT_GONE
 from aigateway.actors.interception.relay import Relay
 from aigateway.actors.interception.routes import Api
 from aigateway.actors.interception.tools import ToolResult, Tools
-from aigateway.actors.values.records import ToolUsage, UsageRecord
+from aigateway.actors.values.records import INVALID_ARGUMENTS, ToolUsage, UsageRecord
 
 __all__ = ["InjectedCall", "InjectedInterception"]
 
@@ -73,7 +73,7 @@ class _Called:
         """Whether this record is not to be made: it is a call that is to be run."""
         if usage.tool not in self.tools:
             return False
-        arguments = str(usage.metadata.get("invalid_arguments", usage.input))
+        arguments = str(usage.metadata.get(INVALID_ARGUMENTS, usage.input))
         if arguments.startswith('"'):
             arguments = text(arguments.encode()) or ""
         elif arguments == "null":

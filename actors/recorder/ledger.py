@@ -21,6 +21,7 @@ from aigateway.actors.actor.base import ActorDied, Reply, new_reply, tell_quietl
 from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.recorder.messages import Append
 from aigateway.actors.values.records import (
+    INVALID_ARGUMENTS,
     RECORD_LINE,
     Interception,
     InterceptionEnded,
@@ -129,11 +130,12 @@ def _without_content(record: UsageRecord) -> UsageRecord | None:
             return None
         case ToolUsage():
             error = None if record.invocation_error is None else "failed"
+            metadata = {k: v for k, v in record.metadata.items() if k != INVALID_ARGUMENTS}
             return attrs.evolve(
                 record,
                 input="{}",
                 invocation_error=error,
-                metadata={**record.metadata, **_WITHHELD},
+                metadata={**metadata, **_WITHHELD},
             )
         case TokenUsage():
             return record

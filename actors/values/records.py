@@ -17,6 +17,7 @@ from aigateway.actors.values.attribution import NO_ATTRIBUTION, Attribution
 from aigateway.actors.values.frozen import frozen
 
 __all__ = [
+    "INVALID_ARGUMENTS",
     "RECORD_LINE",
     "Interception",
     "InterceptionEnded",
@@ -30,6 +31,9 @@ __all__ = [
 
 RECORD_LINE: Final = "interception log"
 """The message of a log line that is a record: it may hold what users and models said."""
+
+INVALID_ARGUMENTS: Final = "invalid_arguments"
+"""Metadata of a tool call: its arguments as the model wrote them, where they are not JSON."""
 
 Json: TypeAlias = Any
 Metadata: TypeAlias = Mapping[str, Json]

@@ -52,7 +52,10 @@ CHAT = {
     "id": "c1", "object": "chat.completion", "model": "m",
     "choices": [{"index": 0, "finish_reason": "tool_calls", "message": {
         "role": "assistant", "content": SAID, "reasoning_content": THOUGHT,
-        "tool_calls": [{"id": "t1", "type": "function", "function": CALL}]}}],
+        "tool_calls": [
+            {"id": "t1", "type": "function", "function": CALL},
+            {"id": "t2", "type": "function",
+             "function": {"name": "look", "arguments": f'{{"where": "{INPUT}'}}]}}],
     "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18},
 }  # fmt: skip
 RESPONSE = {

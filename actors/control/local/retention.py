@@ -6,6 +6,7 @@ lock; and a SQLite file gives its space back bit by bit.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Sequence
 from typing import Final, Literal, TypeAlias
@@ -13,6 +14,7 @@ from typing import Final, Literal, TypeAlias
 from attrs import frozen
 
 from aigateway.actors.control.local.schema import Database, marks, timestamp, transaction
+from aigateway.actors.values.records import INVALID_ARGUMENTS
 
 __all__ = [
     "KINDS",
@@ -191,6 +193,7 @@ class Forgetting:
                 f" WHERE {there} AND (input <> '{{}}' OR invocation_error <> 'failed')",
                 ids,
             )
+            _forget_arguments(connection, there, ids)
             connection.execute(
                 "UPDATE interceptions SET error_message = NULL"
                 f" WHERE id IN ({marks(ids)}) AND error_message IS NOT NULL",
@@ -198,6 +201,20 @@ class Forgetting:
             )
         self._after = found[-1]
         return len(ids)
+
+
+def _forget_arguments(connection: Database, there: str, ids: Sequence[str]) -> None:
+    """Take arguments that are not JSON out of the metadata of tools."""
+    found = connection.execute(
+        f"SELECT DISTINCT metadata FROM tool_usages WHERE {there} AND metadata LIKE ?",
+        (*ids, f'%"{INVALID_ARGUMENTS}"%'),
+    ).fetchall()
+    for (metadata,) in found:
+        kept = {k: v for k, v in json.loads(metadata).items() if k != INVALID_ARGUMENTS}
+        connection.execute(
+            f"UPDATE tool_usages SET metadata = ? WHERE {there} AND metadata = ?",
+            (json.dumps(kept, separators=(",", ":")), *ids, metadata),
+        )
 
 
 # -- space

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +45,13 @@ def put(store: AnyStore, records: Any, days: float, *, ended: bool = True, text:
     told = [
         records.tokens(start.id, record_id="1", created_at=at),
         records.prompt(start.id, record_id="1", created_at=at, prompt=text),
-        records.tool(start.id, record_id="1", created_at=at, invocation_error="a secret failed"),
+        records.tool(
+            start.id,
+            record_id="1",
+            created_at=at,
+            invocation_error="a secret failed",
+            metadata={"type": "t", "invalid_arguments": "a secret"},
+        ),
         records.thought(start.id, record_id="1", created_at=at, content=text),
     ]
     if ended:
@@ -93,6 +100,11 @@ def test_old_content_goes_and_what_was_spent_stays(
     assert set(tools.fetchall()) == {
         (old, "Bash", "{}", "failed"),
         (new, "Bash", '{"command":"ls"}', "a secret failed"),
+    }
+    told = either.execute("SELECT interception_id, metadata FROM tool_usages").fetchall()
+    assert {id: json.loads(metadata) for id, metadata in told} == {
+        old: {"type": "t"},
+        new: {"type": "t", "invalid_arguments": "a secret"},
     }
     errors = either.execute("SELECT id, error_type, error_message FROM interceptions")
     assert set(errors.fetchall()) == {(old, "unknown", None), (new, "unknown", "a secret")}
