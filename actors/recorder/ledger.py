@@ -31,6 +31,7 @@ from aigateway.actors.values.records import (
     TokenUsage,
     ToolUsage,
     UsageRecord,
+    timestamp,
 )
 
 __all__ = [
@@ -75,6 +76,7 @@ _TYPES: Final[dict[type[Record], str]] = {
     ModelThought: "model_thought",
 }
 """How the reference calls them in its own log lines."""
+_TIMES: Final = frozenset({"started_at", "ended_at", "created_at"})
 _LEFT_OUT: Final = {
     "record_id",
     "extra_token_types",
@@ -115,6 +117,8 @@ class RecordPolicy:
         if not self.lines:
             return
         fields = attrs.asdict(record, recurse=False, filter=_is_shown)
+        for name in _TIMES & fields.keys():
+            fields[name] = timestamp(fields[name])
         if "id" in fields:
             fields["interception_id"] = fields.pop("id")
         if isinstance(record, Interception):

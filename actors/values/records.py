@@ -8,7 +8,9 @@ interception and its end are known by their ``id``; a usage record by its ``reco
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
 from attrs import field
@@ -27,6 +29,7 @@ __all__ = [
     "TokenUsage",
     "ToolUsage",
     "UsageRecord",
+    "timestamp",
 ]
 
 RECORD_LINE: Final = "interception log"
@@ -150,3 +153,22 @@ class ModelThought:
 
 UsageRecord: TypeAlias = TokenUsage | PromptUsage | ToolUsage | ModelThought
 Record: TypeAlias = Interception | InterceptionEnded | UsageRecord
+
+
+@functools.lru_cache(maxsize=8)
+def _second(seconds: int) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    except OSError as ex:
+        # What the C library says is no trouble with a file or a socket.
+        raise OverflowError(f"{seconds} s are outside of the calendar") from ex
+
+
+def timestamp(seconds: float) -> str:
+    """Unix seconds as RFC 3339 text in UTC with microseconds.
+
+    All such texts have the same length (until the year 9999), so they sort by time.
+    Raises OverflowError or ValueError for a time outside of the calendar.
+    """
+    whole, micros = divmod(round(seconds * 1_000_000), 1_000_000)
+    return f"{_second(whole)}.{micros:06d}Z"

@@ -7,6 +7,7 @@ blocking and streaming, whole and broken; then all that the gateway wrote is sea
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ WORD = "plantedword"
 PROMPT, SAID, THOUGHT, INPUT, ERROR = (
     f"{WORD}-{what}" for what in ("prompt", "said", "thought", "input", "error")
 )
+RFC_3339 = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
 USAGE = {"input_tokens": 11, "output_tokens": 7}
 
 
@@ -257,6 +259,9 @@ def test_records_are_lines_of_the_log_each_once_also_while_coderd_is_away(
             assert by_kind["token_usage"]["input_tokens"] == 11
             assert json.loads(by_kind["tool_usage"]["input"]) == {"where": INPUT}
             assert by_kind["interception_start"]["provider"] == "anthropic"
+            times = [line[name] for line in first for name in line if name.endswith("ed_at")]
+            assert len(times) == len(first)
+            assert all(re.fullmatch(RFC_3339, each) for each in times)
         # Neither a trace nor an archive for a bug report holds such lines.
         tail = log_tails(Settings(log_json=str(gateway.log_file)), 100_000)["logs/json.log"]
         for text in (tail, repr(collector.spans)):

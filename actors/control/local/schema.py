@@ -11,13 +11,12 @@ committed, a power cut may lose the last commits but never damages the file.
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sized
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -26,6 +25,7 @@ from aigateway.actors.control.local.migrations import VERSION, bring_forward
 
 if TYPE_CHECKING:
     from aigateway.actors.control.local.postgres import PostgresDatabase
+from aigateway.actors.values.records import timestamp
 
 __all__ = [
     "APPLICATION_ID",
@@ -65,25 +65,6 @@ Database: TypeAlias = "sqlite3.Connection | PostgresDatabase"
 def marks(values: Sized) -> str:
     """A mark for each of ``values``, as between the parentheses of ``IN (…)``."""
     return ", ".join("?" * len(values))
-
-
-@functools.lru_cache(maxsize=8)
-def _second(seconds: int) -> str:
-    try:
-        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    except OSError as ex:
-        # What the C library says is no trouble with a file or a socket.
-        raise OverflowError(f"{seconds} s are outside of the calendar") from ex
-
-
-def timestamp(seconds: float) -> str:
-    """Unix seconds as RFC 3339 text in UTC with microseconds.
-
-    All such texts have the same length (until the year 9999), so they sort by time.
-    Raises OverflowError or ValueError for a time outside of the calendar.
-    """
-    whole, micros = divmod(round(seconds * 1_000_000), 1_000_000)
-    return f"{_second(whole)}.{micros:06d}Z"
 
 
 def moment_of(text: str) -> float:
