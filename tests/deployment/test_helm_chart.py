@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,15 @@ BARE = {
     "metrics": {"enabled": False},
     "replicas": 1,
 }
-EXAMPLES = {"coder": CODER, "local": LOCAL, "bare": BARE}
+CONSOLE = {"console": {"enabled": True}}
+KEPT = {
+    **LOCAL,
+    **CONSOLE,
+    "state": {"persistent": True, "size": "8Gi", "storageClass": "fast"},
+    "volumes": [{"name": "ca", "configMap": {"name": "company-ca"}}],
+    "volumeMounts": [{"name": "ca", "mountPath": "/etc/ca", "readOnly": True}],
+}
+EXAMPLES = {"coder": CODER, "local": LOCAL, "bare": BARE, "kept": KEPT}
 
 
 def _helm(*argv: str, values: dict[str, Any]) -> subprocess.CompletedProcess[str]:
@@ -69,7 +79,9 @@ def _refusal(values: dict[str, Any]) -> str:
 
 
 def _pod(values: dict[str, Any]) -> dict[str, Any]:
-    pod: dict[str, Any] = _rendered(values)["Deployment"]["spec"]["template"]
+    manifests = _rendered(values)
+    found = manifests.get("Deployment") or manifests["StatefulSet"]
+    pod: dict[str, Any] = found["spec"]["template"]
     return pod
 
 
@@ -106,8 +118,10 @@ def test_what_is_rendered_follows_the_schemas_of_kubernetes(
 ) -> None:
     manifests = _rendered(values, version)
     monitor = manifests.pop("ServiceMonitor", None)  # Prometheus Operator's own kind
-    assert (monitor is not None) is (values is LOCAL)
-    assert {"ConfigMap", "Deployment", "Service", "ServiceAccount"} <= manifests.keys()
+    assert (monitor is not None) is (values in (LOCAL, KEPT))
+    workload = "StatefulSet" if values is KEPT else "Deployment"
+    assert {"ConfigMap", workload, "Service", "ServiceAccount"} <= manifests.keys()
+    assert len(manifests.keys() & {"StatefulSet", "Deployment"}) == 1
     for manifest in manifests.values():
         kubernetes_validate.validate(manifest, version, strict=True)
 
@@ -169,6 +183,67 @@ def test_a_pod_is_that_of_the_plain_manifests() -> None:
     for name, value in wanted["containers"][0].items():
         if name != "image":
             assert found["containers"][0][name] == value, name
+
+
+def test_records_that_wait_outlive_their_pod_where_they_are_to() -> None:
+    manifests = _rendered(KEPT)
+    kept = manifests["StatefulSet"]["spec"]
+    (claim,) = kept["volumeClaimTemplates"]
+    assert claim["spec"]["resources"]["requests"] == {"storage": "8Gi"}
+    assert claim["spec"]["storageClassName"] == "fast"
+    # Two pods never write to one folder, and what is deleted or scaled down loses none.
+    assert claim["spec"]["accessModes"] == ["ReadWriteOncePod"]
+    assert set(kept["persistentVolumeClaimRetentionPolicy"].values()) == {"Retain"}
+    pod = kept["template"]["spec"]
+    assert "state" not in {volume["name"] for volume in pod["volumes"]}
+    mounts = {each["name"]: each["mountPath"] for each in pod["containers"][0]["volumeMounts"]}
+    assert mounts["state"] == "/var/lib/aigateway"
+    assert mounts["ca"] == "/etc/ca"
+    named = manifests[f"Service/{kept['serviceName']}"]["spec"]
+    assert named["clusterIP"] == "None"
+    scaled = manifests["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
+    assert (scaled["kind"], scaled["name"]) == ("StatefulSet", "gw-aigateway")
+    assert "volumeClaimTemplates" not in _rendered(LOCAL)["Deployment"]["spec"]
+    (folder,) = [each for each in _pod(LOCAL)["spec"]["volumes"] if each["name"] == "state"]
+    assert folder["emptyDir"] == {"sizeLimit": "4Gi"}
+
+
+def test_the_console_is_a_container_beside_the_gateway_that_nobody_reaches_from_outside(
+    tmp_path: Path,
+) -> None:
+    assert len(_pod(LOCAL)["spec"]["containers"]) == 1
+    gateway, console = _pod({**LOCAL, **CONSOLE})["spec"]["containers"]
+    assert console["image"] == gateway["image"]
+    assert console["securityContext"] == gateway["securityContext"]
+    assert "ports" not in console
+    assert "--client-address=http://gw-aigateway.default:80" in console["args"]
+    # It sees the same database and the same gateway, and neither keys nor records that wait.
+    (variable,) = console["env"]
+    assert variable in gateway["env"]
+    mounts = [each["name"] for each in console["volumeMounts"]]
+    assert mounts == ["runtime", "tmp"]
+    coder = _pod({**CODER, **CONSOLE})["spec"]["containers"][1]
+    assert "env" not in coder
+
+
+def test_the_console_starts_by_its_command_line_and_prints_its_link(tmp_path: Path) -> None:
+    console = _pod({**LOCAL, **CONSOLE})["spec"]["containers"][1]
+    runtime = f"--runtime-dir={tmp_path}"
+    argv = [each.replace("--runtime-dir=/run/aigateway", runtime) for each in console["args"]]
+    argv = [each.replace("127.0.0.1:4002", "127.0.0.1:0") for each in argv]
+    assert argv != console["args"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "aigateway.http", *argv],
+        env={**os.environ, "CODER_AI_GATEWAY_LOCAL_DB": str(tmp_path / "gateway.db")},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stdout is not None
+    with running, running.stdout:
+        lines = [running.stdout.readline() for _ in range(2)]
+        running.terminate()
+    assert "Sign in: http://127.0.0.1:" in lines[1]
+    assert running.returncode == 0
 
 
 def test_everything_selects_the_pods() -> None:

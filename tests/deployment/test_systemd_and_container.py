@@ -69,7 +69,7 @@ def test_systemd_is_told_when_the_gateway_listens(
 
 def test_the_container_installs_and_sets_what_exists() -> None:
     text = CONTAINERFILE.read_text()
-    extras = re.search(r"'\.\[([a-z,]+)\]'", text)
+    extras = re.search(r"'\.\[([a-z,-]+)\]'", text)
     assert extras is not None
     pyproject = (DOCS.parent / "pyproject.toml").read_text()
     for extra in extras[1].split(","):

@@ -18,6 +18,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
+{{- define "aigateway.workload" -}}
+{{- if .Values.state.persistent }}StatefulSet{{ else }}Deployment{{ end -}}
+{{- end -}}
+
+{{- define "aigateway.clientAddress" -}}
+{{- $inside := printf "http://%s.%s:%v" (include "aigateway.name" .) .Release.Namespace .Values.service.port -}}
+{{- .Values.console.clientAddress | default $inside -}}
+{{- end -}}
+
 {{- define "aigateway.isLocal" -}}
 {{- if .Values.local.databaseSecret.name -}}
 {{- if .Values.coder.url -}}
