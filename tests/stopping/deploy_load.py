@@ -48,7 +48,8 @@ class DeployLoad:
     addresses: list[str]
     """``host:port`` of each gateway, in turn; who turns a request away is not the last asked."""
     key: str
-    tls: ssl.SSLContext
+    tls: ssl.SSLContext | None
+    """None: plain HTTP."""
     clients: int = 8
     phases: list[str] = field(factory=lambda: ["start"])
     """The last one is now."""
@@ -93,7 +94,7 @@ class _Client:
         self._load = load
         self._number = number
         self._port = 0
-        self._connections: dict[str, http.client.HTTPSConnection] = {}
+        self._connections: dict[str, http.client.HTTPConnection] = {}
 
     def run(self) -> None:
         for number in count(self._number):
@@ -139,7 +140,9 @@ class _Client:
     def _ask(self, address: str, number: int) -> tuple[str, str]:
         """Returns the interception's id, and what is wrong with the answer."""
         api, streaming = _kind(number)
+        before = self._connections.get(address)
         connection = self._connected(address)
+        new = " on a new connection" if connection is not before else ""
         body = json.dumps(ask(api, stream=streaming, model="any"))
         headers = {"Authorization": f"Bearer {self._load.key}", "Content-Type": "application/json"}
         try:
@@ -147,13 +150,13 @@ class _Client:
             answer = connection.getresponse()
         except (ConnectionError, http.client.RemoteDisconnected, ssl.SSLEOFError) as ex:
             self._drop(address)
-            raise _TurnedAway(repr(ex)) from ex
+            raise _TurnedAway(f"{ex!r}{new}") from ex
         data = answer.read()
         interception_id = answer.headers.get("X-AI-Gateway-Interception-Id", "")
         if answer.will_close:
             self._drop(address)
         if answer.status == 503 and SHUTTING_DOWN.encode() in data and not interception_id:
-            raise _TurnedAway("503")
+            raise _TurnedAway(f"503{new}")
         problem = ""
         if answer.status != 200:
             problem = f"{answer.status}: {data[:200]!r}"
@@ -164,7 +167,7 @@ class _Client:
     def _drop(self, address: str) -> None:
         self._connections.pop(address).close()
 
-    def _connected(self, address: str) -> http.client.HTTPSConnection:
+    def _connected(self, address: str) -> http.client.HTTPConnection:
         connection = self._connections.get(address)
         if connection is not None and select.select([connection.sock], [], [], 0)[0]:
             # It was closed meanwhile.
@@ -172,13 +175,14 @@ class _Client:
             connection = None
         if connection is None:
             host, port = address.split(":")
-            connection = http.client.HTTPSConnection(host, int(port), timeout=60)
+            connection = http.client.HTTPConnection(host, int(port), timeout=60)
             try:
                 plain = socket.create_connection((host, int(port)), timeout=60)
                 self._port = plain.getsockname()[1]
-                connection.sock = self._load.tls.wrap_socket(plain, server_hostname=host)
+                tls = self._load.tls
+                connection.sock = tls.wrap_socket(plain, server_hostname=host) if tls else plain
             except (ConnectionError, ssl.SSLEOFError) as ex:
-                raise _TurnedAway(repr(ex)) from ex
+                raise _TurnedAway(f"{ex!r} on a new connection") from ex
             self._connections[address] = connection
         self._port = connection.sock.getsockname()[1]
         return connection
