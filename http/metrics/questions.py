@@ -261,6 +261,58 @@ QUESTIONS: Final = (
         unit="currencyUSD",
     ),
     Question(
+        "Is something spent that has no price?",
+        f"sum by (reason) (increase({PREFIX}_unpriced_token_records_total[1h])) > 0",
+        legend="{{reason}}",
+        alert=Alert(
+            name="AIGatewayUnpriced",
+            query=f"sum by (reason) (increase({PREFIX}_unpriced_token_records_total"
+            '{reason!="usage"}[1h])) > 0',
+            minutes=15,
+            severity="warning",
+            text="Tokens are used that count in no sum and for no cap ({{ $labels.reason }}): "
+            "`aigateway prices check` names the models, --prices gives them a price.",
+        ),
+    ),
+    Question(
+        "Which caps are nearly spent?",
+        f"max by (per, subject, every) ({PREFIX}_cap_spent_ratio) > 0.75",
+        legend="{{per}} {{subject}} {{every}}",
+        unit="percentunit",
+        alert=Alert(
+            name="AIGatewayCapNearlySpent",
+            query=f"max by (per, subject, every) ({PREFIX}_cap_spent_ratio) > 0.95",
+            minutes=1,
+            severity="warning",
+            text="The cap of {{ $labels.per }} {{ $labels.subject }} for the {{ $labels.every }} "
+            "is nearly spent: what would pass it is refused until the next one begins.",
+        ),
+    ),
+    Question(
+        "What do caps stop?",
+        f"sum by (per, reason) (increase({PREFIX}_cap_refusals_total[5m])) > 0",
+        legend="{{per}} {{reason}}",
+    ),
+    Question("Do calls wait for their caps?", f"{PREFIX}_cap_waiting_calls > 0"),
+    Question("How many WebSockets are open?", f"{PREFIX}_websocket_sessions"),
+    Question(
+        "Which WebSockets are refused, and why?",
+        f"sum by (reason) (increase({PREFIX}_websocket_handshakes_refused_total[5m])) > 0",
+        legend="{{reason}}",
+    ),
+    Question(
+        "Is the local database kept in order?",
+        f"sum by (kind) (increase({PREFIX}_old_requests_deleted_total[1h]))",
+        legend="{{kind}} deleted",
+        alert=Alert(
+            name="AIGatewayHousekeepingFails",
+            query=f"max({PREFIX}_housekeeping_failing) > 0",
+            minutes=30,
+            severity="warning",
+            text="Nothing that is old enough is deleted, and the database grows: the log says why.",
+        ),
+    ),
+    Question(
         "Do its processes run out of files?",
         "process_open_fds / process_max_fds",
         legend="{{process}} {{pid}}",

@@ -19,6 +19,7 @@ from aigateway.actors.actor.activity import activities
 from aigateway.actors.actor.base import ask_quietly
 from aigateway.actors.actor.tree import ActorTree, provider_role
 from aigateway.actors.control.call_counters import BOUNDS, OUTCOMES, CallTimes
+from aigateway.actors.control.local.housekeeper import GetHousekeeping, Housekeeping
 from aigateway.actors.control.local.prices.cost import REASONS
 from aigateway.actors.control.messages import CallStats, CapStats, GetCallStats, Status
 from aigateway.actors.providers.breaker import GAUGE
@@ -98,6 +99,7 @@ class Sampler:
         self._rest_labels: dict[str, set[_Labels]] = {}
         """Labels of rests that have series, by provider: they cannot be taken back."""
         self._coderd_urn = ""
+        self._keeper_urn = ""
         self._timed: dict[tuple[str, str], CallTimes] = {}
         """What was seen last of the actor with this urn."""
         self._stopped = threading.Event()
@@ -134,6 +136,7 @@ class Sampler:
         for what, count in waiting.items():
             self._series.requests_waiting.labels(what).set(count)
         self._coderd()
+        self._housekeeping()
         self._tools()
         # Last: who sees this sees all of the sample.
         self._control_plane()
@@ -175,6 +178,20 @@ class Sampler:
             more = self._totals.grown(("costs", price), nano)
             self._series.cost.labels(*labels).inc(more / NANO_IN_DOLLAR)
         self._caps(stats.caps)
+
+    def _housekeeping(self) -> None:
+        keeper = self._tree.find("housekeeper")
+        kept = ask_quietly(keeper, GetHousekeeping(), PATIENCE)
+        if keeper is None or not isinstance(kept, Housekeeping):
+            return
+        if self._keeper_urn != keeper.actor_urn:
+            # It began to count again.
+            self._keeper_urn = keeper.actor_urn
+            self._totals.forget("deleted")
+        self._series.housekeeping_failing.set(kept.failing)
+        for kind, count in kept.deleted.items():
+            more = self._totals.grown(("deleted", kind), count)
+            self._series.deleted.labels(kind).inc(more)
 
     def _caps(self, caps: CapStats) -> None:
         series = self._series

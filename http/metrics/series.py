@@ -19,6 +19,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
 
 from aigateway.actors.control.call_counters import BOUNDS
 from aigateway.actors.control.local.prices.cost import REASONS as UNPRICED
+from aigateway.actors.control.local.retention import KINDS
 from aigateway.actors.interception.attribution import DROPPED
 from aigateway.http.metrics.batch_histogram import BatchHistogram
 from aigateway.http.metrics.label_values import LabelValues
@@ -371,6 +372,18 @@ class Series:
             ("per", "subject", "every"),
             (100, "caps"),
             mode="livemax",
+        )
+        self.housekeeping_failing = self._gauge(
+            "housekeeping_failing",
+            "1 while the local database is not kept in order (--local): nothing old is deleted, "
+            "and no prompt becomes searchable",
+            mode="livemax",
+        )
+        self.deleted = self._counter(
+            "old_requests_deleted",
+            "Requests of which what is older than is kept was deleted (--local): content, records",
+            ("kind",),
+            (len(KINDS), "kinds"),
         )
         self.requests_running = self._gauge("requests_running", "Requests being served")
         self.requests_waiting = self._gauge(

@@ -180,6 +180,12 @@ def test_what_may_fail_begins_at_0(gateway: GatewayProcess) -> None:
     ):
         assert samples[name, frozenset({provider, label})] == 0
     assert samples["actor_restarts_total", frozenset({("role", "recorder")})] == 0
+    for per, reason in (("user", "full"), ("project", "waited"), ("", "unpriced")):
+        labels = frozenset({("per", per), ("reason", reason)})
+        assert samples["cap_refusals_total", labels] == 0
+    assert samples["unpriced_token_records_total", frozenset({("reason", "model")})] == 0
+    assert samples["old_requests_deleted_total", frozenset({("kind", "records")})] == 0
+    assert samples["housekeeping_failing", frozenset()] == 0
     assert _ask(gateway) == 200
     failed = [
         value

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from aigateway.actors.actor.base import GatewayActor
 from aigateway.actors.actor.tree import ActorHistory, ActorTree
+from aigateway.actors.control.local.housekeeper import GetHousekeeping, Housekeeping
 from aigateway.actors.control.messages import Status
 from aigateway.actors.providers.breaker import CircuitStatus
 from aigateway.actors.providers.counters import Counters
@@ -158,6 +159,25 @@ def test_each_rest_of_a_key_has_its_end_and_a_bounded_number_have_names(process:
     other = until("other")
     assert other is not None
     assert other > began + 250
+
+
+def test_housekeeping_is_counted_over_its_restarts_and_its_trouble_is_seen(
+    process: Process,
+) -> None:
+    process.sampler.sample()
+    assert process.value("housekeeping_failing") == 0
+
+    def keeps(failing: bool, **deleted: int) -> None:
+        process.play("housekeeper", {GetHousekeeping: Housekeeping(failing, deleted)})
+        process.sampler.sample()
+
+    keeps(False, content=0, records=5)
+    keeps(True, content=2, records=1)
+    assert process.value("old_requests_deleted_total", kind="records") == 6
+    assert process.value("old_requests_deleted_total", kind="content") == 2
+    assert process.value("housekeeping_failing") == 1
+    keeps(False, content=2, records=1)
+    assert process.value("housekeeping_failing") == 0
 
 
 def test_an_actor_that_hangs_keeps_its_values_and_nobody_elses(process: Process) -> None:

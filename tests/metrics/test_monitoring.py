@@ -28,6 +28,8 @@ CONSTANT, GROWS, NOTHING = "1+0x40", "0+6x40", "0+0x40"
 ENDED = 'interceptions_total{provider="a",status="%s"}'
 REFUSED = 'requests_refused_total{reason="%s"}'
 EXHAUSTED = 'key_pool_exhaustions_total{provider="a",outcome="%s"}'
+UNPRICED = 'unpriced_token_records_total{reason="%s"}'
+CAP = 'cap_spent_ratio{per="user",subject="alice",every="day"}'
 RELOAD = "providers_last_reload%s_timestamp_seconds"
 PROCESS = '{process="main",pid="7",instance="i"}'
 
@@ -90,6 +92,21 @@ CASES: dict[str, tuple[Input, Input, dict[str, str]]] = {
     "AIGatewayProvidersNotReloaded": (
         {RELOAD % "": "9+0x40", RELOAD % "_success": "5+0x40"},
         {RELOAD % "": "9+0x40", RELOAD % "_success": "9+0x40"},
+        {},
+    ),
+    "AIGatewayUnpriced": (
+        {UNPRICED % "model": GROWS, UNPRICED % "usage": GROWS},
+        {UNPRICED % "model": NOTHING, UNPRICED % "usage": GROWS},
+        {"reason": "model"},
+    ),
+    "AIGatewayCapNearlySpent": (
+        {CAP: "0.5+0.02x40"},
+        {CAP: "0.94+0x40"},
+        {"per": "user", "subject": "alice", "every": "day"},
+    ),
+    "AIGatewayHousekeepingFails": (
+        {"housekeeping_failing": CONSTANT},
+        {"housekeeping_failing": "1+0x15 0+0x25"},
         {},
     ),
     "AIGatewayOpenFiles": (

@@ -8,6 +8,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import product
+from typing import Final, get_args
 
 import structlog
 from attrs import define, evolve
@@ -37,6 +39,7 @@ from aigateway.actors.control.messages import (
     NoPrice,
     Unavailable,
 )
+from aigateway.actors.values.policy import Per
 from aigateway.actors.values.records import Interception
 
 __all__ = ["BEAT", "LOOK_AGAIN", "CapQueue", "Start"]
@@ -68,6 +71,12 @@ class Start:
         return self.message.record if isinstance(self.message, Begin) else None
 
 
+_NOBODY_YET: Final = dict.fromkeys(
+    [*product(get_args(Per), ("full", "waited")), ("", "unpriced")], 0
+)
+"""Metrics show these at 0: what comes first is seen as a rise."""
+
+
 class CapQueue:
     """``patience`` is how many seconds a call may wait for its caps."""
 
@@ -78,7 +87,7 @@ class CapQueue:
         self.waiting: list[Start] = []
         self.released: list[str] = []
         """Interceptions that nobody waits for any more, though they might have begun."""
-        self.refused: Counter[tuple[str, str]] = Counter()
+        self.refused: Counter[tuple[str, str]] = Counter(_NOBODY_YET)
         """Calls that were not made, by whose cap it was and why."""
         self.rows: tuple[CapRow, ...] = ()
         """The fullest caps when they were last looked at."""

@@ -13,20 +13,20 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import structlog
 from attrs import frozen
 
-from aigateway.actors.actor.base import GatewayActor, Watcher
+from aigateway.actors.actor.base import GatewayActor, Inquiry, Watcher
 from aigateway.actors.control.local.address import LocalDatabaseError, is_postgresql
 from aigateway.actors.control.local.opening import database_errors, open_address
 from aigateway.actors.control.local.prompt_search import index_more, unindexed
 from aigateway.actors.control.local.retention import Forgetting, Retention, give_back
 from aigateway.actors.control.local.schema import Database, is_busy, open_database
 
-__all__ = ["LEASE", "Housekeeper", "leave", "take_lease"]
+__all__ = ["LEASE", "GetHousekeeping", "Housekeeper", "Housekeeping", "leave", "take_lease"]
 
 log = structlog.get_logger("ai-gateway.database")
 
@@ -65,6 +65,21 @@ def leave(connection: Database, holder: str) -> None:
     connection.execute(
         "UPDATE housekeeping SET until = 0 WHERE task = ? AND holder = ?", (_TASK, holder)
     )
+
+
+@frozen
+class Housekeeping:
+    """What has come of it, for metrics."""
+
+    failing: bool
+    """The last try met a database that failed."""
+    deleted: Mapping[str, int]
+    """Requests that this actor has deleted, by what of them."""
+
+
+@frozen
+class GetHousekeeping(Inquiry[Housekeeping]):
+    """Asked: answers :class:`Housekeeping`."""
 
 
 @frozen
@@ -116,6 +131,8 @@ class Housekeeper(GatewayActor):
             self._close()
 
     def receive(self, message: object) -> object:
+        if isinstance(message, GetHousekeeping):
+            return Housekeeping(self._troubled, dict(self._forgetting.deleted))
         assert isinstance(message, _Look)
         began = time.monotonic()
         try:

@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 from waiting import wait_until
 
-from aigateway.actors.control.local.housekeeper import LEASE, Housekeeper, leave, take_lease
+from aigateway.actors.actor.base import ask
+from aigateway.actors.control.local.housekeeper import (
+    LEASE,
+    GetHousekeeping,
+    Housekeeper,
+    Housekeeping,
+    leave,
+    take_lease,
+)
 from aigateway.actors.control.local.postgres_store import PostgresStore
 from aigateway.actors.control.local.prompt_search import unindexed
 from aigateway.actors.control.local.retention import DAY, Retention
@@ -138,3 +146,30 @@ def test_a_database_that_is_not_there_is_no_death_and_is_not_made(
     clock = keep(tmp_path / "none.db", records=30)
     wait_until(lambda: clock.looks, "it has looked")
     assert not (tmp_path / "none.db").exists()
+
+
+def test_what_came_of_it_is_told_trouble_included(
+    path: Path, database: sqlite3.Connection, records: Any
+) -> None:
+    fill(str(path), records, 3)
+
+    def started(address: Path) -> Any:
+        return Housekeeper.start(
+            "housekeeper",
+            lambda _actor, _error: None,
+            address=str(address),
+            retention=Retention(records=30),
+            idle=0.01,
+            forget_every=0.01,
+            clock=Clock(),
+        )
+
+    for address, told in (
+        (path, Housekeeping(False, {"content": 0, "records": 3})),
+        (path.with_name("none.db"), Housekeeping(True, {"content": 0, "records": 0})),
+    ):
+        keeper = started(address)
+        try:
+            wait_until(lambda k=keeper, t=told: ask(k, GetHousekeeping(), 5) == t, f"{told}")
+        finally:
+            keeper.stop()
