@@ -16,6 +16,7 @@ from aigateway.http.console.forms import Visitor
 from aigateway.http.console.gateway import Gateway
 from aigateway.http.console.now import Observer, Pulse
 from aigateway.http.console.pages import Pages, Site
+from aigateway.http.console.people import People
 from aigateway.http.console.records import Away, Records
 from aigateway.http.console.templating import ASSETS, Templates
 from aigateway.http.console.writes import Writes
@@ -93,6 +94,14 @@ def create_app(sources: Sources, door: Door) -> ConsoleApp:
         ("/setup", "setup"),
     ):
         app.add_route(address, writes, suffix=name)
+    people = People(site)
+    for address, name in (
+        ("/people", "people"),
+        ("/people/{id}", "person"),
+        ("/policy", "policy"),
+        ("/audit", "audit"),
+    ):
+        app.add_route(address, people, suffix=name)
     entrance = _Entrance(door, site.templates)
     app.add_route("/sign-in", entrance, suffix="in")
     app.add_route("/sign-out", entrance, suffix="out")

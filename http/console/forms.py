@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar
 from urllib.parse import parse_qsl
 
 import falcon
 from attrs import field, frozen
 
-__all__ = ["LARGEST_FORM", "Visitor", "sent", "visitor_of"]
+from aigateway.actors.control.local.people import AlreadyThere, NoSuch, StillNeeded
+from aigateway.actors.control.local.policies import PolicyChanged
+
+__all__ = ["LARGEST_FORM", "Visitor", "sent", "tried", "visitor_of"]
+
+T = TypeVar("T")
 
 LARGEST_FORM: Final = 2 * 1024 * 1024
 """Bytes: a policy of some ten thousand people."""
@@ -70,3 +75,15 @@ def sent(req: falcon.Request) -> Mapping[str, str]:
     if any("\0" in value for value in fields.values()):
         raise falcon.HTTPBadRequest(title="A text has the character NUL")
     return fields
+
+
+def tried(do: Callable[[], T]) -> tuple[T | None, str, str]:
+    """What ``do`` returns, or why it could not be done with the HTTP status for that."""
+    try:
+        return do(), "", falcon.HTTP_200
+    except NoSuch as ex:
+        return None, str(ex.args[0]), falcon.HTTP_404
+    except (AlreadyThere, PolicyChanged, StillNeeded) as ex:
+        return None, str(ex), falcon.HTTP_409
+    except ValueError as ex:
+        return None, str(ex), falcon.HTTP_400

@@ -27,6 +27,9 @@ PAGES: Final = (
     ("/spend", "Spend"),
     ("/providers", "Providers"),
     ("/actors", "Actors"),
+    ("/people", "People"),
+    ("/policy", "Policy"),
+    ("/audit", "Audit log"),
     ("/setup", "Set up a client"),
 )
 """The addresses and names of what the navigation leads to."""

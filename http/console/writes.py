@@ -7,8 +7,7 @@ table of changes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import falcon
 import structlog
@@ -22,11 +21,10 @@ from aigateway.actors.control.local.api_keys import (
     revoke_key,
 )
 from aigateway.actors.control.local.audit import Change, note_changes
-from aigateway.actors.control.local.people import AlreadyThere, NoSuch, StillNeeded
-from aigateway.actors.control.local.policies import PolicyChanged
+from aigateway.actors.control.local.people import NoSuch
 from aigateway.actors.control.local.schema import Database, transaction
 from aigateway.http.console import clients
-from aigateway.http.console.forms import sent, visitor_of
+from aigateway.http.console.forms import sent, tried, visitor_of
 from aigateway.http.console.gateway import merged_providers
 from aigateway.http.console.pages import Site
 
@@ -43,21 +41,7 @@ _GOOD_FOR: Final = {
 }
 """For how many days a key is good."""
 
-T = TypeVar("T")
-
 log = structlog.get_logger("ai-gateway.console")
-
-
-def _tried(do: Callable[[], T]) -> tuple[T | None, str, str]:
-    """What ``do`` returns, or why it could not be done with the HTTP status for that."""
-    try:
-        return do(), "", falcon.HTTP_200
-    except NoSuch as ex:
-        return None, str(ex.args[0]), falcon.HTTP_404
-    except (AlreadyThere, PolicyChanged, StillNeeded) as ex:
-        return None, str(ex), falcon.HTTP_409
-    except ValueError as ex:
-        return None, str(ex), falcon.HTTP_400
 
 
 class Writes:
@@ -96,7 +80,7 @@ class Writes:
             return create_keys(database, [wanted], who=visitor_of(req).who)[0]
 
         with self._site.records.writing() as database:
-            made, problem, resp.status = _tried(lambda: make(database))
+            made, problem, resp.status = tried(lambda: make(database))
         address = fields.get("address") or self._site.client_address
         self._setup(req, resp, address, made, problem, fields)
 

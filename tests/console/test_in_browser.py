@@ -24,6 +24,9 @@ PAGES = (
     "/spend?by=model",
     "/providers",
     "/actors",
+    "/people",
+    "/policy",
+    "/audit",
     "/setup",
 )
 HOSTILE = "<script>alert(1)</script><img src=//elsewhere.example/x onerror=alert(2)>\u202e\x1b[31m"
@@ -176,17 +179,18 @@ def test_all_can_be_reached_with_the_keyboard(page: Page, console: ConsoleProces
     expect(page.locator("main")).to_be_focused()
     names = []
     page.goto(f"{console.url}/now")
-    for _ in range(12):
+    for _ in range(15):
         page.keyboard.press("Tab")
         names.append(
             page.evaluate("document.activeElement.ariaLabel || document.activeElement.innerText")
         )
-    assert names[2:11] == [
-        "Now", "Sessions", "Requests", "Spend", "Providers", "Actors", "Set up a client",
+    assert names[2:14] == [
+        "Now", "Sessions", "Requests", "Spend", "Providers", "Actors", "People", "Policy",
+        "Audit log", "Set up a client",
         "Light or dark", "Sign out",
     ]  # fmt: skip
     # What scrolls can be scrolled without a mouse.
-    assert "Requests" in names[11] or "all requests" in names[11]
+    assert "Requests" in names[14] or "all requests" in names[14]
 
 
 def test_a_chosen_theme_is_kept(page: Page, console: ConsoleProcess) -> None:

@@ -16,7 +16,10 @@ from waiting import PATIENCE
 from aigateway.http.cli import cli
 from aigateway.http.console.door import SESSION_SECONDS, Door, is_local_name
 
-PAGES = ("/now", "/sessions", "/requests", "/spend", "/providers", "/actors", "/setup")
+PAGES = (
+    "/now", "/sessions", "/requests", "/spend", "/providers", "/actors", "/people", "/policy",
+    "/audit", "/setup",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/", "/spend.csv", "/now/events", "/requests/x"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,6 +13,9 @@ from attrs import frozen
 from aigateway.actors.control.local.schema import Database, timestamp
 
 __all__ = ["Change", "list_changes", "note_changes"]
+
+_PATTERN = re.compile("[!%_]")
+"""What is a pattern in LIKE."""
 
 
 @frozen
@@ -51,17 +55,32 @@ def note_changes(database: Database, who: str, changes: Iterable[Change], now: f
 
 
 def list_changes(
-    database: Database, limit: int, before: tuple[str, str] | None = None
+    database: Database,
+    limit: int,
+    before: tuple[str, str] | None = None,
+    *,
+    who: str = "",
+    action: str = "",
+    subject: str = "",
 ) -> list[dict[str, Any]]:
     """The newest changes, the newest first; those that come after the one with this time and id.
 
-    Raises what the database raises.
+    With ``who``, ``action`` or ``subject`` only those that have such a text there, in any case of
+    its letters.  Raises what the database raises.
     """
-    where = "" if before is None else "WHERE (at, id) < (?, ?)"
+    texts = {"who": who, "action": action, "subject": subject}
+    sought = {name: text for name, text in texts.items() if text}
+    # Both sides by the database, whose idea of letters may be a small one.
+    conditions = [f"lower({name}) LIKE lower(?) ESCAPE '!'" for name in sought]
+    values = ["%" + _PATTERN.sub(r"!\g<0>", text) + "%" for text in sought.values()]
+    if before is not None:
+        conditions.append("(at, id) < (?, ?)")
+        values += before
+    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
     rows = database.execute(
         "SELECT id, at, who, action, subject, before, after FROM audit"
         f" {where} ORDER BY at DESC, id DESC LIMIT ?",
-        (*(before or ()), limit),
+        (*values, limit),
     )
     names = ("id", "at", "who", "action", "subject")
     return [
