@@ -12,8 +12,16 @@ from typing import Final
 
 from attrs import define, evolve, frozen
 
-from aigateway.actors.control.local.people import user_id_for
+from aigateway.actors.control.local.api_keys import (
+    WantedKey,
+    create_keys,
+    note_uses,
+    revoke_key,
+)
+from aigateway.actors.control.local.people import add_members, create_group, user_id_for
+from aigateway.actors.control.local.policies import apply
 from aigateway.actors.control.local.price_files import load_pricing
+from aigateway.actors.control.local.schema import open_database
 from aigateway.actors.control.local.store import Store
 from aigateway.actors.values.attribution import Attribution
 from aigateway.actors.values.records import (
@@ -26,12 +34,13 @@ from aigateway.actors.values.records import (
     UsageRecord,
 )
 
-__all__ = ["tell_history"]
+__all__ = ["tell_history", "tell_people"]
 
 DAYS: Final = 14
 _DAY: Final = 86_400.0
 _SEED: Final = 20
 """The same weeks each time."""
+_WHO: Final = "command line: margaret"
 
 
 @frozen
@@ -111,6 +120,46 @@ def tell_history(database: Path, now: float) -> None:
         for session in _sessions(dice, now):
             starts, records = session.told()
             store.write(starts, records)
+
+
+_POLICY: Final = """\
+# Who the team is, and what it may.
+contact: the platform team, platform@example.com
+groups:
+  research:
+    models: ["claude-*", "gpt-*"]
+    caps:
+      - usd: 40
+        every: day
+users:
+  edsger:
+    requests_per_minute: 30
+"""
+
+
+def tell_people(database: Path, now: float) -> None:
+    """The three people with keys, a group with a machine's key, and a policy for them.
+
+    Raises what a database raises.
+    """
+    began = now - DAYS * _DAY
+    with contextlib.closing(open_database(database)) as opened:
+        create_group(opened, "research", who=_WHO, now=began)
+        wanted = [
+            WantedKey(username="ada", name="laptop", expires_in=90 * _DAY),
+            WantedKey(username="grace", name="laptop", expires_in=90 * _DAY),
+            WantedKey(username="grace", name="workstation", project="compiler"),
+            WantedKey(username="edsger", name="tablet", expires_in=_DAY * DAYS / 2),
+            WantedKey(group="research", name="nightly-evaluation", project="evaluation"),
+        ]
+        made = create_keys(opened, wanted, who=_WHO, now=began)
+        add_members(opened, "research", ["ada", "grace"], who=_WHO, now=began)
+        revoke_key(opened, made[1].key.id, who=_WHO, now=began + 3 * _DAY)
+        create_keys(opened, [WantedKey(username="edsger", name="tablet")], who=_WHO, now=now - _DAY)
+        apply(opened, _POLICY, over=0, who=_WHO, now=began + _DAY)
+        note_uses(
+            opened, {made[0].key.id: now, made[2].key.id: now, made[3].key.id: now - 8 * _DAY}
+        )
 
 
 def _sessions(dice: random.Random, now: float) -> Iterator[_Session]:

@@ -15,7 +15,7 @@ from aigateway.actors.control.local.api_keys import create_key
 from aigateway.actors.control.local.schema import open_database, timestamp
 from aigateway.http.demo.console import ConsoleProcess, can_be_shown
 from aigateway.http.demo.gateway import GatewayProcess
-from aigateway.http.demo.history import tell_history
+from aigateway.http.demo.history import tell_history, tell_people
 from aigateway.http.demo.imitation import Request
 from aigateway.http.demo.records import RecordReader
 from aigateway.http.demo.server import ImitationServer
@@ -71,6 +71,7 @@ class Stage:
         began = time.time()
         if self._pages:
             tell_history(database, began)
+            tell_people(database, began)
         keys = {self.provider_key, self.own_key}
         self.imitation = self._exits.enter_context(
             ImitationServer(

@@ -21,6 +21,8 @@ PICTURES = {
     "session": "/sessions?user=ada",
     "request": "/requests",
     "spend": "/spend?by=model",
+    "people": "/people?keys=all",
+    "policy": "/policy",
     "narrow": "/spend",
 }
 """The name of each picture, and its page."""
@@ -42,6 +44,11 @@ def take(page: Page, base: str, name: str, folder: Path) -> None:
             has_text="·"
         ).first.get_by_role("link").click()
         page.locator(".step").first.wait_for()
+    if name == "policy":
+        document = page.get_by_role("textbox", name="The document")
+        document.fill(document.input_value().replace("usd: 40", "usd: 60"))
+        page.get_by_role("button", name="Show what changes").click()
+        page.locator(".diff").wait_for()
     # Charts are painted in the frame after the one in which they are made.
     page.wait_for_timeout(1500)
     page.screenshot(path=folder / f"{name}.png")

@@ -163,7 +163,9 @@ def test_a_policy_is_looked_at_before_it_holds(
     assert row["who"] == stored.created_by
     assert row["who"].startswith("console: ")
     assert (row["before"], row["after"]["document"]) == (None, POLICY)
-    expect(page.get_by_role("region", name="What holds").get_by_text("claude-*")).to_be_visible()
+    expect(
+        page.get_by_role("region", name="Rules that hold").get_by_text("claude-*")
+    ).to_be_visible()
 
 
 def test_a_policy_that_is_none_is_told_and_kept_in_the_form(

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from types import SimpleNamespace
 
 import pytest
 from attrs import evolve
 
+from aigateway.actors.control.local.api_keys import list_keys
+from aigateway.actors.control.local.people import find_user, list_users, user_id_for
+from aigateway.actors.control.local.policies import newest
 from aigateway.actors.control.local.schema import open_database
 from aigateway.http.demo._cases import CASES
 from aigateway.http.demo._expectations import differences, expect
 from aigateway.http.demo.gateway import DemoFailed, GatewayProcess, child_environment
+from aigateway.http.demo.history import tell_people
 from aigateway.http.demo.imitation import Request, answer
 from aigateway.http.demo.interrupts import Interrupts
 from aigateway.http.demo.records import Recorded, RecordReader, ToolCall, Usage
@@ -233,3 +238,14 @@ def test_the_smoke_test_sees_that_there_is_no_gateway(reader):
         assert all(result.problems for result in results)
         assert list(run_cases(stage, lambda: True)) == []
     assert all(result.problems for result in run_cases(stage, lambda: False))
+
+
+def test_the_people_of_the_two_weeks_have_keys_a_group_and_a_policy(database, tmp_path):
+    now = time.time()
+    tell_people(tmp_path / "records.db", now)
+    assert [user.name for user in list_users(database)] == ["ada", "edsger", "grace"]
+    # The same ones whose requests are told.
+    assert find_user(database, "ada").id == user_id_for("ada")
+    states = {key.state(now) for key in list_keys(database)}
+    assert states == {"active", "expired", "revoked"}
+    assert newest(database).version == 1
