@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -11,6 +12,10 @@ from html import unescape
 import pytest
 from console_process import ConsoleProcess
 
+from aigateway.actors.control.local.audit import Change, note_changes
+from aigateway.actors.control.local.opening import open_address
+from aigateway.actors.control.local.policies import apply
+from aigateway.actors.control.local.schema import timestamp
 from aigateway.actors.control.local.store import Store
 from aigateway.actors.values.attribution import Attribution
 from aigateway.actors.values.records import (
@@ -28,6 +33,8 @@ ESCAPES = "\x1b[31mred\x1b]0;title\x07\x00"
 BIDI = "user\u202etxt.exe\u2066hidden\u2069"
 SURROGATE = "half \ud83d of a sign"
 LINE = "x" * 1_000_000
+STORED = f"{SCRIPT}{ESCAPES[:-1]}{BIDI}"
+"""What a database holds as it is."""
 ALL = f"{SCRIPT}{ESCAPES}{BIDI}{SURROGATE}"
 
 
@@ -76,6 +83,19 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleProcess
                 ),
             ],
         )
+    with closing(open_address(str(folder / "hostile.db"))) as database:
+        # Not what commands let in, but what a row may hold.
+        database.execute("INSERT INTO users (id, name, created_at) VALUES (?, ?, ?)",
+                         ("one-user", STORED, timestamp(at)))  # fmt: skip
+        database.execute(
+            "INSERT INTO api_keys (id, secret_sha256, user_id, username, created_at, name, project,"
+            " rules) VALUES ('one-key', '', 'one-user', ?, ?, ?, ?, ?)",
+            (STORED, timestamp(at), STORED, STORED, STORED),
+        )
+        document = f"contact: {json.dumps(SCRIPT)}  # {LINE}"
+        apply(database, document, over=0, who=STORED)
+        change = Change(STORED, STORED, {STORED: STORED}, {STORED: LINE, "list": [STORED]})
+        note_changes(database, STORED, [change], at)
     with ConsoleProcess(folder, folder / "hostile.db") as console:
         yield console
 
@@ -85,6 +105,8 @@ PAGES = (
     "/spend?by=client",
     "/setup?address=" + "%3Cscript%3Ealert(1)%3C/script%3E%22onfocus=%22x",
     "/requests?user=%3Cscript%3Ealert(1)%3C/script%3E&session=%22%3E%3Cimg+src=x%3E",
+    "/people?keys=all", "/people?find=%3Cscript%3E%22onfocus=%22x", "/people/one-user",
+    "/keys/one-key", "/policy", "/audit", "/audit?who=%3Cscript%3E&before=%22%3E%3Cimg+src=x%3E~x",
     "/nothing/%3Cscript%3Ealert(1)%3C/script%3E",
 )  # fmt: skip
 
@@ -131,6 +153,12 @@ def test_a_megabyte_is_cut_and_can_be_had_whole(hostile: ConsoleProcess) -> None
 
 def test_a_list_stays_small_whatever_was_sent(hostile: ConsoleProcess) -> None:
     assert len(hostile.get("/requests").text) < 40_000
+
+
+def test_the_audit_log_stays_small_whatever_was_changed(hostile: ConsoleProcess) -> None:
+    page = hostile.get("/audit").text
+    assert len(page) < 200_000
+    assert '<span class="sign" title="U+202E">U+202E</span>txt.exe' in page
 
 
 def test_a_csv_has_no_formula(hostile: ConsoleProcess) -> None:

@@ -52,8 +52,7 @@ class ConsoleProcess:
         with self._output.open("wb") as output, self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
                 self._command,
-                # gunicorn leaves files of its own open, of which Python warns when it ends.
-                env={**clean, "PYTHONWARNINGS": "error,ignore::ResourceWarning"},
+                env={**clean, "PYTHONWARNINGS": "error"},
                 cwd=self._output.parent,
                 stdout=output,
                 stderr=errors,
