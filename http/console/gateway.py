@@ -19,8 +19,7 @@ _FRESH: Final = 0.8
 """Seconds for which an answer serves all who look: a little less than the beat of a page."""
 
 _DIAL_PATIENCE: Final = 50.0
-"""Seconds: a provider may be asked twice, and its list read, each for 15 s; fewer than a worker
-of the console may be silent for."""
+"""Seconds: a provider may be asked twice, and its list read, each for 15 s."""
 
 
 @frozen

@@ -31,7 +31,6 @@ from aigateway.actors.control.local.schema import Database
 from aigateway.actors.values.policy import Policy
 from aigateway.http.console.forms import sent, tried, visitor_of
 from aigateway.http.console.pages import Site
-from aigateway.http.console.records import Away
 from aigateway.http.console.templating import query
 
 __all__ = ["People"]
@@ -138,7 +137,9 @@ class People:
         try:
             holds = differences(Policy(), read_policy(stored.document))
         except BadPolicy as ex:
-            raise Away(f"version {stored.version} of the policy cannot be read: {ex}") from ex
+            # Written by a newer aigateway, perhaps; it can be replaced from here all the same.
+            holds = []
+            problem = problem or f"What is stored cannot be used, so nobody is let in: {ex}"
         self._site.templates.respond(
             req, resp, "policy.html",
             stored=stored, document=stored.document if document is None else document,

@@ -55,8 +55,7 @@ class Writes:
         who = visitor_of(req).who
         with self._site.records.writing() as database, transaction(database):
             note_changes(database, who, [change], time.time())
-        log.warning("somebody acts through the console", who=who, does=change.action,
-                    with_what=change.subject)  # fmt: skip
+        log.info("done through the console", who=who, action=change.action, subject=change.subject)
 
     # -- Set up a client, and its key
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -205,6 +206,35 @@ def test_a_policy_is_not_applied_over_one_that_nobody_looked_at(
     assert "was applied meanwhile" in answer.text
     with closing(read_address(str(database))) as opened:
         assert newest(opened).document == "contact: somebody else\n"
+
+
+def test_a_stored_policy_that_cannot_be_used_is_told_and_replaced(
+    weeks: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "newer.db"
+    shutil.copy(weeks, path)
+    with closing(open_address(str(path))) as opened:
+        opened.execute(
+            "INSERT INTO policies (version, document, created_by, created_at)"
+            " VALUES (1, 'from_next_year: 1', 'somebody', '2026-11-01T00:00:00Z')"
+        )
+        if isinstance(opened, sqlite3.Connection):
+            opened.commit()
+    with ConsoleProcess(tmp_path, path) as console:
+        assert "What is stored cannot be used" in console.get("/policy").text
+        fields = {"form_token": form_token(console, "/policy"), "over": "1", "document": POLICY}
+        headers = {"Origin": console.url}
+        told = console.browser.post(
+            f"{console.url}/policy", data=fields, headers=headers, timeout=PATIENCE
+        )
+        assert "+ everybody.models" in told.text
+        done = console.browser.post(
+            f"{console.url}/policy",
+            data={**fields, "does": "apply"},
+            headers=headers,
+            timeout=PATIENCE,
+        )
+    assert "Version 2 holds" in done.text
 
 
 def test_the_audit_log_is_filtered_and_has_pages(

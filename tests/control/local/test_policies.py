@@ -60,6 +60,23 @@ def test_a_policy_that_somebody_else_changed_is_not_overwritten(either: Database
     assert newest(either).version == 1
 
 
+def test_changes_are_found_by_parts_of_who_what_and_with_what(either: Database) -> None:
+    for who, user in (("Ada_1", "grace"), ("ada-1", "100%"), ("edsger", "grace")):
+        create_key(either, user, who=who, now=1)
+
+    def found(**filters: str) -> list[str]:
+        return sorted(each["who"] for each in list_changes(either, 10, **filters))
+
+    assert found(who="ada") == ["Ada_1", "ada-1"]
+    # What is a pattern in SQL is a letter here.
+    assert found(who="A_1") == ["Ada_1"]
+    assert found(who="%") == found(who="!") == []
+    assert found(action="CREATE", who="eds") == ["edsger"]
+    assert found(subject="key ") == ["Ada_1", "ada-1", "edsger"]
+    last = list_changes(either, 1, who="ada")[0]
+    assert len(list_changes(either, 10, (last["at"], last["id"]), who="ada")) == 1
+
+
 def test_without_a_policy_callers_have_no_rules(either: Database) -> None:
     policy = PolicyInForce()
     policy.look(either)
