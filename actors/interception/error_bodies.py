@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from aigateway.actors.interception.routes import GEMINI, GEMINI_EMBEDDING, MESSAGES
+from aigateway.actors.interception.routes import CONVERSE, GEMINI, GEMINI_EMBEDDING, MESSAGES
 from aigateway.actors.values.provider_config import ANTHROPIC_TYPES
 
 __all__ = [
@@ -85,6 +85,8 @@ def error_body(
         return msgspec.json.encode({"type": "error", "error": error})
     if dialect in _GOOGLES:
         return msgspec.json.encode({"error": _google_error(status, message)})
+    if dialect == CONVERSE:
+        return msgspec.json.encode({"message": message})
     usual_kind, usual_code = _openai_type(status)
     if kind is None and code is None:
         code = usual_code
@@ -105,7 +107,7 @@ def breaker_open(dialect: str) -> bytes:
     if dialect == "bedrock":
         error = {"type": "api_error", "message": _BREAKER_OPEN, "code": "service_unavailable"}
         return msgspec.json.encode({"type": "error", "error": error})
-    if is_anthropic(dialect) or dialect in _GOOGLES:
+    if is_anthropic(dialect) or dialect in (*_GOOGLES, CONVERSE):
         return error_body(dialect, 503, _BREAKER_OPEN)
     error = {"message": _BREAKER_OPEN, "type": "server_error", "code": "service_unavailable"}
     return msgspec.json.encode({"error": error})

@@ -21,6 +21,7 @@ from attrs import frozen
 from aigateway.actors.codec.reading import Object, count, items, members, text
 from aigateway.actors.interception.routes import (
     COMPACTION,
+    CONVERSE,
     GEMINI,
     GEMINI_EMBEDDING,
     MESSAGES,
@@ -125,6 +126,8 @@ def _output(api: Api, fields: Object) -> int:
         fields = members(fields.get("generationConfig", fields.get("generation_config")))
         most = _first(fields, "maxOutputTokens", "max_output_tokens")
         answers = _first(fields, "candidateCount", "candidate_count")
+    elif api == CONVERSE:
+        most, answers = count(members(fields.get("inferenceConfig")).get("maxTokens")), 1
     elif api == RESPONSES:
         most, answers = count(fields.get("max_output_tokens")), 1
     else:

@@ -21,6 +21,7 @@ from aigateway.actors.interception.anthropic_messages import (
     read_messages_request,
 )
 from aigateway.actors.interception.chat import ChatInterception, read_chat_request
+from aigateway.actors.interception.converse import ConverseInterception, read_converse_request
 from aigateway.actors.interception.error_bodies import error_body
 from aigateway.actors.interception.gemini import GeminiInterception, read_gemini_request
 from aigateway.actors.interception.injected import InjectedInterception
@@ -45,6 +46,7 @@ from aigateway.actors.interception.responses import (
 from aigateway.actors.interception.routes import (
     CHAT_COMPLETIONS,
     COMPACTION,
+    CONVERSE,
     GEMINI,
     GEMINI_EMBEDDING,
     MESSAGES,
@@ -92,7 +94,9 @@ def open_interception(
         if api == GEMINI_EMBEDDING:
             request = read_model_call(id, readable, body, headers)
             return GeminiEmbeddingInterception(evolve(request, model=model))
-        return _opened(api, id, readable, body, content_encoding, headers, ask_usage, model)
+        return _opened(
+            api, id, readable, body, content_encoding, headers, ask_usage, model, streaming
+        )
     except NotJson as ex:
         wrong = "not valid JSON" if readable.strip() else "empty"
         raise _invalid(api, f"request body is {wrong}") from ex
@@ -109,10 +113,17 @@ def _opened(
     headers: Headers,
     ask_usage: bool,
     model: str,
+    streaming: bool,
 ) -> Relay:
     def of_path(request: ClientRequest) -> ClientRequest:
-        return evolve(request, model=model) if model else request
+        if not model:
+            return request
+        # Only where the path names the model it may say that a stream is asked for, too.
+        return evolve(request, model=model, streaming=streaming or request.streaming)
 
+    if api == CONVERSE:
+        request = read_converse_request(id, readable, body, headers, streaming=streaming)
+        return ConverseInterception(of_path(request))
     if api == MESSAGES:
         return MessagesInterception(of_path(read_messages_request(id, readable, body, headers)))
     if api == CHAT_COMPLETIONS:

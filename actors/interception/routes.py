@@ -26,12 +26,15 @@ from aigateway.actors.interception.azure_paths import (
     azure_path,
     azure_url,
 )
+from aigateway.actors.interception.bedrock_paths import COUNT, invoked
 from aigateway.actors.interception.gemini_paths import as_looked_at, model_path
 from aigateway.actors.values.provider_config import ANTHROPIC_TYPES, OPENAI_TYPES
 
 __all__ = [
+    "BEDROCK",
     "CHAT_COMPLETIONS",
     "COMPACTION",
+    "CONVERSE",
     "GEMINI",
     "GEMINI_EMBEDDING",
     "MESSAGES",
@@ -44,9 +47,12 @@ __all__ = [
     "InvalidBaseURL",
     "Passthrough",
     "resolve",
+    "speaks_bedrock",
     "upstream_url",
 ]
 
+BEDROCK = "bedrock"
+"""The provider type."""
 REST = "/"
 """The route of a :class:`Passthrough` that no entry of its table names."""
 
@@ -59,6 +65,7 @@ Api: TypeAlias = Literal[
     "gemini-embedding",
     "model-call",
     "moderation",
+    "converse",
 ]
 
 MESSAGES: Api = "messages"
@@ -73,6 +80,8 @@ MODEL_CALL: Api = "model-call"
 """A call of a model that is no conversation: for embeddings, images, sound, ranks."""
 MODERATION: Api = "moderation"
 """One that costs nothing."""
+CONVERSE: Api = "converse"
+"""AWS's API for the models of all makers."""
 
 
 class InvalidBaseURL(ValueError):
@@ -184,6 +193,12 @@ _KEPT_PATH = 200
 _UNSAFE_IN_BASE = re.compile(r"[\x00-\x20\x7f]")
 
 
+def speaks_bedrock(path: str) -> bool:
+    """Whether a path below a provider's name, or a route, is one of Bedrock's own."""
+    # PERF: here, since each request asks, and few are.
+    return path.startswith("/model/")
+
+
 def resolve(provider_type: str, method: str, rest: str) -> Intercept | Passthrough | None:
     """Say what happens to a request for ``/<provider><rest>``; ``None`` means 404.
 
@@ -201,6 +216,8 @@ def _resolve(provider_type: str, method: str, rest: str) -> Intercept | Passthro
         return _resolve_gemini(method.upper(), rest)
     if provider_type == AZURE and rest.startswith(AZURE_ROOT) and _is_plain(rest):
         return _resolve_azure(method, rest)
+    if provider_type == BEDROCK and speaks_bedrock(rest):
+        return _resolve_bedrock(method.upper(), rest)
     table = _TABLES.get(provider_type)
     if table is None or method.upper() in _REFUSED_METHODS or not _is_plain(rest):
         return None
@@ -248,6 +265,17 @@ def _resolve_gemini(method: str, rest: str) -> Intercept | Passthrough | None:
     if cached[1]:
         return Passthrough("/cachedContents/") if method in ("GET", "PATCH", "DELETE") else None
     return Passthrough("/cachedContents") if method == "POST" else None
+
+
+def _resolve_bedrock(method: str, rest: str) -> Intercept | Passthrough | None:
+    """The same for Bedrock's own API."""
+    path = invoked(rest)
+    if path is None or method != "POST":
+        return None
+    if path.call == COUNT:
+        return Passthrough(path.route)
+    api = CONVERSE if path.converses else MESSAGES
+    return Intercept(api, path.route, path.model, path.streaming)
 
 
 def _resolve_azure(method: str, rest: str) -> Intercept | Passthrough | None:

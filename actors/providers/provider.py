@@ -220,7 +220,7 @@ class Provider(GatewayActor):
         request = perform.request
         model: str | None = ""
         if request.route or request.model:
-            model = model_for(self._config, request.model, request.provider)
+            model = model_for(self._config, request.model, request.provider, path=request.rest)
         if model is None:
             text = f'the provider "{self._config.name}" has no model "{request.model}"'
             refused = self._refused(404, text, "bad_request")

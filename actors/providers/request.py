@@ -34,7 +34,7 @@ from aigateway.actors.interception.azure_paths import (
 from aigateway.actors.interception.conversation import NO_AFFINITY, Affinity
 from aigateway.actors.interception.gemini_paths import model_path, resource_name
 from aigateway.actors.interception.headers import CENTRALIZED, Credential
-from aigateway.actors.interception.routes import GEMINI, upstream_url
+from aigateway.actors.interception.routes import GEMINI, speaks_bedrock, upstream_url
 from aigateway.actors.providers.bedrock.models import bare_names, profile_of, stated_region
 from aigateway.actors.providers.bedrock.rewrite import model_behind, replacement_model
 from aigateway.actors.upstream.errors import Unsendable
@@ -133,28 +133,31 @@ class UpstreamRequest:
     """What its caller may, for those who stand in for a provider."""
 
 
-def model_for(config: ProviderConfig, asked: str, provider: str) -> str | None:
+def model_for(config: ProviderConfig, asked: str, provider: str, *, path: str = "") -> str | None:
     """The name by which ``config``'s provider knows the model that a client asks for.
 
-    ``provider`` is the one that the client named.  None: there is no such model here, and
+    ``provider`` is the one that the client named, ``path`` what it asked for, or the route of that:
+    who speaks Bedrock's own API calls a model as AWS does.  None: there is no such model here, and
     another one never answers in its place.
     """
     if config.models is not None:
         return config.models.upstream(asked)
     bedrock = config.bedrock
-    if bedrock is None:
+    if bedrock is None or speaks_bedrock(path):
         return asked
     if config.name != provider:
         return profile_of(asked, stated_region(config)) if bedrock.invokes else None
     return replacement_model(asked, bedrock) if bedrock.invokes else asked
 
 
-def recorded_model(config: ProviderConfig, asked: str) -> str:
+def recorded_model(config: ProviderConfig, asked: str, path: str = "") -> str:
     """The model that is recorded as the one that was asked for.
 
     Where Bedrock has one model in the place of all, that is the one.
     """
     if config.models is None and config.bedrock is not None and config.bedrock.invokes:
+        if speaks_bedrock(path):
+            return model_behind(config.bedrock, asked)
         return model_behind(config.bedrock, replacement_model(asked, config.bedrock))
     return asked
 
@@ -169,9 +172,15 @@ def can_stand_in(other: ProviderConfig, own: ProviderConfig, request: UpstreamRe
         and other.error is None
         and own.speaks == other.speaks
         and "copilot" not in (own.type, other.type)
-        and (model := model_for(other, request.model, request.provider)) is not None
+        and (not speaks_bedrock(request.rest) or _invokes(other))
+        and (model := model_for(other, request.model, request.provider, path=request.rest))
+        is not None
         and (request.rules is None or _allowed(request.rules, other, model))
     )
+
+
+def _invokes(config: ProviderConfig) -> bool:
+    return config.bedrock is not None and config.bedrock.invokes
 
 
 def model_refusal(rules: CallerRules, config: ProviderConfig, model: str) -> Stated[str] | None:

@@ -15,7 +15,7 @@ import requests
 import structlog
 
 from aigateway.actors.actor.base import ActorDied, GatewayActor, Watcher, fail
-from aigateway.actors.interception.routes import GEMINI, MODEL_CALL
+from aigateway.actors.interception.routes import CONVERSE, GEMINI, MODEL_CALL, speaks_bedrock
 from aigateway.actors.providers.beginning import BadStart, Beginning
 from aigateway.actors.providers.jobs import (
     Abandon,
@@ -187,7 +187,7 @@ class UpstreamWorker(GatewayActor):
             streaming=streaming,
             converted=self._maker.converted,
             arrays=job.request.api == GEMINI,
-            anything=job.request.api == MODEL_CALL,
+            anything=job.request.api in (MODEL_CALL, CONVERSE),
         )
         # A copy of the answer is shown it when it is read for good.
         copy, exchange.copy = exchange.copy, None
@@ -357,7 +357,7 @@ def open_answer(
         job.hint,
         job.begun_at,
         job.model,
-        maker.converted,
+        maker.converted and not speaks_bedrock(job.request.rest),
         job.shared,
         job.perform.abandoned,
     )

@@ -22,7 +22,13 @@ from aigateway.actors.interception.headers import (
     extract,
     with_query_key,
 )
-from aigateway.actors.interception.routes import Intercept, Passthrough, resolve
+from aigateway.actors.interception.routes import (
+    BEDROCK,
+    Intercept,
+    Passthrough,
+    resolve,
+    speaks_bedrock,
+)
 from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.metrics.reasons import Reason
@@ -178,7 +184,12 @@ def find_route(call: Call, tree: ActorTree) -> tuple[Target, Intercept | Passthr
         log.error("request for a misconfigured provider", provider=config.name)
         said = f'AI provider "{config.name}" is misconfigured: {config.error}'
         raise plain(503, said, reason=Reason.PROVIDER_MISCONFIGURED)
-    route = resolve(config.type, inbound.method, rest)
+    # One of Anthropic's type may be Bedrock by its credentials.
+    speaks_aws = config.bedrock is not None and config.bedrock.invokes
+    kind = BEDROCK if speaks_aws else config.type
+    route = resolve(kind, inbound.method, rest)
+    if config.type == BEDROCK and not speaks_aws and speaks_bedrock(rest):
+        route = None
     if route is None:
         raise _no_route(inbound.method, inbound.shown_path, path, tree)
     call.provider, call.route = config, route.route

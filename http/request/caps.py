@@ -15,7 +15,7 @@ from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.control.messages import Caller, CapBusy, CapFull, NoPrice
 from aigateway.actors.interception.estimate import most_used
 from aigateway.actors.interception.headers import BYOK, Credential
-from aigateway.actors.interception.routes import Api
+from aigateway.actors.interception.routes import Api, speaks_bedrock
 from aigateway.actors.providers.request import chain_of, model_for
 from aigateway.actors.values.caps import CapShare, Hold, Payee
 from aigateway.actors.values.money import dollars
@@ -48,6 +48,7 @@ _FREE_ROUTES = frozenset(
     {
         "/v1/messages/count_tokens",
         "/models/*:countTokens",
+        "/model/*/count-tokens",
         "/responses/",
         "/conversations",
         "/conversations/",
@@ -78,17 +79,20 @@ def hold_for(
     recorded: str,
     readable: bytes,
     streaming: bool,
+    path: str = "",
 ) -> Hold:
     """What a call may cost at most.
 
-    The client asks for ``model``, which is recorded as ``recorded``; ``readable`` is the body
-    without its content coding.
+    The client asks for ``model`` at ``path``, and ``recorded`` is what that is recorded as;
+    ``readable`` is the body without its content coding.
     """
     most = most_used(api, readable)
     others = _known(tree, chain_of(config, tree))
     payees: dict[Payee, None] = {}
     for each in (config, *_known(tree, [name for name, _ in config.group]), *others):
-        named = model_for(each, model, config.name)
+        named = model_for(each, model, config.name, path=path)
+        if speaks_bedrock(path) and each.bedrock is None:
+            continue
         if named is not None and _may(rules, each, (model, named)):
             kind = "openai" if each.speaks_openai else each.type
             payees[Payee(kind, each.name, recorded, named if named != recorded else "")] = None

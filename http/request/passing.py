@@ -12,6 +12,7 @@ from aigateway.actors.codec.decoding import DecodingError, decode
 from aigateway.actors.codec.headers import Headers, first_of
 from aigateway.actors.codec.reading import members, text
 from aigateway.actors.control.messages import Caller
+from aigateway.actors.interception.bedrock_paths import InvokePath, invoked
 from aigateway.actors.interception.conversation import Affinity, affinity_of_passed, is_about_stored
 from aigateway.actors.interception.gemini_paths import model_path
 from aigateway.actors.interception.headers import (
@@ -96,6 +97,8 @@ class Passing:
         if listed is not None:
             raise listed
         if config.bedrock is not None and config.bedrock.invokes:
+            if (path := invoked(target.rest)) is not None:
+                return self._count_natively(call, presented, config, caller.rules, target, path)
             if (target.rest, inbound.method) == (COUNT_TOKENS, "POST"):
                 raise self._count_tokens(call, presented, config, caller.rules)
             said = f'the provider "{config.name}" is AWS Bedrock, which has no such route'
@@ -167,6 +170,38 @@ class Passing:
         if stored is not None and route.route in _MAKING and inbound.method == "POST":
             watch = CreatedId(stored, caller, result.exchange)
         return _relayed(result, call, config, watch)
+
+    def _count_natively(
+        self,
+        call: Call,
+        presented: Presented,
+        config: ProviderConfig,
+        rules: CallerRules | None,
+        target: Target,
+        path: InvokePath,
+    ) -> Relayed:
+        """A count of a client that speaks Bedrock's own API."""
+        body = self._read_body(call)
+        upstream = model_for(config, path.model, config.name, path=target.rest)
+        if upstream is None:
+            raise no_such_model(config, MESSAGES, path.model)
+        if rules is not None:
+            check_models(rules, config, (path.model, upstream))
+        request = UpstreamRequest(
+            method="POST",
+            rest=target.rest,
+            headers=headers_for(presented.remaining_headers, auth=(), actor=()),
+            body=body,
+            provider=config.name,
+            model=path.model,
+            passed=call.route,
+        )
+        call.begin("provider")
+        result = self._upstream.perform(config, request)
+        call.answered(result.begun_at)
+        if isinstance(result, Refused):
+            raise refusal_answer(MESSAGES, result)
+        return _relayed(result, call, config, None)
 
     def _count_tokens(
         self,

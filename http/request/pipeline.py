@@ -53,6 +53,7 @@ from aigateway.actors.interception.routes import (
     Api,
     Intercept,
     Passthrough,
+    speaks_bedrock,
 )
 from aigateway.actors.interception.stored_ids import ids_in_body
 from aigateway.actors.providers.bedrock.making import standing_credential
@@ -211,7 +212,11 @@ class Pipeline:
         opened = self._open(call, route)
         interception: Interception = opened
         self.choose_model(call, config, route.api, interception.model)
-        if self.injector is not None:
+        if speaks_bedrock(route.route):
+            from aigateway.actors.providers.bedrock.native import NativeInterception
+
+            interception = NativeInterception(opened, route.api)
+        elif self.injector is not None:
             interception = self.injector.offer(interception, call, route.api, presented.token)
         credential = self.credential(config, presented, route.api)
         recording = self.record(call, route.api, interception, opened.opening, credential, firewall)
@@ -287,11 +292,11 @@ class Pipeline:
         asked_provider, caller = call.provider, call.caller
         assert asked_provider is not None
         assert caller is not None
-        model = model_for(config, asked, asked_provider.name)
+        model = model_for(config, asked, asked_provider.name, path=call.route)
         if model is None:
             call.interception_id = ""
             raise no_such_model(config, api, asked)
-        call.model = recorded_model(asked_provider, asked)
+        call.model = recorded_model(asked_provider, asked, call.route)
         if caller.rules is not None:
             self._check_models(call, caller.rules, config, (asked, model, call.model))
         return model
@@ -578,6 +583,7 @@ def _begin(
             caller, rules, config, runtime.tree,
             api=api, model=interception.model, recorded=call.model,
             readable=_sent_body(interception, inbound), streaming=interception.streaming,
+            path=call.route,
         )  # fmt: skip
         patience += max_wait
     answer: BeginAnswer

@@ -18,6 +18,8 @@ from system_programs import unavailable
 __all__ = ["run_node"]
 
 PACKAGES: Mapping[str, str] = {
+    "@anthropic-ai/bedrock-sdk": "1.1.3",
+    "@anthropic-ai/vertex-sdk": "1.1.3",
     "openai": "6.49.0",
 }
 """Pinned: a new one is tried when somebody is there to look."""

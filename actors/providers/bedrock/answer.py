@@ -44,6 +44,8 @@ class BedrockInterception:
         self._frames: FrameReader | None = None
         self._error: bytearray | None = None
         self._decoder: Decoder | None = None
+        self._event = sse_event
+        """Puts a frame into the form that is read."""
 
     def upstream_body(self) -> bytes:
         """The client's body; the sender rewrites it for the model."""
@@ -63,13 +65,17 @@ class BedrockInterception:
                 self._decoder = decoder_for(joined(headers, "content-encoding"))
             except DecodingError:
                 self._decoder = None
-        self._inner.begin_answer(status, self.answer_headers(headers))
+        self._inner.begin_answer(status, self._shown_headers(headers))
         self.event_stream = self._inner.event_stream
         self.refusal = self._inner.refusal
 
     @property
     def _converts(self) -> bool:
         return self._frames is not None or self._error is not None
+
+    def _shown_headers(self, headers: Headers) -> Headers:
+        """The headers that fit what is read."""
+        return self.answer_headers(headers)
 
     def answer_headers(self, headers: Headers) -> Headers:
         """The headers that fit what the client gets; call after :meth:`begin_answer`."""
@@ -96,7 +102,7 @@ class BedrockInterception:
             self._error += data[: _ERROR_LIMIT - len(self._error)]
             return b""
         assert self._frames is not None
-        out = b"".join(map(sse_event, self._frames.feed(data)))
+        out = b"".join(map(self._event, self._frames.feed(data)))
         relayed = self._inner.receive_data(out, now) if out else b""
         if self._frames.damage:
             relayed += self._damaged(self._frames.damage, now)

@@ -9,6 +9,7 @@ import requests
 
 from aigateway.actors.codec.decoding import decode
 from aigateway.actors.codec.headers import Headers, joined, values_of
+from aigateway.actors.interception.bedrock_paths import InvokePath, invoked
 from aigateway.actors.interception.headers import CENTRALIZED, Credential, mask
 from aigateway.actors.providers.bedrock.counting import (
     COUNT_TOKENS,
@@ -40,6 +41,9 @@ __all__ = ["BedrockMaker", "standing_credential"]
 
 _NOT_FOR_INVOKE = frozenset({"anthropic-beta", "anthropic-version", "content-encoding"})
 """Headers whose content travels in the body, or that say something of the client's body."""
+
+_OF_SIGNATURES = frozenset({"x-amz-date", "x-amz-content-sha256"})
+"""Headers that belong to a client's own signature."""
 
 
 def standing_credential(config: ProviderConfig) -> Credential:
@@ -78,12 +82,22 @@ class BedrockMaker:
         """
         del credential
         if self._bedrock.invokes:
+            if (path := invoked(request.rest)) is not None:
+                return self._native(request, path, model)
             if request.rest == COUNT_TOKENS:
                 return self._count(request, model)
             return self._invoke(request, model)
         url = url_for(self._config, request.rest, request.query)
         body = body_for(self._config, request, model)
         return self.signed(request.method, url, request.headers, body)
+
+    def _native(
+        self, request: UpstreamRequest, path: InvokePath, model: str
+    ) -> requests.PreparedRequest:
+        """Of a client that speaks Bedrock's own API: its bytes, with another name in the path."""
+        url = url_for(self._config, path.for_model(model or path.model), request.query)
+        kept = [pair for pair in request.headers if pair[0].lower() not in _OF_SIGNATURES]
+        return self.signed("POST", url, _typed(kept), request.body)
 
     def _invoke(self, request: UpstreamRequest, model: str) -> requests.PreparedRequest:
         computed = model_behind(self._bedrock, model, request.model)
@@ -152,9 +166,13 @@ class BedrockMaker:
 
 def _headers(request: UpstreamRequest) -> list[tuple[str, str]]:
     kept = [pair for pair in request.headers if pair[0].lower() not in _NOT_FOR_INVOKE]
-    if not values_of(kept, "content-type"):
-        kept.append(("Content-Type", "application/json"))
-    return kept
+    return _typed(kept)
+
+
+def _typed(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    if not values_of(headers, "content-type"):
+        headers.append(("Content-Type", "application/json"))
+    return headers
 
 
 def _body(request: UpstreamRequest, computed: str) -> bytes:
