@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from aigateway.actors.interception.conversation import NO_OPENING, Opening
+from aigateway.actors.interception.conversation import NO_OPENING, Opening, Prompt
 from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.records import (
     ModelThought,
@@ -59,6 +59,8 @@ class ClientRequest:
     correlating_tool_call_id: str | None = None
     refusal: tuple[int, bytes] | None = None
     opening: Opening = NO_OPENING
+    written: Prompt | None = None
+    """The prompt as it is written; None where it is not all of what the model reads."""
 
 
 class RecordMaker:

@@ -28,7 +28,9 @@ from aigateway.actors.codec.reading import (
 )
 from aigateway.actors.interception._record_maker import NOTHING, TRUNCATED, ClientRequest, Text
 from aigateway.actors.interception.conversation import (
+    ASIDE,
     Conversation,
+    Prompt,
     Said,
     kind_of,
     last_said,
@@ -56,8 +58,10 @@ class _Body(Struct):
     model: str = ""
     messages: list[Raw] = []
     system: Raw = _NULL
+    tools: Raw = _NULL
     stream: bool | None = None
     container: Raw = _NULL
+    cache_control: Raw = _NULL
 
 
 _body = msgspec.json.Decoder(_Body)
@@ -69,8 +73,10 @@ def _by_members(readable: bytes) -> _Body:
         model=text(fields.get("model")) or "",
         messages=items(fields.get("messages")),
         system=fields.get("system", _NULL),
+        tools=fields.get("tools", _NULL),
         stream=boolean(fields.get("stream")),
         container=fields.get("container", _NULL),
+        cache_control=fields.get("cache_control", _NULL),
     )
 
 
@@ -82,15 +88,25 @@ def read_messages_request(
     messages = Conversation(fields.messages)
     last, texts = last_said(messages, _said)
     prompt = texts[-1] if texts else None
+    kind = None if prompt is None else kind_of(headers, _joined(fields.system), prompt)
     return ClientRequest(
         id=id,
         body=body,
         model=fields.model,
         streaming=fields.stream is True,
         prompt=prompt,
-        prompt_kind=None if prompt is None else kind_of(headers, _joined(fields.system), prompt),
+        prompt_kind=kind,
         correlating_tool_call_id=_answered_call(last),
         opening=opening_of_messages(messages, fields.container, readable),
+        written=Prompt(
+            readable,
+            messages.raw,
+            fields.tools,
+            fields.system,
+            control=fields.cache_control,
+            explicit=True,
+            aside=kind in ASIDE,
+        ),
     )
 
 

@@ -40,8 +40,10 @@ from aigateway.actors.interception._chat_usage import ChatUsage, Tokens
 from aigateway.actors.interception._pattern import Pattern
 from aigateway.actors.interception._record_maker import TRUNCATED, ClientRequest, Text
 from aigateway.actors.interception.conversation import (
+    ASIDE,
     INSTRUCTING_ROLES,
     Conversation,
+    Prompt,
     Said,
     kind_of,
     last_said,
@@ -65,6 +67,8 @@ class _Body(Struct):
     stream: bool | None = None
     stream_options: Raw = _NOT_GIVEN
     n: int | None = None
+    tools: Raw = _NOT_GIVEN
+    prompt_cache_retention: Raw = _NOT_GIVEN
 
 
 _body = msgspec.json.Decoder(_Body)
@@ -78,6 +82,8 @@ def _by_members(readable: bytes) -> _Body:
         stream=boolean(fields.get("stream"), loose=True),
         stream_options=fields.get("stream_options", _NOT_GIVEN),
         n=count(fields.get("n")),
+        tools=fields.get("tools", _NOT_GIVEN),
+        prompt_cache_retention=fields.get("prompt_cache_retention", _NOT_GIVEN),
     )
 
 
@@ -100,6 +106,7 @@ def read_chat_request(
     messages = Conversation(fields.messages)
     last, texts = last_said(messages, _said)
     prompt = texts[-1] if texts else None
+    kind = None if prompt is None else kind_of(headers, _system(messages), prompt)
     streaming = fields.stream is True
     asked = None
     if streaming and ask_usage:
@@ -110,9 +117,17 @@ def read_chat_request(
         model=fields.model,
         streaming=streaming,
         prompt=prompt,
-        prompt_kind=None if prompt is None else kind_of(headers, _system(messages), prompt),
+        prompt_kind=kind,
         correlating_tool_call_id=_answered_call(last),
         opening=opening_of_completion(messages),
+        written=Prompt(
+            readable,
+            messages.raw,
+            fields.tools,
+            leading=_leading(messages),
+            retention=fields.prompt_cache_retention,
+            aside=kind in ASIDE,
+        ),
     )
     return request, asked is not None, max(as_count(fields.n), 1)
 
@@ -155,14 +170,19 @@ def _texts(content: Buffer | None) -> list[str]:
     ]
 
 
+def _leading(messages: Conversation) -> int:
+    """How many messages the conversation begins with before anybody speaks."""
+    for place in range(len(messages)):
+        if text(messages[place].get("role")) not in INSTRUCTING_ROLES:
+            return place
+    return len(messages)
+
+
 def _system(messages: Conversation) -> str:
     """What the conversation begins with, before anybody speaks."""
     said: list[str] = []
-    for place in range(len(messages)):
-        message = messages[place]
-        if text(message.get("role")) not in INSTRUCTING_ROLES:
-            break
-        said += _texts(message.get("content"))
+    for place in range(_leading(messages)):
+        said += _texts(messages[place].get("content"))
     return "\n".join(said)
 
 

@@ -36,11 +36,13 @@ from aigateway.actors.codec.reading import Buffer, Object, is_null, members, tex
 from aigateway.actors.values.frozen import frozen
 
 __all__ = [
+    "ASIDE",
     "NO_AFFINITY",
     "NO_OPENING",
     "Affinity",
     "Conversation",
     "Opening",
+    "Prompt",
     "PromptKind",
     "Said",
     "affinity_of",
@@ -60,6 +62,9 @@ __all__ = [
 PromptKind: TypeAlias = Literal["user", "agent", "title", "summary", "compaction", "client"]
 """Who spoke: a person; the client on behalf of a subagent; or the client for its own ends:
 for a title, a summary for its user, a shorter conversation, or anything else."""
+
+ASIDE: frozenset[PromptKind | None] = frozenset({"title", "summary", "compaction", "client"})
+"""Kinds after whose answers a conversation goes on as if they had not been."""
 
 INSTRUCTING_ROLES = frozenset({"system", "developer"})
 
@@ -372,6 +377,28 @@ class Opening:
 
 
 NO_OPENING = Opening()
+
+
+@frozen
+class Prompt:
+    """A request's prompt as it is written, part by part in the order in which it is cached."""
+
+    readable: bytes
+    """All of the body."""
+    messages: Sequence[Buffer]
+    tools: Buffer = Raw(b"")
+    system: Buffer = Raw(b"")
+    """Where it is no message."""
+    leading: int = 0
+    """How many of the messages are instructions before anybody speaks."""
+    control: Buffer = Raw(b"null")
+    """What is said of caching for the prompt as a whole (``cache_control``)."""
+    retention: Buffer = Raw(b"")
+    """For how long it is to be kept (``prompt_cache_retention``)."""
+    explicit: bool = False
+    """Only what is marked is cached."""
+    aside: bool = False
+    """The client asks it for an end of its own: no turn goes on from it."""
 
 
 @frozen

@@ -152,6 +152,7 @@ class Relay(RecordMaker, ABC):
         "opening",
         "refusal",
         "streaming",
+        "written",
     )
 
     def __init__(self, request: ClientRequest) -> None:
@@ -161,6 +162,7 @@ class Relay(RecordMaker, ABC):
         self.correlating_tool_call_id = request.correlating_tool_call_id
         self.refusal = request.refusal
         self.opening = request.opening
+        self.written = request.written
         self.event_stream = False
         self.keepalives: bool | None = None
         self.faults = 0
@@ -228,6 +230,7 @@ class Relay(RecordMaker, ABC):
     def begin_answer(self, status: int, headers: Headers) -> None:
         """The head of the upstream's answer has arrived."""
         self._body = b""
+        self.written = None
         self._status = status
         self._mode = Mode.ERROR if not self._answered else Mode.UNDECIDED
         content_type = joined(headers, "content-type").partition(";")[0].strip().lower()

@@ -45,7 +45,9 @@ from aigateway.actors.interception._response_items import (
     thoughts_of,
 )
 from aigateway.actors.interception.conversation import (
+    ASIDE,
     Conversation,
+    Prompt,
     Said,
     kind_of,
     last_said,
@@ -99,10 +101,11 @@ class _Body(Struct):
     instructions: Raw = _NULL
     stream: bool | None = None
     background: bool | None = None
-    tools: list[_Tool] = []
+    tools: Raw = _NULL
     previous_response_id: _Before | None = None
     conversation: _Before | None = None
     store: _Store = _Store()
+    prompt_cache_retention: Raw = _NULL
 
 
 class _Read(NamedTuple):
@@ -137,7 +140,8 @@ def _by_members(readable: bytes) -> _Read:
         instructions=fields.get("instructions", _NULL),
         stream=boolean(fields.get("stream"), loose=True),
         background=boolean(fields.get("background"), loose=True),
-        tools=[_Tool(text(members(each).get("type")) or "") for each in items(fields.get("tools"))],
+        tools=fields.get("tools", _NULL),
+        prompt_cache_retention=fields.get("prompt_cache_retention", _NULL),
     )
     before = values_before(readable)
     goes_on = any(each.startswith((b'"', b"{")) for each in before)
@@ -187,12 +191,34 @@ def _read_request(
         refusal=_BACKGROUND if fields.background and kind is None else None,
         opening=opening_of_response(
             readable,
-            [each.type for each in fields.tools],
+            _types(fields.tools),
             goes_on=read.goes_on,
             names_stored=read.names_stored,
             stored=read.stored,
         ),
+        # What is stored with the provider is not here to be compared.
+        written=None
+        if read.goes_on or isinstance(given, str) or kind is not None
+        else Prompt(
+            readable,
+            given,
+            fields.tools,
+            fields.instructions,
+            retention=fields.prompt_cache_retention,
+            aside=said in ASIDE,
+        ),
     )
+
+
+def _types(tools: Raw) -> list[str]:
+    """The types of the tools that are offered."""
+    try:
+        return [each.type for each in _tools.decode(tools)]
+    except (ValueError, RecursionError):
+        return [text(members(each).get("type")) or "" for each in items(tools)]
+
+
+_tools = msgspec.json.Decoder(list[_Tool])
 
 
 def _number(value: Buffer | None) -> str:

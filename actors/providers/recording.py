@@ -74,6 +74,8 @@ class Recording:
         self._abandoned: tuple[AbandonedAttempt, ...] = ()
         self.tokens: list[TokenUsage] = []
         """What its answers have used."""
+        self.prompt_parts = b""
+        """Checksums of the prompt's parts, for the end's record."""
         self.trace: RecordingTrace | None = None
         self.closed = False
         """The end is recorded and, unless the disk refuses, on disk."""
@@ -145,6 +147,7 @@ class Recording:
             error_message=outcome.error_message,
             provider_name=self.provider_name,
             metadata=metadata,
+            prompt_parts=self.prompt_parts,
         )
         trace = None
         if not self.ledger.ended:

@@ -82,6 +82,7 @@ _LEFT_OUT: Final = {
     "extra_token_types",
     "agent_firewall_session_id",
     "agent_firewall_sequence_number",
+    "prompt_parts",
 }
 _WITHHELD: Final = {"content": "none"}
 """Metadata of a record whose content was taken out."""

@@ -88,6 +88,9 @@ class InterceptionEnded:
     metadata: Metadata = field(factory=dict)
     """Added to the interception's, where the control plane can hold it: a Coder deployment
     cannot."""
+    prompt_parts: bytes = b""
+    """Checksums of the prompt's parts (:mod:`.prompt_parts`); only our own control plane has a
+    place for them.  Empty: there are none."""
 
 
 @frozen(kw_only=True)

@@ -119,7 +119,8 @@ def _opened(output: Path | None, resume: bool) -> Iterator[BinaryIO]:
 def _json_line(columns: tuple[str, ...]) -> Callable[[Row], bytes]:
     def line(row: Row) -> bytes:
         values = dict(zip(columns, row, strict=True))
-        values["metadata"] = json.loads(values["metadata"])
+        if "metadata" in values:
+            values["metadata"] = json.loads(values["metadata"])
         return f"{json.dumps(values)}\n".encode()
 
     return line

@@ -8,8 +8,8 @@ import click
 from attrs import asdict
 
 from aigateway.actors.control.local.schema import moment_of
-from aigateway.actors.control.local.sessions import SessionRow, Tokens, sessions_named
-from aigateway.actors.control.local.timeline import Agent, Turn, timeline
+from aigateway.actors.control.local.sessions import CacheBreaks, SessionRow, Tokens, sessions_named
+from aigateway.actors.control.local.timeline import Agent, Cache, Turn, timeline
 from aigateway.actors.values.money import dollars
 from aigateway.http.cli._local_database import database_options, reading
 from aigateway.http.settings.printable import printable
@@ -67,6 +67,7 @@ def _print_head(row: SessionRow) -> None:
         f"time      {first} to {last}",
         f"requests  {row.requests:,}, {row.errors:,} failed, {row.agents:,} subagents",
         f"tokens    {_spent(row.tokens)}",
+        *_named("cache", _broken(row.cache)),
     ]
     for line in lines:
         click.echo(printable(line))
@@ -92,6 +93,8 @@ def _print_turn(turn: Turn, indent: str, full: bool) -> None:
     else:
         told.append("not ended")
     click.echo(f"\n{indent}{printable('  '.join(told))}")
+    if turn.cache is not None and turn.cache.cause is not None:
+        click.echo(f"{indent}  cache break: {_told(turn.cache)}")
     for prompt in turn.prompts:
         kind = "prompt" if prompt.kind in (None, "user") else f"prompt ({prompt.kind})"
         _print_text(indent, kind, prompt.text, full)
@@ -104,6 +107,37 @@ def _print_turn(turn: Turn, indent: str, full: bool) -> None:
             _print_text(indent, "tool failed", call.error, full)
     if turn.error_type is not None:
         _print_text(indent, "error", f"{turn.error_type} {turn.error_message or ''}", full)
+
+
+_CAUSES = {
+    "model": "another model",
+    "provider": "another provider",
+    "key": "another key of the provider",
+    "tools": "other tools",
+    "system": "another system prompt",
+    "marks": "the client's marks of what is cached",
+    "pause": "a pause longer than the cache lives",
+    "unknown": "nothing that the client sent",
+}
+
+
+def _told(cache: Cache) -> str:
+    cause = cache.cause or ""
+    what = f"message {cache.place}" if cause == "message" else _CAUSES.get(cause, cause)
+    cost = "" if cache.cost_nano_usd is None else f", {dollars(cache.cost_nano_usd)}"
+    return (
+        f"{what}; {cache.lost_tokens:,} of {cache.could_tokens:,} tokens were not read again{cost}"
+    )
+
+
+def _broken(breaks: CacheBreaks) -> tuple[str, ...]:
+    if not breaks.breaks:
+        return ()
+    causes = ", ".join(f"{cause} {times:,}" for cause, times in breaks.causes)
+    return (
+        f"{breaks.breaks:,} breaks ({causes}): {breaks.lost_tokens:,} tokens not read again,"
+        f" {dollars(breaks.cost_nano_usd)}",
+    )
 
 
 def _print_text(indent: str, kind: str, text: str, full: bool) -> None:

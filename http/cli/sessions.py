@@ -110,7 +110,7 @@ def _print_table(rows: list[SessionRow]) -> None:
     table = Table(box=table_box())
     for heading in ("last", "user", "session", "client", "for", "first prompt"):
         table.add_column(heading, overflow="fold" if heading == "session" else "ellipsis")
-    for heading in ("requests", "agents", "tokens", "cost"):
+    for heading in ("requests", "agents", "tokens", "cost", "cache breaks"):
         table.add_column(heading, justify="right")
     for row in rows:
         spent = row.tokens
@@ -131,6 +131,7 @@ def _print_table(rows: list[SessionRow]) -> None:
             f"{row.agents:,}",
             f"{tokens:,}",
             dollars(spent.cost_nano_usd),
+            _broken(row),
         )
         table.add_row(*(Text(printable(cell)) for cell in cells))
     console().print(table)
@@ -148,6 +149,13 @@ def _print_hits(hits: list[Hit]) -> None:
         cells = (at, hit.username, hit.session_id or "", hit.excerpt)
         table.add_row(*(Text(printable(cell)) for cell in cells))
     console().print(table)
+
+
+def _broken(row: SessionRow) -> str:
+    """How often the cache broke, and what that cost."""
+    if not row.cache.breaks:
+        return ""
+    return f"{row.cache.breaks:,}: {dollars(row.cache.cost_nano_usd)}"
 
 
 def _work(row: SessionRow) -> str:

@@ -27,7 +27,8 @@ from aigateway.actors.control.messages import (
     Unavailable,
 )
 from aigateway.actors.interception.attribution import ATTRIBUTING, attribution_of
-from aigateway.actors.interception.conversation import Opening, affinity_of
+from aigateway.actors.interception.conversation import Opening, Prompt, affinity_of
+from aigateway.actors.interception.fingerprint import fingerprint
 from aigateway.actors.interception.headers import (
     BYOK,
     AgentFirewall,
@@ -219,7 +220,10 @@ class Pipeline:
         elif self.injector is not None:
             interception = self.injector.offer(interception, call, route.api, presented.token)
         credential = self.credential(config, presented, route.api)
-        recording = self.record(call, route.api, interception, opened.opening, credential, firewall)
+        recording = self.record(
+            call, route.api, interception, opened.opening, credential, firewall, opened.written
+        )
+        opened.written = None
         if (refusal := _refusal(interception)) is not None:
             recording.close()
             raise refusal
@@ -309,9 +313,11 @@ class Pipeline:
         opening: Opening,
         credential: Credential,
         firewall: AgentFirewall | None,
+        written: Prompt | None = None,
     ) -> Recording:
         """Have the start of an interception recorded; from then on its end has to be.
 
+        ``written`` is the prompt, if turns of its session may be compared by it.
         Raises the Answer of a request that may not be, or whose start cannot be recorded.
         """
         config, caller = call.provider, call.caller
@@ -321,11 +327,14 @@ class Pipeline:
         bedrock = config.bedrock is not None if api == MESSAGES else None
         call.trace.created(recording, model=call.model, bedrock=bedrock)
         call.begin("record")
-        _begin(
+        policy = self._record_policy(caller)
+        key = _begin(
             self._runtime, call, interception, credential, firewall, api,
-            policy=self._record_policy(caller), max_wait=self.settings.max_wait,
+            policy=policy, max_wait=self.settings.max_wait,
             metrics=self._metrics,
         )  # fmt: skip
+        if key and written is not None and policy.content:
+            recording.prompt_parts = fingerprint(key, written)
         self._runtime.inflight.record(recording)
         if self._metrics is not None:
             self._metrics.began(config.name, call.model, call.route)
@@ -538,9 +547,12 @@ def _begin(
     policy: RecordPolicy,
     max_wait: float,
     metrics: RequestMetrics | None,
-) -> None:
+) -> bytes:
     """Have the start recorded, and what it may cost reserved; raises an Answer when that fails,
-    after ``max_wait`` seconds for each."""
+    after ``max_wait`` seconds for each.
+
+    Returns what the parts of its prompt are to be keyed with, nothing where it is not of a session
+    or nobody compares them."""
     inbound, caller, config = call.inbound, call.caller, call.provider
     assert caller is not None
     assert config is not None
@@ -596,7 +608,7 @@ def _begin(
         if rules is not None and answer.share is not None:
             call.cap_warning = warning_of(answer.share, rules)
         policy.log(record)
-        return
+        return answer.prompt_key if attribution.session_id is not None else b""
     if rules is not None and isinstance(answer, CapFull | CapBusy | NoPrice):
         call.interception_id = ""
         raise refusal_of(api, answer, rules)

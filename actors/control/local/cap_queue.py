@@ -92,6 +92,12 @@ class CapQueue:
         self.rows: tuple[CapRow, ...] = ()
         """The fullest caps when they were last looked at."""
         self._beat_at = 0.0
+        self._accepted = Accepted()
+
+    def keyed(self, prompt_key: bytes) -> None:
+        """From now on, those who begin are told this key for the parts of their prompts."""
+        if prompt_key != self._accepted.prompt_key:
+            self._accepted = Accepted(prompt_key=prompt_key)
 
     # -- asking
 
@@ -171,7 +177,7 @@ class CapQueue:
             if reason is not None:
                 complete(start.reply, Denied(reason, status=400))
             elif start.ask is None:
-                complete(start.reply, Accepted())
+                complete(start.reply, self._accepted)
             else:
                 self._answer(start, start.ask, written.verdicts.get(start.ask.id, Begun()), now)
 
@@ -179,7 +185,10 @@ class CapQueue:
         if isinstance(verdict, Begun):
             share = verdict.share
             notable = share if share is not None and share.part >= NOTABLE else None
-            if not complete(start.reply, Accepted(notable)) and ask.so_far is None:
+            if (
+                not complete(start.reply, evolve(self._accepted, share=notable))
+                and ask.so_far is None
+            ):
                 self.released.append(ask.id)
             return
         cap = verdict.share.cap

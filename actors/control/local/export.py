@@ -46,6 +46,13 @@ _TABLES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         ),
     ),
     "thoughts": ("model_thoughts", ("created_at", "content", "metadata")),
+    "caches": (
+        "cache_turns",
+        (
+            "prompt_tokens", "kept_tokens", "read_tokens", "could_tokens", "lost_tokens", "cause",
+            "place", "cost_nano_usd",
+        ),
+    ),
 }  # fmt: skip
 
 COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -118,7 +125,8 @@ def _rows(
     own = table == "interceptions"
     names = ", ".join(f"{'i' if own else 'r'}.{column}" for column in columns)
     join = "" if own else f"JOIN {table} r ON r.interception_id = i.id"
-    order = "" if own else ", r.created_at, length(r.record_id), r.record_id"
+    several = "created_at" in columns
+    order = ", r.created_at, length(r.record_id), r.record_id" if several else ""
     yield from connection.execute(
         f"SELECT i.started_at, i.id, i.username, i.session_id, {names} FROM interceptions i {join}"
         f" WHERE i.id IN ({marks(ids)}) ORDER BY i.started_at, i.id{order}",

@@ -332,6 +332,7 @@ class LocalControlPlane(GatewayActor):
             self._refuse(starts, batches, str(ex))
         else:
             self._recovered()
+            self._caps.keyed(self._store.prompt_key)
             self._caps.answer(starts, written)
             answer_batches(batches, written)
             if written.settled:

@@ -86,16 +86,17 @@ def rows_in(database: Database) -> dict[str, int]:
 
 def tables_of(database: Database) -> list[str]:
     """The names of the tables that hold what is kept, sorted: not those of notes (of migrations,
-    of housekeeping) and not the index of prompts, which is made of the prompts."""
+    of housekeeping, of this installation) and not the index of prompts, which is made of them."""
     if isinstance(database, sqlite3.Connection):
         statement = (
             "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
-            " AND name NOT LIKE 'prompt_search%' AND name <> 'housekeeping'"
+            " AND name NOT LIKE 'prompt_search%'"
+            " AND name NOT IN ('housekeeping', 'installation')"
         )
     else:
         statement = (
             "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
-            " AND tablename NOT IN ('aigateway_migrations', 'housekeeping')"
+            " AND tablename NOT IN ('aigateway_migrations', 'housekeeping', 'installation')"
         )
     return sorted(name for (name,) in database.execute(statement).fetchall())
 

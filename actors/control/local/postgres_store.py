@@ -27,6 +27,7 @@ from aigateway.actors.control.local._rows import (
     without_surrogates,
 )
 from aigateway.actors.control.local.api_keys import Uses, find_callers, note_uses
+from aigateway.actors.control.local.cache_turns import TURN_SQL, prompt_key, turn_rows
 from aigateway.actors.control.local.cap_book import AnyHolds, CapRow, Holders, Money, TillBook
 from aigateway.actors.control.local.costs import (
     StoredRecord,
@@ -103,6 +104,8 @@ class PostgresStore:
         self._parts = PartNotes.empty()
         self._patience = patience
         self._settled = False
+        self.prompt_key = b""
+        """What checksums of prompts' parts are keyed with; empty until that is known."""
         self._pool = ConnectionPool(address, size)
         self._holds = AnyHolds()
         self._holders = Holders()
@@ -182,13 +185,14 @@ class PostgresStore:
             if self._pricing is not None:
                 rows = price_records(starts, records, self._pricing, partial(asked_in, database))
             unnoted = self._parts.unwritten(starts)
+            turns = turn_rows(database, starts, rows, partial(asked_in, database), self._pricing)
             try:
-                written = _write_together(database, starts, rows, money, unnoted)
+                written = _write_together(database, starts, rows, money, unnoted, turns)
             except Exception as ex:
                 if not _is_bad_value(ex):
                     raise
                 unnoted = []
-                written = _write_singly(database, starts, rows, money)
+                written = _write_singly(database, starts, rows, money, turns)
         self._parts.written(start for start in unnoted if written.has_begun(start.id))
         if written.verdicts:
             self._holds.made()
@@ -210,6 +214,7 @@ class PostgresStore:
             with self._pool.connection(self._patience) as database:
                 if not self._settled:
                     settle(database, self._address)
+                    self.prompt_key = prompt_key(database)
                     self._settled = True
                 yield database
         except psycopg.Error as ex:
@@ -222,6 +227,7 @@ def _write_together(
     records: Sequence[StoredRecord],
     money: Money | None,
     unnoted: Sequence[Interception],
+    turns: Sequence[Row],
 ) -> Written:
     start_rows = [start_row(record) for record in starts]
     tables, ends = grouped(records)
@@ -230,6 +236,7 @@ def _write_together(
         with database.connection.pipeline(), database.transaction():
             ended = _insert(database, start_rows, tables, ends)
             _note_parts(database, unnoted)
+            _note_turns(database, turns)
         return Written(records=_bad_ends(database, ended, ends, records))
     asked = money.asked
     with database.transaction():
@@ -241,6 +248,7 @@ def _write_together(
         if begun := [row for row in start_rows if row[0] in asked and book.may_begin(str(row[0]))]:
             database.executemany(START_SQL, begun)
         _note_parts(database, [start for start in unnoted if book.may_begin(start.id)])
+        _note_turns(database, turns)
     bad = _bad_ends(database, ended, ends, records)
     return Written({}, bad, book.verdicts, book.settled)
 
@@ -264,6 +272,11 @@ def _note_parts(database: PostgresDatabase, starts: Sequence[Interception]) -> N
         database.executemany(PART_SQL, parts)
 
 
+def _note_turns(database: PostgresDatabase, turns: Sequence[Row]) -> None:
+    if turns:
+        database.executemany(TURN_SQL, turns)
+
+
 def _bad_ends(
     database: PostgresDatabase,
     ended: psycopg.Cursor[tuple[Any, ...]] | None,
@@ -280,6 +293,7 @@ def _write_singly(
     starts: Sequence[Interception],
     records: Sequence[StoredRecord],
     money: Money | None,
+    turns: Sequence[Row],
 ) -> Written:
     """Like :func:`_write_together`, but finds out which records are at fault."""
     bad_starts: dict[int, str] = {}
@@ -314,6 +328,8 @@ def _write_singly(
             if position not in bad_starts and book.may_begin(start.id)
         ):
             _execute(database, PART_SQL, part)
+        for turn in turns:
+            _execute(database, TURN_SQL, turn)
     bad_records = _ends_of_nothing(database, records) | bad_records
     return Written(bad_starts, bad_records, book.verdicts, book.settled)
 

@@ -44,7 +44,13 @@ LATE: Final = 7 * DAY
 """Seconds for which a request without an end is kept longer: it may still be on its way."""
 
 _CONTENT: Final = ("user_prompts", "model_thoughts")
-_RECORDS: Final = ("token_usages", "user_prompts", "tool_usages", "model_thoughts")
+_RECORDS: Final = (
+    "token_usages",
+    "user_prompts",
+    "tool_usages",
+    "model_thoughts",
+    "cache_turns",
+)
 
 
 @frozen
@@ -194,6 +200,9 @@ class Forgetting:
                 ids,
             )
             _forget_arguments(connection, there, ids)
+            connection.execute(
+                f"UPDATE cache_turns SET parts = NULL WHERE {there} AND parts IS NOT NULL", ids
+            )
             connection.execute(
                 "UPDATE interceptions SET error_message = NULL"
                 f" WHERE id IN ({marks(ids)}) AND error_message IS NOT NULL",

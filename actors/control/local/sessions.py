@@ -17,7 +17,9 @@ from aigateway.actors.control.local.schema import Database, marks, timestamp
 from aigateway.actors.control.local.session_parts import EXACT_ENOUGH
 
 __all__ = [
+    "NO_BREAKS",
     "NO_TOKENS",
+    "CacheBreaks",
     "SessionFilter",
     "SessionKey",
     "SessionRow",
@@ -104,6 +106,21 @@ class Tokens:
 NO_TOKENS: Final = Tokens()
 
 
+@frozen
+class CacheBreaks:
+    """How often a session's turns found less in the provider's cache than was there before."""
+
+    breaks: int = 0
+    lost_tokens: int = 0
+    cost_nano_usd: int | None = 0
+    """What that cost, as far as there are prices; ``None``: there is none for any of it."""
+    causes: tuple[tuple[str, int], ...] = ()
+    """Each cause (:data:`~.cache_breaks.CAUSES`) with how often, the most frequent first."""
+
+
+NO_BREAKS: Final = CacheBreaks()
+
+
 @frozen(kw_only=True)
 class SessionRow:
     """One session.  What it had several of stands in the order in which it came."""
@@ -126,6 +143,7 @@ class SessionRow:
     agents: int
     """Subagents."""
     tokens: Tokens
+    cache: CacheBreaks = NO_BREAKS
     prompt: str = field(default="", repr=False)
     """The beginning of the first thing that somebody typed."""
 
@@ -208,6 +226,7 @@ def _described(
     tokens = tokens_by(connection, "i.initiator_id, i.session_id", ids)
     parts = _parts(connection, ids)
     prompts = _first_prompts(connection, ids)
+    breaks = _breaks(connection, ids)
     found = connection.execute(
         f"""
         SELECT initiator_id, session_id, max(username), min(started_at), max(started_at),
@@ -237,6 +256,7 @@ def _described(
             errors=errors,
             agents=agents,
             tokens=tokens.get(key, NO_TOKENS),
+            cache=breaks.get(key, NO_BREAKS),
             prompt=prompts.get(key, ""),
         )
 
@@ -266,6 +286,32 @@ def tokens_by(
         sessions,
     )
     return {tuple(row[:-6]): Tokens(*row[-6:]) for row in found.fetchall()}
+
+
+def _breaks(connection: Database, ids: Sequence[str]) -> dict[SessionKey, CacheBreaks]:
+    found = connection.execute(
+        f"""
+        SELECT user_id, session_id, cause, count(*), CAST(sum(lost_tokens) AS BIGINT),
+               CAST(sum(cost_nano_usd) AS BIGINT)
+        FROM cache_turns WHERE session_id IN ({marks(ids)}) AND cause IS NOT NULL
+        GROUP BY user_id, session_id, cause ORDER BY count(*) DESC, cause
+        """,
+        ids,
+    )
+    sums: dict[SessionKey, CacheBreaks] = {}
+    for user, session, cause, times, lost, cost in found.fetchall():
+        so_far = sums.get((user, session))
+        if so_far is None:
+            sums[user, session] = CacheBreaks(times, lost, cost, ((cause, times),))
+            continue
+        priced = [each for each in (so_far.cost_nano_usd, cost) if each is not None]
+        sums[user, session] = CacheBreaks(
+            so_far.breaks + times,
+            so_far.lost_tokens + lost,
+            sum(priced) if priced else None,
+            (*so_far.causes, (cause, times)),
+        )
+    return sums
 
 
 def _parts(

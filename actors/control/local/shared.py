@@ -382,6 +382,7 @@ class SharedControlPlane(GatewayActor):
         else:
             for claim in job.claims:
                 complete(claim.message.reply, Accepted())
+            self._caps.keyed(self._store.prompt_key)
             self._caps.answer([waiting.message for waiting in job.starts], job.written)
             answer_batches(job.batches, job.written)
             if job.found is not None:

@@ -26,6 +26,7 @@ from aigateway.actors.control.local._rows import (
 )
 from aigateway.actors.control.local.address import LocalDatabaseError
 from aigateway.actors.control.local.api_keys import Uses, find_callers, note_uses
+from aigateway.actors.control.local.cache_turns import TURN_SQL, prompt_key, turn_rows
 from aigateway.actors.control.local.cap_book import AnyHolds, CapRow, Holders, Money, TillBook
 from aigateway.actors.control.local.caps import Begun, Verdict
 from aigateway.actors.control.local.costs import (
@@ -120,9 +121,12 @@ class Store:
         self._connection: sqlite3.Connection | None = None
         self.trouble: str | None = None
         """Why it could not be opened at first."""
+        self.prompt_key = b""
+        """What checksums of prompts' parts are keyed with; empty before it was opened."""
         try:
             self._connection = open_database(path, patience=patience)
             self._connection.execute("PRAGMA busy_timeout = 0")
+            self.prompt_key = prompt_key(self._connection)
         except LocalDatabaseError as ex:
             if not may_pass(ex):
                 raise
@@ -176,11 +180,14 @@ class Store:
                     starts, records, self._pricing, partial(self._asked_for, connection)
                 )
             unnoted = self._parts.unwritten(starts)
+            turns = turn_rows(
+                connection, starts, rows, partial(self._asked_for, connection), self._pricing
+            )
             try:
-                written = _write_together(connection, starts, rows, money, unnoted)
+                written = _write_together(connection, starts, rows, money, unnoted, turns)
             except _BAD_VALUES:
                 unnoted = []
-                written = _write_singly(connection, starts, rows, money)
+                written = _write_singly(connection, starts, rows, money, turns)
             self._parts.written(start for start in unnoted if written.has_begun(start.id))
         except (sqlite3.Error, LocalDatabaseError, OSError) as ex:
             raise self._failed(ex) from ex
@@ -281,6 +288,7 @@ class Store:
             self._connection = open_database(self._path, create=False, patience=0)
             self._file = _identity(self._path)
             self._parts = PartNotes.empty()
+            self.prompt_key = prompt_key(self._connection)
         return self._connection
 
     def _opened_for_writing(self) -> sqlite3.Connection:
@@ -311,6 +319,7 @@ def _write_together(
     records: Sequence[StoredRecord],
     money: Money | None,
     unnoted: Sequence[Interception],
+    turns: Sequence[Row],
 ) -> Written:
     # The lock is taken late: rows are made before.
     start_rows = [start_row(record) for record in starts]
@@ -325,6 +334,8 @@ def _write_together(
             connection.executemany(statement, rows)
         if ends and connection.executemany(END_SQL, ends).rowcount != len(ends):
             bad = _ends_of_nothing(connection, records)
+        if turns:
+            connection.executemany(TURN_SQL, turns)
         if book is None:
             if parts := part_rows(unnoted):
                 connection.executemany(PART_SQL, parts)
@@ -342,6 +353,7 @@ def _write_singly(
     starts: Sequence[Interception],
     records: Sequence[StoredRecord],
     money: Money | None,
+    turns: Sequence[Row],
 ) -> Written:
     """Like :func:`_write_together`, but finds out which records are at fault."""
     bad_starts: dict[int, str] = {}
@@ -361,6 +373,8 @@ def _write_singly(
                     _execute(connection, *insertion(record))
             except _BAD_VALUES as ex:
                 bad_records[position] = f"invalid record: {ex}"
+        for turn in turns:
+            _execute(connection, TURN_SQL, turn)
         bad_records = _ends_of_nothing(connection, records) | bad_records
         book.work(without={starts[position].id for position in bad_starts})
         for start in starts:

@@ -12,7 +12,7 @@ from attrs import field, frozen
 from aigateway.actors.control.local.schema import Database
 from aigateway.actors.control.local.sessions import NO_TOKENS, SessionKey, Tokens, tokens_by
 
-__all__ = ["Agent", "Prompt", "ToolCall", "Turn", "timeline"]
+__all__ = ["Agent", "Cache", "Prompt", "ToolCall", "Turn", "timeline"]
 
 
 @frozen
@@ -37,6 +37,22 @@ class ToolCall:
     """Why the gateway could not call it."""
 
 
+@frozen
+class Cache:
+    """What of a turn's prompt the provider's cache could have served, and what it did."""
+
+    could_tokens: int
+    read_tokens: int
+    lost_tokens: int
+    """What it did not read again although it could have; 0 unless there is a cause."""
+    cause: str | None
+    """What changed first: one of :data:`~.cache_breaks.CAUSES`."""
+    place: int | None
+    """Which message changed, for that cause; the first one is 1."""
+    cost_nano_usd: int | None
+    """What that cost; None: nothing, or there is no price."""
+
+
 @frozen(kw_only=True)
 class Turn:
     """One request and what is recorded of its answer.  Times are RFC 3339 in UTC."""
@@ -56,6 +72,8 @@ class Turn:
     thoughts: tuple[str, ...] = field(default=(), repr=False)
     tools: tuple[ToolCall, ...] = ()
     tokens: Tokens = NO_TOKENS
+    cache: Cache | None = None
+    """None: turns cannot be compared by it."""
 
 
 @frozen
@@ -103,6 +121,7 @@ def timeline(connection: Database, key: SessionKey) -> Agent:
     ):
         tools[id].append(ToolCall(tool, given, call_id, bool(injected), error))
     tokens = tokens_by(connection, "i.id", [session])
+    caches = _caches(connection, key)
     found = connection.execute(
         """
         SELECT id, agent_id, parent_agent_id, started_at, ended_at, client, provider_name, model,
@@ -145,6 +164,7 @@ def timeline(connection: Database, key: SessionKey) -> Agent:
                 thoughts=tuple(thoughts[id]),
                 tools=tuple(tools[id]),
                 tokens=tokens.get((id,), NO_TOKENS),
+                cache=caches.get(id),
             )
         )
     children: defaultdict[str | None, list[str]] = defaultdict(list)
@@ -176,6 +196,18 @@ def _parent_of(agent: str, parents: dict[str, str | None]) -> str | None:
 
 _DEEPEST = 50
 """Agents below each other.  A client may name as many as it likes."""
+
+
+def _caches(connection: Database, key: SessionKey) -> dict[str, Cache]:
+    user, session = key
+    found = connection.execute(
+        """
+        SELECT interception_id, could_tokens, read_tokens, lost_tokens, cause, place, cost_nano_usd
+        FROM cache_turns WHERE session_id = ? AND user_id = ?
+        """,
+        (session, user),
+    )
+    return {id: Cache(*values) for id, *values in found.fetchall()}
 
 
 def _rows(connection: Database, key: SessionKey, table: str, *columns: str) -> list[Any]:

@@ -18,10 +18,14 @@ from aigateway.actors.control.local.opening import open_address
 from aigateway.actors.control.local.postgres_store import PostgresStore
 from aigateway.actors.control.local.store import Store
 from aigateway.actors.values.attribution import Attribution
+from aigateway.actors.values.prompt_parts import PromptParts, encoded
 from aigateway.http.cli.export import command
 
 AnyStore: TypeAlias = Store | PostgresStore
 Put: TypeAlias = Callable[..., str]
+
+
+PARTS = encoded(PromptParts(b"tools.", b"system", (b"first.",)))
 
 
 @pytest.fixture
@@ -45,7 +49,7 @@ def put(address: str, monkeypatch: pytest.MonkeyPatch, records: Any) -> Iterator
                 ),
                 records.tool(start.id, record_id="1", created_at=at),
                 records.thought(start.id, record_id="1", created_at=at),
-                *([records.end(start.id, ended_at=at + 1)] if ended else []),
+                *([records.end(start.id, ended_at=at + 1, prompt_parts=PARTS)] if ended else []),
             ],
         )
         return str(start.id)
@@ -74,7 +78,8 @@ def test_each_kind_has_its_rows_under_the_tables_names(put: Put, kind: str) -> N
     (row,) = rows(run("--kind", kind).stdout)
     assert tuple(row) == COLUMNS[kind]
     assert (row["username"], row["session_id"]) == ("ada", "s-1")
-    assert row["metadata"] == ({"tier": "x"} if kind == "tokens" else {})
+    if kind != "caches":
+        assert row["metadata"] == ({"tier": "x"} if kind == "tokens" else {})
     found = list(csv.DictReader(io.StringIO(run("--kind", kind, "--format", "csv").stdout)))
     assert [tuple(each) for each in found] == [COLUMNS[kind]]
     assert found[0]["interception_id"] == row["interception_id"]

@@ -32,6 +32,9 @@ PUBLIC = {
     "tool_usages": "interception_id msg_id tool_call_id item_id server_url tool input injected"
     " invocation_error metadata created_at",
     "model_thoughts": "interception_id content metadata created_at",
+    "cache_turns": "interception_id user_id session_id agent_id began model provider_name"
+    " credential_hint parts ttl prompt_tokens kept_tokens read_tokens could_tokens lost_tokens"
+    " cause place cost_nano_usd",
     "api_keys": "id secret_sha256 user_id username expires_at revoked_at created_at"
     " name group_id project rules last_used_at",
     "users": "id name created_at disabled_at",

@@ -1,0 +1,132 @@
+"""Checksums of a prompt's parts, by which it is told what of it a provider's cache could serve.
+
+They tell equal parts of one session's prompts from others, and nothing else: 32 bits of each part
+and its length, keyed.  What is not the prompt's is left out of them:
+
+- the marks that say what is to be cached, which move on with each turn;
+- whether a message's one text stands by itself or in a list, as some clients write it for a mark;
+- the head that Claude Code puts on its system prompt, which is another one each time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Final
+from zlib import crc32
+
+from aigateway.actors.codec.reading import Buffer, is_null
+from aigateway.actors.interception.conversation import Prompt
+from aigateway.actors.values.frozen import frozen
+from aigateway.actors.values.prompt_parts import PromptParts, encoded
+
+__all__ = ["fingerprint"]
+
+MOST_MESSAGES: Final = 4096
+"""A longer conversation has no fingerprint."""
+
+_SIZE: Final = 6
+_NAMES: Final = (b'"cache_control"', b'"prompt_cache_breakpoint"')
+# Within strings quotes are escaped, so this is a member's name.
+_MARK: Final = re.compile(
+    rb',\s*"(?:cache_control|prompt_cache_breakpoint)"\s*:\s*(?:\{[^{}]*\}|null)'
+    rb'|"(?:cache_control|prompt_cache_breakpoint)"\s*:\s*(?:\{[^{}]*\}|null)\s*,?'
+)
+_HOUR: Final = re.compile(rb'"ttl"\s*:\s*"1h"')
+_MINUTES: Final = 300
+_LONG: Final = {b'"1h"': 3600, b'"24h"': 86_400, b'"30m"': 1800}
+_HEAD: Final = re.compile(rb"x-anthropic-billing-header:[^\"\\\n]*")
+
+_ALONE: Final = b'{"role":"user","content":"'
+_LISTED: Final = b'{"role":"user","content":[{"type":"text","text":"'
+
+
+def fingerprint(key: bytes, prompt: Prompt) -> bytes:
+    """The checksums of a prompt, for a record; empty for one that is too long."""
+    messages, lead = prompt.messages, prompt.leading
+    if not messages or len(messages) > MOST_MESSAGES:
+        return b""
+    read = [
+        _read(key, prompt.tools),
+        _read(key, prompt.system),
+        *[_read(key, each) for each in messages],
+    ]
+    first, read = read[:2], read[2:]
+    leading, spoken = read[:lead], read[lead:]
+    marks = [place for place, each in enumerate(first) if each.lives]
+    if any(each.lives for each in leading):
+        marks.append(1)
+    marks += [place for place, each in enumerate(spoken, 2) if each.lives]
+    lives = [life for each in (*first, *read) for life in each.lives]
+    if not is_null(prompt.control):
+        # The provider marks the last block.
+        marks.append(len(spoken) + 1)
+        lives.append(_life(bytes(prompt.control)))
+    ttl = _LONG.get(bytes(prompt.retention), 0)
+    if prompt.explicit:
+        ttl = min(lives, default=_MINUTES)
+    system = first[1].checksum
+    if lead:
+        system = _keyed(key, b"".join(each.checksum for each in leading))
+    return encoded(
+        PromptParts(
+            first[0].checksum,
+            system,
+            tuple([each.checksum for each in spoken]),
+            tuple(sorted(set(marks))),
+            prompt.explicit,
+            ttl,
+            prompt.aside,
+        )
+    )
+
+
+@frozen
+class _Part:
+    """What there is to know of a part."""
+
+    checksum: bytes
+    lives: tuple[int, ...] = ()
+    """For each mark in it, for how many seconds that is kept."""
+
+
+_known: dict[tuple[bytes, int, int], _Part] = {}
+_KNOWN_AT_MOST: Final = 16_384
+"""Parts; some 4 MB."""
+
+
+def _read(key: bytes, part: Buffer) -> _Part:
+    # PERF: a session sends its messages again with each turn, so most have been read before.  This
+    # takes half a us of each, and 0.2 us for each 1,000 bytes.
+    view = memoryview(part)
+    name = (key, crc32(view), view.nbytes)
+    found = _known.get(name)
+    if found is None:
+        if len(_known) >= _KNOWN_AT_MOST:
+            _known.clear()
+        found = _known[name] = _read_first(key, bytes(view))
+    return found
+
+
+def _read_first(key: bytes, text: bytes) -> _Part:
+    lives: list[int] = []
+    if any(name in text for name in _NAMES):
+        marks = _MARK.findall(text)
+        lives = [_life(each) for each in marks if not each.rstrip(_ENDS).endswith(b"null")]
+        text = _MARK.sub(b"", text)
+    if text.startswith(_ALONE) and text.endswith(b'"}'):
+        text = b"".join((_LISTED, text[len(_ALONE) : -2], b'"}]}'))
+    text = _HEAD.sub(b"", text, count=1)
+    told = crc32(text).to_bytes(4, "big") + len(text).to_bytes(8, "big")
+    return _Part(_keyed(key, told), tuple(lives))
+
+
+_ENDS: Final = b" \t\r\n,"
+
+
+def _life(mark: bytes) -> int:
+    return 3600 if _HOUR.search(mark) else _MINUTES
+
+
+def _keyed(key: bytes, told: bytes) -> bytes:
+    return hashlib.blake2b(told, digest_size=_SIZE, key=key).digest()

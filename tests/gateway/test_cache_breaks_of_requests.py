@@ -1,0 +1,104 @@
+"""Cache breaks, from requests of a session to what is shown of a real gateway."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from gateway_process import GatewayProcess, Upstream
+from imitation_provider import ScriptedProvider, answer
+
+MARK = {"type": "ephemeral"}
+SYSTEM = [{"type": "text", "text": "be brief", "cache_control": MARK}]
+
+
+def message(text: str, **more: Any) -> dict[str, Any]:
+    return {"role": "user", "content": [{"type": "text", "text": text, **more}]}
+
+
+def told(read: int, write: int) -> dict[str, Any]:
+    """An answer of Anthropic's that has read and written so many tokens of the cache."""
+    return {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "claude-opus-5",
+        "content": [{"type": "text", "text": "yes"}],
+        "stop_reason": "end_turn",
+        "usage": {
+            "input_tokens": 3,
+            "output_tokens": 4,
+            "cache_read_input_tokens": read,
+            "cache_creation_input_tokens": write,
+        },
+    }
+
+
+def ask(
+    gateway: GatewayProcess,
+    provider: ScriptedProvider,
+    said: str,
+    *,
+    read: int = 0,
+    write: int = 0,
+    session: str = "s-1",
+    **body: Any,
+) -> str:
+    """Ask with a message for each letter; the id of the interception."""
+    provider.play(answer(told(read, write)))
+    messages = [*map(message, said[:-1]), message(said[-1], cache_control=MARK)]
+    document = {"model": "claude-opus-5", "max_tokens": 64, "system": SYSTEM, "messages": messages}
+    answered = requests.post(
+        f"{gateway.url}/anthropic/v1/messages",
+        json={**document, **body},
+        headers={
+            "Authorization": f"Bearer {gateway.key()}",
+            "User-Agent": "claude-cli/2.1",
+            **({"X-Claude-Code-Session-Id": session} if session else {}),
+        },
+        timeout=30,
+    )
+    assert answered.status_code == 200
+    id = answered.headers["X-AI-Gateway-Interception-Id"]
+    gateway.records(id)
+    return id
+
+
+def turn(gateway: GatewayProcess, id: str) -> dict[str, Any]:
+    (row,) = gateway.rows("SELECT * FROM cache_turns WHERE interception_id = ?", id)
+    return row
+
+
+def test_a_break_is_named_with_its_cause_and_its_cost(
+    any_gateway: GatewayProcess, provider: ScriptedProvider
+) -> None:
+    ask(any_gateway, provider, "a", write=10_000)
+    good = ask(any_gateway, provider, "abc", read=10_000, write=5000)
+    tools = ask(any_gateway, provider, "abcde", write=16_000, tools=[{"name": "Bash"}])
+    assert turn(any_gateway, good)["cause"] is None
+    broken = turn(any_gateway, tools)
+    assert (broken["cause"], broken["could_tokens"], broken["lost_tokens"]) == (
+        "tools",
+        15_000,
+        15_000,
+    )
+    # Opus 5 writes at $6.25 a million and reads at $0.50.
+    assert broken["cost_nano_usd"] == 15_000 * (6250 - 500)
+
+
+def test_nothing_of_it_is_text(any_gateway: GatewayProcess, provider: ScriptedProvider) -> None:
+    id = ask(any_gateway, provider, "a", write=10_000, session="s-2")
+    assert 0 < len(turn(any_gateway, id)["parts"]) < 40
+
+
+@pytest.mark.parametrize("how", ["no session", "no content"])
+def test_who_records_no_content_or_names_no_session_has_no_checksums(
+    tmp_path: Path, provider: ScriptedProvider, how: str
+) -> None:
+    options = ["--content", "none"] if how == "no content" else []
+    with GatewayProcess(tmp_path, [Upstream("anthropic", provider.url)], options) as gateway:
+        session = "" if how == "no session" else "s-1"
+        ask(gateway, provider, "a", write=10_000, session=session)
+        assert gateway.rows("SELECT * FROM cache_turns") == []
