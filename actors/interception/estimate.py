@@ -13,7 +13,8 @@ be known.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import string
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from attrs import frozen
@@ -48,7 +49,10 @@ _TOOL_USES = 5
 _TOOL_RESULT = 20_000
 """Tokens of input that one of them brings."""
 
-_PICTURES = re.compile(rb"[A-Za-z0-9+/]{4096,}={0,2}")
+_BASE64 = (string.ascii_letters + string.digits + "+/").encode()
+_REST = re.compile(rb"([A-Za-z0-9+/]+)={0,2}")
+_PICTURE_BYTES = 4096
+"""Base64 from which on it is a picture, where the body speaks of one."""
 _LOOKED_FOR_PICTURES = 16 * 1024
 """Bytes from which on pictures are worth looking for."""
 
@@ -92,13 +96,32 @@ def _input(readable: bytes) -> int:
     size, pictures = len(readable), 0
     if b"application/pdf" in readable:
         return min(size + _OVERHEAD, LONGEST_CONTEXT)
-    if size >= _LOOKED_FOR_PICTURES and b"image" in readable:
-        for found in _PICTURES.finditer(readable):
-            size -= found.end() - found.start()
-            pictures += 1
+    if size >= _LOOKED_FOR_PICTURES:
+        runs = list(_runs(readable))
+        if runs and b"image" in readable:
+            size -= sum(runs)
+            pictures = len(runs)
     linked = readable.count(b"image_url") if b'"http' in readable else 0
     used = size // _BYTES_OF_TOKEN + (pictures + linked) * PICTURE + _OVERHEAD
     return min(used, LONGEST_CONTEXT)
+
+
+def _runs(readable: bytes) -> Iterator[int]:
+    """The lengths of all runs of base64 that are as long as a picture's.
+
+    PERF: each covers one of the places that are looked at, and most text is something else there
+    at the first look.  A regular expression that looks everywhere takes 6 ms for 450 KB.
+    """
+    end = 0
+    for place in range(0, len(readable), _PICTURE_BYTES):
+        rest = _REST.match(readable, place)
+        if place < end or rest is None:
+            continue
+        before = readable[max(0, place - _PICTURE_BYTES) : place]
+        start = len(before.rstrip(_BASE64)) - len(before) + place
+        if rest.end(1) - start >= _PICTURE_BYTES:
+            end = rest.end()
+            yield end - start
 
 
 def _names_more(fields: Object) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from typing import Any
 
 import pytest
@@ -64,6 +65,17 @@ def test_pictures_are_no_text() -> None:
     content = [{"type": "image_url", "image_url": {"url": url}}]
     found = most("chat-completions", messages=[{"role": "user", "content": content}]).input_tokens
     assert PICTURE <= found < 3 * PICTURE
+
+
+@pytest.mark.parametrize("before", [*range(4090, 4102), 8191, 8192, 8193, 12_287])
+@pytest.mark.parametrize("size", [4094, 4095, 4096, 4097, 4098, 8192, 12_289])
+def test_pictures_are_found_wherever_they_begin(before: int, size: int) -> None:
+    # The second one begins where the padding of the first one ends.
+    body = b" " * before + (b"A" * size + b"==") * 2 + b" image " + b". " * 9000
+    found = re.findall(rb"[A-Za-z0-9+/]{4096,}={0,2}", body)
+    assert len(found) == (2 if size >= 4096 else 0)
+    expected = (len(body) - sum(map(len, found))) // 2 + len(found) * PICTURE + 1_000
+    assert most_used("messages", body).input_tokens == expected
 
 
 def test_a_document_may_be_a_token_for_each_byte() -> None:
