@@ -28,7 +28,7 @@ from aigateway.actors.control.local.address import LocalDatabaseError
 from aigateway.actors.control.local.api_keys import Uses, find_callers, note_uses
 from aigateway.actors.control.local.cache_turns import TURN_SQL, prompt_key, turn_rows
 from aigateway.actors.control.local.cap_book import AnyHolds, CapRow, Holders, Money, TillBook
-from aigateway.actors.control.local.caps import Begun, Verdict
+from aigateway.actors.control.local.caps import Full, Verdict, Wait
 from aigateway.actors.control.local.costs import (
     Asked,
     StoredRecord,
@@ -87,7 +87,7 @@ class Written:
 
     def has_begun(self, id: str) -> bool:
         """Whether caps have let this interception begin, or have nothing to say of it."""
-        return isinstance(self.verdicts.get(id, Begun()), Begun)
+        return not isinstance(self.verdicts.get(id), Wait | Full)
 
 
 _ALL = Written()
