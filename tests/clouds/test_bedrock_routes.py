@@ -309,6 +309,7 @@ def test_claude_code_works_over_bedrocks_routes(gateway: GatewayProcess, tmp_pat
             "ANTHROPIC_BEDROCK_BASE_URL": f"{gateway.url}/aws",
             "AWS_BEARER_TOKEN_BEDROCK": gateway.key("claude-user"),
             "AWS_REGION": "us-west-2",
+            "DISABLE_AUTOUPDATER": "1",
             "DISABLE_TELEMETRY": "1",
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         },

@@ -308,7 +308,7 @@ class TillBook:
                 self._held.setdefault(each.id, []).append(each)
 
     def _new(self, asks: Sequence[Ask]) -> dict[TillKey, tuple[str, _Shown]]:
-        """The tills of all that ask, as they are made: when their windows end, and what is shown."""
+        """The tills of all that ask, as they are made: their windows' ends, and what is shown."""
         new: dict[TillKey, tuple[str, _Shown]] = {}
         for ask in asks:
             for cap, key, window in self._wanted[ask.id]:
@@ -410,7 +410,7 @@ class TillBook:
                 total = sums.setdefault(key, [0, 0])
                 total[0] += ask.worst
                 total[1] += 1
-        made = []
+        made: list[tuple[object, ...]] = []
         for key, (_ends_at, (name, cap)) in self._new(asks).items():
             worst, calls = sums[key]
             row = (worst, calls, *key, name, cap, self._now, int(cap * NOTABLE), worst)
@@ -443,8 +443,8 @@ class TillBook:
         if isinstance(verdict, Begun):
             rows = []
             for key in {key: None for _cap, key, _window in caps}:
-                if each := running.get(key):
-                    self._change(each, each.nano_usd + ask.worst, each.counted, "running")
+                if paused := running.get(key):
+                    self._change(paused, paused.nano_usd + ask.worst, paused.counted, "running")
                 else:
                     rows.append((ask.id, *key, ask.worst, self._holder, timestamp(self._now)))
             if rows:

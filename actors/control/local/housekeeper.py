@@ -132,7 +132,9 @@ class Housekeeper(GatewayActor):
 
     def receive(self, message: object) -> object:
         if isinstance(message, GetHousekeeping):
-            return Housekeeping(self._troubled, dict(self._forgetting.deleted))
+            return Housekeeping(
+                self._troubled, {str(kind): n for kind, n in self._forgetting.deleted.items()}
+            )
         assert isinstance(message, _Look)
         began = time.monotonic()
         try:

@@ -112,9 +112,9 @@ class Store:
         self._policy = PolicyInForce()
         self.uses = Uses()
         self.unpriced: Counter[str] = Counter()
+        """Token records that were stored without a cost, by the reason."""
         self.costs: Counter[str] = Counter()
         """In nano-dollars by the price's name, of what this process has stored."""
-        """Token records that were stored without a cost, by the reason."""
         self._asked: dict[str, Asked] = {}
         """What was asked for by interceptions that began here and have not ended."""
         self._parts = PartNotes.empty()
