@@ -27,6 +27,7 @@ from aigateway.http.console import clients
 from aigateway.http.console.forms import sent, tried, visitor_of
 from aigateway.http.console.gateway import merged_providers
 from aigateway.http.console.pages import Site
+from aigateway.http.console.records import Away
 
 __all__ = ["Writes"]
 
@@ -88,11 +89,16 @@ class Writes:
         made: NewApiKey | None = None, problem: str = "", fields: Any = None,
     ) -> None:  # fmt: skip
         answers = self._site.gateway.ask("providers")
-        address = address[:_LONGEST]
+        address, trouble = address[:_LONGEST], ""
+        try:
+            with self._site.records.reading():
+                pass
+        except Away as ex:
+            trouble = str(ex)
         served = [(each.name, each.type) for each in merged_providers(answers) if each.enabled]
         self._site.templates.respond(
             req, resp, "setup.html",
-            answers=answers, address=address, made=made, problem=problem,
+            answers=answers, address=address, made=made, problem=problem, no_records=trouble,
             given={"user": "", "name": "", "days": "90", **(fields or {})}, good_for=_GOOD_FOR,
             recipes=clients.recipes(address, served, made.token if made else ""),
         )  # fmt: skip

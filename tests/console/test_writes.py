@@ -277,5 +277,8 @@ def test_without_records_for_the_audit_log_nothing_is_done(
             headers={"Origin": console.url},
             timeout=PATIENCE,
         )
+        setup = console.get("/setup").text
+    assert "Coder token" in setup
+    assert "Make a key</button>" not in setup
     assert answer.status_code == 503
     assert not (tmp_path / "none.db").exists()
