@@ -12,14 +12,14 @@ from aigateway.actors.control.local.audit import Change, note_changes
 from aigateway.actors.control.local.policy_document import BadPolicy, read_policy, read_rules
 from aigateway.actors.control.local.schema import Database, timestamp, transaction
 from aigateway.actors.control.messages import Caller
-from aigateway.actors.values.policy import CallerRules, Policy
+from aigateway.actors.values.policy import Policy
 
 __all__ = ["BadStoredPolicy", "PolicyChanged", "PolicyInForce", "StoredPolicy", "apply", "newest"]
 
 LOOK_EVERY = 1.0
 """Seconds between two looks at whether there is another policy."""
 _REMEMBERED = 10_000
-"""Callers whose rules are remembered."""
+"""Callers who are remembered with their rules."""
 
 
 class PolicyChanged(Exception):
@@ -92,7 +92,7 @@ class PolicyInForce:
         self._looked_at: float | None = None
         self._version = 0
         self._policy = Policy()
-        self._rules: dict[tuple[Caller, str | None, bool], CallerRules] = {}
+        self._admitted: dict[tuple[Caller, str | None, bool], Caller] = {}
 
     @property
     def version(self) -> int:
@@ -119,7 +119,7 @@ class PolicyInForce:
                     f"version {stored.version} of the policy cannot be used: {ex}"
                 ) from ex
             self._version = stored.version
-            self._rules.clear()
+            self._admitted.clear()
         self._looked_at = now
 
     def admitted(self, key: KnownKey) -> Caller:
@@ -132,8 +132,8 @@ class PolicyInForce:
             return caller
         machine = key.group_id is not None
         known = (caller, key.rules, machine)
-        rules = self._rules.get(known)
-        if rules is None:
+        admitted = self._admitted.get(known)
+        if admitted is None:
             try:
                 own = None if key.rules is None else read_rules(key.rules)
             except BadPolicy as ex:
@@ -148,7 +148,7 @@ class PolicyInForce:
                 project=caller.project,
                 own=own,
             )
-            if len(self._rules) >= _REMEMBERED:
-                self._rules.clear()
-            self._rules[known] = rules
-        return evolve(caller, rules=rules)
+            if len(self._admitted) >= _REMEMBERED:
+                self._admitted.clear()
+            admitted = self._admitted[known] = evolve(caller, rules=rules)
+        return admitted
