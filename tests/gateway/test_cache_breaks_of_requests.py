@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,15 @@ import pytest
 import requests
 from gateway_process import GatewayProcess, Upstream
 from imitation_provider import ScriptedProvider, answer
+
+from aigateway.actors.control.local.schema import read_database
+from aigateway.actors.control.local.sessions import sessions_named
+from aigateway.actors.control.local.timeline import timeline
+
+SESSION = Path(__file__).with_name("claude_code_session.jsonl")
+"""What Claude Code 2.1.197 sent in six turns, its long texts cut to their beginning and a checksum,
+and what a provider's cache did: input, read, written.  The second turn begins a subagent, the
+fourth and fifth have two tools less, then the conversation is compacted."""
 
 MARK = {"type": "ephemeral"}
 SYSTEM = [{"type": "text", "text": "be brief", "cache_control": MARK}]
@@ -18,7 +29,7 @@ def message(text: str, **more: Any) -> dict[str, Any]:
     return {"role": "user", "content": [{"type": "text", "text": text, **more}]}
 
 
-def told(read: int, write: int) -> dict[str, Any]:
+def told(read: int, write: int, fresh: int = 3) -> dict[str, Any]:
     """An answer of Anthropic's that has read and written so many tokens of the cache."""
     return {
         "id": "msg_1",
@@ -28,7 +39,7 @@ def told(read: int, write: int) -> dict[str, Any]:
         "content": [{"type": "text", "text": "yes"}],
         "stop_reason": "end_turn",
         "usage": {
-            "input_tokens": 3,
+            "input_tokens": fresh,
             "output_tokens": 4,
             "cache_read_input_tokens": read,
             "cache_creation_input_tokens": write,
@@ -86,6 +97,43 @@ def test_a_break_is_named_with_its_cause_and_its_cost(
     )
     # Opus 5 writes at $6.25 a million and reads at $0.50.
     assert broken["cost_nano_usd"] == 15_000 * (6250 - 500)
+
+
+def test_a_session_of_claude_code_is_told_as_it_happened(
+    any_gateway: GatewayProcess, provider: ScriptedProvider
+) -> None:
+    sent = [json.loads(line) for line in SESSION.read_text("utf-8").splitlines()]
+    session = sent[0]["headers"]["x-claude-code-session-id"]
+    for request in sent:
+        fresh, read, write = request["usage"]
+        provider.play(answer(told(read, write, fresh)))
+        body = json.dumps(request["body"], ensure_ascii=False, separators=(",", ":"))
+        answered = requests.post(
+            f"{any_gateway.url}/anthropic/v1/messages",
+            data=body.encode(),
+            headers={
+                **request["headers"],
+                "Authorization": f"Bearer {any_gateway.key()}",
+                "Content-Type": "application/json",
+            },
+            timeout=30,
+        )
+        assert answered.status_code == 200
+        any_gateway.records(answered.headers["X-AI-Gateway-Interception-Id"])
+    with closing(read_database(any_gateway.database)) as database:
+        (row,) = sessions_named(database, session)
+        tree = timeline(database, (row.user_id, session))
+    (helper,) = tree.agents
+    assert (len(tree.turns), len(helper.turns), helper.agents) == (8, 1, ())
+    assert tree.in_order().index(helper) == 2
+    kinds = [prompt.kind for turn in tree.turns for prompt in turn.prompts]
+    assert kinds == ["user"] * 5 + ["compaction", "user"]
+    found = [(turn.cache.cause, turn.cache.place) for turn in tree.turns if turn.cache]
+    nothing = (None, None)
+    assert found == [*[nothing] * 4, ("tools", None), nothing, nothing, ("message", 1)]
+    assert helper.turns[0].cache is not None
+    assert helper.turns[0].cache.cause is None
+    assert row.cache.breaks == 2
 
 
 def test_nothing_of_it_is_text(any_gateway: GatewayProcess, provider: ScriptedProvider) -> None:
