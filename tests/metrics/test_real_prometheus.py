@@ -13,7 +13,7 @@ import pytest
 import requests
 import yaml
 from gateway_process import GatewayProcess, Upstream, free_port, wait_until
-from imitation_provider import ScriptedProvider, error, imitate
+from imitation_provider import ScriptedProvider, answer, error, imitate
 from system_programs import program
 
 MONITORING = Path(__file__).parents[2] / "docs/monitoring"
@@ -99,11 +99,11 @@ def prometheus(tmp_path: Path, watched: GatewayProcess) -> Iterator[Prometheus]:
     running.end()
 
 
-def _ask(gateway: GatewayProcess) -> int:
+def _ask(gateway: GatewayProcess, model: str = "claude-x") -> int:
     return requests.post(
         f"{gateway.url}/anthropic/v1/messages",
         json={
-            "model": "claude-x",
+            "model": model,
             "max_tokens": 9,
             "messages": [{"role": "user", "content": "hi"}],
         },
@@ -170,3 +170,41 @@ def test_the_dashboard_answers_and_an_alert_fires_on_its_fault_and_ends_with_it(
     wait_until(
         lambda: prometheus.firing() == {"AIGatewayAbsent"}, "its absence is noticed", PATIENCE
     )
+
+
+def test_alerts_tell_of_tokens_without_a_price_and_of_a_cap_that_is_nearly_spent(
+    watched: GatewayProcess, prometheus: Prometheus, provider: ScriptedProvider, tmp_path: Path
+) -> None:
+    def apply(policy: dict[str, Any]) -> None:
+        (tmp_path / "policy.yaml").write_text(yaml.safe_dump(policy))
+        database = ("--local-db", str(watched.database))
+        file = str(tmp_path / "policy.yaml")
+        done = watched.command("policy", "apply", "--yes", file, *database)
+        assert done.returncode == 0, done.stderr
+
+    def fires(*alerts: str) -> bool:
+        return bool(prometheus.evaluations()) and prometheus.firing() == set(alerts)
+
+    # Answers that cost more than was reserved: $0.3 each.
+    usage = {"input_tokens": 100_000, "output_tokens": 9}
+    provider.otherwise = lambda _: answer({"id": "m", "content": [], "usage": usage})
+    wait_until(lambda: prometheus.query("coder_ai_gateway_build_info"), "a scrape", PATIENCE)
+    wait_until(fires, "nothing is wrong", PATIENCE)
+    assert _ask(watched) == 200
+    wait_until(lambda: fires("AIGatewayUnpriced"), "tokens have no price", PATIENCE)
+    wait_until(fires, "they have one again", PATIENCE)
+
+    apply({"everybody": {"caps": [{"usd": 0.2, "every": "month"}], "unpriced": "allow"}})
+
+    def spent() -> bool:
+        _ask(watched, "claude-sonnet-4-5")
+        return fires("AIGatewayCapNearlySpent")
+
+    wait_until(spent, "the cap is spent", PATIENCE)
+    apply({"everybody": {"caps": [{"usd": 1000, "every": "month"}]}})
+
+    def room() -> bool:
+        _ask(watched, "claude-sonnet-4-5")
+        return fires()
+
+    wait_until(room, "there is room again", PATIENCE)
