@@ -93,8 +93,12 @@ _KINDS = (
         + _UUID,
     ),
     _kind(
-        b"project",
-        rb"(?i)(" + _BEFORE + rb"projects?(?:[_ -]?number)?[^A-Za-z0-9]{1,4})[0-9]{6,}",
+        # Google's errors also have a project's number alone, as `containerInfo`.
+        b"project containerinfo",
+        rb"(?i)("
+        + _BEFORE
+        + rb"(?:projects?(?:[_ -]?number)?[^A-Za-z0-9]{1,4}|containerInfo[^A-Za-z0-9]{1,8}))"
+        + rb"[0-9]{6,}",
     ),
 )
 _DIGITS = re.compile(rb"[0-9]{12,}")

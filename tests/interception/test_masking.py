@@ -40,6 +40,7 @@ TEXTS = [
     ("account 123456789012 is", "account *** is"),
     ("account=123456789012. See /123456789012/queue", "account=***. See /***/queue"),
     ("projects/123456789/locations", "projects/***/locations"),
+    ('{"containerInfo": "1234567890"}', '{"containerInfo": "***"}'),
 ]  # fmt: skip
 
 
