@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from attrs import frozen
 
-from aigateway.actors.control.local.schema import Database, timestamp
-from aigateway.http.console.records import FILTERS, TOKEN_SUMS, Tokens, narrowed
+from aigateway.actors.control.local.schema import Database
+from aigateway.actors.control.local.usage import GROUPS, UsageRow, usage_by
+from aigateway.http.console.records import Tokens
 from aigateway.http.settings.printable import csv_field
 
 __all__ = [
@@ -26,12 +27,15 @@ __all__ = [
     "unpriced_models",
 ]
 
-DIMENSIONS: Final = ("user", "model", "provider", "client", "day")
+DIMENSIONS: Final = tuple(GROUPS)
 """What can be summed up by."""
 PERIODS: Final = (1, 7, 14, 30, 90)
 """Days, today among them."""
 SERIES: Final = 7
 """Groups that a chart tells apart; all others are one."""
+
+
+_MOST_UNPRICED: Final = 50
 
 
 @frozen
@@ -67,32 +71,23 @@ def spending(
 ) -> Spending:
     """Sum up by one of :data:`DIMENSIONS`, narrowed by ``filters``."""
     since, names = period(days, now)
-    day = "substr(started_at, 1, 10)"
-    column = day if by == "day" else FILTERS[by]
-    conditions, values = narrowed(filters)
-    where = " AND ".join(["started_at >= ?", *conditions])
-    values = [timestamp(since), *values]
-    # The names come from FILTERS, never from a user.
-    counted = database.execute(
-        f"SELECT {column}, count(*), count(error_type) FROM interceptions WHERE {where}"
-        f" GROUP BY {column}",
-        values,
-    ).fetchall()
-    used = database.execute(
-        f"SELECT {column}, {day}, {TOKEN_SUMS} FROM interceptions"
-        f" JOIN token_usages ON interception_id = id WHERE {where} GROUP BY {column}, {day}",
-        values,
-    ).fetchall()
+    only = {name: value for name, value in filters.items() if value}
+    words = ("day",) if by == "day" else (by, "day")
     sums: defaultdict[str, Tokens] = defaultdict(Tokens)
+    requests: Counter[str] = Counter()
+    errors: Counter[str] = Counter()
     by_day: defaultdict[str, list[Tokens]] = defaultdict(lambda: [Tokens()] * len(names))
     places = {name: number for number, name in enumerate(names)}
-    for name, moment, *row in used:
-        tokens = Tokens(*row)
+    for row in usage_by(database, words, since=since, only=only):
+        name, moment = row.group[0], row.group[-1]
+        tokens = _tokens(row)
         sums[name] += tokens
+        requests[name] += row.interceptions
+        errors[name] += row.errors
         # A clock may be ahead of ours.
         if moment in places:
             by_day[name][places[moment]] += tokens
-    groups = [Group(name, n, errors, sums[name]) for name, n, errors in counted]
+    groups = [Group(name, requests[name], errors[name], sums[name]) for name in sums]
     if by == "day":
         groups.sort(key=lambda group: group.name)
     else:
@@ -104,6 +99,18 @@ def spending(
         sum((group.tokens for group in groups), Tokens()),
     )
     return Spending(groups, total, names, by_day)
+
+
+def _tokens(row: UsageRow) -> Tokens:
+    return Tokens(
+        row.input_tokens,
+        row.output_tokens,
+        row.cache_read_input_tokens,
+        row.cache_write_input_tokens,
+        row.cost_nano_usd or 0,
+        row.priced,
+        row.unpriced,
+    )
 
 
 def chart(by: str, found: Spending) -> dict[str, object]:
@@ -129,16 +136,13 @@ def unpriced_models(
     database: Database, since: float, filters: Mapping[str, str]
 ) -> list[tuple[str, str, int, int]]:
     """Provider, model, records and tokens of what has no price, most tokens first."""
-    conditions, values = narrowed(filters)
-    where = " AND ".join(["started_at >= ?", "cost_nano_usd IS NULL", *conditions])
-    rows = database.execute(
-        "SELECT provider_name, model, count(*), CAST(sum(input_tokens + output_tokens +"
-        " cache_read_input_tokens + cache_write_input_tokens) AS BIGINT) FROM interceptions"
-        f" JOIN token_usages ON interception_id = id WHERE {where}"
-        " GROUP BY provider_name, model ORDER BY 4 DESC LIMIT 50",
-        [timestamp(since), *values],
-    ).fetchall()
-    return [(name, model, records, tokens) for name, model, records, tokens in rows]
+    only = {name: value for name, value in filters.items() if value}
+    rows = usage_by(database, ("provider", "model"), since=since, only=only)
+    unpriced = sorted((row for row in rows if row.unpriced), key=lambda row: -row.unpriced_tokens)
+    return [
+        (row.group[0], row.group[1], row.unpriced, row.unpriced_tokens)
+        for row in unpriced[:_MOST_UNPRICED]
+    ]
 
 
 _CSV: Final = (

@@ -1,4 +1,5 @@
-"""The actor that keeps a local database in order: old records go, prompts become searchable.
+"""The actor that keeps a local database in order: old records go, prompts become searchable, and
+usage is summed up.
 
 Every worker process of every gateway has one, and one at a time works: who holds the lease that
 is noted in the database.  It works in steps of some milliseconds on a connection of its own, with
@@ -25,6 +26,7 @@ from aigateway.actors.control.local.opening import database_errors, open_address
 from aigateway.actors.control.local.prompt_search import index_more, unindexed
 from aigateway.actors.control.local.retention import Forgetting, Retention, give_back
 from aigateway.actors.control.local.schema import Database, is_busy, open_database
+from aigateway.actors.control.local.usage_rolling import Rolling
 
 __all__ = ["LEASE", "GetHousekeeping", "Housekeeper", "Housekeeping", "leave", "take_lease"]
 
@@ -51,6 +53,13 @@ def take_lease(connection: Database, holder: str, now: float) -> bool:
 
     ``now`` in Unix seconds.
     """
+    # Looked at first, since it is asked often in vain.
+    other = connection.execute(
+        "SELECT 1 FROM housekeeping WHERE task = ? AND holder <> ? AND until >= ?",
+        (_TASK, holder, now),
+    ).fetchone()
+    if other is not None:
+        return False
     taken = connection.execute(
         "INSERT INTO housekeeping (task, holder, until, done) VALUES (?, ?, ?, 0)"
         " ON CONFLICT (task) DO UPDATE SET holder = excluded.holder, until = excluded.until"
@@ -110,6 +119,7 @@ class Housekeeper(GatewayActor):
         self._connection: Database | None = None
         self._forgetting = Forgetting(retention)
         self._told = dict(self._forgetting.deleted)
+        self._rolling = Rolling(retention.records)
         self._next_forgetting = 0.0
         self._troubled = False
         self._timer: threading.Timer | None = None
@@ -169,7 +179,8 @@ class Housekeeper(GatewayActor):
         connection = self._opened()
         forget = time.monotonic() >= self._next_forgetting
         retained = self._forgetting.retention != Retention()
-        if not unindexed(connection) and not (forget and retained):
+        rolling = self._rolling.due(connection, now)
+        if not unindexed(connection) and not (forget and retained) and not rolling:
             return False
         # Renewed in time, and not written with each step.
         if now > self._until - LEASE / 2 or now < self._until - LEASE:
@@ -179,15 +190,14 @@ class Housekeeper(GatewayActor):
             self._until = now + LEASE
         if unindexed(connection) and index_more(connection):
             return True
-        if not (forget and retained):
-            return False
-        more = self._forgetting.step(connection, now)
-        # Both: what is given back is not to grow while there is more to forget.
-        if give_back(connection) or more:
-            return True
-        self._next_forgetting = time.monotonic() + self._forget_every
-        self._tell()
-        return False
+        if forget and retained:
+            more = self._forgetting.step(connection, now)
+            # Both: what is given back is not to grow while there is more to forget.
+            if give_back(connection) or more:
+                return True
+            self._next_forgetting = time.monotonic() + self._forget_every
+            self._tell()
+        return self._rolling.step(connection, now)
 
     def _tell(self) -> None:
         for kind, count in self._forgetting.deleted.items():

@@ -86,16 +86,18 @@ def rows_in(database: Database) -> dict[str, int]:
 
 def tables_of(database: Database) -> list[str]:
     """The names of the tables that hold what is kept, sorted: not those of notes (of migrations,
-    of housekeeping, of this installation) and not the index of prompts, which is made of them."""
+    of housekeeping, of this installation), and not what is made of other tables: the index of prompts,
+    sums of usage."""
     if isinstance(database, sqlite3.Connection):
         statement = (
             "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
-            " AND name NOT LIKE 'prompt_search%'"
+            " AND name NOT LIKE 'prompt_search%' AND name NOT LIKE 'usage_%'"
             " AND name NOT IN ('housekeeping', 'installation')"
         )
     else:
         statement = (
             "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
+            " AND tablename NOT LIKE 'usage_%'"
             " AND tablename NOT IN ('aigateway_migrations', 'housekeeping', 'installation')"
         )
     return sorted(name for (name,) in database.execute(statement).fetchall())

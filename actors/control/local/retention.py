@@ -14,6 +14,7 @@ from typing import Final, Literal, TypeAlias
 from attrs import frozen
 
 from aigateway.actors.control.local.schema import Database, marks, timestamp, transaction
+from aigateway.actors.control.local.usage_rolling import forget_buckets
 from aigateway.actors.values.records import INVALID_ARGUMENTS
 
 __all__ = [
@@ -158,15 +159,15 @@ class Forgetting:
         before = timestamp(now - days * DAY)
         where, values = _old("records", before, now, days)
         with transaction(connection):
-            ids = [
-                id
-                for (id,) in connection.execute(
-                    f"SELECT i.id FROM interceptions i WHERE {where}"
-                    f" ORDER BY i.started_at LIMIT {INTERCEPTIONS_AT_ONCE}",
-                    values,
-                ).fetchall()
-            ]
+            found = connection.execute(
+                f"SELECT i.id, i.started_at FROM interceptions i WHERE {where}"
+                f" ORDER BY i.started_at LIMIT {INTERCEPTIONS_AT_ONCE}",
+                values,
+            ).fetchall()
+            ids = [id for id, _started in found]
             if ids:
+                # First: nothing is noted as changed of sums that are gone.
+                forget_buckets(connection, [started for _id, started in found])
                 for table in _RECORDS:
                     connection.execute(
                         f"DELETE FROM {table} WHERE interception_id IN ({marks(ids)})", ids

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from attrs import frozen
 
 from aigateway.actors.control.local.schema import Database, timestamp
+from aigateway.actors.control.local.usage_sums import COUNTS, Span, summed
 
 __all__ = ["GROUPS", "UsageRow", "usage_by", "usage_total"]
 
@@ -18,27 +19,12 @@ GROUPS = {
     "provider": "provider_name",
     "model": "model",
     "client": "client",
-    "repository": "coalesce(repository, '')",
-    "branch": "coalesce(branch, '')",
-    "day": "substr(started_at, 1, 10)",
+    "repository": "repository",
+    "branch": "branch",
+    "day": "day",
 }
-"""What usage can be grouped by, and the SQL for it; empty is what nobody told.  Days are UTC days.
+"""What usage can be grouped by, and the column; empty is what nobody told.  Days are UTC days.
 What somebody uses who is in several groups is of these together, or sums would count it twice."""
-
-
-_SUMMED = (
-    "interceptions",
-    "errors",
-    "input_tokens",
-    "output_tokens",
-    "cache_read",
-    "cache_write",
-    "prompts",
-    "tool_calls",
-    "cost",
-    "priced",
-    "unpriced",
-)
 
 
 @frozen
@@ -57,8 +43,12 @@ class UsageRow:
     tool_calls: int
     cost_nano_usd: int | None
     """What those token records cost that have a price; ``None``: there are some, and none has."""
+    priced: int
+    """Token records with a cost."""
     unpriced: int
     """Token records without a cost: they are in no sum of costs."""
+    unpriced_tokens: int
+    """Tokens of all kinds of these."""
 
     @property
     def tokens(self) -> int:
@@ -78,22 +68,26 @@ def usage_by(
     since: float | None = None,
     until: float | None = None,
     limit: int | None = None,
+    only: Mapping[str, str] | None = None,
 ) -> list[UsageRow]:
     """Sum up the interceptions that started at ``since`` or later and before ``until``.
 
     ``by`` holds keys of :data:`GROUPS`, times are Unix seconds.  Days come in their order,
     other groups with the most tokens first; ``limit`` keeps the first rows, or with ``day``
-    first in ``by`` the last ones, which are the newest.  Records of an interception that is
-    not in the database are left out.  Raises ValueError, and what the database raises.
+    first in ``by`` the last ones, which are the newest.  ``only`` narrows it to what has these
+    values, by names of :data:`GROUPS`.  Records of an interception that is not in the database are
+    left out.  Raises ValueError, and what the database raises.
     """
     if not by:
         raise ValueError("nothing to group by")
     unknown = [name for name in by if name not in GROUPS]
     if unknown:
         raise ValueError(f"cannot group by {unknown[0]}: choose from {', '.join(GROUPS)}")
+    columns = [GROUPS[name] for name in by]
+    narrowed = {GROUPS[name]: value for name, value in (only or {}).items()}
     rows = [
         _usage_row(tuple(row[: len(by)]), row[len(by) :])
-        for row in connection.execute(*_query([GROUPS[name] for name in by], since, until))
+        for row in summed(connection, columns, _span(since, until), narrowed)
     ]
     if by[0] == "day":
         rows.sort(key=lambda row: (row.group[0], -row.tokens, row.group))
@@ -106,14 +100,18 @@ def usage_total(
     connection: Database, *, since: float | None = None, until: float | None = None
 ) -> UsageRow:
     """Like :func:`usage_by`, with everything in one group without a name."""
-    rows = connection.execute(*_query(["CAST('' AS TEXT)"], since, until)).fetchall()
-    return _usage_row((), rows[0][1:] if rows else (0,) * len(_SUMMED))
+    rows = summed(connection, (), _span(since, until))
+    return _usage_row((), rows[0] if rows else (0,) * len(COUNTS))
+
+
+def _span(since: float | None, until: float | None) -> Span:
+    return Span(*(None if moment is None else timestamp(moment) for moment in (since, until)))
 
 
 def _usage_row(group: tuple[str, ...], sums: Sequence[int]) -> UsageRow:
     (
         interceptions, errors, given, made, cache_read, cache_write, prompts, tool_calls,
-        cost, priced, unpriced,
+        cost, priced, unpriced, unpriced_tokens,
     ) = sums  # fmt: skip
     return UsageRow(
         group=group,
@@ -126,49 +124,7 @@ def _usage_row(group: tuple[str, ...], sums: Sequence[int]) -> UsageRow:
         prompts=prompts,
         tool_calls=tool_calls,
         cost_nano_usd=cost if priced or not unpriced else None,
+        priced=priced,
         unpriced=unpriced,
+        unpriced_tokens=unpriced_tokens,
     )
-
-
-def _query(
-    expressions: Sequence[str], since: float | None, until: float | None
-) -> tuple[str, list[str]]:
-    """The tables are put below each other, not joined with each other: a join of several would
-    count every row as often as the others have rows."""
-    conditions, times = [], []
-    for operator, moment in ((">=", since), ("<", until)):
-        if moment is not None:
-            conditions.append(f"started_at {operator} ?")
-            times.append(timestamp(moment))
-    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-    groups = ", ".join(f"{sql} AS group_{number}" for number, sql in enumerate(expressions))
-    names = ", ".join(f"group_{number}" for number in range(len(expressions)))
-    # PostgreSQL adds whole numbers up to a numeric, which is no int in Python.
-    sums = ", ".join(f"CAST(sum({column}) AS BIGINT)" for column in _SUMMED)
-    # The names come from GROUPS, never from a user.
-    query = f"""
-        WITH chosen AS (SELECT id, error_type, {groups} FROM interceptions {where}),
-        spent AS (
-            SELECT {names}, 0 AS interceptions, 0 AS errors,
-                   input_tokens, output_tokens,
-                   cache_read_input_tokens AS cache_read, cache_write_input_tokens AS cache_write,
-                   0 AS prompts, 0 AS tool_calls,
-                   coalesce(cost_nano_usd, 0) AS cost,
-                   CASE WHEN cost_nano_usd IS NULL THEN 0 ELSE 1 END AS priced,
-                   CASE WHEN cost_nano_usd IS NULL THEN 1 ELSE 0 END AS unpriced
-            FROM chosen JOIN token_usages ON interception_id = id
-            UNION ALL
-            SELECT {names}, 1, CASE WHEN error_type IS NULL THEN 0 ELSE 1 END,
-                   0, 0, 0, 0, 0, 0, 0, 0, 0
-            FROM chosen
-            UNION ALL
-            SELECT {names}, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0
-            FROM chosen JOIN user_prompts ON interception_id = id
-            UNION ALL
-            SELECT {names}, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0
-            FROM chosen JOIN tool_usages ON interception_id = id
-        )
-        SELECT {names}, {sums}
-        FROM spent GROUP BY {names}
-    """
-    return query, times

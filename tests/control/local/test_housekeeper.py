@@ -24,6 +24,8 @@ from aigateway.actors.control.local.prompt_search import unindexed
 from aigateway.actors.control.local.retention import DAY, Retention
 from aigateway.actors.control.local.schema import Database
 from aigateway.actors.control.local.store import Store
+from aigateway.actors.control.local.usage import usage_total
+from aigateway.actors.control.local.usage_sums import Span, cover
 
 NOW = 1_772_280_000.0
 
@@ -103,6 +105,14 @@ def test_prompts_become_searchable(
     keep(path)
     wait_until(lambda: not unindexed(database), "all is indexed")
     assert left(database, "user_prompts") == 20
+
+
+def test_usage_is_summed_up(keep: Keep, address: str, either: Database, records: Any) -> None:
+    fill(address, records, 20)
+    for _ in range(2):
+        keep(address)
+    wait_until(lambda: cover(either, Span()).buckets, "the days have sums")
+    assert usage_total(either).interceptions == 20
 
 
 def test_one_at_a_time_has_the_lease(either: Database) -> None:

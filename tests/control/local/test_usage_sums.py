@@ -64,8 +64,8 @@ def week(store: Store | PostgresStore, database: Database, records: Any) -> Data
 
 
 def test_usage_by_user(week: Database) -> None:
-    ada = UsageRow(("ada",), 2, 0, 30, 15, 100, 50, 1, 3, None, 3)
-    assert usage_by(week, ["user"]) == [ada, UsageRow(("eve",), 1, 1, 0, 0, 0, 0, 1, 0, 0, 0)]
+    ada = UsageRow(("ada",), 2, 0, 30, 15, 100, 50, 1, 3, None, 0, 3, 195)
+    assert usage_by(week, ["user"]) == [ada, UsageRow(("eve",), 1, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0)]
     assert ada.tokens == 195
 
 
@@ -100,12 +100,12 @@ def test_since_is_included_and_until_is_not(week: Database) -> None:
     assert usage_total(week, since=midnight).interceptions == 2
     assert usage_total(week, until=midnight).interceptions == 1
     assert usage_total(week, since=midnight, until=morning).interceptions == 1
-    assert usage_total(week, since=morning + 1) == UsageRow((), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    assert usage_total(week, since=morning + 1) == UsageRow((), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
     assert usage_by(week, ["user"], since=morning + 1) == []
 
 
 def test_the_total_is_the_sum_of_the_groups(week: Database) -> None:
-    assert usage_total(week) == UsageRow((), 3, 1, 30, 15, 100, 50, 2, 3, None, 3)
+    assert usage_total(week) == UsageRow((), 3, 1, 30, 15, 100, 50, 2, 3, None, 0, 3, 195)
 
 
 def test_a_limit_keeps_the_largest_groups_and_the_newest_days(week: Database) -> None:
