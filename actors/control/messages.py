@@ -135,7 +135,7 @@ class Accepted:
 
     share: CapShare | None = None
     """The fullest of the caps that hold for it, if much of that is spent."""
-    prompt_key: bytes = field(default=b"", repr=False)
+    prompt_key: bytes = field(default=b"", repr=False, eq=False)
     """What the checksums of a prompt's parts are keyed with; empty: nobody wants them."""
 
 
