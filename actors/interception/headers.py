@@ -41,7 +41,7 @@ from aigateway.actors.codec.headers import (
 )
 from aigateway.actors.interception.azure_paths import AZURE
 from aigateway.actors.interception.identity_names import names_user
-from aigateway.actors.interception.routes import GEMINI
+from aigateway.actors.interception.routes import GEMINI, VERTEX
 from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.provider_config import ANTHROPIC_TYPES
 
@@ -204,7 +204,7 @@ def centralized(provider_type: str, key: str) -> Credential:
 
 def _key_header(provider_type: str) -> str:
     """The header in which a provider of this type takes a key; empty: as a bearer's token only."""
-    if provider_type in ANTHROPIC_TYPES:
+    if provider_type in ANTHROPIC_TYPES and provider_type != VERTEX:
         return "X-Api-Key"
     if provider_type == AZURE:
         return AZURE_KEY_HEADER

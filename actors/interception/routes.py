@@ -28,6 +28,7 @@ from aigateway.actors.interception.azure_paths import (
 )
 from aigateway.actors.interception.bedrock_paths import COUNT, invoked
 from aigateway.actors.interception.gemini_paths import as_looked_at, model_path
+from aigateway.actors.interception.vertex_paths import COUNTING, vertex_path
 from aigateway.actors.values.provider_config import ANTHROPIC_TYPES, OPENAI_TYPES
 
 __all__ = [
@@ -42,17 +43,20 @@ __all__ = [
     "MODERATION",
     "RESPONSES",
     "REST",
+    "VERTEX",
     "Api",
     "Intercept",
     "InvalidBaseURL",
     "Passthrough",
     "resolve",
     "speaks_bedrock",
+    "speaks_vertex",
     "upstream_url",
 ]
 
 BEDROCK = "bedrock"
-"""The provider type."""
+VERTEX = "vertex"
+"""Provider types."""
 REST = "/"
 """The route of a :class:`Passthrough` that no entry of its table names."""
 
@@ -199,6 +203,11 @@ def speaks_bedrock(path: str) -> bool:
     return path.startswith("/model/")
 
 
+def speaks_vertex(path: str) -> bool:
+    """Whether a path below a provider's name, or a route, is one of Vertex's own."""
+    return path.startswith("/v1/projects/")
+
+
 def resolve(provider_type: str, method: str, rest: str) -> Intercept | Passthrough | None:
     """Say what happens to a request for ``/<provider><rest>``; ``None`` means 404.
 
@@ -218,6 +227,8 @@ def _resolve(provider_type: str, method: str, rest: str) -> Intercept | Passthro
         return _resolve_azure(method, rest)
     if provider_type == BEDROCK and speaks_bedrock(rest):
         return _resolve_bedrock(method.upper(), rest)
+    if provider_type == VERTEX and speaks_vertex(rest):
+        return _resolve_vertex(method.upper(), rest)
     table = _TABLES.get(provider_type)
     if table is None or method.upper() in _REFUSED_METHODS or not _is_plain(rest):
         return None
@@ -265,6 +276,16 @@ def _resolve_gemini(method: str, rest: str) -> Intercept | Passthrough | None:
     if cached[1]:
         return Passthrough("/cachedContents/") if method in ("GET", "PATCH", "DELETE") else None
     return Passthrough("/cachedContents") if method == "POST" else None
+
+
+def _resolve_vertex(method: str, rest: str) -> Intercept | Passthrough | None:
+    """The same for Vertex's own paths."""
+    path = vertex_path(rest)
+    if path is None or method != "POST":
+        return None
+    if path.model == COUNTING:
+        return None if path.streaming else Passthrough(path.route)
+    return Intercept(MESSAGES, path.route, path.model, path.streaming)
 
 
 def _resolve_bedrock(method: str, rest: str) -> Intercept | Passthrough | None:

@@ -34,7 +34,8 @@ from aigateway.actors.interception.azure_paths import (
 from aigateway.actors.interception.conversation import NO_AFFINITY, Affinity
 from aigateway.actors.interception.gemini_paths import model_path, resource_name
 from aigateway.actors.interception.headers import CENTRALIZED, Credential
-from aigateway.actors.interception.routes import GEMINI, speaks_bedrock, upstream_url
+from aigateway.actors.interception.routes import GEMINI, speaks_bedrock, speaks_vertex, upstream_url
+from aigateway.actors.interception.vertex_paths import vertex_name
 from aigateway.actors.providers.bedrock.models import bare_names, profile_of, stated_region
 from aigateway.actors.providers.bedrock.rewrite import model_behind, replacement_model
 from aigateway.actors.upstream.errors import Unsendable
@@ -142,6 +143,11 @@ def model_for(config: ProviderConfig, asked: str, provider: str, *, path: str = 
     """
     if config.models is not None:
         return config.models.upstream(asked)
+    if config.vertex is not None:
+        # Nobody here knows whether Google has another provider's model.
+        if config.name != provider:
+            return None
+        return asked if speaks_vertex(path) else vertex_name(asked)
     bedrock = config.bedrock
     if bedrock is None or speaks_bedrock(path):
         return asked
@@ -168,11 +174,12 @@ def can_stand_in(other: ProviderConfig, own: ProviderConfig, request: UpstreamRe
     Copilot is called with the user's own token only.
     """
     return (
-        bool(other.keys or other.bedrock or other.no_key)
+        bool(other.keys or other.bedrock or other.vertex or other.no_key)
         and other.error is None
         and own.speaks == other.speaks
         and "copilot" not in (own.type, other.type)
         and (not speaks_bedrock(request.rest) or _invokes(other))
+        and (not speaks_vertex(request.rest) or other.vertex is not None)
         and (model := model_for(other, request.model, request.provider, path=request.rest))
         is not None
         and (request.rules is None or _allowed(request.rules, other, model))
@@ -308,6 +315,10 @@ def maker_for(config: ProviderConfig, noted: Callable[[str], None] | None = None
         from aigateway.actors.providers.bedrock.making import BedrockMaker
 
         return BedrockMaker(config, noted)
+    if config.vertex is not None:
+        from aigateway.actors.providers.vertex.making import VertexMaker
+
+        return VertexMaker(config, noted)
     if config.key_command is not None:
         from aigateway.actors.providers.key_command import CommandMaker
 

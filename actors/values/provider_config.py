@@ -17,9 +17,10 @@ __all__ = [
     "BreakerConfig",
     "KeyCommand",
     "ProviderConfig",
+    "VertexConfig",
 ]
 
-ANTHROPIC_TYPES = frozenset({"anthropic", "bedrock"})
+ANTHROPIC_TYPES = frozenset({"anthropic", "bedrock", "vertex"})
 """Types that speak Anthropic's API."""
 
 OPENAI_TYPES = frozenset({"openai", "azure", "google", "openai-compat", "openrouter", "vercel"})
@@ -36,6 +37,7 @@ PROVIDER_TYPES = (
     "vercel",
     "copilot",
     "gemini",
+    "vertex",
 )
 
 DEFAULT_BASE_URLS: Mapping[str, str] = {
@@ -78,6 +80,17 @@ class BedrockConfig:
 
 
 @frozen(kw_only=True)
+class VertexConfig:
+    """How to reach Anthropic's models on Google's Vertex AI."""
+
+    project: str
+    region: str
+    """A place such as ``europe-west1``, a group of them (``eu``, ``us``), or ``global``."""
+    credentials_file: str = ""
+    """Of a service account or a workload identity; empty: what the machine has."""
+
+
+@frozen(kw_only=True)
 class KeyCommand:
     """A command that says a provider's key, which does not last."""
 
@@ -115,6 +128,7 @@ class ProviderConfig:
     way_out: str = ""
     """What an operator has to do about ``error``."""
     bedrock: BedrockConfig | None = None
+    vertex: VertexConfig | None = None
     breaker: BreakerConfig | None = None
     allow_byok: bool = True
     actor_headers: Mapping[str, str] = field(factory=dict)

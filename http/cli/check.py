@@ -216,6 +216,8 @@ def _credentials(provider: ProviderConfig) -> str:
             return f"aws bearer token {token}{_by_command(provider)}"
         access_key = mask(provider.bedrock.access_key)
         return f"aws key {access_key}" if access_key else "aws credential chain"
+    if provider.vertex is not None:
+        return f"google credentials of {provider.vertex.credentials_file or 'the machine'}"
     if provider.keys:
         return "keys " + ", ".join(map(mask, provider.keys)) + _by_command(provider)
     if provider.no_key:

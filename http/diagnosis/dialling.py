@@ -17,6 +17,7 @@ import requests
 from attrs import evolve, frozen
 
 from aigateway.actors.interception.headers import Credential, centralized
+from aigateway.actors.interception.vertex_paths import COUNTING
 from aigateway.actors.providers.bedrock.making import BedrockMaker, standing_credential
 from aigateway.actors.providers.bedrock.rewrite import invoke_path
 from aigateway.actors.providers.request import UpstreamRequest, maker_for, url_for
@@ -85,6 +86,8 @@ def _attempts(config: ProviderConfig) -> Sequence[_Attempt]:
             return [_Attempt(config, hint, None)]
         models = dict.fromkeys((config.bedrock.model, config.bedrock.small_fast_model))
         return [_Attempt(config, f"{hint} {model}", None, model) for model in models]
+    if config.vertex is not None:
+        return [_Attempt(config, "google credentials", None, COUNTING)]
     if not config.keys:
         return [_Attempt(config, "no key", None)]
     credentials = [centralized(config.type, key) for key in config.keys]
@@ -148,6 +151,15 @@ def _models_in(answer: requests.Response) -> tuple[str, ...]:
 def _question(attempt: _Attempt) -> requests.PreparedRequest:
     config = attempt.config
     headers = [("Accept", "application/json"), ("User-Agent", "aigateway-check")]
+    if config.vertex is not None:
+        headers.append(("Content-Type", "application/json"))
+        rest = "/v1/messages/count_tokens"
+        asked = UpstreamRequest(method="POST", rest=rest, headers=headers, body=b"{}")
+        making = maker_for(config)
+        try:
+            return making.make(asked, "", making.standing)
+        finally:
+            making.close()
     if attempt.model:
         url = url_for(config, invoke_path(attempt.model, streaming=False))
         headers.append(("Content-Type", "application/json"))

@@ -316,7 +316,7 @@ class Sampler:
         for reason, count in rests.items():
             labels: _Labels = (name, reason)
             self._totals.reach((urn, "key", reason), count, series.key_transitions, labels)
-        if config is not None and (config.bedrock is not None or config.key_command is not None):
+        if config is not None and (config.bedrock or config.vertex or config.key_command):
             got = (("renewed", counters.renewals), ("failed", counters.failed_renewals))
             for result, count in got:
                 labels, counter = (name, result), series.credential_renewals

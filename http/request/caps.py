@@ -15,7 +15,7 @@ from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.control.messages import Caller, CapBusy, CapFull, NoPrice
 from aigateway.actors.interception.estimate import most_used
 from aigateway.actors.interception.headers import BYOK, Credential
-from aigateway.actors.interception.routes import Api, speaks_bedrock
+from aigateway.actors.interception.routes import Api, speaks_bedrock, speaks_vertex
 from aigateway.actors.providers.request import chain_of, model_for
 from aigateway.actors.values.caps import CapShare, Hold, Payee
 from aigateway.actors.values.money import dollars
@@ -49,6 +49,7 @@ _FREE_ROUTES = frozenset(
         "/v1/messages/count_tokens",
         "/models/*:countTokens",
         "/model/*/count-tokens",
+        "/v1/projects/*/locations/*/publishers/anthropic/models/count-tokens:rawPredict",
         "/responses/",
         "/conversations",
         "/conversations/",
@@ -91,7 +92,9 @@ def hold_for(
     payees: dict[Payee, None] = {}
     for each in (config, *_known(tree, [name for name, _ in config.group]), *others):
         named = model_for(each, model, config.name, path=path)
-        if speaks_bedrock(path) and each.bedrock is None:
+        if (speaks_bedrock(path) and each.bedrock is None) or (
+            speaks_vertex(path) and each.vertex is None
+        ):
             continue
         if named is not None and _may(rules, each, (model, named)):
             kind = "openai" if each.speaks_openai else each.type

@@ -26,6 +26,7 @@ from aigateway.actors.interception.interface import InvalidRequest
 from aigateway.actors.interception.opening import decoded
 from aigateway.actors.interception.routes import GEMINI, MESSAGES, Passthrough
 from aigateway.actors.interception.stored_ids import ids_in_body, ids_in_path
+from aigateway.actors.interception.vertex_paths import COUNTING, VertexPath
 from aigateway.actors.providers.bedrock.counting import COUNT_TOKENS, count_answer
 from aigateway.actors.providers.messages import Opened, Refused
 from aigateway.actors.providers.request import UpstreamRequest, model_for
@@ -61,6 +62,7 @@ __all__ = ["Passing"]
 
 _LARGEST_LIST = 16 * 1024 * 1024
 """Bytes of a list of models that has to be read."""
+_VERTEX_COUNT = VertexPath(COUNTING).route
 _MODELS = frozenset({"/models/", "/v1/models/"})
 """Passed routes to one model of the account."""
 _STORES = frozenset({"/batches", "/files", "/v1/files", "/v1/messages/batches"})
@@ -102,6 +104,11 @@ class Passing:
             if (target.rest, inbound.method) == (COUNT_TOKENS, "POST"):
                 raise self._count_tokens(call, presented, config, caller.rules)
             said = f'the provider "{config.name}" is AWS Bedrock, which has no such route'
+            raise api_error(config.type, 404, said, reason=Reason.NO_ROUTE)
+        if config.vertex is not None and not (
+            inbound.method == "POST" and route.route in (COUNT_TOKENS, _VERTEX_COUNT)
+        ):
+            said = f'the provider "{config.name}" is Vertex AI, which has no such route'
             raise api_error(config.type, 404, said, reason=Reason.NO_ROUTE)
         body = self._read_body(call)
         own = None

@@ -432,6 +432,10 @@ class Pipeline:
             own = byok_credential(config.type, presented.remaining_headers)
         if own is not None:
             return own
+        if config.vertex is not None and not presented.byok:
+            from aigateway.actors.providers.vertex.making import GOOGLE_CREDENTIAL
+
+            return GOOGLE_CREDENTIAL
         if config.key_command is not None and not presented.byok:
             return KEY_OF_COMMAND
         if config.keys and not presented.byok:

@@ -7,13 +7,19 @@ One inside a single provider becomes its ``error``, and the others are not touch
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from attrs import define, field
 
-from aigateway.actors.values.provider_config import PROVIDER_TYPES, BedrockConfig, KeyCommand
+from aigateway.actors.values.provider_config import (
+    PROVIDER_TYPES,
+    BedrockConfig,
+    KeyCommand,
+    VertexConfig,
+)
 from aigateway.http.settings._kinds import (
     BOOL,
     DURATION,
@@ -53,6 +59,9 @@ _TEXTS = frozenset(
         "BEDROCK_BEARER_TOKEN",
         "BEDROCK_RESOLVED_MODELS",
         "FALLBACK",
+        "VERTEX_PROJECT",
+        "VERTEX_REGION",
+        "VERTEX_CREDENTIALS_FILE",
     }
 )
 _EXTRAS: dict[str, tuple[str, Kind]] = {
@@ -136,6 +145,9 @@ class _Draft:
     bedrock_bearer_token: str = field(default="", repr=False)
     bedrock_resolved_models: str = ""
     key_command: KeyCommand | None = None
+    vertex_project: str = ""
+    vertex_region: str = ""
+    vertex_credentials_file: str = ""
     fallback: str = ""
     extras: dict[str, object] = field(factory=dict)
     errors: list[str] = field(factory=list)
@@ -249,6 +261,7 @@ def _entry(p: _Draft) -> ProviderEntry:
         keys=p.keys,
         key_command=p.key_command,
         bedrock=bedrock,
+        vertex=_vertex(p) if p.type == "vertex" and not errors else None,
         fallback=tuple(filter(None, (part.strip() for part in p.fallback.split(",")))),
         extras=p.extras,
         error="; ".join(dict.fromkeys(errors)) or None,
@@ -269,6 +282,14 @@ def _bedrock(p: _Draft) -> BedrockConfig:
         protocol=p.bedrock_protocol or "invoke-model",
         bearer_token=p.bedrock_bearer_token,
         resolved=MODELS.read(p.bedrock_resolved_models),
+    )
+
+
+def _vertex(p: _Draft) -> VertexConfig:
+    return VertexConfig(
+        project=p.vertex_project,
+        region=p.vertex_region,
+        credentials_file=os.path.expanduser(p.vertex_credentials_file),
     )
 
 
@@ -296,6 +317,23 @@ def _bedrock_where_it_belongs(p: _Draft) -> None:
         raise _WrongError(f'{place}: TYPE "bedrock" requires BEDROCK_* fields to be configured')
 
 
+def _vertex_where_it_belongs(p: _Draft) -> None:
+    place = f"provider {p.index} ({p.type})"
+    named = p.vertex_project or p.vertex_region or p.vertex_credentials_file
+    if named and p.type != "vertex":
+        raise _WrongError(f'{place}: VERTEX_* fields are only supported with TYPE "vertex"')
+    if p.type == "vertex" and not (p.vertex_project and p.vertex_region):
+        raise _WrongError(f"{place}: VERTEX_PROJECT and VERTEX_REGION are required")
+    for name, value in (("PROJECT", p.vertex_project), ("REGION", p.vertex_region)):
+        if not re.fullmatch(r"[A-Za-z0-9_-]*", value):
+            raise _WrongError(f'{place}: VERTEX_{name} "{value}" is none of Google\'s names')
+    if p.type == "vertex" and p.keys:
+        raise _WrongError(
+            f'{place}: KEY/KEYS are not supported for TYPE "vertex" (Google\'s credentials are '
+            "tokens, see VERTEX_CREDENTIALS_FILE)"
+        )
+
+
 def _keys_where_they_belong(p: _Draft) -> None:
     if not p.keys:
         return
@@ -316,8 +354,10 @@ def _no_key_where_there_is_none(p: _Draft) -> None:
     place = f"provider {p.index} ({p.type})"
     if p.keys:
         raise _WrongError(f"{place}: NO_KEY and KEY/KEYS are mutually exclusive, use one of them")
-    if p.type in ("bedrock", "copilot") or p.has_bedrock:
-        raise _WrongError(f"{place}: NO_KEY is not for Bedrock and Copilot, which want credentials")
+    if p.type in ("bedrock", "copilot", "vertex") or p.has_bedrock:
+        raise _WrongError(
+            f"{place}: NO_KEY is not for Bedrock, Copilot and Vertex, which want credentials"
+        )
 
 
 def _bedrock_pairs(p: _Draft) -> None:
@@ -362,6 +402,7 @@ def _trim_keys(p: _Draft, attribute: str) -> None:
 _RULES: tuple[Callable[[_Draft], None], ...] = (
     _known_type,
     _bedrock_where_it_belongs,
+    _vertex_where_it_belongs,
     _keys_where_they_belong,
     _no_key_where_there_is_none,
     _bedrock_pairs,

@@ -111,6 +111,7 @@ def build_providers(
             enabled=entry.enabled,
             error=entry.error,
             bedrock=entry.bedrock,
+            vertex=entry.vertex,
             fallback=entry.fallback,
             **{**timeouts, **entry.extras},
         )
@@ -168,6 +169,8 @@ def _finish(config: ProviderConfig, settings: Settings, names: _Names) -> Provid
     try:
         if config.type in OPENAI_TYPES or config.type == "gemini":
             config = _with_keys(config, names)
+        elif config.type == "vertex":
+            config = _vertex(config, names)
         elif config.type in ANTHROPIC_TYPES:
             config = _anthropic(_with_bearer_token(config, settings), names)
         elif config.type == "copilot":
@@ -304,6 +307,27 @@ def _bedrock(config: ProviderConfig, names: _Names) -> ProviderConfig:
     suffix = ".cn" if bedrock.region.startswith("cn-") else ""
     url = f"https://bedrock-runtime.{bedrock.region}.amazonaws.com{suffix}"
     return evolve(config, base_url=url, keys=())
+
+
+def _vertex(config: ProviderConfig, names: _Names) -> ProviderConfig:
+    vertex = config.vertex
+    if vertex is None:
+        raise _CannotServeError(
+            "vertex: project and region are required", "configure it by numbered variables"
+        )
+    if find_spec("google") is None or find_spec("google.auth") is None:
+        raise _CannotServeError(
+            "vertex: google-auth is not installed, run: pip install 'aigateway[vertex]'"
+        )
+    if config.base_url.strip():
+        return evolve(config, base_url=_base_url(config, names))
+    host = f"{vertex.region}-aiplatform.googleapis.com"
+    if vertex.region == "global":
+        host = "aiplatform.googleapis.com"
+    elif vertex.region in ("eu", "us"):
+        # Groups of places have an endpoint of their own kind.
+        host = f"aiplatform.{vertex.region}.rep.googleapis.com"
+    return evolve(config, base_url=f"https://{host}")
 
 
 def _check_protocol(bedrock: BedrockConfig, base_url: str, names: _Names) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from attrs import field, frozen
 
-from aigateway.actors.values.provider_config import BedrockConfig, KeyCommand
+from aigateway.actors.values.provider_config import BedrockConfig, KeyCommand, VertexConfig
 
 __all__ = ["KEY_LISTS", "NAME_PATTERN", "SECRET_FIELDS", "ProviderEntry"]
 
@@ -35,6 +35,7 @@ class ProviderEntry:
     keys: tuple[str, ...] = field(default=(), repr=False)
     key_command: KeyCommand | None = None
     bedrock: BedrockConfig | None = None
+    vertex: VertexConfig | None = None
     fallback: tuple[str, ...] = ()
     extras: Mapping[str, object] = field(factory=dict)
     """Values that replace a common setting for this provider: attribute of ProviderConfig

@@ -179,6 +179,10 @@ FIELDS = {
     "BEDROCK_RESOLVED_MODELS": "What is behind inference profiles and ARNs, written like "
     "`MODELS`, as in `arn:aws:…/abc = claude-sonnet-4-5`: it decides what is changed in requests.",
     "BEDROCK_ROLE_ARN, BEDROCK_EXTERNAL_ID": "Role to assume, with its external id.",
+    "VERTEX_PROJECT": "Project of Google Cloud, for `vertex`.",
+    "VERTEX_REGION": "A place such as `europe-west1`, a group of them (`eu`, `us`), or `global`.",
+    "VERTEX_CREDENTIALS_FILE": "File of a service account or of a workload identity. Default: "
+    "Google's application default credentials.",
     "BEDROCK_PROTOCOL": "`invoke-model` (default), or `mantle`: Anthropic's own API with a "
     "signature, at the address in `BEDROCK_BASE_URL`.",
     "BEDROCK_MODEL, BEDROCK_SMALL_FAST_MODEL": "Models to ask for, the second one when the client "

@@ -62,6 +62,7 @@ COST: Final = "aigateway.usage.cost_usd"
 _PROVIDERS: Final[Mapping[str, str]] = {
     "azure": "azure.ai.openai",
     "bedrock": "aws.bedrock",
+    "vertex": "gcp.vertex_ai",
     "gemini": "gcp.gemini",
     "google": "gcp.gen_ai",
 }

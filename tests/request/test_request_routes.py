@@ -152,7 +152,7 @@ def test_a_method_that_could_echo_the_key_is_not_served(method: str, rest: str) 
 
 
 def test_an_unknown_provider_type_has_no_routes() -> None:
-    assert resolve("vertex", "POST", "/v1/messages") is None
+    assert resolve("unknown", "POST", "/v1/messages") is None
 
 
 MODEL = "/v1beta/models/gemini-2.5-pro"

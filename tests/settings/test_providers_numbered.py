@@ -10,7 +10,9 @@ from aigateway.actors.values.provider_config import PROVIDER_TYPES
 from aigateway.http.settings import ProviderEntry, SettingsError, read_providers
 
 NEW, OLD = "CODER_AI_GATEWAY_PROVIDER_", "CODER_AIBRIDGE_PROVIDER_"
-TYPES = "[openai anthropic azure bedrock google openai-compat openrouter vercel copilot gemini]"
+TYPES = (
+    "[openai anthropic azure bedrock google openai-compat openrouter vercel copilot gemini vertex]"
+)
 
 
 def numbered(text: str, prefix: str = NEW) -> dict[str, str]:
@@ -249,8 +251,11 @@ def test_five_keys_are_allowed() -> None:
 
 @pytest.mark.parametrize("kind", PROVIDER_TYPES)
 def test_every_type_is_known(kind: str) -> None:
-    extra = "0_BEDROCK_REGION=eu-west-1" if kind == "bedrock" else ""
-    (entry,) = entries(f"0_TYPE={kind} {extra}")
+    extra = {
+        "bedrock": "0_BEDROCK_REGION=eu-west-1",
+        "vertex": "0_VERTEX_PROJECT=p 0_VERTEX_REGION=eu",
+    }
+    (entry,) = entries(f"0_TYPE={kind} {extra.get(kind, '')}")
     assert (entry.name, entry.type, entry.error) == (kind, kind, None)
 
 
