@@ -9,7 +9,9 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from attrs import field, frozen
@@ -22,6 +24,7 @@ from aigateway.actors.control.local.api_keys import (
     revoke_key,
 )
 from aigateway.actors.control.local.audit import list_changes
+from aigateway.actors.control.local.cap_book import tills_in
 from aigateway.actors.control.local.people import (
     NoSuch,
     add_members,
@@ -38,12 +41,21 @@ from aigateway.actors.control.local.people import (
 from aigateway.actors.control.local.policies import apply, newest
 from aigateway.actors.control.local.policy_document import differences, read_policy, rules_text
 from aigateway.actors.control.local.schema import Database
-from aigateway.http.admin.shapes import group_data, key_data, policy_data, user_data
+from aigateway.actors.control.local.usage import GROUPS, usage_by
+from aigateway.http.admin.shapes import (
+    cap_data,
+    group_data,
+    key_data,
+    policy_data,
+    usage_data,
+    user_data,
+)
 
 __all__ = ["LARGEST_PAGE", "OPERATIONS", "BadInput", "Operation", "Request"]
 
 LARGEST_PAGE = 1000
 _PAGE = 100
+_SCOPES = ("user", "group", "key", "project")
 
 T = TypeVar("T")
 
@@ -238,6 +250,42 @@ def _list_changes(database: Database, request: Request) -> Any:
     return {"items": shown, "next": more}
 
 
+# -- caps and usage
+
+
+def _list_caps(database: Database, request: Request) -> Any:
+    per = request.query.get("per")
+    if per not in (None, *_SCOPES):
+        raise BadInput(f"per must be one of {', '.join(_SCOPES)}")
+    found = [row for row in tills_in(database, time.time()) if per in (None, row.scope)]
+    return _page(
+        request, found, lambda row: (row.scope, json.dumps([row.name, row.id, row.every])), cap_data
+    )
+
+
+def _sum_usage(database: Database, request: Request) -> Any:
+    by = tuple(dict.fromkeys(request.query.get("by", "user").split(",")))
+    since, until = (_moment(request, name) for name in ("since", "until"))
+    if since is not None and until is not None and since >= until:
+        raise BadInput("since must be before until")
+    rows = usage_by(database, by, since=since, until=until)
+    return _page(
+        request, rows, lambda row: (json.dumps(row.group), ""), lambda row: usage_data(by, row)
+    )
+
+
+def _moment(request: Request, name: str) -> float | None:
+    """Unix seconds of a date or a time of the query; without a zone it is UTC."""
+    text = request.query.get(name)
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError) as ex:
+        raise BadInput(f"{name} must be a date or an RFC 3339 time") from ex
+
+
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "GET", "/users", "listUsers", "Users by name, or those of a group.",
@@ -301,6 +349,18 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "POST", "/policy/diff", "comparePolicy", "What a document would change.",
         _compare_policy, "Differences", "PolicyDocument",
+    ),
+    Operation(
+        "GET", "/caps", "listCaps",
+        "How full caps are that have been asked for in their present day, week or month, or those"
+        " `per` user, group, key or project.",
+        _list_caps, "Caps", query=("per",), paged=True,
+    ),
+    Operation(
+        "GET", "/usage", "sumUsage",
+        f"Sums `by` some of {', '.join(GROUPS)}, with commas between (user unless it is said), of"
+        " requests that began at `since` or later and before `until`.",
+        _sum_usage, "UsageSums", query=("by", "since", "until"), paged=True,
     ),
     Operation(
         "GET", "/audit", "listChanges", "Who changed what, the newest first.",

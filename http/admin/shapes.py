@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 from aigateway.actors.control.local.api_keys import ApiKey
+from aigateway.actors.control.local.cap_book import CapRow
 from aigateway.actors.control.local.people import Group, User
 from aigateway.actors.control.local.policies import StoredPolicy
+from aigateway.actors.control.local.usage import GROUPS, UsageRow
 
-__all__ = ["SCHEMAS", "Schema", "group_data", "key_data", "policy_data", "user_data"]
+__all__ = [
+    "SCHEMAS",
+    "Schema",
+    "cap_data",
+    "group_data",
+    "key_data",
+    "policy_data",
+    "usage_data",
+    "user_data",
+]
 
 Schema = dict[str, Any]
 
@@ -51,6 +63,18 @@ _KEY: dict[str, Schema] = {
     "rules": {"type": ["object", "null"]},
 }
 _CAP = _object({"usd": {"type": ["number", "string"]}, "every": {"enum": ["day", "week", "month"]}})
+
+_SUMS: Final = (
+    "interceptions",
+    "errors",
+    "input_tokens",
+    "output_tokens",
+    "cache_read_input_tokens",
+    "cache_write_input_tokens",
+    "prompts",
+    "tool_calls",
+    "unpriced",
+)
 
 SCHEMAS: dict[str, Schema] = {
     "User": _object(
@@ -103,6 +127,32 @@ SCHEMAS: dict[str, Schema] = {
         }
     ),
     "Changes": _page("Change"),
+    "Cap": _object(
+        {
+            "per": {"enum": ["user", "group", "key", "project"]},
+            "id": TEXT,
+            "name": TEXT,
+            "every": {"enum": ["day", "week", "month"]},
+            "cap_nano_usd": COUNT,
+            "spent_nano_usd": COUNT,
+            "spent_part": {"type": "number"},
+            "reserved_nano_usd": COUNT,
+            "left_nano_usd": COUNT,
+            "running": COUNT,
+            "starts_at": TIME,
+            "resets_at": TIME,
+        }
+    ),
+    "Caps": _page("Cap"),
+    "UsageSum": _object(
+        {
+            **dict.fromkeys(GROUPS, TEXT),
+            **dict.fromkeys(_SUMS, COUNT),
+            "cost_nano_usd": {"type": ["integer", "null"]},
+        },
+        (*_SUMS, "cost_nano_usd"),
+    ),
+    "UsageSums": _page("UsageSum"),
     "Error": _object({"error": _object({"code": TEXT, "message": TEXT})}),
 }
 
@@ -151,3 +201,26 @@ def policy_data(stored: StoredPolicy) -> dict[str, Any]:
         "created_by": stored.created_by,
         "created_at": stored.created_at,
     }
+
+
+def cap_data(row: CapRow) -> dict[str, Any]:
+    """``left_nano_usd`` is what is neither spent nor reserved."""
+    return {
+        "per": row.scope,
+        "id": row.id,
+        "name": row.name,
+        "every": row.every,
+        "cap_nano_usd": row.cap,
+        "spent_nano_usd": row.spent,
+        "spent_part": round(row.part, 6),
+        "reserved_nano_usd": row.reserved,
+        "left_nano_usd": max(0, row.cap - row.spent - row.reserved),
+        "running": row.running,
+        "starts_at": row.starts_at,
+        "resets_at": row.resets_at,
+    }
+
+
+def usage_data(by: Sequence[str], row: UsageRow) -> dict[str, Any]:
+    sums = {name: getattr(row, name) for name in (*_SUMS, "cost_nano_usd")}
+    return {**dict(zip(by, row.group, strict=True)), **sums}

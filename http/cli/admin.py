@@ -39,8 +39,8 @@ DEFAULT_ADDRESS = "127.0.0.1:4011"
 def command() -> None:
     """Serve the admin API of the local database, and make keys for it.
 
-    It is JSON over HTTP below /api/admin/v1, for what `aigateway users`, `groups`, `keys` and
-    `policy` do. Users' keys are of no use there.
+    It is JSON over HTTP below /api/admin/v1, for what `aigateway users`, `groups`, `keys`,
+    `policy`, `caps` and `usage` do. Users' keys are of no use there.
     """
 
 

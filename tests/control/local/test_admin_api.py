@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +21,9 @@ from aigateway.actors.control.local.api_keys import create_key
 from aigateway.actors.control.local.audit import list_changes
 from aigateway.actors.control.local.opening import open_address
 from aigateway.actors.control.local.people import create_users
+from aigateway.actors.control.local.postgres_store import PostgresStore
+from aigateway.actors.control.local.schema import timestamp
+from aigateway.actors.control.local.store import Store
 from aigateway.http.admin.openapi import PREFIX, document
 from aigateway.http.admin.operations import OPERATIONS
 from aigateway.http.admin.service import answer_to, problem_of
@@ -143,6 +147,7 @@ def test_all_that_the_document_names_can_be_done(api: Api) -> None:
     changes = done("GET", "/audit")["items"]
     assert {change["who"].partition(": ")[2] for change in changes[:-1]} == {"ops"}
     assert [change["action"] for change in changes[:2]] == ["group.create", "policy.apply"]
+    assert done("GET", "/caps") == done("GET", "/usage") == {"items": [], "next": None}
     assert api.seen == {operation.name for operation in OPERATIONS}
 
 
@@ -213,6 +218,70 @@ def test_only_admin_keys_in_the_header_are_let_in(api: Api) -> None:
         assert api.call("GET", "/users", **options).status_code == 401
     assert api.call("GET", "/nothing", headers={"Authorization": ""}).status_code == 401
     assert "ada" in api.call("GET", "/users", headers={"Authorization": f"bearer {api.token}"}).text
+
+
+def test_caps_say_what_is_spent_reserved_and_left(api: Api) -> None:
+    now = time.time()
+    with closing(open_address(api.database)) as database:
+        for scope, name, spent in (("user", "ada", 3), ("group", "lab", 12), ("user", "eve", 1)):
+            database.execute(
+                "INSERT INTO cap_tills (scope, scope_id, name, period, starts_at, ends_at,"
+                " cap_nano_usd, spent_nano_usd, reserved_nano_usd, running, next_id, next_until)"
+                " VALUES (?, ?, ?, 'day', ?, ?, 10, ?, 2, 1, '', 0)",
+                (scope, name, name, timestamp(now - 9), timestamp(now + 3600), spent),
+            )
+    [lab, ada, eve] = api.done("GET", "/caps")["items"]
+    assert (lab["name"], lab["spent_part"], lab["left_nano_usd"]) == ("lab", 1.2, 0)
+    assert (ada["spent_nano_usd"], ada["reserved_nano_usd"], ada["left_nano_usd"]) == (3, 2, 5)
+    assert ada["resets_at"] == timestamp(now + 3600)
+    first = api.done("GET", "/caps?per=user&limit=1")
+    assert first["items"] == [ada]
+    assert api.done("GET", f"/caps?per=user&after={first['next']}")["items"] == [eve]
+    assert "per must be" in api.refused(400, "GET", "/caps?per=planet")
+
+
+def test_usage_is_what_the_command_says(api: Api, records: Any) -> None:
+    noon = 1_772_280_000.0
+    starts = [
+        records.start(username=name, model=model, started_at=noon + hours * 3600)
+        for name, model, hours in (("ada", "m", 0), ("ada", "n", 24), ("eve", "m", 48))
+    ]
+    postgresql = "://" in api.database
+    store: Any = PostgresStore(api.database, 1, 10) if postgresql else Store(api.database, 5)
+    store.write(starts, [records.tokens(each.id) for each in starts])
+    store.close()
+    found = api.done("GET", "/usage")["items"]
+    assert [(each["user"], each["interceptions"]) for each in found] == [("ada", 2), ("eve", 1)]
+    assert (found[0]["input_tokens"], found[0]["cost_nano_usd"], found[0]["unpriced"]) == (
+        20,
+        None,
+        2,
+    )
+    page = api.done("GET", "/usage?by=day,model&limit=2")
+    assert [(each["day"], each["model"]) for each in page["items"]] == [
+        ("2026-02-28", "m"),
+        ("2026-03-01", "n"),
+    ]
+    rest = api.done("GET", f"/usage?by=day,model&limit=2&after={page['next']}")
+    assert [each["day"] for each in rest["items"]] == ["2026-03-02"]
+    [one] = api.done("GET", "/usage?by=model&since=2026-03-01&until=2026-03-02T12:00:00Z")["items"]
+    assert (one["model"], one["interceptions"]) == ("n", 1)
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("by=moon", "cannot group by moon"),
+        ("by=", "cannot group by"),
+        ("since=yesterday", "since must be a date"),
+        ("until=99999-01-01", "until must be a date"),
+        ("since=2026-03-02&until=2026-03-01", "since must be before until"),
+        ("limit=0", "limit must be"),
+        ("after=x", "after must be"),
+    ],
+)
+def test_usage_that_cannot_be_summed_up_is_refused(api: Api, query: str, said: str) -> None:
+    assert said in api.refused(400, "GET", f"/usage?{query}")
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5])
