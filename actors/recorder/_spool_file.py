@@ -15,6 +15,7 @@ from typing import Any
 
 from attrs import define, frozen
 
+from aigateway.actors.actor.sqlite import Connection, commit
 from aigateway.actors.control.marks import Marks
 
 __all__ = [
@@ -176,7 +177,9 @@ def open_spool(path: Path) -> sqlite3.Connection:
         raise folder_error(text, ex) from ex
     with reporting(path):
         # No waiting for a lock: the file is ours, and all greenlets would wait too.
-        db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+        db = sqlite3.connect(
+            path, timeout=0, isolation_level=None, check_same_thread=False, factory=Connection
+        )
         try:
             _prepare(db, path)
         except BaseException:
@@ -389,7 +392,7 @@ class SpoolFile:
                     "UPDATE totals SET depth = depth + ?, dead_letters = dead_letters + ?",
                     (tally.records, tally.dead),
                 )
-            db.execute("COMMIT")
+            commit(db)
         except BaseException as ex:
             # Some errors SQLite has rolled back by itself.
             if db.in_transaction:

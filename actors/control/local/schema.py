@@ -20,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from aigateway.actors.actor.sqlite import Connection, commit
 from aigateway.actors.control.local.address import LocalDatabaseError
 from aigateway.actors.control.local.migrations import VERSION, bring_forward
 
@@ -139,7 +140,7 @@ def transaction(connection: Database) -> Iterator[None]:
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
-        connection.execute("COMMIT")
+        commit(connection)
     except BaseException:
         # Disk full and the like have rolled back already, and say so if asked again.
         if connection.in_transaction:
@@ -161,6 +162,8 @@ def _connect(file: Path, mode: str, patience: float) -> sqlite3.Connection:
         uri=True,
         isolation_level=None,
         timeout=patience,
+        check_same_thread=False,
+        factory=Connection,
     )
 
 
