@@ -100,6 +100,24 @@ def read_close(payload: bytes) -> tuple[int | None, str]:
     return code, payload[2:].decode("utf-8", "replace")
 
 
+def _check_payload(message: Message) -> None:
+    """Raise WrongMessage for what no client may say.  A provider's messages go on as they came."""
+    payload = message.payload
+    if message.opcode == TEXT:
+        _check_text(payload)
+    elif message.opcode == CLOSE and payload:
+        if read_close(payload)[0] is None:
+            raise WrongMessage("a close with a code that nobody may send")
+        _check_text(payload[2:])
+
+
+def _check_text(payload: bytes) -> None:
+    try:
+        payload.decode()
+    except UnicodeDecodeError as ex:
+        raise WrongMessage("a text that is not UTF-8", 1007) from ex
+
+
 class WrongMessage(ValueError):
     """The peer has sent what nobody may send; ``code`` is what to close with."""
 
@@ -194,10 +212,14 @@ class MessageReader:
                 payload = _with_mask(payload, data[start:body])
             else:
                 wire = data[at:end]
-            if plain:
-                return Message(first & 0x0F, payload, wire)
-            message = self._assembled(first, payload, wire)
+            message = (
+                Message(first & 0x0F, payload, wire)
+                if plain
+                else self._assembled(first, payload, wire)
+            )
             if message is not None:
+                if self._masked:
+                    _check_payload(message)
                 return message
 
     def _check(self, first: int, second: int) -> None:

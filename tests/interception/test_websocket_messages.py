@@ -68,6 +68,8 @@ def test_messages_are_the_same_in_any_pieces(
 ) -> None:
     wire, expected = b"", []
     for opcode, parts, pinged in said:
+        if opcode == TEXT:
+            parts = [bytes(byte & 0x7F for byte in part) for part in parts]
         frames = fragments(opcode, *parts, mask=MASK if masked else None)
         if pinged:
             # Also between the fragments of a message.
@@ -122,12 +124,34 @@ def test_a_large_message_in_small_reads_is_put_together_once() -> None:
         (b"\x81\x7f" + (1 << 20).to_bytes(8, "big"), False, 1009),
         (b"\x01\x7e\x02\x00" + b"a" * 512 + b"\x80\x7e\x02\x00", False, 1009),
         (b"\x01\x00" + b"\x00\x00" * 100, False, 1009),
+        (encode_frame(TEXT, b"\xff", MASK), True, 1007),
+        (b"".join(fragments(TEXT, b"a\xc3", b"(", mask=MASK)), True, 1007),
+        (encode_frame(CLOSE, b"\x03", MASK), True, 1002),
+        (encode_frame(CLOSE, (999).to_bytes(2, "big"), MASK), True, 1002),
+        (encode_frame(CLOSE, (1005).to_bytes(2, "big"), MASK), True, 1002),
+        (encode_frame(CLOSE, b"\x03\xe8\xff", MASK), True, 1007),
     ],
 )
 def test_what_nobody_may_send_ends_the_connection(wire: bytes, masked: bool, code: int) -> None:
     with pytest.raises(WrongMessage) as caught:
         read([wire], masked=masked, limit=1000)
     assert caught.value.code == code
+
+
+def test_what_a_provider_says_goes_on_as_it_came() -> None:
+    wires = [encode_frame(TEXT, b"\xff"), encode_frame(CLOSE, b"\x03")]
+    assert [message.wire for message in read(wires)] == wires
+
+
+def test_what_a_client_may_say_is_read() -> None:
+    payloads = ["é".encode(), b"\x03\xe8", "\x03\xe8bye é".encode("latin-1")[:5], b""]
+    wires = [
+        encode_frame(TEXT, payloads[0], MASK),
+        b"".join(fragments(TEXT, b"a\xc3", b"\xa9", mask=MASK)),
+        *(encode_frame(CLOSE, payload, MASK) for payload in payloads[1:]),
+    ]
+    found = read(wires, masked=True)
+    assert [message.payload for message in found] == [payloads[0], "aé".encode(), *payloads[1:]]
 
 
 def test_a_close_says_why_within_a_control_frame() -> None:
