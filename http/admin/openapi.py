@@ -31,7 +31,8 @@ def document(version: str) -> dict[str, Any]:
         "info": {
             "title": "aigateway admin API",
             "version": version,
-            "description": "Users, groups, keys, policy, caps, usage and the table of changes.",
+            "description": "Users, groups, keys, policy, prices, caps, usage and the table of"
+            " changes.",
         },
         "servers": [{"url": PREFIX}],
         "security": [{"adminKey": []}],

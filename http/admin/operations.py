@@ -40,6 +40,8 @@ from aigateway.actors.control.local.people import (
 )
 from aigateway.actors.control.local.policies import apply, newest
 from aigateway.actors.control.local.policy_document import differences, read_policy, rules_text
+from aigateway.actors.control.local.prices.cost import Pricing
+from aigateway.actors.control.local.prices.listing import price_data, prices_of
 from aigateway.actors.control.local.schema import Database
 from aigateway.actors.control.local.usage import GROUPS, usage_by
 from aigateway.http.admin.shapes import (
@@ -70,6 +72,8 @@ class Request:
 
     who: str
     """For the table of changes."""
+    pricing: Pricing
+    """What models cost."""
     path: Mapping[str, str] = field(factory=dict)
     query: Mapping[str, str] = field(factory=dict)
     body: Mapping[str, Any] = field(factory=dict)
@@ -250,7 +254,22 @@ def _list_changes(database: Database, request: Request) -> Any:
     return {"items": shown, "next": more}
 
 
-# -- caps and usage
+# -- prices, caps and usage
+
+
+def _list_prices(_database: Database, request: Request) -> Any:
+    if not (model := request.query.get("model")):
+        raise BadInput("model must name a model")
+    pricing = request.pricing
+    own = None if pricing.own is None else pricing.own.version
+    found = prices_of(pricing, model, request.query.get("provider"), time.time())
+    # As they were found: the own ones are before the package's.
+    return _page(
+        request,
+        found,
+        lambda each: ("0" if each[0] == own else "1", each[1].key),
+        lambda each: price_data(*each),
+    )
 
 
 def _list_caps(database: Database, request: Request) -> Any:
@@ -349,6 +368,13 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "POST", "/policy/diff", "comparePolicy", "What a document would change.",
         _compare_policy, "Differences", "PolicyDocument",
+    ),
+    Operation(
+        "GET", "/prices", "listPrices",
+        "What `model`, by any of its names, costs now with each `provider` that has a price for it."
+        " Texts are dollars for a million tokens, or for a thousand of what is not tokens; what"
+        " has no price is not there.",
+        _list_prices, "Prices", query=("model", "provider"), paged=True,
     ),
     Operation(
         "GET", "/caps", "listCaps",

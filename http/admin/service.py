@@ -19,6 +19,7 @@ from aigateway.actors.control.local.admin_keys import AdminKey, find_admin
 from aigateway.actors.control.local.opening import database_errors, open_address
 from aigateway.actors.control.local.people import AlreadyThere, NoSuch, StillNeeded
 from aigateway.actors.control.local.policies import PolicyChanged
+from aigateway.actors.control.local.prices.cost import Pricing
 from aigateway.http.admin.openapi import PREFIX, document
 from aigateway.http.admin.operations import OPERATIONS, Operation, Request
 from aigateway.http.admin.shapes import SCHEMAS, Schema
@@ -46,10 +47,12 @@ def _error(status: int, code: str, message: str, *headers: tuple[str, str]) -> A
     return Answer(status, {"error": {"code": code, "message": message}}, headers)
 
 
-def answer_to(address: str, method: str, target: str, authorization: str, body: bytes) -> Answer:
+def answer_to(
+    address: str, pricing: Pricing, method: str, target: str, authorization: str, body: bytes
+) -> Answer:
     """Do what a request asks on the database at ``address``.
 
-    ``authorization`` is the header of that name.
+    ``pricing`` says what models cost, ``authorization`` is the header of that name.
     """
     parts = urlsplit(target)
     if not parts.path.startswith(f"{PREFIX}/"):
@@ -79,7 +82,7 @@ def answer_to(address: str, method: str, target: str, authorization: str, body: 
             if chosen is None:
                 return _error(404, "not_found", f"there is no {path}")
             operation, names = chosen
-            request = _request(operation, admin, names, parts.query, body)
+            request = _request(operation, admin, pricing, names, parts.query, body)
             data = operation.run(database, request)
     except NoSuch as ex:
         return _error(404, "not_found", str(ex.args[0]))
@@ -103,7 +106,12 @@ def _match(operation: Operation, path: str) -> dict[str, str] | None:
 
 
 def _request(
-    operation: Operation, admin: AdminKey, names: dict[str, str], query: str, body: bytes
+    operation: Operation,
+    admin: AdminKey,
+    pricing: Pricing,
+    names: dict[str, str],
+    query: str,
+    body: bytes,
 ) -> Request:
     """Raises ValueError for what the operation does not take."""
     known = {*operation.query, *(("limit", "after") if operation.paged else ())}
@@ -124,7 +132,7 @@ def _request(
             raise ValueError(problem)
         if "\\u0000" in json.dumps(fields):
             raise ValueError("a text has the character NUL")
-    return Request(f"admin key {admin.id}: {admin.name}", names, given, fields)
+    return Request(f"admin key {admin.id}: {admin.name}", pricing, names, given, fields)
 
 
 _TYPES: Final[dict[str, Callable[[Any], bool]]] = {
@@ -177,8 +185,8 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
     timeout = CLIENT_PATIENCE
 
-    def __init__(self, database: str, *args: Any) -> None:
-        self._database = database
+    def __init__(self, database: str, pricing: Pricing, *args: Any) -> None:
+        self._database, self._pricing = database, pricing
         super().__init__(*args)
 
     def _serve(self) -> None:
@@ -197,7 +205,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(length))
         try:
             authorization = self.headers.get("Authorization", "")
-            return answer_to(self._database, self.command, self.path, authorization, body)
+            return answer_to(
+                self._database, self._pricing, self.command, self.path, authorization, body
+            )
         except Exception:
             log.exception("a fault of the admin API's own")
             return _error(500, "fault", "the admin API failed; its log has the reason")
@@ -226,13 +236,16 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class AdminServer(ThreadingHTTPServer):
-    """Serves the database at ``database`` on ``host`` and ``port``.  Raises OSError."""
+    """Serves the database at ``database``, with these prices, on ``host`` and ``port``.
+
+    Raises OSError.
+    """
 
     daemon_threads = True
 
-    def __init__(self, host: str, port: int, database: str) -> None:
+    def __init__(self, host: str, port: int, database: str, pricing: Pricing) -> None:
         if ":" in host:
             import socket
 
             self.address_family = socket.AF_INET6
-        super().__init__((host, port), partial(_Handler, database))
+        super().__init__((host, port), partial(_Handler, database, pricing))

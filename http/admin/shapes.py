@@ -11,6 +11,7 @@ from aigateway.actors.control.local.api_keys import ApiKey
 from aigateway.actors.control.local.cap_book import CapRow
 from aigateway.actors.control.local.people import Group, User
 from aigateway.actors.control.local.policies import StoredPolicy
+from aigateway.actors.control.local.prices.table import KINDS
 from aigateway.actors.control.local.usage import GROUPS, UsageRow
 
 __all__ = [
@@ -127,6 +128,22 @@ SCHEMAS: dict[str, Schema] = {
         }
     ),
     "Changes": _page("Change"),
+    "Price": _object(
+        {
+            "table": TEXT,
+            "price": TEXT,
+            "provider": TEXT,
+            "model": TEXT,
+            **dict.fromkeys(KINDS, TEXT),
+            "over": {"type": "object"},
+            "tiers": {"type": "object"},
+            "geo": {"type": "object"},
+            "since": {"type": "string", "format": "date"},
+            "hours": TEXT,
+        },
+        ("table", "price", "provider", "model"),
+    ),
+    "Prices": _page("Price"),
     "Cap": _object(
         {
             "per": {"enum": ["user", "group", "key", "project"]},

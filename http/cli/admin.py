@@ -40,7 +40,7 @@ def command() -> None:
     """Serve the admin API of the local database, and make keys for it.
 
     It is JSON over HTTP below /api/admin/v1, for what `aigateway users`, `groups`, `keys`,
-    `policy`, `caps` and `usage` do. Users' keys are of no use there.
+    `policy`, `prices`, `caps` and `usage` do. Users' keys are of no use there.
     """
 
 
@@ -99,12 +99,13 @@ def revoke(key_id: str, as_json: bool, **flags: object) -> None:
     metavar="HOST:PORT",
     help="Address to serve on. Port 0 takes a free port.",
 )
-@settings_options(only=("local_db", "config", "log_human", "log_json"))
+@settings_options(only=("local_db", "prices", "config", "log_human", "log_json"))
 def serve(address: str, **flags: Any) -> None:
     """Serve the admin API until a signal ends it.
 
-    It needs no running gateway. It speaks plain HTTP: leave it on a loopback address, or put a
-    proxy with TLS in front of it.
+    It needs no running gateway. Give it the gateway's --prices and --config, so that it knows the
+    same prices. It speaks plain HTTP: leave it on a loopback address, or put a proxy with TLS in
+    front of it.
     """
     # Not at the top: the other commands need neither a server nor logs.
     import structlog
@@ -112,6 +113,7 @@ def serve(address: str, **flags: Any) -> None:
     from aigateway.actors.control.local.address import shown
     from aigateway.actors.control.local.opening import open_address
     from aigateway.http.admin.service import AdminServer
+    from aigateway.http.cli._pricing import pricing_of
     from aigateway.http.logs import configure
 
     file, _named = named_database(flags)
@@ -123,12 +125,13 @@ def serve(address: str, **flags: Any) -> None:
         configure(load(flags, os.environ, require_coderd=False))
     except SettingsError as ex:
         raise click.UsageError(str(ex)) from ex
+    pricing = pricing_of(flags)
     log = structlog.get_logger("ai-gateway.admin")
     with as_failures(file):
         # What is wrong with it is better told now than to the first who asks.
         open_address(file).close()
     try:
-        server = AdminServer(host, int(port), file)
+        server = AdminServer(host, int(port), file, pricing)
     except (OSError, OverflowError) as ex:
         raise click.ClickException(f'listen on "{address}": {ex}; choose another --address') from ex
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from typing import Any
 
@@ -12,12 +11,7 @@ from attrs import asdict
 
 from aigateway.actors.control.local.costs import Unpriced, unpriced
 from aigateway.actors.control.local.costs import recost as work_out
-from aigateway.actors.control.local.price_files import (
-    PricesFileError,
-    load_pricing,
-    read_prices_file,
-)
-from aigateway.actors.control.local.prices.cost import Pricing
+from aigateway.actors.control.local.prices.listing import amount, price_data, prices_of
 from aigateway.actors.control.local.prices.table import (
     REQUEST_KINDS,
     TOKEN_KINDS,
@@ -27,18 +21,14 @@ from aigateway.actors.control.local.prices.table import (
 from aigateway.actors.values.money import dollars
 from aigateway.http.cli._local_database import reading, writing
 from aigateway.http.cli._moments import moment
-from aigateway.http.settings import SettingsError, load
+from aigateway.http.cli._pricing import pricing_of
 from aigateway.http.settings.flags import settings_options
 from aigateway.http.settings.printable import printable
-from aigateway.http.settings.provider_build import build_providers
-from aigateway.http.settings.provider_env import read_providers
 
 __all__ = ["command"]
 
 _WITH_DATABASE = ("prices", "local_db", "config")
 _MONTH = 30 * 86_400
-_MICRO_OF_TOKEN = 10**6
-_NANO_OF_REQUEST = 10**9
 
 
 @click.group(name="prices")
@@ -65,13 +55,13 @@ def show(model: str, provider: str | None, as_json: bool, **flags: Any) -> None:
     Prices are dollars for a million tokens, and for a thousand requests of a tool. Exit code 1
     when it has no price.
     """
-    pricing = _pricing(flags)
-    found = _everywhere(pricing, model, provider)
+    pricing = pricing_of(flags)
+    found = prices_of(pricing, model, provider, time.time())
     if as_json:
         document = {
             "model": model,
             "tables": pricing.version,
-            "prices": [{"table": table, **_as_data(price)} for table, price in found],
+            "prices": [price_data(table, price) for table, price in found],
         }
         click.echo(json.dumps(document, indent=2))
     elif found:
@@ -98,7 +88,7 @@ def check(since: float | None, as_json: bool, **flags: Any) -> None:
 
     Exit code 1 when there is something.
     """
-    pricing = _pricing(flags)
+    pricing = pricing_of(flags)
     since = time.time() - _MONTH if since is None else since
     with reading(flags) as connection:
         found = unpriced(connection, pricing, since)
@@ -142,7 +132,7 @@ def recost(since: float, dry_run: bool, as_json: bool, **flags: Any) -> None:
 
     Each is taken with the prices that the tables have for its own day. Gateways may run meanwhile.
     """
-    pricing = _pricing(flags)
+    pricing = pricing_of(flags)
     with reading(flags) if dry_run else writing(flags) as connection:
         done = work_out(connection, pricing, since, dry_run=dry_run)
     if as_json:
@@ -169,67 +159,6 @@ def _missing(each: Unpriced) -> str:
             return each.detail
 
 
-def _pricing(flags: dict[str, Any]) -> Pricing:
-    try:
-        settings = load(flags, os.environ, require_coderd=False)
-        providers = build_providers(read_providers(settings.provider_environ).entries, settings)
-        own = read_prices_file(settings.prices) if settings.prices else None
-        return load_pricing(own, providers)
-    except SettingsError as ex:
-        raise click.UsageError(str(ex)) from ex
-    except PricesFileError as ex:
-        raise click.ClickException(str(ex)) from ex
-
-
-def _everywhere(pricing: Pricing, model: str, provider: str | None) -> list[tuple[str, ModelPrice]]:
-    """What a model costs with each provider that has a price for it, the own prices first."""
-    now = time.time()
-    if provider is not None:
-        found = pricing.find(model, provider=provider, provider_name=provider, moment=now)
-        return [] if found is None else [found]
-    everywhere = []
-    if pricing.own is not None:
-        for name in dict.fromkeys(each.provider for each in pricing.own.models):
-            if (price := pricing.own.find(model, (name,), now)) is not None:
-                everywhere.append((pricing.own.version, price))
-    for vendor in pricing.packaged.vendors:
-        if (price := pricing.packaged.find(model, (vendor.name,), now)) is not None:
-            everywhere.append((pricing.packaged.version, price))
-    return everywhere
-
-
-def _as_data(price: ModelPrice) -> dict[str, Any]:
-    data: dict[str, Any] = {"price": price.key, "provider": price.provider, "model": price.model}
-    data.update(_amounts(price.prices))
-    if price.over:
-        data["over"] = {str(tokens): _amounts(prices) for tokens, prices in reversed(price.over)}
-    if price.tiers:
-        data["tiers"] = {
-            name: {
-                **_amounts(tier.prices),
-                **({"over": {str(n): _amounts(p) for n, p in tier.over}} if tier.over else {}),
-            }
-            for name, tier in price.tiers.items()
-        }
-    if price.geo:
-        data["geo"] = {place: str(factor) for place, factor in price.geo.items()}
-    if price.since is not None:
-        data["since"] = price.since.isoformat()
-    return data
-
-
-def _amounts(prices: Prices) -> dict[str, str]:
-    return {kind: _amount(kind, price) for kind, price in prices.items()}
-
-
-def _amount(kind: str, price: int) -> str:
-    """Pico-dollars as dollars for a million tokens, or a thousand requests."""
-    unit = _MICRO_OF_TOKEN if kind in TOKEN_KINDS else _NANO_OF_REQUEST
-    whole, part = divmod(price, unit)
-    digits = f"{part:0{len(str(unit)) - 1}}".rstrip("0")
-    return f"{whole}.{digits}" if digits else str(whole)
-
-
 def _print_prices(found: list[tuple[str, ModelPrice]]) -> None:
     from rich.table import Table
     from rich.text import Text
@@ -250,7 +179,7 @@ def _print_prices(found: list[tuple[str, ModelPrice]]) -> None:
     for kind in kinds:
         table.add_column(kind.replace("_", " "), justify="right")
     for name, label, prices in rows:
-        amounts = (_amount(kind, prices[kind]) if kind in prices else "" for kind in kinds)
+        amounts = (amount(kind, prices[kind]) if kind in prices else "" for kind in kinds)
         table.add_row(*(Text(printable(each)) for each in (name, label, *amounts)))
     console().print(table)
 

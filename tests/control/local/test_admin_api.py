@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import requests
@@ -22,6 +23,7 @@ from aigateway.actors.control.local.audit import list_changes
 from aigateway.actors.control.local.opening import open_address
 from aigateway.actors.control.local.people import create_users
 from aigateway.actors.control.local.postgres_store import PostgresStore
+from aigateway.actors.control.local.price_files import load_pricing
 from aigateway.actors.control.local.schema import timestamp
 from aigateway.actors.control.local.store import Store
 from aigateway.http.admin.openapi import PREFIX, document
@@ -30,6 +32,20 @@ from aigateway.http.admin.service import answer_to, problem_of
 from aigateway.http.admin.shapes import SCHEMAS, Schema
 
 POLICY = "everybody: {models: [claude-*]}\n"
+OWN_PRICES = """\
+version: acme
+models:
+- {model: claude-sonnet-4-5, provider: house, input: 0.000001, hours: "00:00-12:00"}
+- {model: claude-sonnet-4-5, provider: house, input: 0.000001, hours: "12:00-00:00"}
+- model: house-model
+  input: 0
+  output: 1.5
+  web_search: 10
+  over: {1000: {input: 3}}
+  tiers: {batch: {output: 1, over: {1000: {output: 2}}}}
+  geo: {us: 1.1}
+  since: 2026-01-01
+"""
 
 
 class Api:
@@ -91,11 +107,12 @@ def check(value: Any, schema: Schema) -> str | None:
 def api(address: str, tmp_path: Path) -> Iterator[Api]:
     with closing(open_address(address)) as database:
         token = create_admin_key(database, "ops", who="a test").token
-    log = tmp_path / "admin.log"
+    log, own = tmp_path / "admin.log", tmp_path / "prices.yaml"
+    own.write_text(OWN_PRICES)
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "aigateway.http", "admin", "serve"),
-            *("--address", "127.0.0.1:0", "--log-human", str(log)),
+            *("--address", "127.0.0.1:0", "--log-human", str(log), "--prices", str(own)),
         ],
         env={**os.environ, "CODER_AI_GATEWAY_LOCAL_DB": address, "PYTHONWARNINGS": "error"},
         stdout=subprocess.DEVNULL,
@@ -147,6 +164,7 @@ def test_all_that_the_document_names_can_be_done(api: Api) -> None:
     changes = done("GET", "/audit")["items"]
     assert {change["who"].partition(": ")[2] for change in changes[:-1]} == {"ops"}
     assert [change["action"] for change in changes[:2]] == ["group.create", "policy.apply"]
+    assert done("GET", "/prices?model=nonesuch") == {"items": [], "next": None}
     assert done("GET", "/caps") == done("GET", "/usage") == {"items": [], "next": None}
     assert api.seen == {operation.name for operation in OPERATIONS}
 
@@ -238,6 +256,65 @@ def test_caps_say_what_is_spent_reserved_and_left(api: Api) -> None:
     assert first["items"] == [ada]
     assert api.done("GET", f"/caps?per=user&after={first['next']}")["items"] == [eve]
     assert "per must be" in api.refused(400, "GET", "/caps?per=planet")
+
+
+def test_prices_are_what_the_command_says(
+    api: Api, run_admin: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    own = ("--prices", str(tmp_path / "prices.yaml"))
+    for model, asked in (
+        ("claude-sonnet-4-5-20250929", {}),
+        ("claude-sonnet-4-5", {"provider": "house"}),
+        ("house-model", {}),
+        ("deepseek-chat", {}),
+        ("house-model", {"provider": "openai"}),
+    ):
+        named = ("--provider", asked["provider"]) if asked else ()
+        said = run_admin("show", model, *named, *own, "--json", command="prices").stdout
+        query = urlencode({"model": model, **asked})
+        assert api.done("GET", f"/prices?{query}")["items"] == sorted(
+            json.loads(said)["prices"], key=lambda each: (each["table"] != "acme", each["price"])
+        )
+    found = api.done("GET", "/prices?model=claude-sonnet-4-5")["items"]
+    assert (found[0]["price"], found[0]["input"]) == ("house/claude-sonnet-4-5", "0.000001")
+    assert found[0]["hours"] in ("00:00-12:00", "12:00-00:00")
+    [house] = api.done("GET", "/prices?model=house-model")["items"]
+    assert house == {
+        "table": "acme",
+        "price": "house-model",
+        "provider": "",
+        "model": "house-model",
+        "input": "0",
+        "output": "1.5",
+        "web_search": "10",
+        "over": {"1000": {"input": "3"}},
+        "tiers": {"batch": {"output": "1", "over": {"1000": {"output": "2"}}}},
+        "geo": {"us": "1.1"},
+        "since": "2026-01-01",
+    }
+
+
+def test_prices_come_in_pages(api: Api) -> None:
+    whole = api.done("GET", "/prices?model=claude-sonnet-4-5")["items"]
+    assert len(whole) == 3
+    seen, after = [], ""
+    while True:
+        page = api.done("GET", f"/prices?model=claude-sonnet-4-5&limit=2{after}")
+        seen += page["items"]
+        if page["next"] is None:
+            break
+        after = f"&after={page['next']}"
+    assert seen == whole
+
+
+def test_prices_that_cannot_be_read_stop_it_before_it_listens(
+    run_admin: Callable[..., subprocess.CompletedProcess[str]], address: str, tmp_path: Path
+) -> None:
+    open_address(address).close()
+    (tmp_path / "wrong.yaml").write_text("models: [{model: m, input: 4,5}]")
+    ended = run_admin("serve", "--address", "127.0.0.1:0", "--prices", str(tmp_path / "wrong.yaml"))
+    assert ended.returncode == 1
+    assert "wrong.yaml: models[0]" in ended.stderr
 
 
 def test_usage_is_what_the_command_says(api: Api, records: Any) -> None:
@@ -332,6 +409,10 @@ def test_pages_have_everything_once_though_more_comes(api: Api, limit: int) -> N
         (400, "GET", "/users?after=x", None, "what next was"),
         (400, "GET", "/users?after=WzEsIDJd", None, "what next was"),
         (400, "GET", "/users?colour=red", None, 'no parameter "colour"'),
+        (400, "GET", "/prices", None, "model must name a model"),
+        (400, "GET", "/prices?model=", None, "model must name a model"),
+        (400, "GET", "/prices?model=m&limit=0", None, "from 1 to 1000"),
+        (405, "POST", "/prices?model=m", None, "use GET"),
         (404, "GET", "/users?group=nobody", None, 'no group "nobody"'),
         (400, "POST", "/keys", {}, "user name is empty"),
         (400, "POST", "/keys", {"username": "a", "expires_in": -1}, "more than 0"),
@@ -355,7 +436,9 @@ def test_what_cannot_be_done_is_told(
     with closing(open_address(address)) as database:
         token = create_admin_key(database, "ops", who="a test").token
     sent = b"" if body is None else json.dumps(body).encode()
-    answer = answer_to(address, method, f"{PREFIX}{target}", f"Bearer {token}", sent)
+    answer = answer_to(
+        address, load_pricing(), method, f"{PREFIX}{target}", f"Bearer {token}", sent
+    )
     assert answer.status == status, answer.data
     assert check(answer.data, SCHEMAS["Error"]) is None
     assert said in answer.data["error"]["message"]
@@ -418,9 +501,9 @@ def test_admin_keys_are_made_and_revoked_by_commands(
 
 @pytest.fixture
 def run_admin(address: str) -> Callable[..., subprocess.CompletedProcess[str]]:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, command: str = "admin") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "aigateway.http", "admin", *arguments],
+            [sys.executable, "-m", "aigateway.http", command, *arguments],
             env={**os.environ, "CODER_AI_GATEWAY_LOCAL_DB": address},
             capture_output=True,
             text=True,
