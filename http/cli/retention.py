@@ -28,6 +28,12 @@ from aigateway.http.settings import SettingsError, load
 
 __all__ = ["command"]
 
+_SUMS_STAY = "usage: sums stay as they are"
+_SUMS_GO = (
+    "usage: sums go with the records; `aigateway usage`, the console and the admin API count what"
+    " is left. What caps have counted stays."
+)
+
 _REST = 0.01
 """Seconds between two steps, in which others may write."""
 
@@ -65,7 +71,8 @@ def command(
     """Delete what is older than the settings allow, as a gateway does by itself while it runs.
 
     Content is what users and models said: prompts, thoughts, inputs of tools, texts of errors.
-    Records are all that is known of a request, tokens and costs included. 0 days: never.
+    Records are all that is known of a request, tokens and costs included: sums of usage go with
+    them. 0 days: never.
     """
     if as_json and not dry_run:
         raise click.UsageError("--json is for --dry-run")
@@ -131,6 +138,7 @@ def _forget(connection: Database, retention: Retention, now: float) -> None:
     for kind, count in forgetting.deleted.items():
         if retention.days(kind) is not None:
             click.echo(f"{kind}: {count:,} requests")
+    _tell_of_sums(retention)
 
 
 def _rewrite(connection: Database) -> None:
@@ -152,7 +160,17 @@ def _print_due(found: list[Due], retention: Retention, as_json: bool) -> None:
         return
     for each in found:
         before = datetime.fromisoformat(each.before).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+        sums = f", {each.usage_sums:,} sums of an hour or a day" if each.kind == "records" else ""
         click.echo(
             f"{each.kind}: of {each.interceptions:,} requests before {before}"
-            f" ({retention.days(each.kind)} days), {each.rows:,} rows"
+            f" ({retention.days(each.kind)} days), {each.rows:,} rows{sums}"
         )
+    _tell_of_sums(retention)
+
+
+def _tell_of_sums(retention: Retention) -> None:
+    """Say what becomes of what was summed up, so that nobody is surprised by last year's bill."""
+    if retention.records is not None:
+        click.echo(_SUMS_GO)
+    elif retention.content is not None:
+        click.echo(_SUMS_STAY)

@@ -75,6 +75,9 @@ class Due:
     interceptions: int
     rows: int
     """Of all tables; of content those that would be deleted or emptied."""
+    usage_sums: int
+    """Hours and days whose sums of usage go as well, since they count these requests too.  What
+    is left of such a time is read from the records, and summed up again."""
 
 
 def due(connection: Database, retention: Retention, now: float) -> list[Due]:
@@ -98,7 +101,8 @@ def due(connection: Database, retention: Retention, now: float) -> list[Due]:
         else:
             interceptions = _count(connection, "interceptions i", where, values)
             counts.append(interceptions)
-        found.append(Due(kind, before, interceptions, sum(counts)))
+        sums = _sums(connection, where, values) if kind == "records" else 0
+        found.append(Due(kind, before, interceptions, sum(counts), sums))
     return found
 
 
@@ -115,6 +119,15 @@ def _count(connection: Database, tables: str, where: str, values: Sequence[str])
     row = connection.execute(f"SELECT count(*) FROM {tables} WHERE {where}", values).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def _sums(connection: Database, where: str, values: Sequence[str]) -> int:
+    """How many hours and days that are summed up have such requests."""
+    buckets = " UNION ".join(
+        f"SELECT substr(i.started_at, 1, {length}) FROM interceptions i WHERE {where}"
+        for length in (10, 13)
+    )
+    return _count(connection, "usage_buckets", f"bucket IN ({buckets})", (*values, *values))
 
 
 def _old(kind: Kind, before: str, now: float, days: int) -> tuple[str, list[str]]:

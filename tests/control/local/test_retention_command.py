@@ -18,6 +18,8 @@ from aigateway.actors.control.local.opening import open_address
 from aigateway.actors.control.local.postgres_store import PostgresStore
 from aigateway.actors.control.local.schema import APPLICATION_ID, Database, open_database
 from aigateway.actors.control.local.store import Store
+from aigateway.actors.control.local.usage import usage_by
+from aigateway.actors.control.local.usage_rolling import Rolling
 from aigateway.http.cli.retention import command
 
 DAY = 86_400
@@ -57,11 +59,15 @@ def left(database: Database) -> tuple[int, int]:
 def test_a_dry_run_says_what_would_go_and_deletes_nothing(run: Run, either: Database) -> None:
     result = run("--dry-run", "--content-days", "30", "--records-days", "90")
     assert result.exit_code == 0
-    content, whole = result.stdout.splitlines()
+    content, whole, sums = result.stdout.splitlines()
     assert content.startswith("content: of 2 requests before ")
     assert content.endswith("(30 days), 2 rows")
     assert whole.startswith("records: of 1 requests before ")
-    assert whole.endswith("(90 days), 2 rows")
+    assert whole.endswith("(90 days), 2 rows, 0 sums of an hour or a day")
+    assert sums.startswith("usage: sums go with the records")
+    assert run("--dry-run", "--content-days", "30").stdout.endswith(
+        "\nusage: sums stay as they are\n"
+    )
     assert left(either) == (3, 3)
     (row,) = json.loads(run("--dry-run", "--content-days", "30", "--json").stdout)
     assert (row["kind"], row["days"], row["interceptions"], row["rows"]) == ("content", 30, 2, 2)
@@ -76,10 +82,30 @@ def test_what_the_settings_say_goes(
     monkeypatch.setenv("CODER_AI_GATEWAY_RETAIN_RECORDS_DAYS", "90")
     result = run()
     assert result.exit_code == 0
-    assert result.stdout.splitlines() == ["content: 1 requests", "records: 1 requests"]
+    content, whole, sums = result.stdout.splitlines()
+    assert (content, whole) == ("content: 1 requests", "records: 1 requests")
+    assert sums.startswith("usage: sums go with the records")
     assert left(either) == (2, 1)
     assert run("--records-days", "30").exit_code == 0
     assert left(either) == (1, 1)
+
+
+def test_sums_that_would_go_are_counted_and_usage_has_what_is_left(
+    run: Run, either: Database
+) -> None:
+    rolling = Rolling(again=0)
+    while rolling.step(either, time.time()):
+        pass
+    assert either.execute("SELECT count(*) FROM usage_buckets").fetchone()[0] >= 3
+    days = ("--records-days", "90")
+    (row,) = json.loads(run("--dry-run", *days, "--json").stdout)
+    assert (row["interceptions"], row["usage_sums"]) == (1, 1)
+    assert ", 1 sums of an hour or a day" in run("--dry-run", *days).stdout
+    assert sum(each.interceptions for each in usage_by(either, ("user",))) == 3
+    assert "usage: sums go with the records" in run(*days).stdout
+    assert sum(each.interceptions for each in usage_by(either, ("user",))) == 2
+    (row,) = json.loads(run("--dry-run", *days, "--json").stdout)
+    assert (row["interceptions"], row["usage_sums"]) == (0, 0)
 
 
 def test_it_does_not_work_beside_a_gateway_that_does(run: Run, either: Database) -> None:
