@@ -129,13 +129,13 @@ def said_of(answer: CapFull | CapBusy | NoPrice, rules: CallerRules) -> tuple[in
     whom = f"; {rules.contact}" if rules.contact else ""
     if isinstance(answer, NoPrice):
         said = f"there is no price for {answer.detail}, and your spending has a cap"
-        return 403, said + whom, None
+        return 403, f"{said} ({_unpriced_rule(rules)}): refused until there is one{whom}", None
     share = answer.share
     cap = f"the {_WINDOWS[share.cap.cap.every]} cap of {dollars(share.cap.cap.nano_usd)}"
-    cap += f" for {_whose(share)}"
+    cap += f" for {_whose(share)} ({share.cap.rule})"
     if isinstance(answer, CapBusy):
-        said = f"requests that are running hold what is left of {cap}; try again in a moment"
-        return 503, said, retry_after(_BUSY_PAUSE)
+        said = f"requests that are running hold what is left of {cap} until they end"
+        return 503, said + whom, retry_after(_BUSY_PAUSE)
     said = f"{cap} is spent ({dollars(share.spent)}) until {_moment(share, rules)}"
     seconds = retry_after(share.resets_at - time.time())
     return 429, said + whom, seconds
@@ -145,7 +145,8 @@ def refusal_of(api: str, answer: CapFull | CapBusy | NoPrice, rules: CallerRules
     """What the client gets when a call may not be made."""
     status, said, seconds = said_of(answer, rules)
     if isinstance(answer, NoPrice):
-        return api_error(api, status, said, reason=Reason.UNPRICED)
+        refused = api_error(api, status, said, reason=Reason.UNPRICED)
+        return evolve(refused, rule=_unpriced_rule(rules))
     cap = answer.share.cap
     rule = f"{cap.rule}: {cap.subject}"
     if isinstance(answer, CapBusy):
@@ -157,10 +158,17 @@ def refusal_of(api: str, answer: CapFull | CapBusy | NoPrice, rules: CallerRules
 
 def passed_refusal(rules: CallerRules, config: ProviderConfig, method: str, route: str) -> Answer:
     """What the client gets for a passed route that may cost money."""
+    rule = rules.caps[0].rule
     said = f"{method} {route} may cost money that is not counted, and your spending has a cap"
+    said += f" ({rule}): refused until that is changed"
     if rules.contact:
         said += f"; {rules.contact}"
-    return api_error(config.type, 403, said, reason=Reason.UNPRICED)
+    return evolve(api_error(config.type, 403, said, reason=Reason.UNPRICED), rule=rule)
+
+
+def _unpriced_rule(rules: CallerRules) -> str:
+    """What says that things without a price are refused; nothing need say it but a cap."""
+    return rules.unpriced.rule or rules.caps[0].rule
 
 
 def is_free(method: str, route: str) -> bool:

@@ -181,7 +181,7 @@ def test_a_burst_spends_the_cap_and_one_request_at_most(team: Team) -> None:
             error = each.json()["error"]
             assert error["type"] == "rate_limit_error"
             assert error["message"].startswith(
-                "the day's cap of $10.00 for you is spent ($12.00) until "
+                "the day's cap of $10.00 for you (everybody.caps[0]) is spent ($12.00) until "
             )
             assert error["message"].endswith("; ask #ai-budget")
         wait_until(lambda: team.tills("ada")[-1] == (12 * USD, 0, 0), "all is settled")
@@ -203,13 +203,34 @@ def test_answers_say_that_much_of_a_cap_is_spent(team: Team) -> None:
     assert warnings[3].startswith('75; cap="you"; spent="$9.00"; of="$10.00"; every=day; resets=20')
 
 
+@pytest.mark.parametrize(
+    ("spent", "level"), [("7.49", None), ("7.50", "75"), ("9.49", "75"), ("9.50", "95")]
+)
+def test_the_header_has_two_levels(team: Team, spent: str, level: str | None) -> None:
+    user = f"barbara-{spent}"
+    key = team.key(user)
+    assert team.ask(key).status_code == 200
+    wait_until(lambda: team.tills(user) == [(3 * USD, 0, 0)], "it is settled")
+    team.database.execute(
+        "UPDATE cap_tills SET spent_nano_usd = ? WHERE name = ?", (int(float(spent) * USD), user)
+    )
+    said = team.ask(key, 1, body={"max_tokens": 1})
+    assert said.status_code == 200
+    told = said.headers.get("X-AI-Gateway-Cap-Warning")
+    if level is None:
+        assert told is None
+    else:
+        assert told is not None
+        assert told.startswith(f'{level}; cap="you"; spent="${spent}"; of="$10.00"; every=day;')
+
+
 def test_what_has_no_price_is_refused_and_a_key_of_ones_own_is_not_capped(team: Team) -> None:
     key = team.key("alan")
     said = team.ask(key, body={"model": "claude-nonesuch-9"})
     assert said.status_code == 403
     assert said.json()["error"]["message"] == (
-        "there is no price for claude-nonesuch-9 of anthropic, and your spending has a cap;"
-        " ask #ai-budget"
+        "there is no price for claude-nonesuch-9 of anthropic, and your spending has a cap"
+        " (everybody.caps[0]): refused until there is one; ask #ai-budget"
     )
     own = {"X-Coder-AI-Governance-Token": key, "x-api-key": "sk-own", "Authorization": ""}
     assert team.ask(key, body={"model": "claude-nonesuch-9"}, headers=own).status_code == 200
@@ -222,7 +243,10 @@ def test_passed_routes_that_may_cost_money_are_refused_where_caps_hold(team: Tea
     headers = {"Authorization": f"Bearer {key}"}
     said = requests.post(f"{url}/openai/v1/models/x/run", json={}, headers=headers, timeout=30)
     assert said.status_code == 403
-    assert "may cost money that is not counted" in said.json()["error"]["message"]
+    assert said.json()["error"]["message"] == (
+        "POST /models/ may cost money that is not counted, and your spending has a cap"
+        " (everybody.caps[0]): refused until that is changed; ask #ai-budget"
+    )
     free = requests.get(f"{url}/openai/v1/models", headers=headers, timeout=30)
     assert free.status_code == 200
     counted = f"{url}/anthropic/v1/messages/count_tokens"
