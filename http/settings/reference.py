@@ -185,8 +185,8 @@ FIELDS = {
     "Google's application default credentials.",
     "BEDROCK_PROTOCOL": "`invoke-model` (default), or `mantle`: Anthropic's own API with a "
     "signature, at the address in `BEDROCK_BASE_URL`.",
-    "BEDROCK_MODEL, BEDROCK_SMALL_FAST_MODEL": "Models to ask for, the second one when the client "
-    "asks for a haiku model. Defaults as under single provider.",
+    "BEDROCK_MODEL, BEDROCK_SMALL_FAST_MODEL": "Models to ask for on `/v1/messages`, the second "
+    "one when the client asks for a haiku model. Defaults as under single provider.",
 }
 """What the docs say of each field of a numbered provider."""
 

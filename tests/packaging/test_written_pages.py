@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import click
 import pytest
 
+from aigateway.actors.values.provider_config import PROVIDER_TYPES
 from aigateway.http.cli import COMMANDS, cli
 
 CHECKOUT = Path(__file__).parents[2]
@@ -55,6 +56,17 @@ def test_every_page_is_listed_in_the_readme() -> None:
     readme = (CHECKOUT / "README.md").read_text()
     pages = [page for page in PAGES if page.parent == CHECKOUT / "docs"]
     assert [_name(page) for page in pages if f"({_name(page)})" not in readme] == []
+
+
+def test_every_type_of_provider_has_a_page() -> None:
+    index = (CHECKOUT / "docs" / "providers.md").read_text()
+    rows = re.findall(r"^\| \[[^]]+\]\((providers/[^)]+)\) \| ([^|]+) \|", index, re.MULTILINE)
+    assert {page for page, _ in rows} == {
+        f"providers/{page.name}" for page in (CHECKOUT / "docs" / "providers").glob("*.md")
+    }
+    assert {kind for _, kinds in rows for kind in re.findall(r"`([^`]+)`", kinds)} == set(
+        PROVIDER_TYPES
+    )
 
 
 def _flags(command: click.Command) -> set[str]:
