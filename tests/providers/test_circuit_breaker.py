@@ -61,7 +61,8 @@ def change(before: str, after: str) -> CircuitTransition:
 
 @pytest.mark.parametrize("provider_type", PROVIDER_TYPES)
 def test_what_fails_depends_on_the_provider(provider_type: str) -> None:
-    expected = {503, 504, 529} if provider_type in ("anthropic", "bedrock") else {503, 504}
+    speaks_anthropic = provider_type in ("anthropic", "bedrock", "vertex")
+    expected = {503, 504, 529} if speaks_anthropic else {503, 504}
     assert failing_statuses(provider_type) == expected
     for status in (200, 400, 401, 403, 404, 408, 429, 500, 501, 502, 503, 504, 529):
         circuits = CircuitBreaker(BreakerConfig(failure_threshold=1), provider_type)

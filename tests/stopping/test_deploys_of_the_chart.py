@@ -200,9 +200,12 @@ def test_no_request_is_dropped_while_pods_are_rolled(
     turned_away = [text for one in load.whole for text in one.turned_away]
     assert not [text for text in turned_away if "new connection" in text]
     assert len(load.whole) >= 120
-    stored = coderd.deployment.stored()
-    ended = {record.interception_id for record in stored if record.rpc == ENDED}
-    assert {one.interception_id for one in load.whole} <= ended
+    served = {one.interception_id for one in load.whole}
+
+    def ended() -> set[str]:
+        return {record.interception_id for record in coderd.deployment.stored(ENDED)}
+
+    wait_until(lambda: served <= ended(), "all records have arrived")
 
 
 def _asked_with(provider: HeldProvider, key: str) -> bool:

@@ -178,7 +178,11 @@ def test_records_that_a_coder_deployment_did_not_take_reach_it_after_the_upgrade
         assert counts.pop(latest) == RECORDS
         wanted = counts.pop(model)
         assert wanted.keys() == RECORDS.keys()
-        assert counts == dict.fromkeys(served, wanted)
+        assert counts.keys() == set(served)
+        for found in counts.values():
+            assert wanted <= found
+            # One that was on its way when the line broke may be there twice (docs/coderd.md).
+            assert (found - wanted).total() <= 1
         new.stop()
 
 
