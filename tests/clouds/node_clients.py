@@ -18,8 +18,15 @@ from system_programs import unavailable
 __all__ = ["run_node"]
 
 PACKAGES: Mapping[str, str] = {
+    "@ai-sdk/amazon-bedrock": "5.0.101",
+    "@ai-sdk/anthropic": "4.0.105",
+    "@ai-sdk/azure": "4.0.85",
+    "@ai-sdk/google": "4.0.121",
+    "@ai-sdk/openai": "4.0.118",
+    "@ai-sdk/openai-compatible": "3.0.92",
     "@anthropic-ai/bedrock-sdk": "1.1.3",
     "@anthropic-ai/vertex-sdk": "1.1.3",
+    "ai": "7.0.173",
     "openai": "6.49.0",
 }
 """Pinned: a new one is tried when somebody is there to look."""

@@ -6,15 +6,18 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anthropic
+import botocore.session
 import pytest
 import requests
+import trustme
 from aws_imitation import FRAMES, aws_error, bedrock_stream, chunk_frame
 from bedrock_stub import ACCESS_KEY, CONVERSATION, CONVERSED, SECRET, BedrockStub
-from gateway_process import GatewayProcess, Upstream
+from gateway_process import GatewayProcess, Upstream, wait_until
 from imitation_provider import Close, Reset, ScriptedProvider, stream
 from node_clients import run_node
 from system_programs import program
@@ -23,6 +26,7 @@ MODEL = "eu.anthropic.claude-sonnet-4-5-20250929-v1:0"
 ARN = "arn:aws:bedrock:us-west-2:123456789012:application-inference-profile/abc"
 PROMPT = "tell me about angels on pins"
 ASK: dict[str, Any] = {"max_tokens": 2000, "messages": [{"role": "user", "content": PROMPT}]}
+NAMED = "x-ai-gateway-interception-id"
 CONVERSE = {"messages": [{"role": "user", "content": [{"text": PROMPT}]}]}
 
 
@@ -37,6 +41,16 @@ def aws(stub: BedrockStub) -> Iterator[ScriptedProvider]:
         yield provider
 
 
+def upstream(aws: ScriptedProvider, name: str, **extra: str) -> Upstream:
+    fields = {
+        "BEDROCK_BASE_URL": aws.url,
+        "BEDROCK_REGION": "us-west-2",
+        "BEDROCK_ACCESS_KEY": ACCESS_KEY,
+        "BEDROCK_ACCESS_KEY_SECRET": SECRET,
+    }
+    return Upstream("bedrock", aws.url, name=name, key="", extra={**fields, **extra})
+
+
 @pytest.fixture(scope="module", params=["gevent", "gthread"])
 def gateway(
     request: pytest.FixtureRequest,
@@ -46,19 +60,10 @@ def gateway(
     """``aws``; ``listed``, with names of its own; ``first``, which falls back on ``aws`` and
     ``claude``."""
 
-    def upstream(name: str, **extra: str) -> Upstream:
-        fields = {
-            "BEDROCK_BASE_URL": aws.url,
-            "BEDROCK_REGION": "us-west-2",
-            "BEDROCK_ACCESS_KEY": ACCESS_KEY,
-            "BEDROCK_ACCESS_KEY_SECRET": SECRET,
-        }
-        return Upstream("bedrock", aws.url, name=name, key="", extra={**fields, **extra})
-
     upstreams = [
-        upstream("aws"),
-        upstream("listed", MODELS=f"sonnet = {MODEL}, behind = {ARN}"),
-        upstream("first", FALLBACK="claude,aws"),
+        upstream(aws, "aws"),
+        upstream(aws, "listed", MODELS=f"sonnet = {MODEL}, behind = {ARN}"),
+        upstream(aws, "first", FALLBACK="claude,aws"),
         Upstream("anthropic", aws.url, name="claude"),
     ]
     folder = tmp_path_factory.mktemp("gw")
@@ -296,6 +301,41 @@ def test_anthropics_client_for_node_works(gateway: GatewayProcess) -> None:
         },
     )
     assert told["whole"] == told["text"] != ""
+
+
+def test_awss_client_for_python_works_over_tls(
+    tmp_path: Path, aws: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "tls.crt")
+    issued.private_key_pem.write_to_path(tmp_path / "tls.key")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    options = ["--tls-cert-file", str(tmp_path / "tls.crt")]
+    options += ["--tls-key-file", str(tmp_path / "tls.key")]
+    gateway = GatewayProcess(tmp_path / "gw", [upstream(aws, "aws")], options)
+    gateway.start(ready=False)
+    try:
+        address = gateway.url.replace("http://", "https://")
+        ready = partial(requests.get, f"{address}/readyz", verify=str(tmp_path / "ca.pem"))
+        wait_until(lambda: ready(timeout=10).ok, "it serves")
+        monkeypatch.setenv("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", f"{address}/aws")
+        monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", gateway.key())
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+        client = botocore.session.get_session().create_client("bedrock-runtime")
+        told = client.converse(modelId=MODEL, messages=CONVERSE["messages"])
+        assert told["output"] == CONVERSATION["output"]
+        events = client.converse_stream(modelId=MODEL, messages=CONVERSE["messages"])["stream"]
+        assert [next(iter(event)) for event in events][-1] == "metadata"
+        body = json.dumps({"anthropic_version": "bedrock-2023-05-31", **ASK})
+        asked = client.invoke_model(modelId=MODEL, body=body)
+        assert json.loads(asked["body"].read())["type"] == "message"
+        assert PROMPT in str(gateway.records(asked["ResponseMetadata"]["HTTPHeaders"][NAMED]))
+        client.close()
+        gateway.stop()
+    finally:
+        gateway.kill()
 
 
 def test_claude_code_works_over_bedrocks_routes(gateway: GatewayProcess, tmp_path: Path) -> None:
