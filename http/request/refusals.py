@@ -15,6 +15,7 @@ from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.interception.error_bodies import error_body
 from aigateway.actors.interception.routes import (
     CHAT_COMPLETIONS,
+    CONVERSE,
     GEMINI,
     MESSAGES,
     RESPONSES,
@@ -44,6 +45,9 @@ def dialect_of(path: str, tree: ActorTree) -> str:
     """
     path, name, rest = parts_of(path)
     config = tree.provider_config(name)
+    if config is not None and config.bedrock is not None and rest.startswith("/model/"):
+        # InvokeModel's errors have AWS's form too, whatever its answers have.
+        return CONVERSE
     named = _NAMED.search(path if config is None else rest)
     if named is not None:
         return _APIS[named[1] or named[2]]
@@ -56,9 +60,20 @@ def shaped(answer: Answer, dialect: str) -> Answer:
     What stands in the form of coderd's own errors keeps its fields beside the API's.
     """
     if not answer.text or not dialect:
-        return answer
+        return _as_aws_says_it(answer) if dialect == CONVERSE else answer
     text = f"{answer.text} {answer.detail}" if answer.detail else answer.text
     body = error_body(dialect, answer.status, text)
     if answer.content_type.startswith("application/json"):
         body = json.dumps({**json.loads(body), **json.loads(answer.body)}).encode()
     return evolve(answer, body=body, content_type="application/json")
+
+
+def _as_aws_says_it(answer: Answer) -> Answer:
+    """An error of the gateway's in Anthropic's form, which AWS's own errors never have, in AWS's.
+
+    Behind AWS's paths there is a provider of Anthropic's type, in whose form its errors are made.
+    """
+    if answer.status < 400 or not answer.body.startswith(b'{"type":"error","error":{'):
+        return answer
+    body = error_body(CONVERSE, answer.status, json.loads(answer.body)["error"]["message"])
+    return evolve(answer, body=body)

@@ -57,12 +57,13 @@ def gateway(
     tmp_path_factory: pytest.TempPathFactory,
     aws: ScriptedProvider,
 ) -> Iterator[GatewayProcess]:
-    """``aws``; ``listed``, with names of its own; ``first``, which falls back on ``aws`` and
-    ``claude``."""
+    """``aws``; ``listed``, with names of its own; ``unsigned``, whose secret is wrong; ``first``,
+    which falls back on ``aws`` and ``claude``."""
 
     upstreams = [
         upstream(aws, "aws"),
         upstream(aws, "listed", MODELS=f"sonnet = {MODEL}, behind = {ARN}"),
+        upstream(aws, "unsigned", BEDROCK_ACCESS_KEY_SECRET="wrong"),
         upstream(aws, "first", FALLBACK="claude,aws"),
         Upstream("anthropic", aws.url, name="claude"),
     ]
@@ -301,6 +302,28 @@ def test_anthropics_client_for_node_works(gateway: GatewayProcess) -> None:
         },
     )
     assert told["whole"] == told["text"] != ""
+
+
+def test_what_the_gateway_refuses_is_told_as_aws_does(gateway: GatewayProcess) -> None:
+    told = {"Authorization": f"Bearer {gateway.key()}"}
+    for path, headers, status, said in (
+        (f"aws/model/{MODEL}/converse", {"Authorization": "Bearer wrong"}, 403, "unauthorized"),
+        (f"aws/model/{MODEL}/invoke", {}, 400, "no authentication key"),
+        ("aws/model/amazon.nova-lite-v1:0/invoke", told, 404, "route not supported"),
+        (f"listed/model/{MODEL}/converse", told, 404, "has no model"),
+        (f"listed/model/{MODEL}/invoke", told, 404, "has no model"),
+        (f"listed/model/{MODEL}/count-tokens", told, 404, "has no model"),
+        (f"unsigned/model/{MODEL}/converse-stream", told, 502, "credential"),
+        (f"unsigned/model/{MODEL}/invoke-with-response-stream", told, 502, "credential"),
+        (f"unsigned/model/{MODEL}/count-tokens", told, 502, "credential"),
+    ):
+        body = (
+            CONVERSE if "converse" in path else {"anthropic_version": "bedrock-2023-05-31", **ASK}
+        )
+        answered = requests.post(f"{gateway.url}/{path}", json=body, headers=headers, timeout=10)
+        assert answered.status_code == status, (path, answered.text)
+        assert list(answered.json()) == ["message"], (path, answered.text)
+        assert said in answered.json()["message"]
 
 
 def test_awss_client_for_python_works_over_tls(
