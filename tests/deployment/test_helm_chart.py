@@ -28,7 +28,10 @@ LOCAL = {
         {"type": "openai-compat", "name": "vllm", "base_url": "http://vllm:8000/v1"},
     ],
     "networkPolicy": {"egressPorts": [443, 5432, 8000]},
-    "metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
+    "metrics": {
+        "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "prometheusRule": {"enabled": True, "labels": {"role": "alert-rules"}},
+    },
 }
 BARE = {
     **CODER,
@@ -117,13 +120,23 @@ def test_what_is_rendered_follows_the_schemas_of_kubernetes(
     values: dict[str, Any], version: str
 ) -> None:
     manifests = _rendered(values, version)
-    monitor = manifests.pop("ServiceMonitor", None)  # Prometheus Operator's own kind
-    assert (monitor is not None) is (values in (LOCAL, KEPT))
+    for kind in ("ServiceMonitor", "PrometheusRule"):  # Prometheus Operator's own kinds
+        assert (manifests.pop(kind, None) is not None) is (values in (LOCAL, KEPT))
     workload = "StatefulSet" if values is KEPT else "Deployment"
     assert {"ConfigMap", workload, "Service", "ServiceAccount"} <= manifests.keys()
     assert len(manifests.keys() & {"StatefulSet", "Deployment"}) == 1
     for manifest in manifests.values():
         kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_alert_rules_are_those_of_the_monitoring_page_and_found_by_their_labels() -> None:
+    rule = _rendered(LOCAL)["PrometheusRule"]
+    # As they are: their texts have placeholders that Helm would take for its own.
+    assert rule["spec"] == yaml.safe_load((DOCS / "monitoring/alerts.yaml").read_text())
+    assert rule["metadata"]["labels"]["role"] == "alert-rules"
+    assert "PrometheusRule" not in _rendered(CODER)
+    bare = {**CODER, "metrics": {"enabled": False, "prometheusRule": {"enabled": True}}}
+    assert "PrometheusRule" not in _rendered(bare)
 
 
 def test_a_gateway_of_a_deployment_starts_with_it(tmp_path: Path) -> None:
