@@ -91,12 +91,19 @@ class PolicyInForce:
         self._clock = clock
         self._looked_at: float | None = None
         self._version = 0
+        self._has_groups = False
         self._policy = Policy()
         self._admitted: dict[tuple[Caller, str | None, bool], Caller] = {}
 
     @property
     def version(self) -> int:
         return self._version
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether there are groups, as the policy is known.  Where there are none nobody's need be
+        looked up; where there are, records name them whether a policy speaks of them or not."""
+        return self._has_groups
 
     def look(self, database: Database) -> None:
         """Read the policy if it was not looked at for a while and is another one.
@@ -107,9 +114,9 @@ class PolicyInForce:
         now = self._clock()
         if self._looked_at is not None and now - self._looked_at < LOOK_EVERY:
             return
-        (version,) = database.execute(
-            "SELECT coalesce(max(version), 0) FROM policies"
-        ).fetchone() or (0,)
+        version, has_groups = database.execute(
+            "SELECT (SELECT coalesce(max(version), 0) FROM policies), EXISTS (SELECT 1 FROM groups)"
+        ).fetchone() or (0, False)
         if version != self._version:
             stored = newest(database)
             try:
@@ -120,6 +127,7 @@ class PolicyInForce:
                 ) from ex
             self._version = stored.version
             self._admitted.clear()
+        self._has_groups = bool(has_groups)
         self._looked_at = now
 
     def admitted(self, key: KnownKey) -> Caller:

@@ -148,7 +148,7 @@ class PostgresStore:
         callers: dict[str, Caller | Denied] = {}
         try:
             self._policy.look(database)
-            groups = self._policy.version > 0
+            groups = self._policy.has_groups
             for token, found in find_callers(database, tokens, now, groups=groups).items():
                 if isinstance(found, Denied):
                     callers[token] = found

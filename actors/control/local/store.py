@@ -148,7 +148,7 @@ class Store:
         try:
             connection = self._opened()
             self._policy.look(connection)
-            asked = find_callers(connection, (token,), now, groups=self._policy.version > 0)
+            asked = find_callers(connection, (token,), now, groups=self._policy.has_groups)
             found = asked[token]
             if isinstance(found, Denied):
                 return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from aigateway.actors.control.local.api_keys import (
     list_keys,
 )
 from aigateway.actors.control.local.audit import list_changes
-from aigateway.actors.control.local.people import set_disabled
+from aigateway.actors.control.local.people import add_members, create_group, set_disabled
 from aigateway.actors.control.local.policies import (
     BadStoredPolicy,
     PolicyChanged,
@@ -26,7 +28,9 @@ from aigateway.actors.control.local.policies import (
     newest,
 )
 from aigateway.actors.control.local.policy_document import BadPolicy, rules_text
+from aigateway.actors.control.local.postgres_store import PostgresStore
 from aigateway.actors.control.local.schema import Database
+from aigateway.actors.control.local.store import Store
 from aigateway.actors.control.messages import Caller, Denied, Unavailable
 
 ADA = KnownKey(Caller("u", "ada", "k"))
@@ -81,6 +85,36 @@ def test_without_a_policy_callers_have_no_rules(either: Database) -> None:
     policy = PolicyInForce()
     policy.look(either)
     assert policy.admitted(ADA) is ADA.caller
+
+
+def test_without_a_policy_callers_are_in_their_groups_all_the_same(
+    either: Database, address: str
+) -> None:
+    """Usage by group needs no policy, nor do caps that come later, which count what was spent."""
+    token = create_key(either, "ada").token
+    create_group(either, "lab", who="me")
+    add_members(either, "lab", ["ada"], who="me")
+    if "://" in address:
+        with closing(PostgresStore(address, 1, 10)) as shared:
+            caller = shared.look_up([token], [], time.time())[0][token]
+    else:
+        with closing(Store(address, 1)) as store:
+            caller = store.find_caller(token, time.time())
+    assert isinstance(caller, Caller)
+    assert (caller.groups, caller.rules) == (("lab",), None)
+
+
+def test_groups_are_seen_as_soon_as_a_policy_is(either: Database) -> None:
+    clock = Clock()
+    policy = PolicyInForce(clock)
+    policy.look(either)
+    create_group(either, "lab", who="me")
+    clock.now = 0.9
+    policy.look(either)
+    assert not policy.has_groups
+    clock.now = 1.0
+    policy.look(either)
+    assert policy.has_groups
 
 
 def test_a_new_policy_is_seen_within_a_second_and_not_looked_for_more_often(
