@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ import requests
 from gateway_process import GatewayProcess, Upstream, wait_until
 from imitation_provider import ScriptedProvider, imitate
 from postgres_server import PASSWORD, postgres_server, without_password
+
+from aigateway.actors.control.local.opening import open_address
 
 PAGE = (Path(__file__).parents[2] / "docs" / "team.md").read_text(encoding="utf-8")
 SECTIONS = re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]
@@ -67,8 +70,9 @@ def refusal(gateway: GatewayProcess, key: str, model: str) -> str:
 
 @pytest.mark.timeout(400)
 def test_the_page_leads_to_two_gateways_with_three_groups(
-    tmp_path: Path, environ: dict[str, str]
+    tmp_path: Path, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
     assert "schema: version" in follow(1, tmp_path, environ)
     with ScriptedProvider(otherwise=imitate()) as provider:
         first, second = (
@@ -101,7 +105,17 @@ def test_the_page_leads_to_two_gateways_with_three_groups(
                 assert refusal(gateway, keys["alice"], "claude-sonnet-5") == ""
                 assert refusal(gateway, keys["carol"], "claude-opus-5") == ""
                 assert "groups.support.models" in refusal(gateway, keys["dave"], "claude-sonnet-5")
-            follow(5, tmp_path, environ)
+            shown = follow(5, tmp_path, environ)
+            assert "Everything that was used has a price." in shown
+            # Research's cap has been asked for, and a day's of those who asked.
+            for told in ("research", "$1,500.00", "alice", "$20.00"):
+                assert told in shown
+            statement = re.search(r"^```sql\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+            assert statement is not None
+            with closing(open_address(environ["CODER_AI_GATEWAY_LOCAL_DB"])) as database:
+                changes = database.execute(statement[1].strip().rstrip(";")).fetchall()
+            actions = {action for _at, _who, action, *_ in changes}
+            assert {"user.disable", "user.enable", "key.create", "policy.apply"} <= actions
             for gateway in (first, second):
                 assert refusal(gateway, keys["bob"], "claude-sonnet-5") == ""
                 assert refusal(gateway, keys["dave"], "claude-sonnet-5") == ""
