@@ -42,6 +42,7 @@ from aigateway.http.request.injection import without_codings
 from aigateway.http.request.model_list import listed_models, no_such_model
 from aigateway.http.request.policy import (
     check_models,
+    check_unread,
     models_beside,
     records_content,
     without_forbidden,
@@ -252,14 +253,12 @@ def _check_batches(
 
     Nobody reads what a batch asks for, so no list of models holds for it.
     """
-    why = ""
     if route.route in _STORES and inbound.method != "POST":
-        why = "it would list what everybody has stored"
-    elif caller.rules is not None and caller.rules.models:
-        why = "the policy lists models for you, which does not hold for batches"
-    if why:
-        text = f"route not supported: {inbound.method} {inbound.shown_path}; {why}"
+        text = f"route not supported: {inbound.method} {inbound.shown_path}; "
+        text += "it would list what everybody has stored"
         raise api_error(config.type, 404, text, reason=Reason.NO_ROUTE)
+    if caller.rules is not None:
+        check_unread(caller.rules)
 
 
 def _relayed(

@@ -40,6 +40,7 @@ __all__ = [
     "Windows",
     "check_models",
     "check_provider",
+    "check_unread",
     "may_list",
     "models_beside",
     "records_content",
@@ -48,6 +49,9 @@ __all__ = [
 
 _BESIDE = ("models", "fallbacks", "tools")
 """Members of requests that name further models: lists of names, or of objects with a ``model``."""
+
+_MINUTE = 60
+"""Seconds."""
 
 Observer = Callable[[list[UsageRecord]], None]
 
@@ -68,6 +72,14 @@ def check_models(rules: CallerRules, config: ProviderConfig, models: Iterable[st
         refused = model_refusal(rules, config, model)
         if refused is not None:
             raise _forbidden(rules, f'the model "{model}"', refused, Reason.POLICY_MODEL)
+
+
+def check_unread(rules: CallerRules) -> None:
+    """Raise the Answer to a batch or its file where the policy lists models: nobody reads which
+    ones it asks for."""
+    if rules.models:
+        what = "a batch or its file, of which nobody reads the models,"
+        raise _forbidden(rules, what, Stated("", rules.models[0].rule), Reason.POLICY_MODEL)
 
 
 def models_beside(body: bytes) -> Iterator[str]:
@@ -210,9 +222,13 @@ def _counted(usage: TokenUsage) -> int:
 def _too_many(rules: CallerRules, limit: Limit, until: float) -> Answer:
     seconds = max(1, math.ceil(until - time.time()))
     again = datetime.fromtimestamp(until, UTC).strftime("%H:%M:%S")
-    said = (
-        f"the policy allows {limit.count} {limit.what} per minute ({limit.rule}),"
-        f" and they are used up until {again} UTC"
-    )
+    one = limit.count == 1
+    what = limit.what.removesuffix("s") if one else limit.what
+    said = f"the policy allows {limit.count} {what} per minute ({limit.rule})"
+    said += f", and {'it is' if one else 'they are'} used up until {again} UTC"
+    if not limit.count:
+        # No minute is better than this one.
+        said = f"the policy allows no {what} ({limit.rule}) until that is changed"
+        seconds = _MINUTE
     reason = Reason.POLICY_REQUESTS if limit.what == "requests" else Reason.POLICY_TOKENS
     return plain(429, said + _ask(rules), reason=reason, rule=limit.rule, retry_after=seconds)

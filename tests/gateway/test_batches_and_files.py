@@ -123,9 +123,10 @@ def test_who_brings_a_key_may_list_and_name_all(
 
 def test_a_policy_that_a_batch_would_go_round_turns_them_off(gateway: GatewayProcess) -> None:
     mona = gpt(gateway, "mona")
-    with pytest.raises(openai.NotFoundError, match="does not hold for batches"):
+    told = r"nobody reads the models, is not allowed by the policy \(users\.mona\.models\) until"
+    with pytest.raises(openai.PermissionDeniedError, match=told):
         mona.files.create(file=("b.jsonl", LINES), purpose="batch")
-    with pytest.raises(openai.NotFoundError, match="does not hold for batches"):
+    with pytest.raises(openai.PermissionDeniedError, match=told):
         mona.batches.retrieve("batch_x")
 
 

@@ -27,6 +27,8 @@ groups:
   tight: {shared_requests_per_minute: 4}
 users:
   carol: {requests_per_minute: 3}
+  nil: {requests_per_minute: 0}
+  uno: {requests_per_minute: 1}
   tom: {tokens_per_minute: 2}
   nina: {content: none}
   oscar: {providers: [openai]}
@@ -289,6 +291,21 @@ def test_own_lists_of_models_show_what_may_be_used(gateway: GatewayProcess) -> N
         timeout=30,
     )
     assert asked.status_code == 403
+
+
+def test_a_limit_of_one_is_one_and_a_limit_of_none_is_none_in_every_minute(
+    gateway: GatewayProcess,
+) -> None:
+    assert ask(gateway, "uno").status_code == 200
+    said = ask(gateway, "uno").json()["error"]["message"]
+    told = "the policy allows 1 request per minute (users.uno.requests_per_minute), and it is used"
+    assert said.startswith(told)
+    refused = ask(gateway, "nil")
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "60")
+    assert refused.json()["error"]["message"] == (
+        "the policy allows no requests (users.nil.requests_per_minute) until that is changed;"
+        " ask platform@example.com"
+    )
 
 
 def test_requests_per_minute_are_counted_over_all_workers(gateway: GatewayProcess) -> None:
