@@ -27,6 +27,7 @@ __all__ = ["dialect_of", "shaped"]
 
 _NAMED = re.compile(
     r"/(messages|chat/completions|responses)(?:/|\Z)|:(generateContent|streamGenerateContent)\Z"
+    r"|/model/.+/(converse)(?:-stream)?\Z"
 )
 _APIS = {
     "messages": MESSAGES,
@@ -34,6 +35,7 @@ _APIS = {
     "responses": RESPONSES,
     "generateContent": GEMINI,
     "streamGenerateContent": GEMINI,
+    "converse": CONVERSE,
 }
 
 
@@ -50,7 +52,7 @@ def dialect_of(path: str, tree: ActorTree) -> str:
         return CONVERSE
     named = _NAMED.search(path if config is None else rest)
     if named is not None:
-        return _APIS[named[1] or named[2]]
+        return _APIS[named[1] or named[2] or named[3]]
     return config.type if config is not None else ""
 
 

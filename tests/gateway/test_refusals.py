@@ -87,6 +87,17 @@ def test_an_unknown_token_is_refused_in_the_apis_shape(
     assert ("code" in error) is not claude
 
 
+@pytest.mark.parametrize("name", ["anthropic", "nobody"])
+@pytest.mark.parametrize("call", ["converse", "converse-stream"])
+@pytest.mark.parametrize("model", ["m", "arn:aws:bedrock:us-east-1::profile%2Fm", "v1/messages"])
+def test_a_refusal_of_converse_is_in_awss_shape(
+    any_gateway: GatewayProcess, name: str, call: str, model: str
+) -> None:
+    path = f"/{name}/model/{model.replace('/', '%2F')}/{call}"
+    answer = _post(any_gateway, path, b"{}", **{"X-Api-Key": "nobody-knows"})
+    assert (answer.status_code, answer.json()) == (403, {"message": "unauthorized"})
+
+
 def test_sdks_show_what_a_refusal_says(any_gateway: GatewayProcess) -> None:
     with (
         anthropic.Anthropic(
