@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from attrs import field, frozen
+from attrs import asdict, field, frozen
 
 from aigateway.actors.control.local.api_keys import (
     WantedKey,
@@ -25,6 +25,7 @@ from aigateway.actors.control.local.api_keys import (
 )
 from aigateway.actors.control.local.audit import list_changes
 from aigateway.actors.control.local.cap_book import tills_in
+from aigateway.actors.control.local.costs import unpriced
 from aigateway.actors.control.local.people import (
     NoSuch,
     add_members,
@@ -57,6 +58,7 @@ __all__ = ["LARGEST_PAGE", "OPERATIONS", "BadInput", "Operation", "Request"]
 
 LARGEST_PAGE = 1000
 _PAGE = 100
+_MONTH = 30 * 86_400.0
 _SCOPES = ("user", "group", "key", "project")
 
 T = TypeVar("T")
@@ -272,6 +274,20 @@ def _list_prices(_database: Database, request: Request) -> Any:
     )
 
 
+def _list_unpriced(database: Database, request: Request) -> Any:
+    since = _moment(request, "since")
+    found = unpriced(database, request.pricing, time.time() - _MONTH if since is None else since)
+    return _page(
+        request,
+        found,
+        lambda each: (
+            json.dumps([each.provider_name, each.model]),
+            json.dumps([each.reason, each.detail]),
+        ),
+        asdict,
+    )
+
+
 def _list_caps(database: Database, request: Request) -> Any:
     per = request.query.get("per")
     if per not in (None, *_SCOPES):
@@ -375,6 +391,12 @@ OPERATIONS: tuple[Operation, ...] = (
         " Texts are dollars for a million tokens, or for a thousand of what is not tokens; what"
         " has no price is not there.",
         _list_prices, "Prices", query=("model", "provider"), paged=True,
+    ),
+    Operation(
+        "GET", "/prices/unpriced", "listUnpriced",
+        "What was used `since` then (30 days unless it is said) and has no price with the tables of"
+        " now.",
+        _list_unpriced, "UnpricedUses", query=("since",), paged=True,
     ),
     Operation(
         "GET", "/caps", "listCaps",

@@ -11,6 +11,7 @@ from aigateway.actors.control.local.api_keys import ApiKey
 from aigateway.actors.control.local.cap_book import CapRow
 from aigateway.actors.control.local.people import Group, User
 from aigateway.actors.control.local.policies import StoredPolicy
+from aigateway.actors.control.local.prices.cost import REASONS
 from aigateway.actors.control.local.prices.table import KINDS
 from aigateway.actors.control.local.usage import GROUPS, UsageRow
 
@@ -144,6 +145,17 @@ SCHEMAS: dict[str, Schema] = {
         ("table", "price", "provider", "model"),
     ),
     "Prices": _page("Price"),
+    "UnpricedUse": _object(
+        {
+            "provider_name": TEXT,
+            "model": TEXT,
+            "reason": {"enum": list(REASONS)},
+            "detail": TEXT,
+            "records": COUNT,
+            "tokens": COUNT,
+        }
+    ),
+    "UnpricedUses": _page("UnpricedUse"),
     "Cap": _object(
         {
             "per": {"enum": ["user", "group", "key", "project"]},

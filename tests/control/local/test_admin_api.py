@@ -165,6 +165,7 @@ def test_all_that_the_document_names_can_be_done(api: Api) -> None:
     assert {change["who"].partition(": ")[2] for change in changes[:-1]} == {"ops"}
     assert [change["action"] for change in changes[:2]] == ["group.create", "policy.apply"]
     assert done("GET", "/prices?model=nonesuch") == {"items": [], "next": None}
+    assert done("GET", "/prices/unpriced") == {"items": [], "next": None}
     assert done("GET", "/caps") == done("GET", "/usage") == {"items": [], "next": None}
     assert api.seen == {operation.name for operation in OPERATIONS}
 
@@ -305,6 +306,34 @@ def test_prices_come_in_pages(api: Api) -> None:
             break
         after = f"&after={page['next']}"
     assert seen == whole
+
+
+def test_what_has_no_price_is_told_as_the_command_tells_it(
+    api: Api,
+    records: Any,
+    run_admin: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+) -> None:
+    now = time.time()
+    starts = [
+        records.start(model=model, started_at=now - days * 86_400)
+        for model, days in (("nonesuch", 1), ("elsewhere", 2), ("long-ago", 40), ("house-model", 1))
+    ]
+    postgresql = "://" in api.database
+    store: Any = PostgresStore(api.database, 1, 10) if postgresql else Store(api.database, 5)
+    store.write(starts, [records.tokens(each.id) for each in starts])
+    store.close()
+    own = ("--prices", str(tmp_path / "prices.yaml"))
+    said = json.loads(run_admin("check", *own, "--json", command="prices").stdout)["unpriced"]
+    assert {each["model"] for each in said} == {"nonesuch", "elsewhere"}
+    found = api.done("GET", "/prices/unpriced")
+    assert found == {"items": sorted(said, key=lambda each: str(each["model"])), "next": None}
+    first = api.done("GET", "/prices/unpriced?limit=1")
+    rest = api.done("GET", f"/prices/unpriced?limit=1&after={first['next']}")
+    assert (first["items"] + rest["items"], rest["next"]) == (found["items"], None)
+    since = timestamp(now - 50 * 86_400)
+    assert len(api.done("GET", f"/prices/unpriced?since={since}")["items"]) == 3
+    assert "since must be" in api.refused(400, "GET", "/prices/unpriced?since=soon")
 
 
 def test_prices_that_cannot_be_read_stop_it_before_it_listens(
