@@ -34,9 +34,10 @@ ADDRESS = "127.0.0.1:4002"
 def command(address: str, client_address: str | None, **flags: object) -> None:
     """Serve pages that show what runs, what was used, and how providers and actors are.
 
-    It reads the database of a gateway that runs with --local, and asks the gateway on this machine
-    through its sockets: give it the same --local-db and --runtime-dir. It is a process of its own,
-    which no request passes. The link that it prints signs one browser in, once.
+    It reads the database of a gateway that runs with --local, and writes to it what is changed on
+    its pages. It asks the gateway on this machine through its sockets: give it the same --local-db
+    and --runtime-dir. It is a process of its own, which no request passes. The link that it prints
+    signs one browser in, once.
     """
     settings = load(flags, os.environ, require_coderd=False)
     serve(address, settings, client_address or "")
