@@ -15,7 +15,7 @@ from typing import Generic, Protocol, TypeVar
 
 import structlog
 
-__all__ = ["BUDGET", "CredentialKeeper", "CredentialSource", "Keeper", "NoCredentials"]
+__all__ = ["BUDGET", "CredentialKeeper", "CredentialSource", "Expiring", "Keeper", "NoCredentials"]
 
 BUDGET = 30.0
 """Seconds that a request may wait for the first credentials (as in the reference)."""
@@ -24,6 +24,13 @@ RENEW_EVERY = 60.0
 before their end on."""
 RETRY_EVERY = 5.0
 """Seconds after which fetching is tried again when it failed."""
+_AHEAD = 300.0
+"""Seconds before their end at which credentials are fetched again.  Azure's own command line tool
+says another token then, and not before."""
+_PART_AHEAD = 0.2
+"""Of what is shorter-lived than that, the part of its life."""
+_LEAST_PAUSE = 1.0
+"""Seconds between two fetches at least."""
 Kept = TypeVar("Kept")
 KeptOut = TypeVar("KeptOut", covariant=True)
 
@@ -69,6 +76,25 @@ class CredentialSource(Protocol[KeptOut]):
 
     def forget(self) -> None:
         """Begin again with the next fetch, whatever is still valid by its own account."""
+
+
+class Expiring:
+    """The part of a source whose credentials say when they end, or that nobody knows."""
+
+    def __init__(self, expires_at: float | None = None) -> None:
+        self.expires_at = expires_at
+        """Of those that were fetched last, in Unix seconds."""
+
+    def expired(self) -> bool:
+        """See :class:`CredentialSource`."""
+        return self.expires_at is not None and self.expires_at <= time.time()
+
+    def due(self) -> float | None:
+        """Seconds until the next ones are to be fetched; None: when these are refused."""
+        if self.expires_at is None:
+            return None
+        left = self.expires_at - time.time()
+        return max(left - min(_AHEAD, left * _PART_AHEAD), _LEAST_PAUSE)
 
 
 class CredentialKeeper(Generic[Kept]):

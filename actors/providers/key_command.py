@@ -13,7 +13,7 @@ from collections.abc import Callable
 import requests
 
 from aigateway.actors.interception.headers import Credential, centralized
-from aigateway.actors.providers.credentials import CredentialKeeper, NoCredentials
+from aigateway.actors.providers.credentials import CredentialKeeper, Expiring, NoCredentials
 from aigateway.actors.providers.request import KEY_OF_COMMAND, PlainMaker, UpstreamRequest
 from aigateway.actors.providers.said_keys import (
     COMMAND_TIMEOUT,
@@ -27,24 +27,17 @@ from aigateway.actors.values.provider_config import KeyCommand, ProviderConfig
 
 __all__ = ["CommandMaker", "KeyOfCommand"]
 
-_AHEAD = 300.0
-"""Seconds before a key's end at which the command is run again.  Azure's own command line tool says
-another token then, and not before."""
-_PART_AHEAD = 0.2
-"""Of keys that are shorter-lived than that, the part of their life."""
 _SAME_AGAIN = 60.0
 """Seconds in which a command that has said a refused key again is not run: as long as a key rests
 after a 401."""
-_LEAST_PAUSE = 1.0
-"""Seconds between two runs at least."""
 
 
-class _Command:
+class _Command(Expiring):
     """A source of keys for a keeper."""
 
     def __init__(self, command: KeyCommand) -> None:
+        super().__init__(command.expires_at)
         self._command = command
-        self._expires_at = command.expires_at
 
     def fetch(self) -> SaidKey:
         """Run it.  Raises NoCredentials."""
@@ -52,22 +45,11 @@ class _Command:
             said = said_key(output_of(self._command.command), time.time())
         except CommandFailed as ex:
             raise NoCredentials(f"{self._command.variable}: {ex}") from ex
-        self._expires_at = said.expires_at
+        self.expires_at = said.expires_at
         return said
-
-    def expired(self) -> bool:
-        """Whether the last one has ended."""
-        return self._expires_at is not None and self._expires_at <= time.time()
 
     def forget(self) -> None:
         """A command is asked again each time."""
-
-    def due(self) -> float | None:
-        """Seconds until it is to be run again; None: when its key is refused."""
-        if self._expires_at is None:
-            return None
-        left = self._expires_at - time.time()
-        return max(left - min(_AHEAD, left * _PART_AHEAD), _LEAST_PAUSE)
 
 
 class KeyOfCommand:

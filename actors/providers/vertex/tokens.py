@@ -4,23 +4,18 @@ what the machine has (application default credentials, the metadata server)."""
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from datetime import UTC
 from importlib import import_module
 from typing import Any
 
-from aigateway.actors.providers.credentials import CredentialKeeper, NoCredentials
+from aigateway.actors.providers.credentials import CredentialKeeper, Expiring, NoCredentials
 from aigateway.actors.providers.said_keys import SaidKey
 from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = ["tokens_of"]
 
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
-_AHEAD = 300.0
-"""Seconds before a token's end at which the next one is fetched; of short-lived ones a fifth of
-their time."""
-_LEAST_PAUSE = 1.0
 
 
 def tokens_of(
@@ -38,13 +33,13 @@ def tokens_of(
     )
 
 
-class _Google:
+class _Google(Expiring):
     """A source of tokens."""
 
     def __init__(self, file: str) -> None:
+        super().__init__()
         self._file = file
         self._credentials: Any = None
-        self._expires_at: float | None = None
 
     def fetch(self) -> SaidKey:
         """A fresh token.  Raises NoCredentials and whatever google-auth does."""
@@ -57,23 +52,12 @@ class _Google:
             self._credentials = self._load()
         self._credentials.refresh(Request())
         expiry = self._credentials.expiry
-        self._expires_at = None if expiry is None else expiry.replace(tzinfo=UTC).timestamp()
-        return SaidKey(str(self._credentials.token), self._expires_at)
-
-    def expired(self) -> bool:
-        """Whether the last one has ended."""
-        return self._expires_at is not None and self._expires_at <= time.time()
+        self.expires_at = None if expiry is None else expiry.replace(tzinfo=UTC).timestamp()
+        return SaidKey(str(self._credentials.token), self.expires_at)
 
     def forget(self) -> None:
         """Read the file, or ask the machine, again."""
         self._credentials = None
-
-    def due(self) -> float | None:
-        """Seconds until the next one is to be fetched."""
-        if self._expires_at is None:
-            return None
-        left = self._expires_at - time.time()
-        return max(left - min(_AHEAD, left * 0.2), _LEAST_PAUSE)
 
     def _load(self) -> Any:
         if not self._file:
