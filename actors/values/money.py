@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from decimal import ROUND_HALF_UP, Decimal
 
-__all__ = ["dollars"]
+__all__ = ["NANO_IN_DOLLAR", "dollars"]
+
+NANO_IN_DOLLAR = 1_000_000_000
 
 _NANO = Decimal("0.000000001")
 _CENT = Decimal("0.01")

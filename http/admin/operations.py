@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from attrs import asdict, field, frozen
 
@@ -45,6 +45,7 @@ from aigateway.actors.control.local.prices.cost import Pricing
 from aigateway.actors.control.local.prices.listing import price_data, prices_of
 from aigateway.actors.control.local.schema import Database
 from aigateway.actors.control.local.usage import GROUPS, usage_by
+from aigateway.actors.values.policy import Per
 from aigateway.http.admin.shapes import (
     cap_data,
     group_data,
@@ -59,7 +60,7 @@ __all__ = ["LARGEST_PAGE", "OPERATIONS", "BadInput", "Operation", "Request"]
 LARGEST_PAGE = 1000
 _PAGE = 100
 _MONTH = 30 * 86_400.0
-_SCOPES = ("user", "group", "key", "project")
+_SCOPES: tuple[Per, ...] = get_args(Per)
 
 T = TypeVar("T")
 

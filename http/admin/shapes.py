@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from aigateway.actors.control.local.api_keys import ApiKey
 from aigateway.actors.control.local.cap_book import CapRow
@@ -14,6 +14,7 @@ from aigateway.actors.control.local.policies import StoredPolicy
 from aigateway.actors.control.local.prices.cost import REASONS
 from aigateway.actors.control.local.prices.table import KINDS
 from aigateway.actors.control.local.usage import GROUPS, UsageRow
+from aigateway.actors.values.policy import Every, Per
 
 __all__ = [
     "SCHEMAS",
@@ -64,7 +65,7 @@ _KEY: dict[str, Schema] = {
     "last_used_at": MAYBE_TIME,
     "rules": {"type": ["object", "null"]},
 }
-_CAP = _object({"usd": {"type": ["number", "string"]}, "every": {"enum": ["day", "week", "month"]}})
+_CAP = _object({"usd": {"type": ["number", "string"]}, "every": {"enum": [*get_args(Every)]}})
 
 _SUMS: Final = (
     "interceptions",
@@ -158,10 +159,10 @@ SCHEMAS: dict[str, Schema] = {
     "UnpricedUses": _page("UnpricedUse"),
     "Cap": _object(
         {
-            "per": {"enum": ["user", "group", "key", "project"]},
+            "per": {"enum": [*get_args(Per)]},
             "id": TEXT,
             "name": TEXT,
-            "every": {"enum": ["day", "week", "month"]},
+            "every": {"enum": [*get_args(Every)]},
             "cap_nano_usd": COUNT,
             "spent_nano_usd": COUNT,
             "spent_part": {"type": "number"},

@@ -56,6 +56,34 @@ class ConsoleApp(falcon.App[falcon.Request, falcon.Response]):
     pulse: Pulse
 
 
+_PAGES: Final = {
+    "/": "home",
+    "/now": "now",
+    "/now/events": "events",
+    "/spend": "spend",
+    "/spend.csv": "csv",
+    "/sessions": "sessions",
+    "/sessions/one": "session",
+    "/requests": "requests",
+    "/requests/{id}": "request",
+    "/requests/{id}/{kind}/{number:int}": "text",
+    "/providers": "providers",
+    "/actors": "actors",
+}
+_WRITES: Final = {
+    "/actors/restart": "restart",
+    "/providers/test": "test",
+    "/keys/{id}": "key",
+    "/setup": "setup",
+}
+_PEOPLE: Final = {
+    "/people": "people",
+    "/people/{id}": "person",
+    "/policy": "policy",
+    "/audit": "audit",
+}
+
+
 def create_app(sources: Sources, door: Door) -> ConsoleApp:
     """The whole console, for one process."""
     site = Site(
@@ -70,38 +98,13 @@ def create_app(sources: Sources, door: Door) -> ConsoleApp:
     app.pulse = pulse
     app.req_options.strip_url_path_trailing_slash = True
     app.resp_options.secure_cookies_by_default = False
-    pages = Pages(site, pulse, observer)
-    for address, name in (
-        ("/", "home"),
-        ("/now", "now"),
-        ("/now/events", "events"),
-        ("/spend", "spend"),
-        ("/spend.csv", "csv"),
-        ("/sessions", "sessions"),
-        ("/sessions/one", "session"),
-        ("/requests", "requests"),
-        ("/requests/{id}", "request"),
-        ("/requests/{id}/{kind}/{number:int}", "text"),
-        ("/providers", "providers"),
-        ("/actors", "actors"),
+    for resource, addresses in (
+        (Pages(site, pulse, observer), _PAGES),
+        (Writes(site), _WRITES),
+        (People(site), _PEOPLE),
     ):
-        app.add_route(address, pages, suffix=name)
-    writes = Writes(site)
-    for address, name in (
-        ("/actors/restart", "restart"),
-        ("/providers/test", "test"),
-        ("/keys/{id}", "key"),
-        ("/setup", "setup"),
-    ):
-        app.add_route(address, writes, suffix=name)
-    people = People(site)
-    for address, name in (
-        ("/people", "people"),
-        ("/people/{id}", "person"),
-        ("/policy", "policy"),
-        ("/audit", "audit"),
-    ):
-        app.add_route(address, people, suffix=name)
+        for address, name in addresses.items():
+            app.add_route(address, resource, suffix=name)
     entrance = _Entrance(door, site.templates)
     app.add_route("/sign-in", entrance, suffix="in")
     app.add_route("/sign-out", entrance, suffix="out")

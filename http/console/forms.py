@@ -14,13 +14,15 @@ from attrs import field, frozen
 from aigateway.actors.control.local.people import AlreadyThere, NoSuch, StillNeeded
 from aigateway.actors.control.local.policies import PolicyChanged
 
-__all__ = ["LARGEST_FORM", "Visitor", "sent", "tried", "visitor_of"]
+__all__ = ["LARGEST_FORM", "LONGEST", "Visitor", "asked", "sent", "tried", "visitor_of"]
 
 T = TypeVar("T")
 
 LARGEST_FORM: Final = 2 * 1024 * 1024
 """Bytes: a policy of some ten thousand people."""
 _MOST_FIELDS: Final = 20
+LONGEST: Final = 500
+"""Letters of a filter, a name or a reason."""
 
 
 @frozen
@@ -43,6 +45,11 @@ def visitor_of(req: falcon.Request) -> Visitor:
     visitor = req.context.visitor
     assert isinstance(visitor, Visitor)
     return visitor
+
+
+def asked(req: falcon.Request, *names: str) -> dict[str, str]:
+    """Filters in a page's address; empty where there are none."""
+    return {name: (req.get_param(name) or "")[:LONGEST] for name in names}
 
 
 def sent(req: falcon.Request) -> Mapping[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any, Final
 
 import falcon
@@ -13,6 +12,7 @@ from aigateway.actors.control.local.cap_book import tills_in
 from aigateway.actors.control.local.schema import moment_of
 from aigateway.actors.control.local.sessions import SessionFilter, described, find_sessions
 from aigateway.actors.control.local.timeline import timeline
+from aigateway.http.console.forms import asked
 from aigateway.http.console.gateway import Gateway, merged_providers
 from aigateway.http.console.now import Observer, Pulse
 from aigateway.http.console.records import (
@@ -46,7 +46,6 @@ _MOST_TURNS: Final = 400
 """Requests of a session that one page shows as a tree."""
 _LONGEST_SAID: Final = 2_000
 """Letters of one text of a session; its request has more."""
-_LONGEST_FILTER: Final = 500
 _DAY: Final = 86_400
 
 
@@ -59,10 +58,6 @@ class Site:
     templates: Templates
     client_address: str
     """Where clients find the gateway: scheme, host and port."""
-
-
-def _filters(req: falcon.Request, names: Mapping[str, str] | tuple[str, ...]) -> dict[str, str]:
-    return {name: (req.get_param(name) or "")[:_LONGEST_FILTER] for name in names}
 
 
 class Pages:
@@ -107,7 +102,7 @@ class Pages:
                 description=f"Sum up by one of {', '.join(DIMENSIONS)}, over one of"
                 f" {', '.join(map(str, PERIODS))} days.",
             )
-        return _filters(req, ("user", "model", "provider", "client")), by, days
+        return asked(req, "user", "model", "provider", "client"), by, days
 
     def on_get_spend(self, req: falcon.Request, resp: falcon.Response) -> None:
         filters, by, days = self._spend(req)
@@ -136,7 +131,7 @@ class Pages:
     # -- Sessions
 
     def on_get_sessions(self, req: falcon.Request, resp: falcon.Response) -> None:
-        filters = _filters(req, _SESSION_FILTERS)
+        filters = asked(req, *_SESSION_FILTERS)
         user, model, client, repository, branch, project = (
             filters[name] or None for name in _SESSION_FILTERS
         )
@@ -170,7 +165,7 @@ class Pages:
     # -- Requests
 
     def on_get_requests(self, req: falcon.Request, resp: falcon.Response) -> None:
-        filters = _filters(req, (*FILTERS, "status"))
+        filters = asked(req, *FILTERS, "status")
         at, _, last = (req.get_param("before") or "").partition("~")
         columns = {name: value for name, value in filters.items() if name in FILTERS}
         with self._site.records.reading() as database:

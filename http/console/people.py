@@ -29,7 +29,7 @@ from aigateway.actors.control.local.policy_document import (
 )
 from aigateway.actors.control.local.schema import Database
 from aigateway.actors.values.policy import Policy
-from aigateway.http.console.forms import sent, tried, visitor_of
+from aigateway.http.console.forms import asked, sent, tried, visitor_of
 from aigateway.http.console.pages import Site
 from aigateway.http.console.templating import query
 
@@ -38,7 +38,6 @@ __all__ = ["People"]
 _MOST: Final = 200
 """Users, groups and keys on one page each."""
 _CHANGES: Final = 50
-_LONGEST_FILTER: Final = 500
 _AUDIT_FILTERS: Final = ("who", "action", "subject")
 
 
@@ -51,7 +50,7 @@ class People:
     # -- users, groups, keys
 
     def on_get_people(self, req: falcon.Request, resp: falcon.Response) -> None:
-        sought = (req.get_param("find") or "")[:_LONGEST_FILTER]
+        sought = asked(req, "find")["find"]
         good = req.get_param("keys") != "all"
         now, part = time.time(), sought.casefold()
         with self._site.records.reading() as database:
@@ -150,7 +149,7 @@ class People:
     # -- who changed what
 
     def on_get_audit(self, req: falcon.Request, resp: falcon.Response) -> None:
-        filters = {name: (req.get_param(name) or "")[:_LONGEST_FILTER] for name in _AUDIT_FILTERS}
+        filters = asked(req, *_AUDIT_FILTERS)
         at, _, last = (req.get_param("before") or "").partition("~")
         with self._site.records.reading() as database:
             found = list_changes(

@@ -11,6 +11,7 @@ from attrs import frozen
 
 from aigateway.actors.control.local.schema import Database
 from aigateway.actors.control.local.usage import GROUPS, UsageRow, usage_by
+from aigateway.actors.values.money import NANO_IN_DOLLAR
 from aigateway.http.console.records import Tokens
 from aigateway.http.settings.printable import csv_field
 
@@ -129,7 +130,7 @@ def _dollars(found: Spending, names: Sequence[str]) -> list[float]:
     for name in names:
         for place, tokens in enumerate(found.by_day.get(name, ())):
             sums[place] += tokens.cost
-    return [nano / 1e9 for nano in sums]
+    return [nano / NANO_IN_DOLLAR for nano in sums]
 
 
 def unpriced_models(

@@ -24,15 +24,13 @@ from aigateway.actors.control.local.audit import Change, note_changes
 from aigateway.actors.control.local.people import NoSuch
 from aigateway.actors.control.local.schema import Database, transaction
 from aigateway.http.console import clients
-from aigateway.http.console.forms import sent, tried, visitor_of
+from aigateway.http.console.forms import LONGEST, sent, tried, visitor_of
 from aigateway.http.console.gateway import merged_providers
 from aigateway.http.console.pages import Site
 from aigateway.http.console.records import Away
 
 __all__ = ["Writes"]
 
-_LONGEST: Final = 500
-"""Letters of a name or a reason."""
 _DAY: Final = 86_400
 _GOOD_FOR: Final = {
     "30": "30 days",
@@ -71,8 +69,8 @@ class Writes:
         if days not in _GOOD_FOR:
             raise falcon.HTTPBadRequest(title="A key is not made for so long")
         wanted = WantedKey(
-            username=fields.get("user", "")[:_LONGEST],
-            name=fields.get("name", "")[:_LONGEST],
+            username=fields.get("user", "")[:LONGEST],
+            name=fields.get("name", "")[:LONGEST],
             expires_in=int(days) * _DAY if days else None,
         )
 
@@ -89,7 +87,7 @@ class Writes:
         made: NewApiKey | None = None, problem: str = "", fields: Any = None,
     ) -> None:  # fmt: skip
         answers = self._site.gateway.ask("providers")
-        address, trouble = address[:_LONGEST], ""
+        address, trouble = address[:LONGEST], ""
         try:
             with self._site.records.reading():
                 pass
@@ -132,7 +130,7 @@ class Writes:
         self._site.templates.respond(req, resp, "restart.html", actor=actor, done=None, problem="")
 
     def on_post_restart(self, req: falcon.Request, resp: falcon.Response) -> None:
-        reason = sent(req).get("reason", "")[:_LONGEST]
+        reason = sent(req).get("reason", "")[:LONGEST]
         actor, done, problem = self._actor(req), None, ""
         if not reason:
             problem, resp.status = "Say why: the audit log keeps it.", falcon.HTTP_400

@@ -27,6 +27,7 @@ from aigateway.actors.providers.keypool import KeyState
 from aigateway.actors.providers.messages import GetProviderState, ProviderState
 from aigateway.actors.recorder.messages import GetSpoolStats
 from aigateway.actors.recorder.spool import DiskState, SpoolStats
+from aigateway.actors.values.money import NANO_IN_DOLLAR
 from aigateway.http.metrics.observer import RequestMetrics
 from aigateway.http.metrics.series import (
     DRAIN_OUTCOMES,
@@ -46,7 +47,6 @@ EVERY = 5.0
 WRITE_EVERY = 1.0
 """Seconds between writes of requests' times; and between samples as long as there are no
 providers yet."""
-NANO_IN_DOLLAR = 1_000_000_000
 PATIENCE = 2.0
 """Seconds to wait for an actor's answer."""
 CONTROL_PLANE_STAGES = frozenset({"authorize", "record"})

@@ -39,6 +39,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from aigateway.actors.mcp.messages import ToolResult
 from aigateway.actors.providers.recording import Recording
+from aigateway.actors.values.money import NANO_IN_DOLLAR
 from aigateway.actors.values.records import (
     InterceptionEnded,
     ModelThought,
@@ -317,7 +318,7 @@ class RequestTrace:
             if cost is None:
                 return None
             nano += cost
-        return nano / 1e9
+        return nano / NANO_IN_DOLLAR
 
     def _begin(
         self,
