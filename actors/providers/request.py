@@ -57,6 +57,7 @@ __all__ = [
     "can_stand_in",
     "chain_of",
     "framed",
+    "has_path",
     "maker_for",
     "model_for",
     "model_refusal",
@@ -178,16 +179,19 @@ def can_stand_in(other: ProviderConfig, own: ProviderConfig, request: UpstreamRe
         and other.error is None
         and own.speaks == other.speaks
         and "copilot" not in (own.type, other.type)
-        and (not speaks_bedrock(request.rest) or _invokes(other))
-        and (not speaks_vertex(request.rest) or other.vertex is not None)
+        and has_path(other, request.rest)
         and (model := model_for(other, request.model, request.provider, path=request.rest))
         is not None
         and (request.rules is None or _allowed(request.rules, other, model))
     )
 
 
-def _invokes(config: ProviderConfig) -> bool:
-    return config.bedrock is not None and config.bedrock.invokes
+def has_path(config: ProviderConfig, path: str) -> bool:
+    """Whether a provider takes a path below another one's name, or its route: those of Bedrock's
+    own API and of Vertex's are for nobody else."""
+    if speaks_bedrock(path):
+        return config.invokes_bedrock
+    return config.vertex is not None if speaks_vertex(path) else True
 
 
 def model_refusal(rules: CallerRules, config: ProviderConfig, model: str) -> Stated[str] | None:

@@ -170,6 +170,11 @@ class ProviderConfig:
     """Address of a proxy for this provider, with its scheme; empty: none."""
 
     @property
+    def invokes_bedrock(self) -> bool:
+        """Whether it is called by Bedrock's own API, whatever its type."""
+        return self.bedrock is not None and self.bedrock.invokes
+
+    @property
     def speaks_openai(self) -> bool:
         return self.type in OPENAI_TYPES
 

@@ -14,8 +14,7 @@ from aigateway.actors.control.local.price_files import (
 )
 from aigateway.actors.control.local.prices.cost import Pricing
 from aigateway.http.settings import SettingsError, load
-from aigateway.http.settings.provider_build import build_providers
-from aigateway.http.settings.provider_env import read_providers
+from aigateway.http.settings.provider_build import configured_providers
 
 __all__ = ["pricing_of"]
 
@@ -25,9 +24,8 @@ def pricing_of(flags: dict[str, Any]) -> Pricing:
     configuration file name.  Raises ClickException."""
     try:
         settings = load(flags, os.environ, require_coderd=False)
-        providers = build_providers(read_providers(settings.provider_environ).entries, settings)
         own = read_prices_file(settings.prices) if settings.prices else None
-        return load_pricing(own, providers)
+        return load_pricing(own, configured_providers(settings))
     except SettingsError as ex:
         raise click.UsageError(str(ex)) from ex
     except PricesFileError as ex:

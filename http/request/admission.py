@@ -185,10 +185,9 @@ def find_route(call: Call, tree: ActorTree) -> tuple[Target, Intercept | Passthr
         said = f'AI provider "{config.name}" is misconfigured: {config.error}'
         raise plain(503, said, reason=Reason.PROVIDER_MISCONFIGURED)
     # One of Anthropic's type may be Bedrock by its credentials.
-    speaks_aws = config.bedrock is not None and config.bedrock.invokes
-    kind = BEDROCK if speaks_aws else config.type
+    kind = BEDROCK if config.invokes_bedrock else config.type
     route = resolve(kind, inbound.method, rest)
-    if config.type == BEDROCK and not speaks_aws and speaks_bedrock(rest):
+    if config.type == BEDROCK and not config.invokes_bedrock and speaks_bedrock(rest):
         route = None
     if route is None:
         raise _no_route(inbound.method, inbound.shown_path, path, tree)

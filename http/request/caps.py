@@ -15,8 +15,8 @@ from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.control.messages import Caller, CapBusy, CapFull, NoPrice
 from aigateway.actors.interception.estimate import most_used
 from aigateway.actors.interception.headers import BYOK, Credential
-from aigateway.actors.interception.routes import Api, speaks_bedrock, speaks_vertex
-from aigateway.actors.providers.request import chain_of, model_for
+from aigateway.actors.interception.routes import Api
+from aigateway.actors.providers.request import chain_of, has_path, model_for
 from aigateway.actors.values.caps import CapShare, Hold, Payee
 from aigateway.actors.values.money import dollars
 from aigateway.actors.values.policy import CallerRules
@@ -91,11 +91,7 @@ def hold_for(
     others = _known(tree, chain_of(config, tree))
     payees: dict[Payee, None] = {}
     for each in (config, *_known(tree, [name for name, _ in config.group]), *others):
-        named = model_for(each, model, config.name, path=path)
-        if (speaks_bedrock(path) and each.bedrock is None) or (
-            speaks_vertex(path) and each.vertex is None
-        ):
-            continue
+        named = model_for(each, model, config.name, path=path) if has_path(each, path) else None
         if named is not None and _may(rules, each, (model, named)):
             kind = "openai" if each.speaks_openai else each.type
             payees[Payee(kind, each.name, recorded, named if named != recorded else "")] = None

@@ -24,8 +24,7 @@ from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.settings import Settings, SettingsError
 from aigateway.http.settings._proxies import proxy_for
 from aigateway.http.settings.mcp_servers import YAML_KEY
-from aigateway.http.settings.provider_build import build_providers, finish_providers
-from aigateway.http.settings.provider_env import read_providers
+from aigateway.http.settings.provider_build import configured_providers, finish_providers
 from aigateway.http.settings.version import own_version
 
 if TYPE_CHECKING:
@@ -45,8 +44,7 @@ def control_plane_starter(
     ``on_fatal`` is told why there will never be a connection, ``on_connected`` that there is
     one again.
     """
-    found = read_providers(settings.provider_environ, settings.provider_commands)
-    providers = build_providers(found.entries, settings)
+    providers = configured_providers(settings)
     if settings.local:
         return _local(settings, providers)
     return _coderd(settings, providers, on_fatal, on_connected)

@@ -99,7 +99,7 @@ class Passing:
         listed = listed_models(config, inbound.method, target.rest, caller.rules)
         if listed is not None:
             raise listed
-        if config.bedrock is not None and config.bedrock.invokes:
+        if config.invokes_bedrock:
             if (path := invoked(target.rest)) is not None:
                 return self._count_natively(call, presented, config, caller.rules, target, path)
             if (target.rest, inbound.method) == (COUNT_TOKENS, "POST"):

@@ -19,6 +19,7 @@ from aigateway.actors.interception.routes import (
     GEMINI,
     MESSAGES,
     RESPONSES,
+    speaks_bedrock,
 )
 from aigateway.http.request.admission import parts_of
 from aigateway.http.request.answers import Answer
@@ -47,7 +48,7 @@ def dialect_of(path: str, tree: ActorTree) -> str:
     """
     path, name, rest = parts_of(path)
     config = tree.provider_config(name)
-    if config is not None and config.bedrock is not None and rest.startswith("/model/"):
+    if config is not None and config.bedrock is not None and speaks_bedrock(rest):
         # InvokeModel's errors have AWS's form too, whatever its answers have.
         return CONVERSE
     named = _NAMED.search(path if config is None else rest)

@@ -29,12 +29,14 @@ from aigateway.http.settings._indexed_env import BEARER_TOKEN, MAX_KEYS
 from aigateway.http.settings._option import OptionWarning
 from aigateway.http.settings._proxies import proxy_for
 from aigateway.http.settings.provider_entry import ProviderEntry
+from aigateway.http.settings.provider_env import read_providers
 from aigateway.http.settings.table import Settings
 
 __all__ = [
     "ProviderOutcome",
     "all_failed",
     "build_providers",
+    "configured_providers",
     "finish_providers",
     "provider_warnings",
     "provider_outcomes",
@@ -93,6 +95,12 @@ class _Names:
         if self.prefix:
             return f"{what}, in the variables that begin with {self.prefix}"
         return f"{what}, among the AI providers of the Coder deployment"
+
+
+def configured_providers(settings: Settings) -> tuple[ProviderConfig, ...]:
+    """All providers that the settings name.  Raises SettingsError when it is unclear which."""
+    found = read_providers(settings.provider_environ, settings.provider_commands)
+    return build_providers(found.entries, settings)
 
 
 def build_providers(

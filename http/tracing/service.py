@@ -18,8 +18,7 @@ from aigateway.actors.control.local.prices.cost import Used
 from aigateway.actors.values.records import RECORD_LINE, TokenUsage
 from aigateway.http.logs import tap_logs
 from aigateway.http.settings import Settings
-from aigateway.http.settings.provider_build import build_providers
-from aigateway.http.settings.provider_env import read_providers
+from aigateway.http.settings.provider_build import configured_providers
 from aigateway.http.settings.trace_protocol import trace_protocol
 from aigateway.http.settings.version import own_version
 from aigateway.http.tracing.request import CostOf, RequestTrace
@@ -104,8 +103,7 @@ def _cost_of(settings: Settings) -> CostOf | None:
     """By the prices of our own control plane; a Coder deployment does not tell its."""
     if not settings.local:
         return None
-    providers = build_providers(read_providers(settings.provider_environ).entries, settings)
-    pricing = load_pricing(settings.own_prices, providers)
+    pricing = load_pricing(settings.own_prices, configured_providers(settings))
 
     def cost_of(record: TokenUsage, model: str, kind: str, name: str) -> int | None:
         return pricing.cost(
