@@ -99,7 +99,6 @@ def read_messages_request(
         correlating_tool_call_id=_answered_call(last),
         opening=opening_of_messages(messages, fields.container, readable),
         written=Prompt(
-            readable,
             messages.raw,
             fields.tools,
             fields.system,

@@ -106,7 +106,8 @@ def read_chat_request(
     messages = Conversation(fields.messages)
     last, texts = last_said(messages, _said)
     prompt = texts[-1] if texts else None
-    kind = None if prompt is None else kind_of(headers, _system(messages), prompt)
+    leading = _leading(messages)
+    kind = None if prompt is None else kind_of(headers, _system(messages, leading), prompt)
     streaming = fields.stream is True
     asked = None
     if streaming and ask_usage:
@@ -121,10 +122,9 @@ def read_chat_request(
         correlating_tool_call_id=_answered_call(last),
         opening=opening_of_completion(messages),
         written=Prompt(
-            readable,
             messages.raw,
             fields.tools,
-            leading=_leading(messages),
+            leading=leading,
             retention=fields.prompt_cache_retention,
             aside=kind in ASIDE,
         ),
@@ -178,10 +178,10 @@ def _leading(messages: Conversation) -> int:
     return len(messages)
 
 
-def _system(messages: Conversation) -> str:
+def _system(messages: Conversation, leading: int) -> str:
     """What the conversation begins with, before anybody speaks."""
     said: list[str] = []
-    for place in range(_leading(messages)):
+    for place in range(leading):
         said += _texts(messages[place].get("content"))
     return "\n".join(said)
 

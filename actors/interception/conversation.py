@@ -383,8 +383,6 @@ NO_OPENING = Opening()
 class Prompt:
     """A request's prompt as it is written, part by part in the order in which it is cached."""
 
-    readable: bytes
-    """All of the body."""
     messages: Sequence[Buffer]
     tools: Buffer = Raw(b"")
     system: Buffer = Raw(b"")

@@ -33,9 +33,10 @@ _body = msgspec.json.Decoder(_Body)
 
 
 def read_converse_request(
-    id: str, readable: bytes, body: bytes, headers: Headers = (), *, streaming: bool
+    id: str, readable: bytes, body: bytes, headers: Headers = ()
 ) -> ClientRequest:
-    """Read a request; ``readable`` is ``body`` without its content coding.  Raises NotJson."""
+    """Read a request; ``readable`` is ``body`` without its content coding.  The path says which
+    model is asked, and whether for a stream.  Raises NotJson."""
     fields = read_once(readable, _body.decode, lambda _no_object: _Body())
     prompt, answered = None, None
     said = items(fields.messages)
@@ -49,7 +50,7 @@ def read_converse_request(
         id=id,
         body=body,
         model="",
-        streaming=streaming,
+        streaming=False,
         prompt=prompt,
         prompt_kind=None if prompt is None else kind_of(headers, _system(fields), prompt),
         correlating_tool_call_id=answered,

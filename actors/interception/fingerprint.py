@@ -18,14 +18,13 @@ from zlib import crc32
 from aigateway.actors.codec.reading import Buffer, is_null
 from aigateway.actors.interception.conversation import Prompt
 from aigateway.actors.values.frozen import frozen
-from aigateway.actors.values.prompt_parts import PromptParts, encoded
+from aigateway.actors.values.prompt_parts import CHECKSUM_SIZE, PromptParts, encoded
 
 __all__ = ["fingerprint"]
 
 MOST_MESSAGES: Final = 4096
 """A longer conversation has no fingerprint."""
 
-_SIZE: Final = 6
 _NAMES: Final = (b'"cache_control"', b'"prompt_cache_breakpoint"')
 # Within strings quotes are escaped, so this is a member's name.
 _MARK: Final = re.compile(
@@ -129,4 +128,4 @@ def _life(mark: bytes) -> int:
 
 
 def _keyed(key: bytes, told: bytes) -> bytes:
-    return hashlib.blake2b(told, digest_size=_SIZE, key=key).digest()
+    return hashlib.blake2b(told, digest_size=CHECKSUM_SIZE, key=key).digest()

@@ -15,7 +15,7 @@ from attrs import frozen
 from aigateway.actors.codec.decoding import DecodingError, decode
 from aigateway.actors.codec.headers import Headers, joined
 
-__all__ = ["MASK", "mask_body", "mask_headers", "mask_text"]
+__all__ = ["MASK", "mask_body", "mask_headers", "mask_text", "without_secrets"]
 
 MASK = "***"
 
@@ -151,11 +151,17 @@ def _is_text(name: str) -> bool:
     return "error" in name or "message" in name
 
 
-def _masked(data: bytes, secrets: Iterable[str]) -> bytes:
+def without_secrets(data: bytes, secrets: Iterable[str]) -> bytes:
+    """``data`` with these secrets masked wherever they stand, and nothing else."""
     for secret in secrets:
         # Shorter ones are placeholders such as "none", which may be words of any text.
         if len(secret) >= 8:
             data = data.replace(secret.encode(), _MASK)
+    return data
+
+
+def _masked(data: bytes, secrets: Iterable[str]) -> bytes:
+    data = without_secrets(data, secrets)
     lower = data.lower()
     for kind in _KINDS:
         if any(needle in lower for needle in kind.needles):

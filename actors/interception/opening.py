@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
+from typing import Final, TypeAlias
 
 from attrs import evolve
 
@@ -91,12 +92,11 @@ def open_interception(
             return GeminiInterception(
                 *read_gemini_request(id, readable, body, headers, model=model, streaming=streaming)
             )
-        if api == GEMINI_EMBEDDING:
-            request = read_model_call(id, readable, body, headers)
-            return GeminiEmbeddingInterception(evolve(request, model=model))
-        return _opened(
-            api, id, readable, body, content_encoding, headers, ask_usage, model, streaming
-        )
+        request, made = _read(api, id, readable, body, content_encoding, headers, ask_usage)
+        if model:
+            # Only where the path names the model it may say that a stream is asked for, too.
+            request = evolve(request, model=model, streaming=streaming or request.streaming)
+        return made(request)
     except NotJson as ex:
         wrong = "not valid JSON" if readable.strip() else "empty"
         raise _invalid(api, f"request body is {wrong}") from ex
@@ -104,7 +104,22 @@ def open_interception(
         raise _invalid(api, f"request body is not a valid form: {ex}") from ex
 
 
-def _opened(
+_Maker: TypeAlias = Callable[[ClientRequest], Relay]
+
+_OF_BODIES: Final[
+    Mapping[str, tuple[Callable[[str, bytes, bytes, Headers], ClientRequest], _Maker]]
+] = {
+    MESSAGES: (read_messages_request, MessagesInterception),
+    RESPONSES: (read_responses_request, ResponsesInterception),
+    COMPACTION: (read_compaction_request, CompactionInterception),
+    CONVERSE: (read_converse_request, ConverseInterception),
+    MODEL_CALL: (read_model_call, ModelCallInterception),
+    MODERATION: (read_model_call, ModerationInterception),
+    GEMINI_EMBEDDING: (read_model_call, GeminiEmbeddingInterception),
+}
+
+
+def _read(
     api: str,
     id: str,
     readable: bytes,
@@ -112,34 +127,17 @@ def _opened(
     content_encoding: str,
     headers: Headers,
     ask_usage: bool,
-    model: str,
-    streaming: bool,
-) -> Relay:
-    def of_path(request: ClientRequest) -> ClientRequest:
-        if not model:
-            return request
-        # Only where the path names the model it may say that a stream is asked for, too.
-        return evolve(request, model=model, streaming=streaming or request.streaming)
-
-    if api == CONVERSE:
-        request = read_converse_request(id, readable, body, headers, streaming=streaming)
-        return ConverseInterception(of_path(request))
-    if api == MESSAGES:
-        return MessagesInterception(of_path(read_messages_request(id, readable, body, headers)))
+) -> tuple[ClientRequest, _Maker]:
+    """The request, and what makes its interception of it."""
     if api == CHAT_COMPLETIONS:
         request, withholds, choices = read_chat_request(
             id, readable, body, content_encoding, headers, ask_usage=ask_usage
         )
-        return ChatInterception(of_path(request), withholds, choices)
-    if api == RESPONSES:
-        return ResponsesInterception(of_path(read_responses_request(id, readable, body, headers)))
-    if api == COMPACTION:
-        return CompactionInterception(of_path(read_compaction_request(id, readable, body, headers)))
-    if api == MODEL_CALL:
-        return ModelCallInterception(of_path(read_model_call(id, readable, body, headers)))
-    if api == MODERATION:
-        return ModerationInterception(of_path(read_model_call(id, readable, body, headers)))
-    raise ValueError(f"unknown API {api!r}")
+        return request, lambda request: ChatInterception(request, withholds, choices)
+    if api not in _OF_BODIES:
+        raise ValueError(f"unknown API {api!r}")
+    read, made = _OF_BODIES[api]
+    return read(id, readable, body, headers), made
 
 
 def with_tools(

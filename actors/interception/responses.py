@@ -200,7 +200,6 @@ def _read_request(
         written=None
         if read.goes_on or isinstance(given, str) or kind is not None
         else Prompt(
-            readable,
             given,
             fields.tools,
             fields.instructions,
@@ -212,6 +211,8 @@ def _read_request(
 
 def _types(tools: Raw) -> list[str]:
     """The types of the tools that are offered."""
+    if is_null(tools):
+        return []
     try:
         return [each.type for each in _tools.decode(tools)]
     except (ValueError, RecursionError):

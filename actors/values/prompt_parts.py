@@ -8,9 +8,9 @@ import msgspec
 
 from aigateway.actors.values.frozen import frozen
 
-__all__ = ["PromptParts", "decoded", "encoded"]
+__all__ = ["CHECKSUM_SIZE", "PromptParts", "decoded", "encoded"]
 
-_SIZE: Final = 6
+CHECKSUM_SIZE: Final = 6
 """Bytes of a checksum.  It is looked at within a session only, of at most some thousand parts."""
 _VERSION: Final = 1
 
@@ -50,9 +50,11 @@ def decoded(data: bytes) -> PromptParts | None:
         version, flags, ttl, marks, joined = _decode(data)
     except msgspec.MsgspecError:
         return None
-    if version != _VERSION or len(joined) % _SIZE or len(joined) < 2 * _SIZE:
+    if version != _VERSION or len(joined) % CHECKSUM_SIZE or len(joined) < 2 * CHECKSUM_SIZE:
         return None
-    tools, system, *messages = (joined[at : at + _SIZE] for at in range(0, len(joined), _SIZE))
+    tools, system, *messages = (
+        joined[at : at + CHECKSUM_SIZE] for at in range(0, len(joined), CHECKSUM_SIZE)
+    )
     return PromptParts(tools, system, tuple(messages), marks, bool(flags & 1), ttl, bool(flags & 2))
 
 

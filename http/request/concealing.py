@@ -17,10 +17,10 @@ from aigateway.actors.codec.headers import Headers, joined
 from aigateway.actors.interception.error_bodies import error_body
 from aigateway.actors.interception.headers import without_account
 from aigateway.actors.interception.masking import (
-    MASK,
     mask_body,
     mask_headers,
     mask_text,
+    without_secrets,
 )
 from aigateway.actors.providers.messages import Opened, Refused
 from aigateway.actors.upstream.errors import Quiet, UpstreamCut
@@ -132,9 +132,8 @@ def _log(provider: str, status: int, body: bytes, headers: Headers, keys: Sequen
         body = body and decode(body, joined(headers, "content-encoding"))
     except DecodingError:
         return
-    for key in (each for each in keys if len(each) >= 8):
-        # Of those that came while it runs the log knows nothing.
-        body = body.replace(key.encode(), MASK.encode())
+    # Of keys that came while it runs the log knows nothing.
+    body = without_secrets(body, keys)
     log.warning(
         "account masked in an error answer",
         provider=provider,

@@ -27,7 +27,7 @@ from aigateway.actors.control.messages import (
     Unavailable,
 )
 from aigateway.actors.interception.attribution import ATTRIBUTING, attribution_of
-from aigateway.actors.interception.conversation import Opening, Prompt, affinity_of
+from aigateway.actors.interception.conversation import Opening, affinity_of
 from aigateway.actors.interception.fingerprint import fingerprint
 from aigateway.actors.interception.headers import (
     BYOK,
@@ -220,10 +220,7 @@ class Pipeline:
         elif self.injector is not None:
             interception = self.injector.offer(interception, call, route.api, presented.token)
         credential = self.credential(config, presented, route.api)
-        recording = self.record(
-            call, route.api, interception, opened.opening, credential, firewall, opened.written
-        )
-        opened.written = None
+        recording = self.record(call, route.api, interception, opened, credential, firewall)
         if (refusal := _refusal(interception)) is not None:
             recording.close()
             raise refusal
@@ -310,20 +307,19 @@ class Pipeline:
         call: Call,
         api: Api,
         interception: Interception,
-        opening: Opening,
+        opened: Relay,
         credential: Credential,
         firewall: AgentFirewall | None,
-        written: Prompt | None = None,
     ) -> Recording:
         """Have the start of an interception recorded; from then on its end has to be.
 
-        ``written`` is the prompt, if turns of its session may be compared by it.
+        ``opened`` is what it was before anything was put around it.
         Raises the Answer of a request that may not be, or whose start cannot be recorded.
         """
         config, caller = call.provider, call.caller
         assert config is not None
         assert caller is not None
-        recording = self._recording(call, api, interception, opening, credential)
+        recording = self._recording(call, api, interception, opened.opening, credential)
         bedrock = config.bedrock is not None if api == MESSAGES else None
         call.trace.created(recording, model=call.model, bedrock=bedrock)
         call.begin("record")
@@ -333,6 +329,7 @@ class Pipeline:
             policy=policy, max_wait=self.settings.max_wait,
             metrics=self._metrics,
         )  # fmt: skip
+        written, opened.written = opened.written, None
         if key and written is not None and policy.content:
             recording.prompt_parts = fingerprint(key, written)
         self._runtime.inflight.record(recording)

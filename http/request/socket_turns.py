@@ -230,15 +230,8 @@ class SocketTurns:
             # Another one of the group cannot be asked on this connection.
             model = self.pipeline.choose_model(call, self.answering, RESPONSES, response.model)
         recording = self.pipeline.record(
-            call,
-            RESPONSES,
-            response,
-            response.opening,
-            self.credential,
-            self.firewall,
-            response.written,
+            call, RESPONSES, response, response, self.credential, self.firewall
         )
-        response.written = None
         if response.refusal is not None:
             recording.close()
             raise Answer(*response.refusal, "application/json", reason=Reason.BAD_REQUEST)
