@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,10 +15,10 @@ import requests
 import trustme
 from aws_imitation import FRAMES, aws_error, bedrock_stream, chunk_frame
 from bedrock_stub import ACCESS_KEY, CONVERSATION, CONVERSED, SECRET, BedrockStub
+from claude_code import USER, models_asked_by_claude_code
 from gateway_process import GatewayProcess, Upstream, wait_until
 from imitation_provider import Close, Reset, ScriptedProvider, stream
 from node_clients import run_node
-from system_programs import program
 
 MODEL = "eu.anthropic.claude-sonnet-4-5-20250929-v1:0"
 ARN = "arn:aws:bedrock:us-west-2:123456789012:application-inference-profile/abc"
@@ -362,29 +360,18 @@ def test_awss_client_for_python_works_over_tls(
 
 
 def test_claude_code_works_over_bedrocks_routes(gateway: GatewayProcess, tmp_path: Path) -> None:
-    claude = program("claude", "npm install -g @anthropic-ai/claude-code")
-    done = subprocess.run(
-        [claude, "-p", PROMPT, "--model", MODEL],
-        env={
-            "PATH": os.environ["PATH"],
-            "HOME": str(tmp_path),
+    asked = models_asked_by_claude_code(
+        gateway,
+        tmp_path,
+        PROMPT,
+        MODEL,
+        {
             "CLAUDE_CODE_USE_BEDROCK": "1",
             "ANTHROPIC_BEDROCK_BASE_URL": f"{gateway.url}/aws",
-            "AWS_BEARER_TOKEN_BEDROCK": gateway.key("claude-user"),
+            "AWS_BEARER_TOKEN_BEDROCK": gateway.key(USER),
             "AWS_REGION": "us-west-2",
-            "DISABLE_AUTOUPDATER": "1",
-            "DISABLE_TELEMETRY": "1",
-            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         },
-        cwd=tmp_path,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = gateway.rows("SELECT * FROM interceptions WHERE username = 'claude-user'")
     # Some of its requests only name the SDK in it.
-    assert "Claude Code" in {row["client"] for row in rows}
-    assert MODEL in {row["model"] for row in rows}
+    assert "Claude Code" in {client for client, _ in asked}
+    assert MODEL in {model for _, model in asked}

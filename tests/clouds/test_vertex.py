@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,10 +11,10 @@ from typing import Any
 import anthropic
 import pytest
 import requests
+from claude_code import USER, models_asked_by_claude_code
 from gateway_process import GatewayProcess, Upstream
 from imitation_provider import ScriptedProvider, error, imitate
 from node_clients import run_node
-from system_programs import program
 from vertex_stub import PROJECT, VertexStub
 
 PROMPT = "tell me about angels on pins"
@@ -285,27 +283,18 @@ def test_the_check_dials_with_a_token(
 
 
 def test_claude_code_works_over_vertexs_paths(gateway: GatewayProcess, tmp_path: Path) -> None:
-    claude = program("claude", "npm install -g @anthropic-ai/claude-code")
-    done = subprocess.run(
-        [claude, "-p", PROMPT, "--model", MODEL],
-        env={
-            "PATH": os.environ["PATH"],
-            "HOME": str(tmp_path),
+    asked = models_asked_by_claude_code(
+        gateway,
+        tmp_path,
+        PROMPT,
+        MODEL,
+        {
             "CLAUDE_CODE_USE_VERTEX": "1",
             "CLAUDE_CODE_SKIP_VERTEX_AUTH": "1",
             "CLOUD_ML_REGION": "europe-west1",
             "ANTHROPIC_VERTEX_PROJECT_ID": "any",
             "ANTHROPIC_VERTEX_BASE_URL": f"{gateway.url}/vertex/v1",
-            "ANTHROPIC_CUSTOM_HEADERS": f"x-api-key: {gateway.key('claude-user')}",
-            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+            "ANTHROPIC_CUSTOM_HEADERS": f"x-api-key: {gateway.key(USER)}",
         },
-        cwd=tmp_path,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = gateway.rows("SELECT * FROM interceptions WHERE username = 'claude-user'")
-    assert MODEL in {row["model"] for row in rows}
+    assert MODEL in {model for _, model in asked}

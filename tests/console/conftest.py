@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browsing import chromium, signed_in, watched
 from console_process import ConsoleProcess
+from playwright.sync_api import Browser, BrowserContext, Page
 
 from aigateway.http.demo.history import tell_history
 
@@ -24,3 +26,23 @@ def weeks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def console(weeks: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleProcess]:
     with ConsoleProcess(tmp_path_factory.mktemp("console"), weeks) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def context(browser: Browser, console: ConsoleProcess) -> Iterator[BrowserContext]:
+    with signed_in(browser, console.url, console.cookie()) as made:
+        yield made
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Iterator[Page]:
+    page = context.new_page()
+    wrong = watched(page)
+    yield page
+    assert wrong == []

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from browsing import SIZES, chromium, signed_in, watched
+from browsing import SIZES, signed_in
 from console_process import ConsoleProcess
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from aigateway.actors.control.local.store import Store
 from aigateway.actors.values.records import Interception, PromptUsage
@@ -30,26 +29,6 @@ PAGES = (
     "/setup",
 )
 HOSTILE = "<script>alert(1)</script><img src=//elsewhere.example/x onerror=alert(2)>\u202e\x1b[31m"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture
-def context(browser: Browser, console: ConsoleProcess) -> Iterator[BrowserContext]:
-    with signed_in(browser, console.url, console.cookie()) as made:
-        yield made
-
-
-@pytest.fixture
-def page(context: BrowserContext) -> Iterator[Page]:
-    page = context.new_page()
-    wrong = watched(page)
-    yield page
-    assert wrong == []
 
 
 def written(database: Path, prompt: str) -> None:

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import chromium, signed_in, watched
 from console_process import ConsoleProcess
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 from waiting import PATIENCE
 
 from aigateway.actors.control.local.api_keys import (
@@ -71,21 +70,6 @@ def database(weeks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def console(database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleProcess]:
     with ConsoleProcess(tmp_path_factory.mktemp("console"), database) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture
-def page(browser: Browser, console: ConsoleProcess) -> Iterator[Page]:
-    with signed_in(browser, console.url, console.cookie()) as context:
-        page = context.new_page()
-        wrong = watched(page)
-        yield page
-        assert wrong == []
 
 
 def made(database: Path, **wanted: Any) -> NewApiKey:

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 import requests
-from browsing import chromium, signed_in, watched
 from console_process import ConsoleProcess
 from gateway_process import GatewayProcess, Upstream
 from imitation_provider import ScriptedProvider, answer, imitate
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 from waiting import PATIENCE, wait_until
 
 from aigateway.actors.control.local.audit import list_changes
@@ -48,21 +47,6 @@ def console(
         folder, gateway.database, gateway.runtime_dir, "--client-address", gateway.url
     ) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture
-def page(browser: Browser, console: ConsoleProcess) -> Iterator[Page]:
-    with signed_in(browser, console.url, console.cookie()) as context:
-        page = context.new_page()
-        wrong = watched(page)
-        yield page
-        assert wrong == []
 
 
 def newest(database: Path) -> dict[str, Any]:
