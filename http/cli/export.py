@@ -15,7 +15,7 @@ from typing import BinaryIO
 import click
 
 from aigateway.actors.control.local.export import COLUMNS, Place, Row, export, settled_until
-from aigateway.actors.control.local.schema import timestamp
+from aigateway.actors.values.records import timestamp
 from aigateway.http.cli._local_database import database_options, reading
 from aigateway.http.cli._moments import moment
 from aigateway.http.settings.printable import csv_field

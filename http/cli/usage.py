@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aigateway.actors.control.local.schema import timestamp
 from aigateway.actors.control.local.usage import GROUPS, UsageRow, usage_by, usage_total
 from aigateway.actors.values.money import dollars
+from aigateway.actors.values.records import timestamp
 from aigateway.http.cli._local_database import database_options, reading
 from aigateway.http.cli._moments import moment
 from aigateway.http.settings.printable import csv_field, printable

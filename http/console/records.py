@@ -13,7 +13,8 @@ from attrs import define, field, frozen
 
 from aigateway.actors.control.local.address import LocalDatabaseError
 from aigateway.actors.control.local.opening import database_errors, open_address, read_address
-from aigateway.actors.control.local.schema import Database, marks, moment_of, timestamp
+from aigateway.actors.control.local.schema import Database, marks, moment_of
+from aigateway.actors.values.records import timestamp
 
 __all__ = [
     "FILTERS",

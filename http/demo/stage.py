@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Self
 
 from aigateway.actors.control.local.api_keys import create_key
-from aigateway.actors.control.local.schema import open_database, timestamp
+from aigateway.actors.control.local.schema import open_database
+from aigateway.actors.values.records import timestamp
 from aigateway.http.demo.console import ConsoleProcess, can_be_shown
 from aigateway.http.demo.gateway import GatewayProcess
 from aigateway.http.demo.history import tell_history, tell_people

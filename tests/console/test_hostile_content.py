@@ -15,7 +15,6 @@ from console_process import ConsoleProcess
 from aigateway.actors.control.local.audit import Change, note_changes
 from aigateway.actors.control.local.opening import open_address
 from aigateway.actors.control.local.policies import apply
-from aigateway.actors.control.local.schema import timestamp
 from aigateway.actors.control.local.store import Store
 from aigateway.actors.values.attribution import Attribution
 from aigateway.actors.values.records import (
@@ -25,6 +24,7 @@ from aigateway.actors.values.records import (
     PromptUsage,
     TokenUsage,
     ToolUsage,
+    timestamp,
 )
 from aigateway.http.console.wording import visible
 

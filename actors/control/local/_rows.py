@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from aigateway.actors.control.local.costs import PricedTokens, StoredRecord
-from aigateway.actors.control.local.schema import marks, timestamp
+from aigateway.actors.control.local.schema import marks
 from aigateway.actors.values.records import (
     Interception,
     InterceptionEnded,
@@ -20,6 +20,7 @@ from aigateway.actors.values.records import (
     TokenUsage,
     ToolUsage,
     UsageRecord,
+    timestamp,
 )
 
 __all__ = [

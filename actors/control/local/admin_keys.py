@@ -16,7 +16,8 @@ from attrs import field, frozen
 
 from aigateway.actors.control.local.audit import Change, note_changes
 from aigateway.actors.control.local.people import good_name
-from aigateway.actors.control.local.schema import Database, timestamp, transaction
+from aigateway.actors.control.local.schema import Database, transaction
+from aigateway.actors.values.records import timestamp
 
 __all__ = [
     "PREFIX",

@@ -34,14 +34,9 @@ from aigateway.actors.control.local.people import (
     insert_users,
     user_id_for,
 )
-from aigateway.actors.control.local.schema import (
-    Database,
-    marks,
-    moment_of,
-    timestamp,
-    transaction,
-)
+from aigateway.actors.control.local.schema import Database, marks, moment_of, transaction
 from aigateway.actors.control.messages import Caller, Denied
+from aigateway.actors.values.records import timestamp
 
 __all__ = [
     "ApiKey",

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from attrs import frozen
 
-from aigateway.actors.control.local.schema import Database, timestamp
+from aigateway.actors.control.local.schema import Database, like
+from aigateway.actors.values.records import timestamp
 
 __all__ = ["Change", "list_changes", "note_changes"]
-
-_PATTERN = re.compile("[!%_]")
-"""What is a pattern in LIKE."""
 
 
 @frozen
@@ -72,7 +69,7 @@ def list_changes(
     sought = {name: text for name, text in texts.items() if text}
     # Both sides by the database, whose idea of letters may be a small one.
     conditions = [f"lower({name}) LIKE lower(?) ESCAPE '!'" for name in sought]
-    values = ["%" + _PATTERN.sub(r"!\g<0>", text) + "%" for text in sought.values()]
+    values = [f"%{like(text)}%" for text in sought.values()]
     if before is not None:
         conditions.append("(at, id) < (?, ?)")
         values += before

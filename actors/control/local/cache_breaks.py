@@ -28,7 +28,7 @@ own (a title) is before none.  A turn without any before it lost nothing: it beg
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, get_args
 
 from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.prompt_parts import PromptParts
@@ -38,9 +38,7 @@ __all__ = ["CAUSES", "LEAST", "CacheTurn", "Cause", "Verdict", "judge"]
 Cause: TypeAlias = Literal[
     "model", "provider", "key", "tools", "system", "message", "marks", "pause", "unknown"
 ]
-CAUSES: Final[tuple[Cause, ...]] = (
-    "model", "provider", "key", "tools", "system", "message", "marks", "pause", "unknown",
-)  # fmt: skip
+CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
 
 LEAST: Final = 1024
 """Tokens: the shortest prompt that OpenAI keeps, and most models of Anthropic's.  It also counts in

@@ -74,10 +74,10 @@ def turn_rows(
         return []
     tokens: defaultdict[str, list[TokenUsage | PricedTokens]] = defaultdict(list)
     for record in records:
-        plain = record.record if isinstance(record, PricedTokens) else record
-        if isinstance(plain, TokenUsage) and plain.interception_id in ends:
-            assert isinstance(record, TokenUsage | PricedTokens)
-            tokens[plain.interception_id].append(record)
+        if isinstance(record, TokenUsage | PricedTokens):
+            id = _record(record).interception_id
+            if id in ends:
+                tokens[id].append(record)
     begun = {each.id: Asked.by(each) for each in starts if each.id in tokens}
     begun.update(asked(sorted(tokens.keys() - begun.keys())))
     known = {id: each for id, each in begun.items() if each.session_id is not None}

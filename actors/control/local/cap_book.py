@@ -39,9 +39,9 @@ from aigateway.actors.control.local.caps import (
 )
 from aigateway.actors.control.local.costs import StoredRecord
 from aigateway.actors.control.local.prices.cost import Pricing, Used, cost_of
-from aigateway.actors.control.local.schema import Database, marks, timestamp
+from aigateway.actors.control.local.schema import Database, like, marks
 from aigateway.actors.values.caps import Hold
-from aigateway.actors.values.records import InterceptionEnded
+from aigateway.actors.values.records import InterceptionEnded, timestamp
 
 __all__ = [
     "LAPSE",
@@ -469,8 +469,7 @@ def _spent(database: Database, key: TillKey, ends_at: str) -> int:
     """What was spent in a window before there was a cap."""
     scope, id, _period, starts_at = key
     if scope == "group":
-        escaped = id.replace("!", "!!").replace("%", "!%").replace("_", "!_")
-        id = f"%, {escaped}, %"
+        id = f"%, {like(id)}, %"
     statement = _SPENT_SQL.format(_WHOSE[scope])
     row = database.execute(statement, (id, starts_at, ends_at)).fetchone()
     return int(row[0]) if row is not None else 0

@@ -31,9 +31,9 @@ from zoneinfo import ZoneInfo
 
 from attrs import define, frozen
 
-from aigateway.actors.control.local.schema import timestamp
 from aigateway.actors.values.caps import CapShare
 from aigateway.actors.values.policy import AppliedCap, Every
+from aigateway.actors.values.records import timestamp
 
 __all__ = [
     "NEXT_FOR",

@@ -11,19 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from aigateway.actors.control.local.prices.cost import Cost, Pricing, Used
-from aigateway.actors.control.local.schema import (
-    Database,
-    marks,
-    moment_of,
-    timestamp,
-    transaction,
-)
+from aigateway.actors.control.local.schema import Database, marks, moment_of, transaction
 from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.records import (
     Interception,
     InterceptionEnded,
     TokenUsage,
     UsageRecord,
+    timestamp,
 )
 
 __all__ = [

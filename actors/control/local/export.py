@@ -13,7 +13,8 @@ from typing import Any, Final, TypeAlias
 
 from attrs import frozen
 
-from aigateway.actors.control.local.schema import Database, marks, timestamp
+from aigateway.actors.control.local.schema import Database, marks
+from aigateway.actors.values.records import timestamp
 
 __all__ = ["COLUMNS", "Place", "Row", "export", "settled_until"]
 

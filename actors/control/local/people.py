@@ -14,7 +14,8 @@ from collections.abc import Iterable, Sequence
 from attrs import evolve, frozen
 
 from aigateway.actors.control.local.audit import Change, note_changes
-from aigateway.actors.control.local.schema import Database, marks, timestamp, transaction
+from aigateway.actors.control.local.schema import Database, marks, transaction
+from aigateway.actors.values.records import timestamp
 
 __all__ = [
     "AlreadyThere",

@@ -10,9 +10,10 @@ from attrs import evolve, frozen
 from aigateway.actors.control.local.api_keys import KnownKey
 from aigateway.actors.control.local.audit import Change, note_changes
 from aigateway.actors.control.local.policy_document import BadPolicy, read_policy, read_rules
-from aigateway.actors.control.local.schema import Database, timestamp, transaction
+from aigateway.actors.control.local.schema import Database, transaction
 from aigateway.actors.control.messages import Caller
 from aigateway.actors.values.policy import Policy
+from aigateway.actors.values.records import timestamp
 
 __all__ = ["BadStoredPolicy", "PolicyChanged", "PolicyInForce", "StoredPolicy", "apply", "newest"]
 

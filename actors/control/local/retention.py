@@ -13,9 +13,9 @@ from typing import Final, Literal, TypeAlias
 
 from attrs import frozen
 
-from aigateway.actors.control.local.schema import Database, marks, timestamp, transaction
+from aigateway.actors.control.local.schema import Database, marks, transaction
 from aigateway.actors.control.local.usage_rolling import forget_buckets
-from aigateway.actors.values.records import INVALID_ARGUMENTS
+from aigateway.actors.values.records import INVALID_ARGUMENTS, timestamp
 
 __all__ = [
     "KINDS",

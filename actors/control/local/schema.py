@@ -26,7 +26,6 @@ from aigateway.actors.control.local.migrations import VERSION, bring_forward
 
 if TYPE_CHECKING:
     from aigateway.actors.control.local.postgres import PostgresDatabase
-from aigateway.actors.values.records import timestamp
 
 __all__ = [
     "APPLICATION_ID",
@@ -34,12 +33,12 @@ __all__ = [
     "Database",
     "LocalDatabaseError",
     "is_busy",
+    "like",
     "marks",
     "may_pass",
     "moment_of",
     "open_database",
     "read_database",
-    "timestamp",
     "touch",
     "transaction",
     "version_of",
@@ -68,8 +67,19 @@ def marks(values: Sized) -> str:
     return ", ".join("?" * len(values))
 
 
+def like(text: str) -> str:
+    """A text that stands for itself in a pattern of ``LIKE ... ESCAPE '!'``."""
+    return text.translate(_PATTERNS)
+
+
+_PATTERNS = str.maketrans({"!": "!!", "%": "!%", "_": "!_"})
+
+
 def moment_of(text: str) -> float:
-    """Unix seconds of what :func:`timestamp` wrote.  Raises ValueError."""
+    """Unix seconds of what :func:`~aigateway.actors.values.records.timestamp` wrote.
+
+    Raises ValueError.
+    """
     return datetime.fromisoformat(text).timestamp()
 
 

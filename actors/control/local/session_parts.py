@@ -13,8 +13,7 @@ from typing import Final, TypeAlias
 
 from attrs import frozen
 
-from aigateway.actors.control.local.schema import timestamp
-from aigateway.actors.values.records import Interception
+from aigateway.actors.values.records import Interception, timestamp
 
 __all__ = ["PART_SQL", "EXACT_ENOUGH", "Part", "PartNotes", "part_rows"]
 

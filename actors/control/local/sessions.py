@@ -13,8 +13,9 @@ from typing import Any, Final, TypeAlias
 
 from attrs import field, frozen
 
-from aigateway.actors.control.local.schema import Database, marks, timestamp
+from aigateway.actors.control.local.schema import Database, marks
 from aigateway.actors.control.local.session_parts import EXACT_ENOUGH
+from aigateway.actors.values.records import timestamp
 
 __all__ = [
     "NO_BREAKS",

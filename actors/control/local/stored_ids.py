@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from aigateway.actors.control.local.schema import Database, marks, timestamp, transaction
+from aigateway.actors.control.local.schema import Database, marks, transaction
+from aigateway.actors.values.records import timestamp
 
 __all__ = ["FRESH", "KEPT", "foreign_id", "remember"]
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from attrs import frozen
 
-from aigateway.actors.control.local.schema import Database, timestamp
+from aigateway.actors.control.local.schema import Database
 from aigateway.actors.control.local.usage_sums import COUNTS, Span, summed
+from aigateway.actors.values.records import timestamp
 
 __all__ = ["GROUPS", "UsageRow", "usage_by", "usage_total"]
 

@@ -25,12 +25,7 @@ from typing import Final
 
 from attrs import define, field
 
-from aigateway.actors.control.local.schema import (
-    Database,
-    marks,
-    timestamp,
-    transaction,
-)
+from aigateway.actors.control.local.schema import Database, marks, transaction
 from aigateway.actors.control.local.usage_sums import (
     COLUMNS,
     COUNTS,
@@ -39,6 +34,7 @@ from aigateway.actors.control.local.usage_sums import (
     end_of,
     summed,
 )
+from aigateway.actors.values.records import timestamp
 
 __all__ = ["SETTLED", "Rolling", "forget_buckets"]
 

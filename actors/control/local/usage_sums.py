@@ -17,7 +17,8 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from aigateway.actors.control.local.schema import Database, marks, timestamp
+from aigateway.actors.control.local.schema import Database, marks
+from aigateway.actors.values.records import timestamp
 
 __all__ = ["COLUMNS", "COUNTS", "Cover", "Span", "beginning", "cover", "end_of", "summed"]
 
@@ -148,27 +149,21 @@ def _statement(
     chosen, sources = "", []
     if parts.spans:
         told = {**COLUMNS, "day": f"substr(started_at, 1, {_DAY})"}
-        expressions = [f"{told[name]} AS {name}" for name in by] or [
-            "CAST('' AS TEXT) AS everything"
-        ]
         terms = []
         for span in parts.spans:
             bounds = [("started_at >= ?", span.since), ("started_at < ?", span.until)]
             terms.append(" AND ".join(sql for sql, bound in bounds if bound is not None) or "1 = 1")
             values += [bound for _sql, bound in bounds if bound is not None]
         chosen = (
-            f"WITH chosen AS (SELECT id, error_type, {', '.join(expressions)} FROM interceptions"
+            f"WITH chosen AS (SELECT id, error_type, {_named(by, told)} FROM interceptions"
             f" WHERE ({' OR '.join(terms)}){within})"
         )
         values += only.values()
         sources.append(_FROM_RECORDS.format(names=names))
     if parts.buckets:
         told = {column: column for column in COLUMNS} | {"day": f"substr(bucket, 1, {_DAY})"}
-        expressions = [f"{told[name]} AS {name}" for name in by] or [
-            "CAST('' AS TEXT) AS everything"
-        ]
         sources.append(
-            f"SELECT {', '.join(expressions)}, {', '.join(COUNTS)} FROM usage_sums"
+            f"SELECT {_named(by, told)}, {', '.join(COUNTS)} FROM usage_sums"
             f" WHERE bucket IN ({marks(parts.buckets)}){within}"
         )
         values += [*parts.buckets, *only.values()]
@@ -179,6 +174,11 @@ def _statement(
     shown = f"{names}, {sums}" if by else sums
     union = " UNION ALL ".join(sources)
     return f"{chosen} SELECT {shown} FROM ({union}) AS spent GROUP BY {names}", values
+
+
+def _named(by: Sequence[str], told: Mapping[str, str]) -> str:
+    """The columns that are summed up by, from the SQL that tells each."""
+    return ", ".join(f"{told[name]} AS {name}" for name in by) or "CAST('' AS TEXT) AS everything"
 
 
 _FROM_RECORDS: Final = """

@@ -24,8 +24,8 @@ from aigateway.actors.control.local.opening import open_address
 from aigateway.actors.control.local.people import create_users
 from aigateway.actors.control.local.postgres_store import PostgresStore
 from aigateway.actors.control.local.price_files import load_pricing
-from aigateway.actors.control.local.schema import timestamp
 from aigateway.actors.control.local.store import Store
+from aigateway.actors.values.records import timestamp
 from aigateway.http.admin.openapi import PREFIX, document
 from aigateway.http.admin.operations import OPERATIONS
 from aigateway.http.admin.service import answer_to, problem_of

@@ -18,8 +18,8 @@ from aigateway.actors.control.local.schema import (
     LocalDatabaseError,
     open_database,
     read_database,
-    timestamp,
 )
+from aigateway.actors.values.records import timestamp
 
 PUBLIC = {
     "interceptions": "id initiator_id username api_key_id provider provider_name model client"

@@ -11,9 +11,10 @@ from postgres_server import PostgresServer
 
 from aigateway.actors.control.local.opening import open_address
 from aigateway.actors.control.local.postgres_store import PostgresStore
-from aigateway.actors.control.local.schema import Database, timestamp
+from aigateway.actors.control.local.schema import Database
 from aigateway.actors.control.local.store import Store
 from aigateway.actors.values.attribution import Attribution
+from aigateway.actors.values.records import timestamp
 
 AnyStore: TypeAlias = Store | PostgresStore
 NOON = 1_772_280_000.0

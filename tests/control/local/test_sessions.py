@@ -8,11 +8,12 @@ from typing import Any, TypeAlias
 import pytest
 
 from aigateway.actors.control.local.postgres_store import PostgresStore
-from aigateway.actors.control.local.schema import Database, timestamp
+from aigateway.actors.control.local.schema import Database
 from aigateway.actors.control.local.sessions import SessionFilter, find_sessions, sessions_named
 from aigateway.actors.control.local.store import Store
 from aigateway.actors.control.local.timeline import Agent, Prompt, timeline
 from aigateway.actors.values.attribution import Attribution
+from aigateway.actors.values.records import timestamp
 
 AnyStore: TypeAlias = Store | PostgresStore
 NOON = 1_772_280_000.0

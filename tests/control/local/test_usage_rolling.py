@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from aigateway.actors.control.local.opening import open_address
 from aigateway.actors.control.local.postgres_store import PostgresStore
 from aigateway.actors.control.local.retention import DAY, Forgetting, Retention
-from aigateway.actors.control.local.schema import Database, timestamp
+from aigateway.actors.control.local.schema import Database
 from aigateway.actors.control.local.store import Store
 from aigateway.actors.control.local.usage import GROUPS, usage_by, usage_total
 from aigateway.actors.control.local.usage_rolling import SETTLED, Rolling
 from aigateway.actors.control.local.usage_sums import COLUMNS, Span, cover, summed
+from aigateway.actors.values.records import timestamp
 
 MIDNIGHT = 1_772_323_200.0
 """2026-03-01T00:00:00Z"""
