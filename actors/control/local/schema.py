@@ -15,7 +15,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -178,8 +178,16 @@ def _connect(file: Path, mode: str, patience: float) -> sqlite3.Connection:
 
 
 def _create_private(file: Path) -> None:
-    # Before SQLite does: it would create the file readable by all, and WAL follows suit.
-    os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+    # Before SQLite does: it would create the file readable by all, and WAL follows suit.  A file
+    # that is there is not opened: closing any descriptor of it drops the locks of this process'
+    # other connections.  Then another process takes itself for the last one, and deletes the
+    # log into which they go on writing.
+    with suppress(FileExistsError):
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    if file.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not os.access(file, os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 @contextmanager

@@ -5,11 +5,15 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from aigateway.actors.control.local.schema import open_database
+
 HERE = Path(__file__).parent
+READER = "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1]).execute(sys.argv[2]).fetchone())"
 
 
 def writer(path: Path, count: int, kind: str) -> subprocess.Popen[str]:
@@ -68,6 +72,20 @@ def test_a_killed_process_loses_nothing_that_it_acknowledged(
         found = database.execute(f"SELECT interception_id FROM {table}")
         assert acknowledged <= {row[0] for row in found}
     assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_what_is_written_after_another_process_has_left_is_still_in_the_file(path: Path) -> None:
+    # As in a worker whose control plane is started again beside its housekeeper.
+    with closing(open_database(path)), closing(open_database(path)) as again:
+        writer(path, 5, "threads").communicate(timeout=60)
+        again.execute("INSERT INTO stored_ids VALUES ('id', 'user', 0)")
+        found = subprocess.run(
+            [sys.executable, "-c", READER, str(path), "SELECT count(*) FROM stored_ids"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert found.stdout == "1\n"
 
 
 def test_a_locked_database_does_not_hold_up_other_greenlets(path: Path) -> None:
