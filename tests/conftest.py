@@ -8,8 +8,9 @@ from gateway_process import GatewayProcess, Upstream
 from hypothesis import HealthCheck, settings
 from imitation_provider import ScriptedProvider, imitate
 from imitation_provider.fixtures import imitation_provider, scripted_provider
+from sdk_clients import sdk_clients
 
-__all__ = ["imitation_provider", "scripted_provider"]
+__all__ = ["imitation_provider", "scripted_provider", "sdk_clients"]
 
 # A busy machine is no failure. The rest is hypothesis' own, which differs in CI.
 settings.register_profile(

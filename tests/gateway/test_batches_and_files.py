@@ -11,6 +11,7 @@ import openai
 import pytest
 from gateway_process import GatewayProcess, Upstream
 from imitation_provider import ReceivedRequest, ScriptedProvider, Steps, answer
+from sdk_clients import closed_later
 
 LINES = b'{"custom_id":"1","method":"POST","url":"/v1/chat/completions","body":{}}\n'
 POLICY = """
@@ -64,11 +65,13 @@ def gateway(
 
 
 def gpt(gateway: GatewayProcess, user: str, **headers: str) -> openai.OpenAI:
-    return openai.OpenAI(
-        api_key=gateway.key(user),
-        base_url=f"{gateway.url}/openai/v1",
-        max_retries=0,
-        default_headers=headers,
+    return closed_later(
+        openai.OpenAI(
+            api_key=gateway.key(user),
+            base_url=f"{gateway.url}/openai/v1",
+            max_retries=0,
+            default_headers=headers,
+        )
     )
 
 
@@ -113,8 +116,10 @@ def test_who_brings_a_key_may_list_and_name_all(
     gateway: GatewayProcess, provider: ScriptedProvider
 ) -> None:
     headers = {"X-Coder-AI-Governance-Token": gateway.key("bob")}
-    own = openai.OpenAI(
-        api_key="sk-of-bob", base_url=f"{gateway.url}/openai/v1", default_headers=headers
+    own = closed_later(
+        openai.OpenAI(
+            api_key="sk-of-bob", base_url=f"{gateway.url}/openai/v1", default_headers=headers
+        )
     )
     own.files.list()
     assert own.files.retrieve("file-1").id == "file-1"
@@ -143,8 +148,10 @@ def test_caps_hold_for_models_that_hold_no_conversation(gateway: GatewayProcess)
 
 
 def test_anthropics_batches_are_passed_on_too(gateway: GatewayProcess) -> None:
-    claude = anthropic.Anthropic(
-        api_key=gateway.key("alice"), base_url=f"{gateway.url}/anthropic", max_retries=0
+    claude = closed_later(
+        anthropic.Anthropic(
+            api_key=gateway.key("alice"), base_url=f"{gateway.url}/anthropic", max_retries=0
+        )
     )
     batches = claude.messages.batches
     asked: Any = {"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": "x"}]}

@@ -29,6 +29,7 @@ from any_coderd import (
 )
 from gateway_process import GatewayProcess, wait_until
 from imitation_provider import ScriptedProvider, WaitFor, stream
+from sdk_clients import closed_later
 from test_lost_actors import DELTA, START, STOP
 
 OUTAGE = float(os.environ.get("AIGATEWAY_TEST_OUTAGE", "0.3"))
@@ -44,11 +45,15 @@ class Load:
     """Clients made with the SDKs, blocking and streaming, one request after the other."""
 
     def __init__(self, gateway: GatewayProcess, key: str) -> None:
-        self._claude = anthropic.Anthropic(
-            base_url=f"{gateway.url}/anthropic", api_key=key, max_retries=0, timeout=100
+        self._claude = closed_later(
+            anthropic.Anthropic(
+                base_url=f"{gateway.url}/anthropic", api_key=key, max_retries=0, timeout=100
+            )
         )
-        self._gpt = openai.OpenAI(
-            base_url=f"{gateway.url}/openai/v1", api_key=key, max_retries=0, timeout=100
+        self._gpt = closed_later(
+            openai.OpenAI(
+                base_url=f"{gateway.url}/openai/v1", api_key=key, max_retries=0, timeout=100
+            )
         )
         self.served: dict[str, tuple[float, Counter[str]]] = {}
         """For each answer that came to its end: when it was asked for, and its records."""

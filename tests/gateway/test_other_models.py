@@ -22,6 +22,7 @@ from imitation_provider import (
     event,
     stream,
 )
+from sdk_clients import closed_later
 
 PIXEL = "iVBORw0KGgo="
 SPOKEN = bytes(range(256)) * 512
@@ -82,7 +83,9 @@ def gateway(
 
 
 def client(gateway: GatewayProcess, name: str = "openai") -> openai.OpenAI:
-    return openai.OpenAI(api_key=gateway.key(), base_url=f"{gateway.url}/{name}/v1", max_retries=0)
+    return closed_later(
+        openai.OpenAI(api_key=gateway.key(), base_url=f"{gateway.url}/{name}/v1", max_retries=0)
+    )
 
 
 def recorded(gateway: GatewayProcess, headers: Any) -> dict[str, Any]:

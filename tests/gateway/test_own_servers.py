@@ -11,6 +11,7 @@ import requests
 from attrs import evolve
 from gateway_process import GatewayProcess, Upstream
 from imitation_provider import ReceivedRequest, ScriptedProvider, Steps, answer, imitate
+from sdk_clients import closed_later
 
 
 def strict(request: ReceivedRequest) -> Steps:
@@ -52,7 +53,9 @@ def gateway(
 
 
 def client(gateway: GatewayProcess, name: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{gateway.url}/{name}/v1", api_key=gateway.key(), max_retries=0)
+    return closed_later(
+        openai.OpenAI(base_url=f"{gateway.url}/{name}/v1", api_key=gateway.key(), max_retries=0)
+    )
 
 
 def test_a_server_that_wants_no_key_gets_none_on_any_route(

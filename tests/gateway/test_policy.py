@@ -13,6 +13,7 @@ import pytest
 import requests
 from gateway_process import GatewayProcess, Upstream, message_of, wait_until
 from imitation_provider import ScriptedProvider, answer, imitate
+from sdk_clients import closed_later
 
 from aigateway.http.request.inbound import REQUEST_ID_HEADER
 
@@ -105,14 +106,16 @@ def ask(
 
 
 def claude(gateway: GatewayProcess, user: str) -> anthropic.Anthropic:
-    return anthropic.Anthropic(
-        api_key=gateway.key(user), base_url=f"{gateway.url}/anthropic", max_retries=0
+    return closed_later(
+        anthropic.Anthropic(
+            api_key=gateway.key(user), base_url=f"{gateway.url}/anthropic", max_retries=0
+        )
     )
 
 
 def gpt(gateway: GatewayProcess, user: str) -> openai.OpenAI:
-    return openai.OpenAI(
-        api_key=gateway.key(user), base_url=f"{gateway.url}/openai/v1", max_retries=0
+    return closed_later(
+        openai.OpenAI(api_key=gateway.key(user), base_url=f"{gateway.url}/openai/v1", max_retries=0)
     )
 
 

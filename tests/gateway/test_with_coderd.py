@@ -25,13 +25,18 @@ from any_coderd import (
 )
 from gateway_process import GatewayProcess, message_of, wait_until
 from imitation_provider import ScriptedProvider
+from sdk_clients import closed_later
 
 
 def test_sdk_clients_are_served_and_recorded(start: Start, coderd: AnyCoderd) -> None:
     key = coderd.add_alice()
     gateway = start()
-    claude = anthropic.Anthropic(base_url=f"{gateway.url}/anthropic", api_key=key, max_retries=0)
-    gpt = openai.OpenAI(base_url=f"{gateway.url}/openai/v1", api_key=key, max_retries=0)
+    claude = closed_later(
+        anthropic.Anthropic(base_url=f"{gateway.url}/anthropic", api_key=key, max_retries=0)
+    )
+    gpt = closed_later(
+        openai.OpenAI(base_url=f"{gateway.url}/openai/v1", api_key=key, max_retries=0)
+    )
     with claude.messages.stream(
         model="claude-sonnet-5", max_tokens=100, messages=[{"role": "user", "content": "hello"}]
     ) as running:
