@@ -16,7 +16,7 @@ __all__ = ["Connection", "commit"]
 SLOW: Final = 0.05
 """Seconds that a commit takes on a slow disk."""
 SLOW_FOR: Final = 60.0
-"""Seconds for which a disk is taken for slow after such a commit, whoever made it.
+"""Seconds for which a disk is taken for slow after such a commit, of any connection.
 
 PERF: another thread costs 50 us, a quarter of what a small request costs here.  So a commit is
 handed to one only then.

@@ -227,7 +227,7 @@ class Lanes(Generic[T]):
     """What runs on a session.
 
     Used by the one who reads the client and by the one who reads the provider, each in its own
-    thread: whoever gets a ``T`` out of here has it alone.
+    thread: the one that gets a ``T`` out of here has it alone.
     """
 
     __slots__ = ("_lanes", "_named")
@@ -260,7 +260,7 @@ class Lanes(Generic[T]):
             self._lanes.pop(lane, None)
 
     def put(self, lane: str | None, running: T) -> None:
-        """This runs, whoever has taken the lane."""
+        """This runs, no matter who has taken the lane."""
         self._lanes[lane] = running
 
     def pop(self, lane: str | None) -> T | None:

@@ -9,8 +9,8 @@ Theory of operation.  A session has two threads or greenlets, and each of them w
   client: no event passes a queue.
 
 What they share is who runs (:class:`~..interception.responses_socket.Lanes`).  A response belongs
-to whoever takes it out of there, so its end is recorded once, whoever notices it first: by its last
-message, a connection that breaks, a client that has gone.
+to the one that takes it out of there, so its end is recorded once, no matter who notices it
+first: by its last message, a connection that breaks, a client that has gone.
 
 Rules:
 
@@ -104,7 +104,7 @@ class Client(Protocol):
 
 @define(eq=False)
 class Turn:
-    """One response that runs on a session.  Belongs to whoever has it out of the lanes."""
+    """One response that runs on a session.  Belongs to the one that took it out of the lanes."""
 
     response: SocketResponse
     model: str

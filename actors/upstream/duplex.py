@@ -1,8 +1,8 @@
 """A connection that one thread reads while another one writes.
 
 With greenlets any socket will do.  With threads a TLS socket will not: OpenSSL does not bear two
-threads in one connection.  So here nobody waits inside of the socket: it never blocks, whoever
-touches it holds a lock, and who waits does so outside.
+threads in one connection.  So here nobody waits inside of the socket: it never blocks, it is
+touched under a lock only, and waiting is done outside.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Through a proxy that is spoken to by TLS there is TLS within TLS, which no socket of Python's does,
 and what waits for an upstream waits on descriptors: bytes that an outer layer has decrypted
 already would go unnoticed there.  So a thread (a greenlet, where sockets belong to these) carries
-the bytes between the outer layer and one end of a pair of sockets; whoever has the other end sees
+the bytes between the outer layer and one end of a pair of sockets; the holder of the other end sees
 a connection like any other.
 """
 

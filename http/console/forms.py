@@ -41,7 +41,7 @@ class Visitor:
 
 
 def visitor_of(req: falcon.Request) -> Visitor:
-    """Whoever the guard let in."""
+    """The one that the guard let in."""
     visitor = req.context.visitor
     assert isinstance(visitor, Visitor)
     return visitor

@@ -101,7 +101,7 @@ class Tokens:
 
     @property
     def all_input(self) -> int:
-        """What the model read: anew, from a cache, or written into one."""
+        """What the model read: uncached, from a cache, or written into one."""
         return self.input + self.cache_read + self.cache_write
 
     @property

@@ -54,7 +54,7 @@ class Templates:
     def respond(
         self, req: falcon.Request, resp: falcon.Response, template: str, **values: Any
     ) -> None:
-        """A page as the answer to a request, for whoever is signed in."""
+        """A page as the answer to a request, for the one signed in."""
         resp.content_type = falcon.MEDIA_HTML
         visitor = getattr(req.context, "visitor", None)
         resp.text = self.page(template, query=query, here=req.path, visitor=visitor, **values)

@@ -275,7 +275,7 @@ class _Session:
                 tool_call_id=f"call_{_uuid(dice).hex[:16]}",
                 record_id=_uuid(dice).hex,
             )
-        # Now and then a cache is missed: all of the context is read anew.
+        # Now and then a cache is missed: all of the context is read again.
         cached = 0 if prompt and dice.random() < 0.5 else int(context * dice.uniform(0.86, 0.97))
         writes = self.habit.provider == "anthropic"
         fresh = context - cached

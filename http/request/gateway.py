@@ -43,7 +43,7 @@ class Front(Protocol):
 
     trace: Trace
     added: list[tuple[str, str]]
-    """Headers of any answer, whoever makes it."""
+    """Headers of any answer, the gateway's own or a provider's."""
 
     def exactly(self, status: str, headers: list[tuple[str, str]], body: AnyBody) -> None:
         """Send this status line, these headers and this body, in the place of Falcon's."""

@@ -204,7 +204,7 @@ class Inbound:
     query: str
     headers: HeaderList
     client_ip: str
-    """Of whoever is at the other end of the connection, until
+    """Of the peer of the connection, until
     :class:`~aigateway.http.request.client_address.ClientAddresses` has looked behind proxies."""
     scheme: str
     host: str

@@ -1,6 +1,6 @@
 """Clients that speak TLS to a listener without it, or plain HTTP to one with it.
 
-Each sees an error that does not say so (``wrong version number``, an empty answer), and whoever
+Each sees an error that does not say so (``wrong version number``, an empty answer), and the one who
 runs the gateway saw nothing.  Scanners do it all day, so it is told seldom.
 """
 

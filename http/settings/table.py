@@ -105,7 +105,7 @@ def _temporary() -> str:
     try:
         return tempfile.gettempdir()
     except FileNotFoundError:
-        # No folder for temporary files can be written to; whoever needs this one says so.
+        # No folder for temporary files can be written to; what needs this one says so.
         return "/tmp"  # noqa: S108
 
 

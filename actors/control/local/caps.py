@@ -12,7 +12,7 @@ worst case is reserved; when its usage is known the reservation becomes what was
 So what is spent passes a cap by one call at most, as long as no call costs more than its worst
 case, and nobody is refused for an estimate.
 
-Whoever waits is *next*: who comes later waits behind, also in other gateways, or small calls would
+A request that waits is *next*: later ones wait behind, also in other gateways, or small calls would
 keep a large one waiting for ever.  Who is next says so again each time it looks; after
 :data:`NEXT_FOR` seconds of silence its place is free.
 

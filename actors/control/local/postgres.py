@@ -1,6 +1,6 @@
 """PostgreSQL as the embedded control plane's database: connections, a pool of them, the schema.
 
-Needs the extra ``postgres``; whoever may have to do without imports this module late.
+Needs the extra ``postgres``; code that may have to do without imports this module late.
 
 A connection answers within :data:`ANSWER_PATIENCE` or is given up: a server that was frozen, or
 cut off by a firewall, says nothing for ever.  psycopg waits for sockets as Python does, so under
@@ -63,7 +63,7 @@ _NETWORK: Final = {
 
 _NOTES: Final = "aigateway_migrations"
 
-# Whoever borrows hears of it, and says it once instead of at each try.
+# The borrower hears of it, and says it once instead of at each try.
 logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 
@@ -161,7 +161,7 @@ class ConnectionPool:
             open=False,
             name="local-db",
             # It tries again by itself for so long, with longer and longer pauses between; then
-            # whoever asks next lets it begin again, with short ones.
+            # the next to ask lets it begin again, with short ones.
             reconnect_timeout=2.0,
         )
         self._pool.open()

@@ -213,7 +213,7 @@ def index_more(connection: Database) -> bool:
 
 
 def index_again(connection: sqlite3.Connection) -> None:
-    """Forget the index, so that all is taken into it again: SQLite may number rows anew when a
+    """Forget the index, so that all is taken into it again: SQLite may number rows again when a
     file is rewritten."""
     with transaction(connection):
         connection.execute("INSERT INTO prompt_search (prompt_search) VALUES ('delete-all')")

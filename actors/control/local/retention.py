@@ -244,7 +244,7 @@ def _forget_arguments(connection: Database, there: str, ids: Sequence[str]) -> N
 
 
 def can_shrink(connection: Database) -> bool:
-    """Whether the database gives space back by and by: a file that an older version made does
+    """Whether the database gives space back as rows go: a file that an older version made does
     not, until it is rewritten once (``VACUUM`` after ``PRAGMA auto_vacuum = INCREMENTAL``)."""
     if not isinstance(connection, sqlite3.Connection):
         return True

@@ -1,12 +1,12 @@
 """The embedded control plane of several gateways: answers for itself, from PostgreSQL.
 
-The actor itself never waits.  Two *desks*, each a thread with at most one job in hand, talk to
-the database: one looks things up, the other writes.  What comes while a desk is busy is
+The actor itself never waits.  Two threads, each with at most one job in hand, talk to
+the database: one looks things up, the other writes.  What comes while a thread is busy is
 collected, and goes with its next job: into one query, or one transaction.
 
 While the database is away, questions and starts wait up to ``max_wait`` and at most
 ``max_waiting`` of them, then they are answered "ask later".  Records go back at once, they have
-their place on disk.  A desk that met trouble rests, then tries again, whether anybody waits or
+their place on disk.  A thread that met trouble rests, then tries again, whether anybody waits or
 not; the first that gets through says that the database is back.
 """
 
@@ -29,7 +29,6 @@ from aigateway.actors.actor.base import (
     fail,
     tell_quietly,
 )
-from aigateway.actors.control.local._desk import FIRST_REST, LONGEST_REST, Desk, Done
 from aigateway.actors.control.local._writing import (
     answer_batches,
     database_away,
@@ -41,6 +40,7 @@ from aigateway.actors.control.local.address import shown
 from aigateway.actors.control.local.api_keys import USES_WRITTEN_AFTER
 from aigateway.actors.control.local.cap_book import CapRow, Holder, Money
 from aigateway.actors.control.local.cap_queue import CapQueue, Start
+from aigateway.actors.control.local.job_thread import FIRST_REST, LONGEST_REST, Done, JobThread
 from aigateway.actors.control.local.opening import postgresql
 from aigateway.actors.control.local.prices.cost import Pricing
 from aigateway.actors.control.local.store import DatabaseTrouble, Written
@@ -70,10 +70,10 @@ __all__ = ["SharedControlPlane"]
 log = structlog.get_logger("ai-gateway.database")
 
 _CONNECTIONS = 2
-"""Per worker process: one for each desk."""
+"""Per worker process: one for each thread."""
 
 _CONNECTION_PATIENCE = 2.0
-"""Seconds that a desk waits for a connection before it says that there is none."""
+"""Seconds that a thread waits for a connection before it says that there is none."""
 
 _UNHEARD = 2.0
 """Seconds after the last answer of the database for which readiness relies on it."""
@@ -131,9 +131,9 @@ class _Writes:
 
 @frozen
 class _Rested:
-    """To itself: let this desk try again."""
+    """To itself: let this thread try again."""
 
-    desk: Desk
+    thread: JobThread
 
 
 @frozen
@@ -199,8 +199,8 @@ class SharedControlPlane(GatewayActor):
         self._store = PostgresStore(
             self._address, _CONNECTIONS, _CONNECTION_PATIENCE, self._pricing
         )
-        self._asking = Desk(f"{self.role} asking", self._ask, self._hear, _Questions(()))
-        self._writing = Desk(f"{self.role} writing", self._write, self._hear, _Writes())
+        self._asking = JobThread(f"{self.role} asking", self._ask, self._hear, _Questions(()))
+        self._writing = JobThread(f"{self.role} writing", self._write, self._hear, _Writes())
         self._tick_later()
 
     def receive(self, message: Any) -> Any:
@@ -246,14 +246,14 @@ class SharedControlPlane(GatewayActor):
         waiting.append(_Waiting(message, time.monotonic() + self._max_wait))
         if self._timer is None:
             self._timer = self.later(self._max_wait, _Look())
-        self._busy_desks()
+        self._busy_threads()
 
     def _store_records(self, message: StoreRecords) -> None:
         if self._writing.resting:
             send_back([message], self._detail())
             return
         self._batches.append(message)
-        self._busy_desks()
+        self._busy_threads()
 
     def _subscribe(self, message: SubscribeProviders) -> None:
         tell_quietly(message.subscriber, ProvidersChanged(self._providers))
@@ -264,7 +264,7 @@ class SharedControlPlane(GatewayActor):
     def _get_status(self, _message: GetStatus) -> Status:
         now = time.monotonic()
         if self._asking.free and now - self._asking.heard_at > _UNHEARD:
-            # Whoever waits for readiness may be the only one who asks for anything.
+            # A client that waits for readiness may be the only one that asks for anything.
             self._asking.try_out()
         return Status(
             connected=self._trouble() is None,
@@ -281,7 +281,7 @@ class SharedControlPlane(GatewayActor):
             caps=self._caps.stats(),
         )
 
-    # -- the desks, from their own threads
+    # -- the threads, from their own threads
 
     def _hear(self, message: Any) -> None:
         tell_quietly(self.actor_ref, message)
@@ -328,10 +328,10 @@ class SharedControlPlane(GatewayActor):
             self._store.note_uses()
         return evolve(job, written=written, found=found)
 
-    # -- the desks, from here
+    # -- the threads, from here
 
-    def _busy_desks(self) -> None:
-        """Give each desk that can take it what has been collected."""
+    def _busy_threads(self) -> None:
+        """Give each thread that can take it what has been collected."""
         asking, writing = self._asking, self._writing
         if self._questions and asking.free:
             taken = self._questions[:_QUESTIONS_AT_ONCE]
@@ -361,16 +361,16 @@ class SharedControlPlane(GatewayActor):
             )
 
     def _done(self, message: Done) -> None:
-        desk = message.desk
-        desk.job = None
+        thread = message.thread
+        thread.job = None
         if isinstance(message.error, DatabaseTrouble):
             self._put_back(message.job)
-            self._away(str(message.error), desk)
+            self._away(str(message.error), thread)
             return
         if message.error is not None:
             self._put_back(message.job)
             raise message.error
-        self._back(desk)
+        self._back(thread)
         job = message.job
         if isinstance(job, _Questions):
             self._notes += job.notes
@@ -391,7 +391,7 @@ class SharedControlPlane(GatewayActor):
                 # There may be room for who waits.
                 self._ask_again()
             self._tick_later()
-        self._busy_desks()
+        self._busy_threads()
 
     def _put_back(self, job: _Questions | _Writes) -> None:
         """Let those wait on who can; what users go on using can be noted another time."""
@@ -406,29 +406,29 @@ class SharedControlPlane(GatewayActor):
             if job.holder:
                 self._caps.missed()
 
-    def _away(self, reason: str, desk: Desk) -> None:
-        desk.trouble = reason
+    def _away(self, reason: str, thread: JobThread) -> None:
+        thread.trouble = reason
         if not self._told_away:
             self._told_away = True
             log.warning("the local database is away", address=shown(self._address), error=reason)
-        if desk is self._writing:
+        if thread is self._writing:
             batches, self._batches = self._batches, []
             send_back(batches, self._detail())
-        desk.resting = True
+        thread.resting = True
         # Jitter, or all workers would come back at the same moment.
-        self.later(desk.rest * random.uniform(0.5, 1.0), _Rested(desk))
-        desk.rest = min(desk.rest * 2, LONGEST_REST)
+        self.later(thread.rest * random.uniform(0.5, 1.0), _Rested(thread))
+        thread.rest = min(thread.rest * 2, LONGEST_REST)
 
     def _rested(self, message: _Rested) -> None:
-        desk = message.desk
-        desk.resting = False
-        self._busy_desks()
-        if desk.free:
+        thread = message.thread
+        thread.resting = False
+        self._busy_threads()
+        if thread.free:
             # That it is back must be found out though nobody asks for anything.
-            desk.try_out()
+            thread.try_out()
 
-    def _back(self, desk: Desk) -> None:
-        desk.trouble, desk.rest, desk.heard_at = None, FIRST_REST, time.monotonic()
+    def _back(self, thread: JobThread) -> None:
+        thread.trouble, thread.rest, thread.heard_at = None, FIRST_REST, time.monotonic()
         if self._told_away and self._trouble() is None:
             self._told_away = False
             log.info("the local database is back", address=shown(self._address))
@@ -440,14 +440,14 @@ class SharedControlPlane(GatewayActor):
     def _write_uses(self, _message: _WriteUses) -> None:
         self._uses_timer = None
         self._uses_due = True
-        self._busy_desks()
+        self._busy_threads()
 
     # -- caps
 
     def _tick(self, _message: _Tick) -> None:
         self._caps_timer = None
         self._ask_again()
-        self._busy_desks()
+        self._busy_threads()
         self._tick_later()
 
     def _ask_again(self) -> None:
@@ -468,7 +468,7 @@ class SharedControlPlane(GatewayActor):
     # -- those who wait
 
     def _look(self, _message: _Look) -> None:
-        """Answer those who have waited long enough, also those who are in a desk's hands."""
+        """Answer those who have waited long enough, also those who are in the hands of a thread."""
         now = time.monotonic()
         still = []
         for waiting in self._everybody():
@@ -495,7 +495,7 @@ class SharedControlPlane(GatewayActor):
     def _detail(self) -> str:
         trouble = self._trouble()
         if trouble is not None:
-            # Why no connection could be made is known before a desk has given up.
+            # Why no connection could be made is known before a thread has given up.
             return f"local database: {self._store.trouble or trouble}"
         return f"local database {shown(self._address)}"
 

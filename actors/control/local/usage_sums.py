@@ -4,7 +4,7 @@ records of all other times.
 The housekeeper sums up each hour of the day, and each day that is over (:mod:`.usage_rolling`).
 Such a *bucket* counts only while no record of its time has come, changed or gone since it was
 summed up: triggers note in ``usage_changes`` what does.  So the sums are always those of the
-records, whoever writes them.
+records, no matter who writes them.
 """
 
 from __future__ import annotations

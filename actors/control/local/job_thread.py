@@ -10,26 +10,26 @@ from typing import Any
 
 from attrs import frozen
 
-__all__ = ["FIRST_REST", "LONGEST_REST", "Desk", "Done"]
+__all__ = ["FIRST_REST", "LONGEST_REST", "JobThread", "Done"]
 
 FIRST_REST, LONGEST_REST = 0.05, 1.0
 """Seconds between two tries while the database is away."""
 
 _SILENT = 5.0
-"""Seconds without an answer after which a desk is not relied on."""
+"""Seconds without an answer after which a thread is not relied on."""
 
 
 @frozen
 class Done:
-    """From a desk: what came of its job."""
+    """From a thread: what came of its job."""
 
-    desk: Desk
+    thread: JobThread
     job: Any
     """With the answers, when there was no error."""
     error: Exception | None = None
 
 
-class Desk:
+class JobThread:
     """A thread that does one job after the other and tells the actor, which owns all but that.
 
     ``trial`` is the job that only finds out whether such jobs can be done; it is the first.
