@@ -23,7 +23,15 @@ from bench.processes import CHECKOUT, in_order
 from bench.report import compared, comparison, draw_plots, report, write_docs
 from bench.results import RESULTS, Measurement, Results, results_folder
 from bench.scenarios import Scenario, all_scenarios
-from bench.systems import Revision, System, UnknownRevision, all_systems, commit_of
+from bench.systems import (
+    Interpreter,
+    Revision,
+    System,
+    UnknownPython,
+    UnknownRevision,
+    all_systems,
+    commit_of,
+)
 from bench.upstream import LISTENERS, Upstream
 
 __all__ = ["main"]
@@ -204,6 +212,13 @@ def run(scenarios: tuple[str, ...], **how: Any) -> None:
     help="Measure this one; may be repeated. Default: agents, blocking, streams.",
 )
 @click.option(
+    "--python",
+    "pythons",
+    multiple=True,
+    metavar="PROGRAM",
+    help="The Python of BEFORE, and given again that of AFTER. Default: this one.",
+)
+@click.option(
     "--limit",
     type=float,
     metavar="RATIO",
@@ -211,30 +226,46 @@ def run(scenarios: tuple[str, ...], **how: Any) -> None:
 )
 @_how
 def compare(
-    before: str, after: str, names: tuple[str, ...], limit: float | None, **how: Any
+    before: str,
+    after: str,
+    names: tuple[str, ...],
+    pythons: tuple[str, ...],
+    limit: float | None,
+    **how: Any,
 ) -> None:
     """Measure revision AFTER (default: HEAD) beside revision BEFORE, in turns.
 
     Both are installed into environments of their own, with the versions of other packages that
     each was tested with. Changes that are not committed are not in it. Numbers of one run
     only are compared, round by round.
+
+    One revision under two Pythons: compare HEAD --python python3.11 --python python3.13
     """
     if how.pop("systems"):
         raise click.UsageError("a comparison has two systems: the two revisions")
     planes = how["planes"] or PLANES
     options_of_both = how["gateway_options"]
     _, options, folder = _settings({**how, "systems": ()}, "compare")
+    if len(pythons) > 2:
+        raise click.UsageError("--python is given twice at most: one for each revision")
     try:
         commits = [commit_of(before), commit_of(after)]
-    except UnknownRevision as ex:
+        # With one Python, both get it.
+        found = [Interpreter.at(each) for each in pythons] or [None]
+    except (UnknownRevision, UnknownPython) as ex:
         raise click.ClickException(str(ex)) from ex
-    if commits[0] == commits[1]:
+    if commits[0] == commits[1] and found[0] == found[-1]:
         raise click.UsageError(f"{before} and {after} are the same commit")
-    systems = [Revision(commit, plane, options_of_both) for plane in planes for commit in commits]
+    pairs = list(zip(commits, (found[0], found[-1]), strict=True))
+    systems = [
+        Revision(commit, plane, options_of_both, python)
+        for plane in planes
+        for commit, python in pairs
+    ]
     wanted = names or ("agents", "blocking", "streams")
     scenarios = [scenario for scenario in all_scenarios() if scenario.name in wanted]
     results = _measured(Campaign(scenarios, systems, options, folder))
-    old, new = (commit[:12] for commit in commits)
+    old, new = (system.label for system in systems[:2])
     numbers = compared(results, scenarios, old, new, planes)
     text = comparison(results, numbers, old, new)
     (folder / "comparison.md").write_text(text)

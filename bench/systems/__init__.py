@@ -8,14 +8,22 @@ from bench.systems.direct import Direct
 from bench.systems.litellm import LiteLlm
 from bench.systems.nginx import Nginx
 from bench.systems.portkey import Portkey
-from bench.systems.revision import Revision, UnknownRevision, commit_of
+from bench.systems.revision import (
+    Interpreter,
+    Revision,
+    UnknownPython,
+    UnknownRevision,
+    commit_of,
+)
 
 __all__ = [
+    "Interpreter",
     "Revision",
     "Running",
     "StartFailed",
     "Surroundings",
     "System",
+    "UnknownPython",
     "UnknownRevision",
     "all_systems",
     "commit_of",

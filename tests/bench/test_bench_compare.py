@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 
 from bench.report import compared, comparison
 from bench.results import Measurement, Results
 from bench.scenarios import all_scenarios
+from bench.systems import Interpreter, Revision
 
 CHECKOUT = Path(__file__).parents[2]
 OLD, NEW = "0" * 12, "1" * 12
@@ -93,11 +96,25 @@ def test_the_report_names_both_and_what_they_are() -> None:
     assert "say little" not in text
 
 
+def test_one_revision_under_two_pythons_is_two_systems() -> None:
+    here = Interpreter.at(sys.executable)
+    other = attrs.evolve(here, path="/opt/python", version="3.99.0")
+    one, two, usual = (Revision(NEW, "local", (), python) for python in (here, other, None))
+    assert one.label == f"{NEW} on {platform.python_version()}"
+    assert two.name == f"{NEW} on 3.99.0-local"
+    assert usual.label == NEW
+    assert len({one.python, two.python, usual.python}) == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["no-such-revision"], "git knows no revision 'no-such-revision'"),
         (["HEAD", "HEAD"], "HEAD and HEAD are the same commit"),
+        (["HEAD", "--python", sys.executable], "HEAD and HEAD are the same commit"),
+        (["HEAD", *["--python", sys.executable] * 3], "--python is given twice at most"),
+        (["HEAD", "--python", "/bin/false"], "'/bin/false' is not a Python"),
+        (["HEAD", "--python", "/nowhere/python"], "'/nowhere/python' is not a Python"),
         (["HEAD", "-s", "nginx"], "a comparison has two systems: the two revisions"),
     ],
 )
