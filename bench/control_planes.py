@@ -83,6 +83,35 @@ def _first_key(folder: Path, python: str, environ: Mapping[str, str]) -> str:
     return made.stdout.strip()
 
 
+_MORE_KEYS = """
+import contextlib, sqlite3, sys
+try:
+    from aigateway.actors.control.local.api_keys import create_key
+except ImportError:
+    from aigateway.actors.coderd.api_keys import create_key
+with contextlib.closing(sqlite3.connect(sys.argv[1])) as database, database:
+    for number in range(1, int(sys.argv[2])):
+        print(create_key(database, f"user-{number}").token)
+"""
+"""One transaction, since thousands of commands would take minutes; by the revision's own code,
+whose tables are not ours."""
+
+
+def _more_keys(file: Path, users: int, python: str) -> list[str]:
+    """Keys of all users but the first.  Raises Absent."""
+    made = subprocess.run(
+        [python, "-c", _MORE_KEYS, str(file), str(users)],
+        cwd=file.parent,
+        env=clean_environ(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if made.returncode:
+        raise Absent(f"no keys can be made: {made.stderr.strip()[-500:]}")
+    return made.stdout.split()
+
+
 _STORED = (
     "SELECT 'interception', id, '' FROM interceptions"
     " UNION ALL SELECT 'ended', id, '' FROM interceptions WHERE ended_at IS NOT NULL"
@@ -101,10 +130,8 @@ class LocalPlane:
         self.options = ["--local"]
         self.environ = {"CODER_AI_GATEWAY_LOCAL_DB": str(self._file)}
         self.keys = [_first_key(folder, python, self.environ)]
-        # One by one it would take minutes for thousands; the table is the same in all revisions.
-        with contextlib.closing(sqlite3.connect(self._file)) as db, db:
-            more = range(1, users)
-            self.keys += [create_key(db, f"user-{number}").token for number in more]
+        if users > 1:
+            self.keys += _more_keys(self._file, users, python)
 
     def count(self) -> RecordCounts:
         uri = f"{self._file.as_uri()}?mode=ro"
