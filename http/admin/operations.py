@@ -24,7 +24,7 @@ from aigateway.actors.control.local.api_keys import (
     revoke_key,
 )
 from aigateway.actors.control.local.audit import list_changes
-from aigateway.actors.control.local.cap_book import tills_in
+from aigateway.actors.control.local.cap_holders import tills_in
 from aigateway.actors.control.local.costs import unpriced
 from aigateway.actors.control.local.people import (
     NoSuch,

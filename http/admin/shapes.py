@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final, get_args
 
 from aigateway.actors.control.local.api_keys import ApiKey
-from aigateway.actors.control.local.cap_book import CapRow
+from aigateway.actors.control.local.cap_holders import CapRow
 from aigateway.actors.control.local.people import Group, User
 from aigateway.actors.control.local.policies import StoredPolicy
 from aigateway.actors.control.local.prices.cost import REASONS

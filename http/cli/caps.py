@@ -7,7 +7,7 @@ import time
 
 import click
 
-from aigateway.actors.control.local.cap_book import CapRow, tills_in
+from aigateway.actors.control.local.cap_holders import CapRow, tills_in
 from aigateway.actors.values.money import dollars
 from aigateway.http.cli._local_database import database_options, reading
 from aigateway.http.settings.printable import printable

@@ -8,7 +8,7 @@ from typing import Any, Final
 import falcon
 from attrs import frozen
 
-from aigateway.actors.control.local.cap_book import tills_in
+from aigateway.actors.control.local.cap_holders import tills_in
 from aigateway.actors.control.local.schema import moment_of
 from aigateway.actors.control.local.sessions import SessionFilter, described, find_sessions
 from aigateway.actors.control.local.timeline import timeline

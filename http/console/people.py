@@ -12,7 +12,7 @@ import falcon
 
 from aigateway.actors.control.local.api_keys import ApiKey, list_keys
 from aigateway.actors.control.local.audit import list_changes
-from aigateway.actors.control.local.cap_book import tills_in
+from aigateway.actors.control.local.cap_holders import tills_in
 from aigateway.actors.control.local.people import (
     NoSuch,
     User,

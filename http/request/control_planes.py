@@ -11,7 +11,7 @@ import pykka
 from aigateway.actors.actor.base import Watcher
 from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.control.local.address import is_postgresql
-from aigateway.actors.control.local.cap_book import Holder
+from aigateway.actors.control.local.cap_holders import Holder
 from aigateway.actors.control.local.housekeeper import Housekeeper
 from aigateway.actors.control.local.local import LocalControlPlane
 from aigateway.actors.control.local.price_files import load_pricing

@@ -9,21 +9,17 @@ read only where they say more than that there is room.
 A reservation is known by its interception: one that is made again is there already.  What is
 settled is the sum of the costs that are stored, so records that come again change nothing.
 
-A process that holds reservations counts on (:class:`Holders`).  Who sees another stand still for
-:data:`LAPSE` seconds lets its reservations lapse; what they have cost is counted all the same, and
-what their records tell later is added.
+Whose process is gone has its reservations lapse (:mod:`.cap_holders`); what they have cost is
+counted all the same, and what their records tell later is added.
 """
 
 from __future__ import annotations
 
-import os
-import secrets
 import sqlite3
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, frozen
 
 from aigateway.actors.control.local.caps import (
     NOTABLE,
@@ -43,32 +39,7 @@ from aigateway.actors.control.local.schema import Database, like, marks
 from aigateway.actors.values.caps import Hold
 from aigateway.actors.values.records import InterceptionEnded, timestamp
 
-__all__ = [
-    "LAPSE",
-    "AnyHolds",
-    "Ask",
-    "CapRow",
-    "Holder",
-    "Holders",
-    "Money",
-    "TillBook",
-    "tills_in",
-    "worst_case",
-]
-
-LAPSE = 20.0
-"""Seconds without a sign of life after which a process's reservations lapse."""
-FORGOTTEN = 24 * 3600.0
-"""Seconds after which a reservation lapses though its process is there."""
-_KEPT = 62 * 24 * 3600.0
-"""Seconds for which the tills of windows that are over are kept."""
-
-_CLEAN_EVERY = 3600.0
-_SHOWN = 100
-"""How many caps are told to metrics, the fullest."""
-_LOOK_EVERY = 1.0
-"""Seconds for which nothing is looked for that others may have reserved.  An end that is stored
-meanwhile is counted when its reservation lapses."""
+__all__ = ["AT_ONCE", "Ask", "Money", "TillBook", "worst_case"]
 
 _TILL = "scope, scope_id, period, starts_at"
 _KEY = "scope = ? AND scope_id = ? AND period = ? AND starts_at = ?"
@@ -129,7 +100,8 @@ _CHANGE_HOLD_SQL = f"""
     WHERE interception_id = ? AND {_KEY}
 """
 _BEGUN = Begun()
-_AT_ONCE = 500
+AT_ONCE = 500
+"""Interceptions, or tills, of one statement."""
 _MOST = 10**15
 """A million dollars: sums of what is reserved fit into a database's whole numbers."""
 
@@ -176,26 +148,6 @@ class Money:
     def asked(self) -> frozenset[str]:
         """The interceptions that begin only if they may."""
         return frozenset(ask.id for ask in self.asks)
-
-
-@define
-class Holder:
-    """This process, for those who have to know whether it is still there.
-
-    It lasts longer than a control plane's actor, whose successor goes on with its reservations.
-    """
-
-    used: bool = False
-    """It has asked for a reservation."""
-    _id: str = ""
-    _process: int = 0
-
-    @property
-    def id(self) -> str:
-        # After a fork it is another process.
-        if self._process != os.getpid():
-            self._process, self._id = os.getpid(), secrets.token_hex(8)
-        return self._id
 
 
 def worst_case(hold: Hold, pricing: Pricing, moment: float) -> tuple[int | None, str]:
@@ -481,8 +433,8 @@ def _locked(
     """Those that there are, each with its name and the amount of its cap."""
     found: dict[TillKey, tuple[Till, tuple[str, int]]] = {}
     lock = "" if isinstance(database, sqlite3.Connection) else _LOCK_SQL
-    for first in range(0, len(keys), _AT_ONCE):
-        some = keys[first : first + _AT_ONCE]
+    for first in range(0, len(keys), AT_ONCE):
+        some = keys[first : first + AT_ONCE]
         # PERF: SQLite takes half the time of (…) IN (VALUES …) where there is one.
         statement = _TILLS_SQL.format(" OR ".join([_KEY] * len(some))) + lock
         values = [each for key in some for each in key]
@@ -517,141 +469,5 @@ def _taken(database: Database, ids: Sequence[str], *, alone: bool) -> list[_Held
 def _pieces(ids: Sequence[str]) -> Iterable[Sequence[str]]:
     # What no text of a database can hold was never reserved for.
     known = [id for id in ids if id.isascii() and "\0" not in id]
-    for first in range(0, len(known), _AT_ONCE):
-        yield known[first : first + _AT_ONCE]
-
-
-def _beat(database: Database, holder: str) -> None:
-    """Show that this process is there.  Raises what the database raises."""
-    database.execute(
-        "INSERT INTO cap_holders (id, beats) VALUES (?, 1)"
-        " ON CONFLICT (id) DO UPDATE SET beats = cap_holders.beats + 1",
-        (holder,),
-    )
-
-
-@define
-class Holders:
-    """Which other processes hold reservations, and which of them stand still."""
-
-    _seen: dict[str, tuple[int, float]] = field(factory=dict)
-    """How far each has counted, and since when it has not gone on."""
-    _looked: float = 0.0
-    _cleaned: float = 0.0
-
-    def look(self, database: Database, now: float) -> list[str]:
-        """Those that are gone, ``now`` in monotonic seconds.  Raises what the database raises.
-
-        How long is measured here: clocks of other machines say nothing, and after an outage of
-        the database everybody is given time to come back.
-        """
-        if now - self._looked > LAPSE / 2:
-            # The database was away, and others could not reach it either.
-            self._seen = {}
-        self._looked = now
-        beats = dict(database.execute("SELECT id, beats FROM cap_holders").fetchall())
-        holding = database.execute("SELECT DISTINCT holder FROM cap_holds WHERE state <> 'lapsed'")
-        counts = {**dict.fromkeys((holder for (holder,) in holding.fetchall()), 0), **beats}
-        seen = {}
-        for holder, count in counts.items():
-            before = self._seen.get(holder)
-            seen[holder] = before if before is not None and before[0] == count else (count, now)
-        self._seen = seen
-        return [holder for holder, (_count, since) in seen.items() if now - since >= LAPSE]
-
-    def look_after(
-        self, database: Database, holder: str, now: float, monotonic: float
-    ) -> tuple[int, list[CapRow]]:
-        """Show that ``holder`` is there, and let the reservations lapse of those that are gone;
-        how many interceptions had some, and how full caps are.  In a transaction.
-
-        ``now`` in Unix seconds.  Raises what the database raises.
-        """
-        _beat(database, holder)
-        gone = [each for each in self.look(database, monotonic) if each != holder]
-        lapsed = _lapse(database, gone, now)
-        if monotonic - self._cleaned >= _CLEAN_EVERY:
-            self._cleaned = monotonic
-            _clean_up(database, now)
-        return lapsed, tills_in(database, now)[:_SHOWN]
-
-
-@define
-class AnyHolds:
-    """Whether anything is reserved by anybody, looked at once in a while."""
-
-    _until: float = 0.0
-    _found: bool = False
-
-    def any(self, database: Database) -> bool:
-        """Raises what the database raises."""
-        now = time.monotonic()
-        if now >= self._until:
-            found = database.execute("SELECT 1 FROM cap_holds LIMIT 1").fetchone()
-            self._found, self._until = found is not None, now + _LOOK_EVERY
-        return self._found
-
-    def made(self) -> None:
-        """There is something now."""
-        self._found, self._until = True, time.monotonic() + _LOOK_EVERY
-
-
-def _lapse(database: Database, gone: Sequence[str], now: float) -> int:
-    """Let the reservations lapse of processes that are gone, and those that were forgotten; how
-    many interceptions had some.  ``now`` in Unix seconds.  To be called in a transaction.  Raises
-    what the database raises.
-    """
-    rows = database.execute(
-        f"SELECT DISTINCT interception_id FROM cap_holds WHERE state <> 'lapsed'"
-        f" AND (holder IN ({marks(gone) or 'NULL'}) OR held_at < ?) ORDER BY 1 LIMIT {_AT_ONCE}",
-        [*gone, timestamp(now - FORGOTTEN)],
-    ).fetchall()
-    ids = [id for (id,) in rows]
-    if ids:
-        book = TillBook(database, (), ids, now, lock=True)
-        ended = database.execute(
-            f"SELECT id FROM interceptions WHERE ended_at IS NOT NULL AND id IN ({marks(ids)})",
-            ids,
-        ).fetchall()
-        book.lapse({id for (id,) in ended})
-    if gone and len(ids) < _AT_ONCE:
-        database.execute(f"DELETE FROM cap_holders WHERE id IN ({marks(gone)})", gone)
-    return len(ids)
-
-
-def _clean_up(database: Database, now: float) -> None:
-    """Delete what is about windows that are long over.  Raises what the database raises."""
-    for table, column in (("cap_holds", "held_at"), ("cap_tills", "ends_at")):
-        database.execute(f"DELETE FROM {table} WHERE {column} < ?", (timestamp(now - _KEPT),))
-
-
-@frozen
-class CapRow:
-    """How full a cap is, for those who look.  Nano-dollars; times as the database has them."""
-
-    scope: str
-    id: str
-    name: str
-    every: str
-    starts_at: str
-    resets_at: str
-    cap: int
-    spent: int
-    reserved: int
-    running: int
-
-    @property
-    def part(self) -> float:
-        """1.0 is full; it may be more."""
-        return self.spent / self.cap if self.cap else 1.0
-
-
-def tills_in(database: Database, now: float) -> list[CapRow]:
-    """The caps whose windows are not over, the fullest first.  Raises what the database raises."""
-    rows = database.execute(
-        "SELECT scope, scope_id, name, period, starts_at, ends_at, cap_nano_usd, spent_nano_usd,"
-        " reserved_nano_usd, running FROM cap_tills WHERE ends_at > ? AND starts_at <= ?",
-        (timestamp(now), timestamp(now)),
-    ).fetchall()
-    found = [CapRow(*row) for row in rows]
-    return sorted(found, key=lambda each: (-each.part, each.scope, each.name))
+    for first in range(0, len(known), AT_ONCE):
+        yield known[first : first + AT_ONCE]

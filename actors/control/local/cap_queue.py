@@ -15,7 +15,8 @@ import structlog
 from attrs import define, evolve
 
 from aigateway.actors.actor.base import ActorDied, complete, fail
-from aigateway.actors.control.local.cap_book import Ask, CapRow, Holder, Money, worst_case
+from aigateway.actors.control.local.cap_book import Ask, Money, worst_case
+from aigateway.actors.control.local.cap_holders import CapRow, Holder
 from aigateway.actors.control.local.caps import (
     NOTABLE,
     Begun,

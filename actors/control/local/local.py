@@ -37,7 +37,7 @@ from aigateway.actors.control.local._writing import (
     take_starts,
 )
 from aigateway.actors.control.local.api_keys import USES_WRITTEN_AFTER
-from aigateway.actors.control.local.cap_book import Holder
+from aigateway.actors.control.local.cap_holders import Holder
 from aigateway.actors.control.local.cap_queue import CapQueue, Start
 from aigateway.actors.control.local.prices.cost import Pricing
 from aigateway.actors.control.local.store import DatabaseBusy, DatabaseTrouble, Store

@@ -38,7 +38,8 @@ from aigateway.actors.control.local._writing import (
 )
 from aigateway.actors.control.local.address import shown
 from aigateway.actors.control.local.api_keys import USES_WRITTEN_AFTER
-from aigateway.actors.control.local.cap_book import CapRow, Holder, Money
+from aigateway.actors.control.local.cap_book import Money
+from aigateway.actors.control.local.cap_holders import CapRow, Holder
 from aigateway.actors.control.local.cap_queue import CapQueue, Start
 from aigateway.actors.control.local.job_thread import FIRST_REST, LONGEST_REST, Done, JobThread
 from aigateway.actors.control.local.opening import postgresql

@@ -27,7 +27,8 @@ from aigateway.actors.control.local._rows import (
 from aigateway.actors.control.local.address import LocalDatabaseError
 from aigateway.actors.control.local.api_keys import Uses, find_callers, note_uses
 from aigateway.actors.control.local.cache_turns import TURN_SQL, prompt_key, turn_rows
-from aigateway.actors.control.local.cap_book import AnyHolds, CapRow, Holders, Money, TillBook
+from aigateway.actors.control.local.cap_book import Money, TillBook
+from aigateway.actors.control.local.cap_holders import AnyHolds, CapRow, Holders
 from aigateway.actors.control.local.caps import Full, Verdict, Wait
 from aigateway.actors.control.local.costs import (
     Asked,

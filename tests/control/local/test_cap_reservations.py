@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from aigateway.actors.control.local.cap_book import LAPSE, Ask, Money
+from aigateway.actors.control.local.cap_book import Ask, Money
+from aigateway.actors.control.local.cap_holders import LAPSE
 from aigateway.actors.control.local.caps import Begun, Full, Verdict, Wait, tills_of
 from aigateway.actors.control.local.schema import open_database
 from aigateway.actors.control.local.store import Store

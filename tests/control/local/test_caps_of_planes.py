@@ -13,9 +13,9 @@ import pytest
 from waiting import wait_until
 
 from aigateway.actors.actor.base import Crash, fail, new_reply
-from aigateway.actors.control.local import cap_book, cap_queue
+from aigateway.actors.control.local import cap_holders, cap_queue
 from aigateway.actors.control.local.address import is_postgresql
-from aigateway.actors.control.local.cap_book import Holder
+from aigateway.actors.control.local.cap_holders import Holder
 from aigateway.actors.control.local.local import LocalControlPlane
 from aigateway.actors.control.local.price_files import load_pricing
 from aigateway.actors.control.local.schema import Database
@@ -398,7 +398,7 @@ def test_those_who_wait_are_told_of_a_death(start: Callable[..., Plane]) -> None
 def test_what_a_dead_process_has_reserved_lapses_and_its_cost_is_counted_later(
     start: Callable[..., Plane], either: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cap_book, "LAPSE", 3.0)
+    monkeypatch.setattr(cap_holders, "LAPSE", 3.0)
     monkeypatch.setattr(cap_queue, "BEAT", 0.3)
     plane = start()
     dead, _ = plane.begin(hold(cap(4)))
@@ -416,7 +416,7 @@ def test_what_a_dead_process_has_reserved_lapses_and_its_cost_is_counted_later(
 def test_reservations_of_a_process_that_lives_stay(
     start: Callable[..., Plane], either: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cap_book, "LAPSE", 3.0)
+    monkeypatch.setattr(cap_holders, "LAPSE", 3.0)
     monkeypatch.setattr(cap_queue, "BEAT", 0.3)
     one, other = start(), start(max_wait=6.0)
     one.begin(hold(cap(4)))
