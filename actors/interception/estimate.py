@@ -17,8 +17,6 @@ import string
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from attrs import frozen
-
 from aigateway.actors.codec.reading import Object, count, items, members, text
 from aigateway.actors.interception.routes import (
     COMPACTION,
@@ -30,6 +28,7 @@ from aigateway.actors.interception.routes import (
     RESPONSES,
     Api,
 )
+from aigateway.actors.values.frozen import frozen
 
 __all__ = ["LONGEST_CONTEXT", "LONGEST_OUTPUT", "MADE_PICTURE", "PICTURE", "MostUsed", "most_used"]
 
@@ -60,6 +59,10 @@ _WEB_SEARCH = ("web_search", "google_search", "googleSearch")
 _RUN_THERE = ("web_search", "web_fetch", "code_execution", "code_interpreter", "file_search", "mcp")
 
 
+_MORE = ("previous_response_id", "conversation", "cachedContent", "cached_content", "container")
+"""Fields that name what is stored elsewhere."""
+
+
 @frozen
 class MostUsed:
     """Tokens, and metadata of a token record as far as they have prices."""
@@ -80,10 +83,11 @@ def most_used(api: Api, readable: bytes) -> MostUsed:
         metadata["cache_ephemeral_1h_input"] = True
     given = LONGEST_CONTEXT if _names_more(fields) else _input(readable)
     uses = searches = 0
-    for tool in items(fields.get("tools")):
-        found, searching = _uses(members(tool))
-        uses += found
-        searches += found if searching else 0
+    if "tools" in fields:
+        for tool in items(fields["tools"]):
+            found, searching = _uses(members(tool))
+            uses += found
+            searches += found if searching else 0
     if "web_search_options" in fields:
         uses, searches = uses + _TOOL_USES, searches + _TOOL_USES
     if searches:
@@ -126,8 +130,9 @@ def _runs(readable: bytes) -> Iterator[int]:
 
 def _names_more(fields: Object) -> bool:
     """Whether it goes on from something that is not in the body."""
-    names = ("previous_response_id", "conversation", "cachedContent", "cached_content", "container")
-    return any(bytes(fields[name]) != b"null" for name in names if name in fields)
+    return not fields.keys().isdisjoint(_MORE) and any(
+        bytes(fields[name]) != b"null" for name in _MORE if name in fields
+    )
 
 
 def _uses(tool: Object) -> tuple[int, bool]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import field, frozen
+from attrs import field
 
+from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.policy import AppliedCap
 
 __all__ = ["CapShare", "Hold", "Payee"]

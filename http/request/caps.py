@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime, tzinfo
+from typing import TypeAlias
 from zoneinfo import ZoneInfo
 
 from attrs import evolve
@@ -88,18 +89,18 @@ def hold_for(
     ``readable`` is the body without its content coding.
     """
     most = most_used(api, readable)
-    others = _known(tree, chain_of(config, tree))
-    payees: dict[Payee, None] = {}
-    for each in (config, *_known(tree, [name for name, _ in config.group]), *others):
-        named = model_for(each, model, config.name, path=path) if has_path(each, path) else None
-        if named is not None and _may(rules, each, (model, named)):
-            kind = "openai" if each.speaks_openai else each.type
-            payees[Payee(kind, each.name, recorded, named if named != recorded else "")] = None
+    others: list[ProviderConfig] = []
+    if config.group or config.fallback:
+        others = _known(tree, chain_of(config, tree))
+        members = _known(tree, [name for name, _ in config.group])
+        payees = _payees((config, *members, *others), rules, config, model, recorded, path)
+    else:
+        payees = _only_payee(rules, config, model, recorded, path)
     # An attempt that is given up because it takes too long may be billed all the same.
     slow = streaming and config.fallback_after > 0
     return Hold(
         caps=rules.caps,
-        payees=tuple(payees),
+        payees=payees,
         input_tokens=most.input_tokens,
         output_tokens=most.output_tokens,
         username=caller.username,
@@ -108,6 +109,45 @@ def hold_for(
         attempts=1 + len(others) if slow else 1,
         unpriced=rules.unpriced.value == "allow",
     )
+
+
+def _payees(
+    who: Iterable[ProviderConfig],
+    rules: CallerRules,
+    asked: ProviderConfig,
+    model: str,
+    recorded: str,
+    path: str,
+) -> tuple[Payee, ...]:
+    """Those of ``who`` that may answer."""
+    found: dict[Payee, None] = {}
+    for each in who:
+        named = model_for(each, model, asked.name, path=path) if has_path(each, path) else None
+        if named is not None and _may(rules, each, (model, named)):
+            kind = "openai" if each.speaks_openai else each.type
+            found[Payee(kind, each.name, recorded, named if named != recorded else "")] = None
+    return tuple(found)
+
+
+_Alone: TypeAlias = tuple[CallerRules, ProviderConfig, tuple[Payee, ...]]
+_alone: dict[tuple[int, str, str, str, str], _Alone] = {}
+_ALONE_AT_MOST = 4096
+
+
+def _only_payee(
+    rules: CallerRules, config: ProviderConfig, model: str, recorded: str, path: str
+) -> tuple[Payee, ...]:
+    """Who may answer for a provider that nobody stands in for."""
+    # PERF: the same callers ask for the same few models; a third of what an estimate takes.  Rules
+    # and provider are these objects until there are others.
+    name = (id(rules), config.name, model, recorded, path)
+    found = _alone.get(name)
+    if found is None or found[0] is not rules or found[1] is not config:
+        if len(_alone) >= _ALONE_AT_MOST:
+            _alone.clear()
+        payees = _payees((config,), rules, config, model, recorded, path)
+        found = _alone[name] = rules, config, payees
+    return found[2]
 
 
 def _may(rules: CallerRules, config: ProviderConfig, models: Iterable[str]) -> bool:

@@ -19,27 +19,26 @@ import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from attrs import define, evolve, frozen
+from attrs import define, field
 
 from aigateway.actors.control.local.caps import (
     NOTABLE,
     Begun,
     CapTill,
+    CapTills,
     Full,
     Till,
     TillKey,
     Verdict,
     Wait,
     begin,
-    tills_of,
 )
 from aigateway.actors.control.local.costs import StoredRecord
-from aigateway.actors.control.local.prices.cost import Pricing, Used, cost_of
 from aigateway.actors.control.local.schema import Database, like, marks
-from aigateway.actors.values.caps import Hold
+from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.records import InterceptionEnded, timestamp
 
-__all__ = ["AT_ONCE", "Ask", "Money", "TillBook", "worst_case"]
+__all__ = ["AT_ONCE", "Ask", "Money", "OwnHolds", "TillBook"]
 
 _TILL = "scope, scope_id, period, starts_at"
 _KEY = "scope = ? AND scope_id = ? AND period = ? AND starts_at = ?"
@@ -90,6 +89,16 @@ _RESERVE_SQL = f"""
       AND spent_nano_usd + reserved_nano_usd + ? <= cap_nano_usd
 """
 """Where nobody waits and all that is asked for fits, each of those who ask begins."""
+_TAKE_OWN_SQL = """
+    DELETE FROM cap_holds
+    WHERE interception_id = ? AND nano_usd = ? AND counted_nano_usd = 0 AND state = 'running'
+"""
+_SETTLE_SQL = f"""
+    UPDATE cap_tills SET spent_nano_usd = spent_nano_usd +
+        (SELECT coalesce(sum(cost_nano_usd), 0) FROM token_usages WHERE interception_id = ?),
+        reserved_nano_usd = reserved_nano_usd - ?, running = running - 1
+    WHERE {_KEY}
+"""
 _NEW_HOLD_SQL = f"""
     INSERT INTO cap_holds (interception_id, {_TILL}, nano_usd, counted_nano_usd, state, holder,
                            held_at)
@@ -102,8 +111,8 @@ _CHANGE_HOLD_SQL = f"""
 _BEGUN = Begun()
 AT_ONCE = 500
 """Interceptions, or tills, of one statement."""
-_MOST = 10**15
-"""A million dollars: sums of what is reserved fit into a database's whole numbers."""
+_OWN_AT_MOST = 10_000
+"""Reservations at once; those of more are read."""
 
 
 _Shown: TypeAlias = tuple[str, int]
@@ -118,19 +127,12 @@ class Ask:
     """The interception's."""
     worst: int
     """Nano-dollars that it costs at most."""
-    caps: Sequence[CapTill]
-    zone: str
+    caps: CapTills
     username: str = ""
     so_far: int | None = None
     """Of a later round: what those before have cost.  None: it is the first."""
     again: bool = False
     """It may have been asked before, and the answer was lost."""
-
-    def at(self, now: float) -> Sequence[CapTill]:
-        """Its tills, with those of the present windows.  Raises NoTimeZone."""
-        if all(window.start <= now < window.end for _cap, _key, window in self.caps):
-            return self.caps
-        return tills_of([cap for cap, _key, _window in self.caps], now, self.zone)
 
 
 @frozen
@@ -150,43 +152,6 @@ class Money:
         return frozenset(ask.id for ask in self.asks)
 
 
-def worst_case(hold: Hold, pricing: Pricing, moment: float) -> tuple[int | None, str]:
-    """Nano-dollars that a call costs at most; None and why, where somebody who may answer has no
-    price.
-
-    Input counts as new, and as written to a cache where that is dearer.
-    """
-    most = 0
-    for payee in hold.payees:
-        metadata = dict(hold.metadata)
-        if payee.named:
-            metadata["provider_model"] = payee.named
-        kept = metadata.pop("cache_ephemeral_1h_input", False)
-        given, made = hold.input_tokens, hold.output_tokens
-        used = Used(given, made, metadata=metadata)
-        price = pricing.price(
-            used,
-            payee.model,
-            provider=payee.provider,
-            provider_name=payee.provider_name,
-            moment=moment,
-        )
-        if price is None:
-            return None, f"{payee.named or payee.model} of {payee.provider_name}"
-        cost, _reason, detail = cost_of(price, used)
-        if cost is None:
-            return None, f"{detail} of {payee.named or payee.model}"
-        most = max(most, cost)
-        # PERF: most prices are the same for input that is written to a cache.
-        if "cache_write" in price.at(given):
-            written = evolve(used, input_tokens=0, cache_write_input_tokens=given)
-            most = max(most, cost_of(price, written)[0] or 0)
-            if kept:
-                metadata = {**metadata, "cache_ephemeral_1h_input": given}
-                most = max(most, cost_of(price, evolve(written, metadata=metadata))[0] or 0)
-    return min(most * hold.attempts, _MOST), ""
-
-
 @define
 class _Held:
     """A row of ``cap_holds``."""
@@ -200,6 +165,29 @@ class _Held:
     """What its records say that was spent."""
 
 
+@define
+class OwnHolds:
+    """What was reserved by one connection to a SQLite file and is as it was made: how much, in
+    which tills, by the interception.
+
+    PERF: what it ends with is settled without being read, which takes half the time.  What is not
+    here, or was changed by somebody else meanwhile, is read.
+    """
+
+    _made: dict[str, tuple[int, tuple[TillKey, ...]]] = field(factory=dict)
+
+    def find(self, id: str) -> tuple[int, tuple[TillKey, ...]] | None:
+        return self._made.get(id)
+
+    def keep(self, book: TillBook) -> None:
+        """A transaction has happened."""
+        for id in book.touched:
+            self._made.pop(id, None)
+        self._made.update(book.made)
+        while len(self._made) > _OWN_AT_MOST:
+            del self._made[next(iter(self._made))]
+
+
 class TillBook:
     """The tills of one transaction.  Raises what the database raises.
 
@@ -207,10 +195,19 @@ class TillBook:
     """
 
     @classmethod
-    def of(cls, database: Database, money: Money, records: Iterable[StoredRecord]) -> TillBook:
-        """For a transaction that stores ``records``."""
+    def of(
+        cls,
+        database: Database,
+        money: Money,
+        records: Iterable[StoredRecord],
+        own: OwnHolds | None = None,
+    ) -> TillBook:
+        """For a transaction that stores ``records``; ``own`` is what is known of a SQLite file's
+        reservations, and learns of this after the commit."""
         ended = [each.id for each in records if isinstance(each, InterceptionEnded)]
-        return cls(database, money.asks, (*ended, *money.released), money.now, money.holder)
+        if money.released:
+            ended += money.released
+        return cls(database, money.asks, ended, money.now, money.holder, own=own)
 
     def __init__(
         self,
@@ -220,16 +217,21 @@ class TillBook:
         now: float,
         holder: str = "",
         *,
+        own: OwnHolds | None = None,
         lock: bool = False,
     ) -> None:
         """``lock``: tills are locked where nobody asks, too."""
         self.verdicts: dict[str, Verdict] = {}
         self.settled = 0
         """How many interceptions had something reserved."""
-        self._asks, self._ended, self._holder = asks, ended, holder
+        self.made: dict[str, tuple[int, tuple[TillKey, ...]]] = {}
+        """What was reserved, by the interception: how much, and in which tills."""
+        self.touched: list[str] = []
+        """Interceptions whose reservation was taken or changed."""
+        self._asks, self._ended, self._holder, self._own = asks, ended, holder, own
         self._database = database
         self._now = now
-        self._wanted = {ask.id: ask.at(now) for ask in asks}
+        self._wanted = {ask.id: ask.caps.at(now) for ask in asks}
         self._tills: dict[TillKey, Till] = {}
         self._before: dict[TillKey, tuple[Any, ...]] = {}
         self._held: dict[str, list[_Held]] = {}
@@ -263,10 +265,9 @@ class TillBook:
         """The tills of all that ask, as they are made: their windows' ends, and what is shown."""
         new: dict[TillKey, tuple[str, _Shown]] = {}
         for ask in asks:
-            for cap, key, window in self._wanted[ask.id]:
+            for key, (cap, _key, window) in self._wanted[ask.id].felt.items():
                 name = ask.username if cap.subject.per == "user" else ""
                 before = new.get(key)
-                # Where several caps have one till the lowest is the one that is felt.
                 if before is None or cap.cap.nano_usd < before[1][1]:
                     new[key] = window.ends_at, (name or cap.subject.id, cap.cap.nano_usd)
         return new
@@ -310,6 +311,10 @@ class TillBook:
 
     def _settle(self, ids: Sequence[str]) -> None:
         """Make reservations of these interceptions what their records say was spent."""
+        if self._own is not None:
+            ids = self._settle_own(self._own, ids)
+            if not ids:
+                return
         if self._locked:
             ids = [id for id in dict.fromkeys(ids) if id in self._held]
         taken = _taken(self._database, ids, alone=self._alone)
@@ -317,6 +322,26 @@ class TillBook:
             self._held.pop(held.id, None)
             self._free(held)
         self.settled += len({held.id for held in taken})
+
+    def _settle_own(self, own: OwnHolds, ids: Iterable[str]) -> list[str]:
+        """The same for those that ``own`` knows; the others."""
+        others, rows = [], []
+        for id in ids:
+            found = own.find(id)
+            if found is None:
+                others.append(id)
+                continue
+            self.touched.append(id)
+            worst, keys = found
+            if self._database.execute(_TAKE_OWN_SQL, (id, worst)).rowcount == len(keys):
+                self.settled += 1
+                rows += [(id, worst, *key) for key in keys]
+            else:
+                # It has lapsed, or it is twice among these.
+                others.append(id)
+        if rows:
+            self._database.executemany(_SETTLE_SQL, rows)
+        return others
 
     def lapse(self, ended: Collection[str]) -> None:
         """Let the reservations go of interceptions whose worker is gone; those that have ``ended``
@@ -355,32 +380,37 @@ class TillBook:
         """
         if any(ask.again or ask.so_far is not None for ask in asks):
             return False
-        rows, sums = [], dict[TillKey, list[int]]()
+        rows, sums, held_at = [], dict[TillKey, list[int]](), timestamp(self._now)
         for ask in asks:
-            for key in {key: None for _cap, key, _window in self._wanted[ask.id]}:
-                rows.append((ask.id, *key, ask.worst, self._holder, timestamp(self._now)))
+            keys = tuple(self._wanted[ask.id].felt)
+            self.made[ask.id] = ask.worst, keys
+            for key in keys:
+                rows.append((ask.id, *key, ask.worst, self._holder, held_at))
                 total = sums.setdefault(key, [0, 0])
                 total[0] += ask.worst
                 total[1] += 1
-        made: list[tuple[object, ...]] = []
+        undo: list[tuple[object, ...]] = []
         for key, (_ends_at, (name, cap)) in self._new(asks).items():
             worst, calls = sums[key]
             row = (worst, calls, *key, name, cap, self._now, int(cap * NOTABLE), worst)
             if not self._database.execute(_RESERVE_SQL, row).rowcount:
-                self._database.executemany(_FREE_SQL, made)
+                self._database.executemany(_FREE_SQL, undo)
+                self.made = {}
                 return False
-            made.append((0, -worst, -calls, *key))
+            undo.append((0, -worst, -calls, *key))
         self._database.executemany(_NEW_HOLD_SQL, rows)
-        self.verdicts = {ask.id: _BEGUN for ask in asks}
+        self.verdicts = dict.fromkeys(self.made, _BEGUN)
         return True
 
     def _ask(self, ask: Ask) -> Verdict:
         """Whether a call may begin; then its reservation is made."""
-        caps, running = self._wanted[ask.id], dict[TillKey, _Held]()
+        caps: Sequence[CapTill] = self._wanted[ask.id].all
+        running = dict[TillKey, _Held]()
         if held := self._held.get(ask.id):
             if ask.so_far is None:
                 # Its answer was lost, the reservation was not.
                 return _BEGUN
+            self.touched.append(ask.id)
             # All rounds are of the windows in which the first one began.
             first = {each.key[:3]: each.key for each in held}
             caps = [(cap, first.get(key[:3], key), window) for cap, key, window in caps]

@@ -15,11 +15,12 @@ import structlog
 from attrs import define, evolve
 
 from aigateway.actors.actor.base import ActorDied, complete, fail
-from aigateway.actors.control.local.cap_book import Ask, Money, worst_case
+from aigateway.actors.control.local.cap_book import Ask, Money
 from aigateway.actors.control.local.cap_holders import CapRow, Holder
 from aigateway.actors.control.local.caps import (
     NOTABLE,
     Begun,
+    CapTills,
     Full,
     NoTimeZone,
     Verdict,
@@ -27,6 +28,7 @@ from aigateway.actors.control.local.caps import (
     tills_of,
 )
 from aigateway.actors.control.local.prices.cost import Pricing, Used
+from aigateway.actors.control.local.prices.worst_case import WorstCases
 from aigateway.actors.control.local.store import Written
 from aigateway.actors.control.messages import (
     Accepted,
@@ -40,6 +42,7 @@ from aigateway.actors.control.messages import (
     NoPrice,
     Unavailable,
 )
+from aigateway.actors.values.caps import Hold
 from aigateway.actors.values.policy import Per
 from aigateway.actors.values.records import Interception
 
@@ -47,6 +50,8 @@ __all__ = ["BEAT", "LOOK_AGAIN", "CapQueue", "Start"]
 
 BEAT = 3.0
 """Seconds between two signs of life of a process that holds reservations."""
+_REMEMBERED = 4096
+"""Callers whose tills are."""
 LOOK_AGAIN = 0.25
 """Seconds after which those who wait ask again: another process may have settled something."""
 
@@ -83,6 +88,7 @@ class CapQueue:
 
     def __init__(self, pricing: Pricing | None, holder: Holder, patience: float) -> None:
         self._pricing = pricing
+        self._worst = None if pricing is None else WorstCases(pricing)
         self._holder = holder
         self._patience = patience
         self.waiting: list[Start] = []
@@ -94,6 +100,8 @@ class CapQueue:
         """The fullest caps when they were last looked at."""
         self._beat_at = 0.0
         self._accepted = Accepted()
+        self._tills: dict[int, CapTills] = {}
+        """By the identity of the caps, which are held by what is found."""
 
     def keyed(self, prompt_key: bytes) -> None:
         """From now on, those who begin are told this key for the parts of their prompts."""
@@ -109,14 +117,14 @@ class CapQueue:
             return Start(message, None, 0.0)
         self._holder.used = True
         try:
-            caps = tills_of(hold.caps, now, hold.zone)
+            caps = self._tills_of(hold, now)
         except NoTimeZone as ex:
             complete(message.reply, Unavailable(f"policy: {ex}"))
             return None
         until = time.monotonic() + self._patience
         worst, unpriced = None, "there are no prices"
-        if self._pricing is not None:
-            worst, unpriced = worst_case(hold, self._pricing, now)
+        if self._worst is not None:
+            worst, unpriced = self._worst.of(hold, now)
         if worst is None and not hold.unpriced:
             self.refused["", "unpriced"] += 1
             complete(message.reply, NoPrice(unpriced))
@@ -128,8 +136,19 @@ class CapQueue:
         else:
             id = message.record.id
         again = isinstance(message, Begin) and message.again
-        ask = Ask(id, worst or 0, caps, hold.zone, hold.username, so_far, again)
+        ask = Ask(id, worst or 0, caps, hold.username, so_far, again)
         return Start(message, ask, until)
+
+    def _tills_of(self, hold: Hold, now: float) -> CapTills:
+        # PERF: the caps of a caller are one object for as long as the policy is the same.
+        name = id(hold.caps)
+        found = self._tills.get(name)
+        if found is None or found.caps is not hold.caps or found.zone != hold.zone:
+            if len(self._tills) >= _REMEMBERED:
+                self._tills.clear()
+            found = tills_of(hold.caps, now, hold.zone)
+        self._tills[name] = found = found.at(now)
+        return found
 
     def _cost(self, message: HoldMore, now: float) -> int:
         """What the rounds so far have cost; nothing for what has no price."""
@@ -186,10 +205,8 @@ class CapQueue:
         if isinstance(verdict, Begun):
             share = verdict.share
             notable = share if share is not None and share.part >= NOTABLE else None
-            if (
-                not complete(start.reply, evolve(self._accepted, share=notable))
-                and ask.so_far is None
-            ):
+            said = self._accepted if notable is None else evolve(self._accepted, share=notable)
+            if not complete(start.reply, said) and ask.so_far is None:
                 self.released.append(ask.id)
             return
         cap = verdict.share.cap
@@ -198,8 +215,8 @@ class CapQueue:
             return
         why = "full" if isinstance(verdict, Full) else "waited"
         self.refused[cap.subject.per, why] += 1
-        said = CapFull(verdict.share) if isinstance(verdict, Full) else CapBusy(verdict.share)
-        complete(start.reply, said)
+        full = isinstance(verdict, Full)
+        complete(start.reply, CapFull(verdict.share) if full else CapBusy(verdict.share))
 
     def take(self) -> list[Start]:
         """Those who wait, to be asked for once more, in their order."""

@@ -24,14 +24,16 @@ two of them would wait for each other.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import TypeAlias
 from zoneinfo import ZoneInfo
 
-from attrs import define, frozen
+from attrs import define
 
 from aigateway.actors.values.caps import CapShare
+from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.policy import AppliedCap, Every
 from aigateway.actors.values.records import timestamp
 
@@ -40,6 +42,7 @@ __all__ = [
     "NOTABLE",
     "Begun",
     "CapTill",
+    "CapTills",
     "Full",
     "NoTimeZone",
     "Till",
@@ -115,6 +118,24 @@ TillKey: TypeAlias = tuple[str, str, str, str]
 CapTill: TypeAlias = tuple[AppliedCap, TillKey, Window]
 
 
+@frozen
+class CapTills:
+    """The caps of a caller with the tills of their present windows."""
+
+    caps: tuple[AppliedCap, ...]
+    zone: str
+    all: tuple[CapTill, ...]
+    felt: Mapping[TillKey, CapTill]
+    """Of each till the lowest of its caps, which is the one that is felt."""
+    start: float
+    end: float
+    """From this moment to before that one, in Unix seconds, the windows are the present ones."""
+
+    def at(self, now: float) -> CapTills:
+        """Those of ``now``."""
+        return self if self.start <= now < self.end else tills_of(self.caps, now, self.zone)
+
+
 @define
 class Till:
     """One cap's window.  Nano-dollars."""
@@ -157,14 +178,21 @@ class Full:
 Verdict: TypeAlias = Begun | Wait | Full
 
 
-def tills_of(caps: Sequence[AppliedCap], now: float, zone: str) -> list[CapTill]:
-    """Each cap with its present till and window.  Raises NoTimeZone."""
+def tills_of(caps: Sequence[AppliedCap], now: float, zone: str) -> CapTills:
+    """Some caps with their present tills.  Raises NoTimeZone."""
     found: list[CapTill] = []
+    felt: dict[TillKey, CapTill] = {}
     for cap in caps:
         every, subject = cap.cap.every, cap.subject
         window = window_of(every, now, zone)
-        found.append((cap, (subject.per, subject.id, every, window.starts_at), window))
-    return found
+        key = subject.per, subject.id, every, window.starts_at
+        found.append((cap, key, window))
+        if key not in felt or cap.cap.nano_usd < felt[key][0].cap.nano_usd:
+            felt[key] = found[-1]
+    windows = [window for _cap, _key, window in found]
+    start = max((window.start for window in windows), default=-math.inf)
+    end = min((window.end for window in windows), default=math.inf)
+    return CapTills(tuple(caps), zone, tuple(found), felt, start, end)
 
 
 def begin(

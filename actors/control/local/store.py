@@ -27,7 +27,7 @@ from aigateway.actors.control.local._rows import (
 from aigateway.actors.control.local.address import LocalDatabaseError
 from aigateway.actors.control.local.api_keys import Uses, find_callers, note_uses
 from aigateway.actors.control.local.cache_turns import TURN_SQL, prompt_key, turn_rows
-from aigateway.actors.control.local.cap_book import Money, TillBook
+from aigateway.actors.control.local.cap_book import Money, OwnHolds, TillBook
 from aigateway.actors.control.local.cap_holders import AnyHolds, CapRow, Holders
 from aigateway.actors.control.local.caps import Full, Verdict, Wait
 from aigateway.actors.control.local.costs import (
@@ -92,6 +92,7 @@ class Written:
 
 
 _ALL = Written()
+_SETTLE = Money()
 
 _ASKED_AT_MOST = 10_000
 """Interceptions that run at once; what is asked for by more is looked up again."""
@@ -134,6 +135,7 @@ class Store:
             self.trouble = str(ex)
         self._file = _identity(path)
         self._holds = AnyHolds()
+        self._own = OwnHolds()
         self._holders = Holders()
 
     def close(self) -> None:
@@ -174,7 +176,7 @@ class Store:
         try:
             connection = self._opened_for_writing()
             if money is None and self._holds.any(connection):
-                money = Money()
+                money = _SETTLE
             rows: Sequence[StoredRecord] = records
             if self._pricing is not None:
                 rows = price_records(
@@ -185,10 +187,12 @@ class Store:
                 connection, starts, rows, partial(self._asked_for, connection), self._pricing
             )
             try:
-                written = _write_together(connection, starts, rows, money, unnoted, turns)
+                written = _write_together(
+                    connection, starts, rows, money, unnoted, turns, self._own
+                )
             except _BAD_VALUES:
                 unnoted = []
-                written = _write_singly(connection, starts, rows, money, turns)
+                written = _write_singly(connection, starts, rows, money, turns, self._own)
             self._parts.written(start for start in unnoted if written.has_begun(start.id))
         except (sqlite3.Error, LocalDatabaseError, OSError) as ex:
             raise self._failed(ex) from ex
@@ -321,6 +325,7 @@ def _write_together(
     money: Money | None,
     unnoted: Sequence[Interception],
     turns: Sequence[Row],
+    own: OwnHolds,
 ) -> Written:
     # The lock is taken late: rows are made before.
     start_rows = [start_row(record) for record in starts]
@@ -328,7 +333,7 @@ def _write_together(
     bad: Mapping[int, str] = {}
     asked = frozenset[str]() if money is None else money.asked
     with transaction(connection):
-        book = None if money is None else TillBook.of(connection, money, records)
+        book = None if money is None else TillBook.of(connection, money, records, own)
         if free := [row for row in start_rows if row[0] not in asked] if asked else start_rows:
             connection.executemany(START_SQL, free)
         for statement, rows in tables.items():
@@ -346,6 +351,7 @@ def _write_together(
             connection.executemany(START_SQL, begun)
         if parts := part_rows(start for start in unnoted if book.may_begin(start.id)):
             connection.executemany(PART_SQL, parts)
+    own.keep(book)
     return Written({}, bad, book.verdicts, book.settled)
 
 
@@ -355,12 +361,13 @@ def _write_singly(
     records: Sequence[StoredRecord],
     money: Money | None,
     turns: Sequence[Row],
+    own: OwnHolds,
 ) -> Written:
     """Like :func:`_write_together`, but finds out which records are at fault."""
     bad_starts: dict[int, str] = {}
     bad_records: dict[int, str] = {}
     with transaction(connection):
-        book = TillBook.of(connection, money or Money(), records)
+        book = TillBook.of(connection, money or _SETTLE, records, own)
         for position, start in enumerate(starts):
             try:
                 _execute(connection, START_SQL, start_row(start))
@@ -387,6 +394,7 @@ def _write_singly(
             if position not in bad_starts and book.may_begin(start.id)
         ):
             _execute(connection, PART_SQL, part)
+    own.keep(book)
     return Written(bad_starts, bad_records, book.verdicts, book.settled)
 
 

@@ -4,10 +4,13 @@ request at most, and nothing stays reserved."""
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
+from attrs import evolve
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -30,7 +33,7 @@ def cap(amount: int, per: Per = "user", id: str = "ada", every: Every = "day") -
 
 
 def ask(id: str, worst: int, *caps: AppliedCap) -> Ask:
-    return Ask(id, worst, tills_of(caps, NOON, "UTC"), "UTC")
+    return Ask(id, worst, tills_of(caps, NOON, "UTC"))
 
 
 class Gateway:
@@ -109,7 +112,7 @@ class Reservations(RuleBasedStateMachine):
             day = str(int(self.now // DAY))
             self.running[id] = (gateway, asked.worst, 0)
             self.day[id] = day
-            self.of[id] = tuple(each.subject.id for each, _key, _window in asked.caps)
+            self.of[id] = tuple(each.subject.id for each in asked.caps.caps)
         else:
             assert isinstance(verdict, Full)
             assert asked.worst
@@ -208,3 +211,68 @@ TestReservations.settings = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+
+
+@pytest.fixture
+def gateways(tmp_path: Path) -> Iterator[tuple[Gateway, Gateway, sqlite3.Connection]]:
+    path = tmp_path / "gateway.db"
+    database = open_database(path)
+    records = Reservations.Records()
+    two = Gateway(path, "one", records), Gateway(path, "other", records)
+    # A till is made with the first call, and only then are reservations made without a look.
+    two[0].ask(ask("first", USD, cap(10 * USD), cap(10 * USD, "key", "k")))
+    two[0].end("first")
+    yield *two, database
+    for each in two:
+        each.store.close()
+    database.close()
+
+
+def tills(database: sqlite3.Connection) -> list[tuple[int, ...]]:
+    """Spent, reserved and running: of the user, then of the key."""
+    return database.execute(
+        "SELECT spent_nano_usd, reserved_nano_usd, running FROM cap_tills ORDER BY scope DESC"
+    ).fetchall()
+
+
+def test_who_stood_still_settles_once_what_others_have_let_lapse(
+    gateways: tuple[Gateway, Gateway, sqlite3.Connection],
+) -> None:
+    one, other, database = gateways
+    assert one.ask(ask("r", 3 * USD, cap(10 * USD)), ask("s", 2 * USD, cap(10 * USD)))
+    spend(database, "r", USD)
+    for moment in range(5):
+        other.store.look_after_holds(other.name, NOON, moment * LAPSE / 3)
+    assert tills(database)[0] == (USD, 0, 0)
+    spend(database, "r", USD)
+    one.end("r")
+    one.end("r")
+    assert tills(database)[0] == (2 * USD, 0, 0)
+    spend(database, "s", USD)
+    one.end("s")
+    assert tills(database)[0] == (3 * USD, 0, 0)
+    assert database.execute("SELECT count(*) FROM cap_holds").fetchone() == (0,)
+
+
+def test_a_round_that_was_reserved_later_is_settled_with_the_first(
+    gateways: tuple[Gateway, Gateway, sqlite3.Connection],
+) -> None:
+    one, _other, database = gateways
+    both = (cap(10 * USD), cap(10 * USD, "key", "k"))
+    one.ask(ask("r", USD, cap(10 * USD)))
+    assert one.ask(evolve(ask("r", 2 * USD, *both), so_far=USD)) == [Begun()]
+    assert tills(database) == [(0, 3 * USD, 1), (0, 2 * USD, 1)]
+    spend(database, "r", 2 * USD)
+    one.end("r")
+    assert tills(database) == [(2 * USD, 0, 0), (2 * USD, 0, 0)]
+
+
+def test_two_ends_of_one_request_in_one_transaction_are_settled_once(
+    gateways: tuple[Gateway, Gateway, sqlite3.Connection],
+) -> None:
+    one, _other, database = gateways
+    one.ask(ask("r", USD, cap(10 * USD)))
+    spend(database, "r", USD)
+    end = InterceptionEnded(id="r", ended_at=NOON)
+    one.store.write([], [end, end], Money())
+    assert tills(database)[0] == (USD, 0, 0)
