@@ -37,6 +37,7 @@ __all__ = [
     "Function",
     "OpenCall",
     "Said",
+    "answer_in",
     "finish_reason",
     "read_call_part",
     "read_chunk",
@@ -314,6 +315,21 @@ def thought_in(said: Said) -> tuple[str, str]:
         if boolean(google.get("thought")) and (found := text(said.content) or ""):
             return found, "thought"
     return "", ""
+
+
+def answer_in(said: Said, thought_in: str) -> str:
+    """The text of the answer; ``thought_in`` is the field of a thought that came with it."""
+    if thought_in == "thought":
+        return ""
+    whole = text(said.content)
+    if whole is None:
+        parts = (members(part) for part in items(said.content))
+        whole = "".join(text(part.get("text")) or "" for part in parts if _is_text(part))
+    return whole + said.refusal if said.refusal else whole
+
+
+def _is_text(part: Object) -> bool:
+    return text(part.get("type")) in ("text", "output_text")
 
 
 def _thoughts_of(parts: list[Raw]) -> str:

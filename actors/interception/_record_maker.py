@@ -9,6 +9,7 @@ from types import MappingProxyType
 from aigateway.actors.interception.conversation import NO_OPENING, Opening, Prompt
 from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.records import (
+    ModelAnswer,
     ModelThought,
     PromptUsage,
     TokenUsage,
@@ -60,7 +61,7 @@ class ClientRequest:
     refusal: tuple[int, bytes] | None = None
     opening: Opening = NO_OPENING
     written: Prompt | None = None
-    """The prompt as it is written; None where it is not all of what the model reads."""
+    """The prompt as it is written; None where it is no conversation."""
 
 
 class RecordMaker:
@@ -68,6 +69,7 @@ class RecordMaker:
 
     # PERF: of more than 30 attributes Python looks up each by its name.
     __slots__ = (
+        "_answers",
         "_asked_model",
         "_divert",
         "_end_metadata",
@@ -80,6 +82,8 @@ class RecordMaker:
 
     def __init__(self, request: ClientRequest) -> None:
         self.id = request.id
+        self._answers = False
+        """Texts of answers are recorded."""
         self._asked_model = request.model
         self._end_metadata: dict[str, object] = {}
         """What is known of the answer that belongs to the end of the interception."""
@@ -93,6 +97,10 @@ class RecordMaker:
     def divert_tools(self, take: Callable[[ToolUsage], bool]) -> None:
         """Show ``take`` each call of a tool first; where it says true, there is no record."""
         self._divert = take
+
+    def keep_answers(self) -> None:
+        """Record the texts of the answer too; to be told before it begins."""
+        self._answers = True
 
     def take_records(self) -> list[UsageRecord]:
         """Records that have become known since the last call."""
@@ -156,6 +164,28 @@ class RecordMaker:
                     content=content,
                     created_at=now,
                     metadata={"source": source, **cut},
+                )
+            )
+
+    def _record_answer(
+        self,
+        msg_id: str,
+        content: str | None,
+        now: float,
+        metadata: Mapping[str, object] = NOTHING,
+        *,
+        truncated: bool = False,
+    ) -> None:
+        """Record a text of the answer, where answers are recorded."""
+        if content and self._answers:
+            cut = TRUNCATED if truncated else NOTHING
+            self._records.append(
+                ModelAnswer(
+                    interception_id=self.id,
+                    msg_id=msg_id,
+                    content=content,
+                    created_at=now,
+                    metadata={**metadata, **cut},
                 )
             )
 

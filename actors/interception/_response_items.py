@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from attrs import define, field, frozen
 
@@ -27,8 +27,10 @@ from aigateway.actors.interception.outcomes import MESSAGE_LIMIT
 __all__ = [
     "CallItem",
     "Items",
+    "Saying",
     "Thinking",
     "Thought",
+    "answer_of",
     "call_of",
     "commentary_of",
     "paid_request",
@@ -266,6 +268,19 @@ def commentary_of(message: Object) -> list[str]:
     return _texts(message.get("content"), "output_text")
 
 
+def answer_of(message: Object) -> str:
+    """What a message says to whoever asked, a refusal among it; nothing where that is a commentary
+    or was not the model's."""
+    role = text(message.get("role"))
+    if role not in (None, "assistant") or text(message.get("phase")) == "commentary":
+        return ""
+    whole = text(message.get("content"))
+    if whole is not None:
+        return whole
+    parts = map(members, items(message.get("content")))
+    return "".join(text(part.get("text")) or text(part.get("refusal")) or "" for part in parts)
+
+
 def _texts(parts: Buffer | None, kind: str = "") -> list[str]:
     whole = text(parts)
     if whole is not None:
@@ -366,6 +381,51 @@ class Thinking:
             if (text(event.get("type")) or "").startswith("response.reasoning"):
                 self.add(event)
         self.deltas.clear()
+
+
+class Saying:
+    """What a stream tells of the answer's texts outside of items, until an item tells them whole.
+
+    PERF: nearly all deltas come again, so they are read only if nothing told the whole, or when
+    there are many.
+    """
+
+    MOST: Final = 4096
+    """Deltas that are kept as they came; at some 250 bytes each that is 1 MB."""
+
+    def __init__(self) -> None:
+        self._deltas: list[bytes] = []
+        self._texts: dict[int, Text] = {}
+
+    def keep(self, piece: bytes) -> None:
+        """Take a delta."""
+        self._deltas.append(piece)
+        if len(self._deltas) >= self.MOST:
+            self._read()
+
+    def forget(self, place: int | None) -> None:
+        """The item of this number has told its text; None: the one that came."""
+        if place is None:
+            self._deltas.clear()
+            self._texts.clear()
+            return
+        item = b'"output_index":%d,' % place
+        self._deltas = [piece for piece in self._deltas if item not in piece]
+        self._read()
+        self._texts.pop(place, None)
+
+    def rest(self) -> list[tuple[int, Text]]:
+        """Hand out what no item has told, by the items' numbers."""
+        self._read()
+        left, self._texts = self._texts, {}
+        return sorted(left.items())
+
+    def _read(self) -> None:
+        for piece in self._deltas:
+            event = members(parse_event(piece)[1])
+            place = count(event.get("output_index"))
+            self._texts.setdefault(place, Text()).write(text(event.get("delta")) or "")
+        self._deltas.clear()
 
 
 def _part_of(event: Object) -> tuple[int, tuple[str, int]]:

@@ -26,6 +26,7 @@ from aigateway.actors.codec.reading import (
     text,
     values,
 )
+from aigateway.actors.interception._pattern import Pattern
 from aigateway.actors.interception._record_maker import NOTHING, TRUNCATED, ClientRequest, Text
 from aigateway.actors.interception.conversation import (
     ASIDE,
@@ -174,6 +175,7 @@ class MessagesInterception(Relay):
     __slots__ = (
         "_blocks",
         "_msg_id",
+        "_pattern",
         "_refusals",
         "_told_usage",
         "_usage",
@@ -185,6 +187,7 @@ class MessagesInterception(Relay):
         super().__init__(request)
         self._msg_id = ""
         self._blocks: dict[int, _Block] = {}
+        self._pattern: Pattern | None = None
         self._usage = RunningUsage()
         self._usage_at = 0.0
         self._usage_final = False
@@ -194,8 +197,11 @@ class MessagesInterception(Relay):
     # -- streams
 
     def _read_event(self, piece: bytes, now: float) -> None:
-        # PERF: most events are deltas of text, which nobody records.
-        if not self._blocks and piece.startswith(b"event: content_block_delta\n"):
+        # PERF: most events are deltas, often of text that nobody records, else like the one before.
+        if not self._blocks:
+            if piece.startswith(b"event: content_block_delta\n"):
+                return
+        elif self._pattern is not None and self._pattern.fits(piece):
             return
         name, data = self._parsed(piece)
         if not data:
@@ -209,6 +215,8 @@ class MessagesInterception(Relay):
             self._note_odd_event(data, may_cost=may_cost)
         if handler is not None:
             handler(self, event, now)
+            if kind == "content_block_delta":
+                self._learn(piece, event)
         elif not kind and not is_null(event.get("error")):
             # As servers that speak OpenAI's APIs as well write it.
             self._on_error(event, now)
@@ -235,19 +243,31 @@ class MessagesInterception(Relay):
             started = _Block(kind, content=Text(text(block.get("thinking")) or ""))
         elif kind in _TOOL_BLOCKS:
             started = _tool_block(kind, block)
+        elif kind == "text" and self._answers:
+            started = _Block(kind, content=Text(text(block.get("text")) or ""))
         else:
             self._note_hand_over(block)
             return
         self._finish_block(index, now)
         self._blocks[index] = started
+        self._pattern = self._pattern or Pattern()
 
     def _on_block_delta(self, event: Object, now: float) -> None:
         block = self._blocks.get(count(event.get("index")))
         if block is None:
             return
         delta = members(event.get("delta"))
-        part = delta.get("thinking" if block.type == "thinking" else "partial_json")
+        part = delta.get(_DELTAS.get(block.type, "partial_json"))
         block.content.write(text(part) or "")
+
+    def _learn(self, piece: bytes, event: Object) -> None:
+        """Know deltas again that only add to the block of this one."""
+        block, pattern = self._blocks.get(count(event.get("index"))), self._pattern
+        if block is not None and pattern is not None and pattern.learns:
+            name = _DELTAS.get(block.type, "partial_json")
+            said = text(members(event.get("delta")).get(name))
+            if said is not None:
+                pattern.learn(piece, b'"%s"' % name.encode(), block.content, said)
 
     def _on_block_stop(self, event: Object, now: float) -> None:
         self._finish_block(count(event.get("index")), now)
@@ -305,9 +325,13 @@ class MessagesInterception(Relay):
         block = self._blocks.pop(index, None)
         if block is None:
             return
+        if self._pattern is not None:
+            self._pattern.forget()
         content = block.content.value()
         if block.type == "thinking":
             self._record_thought(content, "thinking", now, truncated=block.content.truncated)
+        elif block.type == "text":
+            self._record_answer(self._msg_id, content, now, truncated=block.content.truncated)
         elif block.id:
             arguments = content if content.strip() else block.whole_input
             self._record_call(block, arguments, now)
@@ -335,6 +359,8 @@ class MessagesInterception(Relay):
             kind = text(block.get("type"))
             if kind == "thinking":
                 self._record_thought(text(block.get("thinking")), "thinking", now)
+            elif kind == "text":
+                self._record_answer(self._msg_id, text(block.get("text")), now)
             elif kind in _TOOL_BLOCKS and (call := _tool_block(kind, block)).id:
                 self._record_call(call, call.whole_input, now)
 
@@ -349,6 +375,8 @@ class MessagesInterception(Relay):
         for block in self._blocks.values():
             if block.type == "thinking":
                 self._record_thought(block.content.value(), "thinking", now, truncated=True)
+            elif block.type == "text":
+                self._record_answer(self._msg_id, block.content.value(), now, truncated=True)
         whole = end is End.WHOLE or self._usage_final
         self._record_usage(whole=whole)
         unread = end is End.WHOLE and self._usage_unread
@@ -411,6 +439,8 @@ class MessagesInterception(Relay):
         return b"event: error\ndata: " + data + b"\n\n"
 
 
+_DELTAS = {"thinking": "thinking", "text": "text"}
+"""The member of a delta that adds to a block, by the block's type; of tools it is another."""
 _TELL_USAGE = frozenset({"message_start", "message_delta"})
 _ANSWER = frozenset({"content", "stop_reason", "usage"})
 """Members of which every message has one: what has none is something else."""

@@ -30,6 +30,7 @@ from aigateway.actors.interception._chat_chunk import (
     Choice,
     Chunk,
     OpenCall,
+    answer_in,
     read_chunk,
     thought_in,
 )
@@ -38,7 +39,7 @@ from aigateway.actors.interception._chat_chunk import (
 )
 from aigateway.actors.interception._chat_usage import ChatUsage, Tokens
 from aigateway.actors.interception._pattern import Pattern
-from aigateway.actors.interception._record_maker import TRUNCATED, ClientRequest, Text
+from aigateway.actors.interception._record_maker import NOTHING, TRUNCATED, ClientRequest, Text
 from aigateway.actors.interception.conversation import (
     ASIDE,
     INSTRUCTING_ROLES,
@@ -219,6 +220,7 @@ class ChatInterception(Relay):
         "_pattern",
         "_ran",
         "_reasons",
+        "_texts",
         "_thoughts",
         "_tier",
         "_usage",
@@ -240,6 +242,8 @@ class ChatInterception(Relay):
         self._calls: dict[tuple[int, int], OpenCall] = {}
         self._latest: dict[int, tuple[int, int]] = {}
         self._thoughts: dict[int, _Thought] = {}
+        # Of the answer, where that is recorded.
+        self._texts: dict[int, Text] = {}
         self._ran: dict[tuple[int, int], Object] = {}
         self._cited: set[int] = set()
         self._open: set[int] = set()
@@ -334,6 +338,10 @@ class ChatInterception(Relay):
             if choice not in self._thoughts:
                 self._thoughts[choice] = _Thought(name)
             self._thoughts[choice].content.write(thought)
+        if self._answers and (answer := answer_in(said, name)):
+            if choice not in self._texts:
+                self._texts[choice] = Text()
+            self._texts[choice].write(answer)
         if said.refusal:
             self._end_metadata["refusal"] = True
         for raw in said.executed_tools or ():
@@ -385,7 +393,11 @@ class ChatInterception(Relay):
             if call is not None and not call.custom and part.function is not None:
                 self._pattern.learn(piece, b'"arguments"', call.arguments, part.arguments)
         elif not thought:
-            self._pattern.learn(piece, b'"content"')
+            if not self._answers:
+                self._pattern.learn(piece, b'"content"')
+            elif (answer := text(said.content)) is not None:
+                sink = self._texts.setdefault(choice.index, Text())
+                self._pattern.learn(piece, b'"content"', sink, answer)
         elif name in ("reasoning_content", "reasoning"):
             content = self._thoughts[choice.index].content
             # OpenRouter says it twice.
@@ -396,6 +408,7 @@ class ChatInterception(Relay):
         for key in [key for key in self._calls if key[0] == choice]:
             self._finish_call(key, now)
         self._finish_thought(choice, now)
+        self._finish_answer(choice, now)
 
     def _finish_call(self, key: tuple[int, int], now: float) -> None:
         self._pattern.forget()
@@ -407,6 +420,14 @@ class ChatInterception(Relay):
         if thought is not None:
             cut = thought.content.truncated or not whole
             self._record_thought(thought.content.value(), thought.source, now, truncated=cut)
+
+    def _finish_answer(self, choice: int, now: float, *, whole: bool = True) -> None:
+        answer = self._texts.pop(choice, None)
+        if answer is not None:
+            self._pattern.forget()
+            which = {"choice": choice} if choice else NOTHING
+            cut = answer.truncated or not whole
+            self._record_answer(self._msg_id, answer.value(), now, which, truncated=cut)
 
     def _had_ended(self, key: tuple[int, int]) -> bool:
         """Whether a call had come whole when the stream broke off, as far as can be seen."""
@@ -466,6 +487,8 @@ class ChatInterception(Relay):
         """Record what nothing in the answer itself ends."""
         for choice in list(self._thoughts):
             self._finish_thought(choice, now, whole=whole)
+        for choice in list(self._texts):
+            self._finish_answer(choice, now, whole=whole)
         for ran in self._ran.values():
             self._record_ran(ran, now)
         self._ran.clear()

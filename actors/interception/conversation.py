@@ -397,6 +397,8 @@ class Prompt:
     """Only what is marked is cached."""
     aside: bool = False
     """The client asks it for an end of its own: no turn goes on from it."""
+    compared: bool = True
+    """It can be compared with others of its session by what is told of caches."""
 
 
 @frozen

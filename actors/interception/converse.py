@@ -13,8 +13,8 @@ from msgspec import Raw, Struct
 
 from aigateway.actors.codec.headers import Headers
 from aigateway.actors.codec.reading import Object, is_null, items, members, read_once, text, values
-from aigateway.actors.interception._record_maker import ClientRequest
-from aigateway.actors.interception.conversation import kind_of
+from aigateway.actors.interception._record_maker import ClientRequest, Text
+from aigateway.actors.interception.conversation import Prompt, kind_of
 from aigateway.actors.interception.relay import End, Relay
 from aigateway.actors.interception.routes import CONVERSE, Api
 from aigateway.actors.interception.usage import RunningUsage
@@ -27,6 +27,7 @@ _NULL = Raw(b"null")
 class _Body(Struct):
     messages: Raw = _NULL
     system: Raw = _NULL
+    toolConfig: Raw = _NULL
 
 
 _body = msgspec.json.Decoder(_Body)
@@ -54,6 +55,7 @@ def read_converse_request(
         prompt=prompt,
         prompt_kind=None if prompt is None else kind_of(headers, _system(fields), prompt),
         correlating_tool_call_id=answered,
+        written=Prompt(said, fields.toolConfig, fields.system, compared=False),
     )
 
 
@@ -66,11 +68,12 @@ class ConverseInterception(Relay):
 
     api: ClassVar[Api] = CONVERSE
 
-    __slots__ = ("_usage",)
+    __slots__ = ("_said", "_usage")
 
     def __init__(self, request: ClientRequest) -> None:
         super().__init__(request)
         self._usage = RunningUsage()
+        self._said = Text()
 
     def _read_event(self, piece: bytes, now: float) -> None:
         name, data = self._parsed(piece)
@@ -90,6 +93,10 @@ class ConverseInterception(Relay):
         self._read_told(members(data))
 
     def _read_told(self, told: Object) -> None:
+        if self._answers:
+            message = members(members(told.get("output")).get("message"))
+            for part in (told.get("delta"), *items(message.get("content"))):
+                self._said.write(text(members(part).get("text")) or "")
         self._note_answer(stop_reason=text(told.get("stopReason")))
         if not is_null(usage := told.get("usage")):
             self._usage_unread = False
@@ -99,6 +106,8 @@ class ConverseInterception(Relay):
         if not self._answered:
             return
         self._record_prompt("", now)
+        cut = end is not End.WHOLE or self._said.truncated
+        self._record_answer("", self._said.value(), now, truncated=cut)
         failed = end is End.FAILED or (end is End.WHOLE and self._failed)
         if failed and not self._usage:
             return

@@ -20,7 +20,7 @@ from aigateway.actors.interception.conversation import Prompt
 from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.prompt_parts import CHECKSUM_SIZE, PromptParts, encoded
 
-__all__ = ["fingerprint"]
+__all__ = ["fingerprint", "plain", "without_marks"]
 
 MOST_MESSAGES: Final = 4096
 """A longer conversation has no fingerprint."""
@@ -41,9 +41,9 @@ _LISTED: Final = b'{"role":"user","content":[{"type":"text","text":"'
 
 
 def fingerprint(key: bytes, prompt: Prompt) -> bytes:
-    """The checksums of a prompt, for a record; empty for one that is too long."""
+    """The checksums of a prompt, for a record; empty for one that is too long or not all there."""
     messages, lead = prompt.messages, prompt.leading
-    if not messages or len(messages) > MOST_MESSAGES:
+    if not (prompt.compared and messages) or len(messages) > MOST_MESSAGES:
         return b""
     read = [
         _read(key, prompt.tools),
@@ -108,16 +108,25 @@ def _read(key: bytes, part: Buffer) -> _Part:
 
 
 def _read_first(key: bytes, text: bytes) -> _Part:
-    lives: list[int] = []
-    if any(name in text for name in _NAMES):
-        marks = _MARK.findall(text)
-        lives = [_life(each) for each in marks if not each.rstrip(_ENDS).endswith(b"null")]
-        text = _MARK.sub(b"", text)
-    if text.startswith(_ALONE) and text.endswith(b'"}'):
-        text = b"".join((_LISTED, text[len(_ALONE) : -2], b'"}]}'))
-    text = _HEAD.sub(b"", text, count=1)
+    text, marks = without_marks(text)
+    text = plain(text)
+    lives = [_life(each) for each in marks if not each.rstrip(_ENDS).endswith(b"null")]
     told = crc32(text).to_bytes(4, "big") + len(text).to_bytes(8, "big")
     return _Part(_keyed(key, told), tuple(lives))
+
+
+def without_marks(part: bytes) -> tuple[bytes, list[bytes]]:
+    """A part without the marks of what is to be cached, and these as they are written."""
+    if any(name in part for name in _NAMES):
+        return _MARK.sub(b"", part), _MARK.findall(part)
+    return part, []
+
+
+def plain(part: bytes) -> bytes:
+    """A part without marks in the form in which equal ones are the same."""
+    if part.startswith(_ALONE) and part.endswith(b'"}'):
+        part = b"".join((_LISTED, part[len(_ALONE) : -2], b'"}]}'))
+    return _HEAD.sub(b"", part, count=1)
 
 
 _ENDS: Final = b" \t\r\n,"

@@ -39,6 +39,7 @@ from aigateway.actors.interception._gemini_usage import tokens_of
 from aigateway.actors.interception._record_maker import ClientRequest, Text
 from aigateway.actors.interception.conversation import (
     Conversation,
+    Prompt,
     Said,
     kind_of,
     last_said,
@@ -61,6 +62,7 @@ class _Body(Struct):
     contents: Raw = _NULL
     systemInstruction: Raw = _NULL
     system_instruction: Raw = _NULL
+    tools: Raw = _NULL
     cachedContent: Raw = _NULL
     cached_content: Raw = _NULL
 
@@ -99,6 +101,14 @@ def read_gemini_request(
         prompt_kind=None if prompt is None else kind_of(headers, _system(fields), prompt),
         correlating_tool_call_id=_answered_call(contents, last, names),
         opening=opening,
+        written=Prompt(
+            contents.raw,
+            fields.tools,
+            fields.system_instruction
+            if is_null(fields.systemInstruction)
+            else fields.systemInstruction,
+            compared=False,
+        ),
     )
     return request, names
 
@@ -235,6 +245,8 @@ class _Candidate:
     """What one candidate has told so far."""
 
     thought: Text = field(factory=Text)
+    answer: Text = field(factory=Text)
+    """Kept where answers are recorded."""
     code: Object | None = None
     """Code that the provider runs, until its result is there."""
     grounding: Object = field(factory=dict)
@@ -380,11 +392,13 @@ class GeminiInterception(Relay):
         if reason and reason != "FINISH_REASON_UNSPECIFIED":
             self._reasons[index] = reason
             self._note_reasons(self._reasons)
-            self._finish_thought(candidate, now)
+            self._finish_texts(candidate, now)
 
     def _read_part(self, candidate: _Candidate, part: Object, now: float) -> None:
         if boolean(part.get("thought")):
             candidate.thought.write(text(part.get("text")) or "")
+        elif self._answers and (said := text(part.get("text"))):
+            candidate.answer.write(said)
         elif call := members(part.get("functionCall")):
             self._record_call(call, now)
         elif code := members(part.get("executableCode")):
@@ -439,14 +453,17 @@ class GeminiInterception(Relay):
         """Record what nothing in the answer itself ends."""
         for candidate in self._candidates.values():
             self._record_code(candidate, now)
-            self._finish_thought(candidate, now, whole=whole)
+            self._finish_texts(candidate, now, whole=whole)
             self._record_grounding(candidate, now)
             candidate.grounding, candidate.urls = {}, {}
 
-    def _finish_thought(self, candidate: _Candidate, now: float, *, whole: bool = True) -> None:
+    def _finish_texts(self, candidate: _Candidate, now: float, *, whole: bool = True) -> None:
         thought, candidate.thought = candidate.thought, Text()
         cut = thought.truncated or not whole
         self._record_thought(thought.value(), "thought", now, truncated=cut)
+        answer, candidate.answer = candidate.answer, Text()
+        cut = answer.truncated or not whole
+        self._record_answer(self._msg_id, answer.value(), now, truncated=cut)
 
     def _record_usage(self, now: float, *, whole: bool) -> None:
         self._usage_recorded = True

@@ -213,9 +213,11 @@ class Relay(RecordMaker, ABC):
 
     def another(self) -> Self:
         """For one more answer to this request, which has no prompt of its own."""
-        return type(self)(
+        another = type(self)(
             ClientRequest(id=self.id, body=b"", model=self._asked_model, streaming=self.streaming)
         )
+        another._answers = self._answers
+        return another
 
     def _may_end(self) -> bool:
         """Whether a framed end is a good one although the API's last event is missing."""

@@ -34,11 +34,13 @@ from aigateway.actors.codec.reading import (
     values,
 )
 from aigateway.actors.codec.sse import parse_event
-from aigateway.actors.interception._record_maker import ClientRequest
+from aigateway.actors.interception._record_maker import ClientRequest, Text
 from aigateway.actors.interception._response_items import (
     Items,
+    Saying,
     Thinking,
     Thought,
+    answer_of,
     call_of,
     commentary_of,
     paid_request,
@@ -196,15 +198,14 @@ def _read_request(
             names_stored=read.names_stored,
             stored=read.stored,
         ),
-        # What is stored with the provider is not here to be compared.
-        written=None
-        if read.goes_on or isinstance(given, str) or kind is not None
-        else Prompt(
-            given,
+        written=Prompt(
+            () if isinstance(given, str) else given,
             fields.tools,
             fields.instructions,
             retention=fields.prompt_cache_retention,
             aside=said in ASIDE,
+            # What is stored with the provider is not here to be compared.
+            compared=not (read.goes_on or isinstance(given, str) or kind is not None),
         ),
     )
 
@@ -276,6 +277,7 @@ class ResponsesInterception(Relay):
         "_msg_id",
         "_output_read",
         "_paid_requests",
+        "_saying",
         "_thinking",
         "_usage",
         "_usage_recorded",
@@ -288,6 +290,7 @@ class ResponsesInterception(Relay):
         self._items = Items()
         self._thinking = Thinking()
         self._keep_delta = self._thinking.deltas.append
+        self._saying = Saying()
         self._output_read = False
         self._usage_recorded = False
         self._paid_requests: dict[str, int] = {}
@@ -302,6 +305,8 @@ class ResponsesInterception(Relay):
             # Reasoning, of which not all tell the whole, or a refusal.
             if piece[16:17] == b"r":
                 self._keep_delta(piece)
+            elif self._answers and piece.startswith(_TEXT, 7):
+                self._saying.keep(piece)
             return
         # PERF: some leave the event's name out.
         if piece.startswith(_UNNAMED) and piece.find(b"\n\n") == len(piece) - 2:
@@ -309,6 +314,8 @@ class ResponsesInterception(Relay):
             if piece.endswith(b".delta", at, piece.find(b'"', at)):
                 if piece[at + 9 : at + 10] == b"r":
                     self._keep_delta(piece)
+                elif self._answers and piece.startswith(_TEXT, at):
+                    self._saying.keep(piece)
                 return
         name, data = self._parsed(piece)
         if not data:
@@ -348,11 +355,13 @@ class ResponsesInterception(Relay):
     def _on_item(self, event: Object, now: float) -> None:
         item = members(event.get("item"))
         kind = text(item.get("type")) or ""
-        # PERF: nearly all messages are answers, which nobody records.
-        if kind == "message" and "phase" not in item:
+        # PERF: nearly all messages are answers, which often nobody records.
+        if kind == "message" and "phase" not in item and not self._answers:
             return
         place = count(event["output_index"]) if "output_index" in event else None
         self._items.done(place, kind, item, now)
+        if kind == "message" and self._answers and answer_of(item):
+            self._saying.forget(place)
         if kind == "reasoning" and thoughts_of(item):
             self._thinking.forget(event)
 
@@ -445,6 +454,10 @@ class ResponsesInterception(Relay):
             elif kind == "message":
                 for content in commentary_of(item):
                     self._record_thought(content, "commentary", when)
+                if self._answers and (answer := answer_of(item)):
+                    self._saying.forget(place)
+                    said = Text(answer)
+                    self._record_answer(self._msg_id, said.value(), when, truncated=said.truncated)
             elif (call := call_of(kind, item)) is not None:
                 if request := paid_request(kind, item):
                     self._paid_requests[request] = self._paid_requests.get(request, 0) + 1
@@ -461,6 +474,8 @@ class ResponsesInterception(Relay):
         for each in self._thinking.rest(cut=cut):
             if each.content not in told:
                 self._record_part(each, now)
+        for _place, said in self._saying.rest():
+            self._record_answer(self._msg_id, said.value(), now, truncated=cut or said.truncated)
 
     def _record_part(self, thought: Thought, now: float) -> None:
         content, said_in, truncated = thought
@@ -548,6 +563,7 @@ _ANSWER = frozenset({"incomplete_details", "output", "usage"})
 _UNNAMED = (b'data: {"type":"response.', b'data: {"type": "response.')
 _KIND_AT = max(map(len, _UNNAMED))
 """Where the name of an event of one line of data has begun."""
+_TEXT = b"response.output_text."
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 
 

@@ -76,9 +76,20 @@ class Recording:
         """What its answers have used."""
         self.prompt_parts = b""
         """Checksums of the prompt's parts, for the end's record."""
+        self._stored: Callable[[], None] | None = None
         self.trace: RecordingTrace | None = None
         self.closed = False
         """The end is recorded and, unless the disk refuses, on disk."""
+
+    def sent(
+        self, records: Sequence[UsageRecord], stored: Callable[[], None], *, at_once: bool
+    ) -> None:
+        """Record what is sent; ``stored`` is called when nothing can lose it any more.
+
+        ``at_once``: it is too much to be held until the answer has ended.
+        """
+        self._stored = stored
+        self.ledger.add(self._policy.kept(list(records)), at_once=at_once)
 
     def begin_answer(self, opened: Opened, *, asked: tuple[str, str]) -> Headers:
         """The head of an answer has arrived; returns the headers that fit what the client gets.
@@ -155,7 +166,8 @@ class Recording:
             ended, trace = self._policy.end(ended), self.trace
         if trace is not None:
             trace.ending(ended)
-        self.ledger.end(ended)
+        if self.ledger.end(ended) and self._stored is not None:
+            self._stored()
         self.closed = True
         if trace is not None:
             trace.ended()

@@ -13,8 +13,10 @@ from aigateway.actors.control.messages import Spooled
 from aigateway.actors.recorder.parcels import position
 from aigateway.actors.values.records import (
     InterceptionEnded,
+    ModelAnswer,
     ModelThought,
     PromptUsage,
+    SentContent,
     TokenUsage,
     ToolUsage,
     UsageRecord,
@@ -39,6 +41,8 @@ _KINDS: Final[dict[type, str]] = {
     PromptUsage: "prompt",
     ToolUsage: "tool",
     ModelThought: "thought",
+    ModelAnswer: "answer",
+    SentContent: "content",
     InterceptionEnded: "ended",
 }
 _DECODERS: Final[dict[str, msgspec.msgpack.Decoder[Any]]] = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Iterable
 from typing import Any, Final, TypeAlias
 
 import attrs
@@ -25,9 +26,11 @@ from aigateway.actors.values.records import (
     RECORD_LINE,
     Interception,
     InterceptionEnded,
+    ModelAnswer,
     ModelThought,
     PromptUsage,
     Record,
+    SentContent,
     TokenUsage,
     ToolUsage,
     UsageRecord,
@@ -75,7 +78,8 @@ _TYPES: Final[dict[type[Record], str]] = {
     ToolUsage: "tool_usage",
     ModelThought: "model_thought",
 }
-"""How the reference calls them in its own log lines."""
+"""How the reference calls them in its own log lines.  It has none for answers, which are not
+written to logs."""
 _TIMES: Final = frozenset({"started_at", "ended_at", "created_at"})
 _LEFT_OUT: Final = {
     "record_id",
@@ -95,6 +99,8 @@ class RecordPolicy:
     content: bool = True
     """Whether what users and models said may be recorded: prompts, tools' inputs, thoughts, and
     texts of errors, which may quote them."""
+    answers: bool = False
+    """Whether answers are recorded as well, and all that is sent to models."""
     lines: bool = False
     """Write each record to the log, once, wherever the control plane is."""
 
@@ -115,7 +121,7 @@ class RecordPolicy:
 
     def log(self, record: Record) -> None:
         """Write a line, where lines are wanted."""
-        if not self.lines:
+        if not self.lines or type(record) not in _TYPES:
             return
         fields = attrs.asdict(record, recurse=False, filter=_is_shown)
         for name in _TIMES & fields.keys():
@@ -131,7 +137,7 @@ class RecordPolicy:
 
 def _without_content(record: UsageRecord) -> UsageRecord | None:
     match record:
-        case PromptUsage() | ModelThought():
+        case PromptUsage() | ModelThought() | ModelAnswer() | SentContent():
             return None
         case ToolUsage():
             error = None if record.invocation_error is None else "failed"
@@ -198,25 +204,25 @@ class Ledger:
         self._under_way: list[_HandOver] = []
         self.ended = False
 
-    def add(self, records: list[UsageRecord]) -> None:
-        """Take records; hand them over without waiting when many have gathered."""
+    def add(self, records: Iterable[UsageRecord], *, at_once: bool = False) -> None:
+        """Take records; hand them over without waiting when many have gathered, or ``at_once``."""
         for record in records:
             self._count += 1
             self._kept.append(attrs.evolve(record, record_id=str(self._count)))
-        if len(self._kept) >= KEEP:
+        if len(self._kept) >= KEEP or at_once:
             self._hand_over()
 
-    def end(self, record: InterceptionEnded) -> None:
-        """Hand over what is left and the end; returns when all is on disk.
+    def end(self, record: InterceptionEnded) -> bool:
+        """Hand over what is left and the end; returns when all is on disk, and says whether it is.
 
         A second call does nothing.
         """
         if self.ended:
-            return
+            return False
         self.ended = True
         self._kept.append(record)
         self._hand_over()
-        self._confirm()
+        return self._confirm()
 
     def _hand_over(self) -> None:
         records, self._kept = tuple(self._kept), []
@@ -238,7 +244,7 @@ class Ledger:
                 told = tell_quietly(recorder, Append(hand_over.records, reply))
                 hand_over.reply = reply if told else None
 
-    def _confirm(self) -> None:
+    def _confirm(self) -> bool:
         """Wait until all is on disk; a recorder that died is replaced soon."""
         began = time.monotonic()
         while self._under_way:
@@ -255,9 +261,10 @@ class Ledger:
                 self._tell(recorder)
             except pykka.Timeout:
                 log.warning("records are not on disk yet", interception_id=self._id)
-                return
+                return False
             else:
                 del self._under_way[0]
         lost = sum(len(hand_over.records) for hand_over in self._under_way)
         if lost:
             log.error("no recorder: records are lost", interception_id=self._id, records=lost)
+        return not lost

@@ -8,7 +8,7 @@ A policy is made of *statements* about everybody, about groups, users, keys and 
   models and leave the rest to what is said of everybody.
 - Of several groups' statements the most generous holds: the models and providers of all of
   them together, and the largest number.  A group that states nothing takes no part in this.
-- Content: ``none`` if any statement that applies says so.  A policy can only lower it.
+- Content: the least of what the statements that apply say.  A policy can only lower it.
 - Unpriced models: the most specific statement, ``refuse`` if there is none.
 - What is shared by a whole group (``shared_*_per_minute``), and caps: all that apply hold.
 - What a key was given itself when it was made comes on top of all this: it can only narrow.
@@ -21,11 +21,12 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Generic, Literal, TypeAlias, TypeVar
+from typing import Final, Generic, Literal, TypeAlias, TypeVar
 
 from attrs import field, frozen
 
 __all__ = [
+    "CONTENT_LEVELS",
     "AppliedCap",
     "CallerRules",
     "Cap",
@@ -36,10 +37,15 @@ __all__ = [
     "Rules",
     "Stated",
     "Subject",
+    "content_level",
     "glob_matches",
 ]
 
 T = TypeVar("T")
+
+CONTENT_LEVELS: Final = ("none", "prompts", "full")
+"""How much is recorded of what users and models say, from nothing on: ``prompts`` are these, tools'
+inputs and thoughts; ``full`` is also what models answer and all that is sent to them."""
 
 Every: TypeAlias = Literal["day", "week", "month"]
 """In the policy's time zone; a week begins on Monday."""
@@ -127,7 +133,7 @@ class CallerRules:
     """Each must have a glob that matches."""
     providers: tuple[Stated[tuple[str, ...]], ...] = ()
     content: Stated[str] | None = None
-    """``none``, or None for what the gateway is set to."""
+    """At most this of :data:`CONTENT_LEVELS`; None: what the gateway is set to."""
     limits: tuple[Limit, ...] = ()
     caps: tuple[AppliedCap, ...] = ()
     unpriced: Stated[str] = Stated("refuse", "")
@@ -288,10 +294,18 @@ def _limits(levels: _Levels, own: _Statements, whose: _Whose) -> Iterator[Limit]
 
 
 def _content(statements: _Statements) -> Stated[str] | None:
-    for rule, rules in statements:
-        if rules.content == "none":
-            return Stated("none", f"{rule}.content")
-    return None
+    stated = [(rule, rules.content) for rule, rules in statements if rules.content is not None]
+    if not stated:
+        return None
+    rule, level = min(stated, key=lambda each: CONTENT_LEVELS.index(each[1]))
+    return Stated(level, f"{rule}.content")
+
+
+def content_level(gateway: str, rules: CallerRules | None) -> str:
+    """Which of :data:`CONTENT_LEVELS` holds for a caller; ``gateway``: what that is set to."""
+    if rules is None or rules.content is None:
+        return gateway
+    return min(gateway, rules.content.value, key=CONTENT_LEVELS.index)
 
 
 def _unpriced(levels: _Levels) -> Stated[str]:

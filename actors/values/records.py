@@ -1,4 +1,4 @@
-"""The six record types of one interception, as they travel between actors.
+"""The record types of one interception, as they travel between actors.
 
 Times are Unix seconds (float, UTC).  A record never changes once it is made.
 
@@ -21,11 +21,15 @@ from aigateway.actors.values.frozen import frozen
 __all__ = [
     "INVALID_ARGUMENTS",
     "RECORD_LINE",
+    "ContentLink",
+    "ContentPart",
     "Interception",
     "InterceptionEnded",
+    "ModelAnswer",
     "ModelThought",
     "PromptUsage",
     "Record",
+    "SentContent",
     "TokenUsage",
     "ToolUsage",
     "UsageRecord",
@@ -154,7 +158,64 @@ class ModelThought:
     record_id: str = ""
 
 
-UsageRecord: TypeAlias = TokenUsage | PromptUsage | ToolUsage | ModelThought
+@frozen(kw_only=True)
+class ModelAnswer:
+    """A text that the model answered with; a Coder deployment has no place for it."""
+
+    interception_id: str
+    msg_id: str
+    content: str
+    created_at: float
+    metadata: Metadata = field(factory=dict)
+    record_id: str = ""
+
+
+@frozen
+class ContentPart:
+    """A part of what was sent to a model: its tools, its system prompt, or a message."""
+
+    id: bytes
+    """A keyed checksum of whose it is and what it says: the same part has the same one."""
+    place: int
+    """Where it stands in the request that brings it, from 0."""
+    kind: str
+    """``tools``, ``system`` or ``message``."""
+    size: int
+    """Bytes in all; of a long one :attr:`text` is the beginning."""
+    text: str
+    """JSON, as it was sent first but for the marks of what is to be cached."""
+
+
+@frozen
+class ContentLink:
+    """A part behind others: a prompt is a chain of them, from its first part on."""
+
+    id: bytes
+    """A checksum of the two that follow: prompts that begin alike share the beginning."""
+    before: bytes
+    """The link before it; empty: it is the first one."""
+    part: bytes
+
+
+@frozen(kw_only=True)
+class SentContent:
+    """What of a request's prompt is not known to be stored already; a request may have several.
+
+    A Coder deployment has no place for it.
+    """
+
+    interception_id: str
+    created_at: float
+    parts: tuple[ContentPart, ...] = ()
+    links: tuple[ContentLink, ...] = ()
+    last: bytes = b""
+    """The id of the link that the prompt ends with; empty in all but one of a request's."""
+    record_id: str = ""
+
+
+UsageRecord: TypeAlias = (
+    TokenUsage | PromptUsage | ToolUsage | ModelThought | ModelAnswer | SentContent
+)
 Record: TypeAlias = Interception | InterceptionEnded | UsageRecord
 
 

@@ -27,7 +27,7 @@ from aigateway.actors.control.messages import (
     Unavailable,
 )
 from aigateway.actors.interception.attribution import ATTRIBUTING, attribution_of
-from aigateway.actors.interception.conversation import Opening, affinity_of
+from aigateway.actors.interception.conversation import Opening, Prompt, affinity_of
 from aigateway.actors.interception.fingerprint import fingerprint
 from aigateway.actors.interception.headers import (
     BYOK,
@@ -71,7 +71,7 @@ from aigateway.actors.recorder.ledger import Ledger, RecordPolicy, new_intercept
 from aigateway.actors.recorder.recorder import Begin
 from aigateway.actors.values import records
 from aigateway.actors.values.attribution import NO_ATTRIBUTION
-from aigateway.actors.values.policy import CallerRules
+from aigateway.actors.values.policy import CONTENT_LEVELS, CallerRules, content_level
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.admission import (
@@ -102,7 +102,6 @@ from aigateway.http.request.policy import (
     check_models,
     check_provider,
     models_beside,
-    records_content,
 )
 from aigateway.http.request.rate_limit import make_rate_limit
 from aigateway.http.request.relay import Body, OpenAnswer, Patience, Relayed, recorded
@@ -119,6 +118,8 @@ from aigateway.http.request.upstream import (
 from aigateway.http.settings import Settings
 
 if TYPE_CHECKING:
+    from aigateway.actors.interception.sent_content import ToldContent
+
     # Metrics are imported only where they are switched on.
     from aigateway.http.metrics.observer import RequestMetrics
 
@@ -153,10 +154,20 @@ class Pipeline:
         self.upstream = Upstream(runtime)
         self._stored = StoredIds(runtime) if settings.local else None
         self._passing = Passing(settings, self.upstream, self._stored, self._read_body)
-        self._policy = RecordPolicy(
-            content=settings.content != "none", lines=settings.structured_logging_source != "coderd"
-        )
-        self._without_content = evolve(self._policy, content=False)
+        self._policies = {
+            level: RecordPolicy(
+                content=level != "none",
+                answers=level == "full",
+                lines=settings.structured_logging_source != "coderd",
+            )
+            for level in CONTENT_LEVELS
+        }
+        self._told: ToldContent | None = None
+        if settings.content == "full":
+            # PERF: nobody else needs it.
+            from aigateway.actors.interception.sent_content import ToldContent
+
+            self._told = ToldContent()
         self._windows = Windows(settings)
         self.injector: Injector | None = None
         if runtime.plan.start_mcp is not None:
@@ -324,14 +335,19 @@ class Pipeline:
         call.trace.created(recording, model=call.model, bedrock=bedrock)
         call.begin("record")
         policy = self._record_policy(caller)
-        key = _begin(
+        key, in_session = _begin(
             self._runtime, call, interception, credential, firewall, api,
             policy=policy, max_wait=self.settings.max_wait,
             metrics=self._metrics,
         )  # fmt: skip
         written, opened.written = opened.written, None
+        if policy.answers:
+            opened.keep_answers()
         if key and written is not None and policy.content:
-            recording.prompt_parts = fingerprint(key, written)
+            if in_session:
+                recording.prompt_parts = fingerprint(key, written)
+            if policy.answers and self._told is not None:
+                _record_sent(self._told, recording, key, caller.user_id, written)
         self._runtime.inflight.record(recording)
         if self._metrics is not None:
             self._metrics.began(config.name, call.model, call.route)
@@ -390,9 +406,7 @@ class Pipeline:
             raise
 
     def _record_policy(self, caller: Caller) -> RecordPolicy:
-        if caller.rules is None or records_content(caller.rules):
-            return self._policy
-        return self._without_content
+        return self._policies[content_level(self.settings.content, caller.rules)]
 
     def _open(self, call: Call, route: Intercept) -> Relay:
         body = self._read_body(call)
@@ -548,12 +562,12 @@ def _begin(
     policy: RecordPolicy,
     max_wait: float,
     metrics: RequestMetrics | None,
-) -> bytes:
+) -> tuple[bytes, bool]:
     """Have the start recorded, and what it may cost reserved; raises an Answer when that fails,
     after ``max_wait`` seconds for each.
 
-    Returns what the parts of its prompt are to be keyed with, nothing where it is not of a session
-    or nobody compares them."""
+    Returns what the parts of its prompt are to be keyed with, nothing where nobody takes them, and
+    whether it is of a session."""
     inbound, caller, config = call.inbound, call.caller, call.provider
     assert caller is not None
     assert config is not None
@@ -609,7 +623,7 @@ def _begin(
         if rules is not None and answer.share is not None:
             call.cap_warning = warning_of(answer.share, rules)
         policy.log(record)
-        return answer.prompt_key if attribution.session_id is not None else b""
+        return answer.prompt_key, attribution.session_id is not None
     if rules is not None and isinstance(answer, CapFull | CapBusy | NoPrice):
         call.interception_id = ""
         raise refusal_of(api, answer, rules)
@@ -623,6 +637,22 @@ def _begin(
             retry_after=retry_after(answer.retry_after),
         )
     raise plain(500, "failed to record interception", reason=Reason.NOT_RECORDED)
+
+
+def _record_sent(
+    told: ToldContent, recording: Recording, key: bytes, user_id: str, written: Prompt
+) -> None:
+    """Record what of the prompt was not recorded before."""
+    sent = told.sent(key, user_id, recording.interception.id, written, time.time())
+    recording.sent(
+        sent.records,
+        lambda: told.remember(sent.names, time.time()),
+        at_once=sent.size > _HELD,
+    )
+
+
+_HELD = 64 * 1024
+"""Characters that are held until an answer has ended."""
 
 
 def _sent_body(interception: Interception, inbound: Inbound) -> bytes:

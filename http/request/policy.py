@@ -123,7 +123,7 @@ def _id_of(listed: msgspec.Raw) -> str:
 
 def records_content(rules: CallerRules | None) -> bool:
     """Whether what this caller and models say may be recorded, as far as the policy goes."""
-    return rules is None or rules.content is None
+    return rules is None or rules.content is None or rules.content.value != "none"
 
 
 def _forbidden(rules: CallerRules, what: str, refused: Stated[str], reason: Reason) -> Answer:

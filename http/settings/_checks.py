@@ -32,6 +32,11 @@ def check_settings(settings: Settings) -> Iterator[SettingsError]:
                 "--client-tls-key-file must be provided together"
             )
         yield from _check_proxy(settings)
+        if settings.content == "full":
+            yield SettingsError(
+                "--content full needs --local: a Coder deployment has no place for answers; "
+                "set --content to prompts"
+            )
     yield from _check_actor_headers(settings)
     shared = not settings.rate_limit_storage.startswith("memory:")
     if settings.rate_limit and shared and find_spec("redis") is None:

@@ -239,8 +239,8 @@ class Settings:
         whole_number(0),
         "0",
         reloadable=True,
-        help="Days after which prompts, thoughts, tools' inputs and texts of errors are deleted"
-        " from the database. 0: never.",
+        help="Days after which prompts, thoughts, answers, what was sent, tools' inputs and texts"
+        " of errors are deleted from the database. 0: never.",
     )
     retain_records_days: int = _local(
         whole_number(0),
@@ -263,11 +263,12 @@ class Settings:
     )
 
     content: str = _records(
-        choice("none", "prompts"),
+        choice("none", "prompts", "full"),
         "prompts",
         reloadable=True,
         help="What is recorded of what users and models say: prompts, with tools' inputs and "
-        "thoughts, or none, only tokens and the rest. With none there are no dumps either.",
+        "thoughts; full, with --local also answers and all that is sent to models, each part "
+        "once; or none, only tokens and the rest. With none there are no dumps either.",
     )
     structured_logging_source: str = _records(
         choice("coderd", "gateway", "both"),

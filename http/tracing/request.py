@@ -42,6 +42,7 @@ from aigateway.actors.providers.recording import Recording
 from aigateway.actors.values.money import NANO_IN_DOLLAR
 from aigateway.actors.values.records import (
     InterceptionEnded,
+    ModelAnswer,
     ModelThought,
     PromptUsage,
     TokenUsage,
@@ -63,6 +64,7 @@ _RECORD_SPANS: Mapping[type[Any], str] = {
     PromptUsage: "Intercept.RecordPromptUsage",
     ToolUsage: "Intercept.RecordToolUsage",
     ModelThought: "Intercept.RecordModelThought",
+    ModelAnswer: "Intercept.RecordModelAnswer",
 }
 
 Attributes = dict[str, str | bool | int]

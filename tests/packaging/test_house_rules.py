@@ -32,7 +32,7 @@ ARROWS: dict[str, set[str]] = {
     "actors/actor": {"values"},
     "actors/control": {"actor", "codec", "values"},
     "actors/control/coderd": {"actor", "codec", "control", "upstream", "values"},
-    "actors/control/local": {"actor", "codec", "control", "values"},
+    "actors/control/local": {"actor", "codec", "control", "interception", "values"},
     "actors/mcp": {"actor", "codec", "control", "interception", "upstream", "values"},
     "actors/recorder": {"actor", "codec", "control", "values"},
     "actors/providers": {

@@ -42,6 +42,9 @@ class RecordError(ValueError):
 
 def encode_record(record: Record) -> tuple[str, bytes]:
     """Return the RPC that stores a record, and its request.  Raises RecordError."""
+    if type(record) not in _CONVERTERS:
+        # Left in a spool by a gateway that ran without a deployment.
+        raise RecordError("invalid record: a Coder deployment has no place for what it holds")
     name, convert = _CONVERTERS[type(record)]
     try:
         message: Message = convert(record)

@@ -10,13 +10,16 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from aigateway.actors.control.local.content import CONTENT_SQL, content_rows
 from aigateway.actors.control.local.costs import PricedTokens, StoredRecord
 from aigateway.actors.control.local.schema import marks
 from aigateway.actors.values.records import (
     Interception,
     InterceptionEnded,
+    ModelAnswer,
     ModelThought,
     PromptUsage,
+    SentContent,
     TokenUsage,
     ToolUsage,
     UsageRecord,
@@ -29,7 +32,7 @@ __all__ = [
     "Row",
     "end_row",
     "grouped",
-    "insertion",
+    "insertions",
     "merged",
     "start_row",
     "without_nul",
@@ -192,6 +195,17 @@ def _thought_row(record: ModelThought) -> Row:
     )
 
 
+def _answer_row(record: ModelAnswer) -> Row:
+    return (
+        record.interception_id,
+        record.msg_id,
+        record.content,
+        _json(record.metadata),
+        timestamp(record.created_at),
+        record.record_id or None,
+    )
+
+
 _COUNTS = (
     "msg_id",
     "input_tokens",
@@ -218,14 +232,18 @@ _INSERTS: Mapping[type, tuple[str, Callable[[Any], Row]]] = {
     PromptUsage: (_insert("user_prompts", "msg_id", "prompt"), _prompt_row),
     ToolUsage: (_TOOL, _tool_row),
     ModelThought: (_insert("model_thoughts", "content"), _thought_row),
+    ModelAnswer: (_insert("model_answers", "msg_id", "content"), _answer_row),
 }
-"""For each usage record type, the statement that stores it and what makes its row."""
+"""For each usage record type but that of content, the statement that stores it and what makes its
+row."""
 
 
-def insertion(record: UsageRecord | PricedTokens) -> tuple[str, Row]:
-    """The statement that stores a usage record, and its row."""
+def insertions(record: UsageRecord | PricedTokens) -> Iterable[tuple[str, Row]]:
+    """The statements that store a usage record, mostly one, and their rows."""
+    if isinstance(record, SentContent):
+        return content_rows(record)
     statement, row = _INSERTS[type(record)]
-    return statement, row(record)
+    return ((statement, row(record)),)
 
 
 def grouped(records: Iterable[StoredRecord]) -> tuple[Mapping[str, list[Row]], list[Row]]:
@@ -236,9 +254,18 @@ def grouped(records: Iterable[StoredRecord]) -> tuple[Mapping[str, list[Row]], l
         if isinstance(record, InterceptionEnded):
             ends.append(end_row(record))
         else:
-            statement, row = insertion(record)
-            tables[statement].append(row)
+            for statement, row in insertions(record):
+                tables[statement].append(row)
+    for statement in CONTENT_SQL:
+        # Several gateways may store the same parts at a time: in one order, or they would wait for
+        # each other.
+        if statement in tables:
+            tables[statement] = sorted(tables.pop(statement), key=_first)
     return tables, ends
+
+
+def _first(row: Row) -> Any:
+    return row[0]
 
 
 _SURROGATES = re.compile("[\ud800-\udfff]")

@@ -86,12 +86,13 @@ def rows_in(database: Database) -> dict[str, int]:
 
 def tables_of(database: Database) -> list[str]:
     """The names of the tables that hold what is kept, sorted: not those of notes (of migrations,
-    of housekeeping, of this installation), and not what is made of other tables: the index of
-    prompts, sums of usage."""
+    of housekeeping, of this installation), and not what is made of other tables: the indexes of
+    prompts and answers, sums of usage."""
     if isinstance(database, sqlite3.Connection):
         statement = (
             "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
-            " AND name NOT LIKE 'prompt_search%' AND name NOT LIKE 'usage_%'"
+            " AND name NOT LIKE 'prompt_search%' AND name NOT LIKE 'answer_search%'"
+            " AND name NOT LIKE 'usage_%'"
             " AND name NOT IN ('housekeeping', 'installation')"
         )
     else:

@@ -20,7 +20,7 @@ from aigateway.actors.control.local._rows import (
     Row,
     end_row,
     grouped,
-    insertion,
+    insertions,
     merged,
     start_row,
     without_nul,
@@ -314,7 +314,8 @@ def _write_singly(
                     (row,) = _with_metadata(database, [end_row(record)])
                     _execute(database, _END_SQL, row)
                 else:
-                    _execute(database, *insertion(record))
+                    for statement, row in insertions(record):
+                        _execute(database, statement, row)
             except Exception as ex:
                 if not _is_bad_value(ex):
                     raise

@@ -20,7 +20,7 @@ from aigateway.actors.control.local._rows import (
     Row,
     end_row,
     grouped,
-    insertion,
+    insertions,
     start_row,
     without_surrogates,
 )
@@ -378,7 +378,8 @@ def _write_singly(
                 if isinstance(record, InterceptionEnded):
                     _execute(connection, END_SQL, end_row(record))
                 else:
-                    _execute(connection, *insertion(record))
+                    for statement, row in insertions(record):
+                        _execute(connection, statement, row)
             except _BAD_VALUES as ex:
                 bad_records[position] = f"invalid record: {ex}"
         for turn in turns:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import sqlite3
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,14 @@ from aigateway.actors.control.messages import (
 )
 from aigateway.actors.recorder.ledger import new_interception_id
 from aigateway.actors.values.records import (
+    ContentLink,
+    ContentPart,
     Interception,
     InterceptionEnded,
+    ModelAnswer,
     ModelThought,
     PromptUsage,
+    SentContent,
     TokenUsage,
     ToolUsage,
 )
@@ -91,6 +97,34 @@ class Records:
             "created_at": NOON + 1,
         }
         return ModelThought(**(values | changes))
+
+    def answer(self, interception: str, **changes: Any) -> ModelAnswer:
+        values = {
+            "interception_id": interception,
+            "msg_id": "msg_1",
+            "content": "it is done",
+            "created_at": NOON + 1.75,
+        }
+        return ModelAnswer(**(values | changes))
+
+    def sent(self, interception: str, *parts: Any, record_id: str = "sent") -> SentContent:
+        """What was sent: messages as texts or as documents, each a part."""
+        told, links, before = [], [], b""
+        for place, part in enumerate(parts):
+            text = json.dumps({"role": "user", "content": part} if isinstance(part, str) else part)
+            name = sha256(text.encode()).digest()[:16]
+            told.append(ContentPart(name, place, "message", len(text), text))
+            link = sha256(before + name).digest()[:16]
+            links.append(ContentLink(link, before, name))
+            before = link
+        return SentContent(
+            interception_id=interception,
+            created_at=NOON,
+            parts=tuple(told),
+            links=tuple(links),
+            last=before,
+            record_id=record_id,
+        )
 
     def end(self, interception: str, **changes: Any) -> InterceptionEnded:
         return InterceptionEnded(**({"id": interception, "ended_at": NOON + 2} | changes))

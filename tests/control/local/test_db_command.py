@@ -55,6 +55,9 @@ def filled(tmp_path: Path, records: Any) -> Path:
             records.tokens(first.id, input_tokens=2**40),
             records.tool(second.id, injected=True),
             records.thought(second.id),
+            records.answer(second.id),
+            records.sent(first.id, "a", "b"),
+            records.sent(second.id, "a", "b", "c"),
             records.end(first.id),
         ],
     )
@@ -102,7 +105,10 @@ def test_copy_takes_everything_along(run: Run, filled: Path, address: str) -> No
     assert state_of(address).rows["interceptions"] == 2
     target = open_address(address)
     source = sqlite3.connect(filled)
-    for table in ("interceptions", "token_usages", "tool_usages", "api_keys", "stored_ids"):
+    for table in (
+        "interceptions", "token_usages", "tool_usages", "api_keys", "stored_ids", "model_answers",
+        "content_parts", "content_links", "content_turns",
+    ):  # fmt: skip
         columns = [row[1] for row in source.execute(f"PRAGMA table_info({table})")]
         query = f"SELECT {', '.join(columns)} FROM {table} ORDER BY 1"
         assert target.execute(query).fetchall() == source.execute(query).fetchall()

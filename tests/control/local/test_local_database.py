@@ -32,6 +32,10 @@ PUBLIC = {
     "tool_usages": "interception_id msg_id tool_call_id item_id server_url tool input injected"
     " invocation_error metadata created_at",
     "model_thoughts": "interception_id content metadata created_at",
+    "model_answers": "interception_id msg_id content metadata created_at",
+    "content_parts": "id interception_id place kind size content",
+    "content_links": "id before part",
+    "content_turns": "interception_id last",
     "cache_turns": "interception_id user_id session_id agent_id began model provider_name"
     " credential_hint parts ttl prompt_tokens kept_tokens read_tokens could_tokens lost_tokens"
     " cause place cost_nano_usd",

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from aigateway.actors.values.policy import (
+    CONTENT_LEVELS,
     CallerRules,
     Cap,
     Limit,
@@ -14,6 +15,7 @@ from aigateway.actors.values.policy import (
     Rules,
     Stated,
     Subject,
+    content_level,
     glob_matches,
 )
 
@@ -69,8 +71,19 @@ def test_content_is_the_lowest_that_any_statement_says() -> None:
         groups={"legal": Rules(content="none")},
         users={"ada": Rules(content="prompts")},
     )
-    assert rules_for(policy).content is None
-    assert rules_for(policy, groups=("legal",)).content == Stated("none", "groups.legal.content")
+    found = rules_for(policy), rules_for(policy, groups=("legal",))
+    # The one that is named is the first that says so, from the most specific on.
+    assert found[0].content == Stated("prompts", "users.ada.content")
+    assert found[1].content == Stated("none", "groups.legal.content")
+    assert rules_for(Policy()).content is None
+
+
+@pytest.mark.parametrize("gateway", CONTENT_LEVELS)
+def test_a_policy_only_lowers_what_the_gateway_is_set_to(gateway: str) -> None:
+    lower = [rules_for(Policy(everybody=Rules(content=level))) for level in ("prompts", "none")]
+    assert content_level(gateway, rules_for(Policy())) == content_level(gateway, None) == gateway
+    assert content_level(gateway, lower[0]) == ("none" if gateway == "none" else "prompts")
+    assert content_level(gateway, lower[1]) == "none"
 
 
 def test_every_cap_and_shared_limit_that_applies_holds() -> None:
