@@ -27,8 +27,11 @@ _SHOWN = 160
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @database_options
 def command(session_id: str, user: str | None, full: bool, as_json: bool, **flags: object) -> None:
-    """Show what happened in a session: prompts, thoughts, calls of tools, tokens and cost of each
-    request, those of subagents below them.
+    """Show what happened in a session: prompts, thoughts, calls of tools, answers, tokens and cost
+    of each request, those of subagents below them.
+
+    Answers, and how large results of tools were, are there where a gateway records them (--content
+    full).
 
     `aigateway sessions` lists which there are. Times are UTC.
     """
@@ -103,8 +106,13 @@ def _print_turn(turn: Turn, indent: str, full: bool) -> None:
     for call in turn.tools:
         kind = "tool (injected)" if call.injected else "tool"
         _print_text(indent, kind, f"{call.tool} {call.input}", full)
+        if call.result_size is not None:
+            failed = ", failed" if call.result_failed else ""
+            click.echo(f"{indent}  tool result: {call.result_size:,} bytes{failed}")
         if call.error:
             _print_text(indent, "tool failed", call.error, full)
+    for answer in turn.answers:
+        _print_text(indent, "answer", answer, full)
     if turn.error_type is not None:
         _print_text(indent, "error", f"{turn.error_type} {turn.error_message or ''}", full)
 

@@ -43,8 +43,8 @@ __all__ = ["command"]
 @click.option(
     "--search",
     metavar="TEXT",
-    help="List prompts instead that have all of these words, and phrases between quotes as they"
-    " stand there; the filters are about the requests that they came with.",
+    help="List prompts and answers instead that have all of these words, and phrases between quotes"
+    " as they stand there; the filters are about the requests that they are of.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @database_options
@@ -98,7 +98,7 @@ def command(
     elif rows:
         _print_table(rows)
     else:
-        click.echo(f"There is no such {'session' if search is None else 'prompt'}.")
+        click.echo(f"There is no such {'session' if search is None else 'prompt or answer'}.")
 
 
 def _print_table(rows: list[SessionRow]) -> None:
@@ -143,10 +143,11 @@ def _print_hits(hits: list[Hit]) -> None:
 
     from aigateway.http.cli._tables import console, table_box
 
-    table = Table("at", "user", "session", "prompt", box=table_box())
+    table = Table("at", "user", "session", "prompt or answer", box=table_box())
     for hit in hits:
         at = hit.created_at[:16].replace("T", " ")
-        cells = (at, hit.username, hit.session_id or "", hit.excerpt)
+        text = hit.excerpt if hit.what == "prompt" else f"{hit.what}: {hit.excerpt}"
+        cells = (at, hit.username, hit.session_id or "", text)
         table.add_row(*(Text(printable(cell)) for cell in cells))
     console().print(table)
 

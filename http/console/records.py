@@ -47,7 +47,7 @@ _SNIPPET: Final = 200
 LONGEST: Final = 20_000
 """Letters of one text on a page; all of it has an address of its own."""
 _MOST_RECORDS: Final = 200
-"""Prompts, calls, thoughts and token records of each kind on one page."""
+"""Prompts, calls, thoughts, answers and token records of each kind on one page."""
 
 
 class Away(Exception):
@@ -309,7 +309,7 @@ class Step:
     """One record of an interception, in the order in which they came."""
 
     kind: str
-    """prompt, thought, tool or tokens."""
+    """prompt, thought, answer, tool or tokens."""
     at: str
     title: str
     """Whose prompt, which tool."""
@@ -386,6 +386,10 @@ def _steps(database: Database, interception_id: str) -> Iterator[Step]:
         f"created_at, {cut.format('content')}, metadata", "model_thoughts"
     ):
         yield Step("thought", at, "", text, length, number, notes=_object(notes))
+    for number, (at, text, length, notes) in of(
+        f"created_at, {cut.format('content')}, metadata", "model_answers"
+    ):
+        yield Step("answer", at, "", text, length, number, notes=_object(notes))
     for number, (at, text, length, tool, error, injected, server, notes) in of(
         f"created_at, {cut.format('input')}, tool, invocation_error, injected, server_url,"
         " metadata",
@@ -411,6 +415,7 @@ def _steps(database: Database, interception_id: str) -> Iterator[Step]:
 _TEXTS: Final = {
     "prompt": ("prompt", "user_prompts"),
     "thought": ("content", "model_thoughts"),
+    "answer": ("content", "model_answers"),
     "tool": ("input", "tool_usages"),
 }
 

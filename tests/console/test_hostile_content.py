@@ -20,6 +20,7 @@ from aigateway.actors.values.attribution import Attribution
 from aigateway.actors.values.records import (
     Interception,
     InterceptionEnded,
+    ModelAnswer,
     ModelThought,
     PromptUsage,
     TokenUsage,
@@ -69,6 +70,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleProcess
                 PromptUsage(msg_id="m", prompt=ALL, record_id="1", metadata={ALL: ALL}, **told),  # type: ignore[arg-type]
                 PromptUsage(msg_id="m", prompt=LINE, record_id="2", **told),  # type: ignore[arg-type]
                 ModelThought(content=ALL, record_id="3", **told),  # type: ignore[arg-type]
+                ModelAnswer(msg_id="m", content=ALL, record_id="6", **told),  # type: ignore[arg-type]
                 ToolUsage(
                     msg_id="m",
                     tool=ALL,
@@ -126,6 +128,7 @@ def test_nothing_that_was_sent_becomes_part_of_the_page(hostile: ConsoleProcess,
 
 def test_what_cannot_be_seen_is_shown_by_a_sign(hostile: ConsoleProcess) -> None:
     page = hostile.get("/requests/one").text
+    assert '<span class="kind">answer</span>' in page
     assert '<span class="sign" title="U+001B">␛</span>[31mred' in page
     assert '<span class="sign" title="U+202E">U+202E</span>txt.exe' in page
     assert "{{7*7}}{% raw %}" in page
@@ -136,6 +139,7 @@ def test_a_session_with_a_hostile_name_can_be_opened(hostile: ConsoleProcess) ->
     page = hostile.get(unescape(address)).text
     assert "<script>" not in page
     assert "<strong>Subagent</strong>" in page
+    assert '<span class="kind">answer</span>' in page
     assert '<span class="sign" title="U+202E">U+202E</span>txt.exe' in page
     assert len(page) < 200_000
 

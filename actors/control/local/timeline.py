@@ -9,8 +9,10 @@ from typing import Any
 
 from attrs import field, frozen
 
+from aigateway.actors.control.local.content import results_by_turn
 from aigateway.actors.control.local.schema import Database
 from aigateway.actors.control.local.sessions import NO_TOKENS, SessionKey, Tokens, tokens_by
+from aigateway.actors.interception.tool_results import ToolResult
 
 __all__ = ["Agent", "Cache", "Prompt", "ToolCall", "Turn", "timeline"]
 
@@ -35,6 +37,11 @@ class ToolCall:
     injected: bool
     error: str | None = field(repr=False)
     """Why the gateway could not call it."""
+    result_size: int | None = None
+    """Bytes of its result as JSON, where what was sent is recorded; None: not known, or the client
+    has brought none."""
+    result_failed: bool = False
+    """The client said that it failed."""
 
 
 @frozen
@@ -71,6 +78,7 @@ class Turn:
     prompts: tuple[Prompt, ...] = ()
     thoughts: tuple[str, ...] = field(default=(), repr=False)
     tools: tuple[ToolCall, ...] = ()
+    answers: tuple[str, ...] = field(default=(), repr=False)
     tokens: Tokens = NO_TOKENS
     cache: Cache | None = None
     """None: turns cannot be compared by it."""
@@ -114,12 +122,18 @@ def timeline(connection: Database, key: SessionKey) -> Agent:
     thoughts: defaultdict[str, list[str]] = defaultdict(list)
     for id, text in _rows(connection, key, "model_thoughts", "content"):
         thoughts[id].append(text)
+    answers: defaultdict[str, list[str]] = defaultdict(list)
+    for id, text in _rows(connection, key, "model_answers", "content"):
+        answers[id].append(text)
+    results = _Results(connection, key)
     tools: defaultdict[str, list[ToolCall]] = defaultdict(list)
     columns = ("tool", "input", "tool_call_id", "injected", "invocation_error")
     for id, tool, given, call_id, injected, error in _rows(
         connection, key, "tool_usages", *columns
     ):
-        tools[id].append(ToolCall(tool, given, call_id, bool(injected), error))
+        tools[id].append(
+            ToolCall(tool, given, call_id, bool(injected), error, *results.of(id, tool, call_id))
+        )
     tokens = tokens_by(connection, "i.id", [session])
     caches = _caches(connection, key)
     found = connection.execute(
@@ -163,6 +177,7 @@ def timeline(connection: Database, key: SessionKey) -> Agent:
                 prompts=tuple(prompts[id]),
                 thoughts=tuple(thoughts[id]),
                 tools=tuple(tools[id]),
+                answers=tuple(answers[id]),
                 tokens=tokens.get((id,), NO_TOKENS),
                 cache=caches.get(id),
             )
@@ -196,6 +211,35 @@ def _parent_of(agent: str, parents: dict[str, str | None]) -> str | None:
 
 _DEEPEST = 50
 """Agents below each other.  A client may name as many as it likes."""
+
+
+class _Results:
+    """The results of a session's calls, each for the call that asked for it."""
+
+    def __init__(self, connection: Database, key: SessionKey) -> None:
+        self._of_call: dict[str, ToolResult] = {}
+        self._of_name: defaultdict[str, list[tuple[str, ToolResult]]] = defaultdict(list)
+        for turn, results in results_by_turn(connection, *key).items():
+            for each in results:
+                if each.tool_call_id:
+                    self._of_call.setdefault(each.tool_call_id, each)
+                else:
+                    self._of_name[each.tool].append((turn, each))
+
+    def of(self, turn: str, tool: str, call_id: str) -> tuple[int | None, bool]:
+        """How large the result of a call is, and whether it failed.
+
+        Where calls have no ids, that is the first one of the tool's that a later turn has brought
+        and no other call has taken: ids of interceptions rise with the time.
+        """
+        found = self._of_call.get(call_id) if call_id else None
+        if found is None and (named := self._of_name.get(tool)):
+            for place, (brought, each) in enumerate(named):
+                if brought > turn:
+                    found = each
+                    del named[place]
+                    break
+        return (None, False) if found is None else (found.size, found.failed)
 
 
 def _caches(connection: Database, key: SessionKey) -> dict[str, Cache]:

@@ -21,6 +21,12 @@ from aigateway.http.cli.sessions import command as sessions
 NOON = 1_772_280_000.0
 
 Run = Callable[..., Result]
+RESULT = {
+    "type": "tool_result",
+    "tool_use_id": "toolu_1",
+    "content": "not there",
+    "is_error": True,
+}
 
 
 @pytest.fixture
@@ -42,9 +48,13 @@ def run(address: str, records: Any, monkeypatch: pytest.MonkeyPatch) -> Run:
         [
             records.prompt(first.id, prompt="make it fit\n\x1b[31mred", record_id="1"),
             records.thought(first.id, content="t" * 500, record_id="1"),
-            records.tool(first.id, record_id="1", invocation_error="no such tool"),
+            records.tool(
+                first.id, record_id="1", tool_call_id="toolu_1", invocation_error="no such tool"
+            ),
+            records.answer(first.id, content="fits\x1b[31m now", record_id="1"),
             records.tokens(first.id, input_tokens=12_345, record_id="1"),
             records.end(first.id),
+            records.sent(helper.id, {"role": "user", "content": [RESULT]}),
             records.prompt(helper.id, prompt="look around", record_id="1"),
             records.end(helper.id, error_type="overloaded", error_message="too much"),
         ],
@@ -90,7 +100,7 @@ def test_prompts_are_searched(run: Run) -> None:
     assert "make it fit \\x1b[31mred" in text
     (hit,) = json.loads(run(sessions, "--search", "look", "--user", "ada", "--json").stdout)
     assert (hit["session_id"], hit["excerpt"]) == ("s-1", "look around")
-    assert "no such prompt" in run(sessions, "--search", "look", "--user", "bob").stdout
+    assert "no such prompt or answer" in run(sessions, "--search", "look", "--user", "bob").stdout
     assert run(sessions, "--search", "***").exit_code == 2
 
 
@@ -106,6 +116,8 @@ def test_a_session_is_shown_with_its_subagents_below_it(run: Run) -> None:
         f"  thought: {'t' * 160}…",
         '  tool: Bash {"command":"ls"}',
         "  tool failed: no such tool",
+        "  tool result: 11 bytes, failed",
+        "  answer: fits\\x1b[31m now",
         "subagent a-1",
         "      prompt: look around",
         "      error: overloaded too much",
@@ -122,6 +134,8 @@ def test_a_session_as_json_is_a_tree(run: Run) -> None:
     assert (found["session_id"], found["requests"]) == ("s-1", 2)
     (turn,) = found["timeline"]["turns"]
     assert turn["tools"][0]["input"] == '{"command":"ls"}'
+    assert turn["tools"][0]["result_size"] == 11
+    assert turn["answers"] == ["fits\x1b[31m now"]
     assert turn["tokens"]["input_tokens"] == 12_345
     (agent,) = found["timeline"]["agents"]
     assert (agent["id"], agent["turns"][0]["error_type"]) == ("a-1", "overloaded")
