@@ -70,9 +70,9 @@ def command(
 ) -> None:
     """Delete what is older than the settings allow, as a gateway does by itself while it runs.
 
-    Content is what users and models said: prompts, thoughts, inputs of tools, texts of errors.
-    Records are all that is known of a request, tokens and costs included: sums of usage go with
-    them. 0 days: never.
+    Content is what users and models said: prompts, thoughts, answers, what was sent, inputs of
+    tools, texts of errors. Records are all that is known of a request, tokens and costs included:
+    sums of usage go with them. 0 days: never.
     """
     if as_json and not dry_run:
         raise click.UsageError("--json is for --dry-run")

@@ -47,6 +47,8 @@ _TABLES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         ),
     ),
     "thoughts": ("model_thoughts", ("created_at", "content", "metadata")),
+    "answers": ("model_answers", ("created_at", "msg_id", "content", "metadata")),
+    "content": ("content_parts", ("place", "kind", "size", "content")),
     "caches": (
         "cache_turns",
         (
@@ -126,8 +128,9 @@ def _rows(
     own = table == "interceptions"
     names = ", ".join(f"{'i' if own else 'r'}.{column}" for column in columns)
     join = "" if own else f"JOIN {table} r ON r.interception_id = i.id"
-    several = "created_at" in columns
-    order = ", r.created_at, length(r.record_id), r.record_id" if several else ""
+    order = ", r.place" if table == "content_parts" else ""
+    if "created_at" in columns:
+        order = ", r.created_at, length(r.record_id), r.record_id"
     yield from connection.execute(
         f"SELECT i.started_at, i.id, i.username, i.session_id, {names} FROM interceptions i {join}"
         f" WHERE i.id IN ({marks(ids)}) ORDER BY i.started_at, i.id{order}",

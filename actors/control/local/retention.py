@@ -13,6 +13,7 @@ from typing import Final, Literal, TypeAlias
 
 from attrs import frozen
 
+from aigateway.actors.control.local.content import forget_chains
 from aigateway.actors.control.local.schema import Database, marks, transaction
 from aigateway.actors.control.local.usage_rolling import forget_buckets
 from aigateway.actors.values.records import INVALID_ARGUMENTS, timestamp
@@ -31,7 +32,8 @@ __all__ = [
 Kind: TypeAlias = Literal["content", "records"]
 
 KINDS: Final[tuple[Kind, ...]] = ("content", "records")
-"""``content`` is what users and models said: prompts, thoughts, inputs of tools, texts of errors;
+"""``content`` is what users and models said: prompts, thoughts, answers, what was sent, inputs of
+tools, texts of errors;
 ``records`` is everything about a request."""
 
 DAY: Final = 86_400.0
@@ -44,12 +46,15 @@ PAGES_AT_ONCE: Final = 256
 LATE: Final = 7 * DAY
 """Seconds for which a request without an end is kept longer: it may still be on its way."""
 
-_CONTENT: Final = ("user_prompts", "model_thoughts")
+_CONTENT: Final = ("user_prompts", "model_thoughts", "model_answers")
+_CHAINS: Final = "content_turns"
+"""Those of what was sent; with them parts go that no other request has sent."""
 _RECORDS: Final = (
     "token_usages",
     "user_prompts",
     "tool_usages",
     "model_thoughts",
+    "model_answers",
     "cache_turns",
 )
 
@@ -90,7 +95,7 @@ def due(connection: Database, retention: Retention, now: float) -> list[Due]:
         before = timestamp(now - days * DAY)
         where, values = _old(kind, before, now, days)
         counts = []
-        for table in _CONTENT if kind == "content" else _RECORDS:
+        for table in (*(_CONTENT if kind == "content" else _RECORDS), _CHAINS):
             counts.append(_count(connection, f"{table} r JOIN interceptions i ON"
                                  " i.id = r.interception_id", where, values))  # fmt: skip
         if kind == "content":
@@ -111,6 +116,8 @@ _HAS_CONTENT: Final = f"""(
     i.error_message IS NOT NULL
     OR EXISTS (SELECT 1 FROM user_prompts r WHERE r.interception_id = i.id)
     OR EXISTS (SELECT 1 FROM model_thoughts r WHERE r.interception_id = i.id)
+    OR EXISTS (SELECT 1 FROM model_answers r WHERE r.interception_id = i.id)
+    OR EXISTS (SELECT 1 FROM content_turns r WHERE r.interception_id = i.id)
     OR EXISTS (SELECT 1 FROM tool_usages r WHERE r.interception_id = i.id AND {_HAS_INPUT})
 )"""
 
@@ -181,6 +188,7 @@ class Forgetting:
             if ids:
                 # First: nothing is noted as changed of sums that are gone.
                 forget_buckets(connection, [started for _id, started in found])
+                forget_chains(connection, ids)
                 for table in _RECORDS:
                     connection.execute(
                         f"DELETE FROM {table} WHERE interception_id IN ({marks(ids)})", ids
@@ -205,6 +213,7 @@ class Forgetting:
                 return 0
             ids = [id for _started, id in found]
             there = f"interception_id IN ({marks(ids)})"
+            forget_chains(connection, ids)
             for table in _CONTENT:
                 connection.execute(f"DELETE FROM {table} WHERE {there}", ids)
             connection.execute(

@@ -49,6 +49,8 @@ def put(address: str, monkeypatch: pytest.MonkeyPatch, records: Any) -> Iterator
                 ),
                 records.tool(start.id, record_id="1", created_at=at),
                 records.thought(start.id, record_id="1", created_at=at),
+                records.answer(start.id, record_id="1", created_at=at),
+                records.sent(start.id, "why?"),
                 *([records.end(start.id, ended_at=at + 1, prompt_parts=PARTS)] if ended else []),
             ],
         )
@@ -78,7 +80,7 @@ def test_each_kind_has_its_rows_under_the_tables_names(put: Put, kind: str) -> N
     (row,) = rows(run("--kind", kind).stdout)
     assert tuple(row) == COLUMNS[kind]
     assert (row["username"], row["session_id"]) == ("ada", "s-1")
-    if kind != "caches":
+    if kind not in ("caches", "content"):
         assert row["metadata"] == ({"tier": "x"} if kind == "tokens" else {})
     found = list(csv.DictReader(io.StringIO(run("--kind", kind, "--format", "csv").stdout)))
     assert [tuple(each) for each in found] == [COLUMNS[kind]]
@@ -172,3 +174,25 @@ def test_more_than_a_page_of_requests_comes_whole(put: Put, address: str, record
     found = ids(run().stdout)
     assert len(found) == 1200
     assert set(found) == {start.id for start in starts}
+
+
+def test_what_was_sent_is_exported_once_in_the_order_in_which_it_was_sent(
+    put: Put, records: Any, address: str
+) -> None:
+    first, second = put(1000), put(900)
+    store: AnyStore = PostgresStore(address, 1, 10) if "://" in address else Store(address, 1)
+    store.write([], [records.sent(second, "why?", "therefore", "and then?", record_id="2")])
+    store.close()
+    found = rows(run("--kind", "content").stdout)
+    assert [(row["interception_id"], row["place"]) for row in found] == [
+        (first, 0),
+        (second, 1),
+        (second, 2),
+    ]
+    assert [json.loads(row["content"])["content"] for row in found] == [
+        "why?",
+        "therefore",
+        "and then?",
+    ]
+    answers = rows(run("--kind", "answers").stdout)
+    assert [each["content"] for each in answers] == ["it is done"] * 2

@@ -28,7 +28,8 @@ from aigateway.actors.values.attribution import Attribution
 
 AnyStore: TypeAlias = Store | PostgresStore
 NOW = 1_772_280_000.0
-TABLES = ("interceptions", "token_usages", "user_prompts", "tool_usages", "model_thoughts")
+TABLES = ("interceptions", "token_usages", "user_prompts", "tool_usages", "model_thoughts",
+          "model_answers", "content_turns", "content_links", "content_parts")  # fmt: skip
 
 
 @pytest.fixture
@@ -53,6 +54,8 @@ def put(store: AnyStore, records: Any, days: float, *, ended: bool = True, text:
             metadata={"type": "t", "invalid_arguments": "a secret"},
         ),
         records.thought(start.id, record_id="1", created_at=at, content=text),
+        records.answer(start.id, record_id="1", created_at=at, content=text),
+        records.sent(start.id, f"{text} {days} days ago"),
     ]
     if ended:
         told.append(
@@ -94,7 +97,8 @@ def test_old_content_goes_and_what_was_spent_stays(
     assert forget(either, content=30).deleted == {"content": 1, "records": 0}
     assert counts(either) == {
         "interceptions": 2, "token_usages": 2, "user_prompts": 1, "tool_usages": 2,
-        "model_thoughts": 1,
+        "model_thoughts": 1, "model_answers": 1, "content_turns": 1, "content_links": 1,
+        "content_parts": 1,
     }  # fmt: skip
     tools = either.execute("SELECT interception_id, tool, input, invocation_error FROM tool_usages")
     assert set(tools.fetchall()) == {
@@ -138,8 +142,8 @@ def test_what_would_go_is_counted_and_stays(
         put(store, records, days)
     before = counts(either)
     content, whole = due(either, Retention(content=30, records=90), NOW)
-    assert (content.kind, content.interceptions, content.rows) == ("content", 2, 6)
-    assert (whole.kind, whole.interceptions, whole.rows) == ("records", 1, 5)
+    assert (content.kind, content.interceptions, content.rows) == ("content", 2, 10)
+    assert (whole.kind, whole.interceptions, whole.rows) == ("records", 1, 7)
     assert counts(either) == before
     assert due(either, Retention(), NOW) == []
     forget(either, content=30, records=90)
@@ -165,7 +169,10 @@ def test_deleted_prompts_are_not_found(store: AnyStore, either: Database, record
     index_more(either)
     forget(either, content=30)
     hits = search_prompts(either, "needle", SessionFilter(), 5)
-    assert [hit.excerpt for hit in hits] == ["new needle"]
+    assert {(hit.what, hit.excerpt) for hit in hits} == {
+        ("answer", "new needle"),
+        ("prompt", "new needle"),
+    }
 
 
 def test_a_file_becomes_smaller_bit_by_bit(path: Path, records: Any) -> None:
