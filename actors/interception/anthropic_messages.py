@@ -359,7 +359,7 @@ class MessagesInterception(Relay):
             kind = text(block.get("type"))
             if kind == "thinking":
                 self._record_thought(text(block.get("thinking")), "thinking", now)
-            elif kind == "text":
+            elif kind == "text" and self._answers:
                 self._record_answer(self._msg_id, text(block.get("text")), now)
             elif kind in _TOOL_BLOCKS and (call := _tool_block(kind, block)).id:
                 self._record_call(call, call.whole_input, now)

@@ -270,6 +270,22 @@ def test_a_cut_stream_records_what_was_sent_until_then(start: Start) -> None:
     assert gateway.parts(id)[-1] == ("message", user("hi"))
 
 
+def test_what_a_killed_gateway_has_recorded_is_there_when_it_starts_again(start: Start) -> None:
+    gateway = start()
+    long = "x" * 100_000
+    gateway.provider.play(answer(told("hello you")))
+    id = gateway.ask("/anthropic/v1/messages", messages(user(long)))
+    gateway.process.kill()
+    gateway.process.start()
+    assert gateway.answers(id) == ["hello you"]
+    assert gateway.parts(id)[-1] == ("message", user(long))
+    # Another process does not know what this one has told: it is stored once all the same.
+    gateway.provider.play(answer(told("hello again")))
+    again = gateway.ask("/anthropic/v1/messages", messages(user(long)))
+    assert gateway.parts(again) == gateway.parts(id)
+    assert len(gateway.rows("content_parts")) == 3
+
+
 def test_a_session_of_sixty_turns_takes_about_its_own_size(start: Start) -> None:
     gateway = start(workers=2)
     # Two fifths of each turn's 6.6 KB is the model's, whose client sends it back.

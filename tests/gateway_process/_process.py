@@ -249,7 +249,9 @@ class GatewayProcess:
             )
 
         found: dict[str, Any] = wait_until(ended, f"interception {interception_id} ends")[0]
-        for table in ("token_usages", "user_prompts", "tool_usages", "model_thoughts"):
+        for table in (
+            "token_usages", "user_prompts", "tool_usages", "model_thoughts", "model_answers",
+        ):  # fmt: skip
             found[table] = self.rows(
                 f"SELECT * FROM {table} WHERE interception_id = ? ORDER BY created_at, rowid",
                 interception_id,

@@ -38,6 +38,9 @@ def called(number: int) -> dict[str, Any]:
     }
 
 
+TABLES = ("token_usages", "user_prompts", "tool_usages", "model_thoughts", "model_answers")
+
+
 def turns() -> list[dict[str, Any]]:
     """Requests of one conversation: a question, and what two calls have given."""
     said = [{"role": "user", "content": [{"type": "input_text", "text": "what is here?"}]}]
@@ -69,11 +72,15 @@ def rows(gateway: GatewayProcess) -> list[dict[str, Any]]:
         record = gateway.records(each["id"])
         del record["id"], record["started_at"], record["ended_at"], record["api_key_id"]
         del record["user_agent"]
-        for table in ("token_usages", "user_prompts", "tool_usages", "model_thoughts"):
+        for table in TABLES:
             for row in record[table]:
                 for name in ("interception_id", "created_at", "id", "record_id"):
                     row.pop(name, None)
-        kept.append(record)
+        sent = gateway.rows(
+            "SELECT kind, content FROM content_parts WHERE interception_id = ? ORDER BY place",
+            each["id"],
+        )
+        kept.append({**record, "sent": sent})
     return kept
 
 
@@ -91,7 +98,7 @@ def test_a_conversation_leaves_the_rows_that_it_leaves_over_http(
             connection.send(json.dumps(each))
 
     sockets.script = over_socket
-    gateway = start()
+    gateway = start("--content", "full")
     with open_session(gateway) as session:
         for asked in turns():
             session.create(**asked)
@@ -99,7 +106,7 @@ def test_a_conversation_leaves_the_rows_that_it_leaves_over_http(
     assert sockets.received == [{"type": "response.create", **each} for each in turns()]
     with ScriptedProvider(otherwise=over_http) as http:
         upstreams = [Upstream("openai", http.url)]
-        options = ["--worker-class", worker_class]
+        options = ["--worker-class", worker_class, "--content", "full"]
         with GatewayProcess(tmp_path / "http", upstreams, options) as other:
             for asked in turns():
                 answer = requests.post(
@@ -116,6 +123,10 @@ def test_a_conversation_leaves_the_rows_that_it_leaves_over_http(
     assert [len(each["tool_usages"]) for each in found] == [1, 1, 0]
     assert [len(each["model_thoughts"]) for each in found] == [1, 1, 0]
     assert [len(each["user_prompts"]) for each in found] == [1, 0, 0]
+    answers = [[row["content"] for row in each["model_answers"]] for each in found]
+    assert answers == [[], [], ["two files"]]
+    sent = [[json.loads(part["content"]) for part in each["sent"]] for each in found]
+    assert sent == [asked["input"] for asked in turns()]
     assert all(each["token_usages"][0]["input_tokens"] == 20 for each in found)
 
 

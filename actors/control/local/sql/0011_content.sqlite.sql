@@ -35,7 +35,7 @@ CREATE INDEX content_links_part ON content_links (part);
 CREATE TABLE content_turns (
     interception_id TEXT NOT NULL PRIMARY KEY,
     last BLOB NOT NULL
-);
+) WITHOUT ROWID;
 CREATE INDEX content_turns_last ON content_turns (last);
 
 -- Answers by their words, as prompts are.
