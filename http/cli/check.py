@@ -169,7 +169,7 @@ def _rows(settings: Settings, changed: bool) -> Iterator[Option]:
 
 def _option_cells(row: Option, settings: Settings) -> tuple[str, str, str]:
     shown = row.show(getattr(settings, row.name))
-    return row.flags[0], printable(shown) or "-", str(settings.sources[row.name])
+    return row.shown, printable(shown) or "-", str(settings.sources[row.name])
 
 
 def _provider_lines(report: Report) -> Iterator[str]:

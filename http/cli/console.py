@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from aigateway.http.cli._local_database import changer
-from aigateway.http.settings import Settings, SettingsError, load
+from aigateway.http.settings import Settings, load
 from aigateway.http.settings.flags import settings_options
+
+if TYPE_CHECKING:
+    from aigateway.http.console.oidc import OidcSettings
 
 __all__ = ["command", "serve"]
 
@@ -22,7 +26,8 @@ ADDRESS = "127.0.0.1:4002"
     default=ADDRESS,
     show_default=True,
     metavar="HOST:PORT",
-    help="Where to listen: a loopback address. Port 0 is a free one.",
+    help="Where to listen: a loopback address, or with --oidc-issuer and TLS any. Port 0 is a free"
+    " one.",
 )
 @click.option(
     "--client-address",
@@ -30,14 +35,35 @@ ADDRESS = "127.0.0.1:4002"
     help="The gateway's address as clients see it, for the page that sets them up."
     "  [default: made from --http-address]",
 )
-@settings_options(only=("local_db", "runtime_dir", "http_address", "config"))
+@settings_options(
+    only=(
+        "local_db",
+        "runtime_dir",
+        "http_address",
+        "trusted_proxies",
+        "upstream_ca_file",
+        "console_url",
+        "console_tls_cert_file",
+        "console_tls_key_file",
+        "oidc_issuer",
+        "oidc_client_id",
+        "oidc_scopes",
+        "oidc_user_claim",
+        "oidc_groups_claim",
+        "oidc_admins",
+        "oidc_viewers",
+        "config",
+    )
+)
 def command(address: str, client_address: str | None, **flags: object) -> None:
     """Serve pages that show what runs, what was used, and how providers and actors are.
 
     It reads the database of a gateway that runs with --local, and writes to it what is changed on
     its pages. It asks the gateway on this machine through its sockets: give it the same --local-db
     and --runtime-dir. It is a process of its own, which no request passes. The link that it prints
-    signs one browser in, once.
+    signs one browser in, once. With --oidc-issuer people sign in by an OpenID provider; the
+    client's secret is in CODER_AI_GATEWAY_OIDC_CLIENT_SECRET, or in the file that
+    CODER_AI_GATEWAY_OIDC_CLIENT_SECRET_FILE names.
     """
     settings = load(flags, os.environ, require_coderd=False)
     serve(address, settings, client_address or "")
@@ -52,15 +78,10 @@ def serve(address: str, settings: Settings, client_address: str) -> None:
             f"the console needs the extra console: pip install 'aigateway[console]' ({ex})"
         ) from ex
     from aigateway.http.console.app import Sources
-    from aigateway.http.console.door import is_local_name
+    from aigateway.http.console.reach import reach_of
     from aigateway.http.console.server import ConsoleServer
 
-    host, _, port = address.rpartition(":")
-    if not is_local_name(host) or not port.isdecimal() or int(port) > 65535:
-        raise SettingsError(
-            f"--address {address}: the console listens on loopback addresses only, for example"
-            f" {ADDRESS}; reach it from elsewhere through a tunnel: ssh -L 4002:{ADDRESS} this-host"
-        )
+    reach = reach_of(settings, address)
     if not client_address:
         scheme = "https" if settings.uses_tls else "http"
         client_address = f"{scheme}://{_reachable(settings.http_address)}"
@@ -68,8 +89,23 @@ def serve(address: str, settings: Settings, client_address: str) -> None:
         local_db=settings.local_db,
         runtime_dir=settings.runtime_dir,
         client_address=client_address,
+        reach=reach,
+        oidc=_oidc(settings),
     )
-    ConsoleServer(address, sources, changer("console"), _tell).run()
+    tls = (settings.console_tls_cert_file, settings.console_tls_key_file) if reach.tls else None
+    ConsoleServer(address, sources, changer("console"), _tell, tls).run()
+
+
+def _oidc(settings: Settings) -> OidcSettings | None:
+    if not settings.oidc_issuer:
+        return None
+    try:
+        from aigateway.http.console.oidc import OidcSettings
+    except ImportError as ex:
+        raise click.ClickException(
+            f"--oidc-issuer needs the extra console: pip install 'aigateway[console]' ({ex})"
+        ) from ex
+    return OidcSettings.of(settings)
 
 
 def _reachable(address: str) -> str:
@@ -81,6 +117,7 @@ def _reachable(address: str) -> str:
 
 def _tell(address: str, link: str) -> None:
     click.echo(f"Console: {address}/")
-    click.echo(f"Sign in: {link}")
-    click.echo("The link works once. Ctrl-C ends the console.")
+    if link:
+        click.echo(f"Sign in: {link}")
+    click.echo(f"{'The link works once. ' if link else ''}Ctrl-C ends the console.")
     sys.stdout.flush()

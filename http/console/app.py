@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 import mimetypes
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import falcon
 import structlog
-from attrs import frozen
+from attrs import field, frozen
 
-from aigateway.http.console.door import SESSION_SECONDS, Door, is_local_name
-from aigateway.http.console.forms import Visitor
+from aigateway.http.console.door import Door
+from aigateway.http.console.entrance import Cookies, Entrance, Guard
 from aigateway.http.console.gateway import Gateway
-from aigateway.http.console.now import Observer, Pulse
+from aigateway.http.console.now import Observer, Pulses
 from aigateway.http.console.pages import Pages, Site
 from aigateway.http.console.people import People
+from aigateway.http.console.reach import Reach
 from aigateway.http.console.records import Away, Records
-from aigateway.http.console.templating import ASSETS, Templates
+from aigateway.http.console.routes import ENTRANCE, PAGES, PEOPLE, WRITES
+from aigateway.http.console.templating import ASSETS, Templates, query
 from aigateway.http.console.writes import Writes
+
+if TYPE_CHECKING:
+    from aigateway.http.console.oidc import Oidc, OidcSettings
 
 __all__ = ["ConsoleApp", "Sources", "create_app"]
 
 LIVE_PAGES: Final = 32
 """Streams of server-sent events at once; each holds a thread."""
-
-_HEADERS: Final[Mapping[str, str]] = {
-    # APPSEC: nothing from elsewhere, nothing inline, no frame around it.
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self';"
-    " img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none';"
-    " frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
 
 log = structlog.get_logger("ai-gateway.console")
 
@@ -48,40 +41,15 @@ class Sources:
     local_db: str
     runtime_dir: str
     client_address: str
+    reach: Reach = field(factory=Reach)
+    oidc: OidcSettings | None = None
+    """Who signs people in; None: the link alone does."""
 
 
 class ConsoleApp(falcon.App[falcon.Request, falcon.Response]):
-    """With the :attr:`pulse` that has to be stopped before the process can end."""
+    """With the :attr:`pulses` that have to be stopped before the process can end."""
 
-    pulse: Pulse
-
-
-_PAGES: Final = {
-    "/": "home",
-    "/now": "now",
-    "/now/events": "events",
-    "/spend": "spend",
-    "/spend.csv": "csv",
-    "/sessions": "sessions",
-    "/sessions/one": "session",
-    "/requests": "requests",
-    "/requests/{id}": "request",
-    "/requests/{id}/{kind}/{number:int}": "text",
-    "/providers": "providers",
-    "/actors": "actors",
-}
-_WRITES: Final = {
-    "/actors/restart": "restart",
-    "/providers/test": "test",
-    "/keys/{id}": "key",
-    "/setup": "setup",
-}
-_PEOPLE: Final = {
-    "/people": "people",
-    "/people/{id}": "person",
-    "/policy": "policy",
-    "/audit": "audit",
-}
+    pulses: Pulses
 
 
 def create_app(sources: Sources, door: Door) -> ConsoleApp:
@@ -92,105 +60,41 @@ def create_app(sources: Sources, door: Door) -> ConsoleApp:
         Templates(),
         sources.client_address,
     )
-    observer = Observer(site.records, site.gateway)
-    pulse = Pulse(lambda: site.templates.page("_now.html", view=observer.look()), LIVE_PAGES)
-    app = ConsoleApp(middleware=[_Guard(door, site.templates)])
-    app.pulse = pulse
+
+    def live(owner: str | None) -> Callable[[], str]:
+        observer = Observer(site.records, site.gateway, owner=owner)
+        return lambda: site.templates.page("_now.html", view=observer.look())
+
+    cookies = Cookies(door, sources.reach, site.records, _oidc(sources.oidc))
+    app = ConsoleApp(middleware=[Guard(cookies, site.templates)])
+    app.pulses = Pulses(live, LIVE_PAGES)
     app.req_options.strip_url_path_trailing_slash = True
     app.resp_options.secure_cookies_by_default = False
     for resource, addresses in (
-        (Pages(site, pulse, observer), _PAGES),
-        (Writes(site), _WRITES),
-        (People(site), _PEOPLE),
+        (Pages(site, app.pulses), PAGES),
+        (Writes(site), WRITES),
+        (People(site), PEOPLE),
     ):
-        for address, name in addresses.items():
-            app.add_route(address, resource, suffix=name)
-    entrance = _Entrance(door, site.templates)
-    app.add_route("/sign-in", entrance, suffix="in")
-    app.add_route("/sign-out", entrance, suffix="out")
+        for address, route in addresses.items():
+            app.add_route(address, resource, suffix=route.suffix)
+    entrance = Entrance(cookies, site.templates)
+    for address, suffix in ENTRANCE.items():
+        app.add_route(address, entrance, suffix=suffix)
     app.add_sink(_Assets().serve, r"/static/(?P<name>[A-Za-z0-9._/-]+)$")
-    errors = _Errors(site.templates)
+    errors = _Errors(site.templates, sources)
     app.add_error_handler(Exception, errors.unforeseen)
     app.add_error_handler(falcon.HTTPError, errors.told)
     app.add_error_handler(Away, errors.away)
     return app
 
 
-def _cookie_name(req: falcon.Request) -> str:
-    """Browsers give a host's cookies to all its ports: two consoles must not sign each other
-    out."""
-    return f"aigateway-console-{req.port}"
+def _oidc(settings: OidcSettings | None) -> Oidc | None:
+    if settings is None:
+        return None
+    # Not at the top: few have a provider, and the link needs nothing of all that.
+    from aigateway.http.console.oidc import Oidc
 
-
-class _Guard:
-    """Lets in who is signed in, and answers only those who mean this machine."""
-
-    def __init__(self, door: Door, templates: Templates) -> None:
-        self._door = door
-        self._templates = templates
-
-    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
-        for name, value in _HEADERS.items():
-            resp.set_header(name, value)
-        if not is_local_name(req.get_header("Host") or ""):
-            raise falcon.HTTPError(
-                421,
-                title="Another host was meant",
-                description="The console answers to localhost and to loopback addresses.",
-            )
-        if req.method not in ("GET", "HEAD") and not _is_from_here(req):
-            raise falcon.HTTPForbidden(title="This came from another page")
-        if req.path == "/sign-in" or req.path.startswith("/static/"):
-            return
-        cookies = req.get_cookie_values(_cookie_name(req)) or []
-        cookie = next((each for each in cookies if self._door.knows(each)), None)
-        if cookie is None:
-            raise falcon.HTTPUnauthorized(title="Sign in")
-        req.context.visitor = Visitor.with_cookie(self._door.who, cookie)
-
-
-def _is_from_here(req: falcon.Request) -> bool:
-    """APPSEC: the cookie is SameSite=Strict, but other ports of this host are the same site.
-
-    Browsers say where a request comes from in a header that no script can set; under our
-    Referrer-Policy they give ``null`` for the origin of a form.
-    """
-    site = req.get_header("Sec-Fetch-Site")
-    if site is not None:
-        return site == "same-origin"
-    return req.get_header("Origin") == req.prefix
-
-
-class _Entrance:
-    """The link that works once, and the way out."""
-
-    def __init__(self, door: Door, templates: Templates) -> None:
-        self._door = door
-        self._templates = templates
-
-    def on_get_in(self, req: falcon.Request, resp: falcon.Response) -> None:
-        cookie = self._door.enter(req.get_param("token") or "")
-        if cookie is None:
-            raise falcon.HTTPForbidden(title="This link does not work (any more)")
-        resp.set_cookie(
-            _cookie_name(req),
-            cookie,
-            max_age=SESSION_SECONDS,
-            path="/",
-            http_only=True,
-            same_site="Strict",
-            secure=False,
-        )
-        resp.content_type = falcon.MEDIA_HTML
-        # No redirect: it would belong to the page with the link, and a strict cookie would not
-        # come along from there.
-        resp.text = self._templates.page("signed_in.html")
-
-    def on_post_out(self, req: falcon.Request, resp: falcon.Response) -> None:
-        for cookie in req.get_cookie_values(_cookie_name(req)) or []:
-            self._door.leave(cookie)
-        resp.unset_cookie(_cookie_name(req), path="/", same_site="Strict")
-        raise falcon.HTTPSeeOther("/now")
+    return Oidc(settings)
 
 
 class _Assets:
@@ -220,8 +124,10 @@ def _media_type(path: Path) -> str:
 class _Errors:
     """Errors as pages that say what to do."""
 
-    def __init__(self, templates: Templates) -> None:
+    def __init__(self, templates: Templates, sources: Sources) -> None:
         self._templates = templates
+        self._provider = sources.oidc.name if sources.oidc is not None else ""
+        self._has_link = sources.reach.local
 
     def told(
         self, req: falcon.Request, resp: falcon.Response, ex: falcon.HTTPError, _params: Any
@@ -246,7 +152,10 @@ class _Errors:
         self, req: falcon.Request, resp: falcon.Response, code: int, title: str, text: str
     ) -> None:
         resp.content_type = falcon.MEDIA_HTML
-        signed_in = getattr(req.context, "visitor", None) is not None
+        visitor = getattr(req.context, "visitor", None)
+        here = req.path
         resp.text = self._templates.page(
-            "error.html", code=code, title=title, text=text, here=req.path, signed_in=signed_in
-        )
+            "error.html", code=code, title=title, text=text, here=here, visitor=visitor,
+            provider=self._provider, has_link=self._has_link,
+            wanted=query({"next": f"{here}?{req.query_string}" if req.query_string else here}),
+        )  # fmt: skip

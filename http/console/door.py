@@ -1,10 +1,9 @@
-"""Who may look: a link that works once becomes a cookie; and whom a request was meant for."""
+"""Who may look: a link that works once becomes a cookie; and what is sealed, for other cookies."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import mmap
 import secrets
 import threading
@@ -12,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["SESSION_SECONDS", "Door", "is_local_name"]
+__all__ = ["SESSION_SECONDS", "Door"]
 
 SESSION_SECONDS: Final = 12 * 3600
 """How long a cookie lets somebody in."""
@@ -20,19 +19,8 @@ _MOST_LEFT: Final = 10_000
 """Cookies that were signed out and are remembered; each was let in before."""
 
 
-def is_local_name(host: str) -> bool:
-    """Whether a ``Host`` header names this machine by a name that no other page can have.
-
-    APPSEC: a page elsewhere whose name an attacker's server points at 127.0.0.1 brings that name
-    along.  The port may differ: of a tunnel, for example.
-    """
-    name = host.rsplit(":", 1)[0] if ":" in host and not host.endswith("]") else host
-    if name.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return False
+_TEXT: Final = "text\n"
+"""So that a text's seal is no cookie's."""
 
 
 class Door:
@@ -75,6 +63,20 @@ class Door:
         """Sign out: the cookie is worth nothing from now on."""
         if self.knows(cookie) and len(self._left) < _MOST_LEFT:
             self._left.add(cookie.rpartition(".")[0])
+
+    def sealed(self, text: str, seconds: float) -> str:
+        """A text that this console alone can have written, good for so many seconds.  It may be
+        read by whoever holds it; ``text`` is ASCII."""
+        told = f"{round(self._now() + seconds)}.{text}"
+        return f"{told}.{self._seal(_TEXT + told)}"
+
+    def unsealed(self, sealed: str) -> str | None:
+        """The text; None: it is not ours, or too old."""
+        told, _, seal = sealed.rpartition(".")
+        if not hmac.compare_digest(seal.encode(), self._seal(_TEXT + told).encode()):
+            return None
+        until, _, text = told.partition(".")
+        return text if int(until) > self._now() else None
 
     def _seal(self, told: str) -> str:
         return hmac.new(self._secret, told.encode(), hashlib.sha256).hexdigest()

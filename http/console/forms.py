@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 from urllib.parse import parse_qsl
 
 import falcon
-from attrs import field, frozen
 
 from aigateway.actors.control.local.people import AlreadyThere, NoSuch, StillNeeded
 from aigateway.actors.control.local.policies import PolicyChanged
+from aigateway.http.console.visitors import visitor_of
 
-__all__ = ["LARGEST_FORM", "LONGEST", "Visitor", "asked", "sent", "tried", "visitor_of"]
+__all__ = ["LARGEST_FORM", "LONGEST", "asked", "sent", "tried"]
 
 T = TypeVar("T")
 
@@ -23,28 +22,6 @@ LARGEST_FORM: Final = 2 * 1024 * 1024
 _MOST_FIELDS: Final = 20
 LONGEST: Final = 500
 """Letters of a filter, a name or a reason."""
-
-
-@frozen
-class Visitor:
-    """Who is signed in."""
-
-    who: str
-    """For the table of changes."""
-    form_token: str = field(repr=False)
-    """What a form of theirs has to bring along."""
-
-    @classmethod
-    def with_cookie(cls, who: str, cookie: str) -> Visitor:
-        # APPSEC: only the console knows what it is made from: no script can read the cookie.
-        return cls(who, hashlib.sha256(b"form\n" + cookie.encode()).hexdigest())
-
-
-def visitor_of(req: falcon.Request) -> Visitor:
-    """The one that the guard let in."""
-    visitor = req.context.visitor
-    assert isinstance(visitor, Visitor)
-    return visitor
 
 
 def asked(req: falcon.Request, *names: str) -> dict[str, str]:

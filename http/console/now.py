@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -12,7 +12,7 @@ import structlog
 from attrs import define, field, frozen
 
 from aigateway.actors.control.local.schema import Database
-from aigateway.http.console.gateway import Gateway, Running, merged_requests
+from aigateway.http.console.gateway import Answers, Gateway, Running, merged_requests
 from aigateway.http.console.records import (
     Away,
     Entry,
@@ -25,7 +25,7 @@ from aigateway.http.console.records import (
     spent_since,
 )
 
-__all__ = ["Observer", "Pulse", "Today", "View"]
+__all__ = ["Observer", "Pulse", "Pulses", "Today", "View"]
 
 BEAT: Final = 1.0
 """Seconds between two looks."""
@@ -73,6 +73,8 @@ class View:
     no_gateway: str
     """Why no gateway of this machine answers; empty: one does."""
     no_records: str
+    own: bool = False
+    """It is of one user's requests, which the records know, and no gateway is asked for."""
 
 
 @define
@@ -82,27 +84,33 @@ class Observer:
     records: Records
     gateway: Gateway
     now: Callable[[], float] = time.time
+    owner: str | None = None
+    """The id of the user whose requests alone are looked at."""
     _today: Today = field(factory=Today, init=False)
     _next_sums: float = field(default=0.0, init=False)
 
     def look(self) -> View:
         """Look now; what cannot be read is told in the view."""
-        answers = self.gateway.ask("requests")
+        own = self.owner is not None
+        answers = Answers() if own else self.gateway.ask("requests")
         running = merged_requests(answers)
         elsewhere: Sequence[Entry] = ()
         newest: Sequence[Entry] = ()
         trouble = ""
         try:
             with self.records.reading() as database:
-                newest = entries(database, limit=_NEWEST)
-                if answers.trouble:
+                newest = entries(database, owner=self.owner, limit=_NEWEST)
+                if own or answers.trouble:
                     since = self.now() - _STALE
-                    elsewhere = entries(database, status="running", since=since, limit=_UNFINISHED)
+                    elsewhere = entries(
+                        database, owner=self.owner, status="running", since=since,
+                        limit=_UNFINISHED,
+                    )  # fmt: skip
                 if time.monotonic() >= self._next_sums:
                     self._sum_up(database)
         except Away as ex:
             trouble = str(ex)
-        return View(running, elsewhere, newest, self._today, answers.trouble, trouble)
+        return View(running, elsewhere, newest, self._today, answers.trouble, trouble, own)
 
     def _sum_up(self, database: Database) -> None:
         began = time.monotonic()
@@ -110,9 +118,9 @@ class Observer:
         midnight = datetime.fromtimestamp(now, UTC).replace(
             hour=0, minute=0, second=0, microsecond=0
         )
-        minutes = last_hour(database, now)
-        taken = latencies(database, now - 3600)
-        count, tokens = spent_since(database, midnight.timestamp())
+        minutes = last_hour(database, now, self.owner)
+        taken = latencies(database, now - 3600, self.owner)
+        count, tokens = spent_since(database, midnight.timestamp(), self.owner)
         self._today = Today(minutes, _share(taken, 0.5), _share(taken, 0.95), count, tokens)
         self._next_sums = time.monotonic() + _PACE * (time.monotonic() - began)
 
@@ -189,6 +197,51 @@ class Pulse:
                 if self._stopped or not self._listeners:
                     self._beating = False
                     return
+
+
+class Pulses:
+    """A pulse for those who see all, and one for each who sees their own alone."""
+
+    def __init__(self, render: Callable[[str | None], Callable[[], str]], most: int) -> None:
+        """``render`` makes what a pulse renders with, from the id of the user who it is for (None:
+        all); at most ``most`` may listen at once, to whichever."""
+        self._render = render
+        self._most = most
+        self._lock = threading.Lock()
+        self._pulses: dict[str | None, tuple[Pulse, int]] = {}
+        """Each with how many listen."""
+        self._stopped = False
+
+    def listen(self, owner: str | None) -> Generator[bytes] | None:
+        """What a page that is open is told (:meth:`Pulse.listen`); None: there is no place."""
+        with self._lock:
+            if self._stopped or sum(count for _pulse, count in self._pulses.values()) >= self._most:
+                return None
+            pulse, count = self._pulses.get(owner) or (Pulse(self._render(owner), self._most), 0)
+            if not pulse.join():
+                return None
+            self._pulses[owner] = pulse, count + 1
+        return self._heard(owner, pulse)
+
+    def _heard(self, owner: str | None, pulse: Pulse) -> Generator[bytes]:
+        try:
+            yield from pulse.listen()
+        finally:
+            with self._lock:
+                count = self._pulses[owner][1] - 1
+                if count or owner is None:
+                    # That of all is kept: it knows what was dear to sum up.
+                    self._pulses[owner] = pulse, count
+                else:
+                    del self._pulses[owner]
+
+    def stop(self) -> None:
+        """End all streams, for good."""
+        with self._lock:
+            self._stopped = True
+            pulses = [pulse for pulse, _count in self._pulses.values()]
+        for pulse in pulses:
+            pulse.stop()
 
 
 def _event(text: str) -> bytes:

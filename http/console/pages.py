@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Generator
 from typing import Any, Final
 
 import falcon
@@ -14,7 +15,7 @@ from aigateway.actors.control.local.sessions import SessionFilter, described, fi
 from aigateway.actors.control.local.timeline import timeline
 from aigateway.http.console.forms import asked
 from aigateway.http.console.gateway import Gateway, merged_providers
-from aigateway.http.console.now import Observer, Pulse
+from aigateway.http.console.now import Observer, Pulses
 from aigateway.http.console.records import (
     FILTERS,
     Away,
@@ -36,6 +37,7 @@ from aigateway.http.console.spending import (
 )
 from aigateway.http.console.templating import Templates
 from aigateway.http.console.templating import query as _query
+from aigateway.http.console.visitors import visitor_of
 
 __all__ = ["Site", "Pages"]
 
@@ -47,6 +49,10 @@ _MOST_TURNS: Final = 400
 _LONGEST_SAID: Final = 2_000
 """Letters of one text of a session; its request has more."""
 _DAY: Final = 86_400
+
+
+LOOK_EVERY: Final = 15.0
+"""Seconds after which an open page's visitor is looked at again."""
 
 
 @frozen
@@ -63,10 +69,9 @@ class Site:
 class Pages:
     """The handlers, by name of the page."""
 
-    def __init__(self, site: Site, pulse: Pulse, observer: Observer) -> None:
+    def __init__(self, site: Site, pulses: Pulses) -> None:
         self._site = site
-        self._pulse = pulse
-        self._observer = observer
+        self._pulses = pulses
 
     def _show(
         self, req: falcon.Request, resp: falcon.Response, template: str, **values: Any
@@ -80,16 +85,18 @@ class Pages:
 
     def on_get_now(self, req: falcon.Request, resp: falcon.Response) -> None:
         # A look of its own, since the pulse may be resting: the page is whole without scripts.
-        view = Observer(self._site.records, self._site.gateway).look()
+        owner = visitor_of(req).owner
+        view = Observer(self._site.records, self._site.gateway, owner=owner).look()
         self._show(req, resp, "now.html", view=view)
 
     def on_get_events(self, req: falcon.Request, resp: falcon.Response) -> None:
-        if not self._pulse.join():
+        stream = self._pulses.listen(visitor_of(req).owner)
+        if stream is None:
             raise falcon.HTTPServiceUnavailable(
                 title="Too many live pages", description="Close one of them.", retry_after=10
             )
         resp.content_type = "text/event-stream"
-        resp.stream = self._pulse.listen()
+        resp.stream = _while_here(stream, req.context.still_here)
 
     # -- Spend
 
@@ -106,13 +113,13 @@ class Pages:
 
     def on_get_spend(self, req: falcon.Request, resp: falcon.Response) -> None:
         filters, by, days = self._spend(req)
-        now = time.time()
+        now, owner = time.time(), visitor_of(req).owner
         with self._site.records.reading() as database:
-            found = spending(database, by, days, filters, now)
+            found = spending(database, by, days, filters, now, owner)
             since, _names = period(days, now)
-            unpriced = unpriced_models(database, since, filters)
-            options = choices(database, since)
-            caps = tills_in(database, now)
+            unpriced = unpriced_models(database, since, filters, owner)
+            options = choices(database, since, owner)
+            caps = tills_in(database, now, owner)
         self._show(
             req, resp, "spend.html",
             found=found, by=by, days=days, filters=filters, options=options,
@@ -122,8 +129,9 @@ class Pages:
 
     def on_get_csv(self, req: falcon.Request, resp: falcon.Response) -> None:
         filters, by, days = self._spend(req)
+        owner = visitor_of(req).owner
         with self._site.records.reading() as database:
-            found = spending(database, by, days, filters, time.time())
+            found = spending(database, by, days, filters, time.time(), owner)
         resp.content_type = "text/csv; charset=utf-8"
         resp.set_header("Content-Disposition", f'attachment; filename="spend-by-{by}.csv"')
         resp.text = "".join(as_csv(by, found))
@@ -135,13 +143,14 @@ class Pages:
         user, model, client, repository, branch, project = (
             filters[name] or None for name in _SESSION_FILTERS
         )
+        owner = visitor_of(req).owner
         wanted = SessionFilter(
-            user=user, model=model, client=client,
+            owner=owner, user=user, model=model, client=client,
             repository=repository, branch=branch, project=project,
         )  # fmt: skip
         with self._site.records.reading() as database:
             found = find_sessions(database, wanted, limit=_SESSIONS)
-            options = choices(database, time.time() - 90 * _DAY)
+            options = choices(database, time.time() - 90 * _DAY, owner)
         self._show(
             req, resp, "sessions.html",
             found=found, filters=filters, options=options, most=_SESSIONS,
@@ -151,7 +160,7 @@ class Pages:
         # Both ids are in the query: they may have slashes.
         key = (req.get_param("user") or "", req.get_param("session") or "")
         with self._site.records.reading() as database:
-            found = described(database, [key])
+            found = described(database, [key]) if visitor_of(req).sees(key[0]) else []
             if not found:
                 raise falcon.HTTPNotFound(
                     title="No such session", description="It was never recorded, or was deleted."
@@ -168,12 +177,13 @@ class Pages:
         filters = asked(req, *FILTERS, "status")
         at, _, last = (req.get_param("before") or "").partition("~")
         columns = {name: value for name, value in filters.items() if name in FILTERS}
+        owner = visitor_of(req).owner
         with self._site.records.reading() as database:
             found = entries(
-                database, filters=columns, status=filters["status"],
+                database, owner=owner, filters=columns, status=filters["status"],
                 before=(at, last) if last else None, limit=_ROWS + 1,
             )  # fmt: skip
-            options = choices(database, time.time() - 90 * _DAY)
+            options = choices(database, time.time() - 90 * _DAY, owner)
         more = found[_ROWS - 1] if len(found) > _ROWS else None
         self._show(
             req, resp, "requests.html",
@@ -183,7 +193,7 @@ class Pages:
 
     def on_get_request(self, req: falcon.Request, resp: falcon.Response, id: str) -> None:
         with self._site.records.reading() as database:
-            found = detail(database, id)
+            found = detail(database, id, visitor_of(req).owner)
         if found is None:
             raise falcon.HTTPNotFound(
                 title="No such request", description="It was never recorded, or was deleted."
@@ -196,11 +206,11 @@ class Pages:
         self, req: falcon.Request, resp: falcon.Response, id: str, kind: str, number: int
     ) -> None:
         with self._site.records.reading() as database:
-            text = whole_text(database, id, kind, number)
-        if text is None:
+            found = whole_text(database, id, kind, number, visitor_of(req).owner)
+        if found is None:
             raise falcon.HTTPNotFound(title="No such text")
         resp.content_type = "text/plain; charset=utf-8"
-        resp.data = text.encode(errors="replace")
+        resp.data = found.text.encode(errors="replace")
 
     # -- This machine's gateway
 
@@ -221,3 +231,17 @@ class Pages:
 
     def on_get_actors(self, req: falcon.Request, resp: falcon.Response) -> None:
         self._show(req, resp, "actors.html", answers=self._site.gateway.ask("list"))
+
+
+def _while_here(stream: Generator[bytes], is_still_here: Callable[[], bool]) -> Generator[bytes]:
+    """A stream that ends when its visitor has signed out, or may see something else now."""
+    looked = time.monotonic()
+    try:
+        for piece in stream:
+            if time.monotonic() - looked >= LOOK_EVERY:
+                if not is_still_here():
+                    return
+                looked = time.monotonic()
+            yield piece
+    finally:
+        stream.close()

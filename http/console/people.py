@@ -29,9 +29,10 @@ from aigateway.actors.control.local.policy_document import (
 )
 from aigateway.actors.control.local.schema import Database
 from aigateway.actors.values.policy import Policy
-from aigateway.http.console.forms import asked, sent, tried, visitor_of
+from aigateway.http.console.forms import asked, sent, tried
 from aigateway.http.console.pages import Site
 from aigateway.http.console.templating import query
+from aigateway.http.console.visitors import visitor_of
 
 __all__ = ["People"]
 

@@ -23,6 +23,7 @@ __all__ = [
     "Entry",
     "Minute",
     "Records",
+    "Text",
     "Tokens",
     "choices",
     "detail",
@@ -169,21 +170,30 @@ def narrowed(filters: Mapping[str, str]) -> tuple[list[str], list[str]]:
     return [f"{column} = ?" for column, _ in chosen], [value for _, value in chosen]
 
 
+def _whose(owner: str | None) -> tuple[str, list[str]]:
+    """What must hold of an interception of the user with this id; None: of anybody's."""
+    return ("1 = 1", []) if owner is None else ("initiator_id = ?", [owner])
+
+
 def entries(
     database: Database,
     *,
+    owner: str | None = None,
     filters: Mapping[str, str] | None = None,
     status: str = "",
     since: float | None = None,
     before: tuple[str, str] | None = None,
     limit: int,
 ) -> list[Entry]:
-    """The newest interceptions first.
+    """The newest interceptions first, those of the user with the id ``owner`` alone if it is given.
 
     ``status`` is empty, ``running``, ``failed`` or ``good``; ``before`` is when the last one of
     the page before was started, and its id.
     """
     conditions, values = narrowed(filters or {})
+    if owner is not None:
+        conditions.append("initiator_id = ?")
+        values.append(owner)
     if since is not None:
         conditions.append("started_at >= ?")
         values.append(timestamp(since))
@@ -251,52 +261,59 @@ class Minute:
     errors: int
 
 
-def last_hour(database: Database, now: float) -> list[Minute]:
+def last_hour(database: Database, now: float, owner: str | None = None) -> list[Minute]:
     """Sixty minutes, the one that runs last, the empty ones too."""
     first = now // 60 * 60 - 59 * 60
+    whose, owners = _whose(owner)
     rows = database.execute(
         "SELECT substr(started_at, 1, 16), count(*), count(error_type) FROM interceptions"
-        " WHERE started_at >= ? GROUP BY substr(started_at, 1, 16)",
-        [timestamp(first)],
+        f" WHERE started_at >= ? AND {whose} GROUP BY substr(started_at, 1, 16)",
+        [timestamp(first), *owners],
     ).fetchall()
     found = {row[0]: (row[1], row[2]) for row in rows}
     moments = [first + 60 * number for number in range(60)]
     return [Minute(each, *found.get(timestamp(each)[:16], (0, 0))) for each in moments]
 
 
-def latencies(database: Database, since: float, *, limit: int = 2000) -> list[float]:
+def latencies(
+    database: Database, since: float, owner: str | None = None, *, limit: int = 2000
+) -> list[float]:
     """Seconds that the newest whole answers took, shortest first."""
+    whose, owners = _whose(owner)
     rows = database.execute(
         "SELECT started_at, ended_at FROM interceptions WHERE started_at >= ? AND"
-        " ended_at IS NOT NULL AND error_type IS NULL ORDER BY started_at DESC LIMIT ?",
-        [timestamp(since), limit],
+        f" ended_at IS NOT NULL AND error_type IS NULL AND {whose}"
+        " ORDER BY started_at DESC LIMIT ?",
+        [timestamp(since), *owners, limit],
     ).fetchall()
     return sorted(max(0.0, moment_of(end) - moment_of(start)) for start, end in rows)
 
 
-def spent_since(database: Database, since: float) -> tuple[int, Tokens]:
+def spent_since(database: Database, since: float, owner: str | None = None) -> tuple[int, Tokens]:
     """How many interceptions were started since then, and what they used."""
-    begin = [timestamp(since)]
+    whose, owners = _whose(owner)
+    begin = [timestamp(since), *owners]
     count = database.execute(
-        "SELECT count(*) FROM interceptions WHERE started_at >= ?", begin
+        f"SELECT count(*) FROM interceptions WHERE started_at >= ? AND {whose}", begin
     ).fetchall()[0][0]
     row = database.execute(
         f"SELECT {TOKEN_SUMS} FROM interceptions JOIN token_usages ON interception_id = id"
-        " WHERE started_at >= ?",
+        f" WHERE started_at >= ? AND {whose}",
         begin,
     ).fetchall()[0]
     return count, Tokens(*(value or 0 for value in row))
 
 
-def choices(database: Database, since: float) -> dict[str, list[str]]:
+def choices(database: Database, since: float, owner: str | None = None) -> dict[str, list[str]]:
     """What the filters can be set to, of the interceptions since then."""
+    whose, owners = _whose(owner)
     columns = ("username", "provider_name", "model", "client")
     found: defaultdict[str, set[str]] = defaultdict(set)
     rows = database.execute(
         f"SELECT DISTINCT {', '.join(columns)} FROM"
         f" (SELECT {', '.join(columns)} FROM interceptions WHERE started_at >= ?"
-        "  ORDER BY started_at DESC LIMIT 20000) AS newest",
-        [timestamp(since)],
+        f"  AND {whose} ORDER BY started_at DESC LIMIT 20000) AS newest",
+        [timestamp(since), *owners],
     ).fetchall()
     for row in rows:
         for name, value in zip(("user", "provider", "model", "client"), row, strict=True):
@@ -334,7 +351,7 @@ class Detail:
     metadata: Mapping[str, Any]
     steps: Sequence[Step]
     neighbours: int
-    """Interceptions of the same session, this one among them."""
+    """Interceptions of the same user's same session, this one among them."""
 
 
 _COLUMNS: Final = (
@@ -345,11 +362,12 @@ _COLUMNS: Final = (
 _ORDER: Final = "ORDER BY created_at, record_id"
 
 
-def detail(database: Database, interception_id: str) -> Detail | None:
-    """None: there is no such interception."""
+def detail(database: Database, interception_id: str, owner: str | None = None) -> Detail | None:
+    """None: there is no such interception, or it is not of the user with the id ``owner``."""
+    whose, owners = _whose(owner)
     rows = database.execute(
-        f"SELECT {_ENTRY}, {', '.join(_COLUMNS)} FROM interceptions WHERE id = ?",
-        [interception_id],
+        f"SELECT {_ENTRY}, {', '.join(_COLUMNS)} FROM interceptions WHERE id = ? AND {whose}",
+        [interception_id, *owners],
     ).fetchall()
     if not rows:
         return None
@@ -362,8 +380,9 @@ def detail(database: Database, interception_id: str) -> Detail | None:
     if entry.session:
         day = timestamp(moment_of(entry.started_at) - 86_400)
         neighbours = database.execute(
-            "SELECT count(*) FROM interceptions WHERE started_at >= ? AND client_session_id = ?",
-            [day, entry.session],
+            "SELECT count(*) FROM interceptions WHERE started_at >= ? AND client_session_id = ?"
+            " AND initiator_id = ?",
+            [day, entry.session, row["initiator_id"]],
         ).fetchall()[0][0]
     return Detail(entry, row, _object(row["metadata"]), steps, neighbours)
 
@@ -412,6 +431,15 @@ def _steps(database: Database, interception_id: str) -> Iterator[Step]:
         yield Step("tokens", at, "", "", 0, number, tokens=tokens, notes=told)
 
 
+@frozen
+class Text:
+    """A text, and the user whose it is."""
+
+    text: str
+    user_id: str
+    username: str
+
+
 _TEXTS: Final = {
     "prompt": ("prompt", "user_prompts"),
     "thought": ("content", "model_thoughts"),
@@ -420,16 +448,24 @@ _TEXTS: Final = {
 }
 
 
-def whole_text(database: Database, interception_id: str, kind: str, number: int) -> str | None:
-    """All of one text of an interception; see :class:`Step`.  None: there is none."""
+def whole_text(
+    database: Database, interception_id: str, kind: str, number: int, owner: str | None = None
+) -> Text | None:
+    """All of one text of an interception; see :class:`Step`.
+
+    None: there is none, or it is not of the user with the id ``owner``.
+    """
     if kind not in _TEXTS:
         return None
     column, table = _TEXTS[kind]
+    whose, owners = _whose(owner)
     rows = database.execute(
-        f"SELECT {column} FROM {table} WHERE interception_id = ? {_ORDER} LIMIT 1 OFFSET ?",
-        [interception_id, number],
+        f"SELECT r.{column}, i.initiator_id, i.username FROM {table} r"
+        f" JOIN interceptions i ON i.id = r.interception_id WHERE r.interception_id = ? AND {whose}"
+        " ORDER BY r.created_at, r.record_id LIMIT 1 OFFSET ?",
+        [interception_id, *owners, number],
     ).fetchall()
-    return str(rows[0][0]) if rows else None
+    return Text(*rows[0]) if rows else None
 
 
 def _object(text: str) -> dict[str, Any]:

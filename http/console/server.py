@@ -31,20 +31,27 @@ class ConsoleWorker(ThreadWorker):  # type: ignore[misc]
     def _end_streams(self) -> None:
         app = self.app.callable
         if isinstance(app, ConsoleApp):
-            app.pulse.stop()
+            app.pulses.stop()
 
 
 class ConsoleServer(BaseApplication):  # type: ignore[misc]
-    """Listens on a loopback address until it is stopped."""
+    """Listens until it is stopped."""
 
     def __init__(
-        self, address: str, sources: Sources, who: str, ready: Callable[[str, str], None]
+        self,
+        address: str,
+        sources: Sources,
+        who: str,
+        ready: Callable[[str, str], None],
+        tls: tuple[str, str] | None = None,
     ) -> None:
-        """``who`` opens the link; ``ready`` is called with the console's address and the link."""
+        """``who`` opens the link; ``ready`` is called with the console's address and the link,
+        which is empty where there is none; ``tls`` are the files of a certificate and its key."""
         self._address = address
         self._sources = sources
         self._door = Door(who=who)
         self._ready = ready
+        self._tls = {"certfile": tls[0], "keyfile": tls[1]} if tls else {}
         super().__init__()
 
     def load_config(self) -> None:
@@ -61,6 +68,9 @@ class ConsoleServer(BaseApplication):  # type: ignore[misc]
             "limit_request_line": 8190,
             "control_socket_disable": True,
             "when_ready": self._when_ready,
+            # Only what is behind --trusted-proxies is believed, and that is looked at later.
+            "forwarded_allow_ips": "",
+            **self._tls,
         }.items():
             if name in self.cfg.settings:
                 self.cfg.set(name, value)
@@ -71,5 +81,7 @@ class ConsoleServer(BaseApplication):  # type: ignore[misc]
     def _when_ready(self, server: Any) -> None:
         host, port = server.LISTENERS[0].sock.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        address = f"http://{shown}:{port}"
-        self._ready(address, f"{address}/sign-in?token={self._door.link_token}")
+        address = f"{'https' if self._tls else 'http'}://{shown}:{port}"
+        reach = self._sources.reach
+        link = f"{address}/sign-in?token={self._door.link_token}" if reach.local else ""
+        self._ready(reach.origin or address, link)

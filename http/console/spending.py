@@ -68,9 +68,15 @@ def period(days: int, now: float) -> tuple[float, list[str]]:
 
 
 def spending(
-    database: Database, by: str, days: int, filters: Mapping[str, str], now: float
+    database: Database,
+    by: str,
+    days: int,
+    filters: Mapping[str, str],
+    now: float,
+    owner: str | None = None,
 ) -> Spending:
-    """Sum up by one of :data:`DIMENSIONS`, narrowed by ``filters``."""
+    """Sum up by one of :data:`DIMENSIONS`, narrowed by ``filters``, and to what the user with the
+    id ``owner`` has used."""
     since, names = period(days, now)
     only = {name: value for name, value in filters.items() if value}
     words = ("day",) if by == "day" else (by, "day")
@@ -79,7 +85,7 @@ def spending(
     errors: Counter[str] = Counter()
     by_day: defaultdict[str, list[Tokens]] = defaultdict(lambda: [Tokens()] * len(names))
     places = {name: number for number, name in enumerate(names)}
-    for row in usage_by(database, words, since=since, only=only):
+    for row in usage_by(database, words, since=since, only=only, owner=owner):
         name, moment = row.group[0], row.group[-1]
         tokens = _tokens(row)
         sums[name] += tokens
@@ -134,11 +140,11 @@ def _dollars(found: Spending, names: Sequence[str]) -> list[float]:
 
 
 def unpriced_models(
-    database: Database, since: float, filters: Mapping[str, str]
+    database: Database, since: float, filters: Mapping[str, str], owner: str | None = None
 ) -> list[tuple[str, str, int, int]]:
     """Provider, model, records and tokens of what has no price, most tokens first."""
     only = {name: value for name, value in filters.items() if value}
-    rows = usage_by(database, ("provider", "model"), since=since, only=only)
+    rows = usage_by(database, ("provider", "model"), since=since, only=only, owner=owner)
     unpriced = sorted((row for row in rows if row.unpriced), key=lambda row: -row.unpriced_tokens)
     return [
         (row.group[0], row.group[1], row.unpriced, row.unpriced_tokens)

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 import falcon
 import jinja2
 
+from aigateway.http.console.routes import navigation
 from aigateway.http.console.wording import FILTERS, percent
 from aigateway.http.settings.version import own_version
 
@@ -19,20 +20,6 @@ __all__ = ["ASSETS", "Templates", "query"]
 
 _FOLDER: Final = Path(__file__).parent
 ASSETS: Final = _FOLDER / "static"
-
-PAGES: Final = (
-    ("/now", "Now"),
-    ("/sessions", "Sessions"),
-    ("/requests", "Requests"),
-    ("/spend", "Spend"),
-    ("/providers", "Providers"),
-    ("/actors", "Actors"),
-    ("/people", "People"),
-    ("/policy", "Policy"),
-    ("/audit", "Audit log"),
-    ("/setup", "Set up a client"),
-)
-"""The addresses and names of what the navigation leads to."""
 
 
 class Templates:
@@ -48,7 +35,7 @@ class Templates:
         )
         self._environment.filters.update(FILTERS, json=_compact_json)
         self._environment.globals.update(
-            pages=PAGES, percent=percent, asset=_asset_address, version=own_version()
+            navigation=navigation, percent=percent, asset=_asset_address, version=own_version()
         )
 
     def respond(

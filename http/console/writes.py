@@ -18,20 +18,24 @@ from aigateway.actors.control.local.api_keys import (
     WantedKey,
     create_keys,
     find_key,
+    list_keys,
     revoke_key,
 )
 from aigateway.actors.control.local.audit import Change, note_changes
 from aigateway.actors.control.local.people import NoSuch
 from aigateway.actors.control.local.schema import Database, transaction
 from aigateway.http.console import clients
-from aigateway.http.console.forms import LONGEST, sent, tried, visitor_of
+from aigateway.http.console.forms import LONGEST, sent, tried
 from aigateway.http.console.gateway import merged_providers
 from aigateway.http.console.pages import Site
 from aigateway.http.console.records import Away
+from aigateway.http.console.visitors import Role, visitor_of
 
 __all__ = ["Writes"]
 
 _DAY: Final = 86_400
+_KEYS: Final = 50
+"""Of one's own, the newest."""
 _GOOD_FOR: Final = {
     "30": "30 days",
     "90": "90 days",
@@ -68,14 +72,22 @@ class Writes:
         days = fields.get("days", "")
         if days not in _GOOD_FOR:
             raise falcon.HTTPBadRequest(title="A key is not made for so long")
+        visitor = visitor_of(req)
+        name: str = fields.get("user", "")[:LONGEST]
+        user_id: str | None = None
+        if visitor.role is Role.OWN:
+            assert visitor.user is not None
+            # Whatever the form says.
+            name, user_id = visitor.user.name, visitor.user.id
         wanted = WantedKey(
-            username=fields.get("user", "")[:LONGEST],
+            username=name,
+            user_id=user_id,
             name=fields.get("name", "")[:LONGEST],
             expires_in=int(days) * _DAY if days else None,
         )
 
         def make(database: Database) -> NewApiKey:
-            return create_keys(database, [wanted], who=visitor_of(req).who)[0]
+            return create_keys(database, [wanted], who=visitor.who)[0]
 
         with self._site.records.writing() as database:
             made, problem, resp.status = tried(lambda: make(database))
@@ -88,37 +100,44 @@ class Writes:
     ) -> None:  # fmt: skip
         answers = self._site.gateway.ask("providers")
         address, trouble = address[:LONGEST], ""
+        user = visitor_of(req).user
+        keys: list[ApiKey] = []
         try:
-            with self._site.records.reading():
-                pass
+            with self._site.records.reading() as database:
+                if user is not None:
+                    keys = list_keys(database, user_id=user.id)
         except Away as ex:
             trouble = str(ex)
         served = [(each.name, each.type) for each in merged_providers(answers) if each.enabled]
         self._site.templates.respond(
             req, resp, "setup.html",
             answers=answers, address=address, made=made, problem=problem, no_records=trouble,
+            keys=keys[::-1][:_KEYS], now=time.time(),
             given={"user": "", "name": "", "days": "90", **(fields or {})}, good_for=_GOOD_FOR,
             recipes=clients.recipes(address, served, made.token if made else ""),
         )  # fmt: skip
 
     def on_get_key(self, req: falcon.Request, resp: falcon.Response, id: str) -> None:
         with self._site.records.reading() as database:
-            key = self._key(database, id)
+            key = self._key(req, database, id)
         self._show_key(req, resp, key)
 
     def on_post_key(self, req: falcon.Request, resp: falcon.Response, id: str) -> None:
         sent(req)
         with self._site.records.writing() as database:
-            self._key(database, id)
+            self._key(req, database, id)
             revoke_key(database, id, who=visitor_of(req).who)
-            key = self._key(database, id)
+            key = self._key(req, database, id)
         self._show_key(req, resp, key)
 
-    def _key(self, database: Database, key_id: str) -> ApiKey:
+    def _key(self, req: falcon.Request, database: Database, key_id: str) -> ApiKey:
         try:
-            return find_key(database, key_id)
+            key = find_key(database, key_id)
         except NoSuch as ex:
             raise falcon.HTTPNotFound(title="No such key") from ex
+        if not visitor_of(req).sees(key.user_id):
+            raise falcon.HTTPNotFound(title="No such key")
+        return key
 
     def _show_key(self, req: falcon.Request, resp: falcon.Response, key: ApiKey) -> None:
         self._site.templates.respond(req, resp, "key.html", key=key, state=key.state(time.time()))

@@ -44,6 +44,10 @@ class ClientAddresses:
                 break
         return found
 
+    def trusts(self, peer: str) -> bool:
+        """Whether what this peer forwards is believed."""
+        return self._is_trusted(peer)
+
     def _within(self, text: str) -> bool:
         address = _address(text)
         return address is not None and any(address in network for network in self._trusted)

@@ -82,7 +82,7 @@ def reloaded(old: Settings, read: Callable[[], Settings]) -> Settings:
     if waiting:
         log.warning("these settings change with a restart only", settings=waiting)
     changed = [
-        row.flags[0]
+        row.shown
         for row in OPTIONS
         if row.reloadable and getattr(old, row.name) != getattr(new, row.name)
     ]

@@ -82,6 +82,11 @@ class Option:
     """A warning for the one who sets it: nothing comes of it."""
     reloadable: bool = False
 
+    @property
+    def shown(self) -> str:
+        """What people know it by: its flag, or its variable where it has none."""
+        return (*self.flags, *self.envs)[0]
+
     def default_value(self, environ: Mapping[str, str]) -> Any:
         text = self.default if self.default_from is None else self.default_from(environ)
         return self.kind.read(text)
@@ -111,7 +116,8 @@ def option(
     ``--max-body-size``, the variable ``CODER_AI_GATEWAY_MAX_BODY_SIZE`` and the YAML key
     ``ai_gateway.max_body_size``.  ``inherited`` options come from the reference's "AI
     Gateway" group: their flag starts with ``--ai-gateway-`` and their older
-    names (``CODER_AIBRIDGE_…``, ``--aibridge-…``, ``aibridge.…``) work too.
+    names (``CODER_AIBRIDGE_…``, ``--aibridge-…``, ``aibridge.…``) work too.  An empty ``flag`` is
+    none: what must not stand in a list of processes.
     """
     draft = {
         "kind": kind,
@@ -158,6 +164,5 @@ def _finish(name: str, draft: dict[str, Any]) -> Option:
             e.replace(ENV_PREFIX, OLD_ENV_PREFIX) for e in envs if e.startswith(ENV_PREFIX)
         )
         old["old_yaml"] = yaml.replace("ai_gateway.", "aibridge.")
-    return Option(
-        name=name, flags=(flag, short) if short else (flag,), envs=envs, yaml=yaml, **old, **draft
-    )
+    flags = tuple(each for each in (flag, short) if each)
+    return Option(name=name, flags=flags, envs=envs, yaml=yaml, **old, **draft)

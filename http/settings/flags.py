@@ -53,7 +53,7 @@ def _help(row: Option) -> str:
 def _params(names: Iterable[str] | None) -> list[click.Parameter]:
     wanted = None if names is None else set(names)
     rows = [row for row in OPTIONS if wanted is None or row.name in wanted]
-    params: list[click.Parameter] = [_SettingsOption(row) for row in rows]
+    params: list[click.Parameter] = [_SettingsOption(row) for row in rows if row.flags]
     params += [_SettingsOption(row, hidden_names=True) for row in rows if row.hidden_flags]
     return params
 

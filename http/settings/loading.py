@@ -226,7 +226,7 @@ def _without_effect(row: Option, source: Source, value: Any) -> Iterator[OptionW
 
 def _deprecated(row: Option, source: Source) -> Iterator[OptionWarning]:
     old = {"flag": row.hidden_flags, "env": row.old_envs, "yaml": (row.old_yaml,)}
-    new = {"flag": row.flags[0], "env": row.envs[0] if row.envs else "", "yaml": row.yaml}
+    new = {"flag": row.shown, "env": row.envs[0] if row.envs else "", "yaml": row.yaml}
     name = source.name.rpartition(": ")[2]
     if name and not row.no_effect and name in old.get(source.kind, ()):
         yield OptionWarning(f"deprecated name, use {new[source.kind]}", name)

@@ -223,7 +223,7 @@ def _cells(row: Option) -> tuple[str, ...]:
         )
     )
     return (
-        " ".join(f"`{flag}`" for flag in row.flags),
+        " ".join(f"`{flag}`" for flag in row.flags) or "none",
         " ".join(f"`{name}`" for name in row.envs),
         f"`{row.yaml}`" if row.yaml else "none",
         default,

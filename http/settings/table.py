@@ -38,6 +38,7 @@ from aigateway.http.settings._kinds import (
     whole_number,
 )
 from aigateway.http.settings._option import Option, OptionWarning, Source, option, options_of
+from aigateway.http.settings.console_options import ConsoleOptions
 from aigateway.http.settings.mcp_servers import McpServerSettings
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ GROUPS = (
     "Circuit breaker",
     "Single provider",
     "Records",
+    "Console",
     "Process",
     "Logging",
     "Tracing",
@@ -110,7 +112,7 @@ def _temporary() -> str:
 
 
 @frozen(kw_only=True)
-class Settings:
+class Settings(ConsoleOptions):
     """The effective settings.  Durations are seconds, sizes are bytes.
 
     Made by ``load`` or ``load_from_argv``, or directly in tests: every attribute has its
@@ -655,7 +657,7 @@ class Settings:
     def needing_restart(self, newer: Settings) -> list[str]:
         """Name the options that differ in ``newer`` and only take effect after a restart."""
         return [
-            row.flags[0]
+            row.shown
             for row in OPTIONS
             if not row.reloadable and getattr(self, row.name) != getattr(newer, row.name)
         ]

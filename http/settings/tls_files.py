@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from aigateway.http.settings import Settings
 
-__all__ = ["authorities_problem", "client_problems", "listener_problems"]
+__all__ = ["authorities_problem", "client_problems", "console_problems", "listener_problems"]
 
 
 def listener_problems(settings: Settings) -> Iterator[str]:
@@ -20,6 +20,16 @@ def listener_problems(settings: Settings) -> Iterator[str]:
             "serve",
             ("--tls-cert-file", settings.tls_cert_file),
             ("--tls-key-file", settings.tls_key_file),
+        )
+
+
+def console_problems(settings: Settings) -> Iterator[str]:
+    """A line when what the console's visitors are to see cannot be used."""
+    if settings.console_tls_cert_file and settings.console_tls_key_file:
+        yield from _pair(
+            "console",
+            ("--console-tls-cert-file", settings.console_tls_cert_file),
+            ("--console-tls-key-file", settings.console_tls_key_file),
         )
 
 

@@ -14,7 +14,8 @@ from console_process import ConsoleProcess
 from waiting import PATIENCE
 
 from aigateway.http.cli import cli
-from aigateway.http.console.door import SESSION_SECONDS, Door, is_local_name
+from aigateway.http.console.door import SESSION_SECONDS, Door
+from aigateway.http.console.reach import is_local_name
 
 PAGES = (
     "/now", "/sessions", "/requests", "/spend", "/providers", "/actors", "/people", "/policy",

@@ -13,10 +13,12 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+import psutil
 import requests
 from waiting import PATIENCE, wait_until
 
@@ -32,6 +34,7 @@ class ConsoleProcess:
         database: Path | str,
         runtime_dir: Path | None = None,
         *options: str,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self._output = folder / "console.txt"
         self._errors = folder / "console-errors.txt"
@@ -41,6 +44,7 @@ class ConsoleProcess:
             "--runtime-dir", str(runtime_dir or folder / "nobody"),
             *options,
         ]  # fmt: skip
+        self._environ = environ or {}
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
         self.link = ""
@@ -52,7 +56,7 @@ class ConsoleProcess:
         with self._output.open("wb") as output, self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
                 self._command,
-                env={**clean, "PYTHONWARNINGS": "error"},
+                env={**clean, "PYTHONWARNINGS": "error", **self._environ},
                 cwd=self._output.parent,
                 stdout=output,
                 stderr=errors,
@@ -63,7 +67,7 @@ class ConsoleProcess:
         except BaseException:
             self.kill()
             raise
-        self.url, self.link = told[1], told[2]
+        self.url, self.link = told[1], told[2] or ""
         if sign_in:
             assert self.browser.get(self.link, timeout=PATIENCE).status_code == 200
         return self
@@ -73,7 +77,7 @@ class ConsoleProcess:
         if self._process.poll() is not None:
             raise AssertionError(f"the console ended: {self.errors()}")
         text = self._output.read_text()
-        return re.search(r"^Console: (\S+)/\nSign in: (\S+)\n.*\n", text)
+        return re.search(r"^Console: (\S+)/\n(?:Sign in: (\S+)\n)?.*Ctrl-C.*\n", text)
 
     def get(self, path: str, status: int = 200, **options: object) -> requests.Response:
         """Ask as the one who has signed in."""
@@ -88,6 +92,18 @@ class ConsoleProcess:
     def cookie(self) -> str:
         """As a header, for hosts that the session would not send it to."""
         return "; ".join(f"{each.name}={each.value}" for each in self.browser.cookies)
+
+    def port(self) -> int:
+        """Where it listens, which its address need not say."""
+        assert self._process is not None
+        main = psutil.Process(self._process.pid)
+        (found,) = {
+            each.laddr.port
+            for process in [main, *main.children()]
+            for each in process.net_connections("tcp")
+            if each.status == psutil.CONN_LISTEN
+        }
+        return int(found)
 
     def errors(self) -> str:
         return self._errors.read_text()

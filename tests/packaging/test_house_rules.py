@@ -54,7 +54,7 @@ ARROWS: dict[str, set[str]] = {
         "http/diagnosis", "http/logs", "http/metrics", "http/request", "http/server",
         "http/settings",
     },
-    "http/console": {"http/diagnosis", "http/settings"},
+    "http/console": {"http/diagnosis", "http/request", "http/settings"},
     "http/demo": {"http/settings"},
     "http/cli": {
         "http/admin", "http/app", "http/console", "http/demo", "http/diagnosis", "http/logs",

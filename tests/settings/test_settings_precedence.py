@@ -95,7 +95,8 @@ def test_every_option_is_read_from_all_its_names(row: Option, tmp_path: Path) ->
         settings = load({**base, **flags}, environ, path, require_coderd=False)
         return getattr(settings, row.name)
 
-    assert value({row.name: text}, {}) == expected
+    if row.flags:
+        assert value({row.name: text}, {}) == expected
     for name in (*row.envs, *row.old_envs):
         assert value({}, {name: text}) == expected
     for dotted in filter(None, (row.yaml, row.old_yaml)):

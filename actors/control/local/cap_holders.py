@@ -180,12 +180,17 @@ class CapRow:
         return self.spent / self.cap if self.cap else 1.0
 
 
-def tills_in(database: Database, now: float) -> list[CapRow]:
-    """The caps whose windows are not over, the fullest first.  Raises what the database raises."""
+def tills_in(database: Database, now: float, owner: str | None = None) -> list[CapRow]:
+    """The caps whose windows are not over, the fullest first; with ``owner``, a user's id, those
+    of that user and the user's keys alone.  Raises what the database raises."""
     rows = database.execute(
         "SELECT scope, scope_id, name, period, starts_at, ends_at, cap_nano_usd, spent_nano_usd,"
         " reserved_nano_usd, running FROM cap_tills WHERE ends_at > ? AND starts_at <= ?",
         (timestamp(now), timestamp(now)),
     ).fetchall()
     found = [CapRow(*row) for row in rows]
+    if owner is not None:
+        keys = database.execute("SELECT id FROM api_keys WHERE user_id = ?", (owner,)).fetchall()
+        theirs = {("user", owner), *(("key", id) for (id,) in keys)}
+        found = [each for each in found if (each.scope, each.id) in theirs]
     return sorted(found, key=lambda each: (-each.part, each.scope, each.name))

@@ -34,6 +34,8 @@ __all__ = [
     "list_users",
     "remove_members",
     "set_disabled",
+    "unmistakable_name",
+    "user_called",
     "user_id_for",
 ]
 
@@ -198,6 +200,33 @@ def _users(database: Database, where: str, values: Sequence[str]) -> list[User]:
         users[id] = User(id, name, created_at, disabled_at)
         groups.setdefault(id, []).extend(() if group is None else (group,))
     return [evolve(user, groups=tuple(groups[id])) for id, user in users.items()]
+
+
+def user_called(database: Database, name: str) -> User | None:
+    """The user of that very name, who must not be meant by an id; None: there is none.
+
+    Raises NoSuch when there are several.
+    """
+    found = _users(database, "WHERE u.name = ?", (name,))
+    if len(found) > 1:
+        raise NoSuch(f'several users are called "{name}"')
+    return found[0] if found else None
+
+
+def unmistakable_name(database: Database, user_id: str) -> str | None:
+    """The name that stands in all records of this user, and in nobody else's; None: there is no
+    such name."""
+    row = database.execute("SELECT name FROM users WHERE id = ?", (user_id,)).fetchone()
+    if row is None:
+        return None
+    name = str(row[0])
+    other = database.execute(
+        "SELECT 1 FROM users WHERE name = ? AND id <> ?"
+        " UNION ALL SELECT 1 FROM api_keys WHERE username = ? AND user_id <> ?"
+        " UNION ALL SELECT 1 FROM api_keys WHERE user_id = ? AND username <> ? LIMIT 1",
+        (name, user_id, name, user_id, user_id, name),
+    ).fetchone()
+    return name if other is None else None
 
 
 def set_disabled(

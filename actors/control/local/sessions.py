@@ -44,6 +44,8 @@ class SessionFilter:
 
     user: str | None = None
     """A name or an id."""
+    owner: str | None = None
+    """The id of the user that they must be of, whatever else is wanted."""
     client: str | None = None
     model: str | None = None
     project: str | None = None
@@ -87,6 +89,9 @@ class SessionFilter:
         if self.user is not None:
             conditions.append(f"({table}username = ? OR {table}{user_id} = ?)")
             values += [self.user, self.user]
+        if self.owner is not None:
+            conditions.append(f"{table}{user_id} = ?")
+            values.append(self.owner)
         return conditions, values
 
 

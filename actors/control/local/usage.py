@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from attrs import frozen
 
+from aigateway.actors.control.local.people import unmistakable_name
 from aigateway.actors.control.local.schema import Database
 from aigateway.actors.control.local.usage_sums import COUNTS, Span, summed
 from aigateway.actors.values.records import timestamp
@@ -70,14 +72,16 @@ def usage_by(
     until: float | None = None,
     limit: int | None = None,
     only: Mapping[str, str] | None = None,
+    owner: str | None = None,
 ) -> list[UsageRow]:
     """Sum up the interceptions that started at ``since`` or later and before ``until``.
 
     ``by`` holds keys of :data:`GROUPS`, times are Unix seconds.  Days come in their order,
     other groups with the most tokens first; ``limit`` keeps the first rows, or with ``day``
     first in ``by`` the last ones, which are the newest.  ``only`` narrows it to what has these
-    values, by names of :data:`GROUPS`.  Records of an interception that is not in the database are
-    left out.  Raises ValueError, and what the database raises.
+    values, by names of :data:`GROUPS`, ``owner`` to what the user with this id has used.  Records
+    of an interception that is not in the database are left out.  Raises ValueError, and what the
+    database raises.
     """
     if not by:
         raise ValueError("nothing to group by")
@@ -88,7 +92,7 @@ def usage_by(
     narrowed = {GROUPS[name]: value for name, value in (only or {}).items()}
     rows = [
         _usage_row(tuple(row[: len(by)]), row[len(by) :])
-        for row in summed(connection, columns, _span(since, until), narrowed)
+        for row in _summed(connection, columns, _span(since, until), narrowed, owner)
     ]
     if by[0] == "day":
         rows.sort(key=lambda row: (row.group[0], -row.tokens, row.group))
@@ -103,6 +107,24 @@ def usage_total(
     """Like :func:`usage_by`, with everything in one group without a name."""
     rows = summed(connection, (), _span(since, until))
     return _usage_row((), rows[0] if rows else (0,) * len(COUNTS))
+
+
+def _summed(
+    connection: Database,
+    columns: Sequence[str],
+    span: Span,
+    only: Mapping[str, str],
+    owner: str | None,
+) -> list[tuple[Any, ...]]:
+    if owner is None:
+        return summed(connection, columns, span, only)
+    # Sums are kept by name, which several users may have.
+    name = unmistakable_name(connection, owner)
+    if name is None:
+        return summed(connection, columns, span, only, owner=owner)
+    if only.get("username", name) != name:
+        return []
+    return summed(connection, columns, span, {**only, "username": name})
 
 
 def _span(since: float | None, until: float | None) -> Span:

@@ -124,26 +124,30 @@ def summed(
     only: Mapping[str, str] | None = None,
     *,
     records_only: bool = False,
+    owner: str | None = None,
 ) -> list[tuple[Any, ...]]:
     """The sums of :data:`COUNTS` behind the values of ``by``, which are names of :data:`COLUMNS` or
     ``day``; without any, one row of sums, or none where there was nothing.
 
-    ``only`` are values that columns must have, ``records_only`` looks at no bucket.  Raises what
-    the database raises.
+    ``only`` are values that columns must have, ``records_only`` looks at no bucket.  ``owner``
+    is the id of the user whose requests these must be, which no bucket knows.  Raises what the
+    database raises.
     """
     with _one_moment(connection):
-        parts = Cover((), (span,)) if records_only else cover(connection, span)
-        statement, values = _statement(by, parts, only or {})
+        from_records = records_only or owner is not None
+        parts = Cover((), (span,)) if from_records else cover(connection, span)
+        statement, values = _statement(by, parts, only or {}, owner)
         return connection.execute(statement, values).fetchall()
 
 
 def _statement(
-    by: Sequence[str], parts: Cover, only: Mapping[str, str]
+    by: Sequence[str], parts: Cover, only: Mapping[str, str], owner: str | None
 ) -> tuple[str, Sequence[str]]:
     """The tables are put below each other, not joined with each other: a join of several would
     count every row as often as the others have rows."""
     # The names come from COLUMNS, never from a user.
     within = "".join(f" AND {COLUMNS[column]} = ?" for column in only)
+    whose, owners = ("", []) if owner is None else (" AND initiator_id = ?", [owner])
     names = ", ".join(by) or "everything"
     values: list[str] = []
     chosen, sources = "", []
@@ -156,9 +160,9 @@ def _statement(
             values += [bound for _sql, bound in bounds if bound is not None]
         chosen = (
             f"WITH chosen AS (SELECT id, error_type, {_named(by, told)} FROM interceptions"
-            f" WHERE ({' OR '.join(terms)}){within})"
+            f" WHERE ({' OR '.join(terms)}){within}{whose})"
         )
-        values += only.values()
+        values += [*only.values(), *owners]
         sources.append(_FROM_RECORDS.format(names=names))
     if parts.buckets:
         told = {column: column for column in COLUMNS} | {"day": f"substr(bucket, 1, {_DAY})"}

@@ -46,6 +46,8 @@ PUBLIC = {
     "memberships": "user_id group_id created_at",
     "policies": "version document created_by created_at",
     "admin_keys": "id name secret_sha256 created_at revoked_at",
+    "console_sessions": "secret_sha256 issuer subject name group_names id_token created_at"
+    " expires_at",
     "audit": "id at who action subject before after",
 }
 
