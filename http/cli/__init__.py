@@ -18,6 +18,7 @@ COMMANDS = {
     "console": "Serve pages that show what the gateway knows.",
     "usage": "Show who used what, from the local database.",
     "sessions": "List sessions: who worked on what, and what it cost.",
+    "me": "Show your own sessions and usage, with your own key.",
     "session": "Show what happened in a session.",
     "prices": "Show prices, what has none, and work costs out again.",
     "users": "Make, list and disable users of the embedded control plane.",

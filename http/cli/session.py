@@ -14,7 +14,7 @@ from aigateway.actors.values.money import dollars
 from aigateway.http.cli._local_database import database_options, reading
 from aigateway.http.settings.printable import printable
 
-__all__ = ["command"]
+__all__ = ["command", "print_session"]
 
 _SHOWN = 160
 """Characters of a text in its one line."""
@@ -53,6 +53,11 @@ def command(session_id: str, user: str | None, full: bool, as_json: bool, **flag
     if as_json:
         click.echo(json.dumps({**asdict(row), "timeline": asdict(tree)}, indent=2))
         return
+    print_session(row, tree, full)
+
+
+def print_session(row: SessionRow, tree: Agent, full: bool) -> None:
+    """What a session has come to, and what happened in it; ``full``: with texts whole."""
     _print_head(row)
     _print_agent(tree, "", full)
 

@@ -14,7 +14,7 @@ from aigateway.http.cli._local_database import database_options, reading
 from aigateway.http.cli._moments import moment
 from aigateway.http.settings.printable import printable
 
-__all__ = ["command"]
+__all__ = ["command", "print_hits", "print_sessions"]
 
 
 @click.command(name="sessions")
@@ -94,14 +94,15 @@ def command(
     if as_json:
         click.echo(json.dumps([*map(asdict, rows), *map(asdict, hits)], indent=2))
     elif hits:
-        _print_hits(hits)
+        print_hits(hits)
     elif rows:
-        _print_table(rows)
+        print_sessions(rows)
     else:
         click.echo(f"There is no such {'session' if search is None else 'prompt or answer'}.")
 
 
-def _print_table(rows: list[SessionRow]) -> None:
+def print_sessions(rows: list[SessionRow]) -> None:
+    """As a table."""
     from rich.table import Table
     from rich.text import Text
 
@@ -137,7 +138,8 @@ def _print_table(rows: list[SessionRow]) -> None:
     console().print(table)
 
 
-def _print_hits(hits: list[Hit]) -> None:
+def print_hits(hits: list[Hit]) -> None:
+    """As a table."""
     from rich.table import Table
     from rich.text import Text
 

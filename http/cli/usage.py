@@ -18,7 +18,7 @@ from aigateway.http.settings.printable import csv_field, printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["command"]
+__all__ = ["command", "print_usage"]
 
 _COLUMNS = (
     "interceptions",
@@ -126,7 +126,7 @@ def command(
     elif form == "csv":
         _print_csv(by, rows)
     else:
-        _print_table(by, rows, total, chart)
+        print_usage(by, rows, total, chart)
 
 
 def _data(by: tuple[str, ...], row: UsageRow) -> dict[str, str | int | None]:
@@ -159,9 +159,13 @@ def _print_csv(by: tuple[str, ...], rows: list[UsageRow]) -> None:
         )
 
 
-def _print_table(
-    by: tuple[str, ...], rows: list[UsageRow], total: UsageRow, chart: str | None
+def print_usage(
+    by: tuple[str, ...],
+    rows: list[UsageRow],
+    total: UsageRow | None = None,
+    chart: str | None = None,
 ) -> None:
+    """As a table, with a line of sums for a ``total``, and a bar chart if one is wanted."""
     from rich.table import Table
     from rich.text import Text
 
@@ -171,9 +175,9 @@ def _print_table(
         click.echo("No usage recorded in this time.")
         return
     screen = console()
-    table = Table(*by, box=table_box(), show_footer=True)
+    table = Table(*by, box=table_box(), show_footer=total is not None)
     for heading, name in zip(_HEADINGS, _COLUMNS, strict=True):
-        table.add_column(heading, justify="right", footer=_shown(total, name))
+        table.add_column(heading, justify="right", footer=_shown(total, name) if total else "")
     table.columns[0].footer = "total"
     for row in rows:
         labels = [Text(printable(label)) for label in row.group]

@@ -122,8 +122,12 @@ if TYPE_CHECKING:
 
     # Metrics are imported only where they are switched on.
     from aigateway.http.metrics.observer import RequestMetrics
+    from aigateway.http.request.own_records import OwnRecords
 
 __all__ = ["INTERCEPTION_HEADER", "Pipeline"]
+
+_OWN = "/api/me/v1/"
+"""Below it whoever has a key asks for their own records."""
 
 log = structlog.get_logger("ai-gateway")
 
@@ -153,6 +157,8 @@ class Pipeline:
         )
         self.upstream = Upstream(runtime)
         self._stored = StoredIds(runtime) if settings.local else None
+        self._own_records = settings.local
+        self._records: OwnRecords | None = None
         self._passing = Passing(settings, self.upstream, self._stored, self._read_body)
         self._policies = {
             level: RecordPolicy(
@@ -188,6 +194,8 @@ class Pipeline:
         presented = present(call, self.settings)
         call.begin("authorize")
         caller = authorize(call, presented, self._runtime, self.settings.max_wait)
+        if self._own_records and call.inbound.path.startswith(_OWN):
+            raise self._own(call, caller)
         call.begin("read")
         target, route = find_route(call, self._runtime.tree)
         passed = isinstance(route, Passthrough)
@@ -199,6 +207,14 @@ class Pipeline:
         if upgrade:
             return self.sockets.open(call, presented, caller, target, route)
         return self._intercept(call, presented, caller, target, route)
+
+    def _own(self, call: Call, caller: Caller) -> Answer:
+        # Not at the top: most gateways are never asked.
+        from aigateway.http.request.own_records import OwnRecords
+
+        if self._records is None:
+            self._records = OwnRecords(self.settings.local_db)
+        return self._records.answer(call, caller, time.time())
 
     def let_in(self, caller: Caller, config: ProviderConfig, *, counted: bool = True) -> None:
         """Raise the Answer to who may not use this provider, or has no more in this minute."""
