@@ -17,6 +17,9 @@ the provider that comes first in a lane, with a status, is what an HTTP answer w
 another one by itself.  That is an interception too, with the input as its prompt
 (:func:`steered_request`).
 
+What a client says of itself stands in the handshake's headers.  Codex says it again in each request
+(``client_metadata``), of that request: a connection outlives turns, and is opened before the first.
+
 A client's messages of other types are refused unless they are known to begin nothing
 (:data:`HARMLESS`): what nobody has read must not run.
 """
@@ -30,9 +33,10 @@ from typing import ClassVar, Final, Generic, TypeVar
 import msgspec
 from attrs import evolve, frozen
 
-from aigateway.actors.codec.headers import Headers
+from aigateway.actors.codec.headers import HeaderList, Headers
 from aigateway.actors.codec.reading import (
     NotJson,
+    Object,
     count,
     is_json,
     is_null,
@@ -60,6 +64,7 @@ __all__ = [
     "begins_response",
     "error_message",
     "error_message_of",
+    "headers_of",
     "mask_error",
     "open_response",
     "read_client_message",
@@ -81,6 +86,14 @@ _ERROR: Final = re.compile(rb'"type"\s*:\s*"error"')
 _FAILURE: Final = re.compile(rb'"type"\s*:\s*"(?:error|response\.failed)"')
 _FAILURES: Final = frozenset({"error", "response.failed"})
 _CREATED: Final = re.compile(rb'"type"\s*:\s*"response\.created"')
+_TOLD: Final = {
+    "session_id": "session-id",
+    "thread_id": "thread-id",
+    "x-codex-parent-thread-id": "x-codex-parent-thread-id",
+    "x-codex-turn-metadata": "x-codex-turn-metadata",
+    "x-openai-subagent": "x-openai-subagent",
+}
+"""What Codex says in a request's ``client_metadata``, and the header that says it over HTTP."""
 _STATUSES: Final[Mapping[str, int]] = {
     "bad_request": 400,
     "overloaded": 503,
@@ -103,6 +116,17 @@ class ClientMessage:
     """Its ``type``."""
     lane: str | None
     """The ``stream_id``; None: it names none."""
+    told: Headers = ()
+    """What it says of the request, as the headers that would say so over HTTP."""
+
+
+def headers_of(handshake: HeaderList, asked: ClientMessage) -> HeaderList:
+    """The headers that a message has: the handshake's, but for what it says itself."""
+    if not asked.told:
+        return handshake
+    told = {name for name, _value in asked.told}
+    kept = [each for each in handshake if each[0].lower() not in told]
+    return HeaderList([*kept, *asked.told])
 
 
 def read_client_message(payload: bytes) -> ClientMessage:
@@ -122,7 +146,17 @@ def read_client_message(payload: bytes) -> ClientMessage:
         lane = text(fields["stream_id"])
         if lane is None:
             raise _invalid("stream_id is not a string")
-    return ClientMessage(text(fields.get("type")) or "", lane)
+    return ClientMessage(text(fields.get("type")) or "", lane, _told(fields))
+
+
+def _told(fields: Object) -> Headers:
+    given = fields.get("client_metadata")
+    if is_null(given):
+        return ()
+    said = members(given)
+    found = [(header, text(said.get(name))) for name, header in _TOLD.items()]
+    # Headers are text in which a character is a byte.
+    return [(header, value.encode().decode("latin-1")) for header, value in found if value]
 
 
 def open_response(

@@ -13,6 +13,7 @@ import structlog
 from attrs import define, field
 from structlog.contextvars import bind_contextvars
 
+from aigateway.actors.codec.headers import HeaderList
 from aigateway.actors.codec.splice import set_each
 from aigateway.actors.codec.websocket import TEXT, Message, encode_frame
 from aigateway.actors.control.messages import Caller
@@ -27,6 +28,7 @@ from aigateway.actors.interception.responses_socket import (
     ClientMessage,
     SocketResponse,
     error_message_of,
+    headers_of,
     open_response,
     read_client_message,
     steered_request,
@@ -90,6 +92,8 @@ class SocketTurns:
     """As the control plane knew the key when the last request came."""
     _models: dict[str | None, str] = field(factory=dict)
     """The model of the last response in each lane, as the client asked for it."""
+    _headers: dict[str | None, HeaderList] = field(factory=dict)
+    """The headers of the last request in each lane."""
 
     # -- messages
 
@@ -110,10 +114,10 @@ class SocketTurns:
         else:
             text = f"messages of type {asked.kind!r} are not supported by AI Gateway"
             answer = api_error(RESPONSES, 400, text, reason=Reason.BAD_REQUEST)
-            self._refuse(self._call(message.payload), answer, asked.lane)
+            self._refuse(self._call(message.payload, asked), answer, asked.lane)
 
     def _create(self, message: Message, asked: ClientMessage) -> None:
-        call, lane, lanes = self._call(message.payload), asked.lane, self.session.lanes
+        call, lane, lanes = self._call(message.payload, asked), asked.lane, self.session.lanes
         if self.session.expired:
             self._refuse(call, _too_old(), lane)
             self.session.end_if_idle()
@@ -148,7 +152,7 @@ class SocketTurns:
             self.session.start(turn, message.opcode, payload)
 
     def _steer(self, message: Message, asked: ClientMessage) -> None:
-        call = self._call(message.payload)
+        call = self._call(message.payload, asked)
         try:
             self._ask_whether(call)
         except Answer as answer:
@@ -166,6 +170,7 @@ class SocketTurns:
         """
         payload = steered_request(steer, self._models.get(lane, ""))
         call = self._call(payload)
+        call.inbound.headers = self._headers.get(lane, call.inbound.headers)
         call.caller = self._caller or self.handshake.caller
         try:
             self.pipeline.admit(call)
@@ -185,9 +190,11 @@ class SocketTurns:
 
     # -- one response
 
-    def _call(self, payload: bytes) -> Call:
+    def _call(self, payload: bytes, asked: ClientMessage | None = None) -> Call:
         before = self.handshake
         inbound = copy.copy(before.inbound)
+        if asked is not None:
+            inbound.headers = headers_of(inbound.headers, asked)
         inbound.method = METHOD
         inbound.body = payload
         call = Call(inbound, time.monotonic(), request_id=f"{random.getrandbits(64):016x}")
@@ -236,7 +243,7 @@ class SocketTurns:
             recording.close()
             raise Answer(*response.refusal, "application/json", reason=Reason.BAD_REQUEST)
         recording.answered_by(self.opened, model, asked=(config.name, call.model))
-        self._models[lane] = response.model
+        self._models[lane], self._headers[lane] = response.model, call.inbound.headers
         return self._running(call, response, recording, model)
 
     def _running(

@@ -8,15 +8,18 @@ from typing import Any
 import pytest
 from interception_driver import NOW, event, exchange, finish
 
+from aigateway.actors.codec.headers import HeaderList, first_of
 from aigateway.actors.interception.interface import InvalidRequest
 from aigateway.actors.interception.responses_socket import (
     BUSY,
+    CREATE,
     ClientMessage,
     Lanes,
     SocketResponse,
     begins_response,
     error_message,
     error_message_of,
+    headers_of,
     mask_error,
     open_response,
     read_client_message,
@@ -184,6 +187,22 @@ def test_a_message_says_what_it_asks_for_and_in_which_lane() -> None:
 def test_what_can_be_understood_in_two_ways_is_refused(payload: bytes) -> None:
     with pytest.raises(InvalidRequest):
         read_client_message(payload)
+
+
+@pytest.mark.parametrize("told", [None, 1, "x", [], {}, {"session_id": 1}, {"session_id": ""}])
+def test_a_message_that_says_nothing_of_itself_has_the_headers_of_the_handshake(told: Any) -> None:
+    handshake = HeaderList([("session-id", "s-1")])
+    asked = read_client_message(json.dumps({"type": CREATE, "client_metadata": told}).encode())
+    assert headers_of(handshake, asked) == handshake
+
+
+def test_what_a_message_says_of_itself_stands_in_the_place_of_that_header() -> None:
+    handshake = HeaderList([("Session-Id", "s-1"), ("Originator", "codex")])
+    told = {"session_id": "s-2", "originator": "other", "x-codex-turn-metadata": "größe"}
+    asked = read_client_message(json.dumps({"type": CREATE, "client_metadata": told}).encode())
+    found = headers_of(handshake, asked)
+    assert (first_of(found, "session-id"), first_of(found, "originator")) == ("s-2", "codex")
+    assert first_of(found, "x-codex-turn-metadata").encode("latin-1").decode() == "größe"
 
 
 def test_a_steered_response_has_the_model_of_the_one_before() -> None:

@@ -188,6 +188,55 @@ def test_what_prepares_a_conversation_is_recorded_without_a_prompt(mine: Mine) -
     assert len(mine.rows("error_type")) == 2
 
 
+def metadata(kind: str, **more: Any) -> str:
+    """What Codex 0.171 says of a request, cut to what is read."""
+    said = {"request_kind": kind, **more}
+    return json.dumps(said, ensure_ascii=False, separators=(",", ":"))
+
+
+def test_what_codex_says_of_each_request_counts_before_its_handshake(mine: Mine) -> None:
+    headers = {
+        "User-Agent": "codex-tui/0.171.0 (Debian 12.0.0; x86_64)",
+        "session-id": "s-1",
+        "thread-id": "s-1",
+        "x-codex-turn-metadata": metadata("prewarm"),
+    }
+    work = {
+        "/home/ada/größe": {
+            "associated_remote_urls": {"origin": "https://git.example/acme/shop.git"},
+            "latest_git_commit_hash": "0123456789abcdef0123456789abcdef01234567",
+        }
+    }
+    told = {"session_id": "s-1", "thread_id": "s-1"}
+    with mine.open(headers=headers, user_agent_header=None) as session:
+        session.ask([], generate=False, client_metadata={**told, "turn_id": ""})
+        turn = {**told, "x-codex-turn-metadata": metadata("turn", workspaces=work)}
+        session.ask("make it fit", client_metadata=turn)
+        shorter = {**told, "x-codex-turn-metadata": metadata("compaction", workspaces=work)}
+        session.ask("make a summary", client_metadata=shorter)
+        helper = {
+            "session_id": "s-1",
+            "thread_id": "a-1",
+            "x-codex-parent-thread-id": "s-1",
+            "x-openai-subagent": "collab_spawn",
+        }
+        session.ask("count the files", client_metadata=helper)
+        session.ask("and on", client_metadata=turn)
+    rows = mine.rows("client, session_id, agent_id, repository, commit_hash")
+    assert {(row["client"], row["session_id"]) for row in rows} == {("Codex", "s-1")}
+    assert [row["agent_id"] for row in rows] == [None, None, None, "a-1", None]
+    shop, commit = "git.example/acme/shop", "0123456789abcdef0123456789abcdef01234567"
+    known = (shop, commit)
+    assert [(row["repository"], row["commit_hash"]) for row in rows] == [
+        (None, None), known, known, (None, None), known,
+    ]  # fmt: skip
+    kinds = [
+        json.loads(row["metadata"])["prompt_kind"]
+        for row in mine.rows("t.metadata", "user_prompts")
+    ]
+    assert kinds == ["user", "compaction", "agent", "user"]
+
+
 def test_a_response_that_follows_a_steer_by_itself_is_recorded(mine: Mine) -> None:
     def answer(provider: SocketProvider, connection: ServerConnection, asked: Any) -> None:
         if asked["type"] == "response.create":
