@@ -68,17 +68,27 @@ claude() {{
 
 
 def _codex(project: str | None) -> str:
-    fixed = f'http_headers = {{ "{PROJECT}" = "{project}" }}\n' if project else ""
-    return f"""\
-# For ~/.codex/config.toml, into the table of the gateway:
-[model_providers.aigateway]
-{fixed}env_http_headers = {{ "{BRANCH}" = "AIGATEWAY_BRANCH" }}
-
-# For ~/.bashrc or ~/.zshrc; Codex tells the repository and the commit by itself.
-codex() {{
-  AIGATEWAY_BRANCH="$({_ON_BRANCH})" command codex "$@"
-}}
+    table = "model_providers.aigateway"
+    fixed = f'{{"{PROJECT}"="{project}"}}'
+    told = f'{{"{BRANCH}"="AIGATEWAY_BRANCH"}}'
+    # Options, since a table may stand in a file once only, and is there already.
+    options = [f"-c '{table}.env_http_headers={told}'"]
+    also = ""
+    if project:
+        options.insert(0, f"-c '{table}.http_headers={fixed}'")
+        also = f"""
+# Or, if branches do not matter, for ~/.codex/config.toml, below the line [{table}]:
+http_headers = {{ "{PROJECT}" = "{project}" }}
 """
+    lines = " \\\n    ".join([*options, '"$@"'])
+    return f"""\
+# For ~/.bashrc or ~/.zshrc: where Codex is started says the branch.  It tells the repository and
+# the commit by itself.  The gateway is the provider "aigateway" of ~/.codex/config.toml here.
+codex() {{
+  AIGATEWAY_BRANCH="$({_ON_BRANCH})" command codex \\
+    {lines}
+}}
+{also}"""
 
 
 _CLIENTS: dict[str, Callable[[str | None], str]] = {"claude-code": _claude_code, "codex": _codex}

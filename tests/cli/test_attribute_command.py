@@ -54,9 +54,14 @@ def run(script: str, name: str, variable: str, folder: Path, tmp_path: Path) -> 
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nprintf "%s" "${variable}"\n')
     program.chmod(0o755)
-    environ = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"}
+    return call(script, f"{name} --print", folder, tmp_path)
+
+
+def call(script: str, line: str, folder: Path, tmp_path: Path) -> str:
+    """What a line prints behind ``script``, with the programs of :func:`run`."""
+    environ = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
     done = subprocess.run(
-        ["bash", "-c", f"{script}\n{name} --print"],
+        ["bash", "-c", f"{script}\n{line}"],
         cwd=folder, env=environ, check=True, capture_output=True, text=True,
     )  # fmt: skip
     return done.stdout
@@ -85,15 +90,23 @@ def test_outside_of_a_repository_nothing_bad_is_told(tmp_path: Path) -> None:
     assert read(told) == Attribution()
 
 
-def test_codex_is_told_a_branch_and_has_tables_that_can_be_read(
+def test_codex_is_told_project_and_branch_whatever_is_in_its_file(
     repository: Path, tmp_path: Path
 ) -> None:
-    table, _, script = printed("codex", "--project", "shop").partition("# For ~/.bashrc")
-    settings = tomllib.loads(table)["model_providers"]["aigateway"]
-    assert settings["http_headers"] == {"X-AI-Gateway-Project": "shop"}
-    (variable,) = settings["env_http_headers"].values()
-    told = run(f"#{script}", "codex", variable, repository, tmp_path)
-    assert told == "fix/size"
+    script, _, line = printed("codex", "--project", "web shop").partition("# Or,")
+    assert run(script, "codex", "AIGATEWAY_BRANCH", repository, tmp_path) == "fix/size"
+    (tmp_path / "bin/codex").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    told = call(script, "codex exec 'Say hello'", repository, tmp_path).splitlines()
+    assert told[0::2] == ["-c", "-c", "exec"]
+    assert told[-1] == "Say hello"
+    given = [tomllib.loads(each) for each in told[1:4:2]]
+    (fixed, named) = [each["model_providers"]["aigateway"] for each in given]
+    assert fixed == {"http_headers": {"X-AI-Gateway-Project": "web shop"}}
+    assert named == {"env_http_headers": {"X-AI-Gateway-Branch": "AIGATEWAY_BRANCH"}}
+    # The table is in the file already, and TOML knows no second one.
+    table = '[model_providers.aigateway]\nname = "aigateway"\n'
+    pasted = tomllib.loads(table + line.partition("\n")[2])
+    assert pasted["model_providers"]["aigateway"] == {"name": "aigateway", **fixed}
 
 
 @pytest.mark.parametrize("project", ["$(id)", 'a"b', "a`b", "a\\b", "a\nb", "größe", ""])
