@@ -14,7 +14,7 @@ import click
 import requests
 from attrs import field, frozen
 
-from aigateway.actors.control.local.cap_book import CapRow
+from aigateway.actors.control.local.cap_holders import CapRow
 from aigateway.actors.control.local.prompt_search import Hit
 from aigateway.actors.control.local.sessions import SessionRow
 from aigateway.actors.control.local.timeline import Agent

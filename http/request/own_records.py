@@ -21,7 +21,7 @@ import structlog
 from attrs import asdict
 
 from aigateway.actors.control.local.address import LocalDatabaseError, is_postgresql
-from aigateway.actors.control.local.cap_book import tills_in
+from aigateway.actors.control.local.cap_holders import tills_in
 from aigateway.actors.control.local.opening import database_errors, read_address
 from aigateway.actors.control.local.prompt_search import phrases_of, search_prompts
 from aigateway.actors.control.local.schema import Database
