@@ -186,8 +186,10 @@ def _create_private(file: Path) -> None:
         os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     if file.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not os.access(file, os.R_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    if not os.access(file, os.R_OK | os.W_OK, effective_ids=True):
+        read_only = os.statvfs(file).f_flag & os.ST_RDONLY
+        code = errno.EROFS if read_only else errno.EACCES
+        raise OSError(code, os.strerror(code))
 
 
 @contextmanager
