@@ -50,6 +50,7 @@ _LONG = (
     "injected",
     "watched",
     "caps",
+    "turns",
     "calls",
     "reading",
     "own-parts",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +82,21 @@ class Stand:
         tokens: int,
         stream: bool = False,
         keys: Sequence[str] = (),
+        headers: Sequence[Mapping[str, str]] = (),
         running: Running | None = None,
     ) -> Target:
-        """Requests to the main provider, in turn to these APIs, in turn with these keys.
+        """Requests to the main provider, in turn to these APIs, in turn with these keys, and in
+        turn with these headers.
 
         They go to the stand's own system unless another is ``running``.
         """
         endpoints = [(api, (running or self.running).endpoints[api]) for api in apis]
+        if headers:
+            endpoints = [
+                (api, attrs.evolve(endpoint, headers={**endpoint.headers, **each}))
+                for each in headers
+                for api, endpoint in endpoints
+            ]
         if keys:
             own, place = self.running.keys[0], KEY_PLACE.decode()
             endpoints = [(api, _with_key(endpoint, own, place)) for api, endpoint in endpoints]

@@ -68,10 +68,10 @@ def fingerprint(key: bytes, prompt: Prompt) -> bytes:
     if lead:
         system = _keyed(key, b"".join(each.checksum for each in leading))
     return encoded(
-        PromptParts(
+        PromptParts.of(
             first[0].checksum,
             system,
-            tuple([each.checksum for each in spoken]),
+            [each.checksum for each in spoken],
             tuple(sorted(set(marks))),
             prompt.explicit,
             ttl,

@@ -18,6 +18,7 @@ from bench.scenarios.parts import (
     Sessions,
 )
 from bench.scenarios.streaming import Disconnects, ManyStreams, Streams
+from bench.scenarios.turns import Turns
 from bench.scenarios.watched import Watched
 
 __all__ = ["Column", "Outcome", "Scenario", "Variant", "all_scenarios"]
@@ -39,6 +40,7 @@ def all_scenarios() -> list[Scenario]:
         StartUp(),
         Watched(),
         Caps(),
+        Turns(),
         Injected(),
         Interception(),
         BodyReading(),

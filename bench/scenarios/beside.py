@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from bench.load import CallsSpec, Driver, DriverFailed
+from bench.control_planes import LocalPlane
+from bench.load import CallsSpec, Driver, DriverFailed, Target
 from bench.machine import cpu_seconds
+from bench.processes import clean_environ
 from bench.stand import Stand
 from bench.systems import Running
 
-__all__ = ["ANSWER_BYTES", "costs", "cpu_of"]
+__all__ = ["ANSWER_BYTES", "command_of", "costs", "cpu_of"]
 
 ANSWER_BYTES = 200
 _TOKENS = 20
@@ -19,11 +22,26 @@ _SETTLE_LIMIT = 60.0
 """Seconds for the records of a round to be stored."""
 
 
-def costs(stand: Stand, both: Sequence[Running], seconds: float) -> list[float]:
-    """CPU seconds per request of each, under load at the same time."""
+def costs(
+    stand: Stand,
+    both: Sequence[Running],
+    seconds: float,
+    target: Callable[[Running], Target] | None = None,
+    rate: float | None = None,
+) -> list[float]:
+    """CPU seconds per request of each, under load at the same time.
+
+    Requests are those of ``target``, or small ones.
+    """
     before = [(cpu_of(each), _ended(each)) for each in both]
     with ExitStack() as exits:
-        drivers = [exits.enter_context(_load(stand, each, seconds)) for each in both]
+        drivers = []
+        for each in both:
+            aim = stand.target(["chat"], tokens=_TOKENS, running=each)
+            if target is not None:
+                aim = target(each)
+            spec = CallsSpec(target=aim, seconds=seconds, rate=rate or stand.options.watched_rate)
+            drivers.append(exits.enter_context(stand.driver(spec)))
         answered = [_answered(driver) for driver in drivers]
     for each, (_, ended), count in zip(both, before, answered, strict=True):
         _wait(each, ended + count)
@@ -37,10 +55,21 @@ def cpu_of(running: Running) -> float:
     return sum(cpu_seconds(child.pid) for child in running.children)
 
 
-def _load(stand: Stand, running: Running, seconds: float) -> Driver:
-    target = stand.target(["chat"], tokens=_TOKENS, running=running)
-    rate = stand.options.watched_rate
-    return stand.driver(CallsSpec(target=target, seconds=seconds, rate=rate))
+def command_of(stand: Stand, running: Running, *arguments: str) -> str:
+    """What a command on the database of a gateway prints.  Raises DriverFailed."""
+    plane = running.ledger
+    assert isinstance(plane, LocalPlane)
+    done = subprocess.run(
+        [stand.system.python, "-m", "aigateway.http", *arguments],
+        cwd=stand.file(""),
+        env=clean_environ(**plane.environ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise DriverFailed(f"{' '.join(arguments)} failed: {done.stderr.strip()[-500:]}")
+    return done.stdout
 
 
 def _answered(driver: Driver) -> int:

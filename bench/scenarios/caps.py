@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from contextlib import ExitStack
 from typing import Final
 
 import attrs
 
-from bench.control_planes import LocalPlane
 from bench.load import DriverFailed
 from bench.options import Options
 from bench.payloads import MODELS
-from bench.processes import clean_environ
 from bench.scenarios.base import Column, Outcome, Variant
-from bench.scenarios.beside import ANSWER_BYTES, costs
+from bench.scenarios.beside import ANSWER_BYTES, command_of, costs
 from bench.scenarios.parts import OfOurs
 from bench.stand import Stand
 from bench.systems import Running
@@ -86,29 +83,12 @@ def _apply(stand: Stand, running: Running, policy: str) -> None:
     """Raises DriverFailed."""
     file = stand.file("policy.yaml")
     file.write_text(policy)
-    _command(stand, running, "policy", "apply", str(file), "--yes")
+    command_of(stand, running, "policy", "apply", str(file), "--yes")
 
 
 def _check(stand: Stand, running: Running, caps: int) -> None:
     """That so many caps were asked for, and nothing stays reserved.  Raises DriverFailed."""
-    shown = json.loads(_command(stand, running, "caps", "--json"))
+    shown = json.loads(command_of(stand, running, "caps", "--json"))
     spent = [each for each in shown if each["spent_nano_usd"] and not each["reserved_nano_usd"]]
     if not len(shown) == len(spent) == caps:
         raise DriverFailed(f"{caps} caps were to be spent from, and these were: {shown}")
-
-
-def _command(stand: Stand, running: Running, *arguments: str) -> str:
-    """What a command on the database of a gateway prints.  Raises DriverFailed."""
-    plane = running.ledger
-    assert isinstance(plane, LocalPlane)
-    done = subprocess.run(
-        [stand.system.python, "-m", "aigateway.http", *arguments],
-        cwd=stand.file(""),
-        env=clean_environ(**plane.environ),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise DriverFailed(f"{' '.join(arguments)} failed: {done.stderr.strip()[-500:]}")
-    return done.stdout

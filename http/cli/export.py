@@ -96,7 +96,7 @@ def command(
         at = _cut_back(file, form, columns) if resume else None
         if form == "csv" and (output is None or file.tell() == 0):
             file.write(f"{','.join(columns)}\n".encode())
-        settled = settled_until(connection, time.time())
+        settled = settled_until(connection, time.time(), kind)
         rows = export(connection, kind, since=first, until=min(settled, last or settled), at=at)
         for row in rows:
             file.write(line(row))

@@ -132,16 +132,18 @@ def mcp_starter(
 
 def housekeeper_starter(settings: Settings) -> StartHousekeeper | None:
     """A function that starts the actor that keeps the local database in order; None when there is
-    nothing for it to do."""
+    none."""
+    if not settings.local:
+        return None
     retention = Retention(
         settings.retain_content_days or None, settings.retain_records_days or None
     )
-    postgresql = is_postgresql(settings.local_db)
-    if not settings.local or (postgresql and retention == Retention()):
-        return None
+    pricing = load_pricing(settings.own_prices, configured_providers(settings))
 
     def start(role: str, watcher: Watcher) -> pykka.ActorRef[Any]:
-        return Housekeeper.start(role, watcher, address=settings.local_db, retention=retention)
+        return Housekeeper.start(
+            role, watcher, address=settings.local_db, retention=retention, pricing=pricing
+        )
 
     return start
 

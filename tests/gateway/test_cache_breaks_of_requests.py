@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import requests
-from gateway_process import GatewayProcess, Upstream
+from gateway_process import GatewayProcess, Upstream, wait_until
 from imitation_provider import ScriptedProvider, answer
 
 from aigateway.actors.control.local.schema import read_database
@@ -78,7 +78,13 @@ def ask(
 
 
 def turn(gateway: GatewayProcess, id: str) -> dict[str, Any]:
-    (row,) = gateway.rows("SELECT * FROM cache_turns WHERE interception_id = ?", id)
+    """As the gateway has compared it, some seconds after its end."""
+
+    def kept() -> list[dict[str, Any]]:
+        return gateway.rows("SELECT * FROM cache_turns WHERE interception_id = ?", id)
+
+    wait_until(kept, "the turn is compared")
+    (row,) = kept()
     return row
 
 
@@ -150,3 +156,4 @@ def test_who_records_no_content_or_names_no_session_has_no_checksums(
         session = "" if how == "no session" else "s-1"
         ask(gateway, provider, "a", write=10_000, session=session)
         assert gateway.rows("SELECT * FROM cache_turns") == []
+        assert gateway.rows("SELECT * FROM cache_pending") == []

@@ -17,7 +17,7 @@ from aigateway.actors.interception.routes import (
     MESSAGES,
     RESPONSES,
 )
-from aigateway.actors.values.prompt_parts import PromptParts, decoded
+from aigateway.actors.values.prompt_parts import CHECKSUM_SIZE, decoded
 
 KEY = b"k" * 32
 MARK = {"type": "ephemeral"}
@@ -28,13 +28,27 @@ def compact(document: Any) -> bytes:
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def read(document: dict[str, Any] | bytes, api: str = MESSAGES, key: bytes = KEY) -> PromptParts:
+class Read:
+    """A fingerprint, part by part."""
+
+    def __init__(self, data: bytes) -> None:
+        found = decoded(data)
+        assert found is not None
+        joined = found.joined
+        self.all = tuple(
+            joined[at : at + CHECKSUM_SIZE] for at in range(0, len(joined), CHECKSUM_SIZE)
+        )
+        self.tools, self.system, *messages = self.all
+        self.messages = tuple(messages)
+        self.marks, self.explicit = found.marks, found.explicit
+        self.ttl, self.aside = found.ttl, found.aside
+
+
+def read(document: dict[str, Any] | bytes, api: str = MESSAGES, key: bytes = KEY) -> Read:
     body = document if isinstance(document, bytes) else compact(document)
     written = open_interception(api, id="i", body=body).written
     assert written is not None
-    found = decoded(fingerprint(key, written))
-    assert found is not None
-    return found
+    return Read(fingerprint(key, written))
 
 
 def user(text: str, **more: Any) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def _before(turn: CacheTurn, earlier: Iterable[CacheTurn]) -> CacheTurn | None:
     for each in earlier:
         if each.began >= turn.began or each.parts.aside or not _goes_on(turn.parts, each.parts):
             continue
-        rank = (_shared(turn.parts.all, each.parts.all), each.began)
+        rank = (turn.parts.shared(each.parts), each.began)
         if rank > best_rank:
             best, best_rank = each, rank
     return best
@@ -110,17 +110,7 @@ def _before(turn: CacheTurn, earlier: Iterable[CacheTurn]) -> CacheTurn | None:
 
 def _goes_on(parts: PromptParts, before: PromptParts) -> bool:
     """Whether they are of one conversation."""
-    if parts.messages[:1] == before.messages[:1]:
-        return True
-    return (parts.tools, parts.system) == (before.tools, before.system)
-
-
-def _shared(parts: Sequence[bytes], before: Sequence[bytes]) -> int:
-    """How many parts both begin with."""
-    for place, (one, other) in enumerate(zip(parts, before, strict=False)):
-        if one != other:
-            return place
-    return min(len(parts), len(before))
+    return parts.first_message == before.first_message or parts.head == before.head
 
 
 def _cause(turn: CacheTurn, before: CacheTurn) -> tuple[Cause, int | None]:
@@ -130,9 +120,9 @@ def _cause(turn: CacheTurn, before: CacheTurn) -> tuple[Cause, int | None]:
         return "provider", None
     if turn.key != before.key:
         return "key", None
-    cached = before.parts.all[: _cached(before.parts)]
-    shared = _shared(turn.parts.all, cached)
-    changed = shared < len(cached)
+    cached = _cached(before.parts)
+    shared = turn.parts.shared(before.parts)
+    changed = shared < cached
     paused = turn.began - before.began > before.ttl
     if changed and shared == _TOOLS:
         return "tools", None
@@ -142,7 +132,7 @@ def _cause(turn: CacheTurn, before: CacheTurn) -> tuple[Cause, int | None]:
         return "pause", None
     if changed:
         return "message", shared - _FIRST_MESSAGE + 1
-    if turn.parts.explicit and not _is_marked(turn.parts.marks, len(cached)):
+    if turn.parts.explicit and not _is_marked(turn.parts.marks, cached):
         return "marks", None
     return ("pause", None) if paused else ("unknown", None)
 
@@ -150,8 +140,8 @@ def _cause(turn: CacheTurn, before: CacheTurn) -> tuple[Cause, int | None]:
 def _cached(parts: PromptParts) -> int:
     """How many of its parts are in the cache after a turn."""
     if not parts.explicit:
-        return len(parts.all)
-    return min(max(parts.marks, default=-1) + 1, len(parts.all))
+        return len(parts)
+    return min(max(parts.marks, default=-1) + 1, len(parts))
 
 
 def _is_marked(marks: Sequence[int], cached: int) -> bool:

@@ -39,8 +39,7 @@ _INTERCEPTIONS_AT_ONCE = 500
 waits for some ms."""
 
 _ASKED_SQL = """
-    SELECT id, provider, provider_name, model, initiator_id, session_id, agent_id, started_at
-    FROM interceptions WHERE id IN ({})
+    SELECT id, provider, provider_name, model FROM interceptions WHERE id IN ({})
 """
 _NEXT_SQL = """
     SELECT id, provider, provider_name, model, started_at FROM interceptions
@@ -68,24 +67,10 @@ class Asked:
     provider: str
     provider_name: str
     model: str
-    user_id: str = ""
-    session_id: str | None = None
-    agent_id: str | None = None
-    began: float = 0.0
-    """Unix seconds."""
 
     @classmethod
     def by(cls, start: Interception) -> Asked:
-        work = start.attribution
-        return cls(
-            start.provider,
-            start.provider_name or start.provider,
-            start.model,
-            start.initiator_id,
-            work.session_id,
-            work.agent_id,
-            start.started_at,
-        )
+        return cls(start.provider, start.provider_name or start.provider, start.model)
 
 
 @frozen
@@ -186,10 +171,8 @@ def asked_in(connection: Database, ids: Sequence[str]) -> Iterator[tuple[str, As
     for first in range(0, len(ids), _INTERCEPTIONS_AT_ONCE):
         some = ids[first : first + _INTERCEPTIONS_AT_ONCE]
         some = [each.encode(errors="replace").decode().replace("\0", "?") for each in some]
-        for id, kind, name, model, user, session, agent, began in connection.execute(
-            _ASKED_SQL.format(marks(some)), some
-        ):
-            yield id, Asked(kind, name, model, user, session, agent, moment_of(began))
+        for id, kind, name, model in connection.execute(_ASKED_SQL.format(marks(some)), some):
+            yield id, Asked(kind, name, model)
 
 
 @frozen

@@ -82,14 +82,23 @@ class Place:
     interception_id: str
 
 
-def settled_until(connection: Database, now: float) -> str:
-    """Up to when all requests are as they will stay.  RFC 3339; ``now`` in Unix seconds."""
-    row = connection.execute(
-        "SELECT min(started_at) FROM interceptions WHERE ended_at IS NULL AND started_at >= ?",
-        (timestamp(now - _NEVER_ENDS),),
-    ).fetchone()
-    newest = timestamp(now - _ARRIVES)
-    return newest if row is None or row[0] is None else min(newest, str(row[0]))
+def settled_until(connection: Database, now: float, kind: str = "requests") -> str:
+    """Up to when all requests are as they will stay, as far as ``kind`` tells of them.  RFC 3339;
+    ``now`` in Unix seconds."""
+    unsettled = ["SELECT min(started_at) FROM interceptions WHERE ended_at IS NULL"]
+    if kind == "caches":
+        unsettled.append(
+            "SELECT min(started_at) FROM cache_pending JOIN interceptions ON id = interception_id"
+            " WHERE true"
+        )
+    until = [timestamp(now - _ARRIVES)]
+    for statement in unsettled:
+        row = connection.execute(
+            f"{statement} AND started_at >= ?", (timestamp(now - _NEVER_ENDS),)
+        ).fetchone()
+        if row is not None and row[0] is not None:
+            until.append(str(row[0]))
+    return min(until)
 
 
 def export(

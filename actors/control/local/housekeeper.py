@@ -1,5 +1,5 @@
-"""The actor that keeps a local database in order: old records go, prompts become searchable, and
-usage is summed up.
+"""The actor that keeps a local database in order: old records go, prompts become searchable, turns
+of sessions are compared, and usage is summed up.
 
 Every worker process of every gateway has one, and one at a time works: who holds the lease that
 is noted in the database.  It works in steps of some milliseconds on a connection of its own, with
@@ -22,7 +22,9 @@ from attrs import frozen
 
 from aigateway.actors.actor.base import GatewayActor, Inquiry, Watcher
 from aigateway.actors.control.local.address import LocalDatabaseError, is_postgresql
+from aigateway.actors.control.local.cache_turns import compare_more, pending
 from aigateway.actors.control.local.opening import database_errors, open_address
+from aigateway.actors.control.local.prices.cost import Pricing
 from aigateway.actors.control.local.prompt_search import index_more, unindexed
 from aigateway.actors.control.local.retention import Forgetting, Retention, give_back
 from aigateway.actors.control.local.schema import Database, is_busy, open_database
@@ -42,6 +44,9 @@ _TROUBLE_REST: Final = 30.0
 """Seconds before the next try after the database failed."""
 _FORGET_EVERY: Final = 60.0
 """Seconds between two looks for what has become old."""
+_COMPARE_EVERY: Final = 10.0
+"""Seconds between two looks for turns to compare.  Who looks at a session does not wait for it, and
+several turns of one are compared for less."""
 _REST: Final = 4.0
 """How many times longer than a step the rest behind it is."""
 _LEAST_REST: Final = 0.02
@@ -97,7 +102,8 @@ class _Look:
 
 
 class Housekeeper(GatewayActor):
-    """Keeps the database at ``address`` in order, by ``retention``."""
+    """Keeps the database at ``address`` in order, by ``retention``; what breaks of caches have cost
+    is worked out by ``pricing``."""
 
     def __init__(
         self,
@@ -105,14 +111,18 @@ class Housekeeper(GatewayActor):
         watcher: Watcher,
         address: str,
         retention: Retention,
+        pricing: Pricing | None = None,
         *,
         idle: float = _IDLE,
         forget_every: float = _FORGET_EVERY,
+        compare_every: float = _COMPARE_EVERY,
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(role, watcher)
         self._address = address
         self._idle, self._forget_every = idle, forget_every
+        self._compare_every = compare_every
+        self._pricing = pricing
         self._clock = clock
         self._holder = uuid.uuid4().hex
         self._until = 0.0
@@ -120,7 +130,7 @@ class Housekeeper(GatewayActor):
         self._forgetting = Forgetting(retention)
         self._told = dict(self._forgetting.deleted)
         self._rolling = Rolling(retention.records)
-        self._next_forgetting = 0.0
+        self._next_forgetting = self._next_comparing = 0.0
         self._troubled = False
         self._timer: threading.Timer | None = None
 
@@ -180,7 +190,8 @@ class Housekeeper(GatewayActor):
         forget = time.monotonic() >= self._next_forgetting
         retained = self._forgetting.retention != Retention()
         rolling = self._rolling.due(connection, now)
-        if not unindexed(connection) and not (forget and retained) and not rolling:
+        compare = time.monotonic() >= self._next_comparing and pending(connection)
+        if not (compare or (forget and retained) or rolling or unindexed(connection)):
             return False
         # Renewed in time, and not written with each step.
         if now > self._until - LEASE / 2 or now < self._until - LEASE:
@@ -190,6 +201,10 @@ class Housekeeper(GatewayActor):
             self._until = now + LEASE
         if unindexed(connection) and index_more(connection):
             return True
+        if compare:
+            if compare_more(connection, self._pricing):
+                return True
+            self._next_comparing = time.monotonic() + self._compare_every
         if forget and retained:
             more = self._forgetting.step(connection, now)
             # Both: what is given back is not to grow while there is more to forget.

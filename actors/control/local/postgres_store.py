@@ -27,7 +27,7 @@ from aigateway.actors.control.local._rows import (
     without_surrogates,
 )
 from aigateway.actors.control.local.api_keys import Uses, find_callers, note_uses
-from aigateway.actors.control.local.cache_turns import TURN_SQL, prompt_key, turn_rows
+from aigateway.actors.control.local.cache_turns import PENDING_SQL, pending_rows, prompt_key
 from aigateway.actors.control.local.cap_book import Money, TillBook
 from aigateway.actors.control.local.cap_holders import AnyHolds, CapRow, Holders
 from aigateway.actors.control.local.costs import (
@@ -186,7 +186,7 @@ class PostgresStore:
             if self._pricing is not None:
                 rows = price_records(starts, records, self._pricing, partial(asked_in, database))
             unnoted = self._parts.unwritten(starts)
-            turns = turn_rows(database, starts, rows, partial(asked_in, database), self._pricing)
+            turns = pending_rows(records)
             try:
                 written = _write_together(database, starts, rows, money, unnoted, turns)
             except Exception as ex:
@@ -275,7 +275,7 @@ def _note_parts(database: PostgresDatabase, starts: Sequence[Interception]) -> N
 
 def _note_turns(database: PostgresDatabase, turns: Sequence[Row]) -> None:
     if turns:
-        database.executemany(TURN_SQL, turns)
+        database.executemany(PENDING_SQL, turns)
 
 
 def _bad_ends(
@@ -331,7 +331,7 @@ def _write_singly(
         ):
             _execute(database, PART_SQL, part)
         for turn in turns:
-            _execute(database, TURN_SQL, turn)
+            _execute(database, PENDING_SQL, turn)
     bad_records = _ends_of_nothing(database, records) | bad_records
     return Written(bad_starts, bad_records, book.verdicts, book.settled)
 

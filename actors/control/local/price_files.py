@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -34,6 +35,7 @@ def load_pricing(
     return Pricing(packaged_table(), own, addresses)
 
 
+@functools.cache
 def packaged_table() -> PriceTable:
     """The list prices that came with this version of the gateway."""
     text = files("aigateway.actors.control.local.prices").joinpath("table.json").read_bytes()

@@ -46,7 +46,7 @@ PAGES_AT_ONCE: Final = 256
 LATE: Final = 7 * DAY
 """Seconds for which a request without an end is kept longer: it may still be on its way."""
 
-_CONTENT: Final = ("user_prompts", "model_thoughts", "model_answers")
+_CONTENT: Final = ("user_prompts", "model_thoughts", "model_answers", "cache_pending")
 _CHAINS: Final = "content_turns"
 """Those of what was sent; with them parts go that no other request has sent."""
 _RECORDS: Final = (
@@ -56,6 +56,7 @@ _RECORDS: Final = (
     "model_thoughts",
     "model_answers",
     "cache_turns",
+    "cache_pending",
 )
 
 

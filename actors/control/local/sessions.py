@@ -7,12 +7,13 @@ summed up from their requests, so it is exact.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
 from attrs import field, frozen
 
+from aigateway.actors.control.local.cache_turns import compared_now
 from aigateway.actors.control.local.schema import Database, marks
 from aigateway.actors.control.local.session_parts import EXACT_ENOUGH
 from aigateway.actors.values.records import timestamp
@@ -300,24 +301,33 @@ def _breaks(connection: Database, ids: Sequence[str]) -> dict[SessionKey, CacheB
         SELECT user_id, session_id, cause, count(*), CAST(sum(lost_tokens) AS BIGINT),
                CAST(sum(cost_nano_usd) AS BIGINT)
         FROM cache_turns WHERE session_id IN ({marks(ids)}) AND cause IS NOT NULL
-        GROUP BY user_id, session_id, cause ORDER BY count(*) DESC, cause
+        GROUP BY user_id, session_id, cause
         """,
         ids,
+    ).fetchall()
+    # Behind the others: what is compared at this moment is not counted twice, but by the next look.
+    for each in compared_now(connection, ids):
+        if each.verdict.cause is not None:
+            session, user, _agent = each.agent
+            found.append((user, session, each.verdict.cause, 1, each.verdict.lost_tokens, None))
+    of: defaultdict[SessionKey, list[tuple[str, int, int, int | None]]] = defaultdict(list)
+    for user, session, *about in found:
+        of[user, session].append((about[0], about[1], about[2], about[3]))
+    return {key: _summed(about) for key, about in of.items()}
+
+
+def _summed(breaks: Sequence[tuple[str, int, int, int | None]]) -> CacheBreaks:
+    """Of one session: causes with how often, tokens lost, and their cost."""
+    causes: Counter[str] = Counter()
+    for cause, times, _lost, _cost in breaks:
+        causes[cause] += times
+    priced = [cost for *_, cost in breaks if cost is not None]
+    return CacheBreaks(
+        causes.total(),
+        sum(lost for _cause, _times, lost, _cost in breaks),
+        sum(priced) if priced else None,
+        tuple(sorted(causes.items(), key=lambda each: (-each[1], each[0]))),
     )
-    sums: dict[SessionKey, CacheBreaks] = {}
-    for user, session, cause, times, lost, cost in found.fetchall():
-        so_far = sums.get((user, session))
-        if so_far is None:
-            sums[user, session] = CacheBreaks(times, lost, cost, ((cause, times),))
-            continue
-        priced = [each for each in (so_far.cost_nano_usd, cost) if each is not None]
-        sums[user, session] = CacheBreaks(
-            so_far.breaks + times,
-            so_far.lost_tokens + lost,
-            sum(priced) if priced else None,
-            (*so_far.causes, (cause, times)),
-        )
-    return sums
 
 
 def _parts(

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
-from attrs import field, frozen
+from attrs import field
 
 from aigateway.actors.control.local._rows import (
     END_SQL,
@@ -26,7 +26,7 @@ from aigateway.actors.control.local._rows import (
 )
 from aigateway.actors.control.local.address import LocalDatabaseError
 from aigateway.actors.control.local.api_keys import Uses, find_callers, note_uses
-from aigateway.actors.control.local.cache_turns import TURN_SQL, prompt_key, turn_rows
+from aigateway.actors.control.local.cache_turns import PENDING_SQL, pending_rows, prompt_key
 from aigateway.actors.control.local.cap_book import Money, OwnHolds, TillBook
 from aigateway.actors.control.local.cap_holders import AnyHolds, CapRow, Holders
 from aigateway.actors.control.local.caps import Full, Verdict, Wait
@@ -50,6 +50,7 @@ from aigateway.actors.control.local.schema import (
 from aigateway.actors.control.local.session_parts import PART_SQL, PartNotes, part_rows
 from aigateway.actors.control.local.stored_ids import foreign_id, remember
 from aigateway.actors.control.messages import Caller, Denied
+from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.records import Interception, InterceptionEnded, UsageRecord
 
 __all__ = ["DatabaseBusy", "DatabaseTrouble", "Store", "Written"]
@@ -183,9 +184,7 @@ class Store:
                     starts, records, self._pricing, partial(self._asked_for, connection)
                 )
             unnoted = self._parts.unwritten(starts)
-            turns = turn_rows(
-                connection, starts, rows, partial(self._asked_for, connection), self._pricing
-            )
+            turns = pending_rows(records)
             try:
                 written = _write_together(
                     connection, starts, rows, money, unnoted, turns, self._own
@@ -341,7 +340,7 @@ def _write_together(
         if ends and connection.executemany(END_SQL, ends).rowcount != len(ends):
             bad = _ends_of_nothing(connection, records)
         if turns:
-            connection.executemany(TURN_SQL, turns)
+            connection.executemany(PENDING_SQL, turns)
         if book is None:
             if parts := part_rows(unnoted):
                 connection.executemany(PART_SQL, parts)
@@ -383,7 +382,7 @@ def _write_singly(
             except _BAD_VALUES as ex:
                 bad_records[position] = f"invalid record: {ex}"
         for turn in turns:
-            _execute(connection, TURN_SQL, turn)
+            _execute(connection, PENDING_SQL, turn)
         bad_records = _ends_of_nothing(connection, records) | bad_records
         book.work(without={starts[position].id for position in bad_starts})
         for start in starts:

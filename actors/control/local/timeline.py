@@ -9,6 +9,7 @@ from typing import Any
 
 from attrs import field, frozen
 
+from aigateway.actors.control.local.cache_turns import compared_now
 from aigateway.actors.control.local.content import results_by_turn
 from aigateway.actors.control.local.schema import Database
 from aigateway.actors.control.local.sessions import NO_TOKENS, SessionKey, Tokens, tokens_by
@@ -244,14 +245,22 @@ class _Results:
 
 def _caches(connection: Database, key: SessionKey) -> dict[str, Cache]:
     user, session = key
-    found = connection.execute(
+    caches: dict[str, Cache] = {}
+    for each in compared_now(connection, [session]):
+        if each.agent[:2] == (session, user):
+            found, read = each.verdict, each.turn.read_tokens
+            caches[each.id] = Cache(
+                found.could_tokens, read, found.lost_tokens, found.cause, found.place, each.cost
+            )
+    kept = connection.execute(
         """
         SELECT interception_id, could_tokens, read_tokens, lost_tokens, cause, place, cost_nano_usd
         FROM cache_turns WHERE session_id = ? AND user_id = ?
         """,
         (session, user),
     )
-    return {id: Cache(*values) for id, *values in found.fetchall()}
+    caches.update((id, Cache(*values)) for id, *values in kept.fetchall())
+    return caches
 
 
 def _rows(connection: Database, key: SessionKey, table: str, *columns: str) -> list[Any]:

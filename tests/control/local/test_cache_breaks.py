@@ -22,7 +22,7 @@ def parts(messages: str, *, tools: str = "t", system: str = "s", **more: Any) ->
     """A prompt with a message for each letter; marked at its system prompt and its end."""
     marks = more.pop("marks", (1, len(messages) + 1))
     more.setdefault("explicit", True)
-    return PromptParts(part(tools), part(system), tuple(map(part, messages)), marks, **more)
+    return PromptParts.of(part(tools), part(system), map(part, messages), marks, **more)
 
 
 def turn(messages: str = "ab", **changes: Any) -> CacheTurn:
@@ -99,12 +99,13 @@ def test_the_first_thing_that_changed_is_the_cause(
 
 def test_of_several_changes_the_first_one_is_the_cause() -> None:
     everything = parts("axcd", tools="u", system="z", marks=())
+    same_tools = parts("axcd", system="z", marks=())
     late = {"began": 1000.0, "parts": everything}
     assert verdict("", **late, model="n", provider="q", key="l").cause == "model"
     assert verdict("", **late, provider="q", key="l").cause == "provider"
     assert verdict("", **late, key="l").cause == "key"
     assert verdict("", **late).cause == "tools"
-    assert verdict("", **late | {"parts": evolve(everything, tools=part("t"))}).cause == "system"
+    assert verdict("", **late | {"parts": same_tools}).cause == "system"
 
 
 def test_after_a_pause_a_changed_message_is_no_cause_unless_something_was_read() -> None:
@@ -150,7 +151,7 @@ def test_what_a_client_asks_for_itself_and_what_began_later_is_before_nothing() 
 
 
 _PARTS = st.builds(
-    PromptParts,
+    PromptParts.of,
     tools=st.binary(min_size=6, max_size=6),
     system=st.binary(min_size=6, max_size=6),
     messages=st.lists(st.binary(min_size=6, max_size=6), max_size=5).map(tuple),
@@ -204,6 +205,19 @@ def test_who_reads_all_that_could_be_read_breaks_nothing(
 ) -> None:
     could = judge(now, earlier).could_tokens
     assert judge(evolve(now, read_tokens=max(could, read)), earlier).cause is None
+
+
+@given(_FEW_PARTS, _FEW_PARTS)
+def test_what_two_prompts_share_is_all_before_the_first_part_that_differs(
+    one: PromptParts, other: PromptParts
+) -> None:
+    shared = one.shared(other)
+    assert shared == other.shared(one)
+    assert one.joined[: shared * 6] == other.joined[: shared * 6]
+    assert shared <= min(len(one), len(other))
+    if shared < min(len(one), len(other)):
+        at = slice(shared * 6, shared * 6 + 6)
+        assert one.joined[at] != other.joined[at]
 
 
 @given(_PARTS)

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import pytest
 from click.testing import CliRunner
 
+from aigateway.actors.control.local.cache_turns import compare_more, pending
 from aigateway.actors.control.local.postgres_store import PostgresStore
 from aigateway.actors.control.local.prices.cost import Pricing
 from aigateway.actors.control.local.prices.table import read_table
@@ -58,7 +59,7 @@ def prompt(messages: str, *, tools: str = "t", explicit: bool = True) -> bytes:
 
     marks = (1, len(messages) + 1) if explicit else ()
     texts = tuple(map(part, messages))
-    return encoded(PromptParts(part(tools), part("s"), texts, marks, explicit, 300 * explicit))
+    return encoded(PromptParts.of(part(tools), part("s"), texts, marks, explicit, 300 * explicit))
 
 
 Turn: TypeAlias = Callable[..., str]
@@ -109,7 +110,16 @@ def turn(store: AnyStore, records: Any) -> Turn:
     return one
 
 
+def compare(database: Database) -> Database:
+    """As the housekeeper does."""
+    while compare_more(database, pricing()):
+        pass
+    assert not pending(database)
+    return database
+
+
 def caches(database: Database, user: str = "ada", session: str = "s-1") -> list[Cache | None]:
+    compare(database)
     return [each.cache for each in timeline(database, (user, session)).all_turns()]
 
 
@@ -159,6 +169,9 @@ def test_what_is_told_twice_is_stored_once(store: AnyStore, either: Database, re
     ]
     store.write([start], rest)
     store.write([start], rest)
+    compare(either)
+    store.write([], rest)
+    compare(either)
     assert either.execute("SELECT count(*) FROM cache_turns").fetchone() == (1,)
     assert caches(either) == [Cache(0, 0, 0, None, None, None)]
 
@@ -170,7 +183,7 @@ def test_other_users_sessions_and_agents_have_other_turns_before_them(
     turn(prompt("ab"), 1, write=10_000, user="bob")
     turn(prompt("ab"), 2, write=10_000, session="s-2")
     turn(prompt("ab"), 3, write=10_000, agent="helper")
-    rows = either.execute("SELECT count(*), count(cause) FROM cache_turns").fetchone()
+    rows = compare(either).execute("SELECT count(*), count(cause) FROM cache_turns").fetchone()
     assert rows == (4, 0)
 
 
@@ -222,34 +235,94 @@ def test_what_cannot_be_compared_has_no_row(
     )
     silent = records.start(attribution=Attribution("s-1"))
     store.write([silent], [records.end(silent.id, prompt_parts=prompt("a"))])
-    assert either.execute("SELECT count(*) FROM cache_turns").fetchone() == (0,)
+    store.write([], [records.end("nobody", prompt_parts=prompt("a"))])
+    assert compare(either).execute("SELECT count(*) FROM cache_turns").fetchone() == (0,)
 
 
 def test_checksums_go_with_content_and_the_rest_with_the_records(
     turn: Turn, either: Database
 ) -> None:
     turn(prompt("a"), 0, write=10_000)
+    compare(either)
+    turn(prompt("ab"), 1, write=10_000)
 
     def left() -> Any:
-        return either.execute("SELECT count(*), count(parts) FROM cache_turns").fetchone()
+        return either.execute(
+            "SELECT count(*), count(parts), (SELECT count(*) FROM cache_pending) FROM cache_turns"
+        ).fetchone()
+
+    assert left() == (1, 1, 1)
 
     forgetting = Forgetting(Retention(content=1, records=3))
     while forgetting.step(either, NOON + 2 * DAY):
         pass
-    assert left() == (1, 0)
+    assert left() == (1, 0, 0)
     while forgetting.step(either, NOON + 4 * DAY):
         pass
-    assert left() == (0, 0)
+    assert left() == (0, 0, 0)
+
+
+def test_records_take_what_waits_to_be_compared_with_them(turn: Turn, either: Database) -> None:
+    turn(prompt("a"), 0, write=10_000)
+    forgetting = Forgetting(Retention(records=3))
+    while forgetting.step(either, NOON + 4 * DAY):
+        pass
+    assert not pending(either)
+
+
+def test_who_looks_at_a_session_does_not_wait_until_it_is_compared(
+    turn: Turn, either: Database
+) -> None:
+    turn(prompt("a"), 0, write=10_000)
+    turn(prompt("ab"), 5, write=500, read=10_000)
+    compare(either)
+    turn(prompt("abc", tools="u"), 10, write=13_000)
+    turn(prompt("abcd", tools="u"), 20, read=13_000)
+    turn(prompt("abxd", tools="u"), 30, read=2_000, write=12_000)
+    turn(prompt("abc", tools="u"), 10, write=13_000, user="bob")
+
+    def causes() -> list[Any]:
+        turns = timeline(either, ("ada", "s-1")).all_turns()
+        return [each.cache and (each.cache.cause, each.cache.lost_tokens) for each in turns]
+
+    expected = [(None, 0), (None, 0), ("tools", 10_500), (None, 0), ("message", 11_000)]
+    assert causes() == expected
+    told = (("message", 1), ("tools", 1))
+    of = {row.user_id: row.cache for row in sessions_named(either, "s-1")}
+    assert of == {"ada": CacheBreaks(2, 21_500, None, told), "bob": NO_BREAKS}
+    # Looking has changed nothing, and what is kept says the same, with the cost.
+    assert pending(either)
+    compare(either)
+    assert causes() == expected
+    of = {row.user_id: row.cache for row in sessions_named(either, "s-1")}
+    assert of == {"ada": CacheBreaks(2, 21_500, 43_000_000, told), "bob": NO_BREAKS}
+
+
+def test_turns_that_are_compared_together_come_to_the_same_as_each_by_itself(
+    turn: Turn, either: Database
+) -> None:
+    said = "abcdefghijklmnopqrst"
+    for session in ("s-1", "s-2"):
+        for at in range(1, len(said)):
+            parts = prompt(said[:at] if at % 4 else said[:at][::-1], tools="tu"[at % 7 == 0])
+            read = 0 if at % 3 == 0 else 2000 * (at - 1)
+            turn(parts, at, read=read, write=2000 * at - read, session=session)
+            if session == "s-1":
+                compare(either)
+    each, together = caches(either), caches(either, session="s-2")
+    assert each == together
+    assert {one and one.cause for one in each} == {None, "message", "unknown"}
 
 
 def test_a_session_shows_where_its_cache_broke(
-    turn: Turn, address: str, monkeypatch: pytest.MonkeyPatch
+    turn: Turn, address: str, either: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CODER_AI_GATEWAY_LOCAL_DB", address)
     monkeypatch.delenv("CODER_CONFIG_PATH", raising=False)
     turn(prompt("a"), 0, write=10_000)
     turn(prompt("abc", tools="u"), 10, write=12_000)
     turn(prompt("xyz", tools="u"), 20, read=6000, write=7_000)
+    compare(either)
     shown = CliRunner().invoke(show, ["s-1"]).stdout
     assert "cache break: other tools; 10,000 of 10,000 tokens were not read again, $0.02" in shown
     assert "cache break: message 1; 6,000 of 12,000 tokens were not read again, $0.01" in shown

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import pytest
 from click.testing import CliRunner, Result
 
+from aigateway.actors.control.local.cache_turns import compare_more
 from aigateway.actors.control.local.export import COLUMNS
 from aigateway.actors.control.local.opening import open_address
 from aigateway.actors.control.local.postgres_store import PostgresStore
@@ -25,7 +26,7 @@ AnyStore: TypeAlias = Store | PostgresStore
 Put: TypeAlias = Callable[..., str]
 
 
-PARTS = encoded(PromptParts(b"tools.", b"system", (b"first.",)))
+PARTS = encoded(PromptParts.of(b"tools.", b"system", (b"first.",)))
 
 
 @pytest.fixture
@@ -33,10 +34,16 @@ def put(address: str, monkeypatch: pytest.MonkeyPatch, records: Any) -> Iterator
     """Store a request of so many seconds ago, with a row of everything; returns its id."""
     monkeypatch.setenv("CODER_AI_GATEWAY_LOCAL_DB", address)
     monkeypatch.delenv("CODER_CONFIG_PATH", raising=False)
-    open_address(address).close()
+    database = open_address(address)
     store: AnyStore = PostgresStore(address, 1, 10) if "://" in address else Store(address, 1)
 
-    def one(ago: float, *, ended: bool = True, prompts: tuple[str, ...] = ("why?",)) -> str:
+    def one(
+        ago: float,
+        *,
+        ended: bool = True,
+        prompts: tuple[str, ...] = ("why?",),
+        compared: bool = True,
+    ) -> str:
         at = time.time() - ago
         start = records.start(started_at=at, attribution=Attribution("s-1", project="shop"))
         store.write(
@@ -54,10 +61,13 @@ def put(address: str, monkeypatch: pytest.MonkeyPatch, records: Any) -> Iterator
                 *([records.end(start.id, ended_at=at + 1, prompt_parts=PARTS)] if ended else []),
             ],
         )
+        if compared:
+            compare_more(database, None)
         return str(start.id)
 
     yield one
     store.close()
+    database.close()
 
 
 def run(*arguments: str) -> Result:
@@ -72,6 +82,15 @@ def rows(text: str) -> list[dict[str, Any]]:
 
 def ids(text: str) -> list[str]:
     return [row["interception_id"] for row in rows(text)]
+
+
+def test_what_is_not_compared_yet_stops_the_export_of_caches_and_no_other(put: Put) -> None:
+    first = put(1000)
+    waiting, last = put(900, compared=False), put(800, compared=False)
+    assert ids(run("--kind", "caches").stdout) == [first]
+    assert ids(run("--kind", "requests").stdout) == [first, waiting, last]
+    put(700)
+    assert len(ids(run("--kind", "caches").stdout)) == 4
 
 
 @pytest.mark.parametrize("kind", COLUMNS)

@@ -26,6 +26,8 @@ from aigateway.actors.control.local.schema import Database
 from aigateway.actors.control.local.store import Store
 from aigateway.actors.control.local.usage import usage_total
 from aigateway.actors.control.local.usage_sums import Span, cover
+from aigateway.actors.values.attribution import Attribution
+from aigateway.actors.values.prompt_parts import PromptParts, encoded
 
 NOW = 1_772_280_000.0
 
@@ -59,6 +61,7 @@ def keep() -> Iterator[Keep]:
             retention=Retention(**days),
             idle=0.01,
             forget_every=0.01,
+            compare_every=0.01,
             clock=clock,
         )
         refs.append(ref)
@@ -183,3 +186,22 @@ def test_what_came_of_it_is_told_trouble_included(
             wait_until(lambda k=keeper, t=told: ask(k, GetHousekeeping(), 5) == t, f"{told}")
         finally:
             keeper.stop()
+
+
+def test_turns_of_sessions_are_compared_once_by_several(
+    keep: Keep, address: str, either: Database, records: Any
+) -> None:
+    store = PostgresStore(address, 1, 10) if "://" in address else Store(address, 1)
+    parts = encoded(PromptParts.of(b"tools.", b"system", [b"first."]))
+    starts = [
+        records.start(started_at=NOW + at, attribution=Attribution(f"s-{at % 7}"))
+        for at in range(250)
+    ]
+    told = [records.tokens(start.id, cache_write_input_tokens=2000) for start in starts]
+    ends = [records.end(start.id, prompt_parts=parts) for start in starts]
+    store.write(starts, [*told, *ends])
+    store.close()
+    for _ in range(3):
+        keep(address)
+    wait_until(lambda: left(either, "cache_pending") == 0, "all turns are compared")
+    assert left(either, "cache_turns") == 250
