@@ -1,4 +1,4 @@
-"""Collectors that take traces by OTLP, over HTTP or gRPC, and remember the messages."""
+"""Collectors that take traces and events by OTLP, over HTTP or gRPC, and remember them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ from typing import Any, Self
 
 import grpc
 from attrs import field, frozen
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
+    ExportLogsServiceRequest,
+    ExportLogsServiceResponse,
+)
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2_grpc import (
+    LogsServiceServicer,
+    add_LogsServiceServicer_to_server,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -24,7 +32,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as WireSpan
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
-__all__ = ["Collector", "GrpcCollector", "Span"]
+__all__ = ["Collector", "Event", "GrpcCollector", "Span"]
 
 
 @frozen
@@ -45,11 +53,23 @@ class Span:
     events: dict[str, dict[str, Any]] = field(factory=dict)
 
 
+@frozen
+class Event:
+    """One received event."""
+
+    name: str
+    trace_id: str
+    span_id: str
+    attributes: dict[str, Any]
+    resource: dict[str, Any] = field(repr=False)
+
+
 class _Received:
-    """The spans that came, however they came."""
+    """The spans and events that came, however they came."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
+        self.events: list[Event] = []
         self.paths: list[str] = []
 
     def of_trace(self, trace_id: str) -> list[Span]:
@@ -70,6 +90,22 @@ class _Received:
                 for span in scope_spans.spans:
                     self.spans.append(_span(span, resource, scope_spans.scope.name))
 
+    def _take_events(self, path: str, request: ExportLogsServiceRequest) -> None:
+        self.paths.append(path)
+        for resource_logs in request.resource_logs:
+            resource = _plain(resource_logs.resource.attributes)
+            for scope_logs in resource_logs.scope_logs:
+                self.events += [
+                    Event(
+                        each.event_name,
+                        each.trace_id.hex(),
+                        each.span_id.hex(),
+                        _plain(each.attributes),
+                        resource,
+                    )
+                    for each in scope_logs.log_records
+                ]
+
 
 class Collector(_Received):
     """Listens while it is entered."""
@@ -87,8 +123,12 @@ class Collector(_Received):
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
                 collector.hold.wait(60)
-                collector._take(self.path, ExportTraceServiceRequest.FromString(body))
-                answer = ExportTraceServiceResponse().SerializeToString()
+                if self.path.endswith("/logs"):
+                    collector._take_events(self.path, ExportLogsServiceRequest.FromString(body))
+                    answer = ExportLogsServiceResponse().SerializeToString()
+                else:
+                    collector._take(self.path, ExportTraceServiceRequest.FromString(body))
+                    answer = ExportTraceServiceResponse().SerializeToString()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/x-protobuf")
                 self.send_header("Content-Length", str(len(answer)))
@@ -123,6 +163,7 @@ class GrpcCollector(_Received):
         super().__init__()
         self._server = grpc.server(ThreadPoolExecutor(4))
         add_TraceServiceServicer_to_server(_Service(self._take), self._server)
+        add_LogsServiceServicer_to_server(_EventService(self._take_events), self._server)
         self.url = f"http://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
 
     def __enter__(self) -> Self:
@@ -140,6 +181,15 @@ class _Service(TraceServiceServicer):
     def Export(self, request: ExportTraceServiceRequest, context: Any) -> Any:
         self._take("grpc", request)
         return ExportTraceServiceResponse()
+
+
+class _EventService(LogsServiceServicer):
+    def __init__(self, take: Callable[[str, ExportLogsServiceRequest], None]) -> None:
+        self._take = take
+
+    def Export(self, request: ExportLogsServiceRequest, context: Any) -> Any:
+        self._take("grpc", request)
+        return ExportLogsServiceResponse()
 
 
 def _span(span: WireSpan, resource: dict[str, Any], scope: str) -> Span:
@@ -164,5 +214,10 @@ def _plain(pairs: Any) -> dict[str, Any]:
 
 
 def _value(value: Any) -> Any:
-    found = getattr(value, value.WhichOneof("value"))
-    return [_value(each) for each in found.values] if hasattr(found, "values") else found
+    kind = value.WhichOneof("value")
+    if kind is None:
+        return None
+    found = getattr(value, kind)
+    if kind == "array_value":
+        return [_value(each) for each in found.values]
+    return _plain(found.values) if kind == "kvlist_value" else found

@@ -120,6 +120,9 @@ def _load(
     if values["content"] == "none" and values["dump_dir"]:
         text = "has no effect: nothing is dumped where --content is none"
         warnings.append(OptionWarning(text, sources["dump_dir"].name))
+    if values["trace_gen_ai"] and not (values["trace"] or values["trace_honeycomb_api_key"]):
+        text = "has no effect: events go where --trace sends traces"
+        warnings.append(OptionWarning(text, sources["trace_gen_ai"].name))
     servers: tuple[McpServerSettings, ...] = ()
     try:
         if serving:

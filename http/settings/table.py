@@ -365,6 +365,13 @@ class Settings(ConsoleOptions):
         yaml="introspection.tracing.captureLogs",
         help="Add log lines to traces as events.",
     )
+    trace_gen_ai: bool = _tracing(
+        BOOL,
+        "false",
+        yaml="introspection.tracing.genAi",
+        help="Send an event of OpenTelemetry's conventions for generative AI with each request to"
+        " a model: what was asked and answered, as far as --content lets it be recorded.",
+    )
 
     # -- Prometheus
     prometheus_enable: bool = _prometheus(

@@ -9,7 +9,7 @@ name for money yet: that one is ours.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from aigateway.actors.interception.routes import GEMINI_EMBEDDING, MODEL_CALL, MODERATION
 from aigateway.actors.values.records import TokenUsage
@@ -17,11 +17,14 @@ from aigateway.actors.values.records import TokenUsage
 __all__ = [
     "CONVERSATION",
     "COST",
+    "DETAILS",
     "ERROR_TYPE",
     "FINISH_REASONS",
     "HTTP_METHOD",
     "HTTP_STATUS",
+    "INPUT_MESSAGES",
     "OPERATION",
+    "OUTPUT_MESSAGES",
     "PROVIDER",
     "REQUEST_MODEL",
     "REQUEST_STREAM",
@@ -56,6 +59,11 @@ INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
 OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
 CACHE_READ_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
 CACHE_WRITE_TOKENS: Final = "gen_ai.usage.cache_creation.input_tokens"
+
+DETAILS: Final = "gen_ai.client.inference.operation.details"
+"""The event that tells what was asked and answered."""
+INPUT_MESSAGES: Final = "gen_ai.input.messages"
+OUTPUT_MESSAGES: Final = "gen_ai.output.messages"
 
 COST: Final = "aigateway.usage.cost_usd"
 
@@ -97,12 +105,12 @@ def operation_of(kind: str, api: str, route: str) -> str:
     return "generate_content" if kind == "gemini" else "chat"
 
 
-def usage_of(records: Iterable[TokenUsage]) -> dict[str, str | int]:
+def usage_of(records: Iterable[TokenUsage]) -> dict[str, Any]:
     """What was used, and who answered.
 
     The conventions count what was read from a cache, or written into it, as input; records do not.
     """
-    found: dict[str, str | int] = {}
+    found: dict[str, Any] = {}
     for record in records:
         cached, written = record.cache_read_input_tokens, record.cache_write_input_tokens
         for name, tokens in (

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
+from opentelemetry._logs import Logger, LogRecord, SeverityNumber
 from opentelemetry.context import Context
 from opentelemetry.trace import (
     Span,
@@ -50,6 +51,7 @@ from aigateway.actors.values.records import (
     UsageRecord,
 )
 from aigateway.http.tracing import conventions as names
+from aigateway.http.tracing.events import messages_of
 
 __all__ = ["TRACE_HEADER", "CostOf", "RequestTrace"]
 
@@ -67,7 +69,7 @@ _RECORD_SPANS: Mapping[type[Any], str] = {
     ModelAnswer: "Intercept.RecordModelAnswer",
 }
 
-Attributes = dict[str, str | bool | int]
+Attributes = dict[str, str | bool | int | float | tuple[str, ...]]
 
 CostOf = Callable[[TokenUsage, str, str, str], int | None]
 """Nano-dollars of a record; of the model asked for, and of the provider's type and name. None: it
@@ -77,8 +79,18 @@ has no price."""
 class RequestTrace:
     """Belongs to its request; for an intercepted one also to the reader of its answer."""
 
-    def __init__(self, tracer: Tracer, first: Span, path: str, cost_of: CostOf | None) -> None:
-        """``first`` is the span around all others; without ``cost_of`` nothing has a price."""
+    def __init__(
+        self,
+        tracer: Tracer,
+        first: Span,
+        path: str,
+        cost_of: CostOf | None,
+        events: Logger | None = None,
+    ) -> None:
+        """``first`` is the span around all others; without ``cost_of`` nothing has a price.
+
+        ``events`` takes an event for each request to a model; None: they are not wanted.
+        """
         self._tracer = tracer
         self._http = first
         self._path = path
@@ -94,13 +106,22 @@ class RequestTrace:
         self._passthrough: Span | None = None
         self._records: list[Span] = []
         self._tokens: list[TokenUsage] = []
+        self._events = events
+        self._told: Attributes = {}
+        """What the span of the interception says that its event says too."""
+        self._said: list[UsageRecord] = []
+        """For that event, if one is wanted."""
         self._end_record: Span | None = None
         self._streaming = False
         self._relaying = False
 
     @classmethod
     def of_request(
-        cls, tracer: Tracer, environ: Mapping[str, Any], cost_of: CostOf | None = None
+        cls,
+        tracer: Tracer,
+        environ: Mapping[str, Any],
+        cost_of: CostOf | None = None,
+        events: Logger | None = None,
     ) -> Self:
         """That of the request of a WSGI environment."""
         carrier = {
@@ -115,12 +136,12 @@ class RequestTrace:
             kind=SpanKind.SERVER,
             attributes=_http_attributes(environ, method, path),
         )
-        return cls(tracer, first, path, cost_of)
+        return cls(tracer, first, path, cost_of, events)
 
     def turn(self) -> RequestTrace:
         """That of one response on this request's WebSocket."""
         first = self._begin(f"WEBSOCKET {self._path}", self._http, {"request_path": self._path})
-        return RequestTrace(self._tracer, first, self._path, self._cost_of)
+        return RequestTrace(self._tracer, first, self._path, self._cost_of, self._events)
 
     @property
     def trace_id(self) -> str:
@@ -187,12 +208,13 @@ class RequestTrace:
         self._attributes.update(provider=provider, user_id=user)
         self._asked = ("", kind, provider)
         # On this span alone: a reader that adds up tokens would count them twice.
-        own: Attributes = {
-            **self._attributes,
-            names.OPERATION: names.operation_of(kind, api, route),
-            names.PROVIDER: names.provider_of(kind),
-        }
-        self._intercept = self._begin("Intercept", self._http, own)
+        self._intercept = self._begin("Intercept", self._http)
+        self._tell(
+            {
+                names.OPERATION: names.operation_of(kind, api, route),
+                names.PROVIDER: names.provider_of(kind),
+            }
+        )
         self._step = self._begin("Intercept.CreateInterceptor", self._intercept)
 
     def created(self, recording: Recording, *, model: str, bedrock: bool | None) -> None:
@@ -215,8 +237,7 @@ class RequestTrace:
             self._attributes["aws_bedrock"] = bedrock
         for span in (self._intercept, self._step):
             span.set_attributes(self._attributes)
-        self._intercept.set_attribute(names.REQUEST_MODEL, model)
-        self._intercept.set_attribute(names.REQUEST_STREAM, interception.streaming)
+        self._tell({names.REQUEST_MODEL: model, names.REQUEST_STREAM: interception.streaming})
         _end(self._step)
         self._step = self._begin("Intercept.RecordInterception", self._intercept)
 
@@ -224,8 +245,8 @@ class RequestTrace:
         """The control plane has accepted the interception, of the client's ``session`` if it says
         one."""
         _end(self._step)
-        if session and self._intercept is not None:
-            self._intercept.set_attribute(names.CONVERSATION, session)
+        if session:
+            self._tell({names.CONVERSATION: session})
         self._process = self._begin("Intercept.ProcessRequest", self._intercept)
 
     def calling(self, headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -286,20 +307,21 @@ class RequestTrace:
             self._records.append(self._begin(_RECORD_SPANS[type(record)], self._process))
             if isinstance(record, TokenUsage):
                 self._tokens.append(record)
+            elif self._events is not None:
+                self._said.append(record)
 
     def ending(self, end: InterceptionEnded) -> None:
         """The answer is over; its records are being written to disk."""
         if end.error_type is not None:
             for span in (self._upstream, self._process, self._intercept):
                 _fail(span, f"{end.error_type}: {end.error_message or ''}")
-            if self._intercept is not None:
-                self._intercept.set_attribute(names.ERROR_TYPE, end.error_type)
-        if self._intercept is not None:
-            self._intercept.set_attributes(names.usage_of(self._tokens))
-            if (cost := self._cost()) is not None:
-                self._intercept.set_attribute(names.COST, cost)
-            if reason := end.metadata.get("stop_reason"):
-                self._intercept.set_attribute(names.FINISH_REASONS, (str(reason),))
+            self._tell({names.ERROR_TYPE: end.error_type})
+        self._tell(names.usage_of(self._tokens))
+        if (cost := self._cost()) is not None:
+            self._tell({names.COST: cost})
+        if reason := end.metadata.get("stop_reason"):
+            self._tell({names.FINISH_REASONS: (str(reason),)})
+        self._emit(end)
         _end(self._upstream)
         _end(self._process)
         self._end_record = self._begin("Intercept.RecordInterceptionEnded", self._intercept)
@@ -309,6 +331,27 @@ class RequestTrace:
         for span in (*self._records, self._end_record, self._intercept):
             _end(span)
         self._records.clear()
+
+    def _tell(self, attributes: Attributes) -> None:
+        """Say something on the span of the interception, and in its event."""
+        if self._intercept is not None:
+            self._intercept.set_attributes(attributes)
+            self._told |= attributes
+
+    def _emit(self, end: InterceptionEnded) -> None:
+        """Tell what was asked and answered, of a request that is traced."""
+        if self._events is None or self._intercept is None or not self._intercept.is_recording():
+            return
+        self._events.emit(
+            LogRecord(
+                timestamp=int(end.ended_at * 1_000_000_000),
+                context=set_span_in_context(self._intercept, Context()),
+                severity_number=SeverityNumber.INFO,
+                event_name=names.DETAILS,
+                attributes={**self._told, **messages_of(self._said, end)},
+            )
+        )
+        self._said.clear()
 
     def _cost(self) -> float | None:
         """Dollars that the request has cost; None where a part of it has no price."""

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from contextvars import ContextVar
 
 import structlog
+from opentelemetry._logs import Logger
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
@@ -33,7 +38,13 @@ FLUSH_TIMEOUT = 5.0
 PROBES = frozenset({"/healthz", "/readyz"})
 """Paths that are never traced."""
 TRACES_PATH = "/v1/traces"
+LOGS_PATH = "/v1/logs"
 HONEYCOMB = f"https://api.honeycomb.io{TRACES_PATH}"
+HONEYCOMB_EVENTS = f"https://api.honeycomb.io{LOGS_PATH}"
+_EVENTS_AT_ONCE = 16
+"""Events in one message, each of 64 KB of texts or so: collectors take 4 MB by gRPC."""
+_EVENTS_WAITING = 256
+"""Events that wait for the collector, at most; more are dropped."""
 
 _served: ContextVar[RequestTrace | None] = ContextVar("aigateway_trace", default=None)
 """The request that this greenlet or thread serves; only log lines are found by it."""
@@ -51,6 +62,8 @@ class Tracing:
         self._provider: TracerProvider | None = None
         self._tracer: Tracer | None = None
         self._cost_of: CostOf | None = None
+        self._event_provider: LoggerProvider | None = None
+        self._events: Logger | None = None
 
     def start(self) -> None:
         """Start the exporter's thread, in the process that serves; calling again does nothing."""
@@ -69,6 +82,9 @@ class Tracing:
             for exporter in _exporters(self._settings):
                 provider.add_span_processor(BatchSpanProcessor(exporter))
             self._provider = provider
+            if self._settings.trace_gen_ai:
+                self._event_provider = _event_provider(self._settings, provider.resource)
+                self._events = self._event_provider.get_logger(TRACER, own_version())
             self._cost_of = _cost_of(self._settings)
             self._tracer = provider.get_tracer(TRACER, own_version())
             self._pid = os.getpid()
@@ -81,7 +97,7 @@ class Tracing:
         if environ.get("PATH_INFO") not in PROBES:
             self.start()
             assert self._tracer is not None
-            trace = RequestTrace.of_request(self._tracer, environ, self._cost_of)
+            trace = RequestTrace.of_request(self._tracer, environ, self._cost_of, self._events)
         if self._settings.trace_logs:
             _served.set(trace)
         return trace
@@ -89,13 +105,21 @@ class Tracing:
     def stop(self, timeout: float = FLUSH_TIMEOUT) -> None:
         """Send what has gathered; waits ``timeout`` seconds at most."""
         provider, self._provider = self._provider, None
+        events, self._event_provider = self._event_provider, None
         if provider is None or self._pid != os.getpid():
             return
-        # The exporter's own waits add up to more than the limit.
-        closing = threading.Thread(target=provider.shutdown, name="trace flush", daemon=True)
-        closing.start()
-        closing.join(timeout)
-        if closing.is_alive():
+        # The exporters' own waits add up to more than the limit.
+        closings = [
+            threading.Thread(target=each.shutdown, name="trace flush", daemon=True)
+            for each in (provider, events)
+            if each is not None
+        ]
+        for closing in closings:
+            closing.start()
+        until = time.monotonic() + timeout
+        for closing in closings:
+            closing.join(max(0.0, until - time.monotonic()))
+        if any(closing.is_alive() for closing in closings):
             log.warning("traces were not all sent in time", seconds=timeout)
 
 
@@ -134,6 +158,38 @@ def _exporters(settings: Settings) -> list[SpanExporter]:
     if settings.trace_honeycomb_api_key:
         team = {"x-honeycomb-team": settings.trace_honeycomb_api_key}
         exporters.append(OTLPSpanExporter(endpoint=HONEYCOMB, headers=team))
+    return exporters
+
+
+def _event_provider(settings: Settings, resource: Resource) -> LoggerProvider:
+    """Events go where traces go: they are a signal of their own, that of logs."""
+    provider = LoggerProvider(resource=resource, shutdown_on_exit=False)
+    for exporter in _event_exporters(settings):
+        provider.add_log_record_processor(
+            BatchLogRecordProcessor(
+                exporter, max_queue_size=_EVENTS_WAITING, max_export_batch_size=_EVENTS_AT_ONCE
+            )
+        )
+    return provider
+
+
+def _event_exporters(settings: Settings) -> list[LogRecordExporter]:
+    exporters: list[LogRecordExporter] = []
+    if settings.trace:
+        endpoint = settings.trace_endpoint.rstrip("/")
+        if trace_protocol(os.environ) == "grpc":
+            from opentelemetry.exporter.otlp.proto.grpc._log_exporter import (
+                OTLPLogExporter as GrpcLogExporter,
+            )
+
+            exporters.append(GrpcLogExporter(endpoint=endpoint or None))
+        elif endpoint:
+            exporters.append(OTLPLogExporter(endpoint=endpoint + LOGS_PATH))
+        else:
+            exporters.append(OTLPLogExporter())
+    if settings.trace_honeycomb_api_key:
+        team = {"x-honeycomb-team": settings.trace_honeycomb_api_key}
+        exporters.append(OTLPLogExporter(endpoint=HONEYCOMB_EVENTS, headers=team))
     return exporters
 
 

@@ -174,7 +174,7 @@ def test_with_content_off_tokens_are_recorded_and_no_word(
 ) -> None:
     options = ("--content", "none", "--ai-gateway-structured-logging-source", "both")
     with FakeCoderd() as coderd, Collector() as collector:
-        options += ("--trace", "--trace-endpoint", collector.url, "--trace-logs")
+        options += ("--trace", "--trace-endpoint", collector.url, "--trace-logs", "--trace-gen-ai")
         with gateway_of(coderd, provider, tmp_path, *options) as gateway:
             # Records stay in the spool, where they are looked at.
             coderd.faults.hang("RecordTokenUsage")
@@ -184,7 +184,8 @@ def test_with_content_off_tokens_are_recorded_and_no_word(
             coderd.cut_connections()
             wait_until(lambda: ended(coderd, ids), "all is recorded")
         assert sum(span.name == "Intercept" for span in collector.spans) == len(ids)
-        assert WORD not in repr(collector.spans)
+        assert len(collector.events) == len(ids)
+        assert WORD not in repr(collector.spans) + repr(collector.events)
         stored = coderd.deployment.stored()
         assert WORD not in repr([record.message for record in stored])
         assert not coderd.deployment.stored("RecordPromptUsage")

@@ -187,3 +187,22 @@ def test_examining_goes_on_after_a_broken_yaml_file(tmp_path: Path) -> None:
     settings, errors = examine({"local": True, "config": str(file)}, {})
     assert settings.local
     assert len(errors) == 1
+
+
+def test_answers_are_recorded_in_a_database_of_our_own_only() -> None:
+    of_coder = ["--key", "k", "--url", "https://coderd.example", "--content"]
+    assert error_of([*of_coder, "full"]) == (
+        "--content full needs --local: a Coder deployment has no place for answers; "
+        "set --content to prompts"
+    )
+    assert load_from_argv([*of_coder, "prompts"], {}).content == "prompts"
+    assert load_from_argv(["--local", "--content", "full"], {}).content == "full"
+
+
+def test_events_that_go_nowhere_are_a_warning() -> None:
+    def warned(*argv: str) -> list[str]:
+        return [each.setting for each in load_from_argv(["--local", *argv], {}).warnings]
+
+    assert warned("--trace-gen-ai") == ["--trace-gen-ai"]
+    assert warned("--trace-gen-ai", "--trace") == []
+    assert warned("--trace-gen-ai", "--trace-honeycomb-api-key", "k") == []

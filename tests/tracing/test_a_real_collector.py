@@ -35,7 +35,10 @@ def ports(tmp_path_factory: pytest.TempPathFactory, behind: Collector) -> Iterat
         "exporters": {"otlp_http": {"endpoint": behind.url, "compression": "none"}},
         "service": {
             "telemetry": {"metrics": {"level": "none"}},
-            "pipelines": {"traces": {"receivers": ["otlp"], "exporters": ["otlp_http"]}},
+            "pipelines": {
+                signal: {"receivers": ["otlp"], "exporters": ["otlp_http"]}
+                for signal in ("traces", "logs")
+            },
         },
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -68,7 +71,8 @@ def test_a_collector_takes_a_request_with_its_tokens_and_what_they_cost(
     protocol: str,
 ) -> None:
     options = ["--trace", "--trace-endpoint", f"http://127.0.0.1:{ports[protocol]}"]
-    environ = {"OTEL_BSP_SCHEDULE_DELAY": "50"}
+    options += ["--trace-gen-ai", "--content", "full"]
+    environ = {"OTEL_BSP_SCHEDULE_DELAY": "50", "OTEL_BLRP_SCHEDULE_DELAY": "50"}
     if protocol == "grpc":
         environ["OTEL_EXPORTER_OTLP_PROTOCOL"] = "grpc"
     upstreams = [Upstream("anthropic", provider.url)]
@@ -102,3 +106,11 @@ def test_a_collector_takes_a_request_with_its_tokens_and_what_they_cost(
     assert cost > 0
     assert spent["aigateway.usage.cost_usd"] == pytest.approx(cost / 1e9, rel=1e-12)
     assert spent["gen_ai.operation.name"] == "chat"
+    (told,) = [each for each in behind.events if each.trace_id == trace_id]
+    assert told.span_id == intercept.span_id
+    (asked,) = told.attributes["gen_ai.input.messages"]
+    assert asked == {"role": "user", "parts": [{"type": "text", "content": "hi"}]}
+    (answered,) = told.attributes["gen_ai.output.messages"]
+    assert [part["content"] for part in answered["parts"] if part["type"] == "text"] == [
+        row["content"] for row in found["model_answers"]
+    ]
