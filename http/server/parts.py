@@ -1,8 +1,8 @@
 """gunicorn with the gateway's request and response in the place of its own.
 
 PERF: gunicorn reads headers line by line with half a dozen checks for each: that takes twice as
-long, 7 % of a request's CPU more (``python -m bench run own-parts``).  Here two passes of a regular
-expression do it where nothing about the headers is special.  Everything else, every error among
+long, 7 % of a request's CPU more (``python -m bench run own-parts``).  Here one pass of a regular
+expression does it where nothing about the headers is special.  Everything else, every error among
 it, is gunicorn's: what :class:`GatewayRequest` does not recognise it leaves alone.
 
 WSGI has no word for some of what an answer needs.  ``start_response`` is a method of gunicorn's
@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from gunicorn import util
 from gunicorn.http import parser, wsgi
-from gunicorn.http.body import ChunkedReader
+from gunicorn.http.body import MAX_READ_STEP, Body, ChunkedReader, LengthReader
 from gunicorn.http.message import TOKEN_RE, Request
 from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import SocketUnreader
@@ -44,8 +44,7 @@ __all__ = [
 _NAME: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _VALUE: Final = r"[^\x00-\x08\x0a-\x1f\x7f]*"
 _FIELD = re.compile(rf"({_NAME}):({_VALUE})")
-_FIELDS = re.compile(rf"{_NAME}:{_VALUE}(?:\r\n{_NAME}:{_VALUE})*+")
-"""Whole lines, without the old way of folding one; the grammar is that of RFC 9110, 5.5."""
+"""A whole line, without the old way of folding one; the grammar is that of RFC 9110, 5.5."""
 _ACTED_UPON: Final = frozenset(
     {"EXPECT", "X-FORWARDED-PROTO", "X-FORWARDED-PROTOCOL", "X-FORWARDED-SSL"}
 )
@@ -55,13 +54,13 @@ _LINE: Final = ("method", "uri", "path", "query", "fragment", "version")
 _KEPT_LINE: Final = 200
 _KEPT_LINES: Final = 256
 """Length and number of the request lines that are remembered, in this process."""
-_SINGLE: Final = ("HOST", "CONTENT-TYPE")
-"""Headers that may come once."""
 _lines: dict[bytes, tuple[tuple[str, Any], ...]] = {}
 
 
 class GatewayRequest(Request):  # type: ignore[misc]  # gunicorn has no types
     """A request that is read as gunicorn reads it, only quicker."""
+
+    body: Any
 
     def parse_request_line(self, line_bytes: bytes) -> None:
         """Read method, target and version; a line that was read before is known."""
@@ -92,12 +91,30 @@ class GatewayRequest(Request):  # type: ignore[misc]  # gunicorn has no types
     def set_body_reader(self) -> None:
         """Decide how the body is read: chunks are counted as soon as their size is known."""
         super().set_body_reader()
-        if isinstance(self.body.reader, ChunkedReader):
+        reader = self.body.reader
+        if isinstance(reader, ChunkedReader):
             self.body.reader = CountedChunks(self, self.unreader)
+        elif isinstance(reader, LengthReader):
+            self.body = MeasuredBody(reader)
 
     def _knows_schemes(self) -> bool:
         """Whether the headers that tell the scheme are those that are looked out for here."""
         return _ACTED_UPON.issuperset(self.cfg.secure_scheme_headers)
+
+
+class MeasuredBody(Body):  # type: ignore[misc]  # gunicorn has no types
+    """A body whose length is known, mostly read at once.
+
+    PERF: gunicorn's own copies it into a buffer and out of it again, three times."""
+
+    def read(self, size: int | None = None) -> bytes:
+        """As a file does it."""
+        left = self.reader.length
+        if self.buf.tell() or (left and (size is None or not left <= size <= MAX_READ_STEP)):
+            some: bytes = super().read(size)
+            return some
+        whole: bytes = self._read_reader(left) if left else b""
+        return whole
 
 
 class CountedChunks(ChunkedReader):  # type: ignore[misc]  # gunicorn has no types
@@ -115,13 +132,15 @@ class CountedChunks(ChunkedReader):  # type: ignore[misc]  # gunicorn has no typ
 def plain_headers(data: bytes) -> list[tuple[str, str]] | None:
     """Header lines without the last line's end, or None when anything about them is special."""
     text = data.decode("latin-1")
-    if _FIELDS.fullmatch(text) is None:
+    found = _FIELD.findall(text)
+    # What does not give the same text again has something between the fields, or around them.
+    if not found or "\r\n".join([f"{name}:{value}" for name, value in found]) != text:
         return None
-    headers = [(name.upper(), value.strip(" \t")) for name, value in _FIELD.findall(text)]
+    headers = [(name.upper(), value.strip(" \t")) for name, value in found]
     names = [name for name, _ in headers]
-    if not _ACTED_UPON.isdisjoint(names) or any(names.count(name) > 1 for name in _SINGLE):
+    if not _ACTED_UPON.isdisjoint(names) or names.count("HOST") > 1:
         return None
-    return headers
+    return headers if names.count("CONTENT-TYPE") <= 1 else None
 
 
 OWNED = frozenset({"server", "date"})
