@@ -11,7 +11,7 @@ a name counts by its last word, with the few that end alike and hold no secret l
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 from urllib.parse import unquote_plus
@@ -41,16 +41,10 @@ _NONE: Sequence[str] = ()
 class HeaderList(tuple[tuple[str, str], ...]):
     """A sequence of names and values that remembers where each name is."""
 
-    _by_name: Mapping[str, Sequence[str]] | None = None
+    by_name: Mapping[str, Sequence[str]]
+    """All values of each name, without surrounding white space, by name in lower case."""
 
-    @property
-    def by_name(self) -> Mapping[str, Sequence[str]]:
-        """All values of each name, without surrounding white space, by name in lower case."""
-        if self._by_name is None:
-            self._by_name = self._index()
-        return self._by_name
-
-    def _index(self) -> dict[str, list[str]]:
+    def __init__(self, _fields: Iterable[tuple[str, str]] = ()) -> None:
         found: dict[str, list[str]] = {}
         for name, value in self:
             key, value = name.lower(), value.strip()
@@ -58,7 +52,7 @@ class HeaderList(tuple[tuple[str, str], ...]):
                 found[key] = [value]
             else:
                 values.append(value)
-        return found
+        self.by_name = found
 
 
 def values_of(headers: Headers, name: str) -> Sequence[str]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeAlias
 from urllib.parse import unquote_plus
@@ -539,12 +539,10 @@ def for_upstream(
 
     Raises :class:`UnsafeHeader`.
     """
-    removed = {same_name(name) for name, _ in (*auth, *actor)} | _named_by_connection(headers)
-    sent = [
-        (name, value)
-        for name, value in headers
-        if _travels(name, own_key, passthrough) and same_name(name) not in removed
-    ]
+    sent = [header for header in headers if _travels(header[0], own_key, passthrough)]
+    removed = _named_by_connection(headers).union([same_name(name) for name, _ in (*auth, *actor)])
+    if removed:
+        sent = [header for header in sent if same_name(header[0]) not in removed]
     if own_key:
         sent = without_secret_cookies(sent)
     if passthrough:
@@ -578,8 +576,8 @@ def for_client(headers: Headers) -> list[tuple[str, str]]:
     Everything is relayed as it came, cookies and lengths included, except the hop-by-hop
     headers.  Raises :class:`UnsafeHeader`.
     """
-    removed = HOP_BY_HOP | _named_by_connection(headers)
-    return _checked((name, value) for name, value in headers if name.lower() not in removed)
+    removed = HOP_BY_HOP.union(_named_by_connection(headers))
+    return _checked([header for header in headers if header[0].lower() not in removed])
 
 
 def without_account(headers: Headers) -> list[tuple[str, str]]:
@@ -610,11 +608,17 @@ def agent_firewall(headers: Headers) -> AgentFirewall | None:
 
 def _named_by_connection(headers: Headers) -> frozenset[str]:
     """Header names that ``Connection`` declares to be about this hop only."""
-    return frozenset(
-        same_name(option.strip())
-        for value in values_of(headers, "connection")
-        for option in value.split(",")
-    )
+    values = values_of(headers, "connection")
+    return _names_in(",".join(values)) if values else _NO_NAMES
+
+
+_NO_NAMES: frozenset[str] = frozenset()
+
+
+# PERF: there are a few such values.
+@lru_cache(maxsize=64)
+def _names_in(connection: str) -> frozenset[str]:
+    return frozenset([same_name(option.strip()) for option in connection.split(",")])
 
 
 def _proxy_headers(
@@ -644,15 +648,14 @@ def _as_sent(value: str) -> str:
     return value.encode().decode("latin-1")
 
 
-def _checked(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The headers as a list, none of which can be taken for several."""
-    checked = list(headers)
-    for name, value in checked:
+def _checked(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The same headers, none of which can be taken for several."""
+    for name, value in headers:
         _check_name(name)
         # PERF: nearly every value is printable, and then there is nothing to look for.
         if not value.isprintable() and _INJECTION.search(value):
             raise UnsafeHeader(f"header {name}: the value contains a line break or a NUL")
-    return checked
+    return headers
 
 
 # PERF: the same names come with every request.

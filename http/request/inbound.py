@@ -150,7 +150,9 @@ class Pace:
     def over(self) -> None:
         """The body is whole or given up, and where it goes from here holds its memory."""
         held, self._held = self._held, 0
-        self._bodies.release(held)
+        # What came together with the head was never counted.
+        if held:
+            self._bodies.release(held)
 
 
 REQUEST_ID_HEADER = "X-AI-Gateway-Request-Id"
