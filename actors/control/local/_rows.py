@@ -31,6 +31,7 @@ __all__ = [
     "START_SQL",
     "Row",
     "end_row",
+    "end_updates",
     "grouped",
     "insertions",
     "merged",
@@ -58,6 +59,14 @@ END_SQL = """
         credential_hint = coalesce(nullif(?, ''), credential_hint),
         provider_name = coalesce(?, provider_name),
         metadata = json_patch(metadata, ?)
+    WHERE id = ?
+"""
+
+# PERF: of an answer that nothing is to be said of; half the time of the other, with which SQLite
+# looks at each column that sums are made of (see the triggers), and reads and writes JSON.
+_PLAIN_END_SQL = """
+    UPDATE interceptions
+    SET ended_at = ?, credential_hint = coalesce(nullif(?, ''), credential_hint)
     WHERE id = ?
 """
 
@@ -132,6 +141,24 @@ def end_row(record: InterceptionEnded) -> Row:
         _json(record.metadata),
         record.id,
     )
+
+
+def end_updates(ends: Iterable[Row]) -> Iterable[tuple[str, list[Row]]]:
+    """The rows of :func:`end_row` by the statement of SQLite's that stores them."""
+    plain: list[Row] = []
+    others: list[Row] = []
+    for row in ends:
+        ended_at, error_type, error_message, hint, provider_name, metadata, id = row
+        if (
+            metadata == "{}"
+            and error_type is None
+            and error_message is None
+            and provider_name is None
+        ):
+            plain.append((ended_at, hint, id))
+        else:
+            others.append(row)
+    return [(sql, rows) for sql, rows in ((_PLAIN_END_SQL, plain), (END_SQL, others)) if rows]
 
 
 def _token_row(record: TokenUsage) -> Row:

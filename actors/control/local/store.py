@@ -19,6 +19,7 @@ from aigateway.actors.control.local._rows import (
     START_SQL,
     Row,
     end_row,
+    end_updates,
     grouped,
     insertions,
     start_row,
@@ -337,7 +338,8 @@ def _write_together(
             connection.executemany(START_SQL, free)
         for statement, rows in tables.items():
             connection.executemany(statement, rows)
-        if ends and connection.executemany(END_SQL, ends).rowcount != len(ends):
+        changed = [connection.executemany(*update).rowcount for update in end_updates(ends)]
+        if sum(changed) != len(ends):
             bad = _ends_of_nothing(connection, records)
         if turns:
             connection.executemany(PENDING_SQL, turns)
