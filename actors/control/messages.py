@@ -47,6 +47,7 @@ __all__ = [
     "McpConfiguration",
     "McpServer",
     "HoldMore",
+    "KeepsRecords",
     "NoPrice",
     "NotYours",
     "GetMcpConfiguration",
@@ -229,6 +230,11 @@ class Spooled:
 
     seq: int
     record: UsageRecord | InterceptionEnded
+
+
+class KeepsRecords:
+    """The base of a control plane whose database is a file of this machine: a record that it calls
+    stored is as safe as in a spool."""
 
 
 @frozen

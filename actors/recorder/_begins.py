@@ -52,7 +52,8 @@ class Begins:
         """Hand it over, or keep it; True when somebody must call :meth:`refuse` later on."""
         control = self._tree.find("control-plane")
         reply = _Handed(message, self._again)
-        if tell_quietly(control, evolve(message, reply=reply)):
+        handed = Begin(message.record, reply, again=message.again, hold=message.hold)
+        if tell_quietly(control, handed):
             return False
         if len(self._waiting) >= MAX_BEGINS:
             complete(message.reply, _RESTARTING)

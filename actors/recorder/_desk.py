@@ -37,6 +37,9 @@ SLOW = 1.0
 thousandth of that."""
 _ALL_DELIVERED = "all that was in it is delivered"
 """Why a file that is not damaged is replaced."""
+AHEAD = 0.05
+"""Seconds that records may be in memory alone while a control plane has them that keeps them as a
+spool does."""
 DELETE_WAIT, DELETE_MANY = 0.1, 256
 """Seconds that what was delivered stays on disk, and records of it, unless something else is
 written before.
@@ -67,7 +70,7 @@ class Desk:
         self._delete_at = 0.0
         """When what was delivered is to be deleted; 0: not known yet."""
         self._in_memory: dict[int, Parcel] = {parcel.number: parcel for parcel in estate.in_memory}
-        """Parcels that the disk has refused, in order."""
+        """Parcels that are not on disk, in order: it has refused them, or has not been asked."""
         self._outside: deque[Parcel] = deque(estate.in_memory)
         """Those of them that the delivery does not know of yet."""
         self._promises: list[Promise] = estate.promises
@@ -112,7 +115,7 @@ class Desk:
 
     @property
     def in_memory(self) -> int:
-        """Records that the disk has refused."""
+        """Records that are not on disk."""
         return sum(len(parcel.records) for parcel in self._in_memory.values())
 
     @property
@@ -128,13 +131,16 @@ class Desk:
 
     # -- to the disk
 
-    def write(self, *, last: bool = False) -> float | None:
+    def write(self, *, last: bool = False, ahead: bool = False) -> float | None:
         """Write what is to be written; return the seconds after which to call again though
         nothing has happened, None when there is no need to.
 
-        ``last``: the disk is asked in any case, though it refused a moment ago.
+        ``last``: the disk is asked in any case, though it refused a moment ago.  ``ahead``: what
+        was appended may be delivered first, and only what takes too long is written.
         """
         began = time.monotonic()
+        if ahead and not last and (wait := self._may_wait(began)) is not None:
+            return wait
         if self.stuck and began < self._refused_until and not last:
             self._keep_in_memory()
             return self._refused_until - began
@@ -161,6 +167,19 @@ class Desk:
         else:
             self._now_is(DiskState.OK if took < SLOW else DiskState.SLOW)
         return None if self.state is DiskState.OK else DISK_RETRY
+
+    def _may_wait(self, now: float) -> float | None:
+        """For how many seconds what is in memory need not be written, since it is on its way; None
+        where it must be, or nothing is."""
+        if not (self.appended or self._in_memory) or self.state is not DiskState.OK:
+            return None
+        if self.damaged or self.stuck or self.pressing or self.delivery.paused(now):
+            return None
+        self._keep_in_memory()
+        if self._outside or not self._promises:
+            return None
+        wait = self._promises[0].since + AHEAD - now
+        return wait if wait > 0 else None
 
     def _deletes_later(self, now: float) -> float | Literal[False] | None:
         """Whether there is nothing to do but to delete what was delivered, if that; then when."""
@@ -311,11 +330,12 @@ class Desk:
     def _keep_in_memory(self) -> None:
         """Have what was appended delivered from memory."""
         appended, self.appended = self.appended, []
+        now = time.monotonic()
         for append in appended:
             parcels = self.spool.number(append.records)
             self._in_memory.update((parcel.number, parcel) for parcel in parcels)
             self._outside += parcels
-            self._promises.append(Promise(append, parcels))
+            self._promises.append(Promise(append, parcels, now))
         self._admit()
 
     def _admit(self) -> None:
@@ -325,7 +345,9 @@ class Desk:
 
     def _settle_promises(self) -> None:
         """Forget what is on disk or delivered by now, and tell who waits for it."""
-        self._in_memory = {n: p for n, p in self._in_memory.items() if p.records and not p.on_disk}
+        known = self._in_memory
+        self._in_memory = {n: p for n, p in known.items() if p.records and not p.on_disk}
+        self.spool.marks.forget([n for n, p in known.items() if not (p.records or p.on_disk)])
         left: list[Promise] = []
         for promise in self._promises:
             if any(parcel.number in self._in_memory for parcel in promise.parcels):
@@ -392,7 +414,8 @@ class Desk:
     def answered(self, batch: int, stored: Stored, now: float) -> None:
         """What became of records of a batch."""
         self.delivery.answered(batch, stored, now)
-        if self._in_memory:
+        # Of what was refused for good the next write tells, when it is on disk.
+        if self._in_memory and not self.delivery.lanes.changes.dead:
             self._settle_promises()
             self._admit()
 

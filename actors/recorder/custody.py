@@ -37,6 +37,8 @@ class Promise:
 
     append: Append
     parcels: list[Parcel]
+    since: float
+    """Monotonic time."""
 
 
 @define(eq=False)
@@ -47,7 +49,7 @@ class Estate:
     unwritten: list[Append] = Factory(list)
     """What was to be written next; nobody has been told yet that it is safe."""
     in_memory: list[Parcel] = Factory(list)
-    """Parcels that the disk has refused."""
+    """Parcels that are not on disk."""
     promises: list[Promise] = Factory(list)
     """Who waits for them."""
 

@@ -185,7 +185,8 @@ class Lanes:
     def _note_gone(self, parcel: Parcel, lane: Lane, now: float) -> None:
         changes, owner = self.changes, parcel.owner
         changes.rewritten.pop(parcel.number, None)
-        (changes.done_held if parcel.held else changes.done).append(parcel.number)
+        if parcel.on_disk:
+            (changes.done_held if parcel.held else changes.done).append(parcel.number)
         refusal = lane.refusal
         if refusal is not None:
             refusal.parcels -= parcel.held

@@ -1,7 +1,9 @@
 """The recorder: nothing that is recorded may be lost, and nothing waits for it in vain.
 
 ``Append`` is answered when the records are on disk: all that is in the inbox goes into one
-transaction, together with what became of earlier records.  What is sent when is decided by
+transaction, together with what became of earlier records.  Where the control plane's own database
+is a file of this machine they are on disk once it has them; only what it does not take within a
+moment goes to the spool, too.  What is sent when is decided by
 :class:`~aigateway.actors.recorder.delivery.Delivery`; this actor moves the bytes between it,
 the spool and the control plane, for its own spool and for one that a dead worker has left.
 
@@ -30,7 +32,13 @@ from aigateway.actors.actor.base import (
     tell_quietly,
 )
 from aigateway.actors.actor.tree import ActorTree
-from aigateway.actors.control.messages import Begin, Stored, StoreRecords, Unavailable
+from aigateway.actors.control.messages import (
+    Begin,
+    KeepsRecords,
+    Stored,
+    StoreRecords,
+    Unavailable,
+)
 from aigateway.actors.recorder._begins import BEGIN_WAIT, Begins
 from aigateway.actors.recorder._desk import DISK_RETRY, Chores, Desk, Gauge
 from aigateway.actors.recorder.custody import Custody, Estate
@@ -293,8 +301,10 @@ class Recorder(GatewayActor):
             self.actor_ref.tell(_Write())
 
     def _write(self) -> None:
+        plane = self._tree.find("control-plane")
+        ahead = plane is not None and issubclass(plane.actor_class, KeepsRecords)
         for desk in self._desks:
-            self._try_again(desk.write())
+            self._try_again(desk.write(ahead=ahead))
         self._check_room()
         self._pump()
         if self._flushes and not any(desk.depth for desk in self._desks):

@@ -53,6 +53,7 @@ from aigateway.actors.control.messages import (
     GetMcpConfiguration,
     GetStatus,
     HoldMore,
+    KeepsRecords,
     McpConfiguration,
     NotYours,
     ProvidersChanged,
@@ -94,7 +95,7 @@ class _Tick:
     """To itself: look after those who wait for caps, and after reservations."""
 
 
-class LocalControlPlane(GatewayActor):
+class LocalControlPlane(GatewayActor, KeepsRecords):
     """Answers the messages of :mod:`~aigateway.actors.control.messages` from ``database``.
 
     ``providers`` are fixed for its life, and so are the MCP servers, which all users share, and
