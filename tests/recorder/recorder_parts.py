@@ -14,6 +14,7 @@ from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.control.messages import (
     Accepted,
     Begin,
+    KeepsRecords,
     Spooled,
     Stored,
     StoreRecords,
@@ -104,6 +105,10 @@ class Plane(GatewayActor):
         )
 
 
+class KeepingPlane(Plane, KeepsRecords):
+    """One whose database is a file of this machine."""
+
+
 class House:
     """A recorder with its surroundings, taken down at the end of a test."""
 
@@ -116,8 +121,8 @@ class House:
         self._refs: list[pykka.ActorRef[Any]] = []
         self.recorder: pykka.ActorRef[Recorder]
 
-    def plane(self, rule: Any = None) -> pykka.ActorRef[Plane]:
-        ref = Plane.start(rule=rule, store=self.stored)
+    def plane(self, rule: Any = None, kind: type[Plane] = Plane) -> pykka.ActorRef[Plane]:
+        ref = kind.start(rule=rule, store=self.stored)
         self._refs.append(ref)
         self.tree.put(CONTROL, ref)
         return ref
