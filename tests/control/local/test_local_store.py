@@ -127,6 +127,28 @@ def test_an_end_that_knows_no_better_changes_neither_hint_nor_provider(
     assert (row["credential_hint"], row["provider_name"]) == ("first", "anthropic-eu")
 
 
+def test_ends_that_tell_much_and_little_come_in_one_write(
+    store: AnyStore, database: Any, records: Any
+) -> None:
+    starts = [records.start(id=id, credential_hint="first", metadata={"a": 1}) for id in "xyz"]
+    ends = [
+        records.end("x", credential_hint="second"),
+        records.end("nobody"),
+        records.end("y", metadata={"stop_reason": "length"}),
+        records.end("z", error_type="timeout", error_message="late"),
+    ]
+    assert list(store.write(starts, ends).records) == [1]
+    rows = database.execute(
+        "SELECT id, ended_at IS NOT NULL, credential_hint, metadata, error_type FROM interceptions"
+        " ORDER BY id"
+    ).fetchall()
+    assert [(*row[:3], json.loads(row[3]), row[4]) for row in map(tuple, rows)] == [
+        ("x", True, "second", {"a": 1}, None),
+        ("y", True, "first", {"a": 1, "stop_reason": "length"}, None),
+        ("z", True, "first", {"a": 1}, "timeout"),
+    ]
+
+
 def test_token_counts_of_other_kinds_are_merged_into_the_metadata(
     store: AnyStore, database: Any, records: Any
 ) -> None:
