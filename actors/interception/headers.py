@@ -580,9 +580,11 @@ def for_client(headers: Headers) -> list[tuple[str, str]]:
     return _checked([header for header in headers if header[0].lower() not in removed])
 
 
-def without_account(headers: Headers) -> list[tuple[str, str]]:
+def without_account(headers: Headers) -> Headers:
     """The headers of an answer to the gateway's own key without those about its account."""
-    return [(name, value) for name, value in headers if same_name(name) not in ACCOUNT_HEADERS]
+    kept = [header for header in headers if same_name(header[0]) not in ACCOUNT_HEADERS]
+    # PERF: nearly all answers have none, and then what finds headers by their names is still there.
+    return headers if len(kept) == len(headers) else HeaderList(kept)
 
 
 def agent_firewall(headers: Headers) -> AgentFirewall | None:

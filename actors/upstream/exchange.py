@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 import httptools
 
+from aigateway.actors.codec.headers import HeaderList, Headers
 from aigateway.actors.upstream import silence
 from aigateway.actors.upstream.duplex import Duplex, duplex_of
 from aigateway.actors.upstream.errors import (
@@ -201,7 +202,7 @@ class _Head:
         if status < 200:
             if status == SWITCHED and exchange._upgrade:
                 exchange.reason = b"".join(self._reason).decode("latin-1")
-                exchange.headers = self._headers
+                exchange.headers = HeaderList(self._headers)
                 exchange._keep_alive = False
                 exchange.status = status
                 exchange._connection.switch()
@@ -212,7 +213,7 @@ class _Head:
             self._reason, self._headers = [], []
             return
         exchange.reason = b"".join(self._reason).decode("latin-1")
-        exchange.headers = self._headers
+        exchange.headers = HeaderList(self._headers)
         # Trailers are not part of the head that was handed over.
         self._headers = []
         exchange._keep_alive = exchange._keep_alive and parser.should_keep_alive()
@@ -271,7 +272,7 @@ class Exchange:
         self._turn_began = 0.0
         self.status = 0
         self.reason = ""
-        self.headers: list[tuple[str, str]] = []
+        self.headers: Headers = ()
         self.complete = False
         """The end of the body was proven by its framing."""
         self.broken = False

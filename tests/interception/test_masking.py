@@ -113,7 +113,7 @@ def test_headers_about_the_account_stay_and_others_are_kept_in_order() -> None:
         ("x-amzn-ErrorMessage", "arn:aws:iam::123456789012:user/bob may not"),
     ]  # fmt: skip
     kept = [("X-A", "1"), ("x-a", "2"), headers[-1]]
-    assert without_account(headers) == kept
+    assert [*without_account(headers)] == kept
     kept[-1] = ("x-amzn-ErrorMessage", "arn:aws:iam::***:user/bob may not")
     assert mask_headers(without_account(headers)) == kept
 
