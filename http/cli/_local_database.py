@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -11,9 +12,10 @@ from typing import Any, TypeVar
 import click
 
 from aigateway.actors.control.local.address import LocalDatabaseError, is_postgresql, shown
+from aigateway.actors.control.local.audit import Change, note_changes
 from aigateway.actors.control.local.opening import database_errors, open_address, read_address
 from aigateway.actors.control.local.people import AlreadyThere, NoSuch
-from aigateway.actors.control.local.schema import Database
+from aigateway.actors.control.local.schema import Database, transaction
 from aigateway.http.settings import SettingsError, load
 from aigateway.http.settings.flags import settings_options
 from aigateway.http.settings.printable import printable
@@ -23,6 +25,7 @@ __all__ = [
     "changer",
     "database_options",
     "named_database",
+    "note_look",
     "naming_what_is_wrong",
     "reading",
     "writing",
@@ -73,6 +76,22 @@ def writing(
             yield connection
         finally:
             connection.close()
+
+
+def note_look(flags: dict[str, object], look: Change | None) -> None:
+    """Note a look at what others have said before it is shown; None: there is nothing to note.
+
+    Raises click.ClickException where it cannot be noted.
+    """
+    if look is None:
+        return
+    try:
+        with writing(flags) as database, transaction(database):
+            note_changes(database, changer(), [look], time.time())
+    except click.ClickException as ex:
+        raise click.ClickException(
+            f"the look cannot be noted in the audit log, so nothing is shown: {ex.message}"
+        ) from ex
 
 
 def named_database(flags: dict[str, object]) -> tuple[str, bool]:

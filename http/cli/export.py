@@ -14,9 +14,17 @@ from typing import BinaryIO
 
 import click
 
-from aigateway.actors.control.local.export import COLUMNS, Place, Row, export, settled_until
+from aigateway.actors.control.local.audit import Change
+from aigateway.actors.control.local.export import (
+    COLUMNS,
+    WITHOUT_CONTENT,
+    Place,
+    Row,
+    export,
+    settled_until,
+)
 from aigateway.actors.values.records import timestamp
-from aigateway.http.cli._local_database import database_options, reading
+from aigateway.http.cli._local_database import database_options, note_look, reading
 from aigateway.http.cli._moments import moment
 from aigateway.http.settings.printable import csv_field
 
@@ -92,6 +100,9 @@ def command(
         last = timestamp(until) if until is not None else None
     except (ValueError, OverflowError, OSError) as ex:
         raise click.UsageError(f"--since or --until is outside of the calendar: {ex}") from ex
+    if kind not in WITHOUT_CONTENT:
+        told = {"since": first or None, "until": last, "format": form}
+        note_look(flags, Change("look.export", f"{kind} of all users", after=told))
     with reading(flags) as connection, _opened(output, resume) as file:
         at = _cut_back(file, form, columns) if resume else None
         if form == "csv" and (output is None or file.tell() == 0):

@@ -7,11 +7,12 @@ import json
 import click
 from attrs import asdict
 
+from aigateway.actors.control.local.looks import look_at_one
 from aigateway.actors.control.local.schema import moment_of
 from aigateway.actors.control.local.sessions import CacheBreaks, SessionRow, Tokens, sessions_named
 from aigateway.actors.control.local.timeline import Agent, Cache, Turn, timeline
 from aigateway.actors.values.money import dollars
-from aigateway.http.cli._local_database import database_options, reading
+from aigateway.http.cli._local_database import database_options, note_look, reading
 from aigateway.http.settings.printable import printable
 
 __all__ = ["command", "print_session"]
@@ -50,6 +51,8 @@ def command(session_id: str, user: str | None, full: bool, as_json: bool, **flag
             raise click.UsageError(f"several users have a session of this id: --user {users}")
         (row,) = found
         tree = timeline(connection, (row.user_id, row.session_id))
+    look = look_at_one("session", f"session {row.session_id}", row.user_id, row.username)
+    note_look(flags, look)
     if as_json:
         click.echo(json.dumps({**asdict(row), "timeline": asdict(tree)}, indent=2))
         return

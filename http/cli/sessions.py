@@ -7,10 +7,11 @@ import json
 import click
 from attrs import asdict
 
+from aigateway.actors.control.local.looks import look_at_many
 from aigateway.actors.control.local.prompt_search import Hit, phrases_of, search_prompts
 from aigateway.actors.control.local.sessions import SessionFilter, SessionRow, find_sessions
 from aigateway.actors.values.money import dollars
-from aigateway.http.cli._local_database import database_options, reading
+from aigateway.http.cli._local_database import database_options, note_look, reading
 from aigateway.http.cli._moments import moment
 from aigateway.http.settings.printable import printable
 
@@ -91,6 +92,10 @@ def command(
                 rows = find_sessions(connection, wanted, limit)
         except (ValueError, OverflowError, OSError) as ex:
             raise click.UsageError(f"--since or --until is outside of the calendar: {ex}") from ex
+    whose = [(row.user_id, row.username, row.prompt) for row in rows]
+    note_look(flags, look_at_many("sessions", "first prompts of sessions", whose))
+    found = [(hit.user_id, hit.username, hit.excerpt) for hit in hits]
+    note_look(flags, look_at_many("search", "prompts", found, search=search))
     if as_json:
         click.echo(json.dumps([*map(asdict, rows), *map(asdict, hits)], indent=2))
     elif hits:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Final
 
 import falcon
 from attrs import frozen
 
+from aigateway.actors.control.local.audit import Change, note_changes
 from aigateway.actors.control.local.cap_holders import tills_in
-from aigateway.actors.control.local.schema import moment_of
+from aigateway.actors.control.local.looks import look_at_many, look_at_one
+from aigateway.actors.control.local.schema import moment_of, transaction
 from aigateway.actors.control.local.sessions import SessionFilter, described, find_sessions
 from aigateway.actors.control.local.timeline import timeline
-from aigateway.http.console.forms import asked
+from aigateway.http.console.forms import LONGEST, asked
 from aigateway.http.console.gateway import Gateway, merged_providers
 from aigateway.http.console.now import Observer, Pulses
 from aigateway.http.console.records import (
     FILTERS,
     Away,
+    Entry,
     Records,
     choices,
     detail,
@@ -49,6 +52,8 @@ _MOST_TURNS: Final = 400
 _LONGEST_SAID: Final = 2_000
 """Letters of one text of a session; its request has more."""
 _DAY: Final = 86_400
+_A_VISIT: Final = 60.0
+"""Seconds within which a page and what goes on on it are one look."""
 
 
 LOOK_EVERY: Final = 15.0
@@ -72,11 +77,59 @@ class Pages:
     def __init__(self, site: Site, pulses: Pulses) -> None:
         self._site = site
         self._pulses = pulses
+        self._watching: dict[str, float] = {}
+        """When visitors, by their form's token, have opened the page Now."""
 
     def _show(
         self, req: falcon.Request, resp: falcon.Response, template: str, **values: Any
     ) -> None:
         self._site.templates.respond(req, resp, template, **values)
+
+    # -- looks at what others have said: each is noted before it is shown
+
+    def _note(self, req: falcon.Request, kind: str, what: str, user_id: str, username: str) -> None:
+        """Raises Away: then nothing is shown."""
+        if not visitor_of(req).is_user(user_id):
+            self._noted(req, look_at_one(kind, what, user_id, username))
+
+    def _note_list(
+        self,
+        req: falcon.Request,
+        kind: str,
+        what: str,
+        whose: Iterable[tuple[str, str, str]],
+    ) -> None:
+        """Of a list with each user's id, name, and content.  Raises Away."""
+        visitor = visitor_of(req)
+        others = [each for each in whose if not visitor.is_user(each[0])]
+        look = look_at_many(kind, what, others, address=req.relative_uri[:LONGEST])
+        if look is not None:
+            self._noted(req, look)
+
+    def _note_now(self, req: falcon.Request, shown: Iterable[Entry]) -> None:
+        visitor = visitor_of(req)
+        self._watching = {
+            token: at for token, at in self._watching.items() if time.monotonic() - at < _A_VISIT
+        }
+        self._watching[visitor.form_token] = time.monotonic()
+        told = [(each.user_id, each.username, each.prompt) for each in shown]
+        self._note_list(req, "now", "newest requests", told)
+
+    def _note_live(self, req: falcon.Request) -> None:
+        """Of a page that goes on showing what comes; the page itself was noted a moment ago."""
+        visitor = visitor_of(req)
+        at = self._watching.get(visitor.form_token)
+        if visitor.sees_all and (at is None or time.monotonic() - at >= _A_VISIT):
+            self._noted(req, Change("look.now", "newest requests of all, as they come"))
+
+    def _noted(self, req: falcon.Request, look: Change) -> None:
+        try:
+            with self._site.records.writing() as database, transaction(database):
+                note_changes(database, visitor_of(req).who, [look], time.time())
+        except Away as ex:
+            raise Away(
+                f"The look cannot be noted in the audit log, so nothing is shown: {ex}"
+            ) from ex
 
     # -- Now
 
@@ -87,9 +140,11 @@ class Pages:
         # A look of its own, since the pulse may be resting: the page is whole without scripts.
         owner = visitor_of(req).owner
         view = Observer(self._site.records, self._site.gateway, owner=owner).look()
+        self._note_now(req, [*view.newest, *view.elsewhere])
         self._show(req, resp, "now.html", view=view)
 
     def on_get_events(self, req: falcon.Request, resp: falcon.Response) -> None:
+        self._note_live(req)
         stream = self._pulses.listen(visitor_of(req).owner)
         if stream is None:
             raise falcon.HTTPServiceUnavailable(
@@ -151,6 +206,8 @@ class Pages:
         with self._site.records.reading() as database:
             found = find_sessions(database, wanted, limit=_SESSIONS)
             options = choices(database, time.time() - 90 * _DAY, owner)
+        told = [(row.user_id, row.username, row.prompt) for row in found]
+        self._note_list(req, "sessions", "first prompts of sessions", told)
         self._show(
             req, resp, "sessions.html",
             found=found, filters=filters, options=options, most=_SESSIONS,
@@ -169,6 +226,7 @@ class Pages:
             tree = None
             if row.requests <= _MOST_TURNS:
                 tree = timeline(database, (row.user_id, row.session_id))
+        self._note(req, "session", f"session {row.session_id}", row.user_id, row.username)
         self._show(req, resp, "session.html", row=row, tree=tree, longest=_LONGEST_SAID)
 
     # -- Requests
@@ -185,6 +243,8 @@ class Pages:
             )  # fmt: skip
             options = choices(database, time.time() - 90 * _DAY, owner)
         more = found[_ROWS - 1] if len(found) > _ROWS else None
+        told = [(each.user_id, each.username, each.prompt) for each in found[:_ROWS]]
+        self._note_list(req, "requests", "prompts of requests", told)
         self._show(
             req, resp, "requests.html",
             found=found[:_ROWS], filters=filters, options=options, first=not last,
@@ -198,7 +258,9 @@ class Pages:
             raise falcon.HTTPNotFound(
                 title="No such request", description="It was never recorded, or was deleted."
             )
-        began = moment_of(found.entry.started_at)
+        entry = found.entry
+        self._note(req, "request", f"request {entry.id}", entry.user_id, entry.username)
+        began = moment_of(entry.started_at)
         after = [moment_of(step.at) - began for step in found.steps]
         self._show(req, resp, "request.html", found=found, after=after)
 
@@ -209,6 +271,7 @@ class Pages:
             found = whole_text(database, id, kind, number, visitor_of(req).owner)
         if found is None:
             raise falcon.HTTPNotFound(title="No such text")
+        self._note(req, "text", f"{kind} {number} of request {id}", found.user_id, found.username)
         resp.content_type = "text/plain; charset=utf-8"
         resp.data = found.text.encode(errors="replace")
 

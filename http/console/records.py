@@ -145,6 +145,7 @@ class Entry:
     started_at: str
     ended_at: str | None
     error_type: str | None
+    user_id: str
     prompt: str = ""
     tools: tuple[str, ...] = ()
     """What the model called, each once."""
@@ -160,7 +161,7 @@ class Entry:
 
 _ENTRY: Final = (
     "id, username, provider_name, model, client, coalesce(client_session_id, ''), started_at,"
-    " ended_at, error_type"
+    " ended_at, error_type, initiator_id"
 )
 
 

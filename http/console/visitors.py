@@ -62,6 +62,10 @@ class Visitor:
         """Whether the records and keys of this user may be seen."""
         return self.owner in (None, user_id)
 
+    def is_user(self, user_id: str) -> bool:
+        """Whether that is the visitor, as far as anybody knows."""
+        return self.user is not None and self.user.id == user_id
+
     @property
     def sees_all(self) -> bool:
         return self.role is not Role.OWN

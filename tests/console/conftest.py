@@ -10,6 +10,7 @@ import pytest
 from browsing import chromium, signed_in, watched
 from console_process import ConsoleProcess
 from playwright.sync_api import Browser, BrowserContext, Page
+from two_users import Place, place_in
 
 from aigateway.http.demo.history import tell_history
 
@@ -46,3 +47,10 @@ def page(context: BrowserContext) -> Iterator[Page]:
     wrong = watched(page)
     yield page
     assert wrong == []
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """A console of ada's and bob's records."""
+    with place_in(tmp_path) as made:
+        yield made

@@ -16,7 +16,7 @@ from attrs import frozen
 from aigateway.actors.control.local.schema import Database, marks
 from aigateway.actors.values.records import timestamp
 
-__all__ = ["COLUMNS", "Place", "Row", "export", "settled_until"]
+__all__ = ["COLUMNS", "WITHOUT_CONTENT", "Place", "Row", "export", "settled_until"]
 
 _OF_REQUEST: Final = ("started_at", "interception_id", "username", "session_id")
 
@@ -62,6 +62,9 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     kind: (*_OF_REQUEST, *columns) for kind, (_table, columns) in _TABLES.items()
 }
 """For each kind that there is, the names of what a row of it has, as in the tables."""
+
+WITHOUT_CONTENT: Final = frozenset({"requests", "tokens", "caches"})
+"""Kinds that have nothing of what users and models have said."""
 
 _REQUESTS_AT_ONCE: Final = 500
 """Requests of one query, so that no reader stands in the way of a checkpoint for long."""
