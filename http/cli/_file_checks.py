@@ -12,6 +12,7 @@ from aigateway.http.settings import Settings
 from aigateway.http.settings.tls_files import (
     authorities_problem,
     client_problems,
+    console_problems,
     listener_problems,
 )
 
@@ -22,6 +23,7 @@ def check_files(settings: Settings, providers: Iterable[ProviderConfig]) -> Iter
     """Yield one line for each file or folder that the gateway could not use."""
     yield from listener_problems(settings)
     yield from client_problems(settings)
+    yield from console_problems(settings)
     if settings.upstream_ca_file:
         yield from _authorities("--upstream-ca-file", settings.upstream_ca_file)
     for provider in providers:

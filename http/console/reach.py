@@ -102,13 +102,10 @@ def reach_of(settings: Settings, address: str) -> Reach:
         raise SettingsError(
             f"--address {address}: give HOST:PORT of a loopback address, such as 127.0.0.1:4002"
         )
-    cert, key = settings.console_tls_cert_file, settings.console_tls_key_file
-    if bool(cert) != bool(key):
-        raise SettingsError("--console-tls-cert-file and --console-tls-key-file go together")
     for problem in console_problems(settings):
         raise SettingsError(problem)
     origin = _origin(settings.console_url)
-    tls = bool(cert)
+    tls = bool(settings.console_tls_cert_file)
     if origin.startswith("http://") and (tls or not is_local_name(origin.partition("://")[2])):
         raise SettingsError(
             f"--console-url {settings.console_url}: browsers must come by https://, with"

@@ -25,6 +25,8 @@ def listener_problems(settings: Settings) -> Iterator[str]:
 
 def console_problems(settings: Settings) -> Iterator[str]:
     """A line when what the console's visitors are to see cannot be used."""
+    if bool(settings.console_tls_cert_file) != bool(settings.console_tls_key_file):
+        yield "console: --console-tls-cert-file and --console-tls-key-file go together"
     if settings.console_tls_cert_file and settings.console_tls_key_file:
         yield from _pair(
             "console",

@@ -31,7 +31,7 @@ from aigateway.http.console.door import Door
 from aigateway.http.console.oidc import OidcSettings
 from aigateway.http.console.visitors import Role
 
-__all__ = ["ISSUER", "NAME", "SECRET", "Place", "place_in", "told"]
+__all__ = ["ISSUER", "NAME", "SECRET", "Place", "console_of", "place_in", "told"]
 
 ISSUER = "http://localhost:1"
 SECRET = "zebra"
@@ -121,8 +121,19 @@ def told(store: Store, name: str, user_id: str, key: str, mark: str) -> None:
     )  # fmt: skip
 
 
+def console_of(address: str, folder: Path) -> ConsoleApp:
+    """A console of a database, without a gateway."""
+    return create_app(
+        Sources(
+            local_db=address, runtime_dir=str(folder), client_address="http://gateway", oidc=OIDC
+        ),
+        Door(),
+    )
+
+
 @contextmanager
 def place_in(folder: Path) -> Iterator[Place]:
+    """A console of a database of its own."""
     address = folder / "local.db"
     keys, users = {}, {}
     with closing(open_address(str(address))) as database:
@@ -141,9 +152,6 @@ def place_in(folder: Path) -> Iterator[Place]:
     with closing(Store(address, 5.0)) as store:
         told(store, "ada", users["ada"], keys["ada"], "apple")
         told(store, NAME, users[NAME], keys[NAME], SECRET)
-    sources = Sources(
-        local_db=str(address), runtime_dir=str(folder), client_address="http://gateway", oidc=OIDC
-    )
-    app = create_app(sources, Door())
+    app = console_of(str(address), folder)
     yield Place(app, str(address), keys, users)
     app.pulses.stop()
