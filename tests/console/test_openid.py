@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hmac
+import json
 import re
 import shutil
 import time
+from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from contextlib import closing
 from html import unescape
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -16,6 +20,8 @@ import requests
 from attrs import evolve
 from browsing import watched
 from console_process import ConsoleProcess
+from joserfc import jwt
+from joserfc.jwk import RSAKey
 from openid_provider import OpenIdProvider
 from playwright.sync_api import Browser, expect
 from waiting import PATIENCE
@@ -383,3 +389,63 @@ def test_another_issuer_than_the_one_that_was_asked_is_not_believed(
         asked.arrived(journey, BACK, {**answer, "iss": "https://evil.example"}, time.time())
     with pytest.raises(NoSignIn, match="must be the same"):
         oidc(provider, issuer=f"{provider.issuer}/../x/..").way_there(journey, BACK)
+
+
+@pytest.mark.parametrize(
+    ("forged", "good"),
+    [
+        ({}, True),
+        ({"key": "another"}, False),
+        ({"alg": "HS256"}, False),
+        ({"alg": "none"}, False),
+        ({"aud": "another client"}, False),
+        ({"aud": ["console", "another"]}, False),
+        ({"aud": ["console", "another"], "azp": "console"}, True),
+        ({"iss": "https://evil.example"}, False),
+        ({"exp": 0}, False),
+        ({"exp": None}, False),
+        ({"sub": None}, False),
+        ({"nonce": None}, False),
+    ],
+)
+def test_only_the_providers_own_token_for_this_client_is_believed(
+    provider: OpenIdProvider,
+    forged: dict[str, Any],
+    good: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Tokens as the provider could sign them, and as others would."""
+    asked, journey, now = oidc(provider), Journey(), int(time.time())
+    own, other = RSAKey.generate_key(2048), RSAKey.generate_key(2048)
+    claims = {
+        "iss": provider.issuer, "aud": "console", "sub": "7", "iat": now, "exp": now + 60,
+        "nonce": journey.nonce, "email": "a@b.example", "email_verified": True, "groups": [],
+    }  # fmt: skip
+    claims |= {name: value for name, value in forged.items() if name not in ("key", "alg")}
+    claims = {name: value for name, value in claims.items() if value is not None}
+    algorithm = forged.get("alg", "RS256")
+    key: Any = other if "key" in forged else own
+    if algorithm != "RS256":
+        parts = [json.dumps(each).encode() for each in ({"alg": algorithm}, claims)]
+        signed = b".".join(urlsafe_b64encode(each).rstrip(b"=") for each in parts)
+        # What everybody knows is the provider's public key.
+        seal = hmac.digest(own.as_pem(private=False), signed, "sha256")
+        seal = seal if algorithm == "HS256" else b""
+        token = f"{signed.decode()}.{urlsafe_b64encode(seal).decode().rstrip('=')}"
+    else:
+        token = jwt.encode({"alg": algorithm}, claims, key, algorithms=[algorithm])
+    monkeypatch.setattr(asked, "_token", lambda *_: {"id_token": token, "access_token": "t"})
+    get = asked._get
+
+    def keys(session: Any, place: str, *rest: Any) -> Any:
+        if place.endswith("/jwks"):
+            return {"keys": [own.as_dict(private=False)]}
+        return get(session, place, *rest)
+
+    monkeypatch.setattr(asked, "_get", keys)
+    answer = {"state": journey.state, "code": "c"}
+    if good:
+        assert asked.arrived(journey, BACK, answer, now).subject == "7"
+        return
+    with pytest.raises(NoSignIn, match="not good"):
+        asked.arrived(journey, BACK, answer, now)
