@@ -7,6 +7,7 @@ says is believed only with its signature, for this client, and for the browser t
 from __future__ import annotations
 
 import json
+import math
 import secrets
 import threading
 import time
@@ -35,6 +36,8 @@ PATIENCE: Final = 10.0
 """Seconds for each answer of the provider."""
 KNOWN_FOR: Final = 3600.0
 """Seconds for which what a provider says of itself is not asked again."""
+AWAY_FOR: Final = 3.0
+"""Seconds for which a provider that could not be asked is not asked again."""
 LEEWAY: Final = 60
 """Seconds by which its clock and ours may differ."""
 _ALGORITHMS: Final = (
@@ -118,6 +121,8 @@ class Oidc:
         self._adapter = UpstreamAdapter()
         self._lock = threading.Lock()
         self._known: tuple[float, Mapping[str, Any]] | None = None
+        self._away: tuple[float, str] = (-math.inf, "")
+        """When it could not be asked the last time, and why."""
 
     def way_there(self, journey: Journey, back: str) -> str:
         """The address to send a browser to, which comes ``back``.  Raises NoSignIn."""
@@ -182,10 +187,17 @@ class Oidc:
         with self._lock:
             if self._known is not None and time.monotonic() - self._known[0] < KNOWN_FOR:
                 return self._known[1]
+            if time.monotonic() - self._away[0] < AWAY_FOR:
+                # Whoever has waited meanwhile need not wait for it too.
+                raise NoSignIn(self._away[1])
             issuer = self.settings.issuer
-            with self._session("") as session:
-                place = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
-                found = self._get(session, place)
+            try:
+                with self._session("") as session:
+                    place = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
+                    found = self._get(session, place)
+            except NoSignIn as ex:
+                self._away = (time.monotonic(), str(ex))
+                raise
             told = found.get("issuer")
             if not isinstance(told, str) or told.rstrip("/") != issuer.rstrip("/"):
                 raise NoSignIn(
