@@ -95,7 +95,7 @@ def command(
     whose = [(row.user_id, row.username, row.prompt) for row in rows]
     note_look(flags, look_at_many("sessions", "first prompts of sessions", whose))
     found = [(hit.user_id, hit.username, hit.excerpt) for hit in hits]
-    note_look(flags, look_at_many("search", "prompts", found, search=search))
+    note_look(flags, look_at_many("search", "prompts and answers", found, search=search))
     if as_json:
         click.echo(json.dumps([*map(asdict, rows), *map(asdict, hits)], indent=2))
     elif hits:

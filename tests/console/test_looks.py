@@ -32,6 +32,9 @@ def of_bob(place: Place) -> dict[str, tuple[str, str]]:
         f"/requests/i-{NAME}/tool/0": (
             "look.text", f"tool 0 of request i-{NAME} of user {NAME}",
         ),
+        f"/requests/i-{NAME}/answer/0": (
+            "look.text", f"answer 0 of request i-{NAME} of user {NAME}",
+        ),
         "/requests": ("look.requests", f"prompts of requests of {NAME}"),
         f"/requests?user={NAME}": ("look.requests", f"prompts of requests of {NAME}"),
         "/sessions": ("look.sessions", f"first prompts of sessions of {NAME}"),

@@ -35,7 +35,7 @@ def of(place: Place, name: str) -> dict[str, list[str]]:
                       "/requests?before=9999-01-01T00:00:00.000000Z~z"],
         "/requests/{id}": [f"/requests/i-{name}"],
         "/requests/{id}/{kind}/{number:int}": [
-            f"/requests/i-{name}/{kind}/0" for kind in ("prompt", "thought", "tool")
+            f"/requests/i-{name}/{kind}/0" for kind in ("prompt", "thought", "tool", "answer")
         ],
         "/keys/{id}": [f"/keys/{key}"],
         "/setup": ["/setup"],

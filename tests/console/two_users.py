@@ -20,6 +20,7 @@ from aigateway.actors.control.local.store import Store
 from aigateway.actors.values.attribution import Attribution
 from aigateway.actors.values.records import (
     Interception,
+    ModelAnswer,
     ModelThought,
     PromptUsage,
     TokenUsage,
@@ -115,6 +116,7 @@ def told(store: Store, name: str, user_id: str, key: str, mark: str) -> None:
             ModelThought(interception_id=id, content=f"thought {mark}", created_at=now),
             ToolUsage(interception_id=id, msg_id="m", tool=f"t-{mark}", input=f'"{mark}"',
                       created_at=now),
+            ModelAnswer(interception_id=id, msg_id="m", content=f"answer {mark}", created_at=now),
             TokenUsage(interception_id=id, msg_id="m", input_tokens=10, output_tokens=1,
                        created_at=now),
         ],
