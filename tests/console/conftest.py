@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +17,17 @@ from aigateway.http.demo.history import tell_history
 
 
 @pytest.fixture(scope="session")
-def weeks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with the demo's two weeks."""
+def told_weeks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with the demo's two weeks, that nobody writes to."""
     database = tmp_path_factory.mktemp("weeks") / "weeks.db"
     tell_history(database, time.time())
     return database
+
+
+@pytest.fixture(scope="module")
+def weeks(told_weeks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for a module's tests alone, some of which write to it."""
+    return shutil.copy(told_weeks, tmp_path_factory.mktemp("weeks") / "weeks.db")
 
 
 @pytest.fixture(scope="module")
