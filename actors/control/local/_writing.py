@@ -8,13 +8,16 @@ from typing import TypeVar
 
 from aigateway.actors.actor.base import tell_quietly
 from aigateway.actors.control.local.store import Written
-from aigateway.actors.control.messages import Stored, StoreRecords, Unavailable
+from aigateway.actors.control.messages import Spooled, Stored, StoreRecords, Unavailable
+from aigateway.actors.values.records import SentContent
 
 __all__ = ["answer_batches", "database_away", "send_back", "take_batches", "take_starts"]
 
 T = TypeVar("T")
 
 _STARTS_AT_ONCE, _RECORDS_AT_ONCE = 256, 1024
+_CHARACTERS = 2048
+"""Of a part of what was sent that count as a record more."""
 """How much goes into one transaction, so that it holds up nobody for more than some ms."""
 
 
@@ -33,12 +36,22 @@ def take_batches(waiting: list[StoreRecords]) -> tuple[list[StoreRecords], list[
     """Those for the next transaction, one at least, and the rest."""
     records = taken = 0
     for message in waiting:
-        more = sum(map(len, message.parcels))
+        more = sum(map(_weight, message.parcels))
         if taken and records + more > _RECORDS_AT_ONCE:
             break
         records += more
         taken += 1
     return waiting[:taken], waiting[taken:]
+
+
+def _weight(parcel: Sequence[Spooled]) -> int:
+    """As how many records a parcel counts: what was sent may be long."""
+    return len(parcel) + sum(
+        len(part.text) // _CHARACTERS
+        for spooled in parcel
+        if isinstance(spooled.record, SentContent)
+        for part in spooled.record.parts
+    )
 
 
 def answer_batches(batches: Sequence[StoreRecords], written: Written) -> None:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from aigateway.actors.control.local._writing import take_batches
 from aigateway.actors.control.local.content import forget_chains, parts_of, results_by_turn
 from aigateway.actors.control.local.postgres_store import PostgresStore
 from aigateway.actors.control.local.prompt_search import index_more, search_prompts
@@ -15,6 +16,7 @@ from aigateway.actors.control.local.schema import Database, transaction
 from aigateway.actors.control.local.sessions import SessionFilter
 from aigateway.actors.control.local.store import Store
 from aigateway.actors.control.local.timeline import Turn, timeline
+from aigateway.actors.control.messages import Spooled, StoreRecords
 from aigateway.actors.values.attribution import Attribution
 
 AnyStore: TypeAlias = Store | PostgresStore
@@ -58,6 +60,16 @@ def counts(database: Database) -> dict[str, int]:
 def forget(database: Database, *ids: str) -> None:
     with transaction(database):
         forget_chains(database, ids)
+
+
+def test_long_parts_are_spread_over_transactions(records: Any) -> None:
+    def batch(text: str) -> StoreRecords:
+        spooled = Spooled(1, records.sent("i", text))
+        return StoreRecords(((spooled,),), reply_to=None)  # type: ignore[arg-type]
+
+    short, long = [batch("x")] * 8, [batch("x" * 1_000_000)] * 8
+    assert [len(some) for some in take_batches(short)] == [8, 0]
+    assert [len(some) for some in take_batches(long)] == [2, 6]
 
 
 def message(text: str) -> dict[str, str]:
