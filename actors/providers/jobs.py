@@ -101,7 +101,8 @@ class Job:
     @property
     def shared(self) -> bool:
         """Whether it is sent with a credential of the gateway's, not with the user's own."""
-        return self.request.add_credential and self.request.credential is None
+        request = self.perform.request
+        return request.add_credential and request.credential is None
 
     @property
     def hint(self) -> str:

@@ -255,6 +255,9 @@ class KeyPool:
         return order[:1] if account is None else [account]
 
     def _choose(self, walker: Walker, now: float) -> Key | None:
+        if not self._limited and len(self._entries) == 1:
+            # PERF: nothing but a 429 keeps an only key from being asked; 2 us less.
+            return None if walker.tried else self._entries[0].key
         subject, session = walker.subject, walker.affinity.session
         order = self._order(walker.affinity, now)
         avoided = self._last_choices.get((session, subject), {})

@@ -153,14 +153,15 @@ class UpstreamWorker(GatewayActor):
             self._open(job, exchange)
 
     def _send(self, job: Job) -> Exchange:
-        attempts = job.request.attempts
+        request = job.request
+        attempts = request.attempts
         try:
-            made = self._maker.make(job.request, job.model, job.credential)
+            made = self._maker.make(request, job.model, job.credential)
             job.sent_at = time.monotonic()
             if attempts is not None:
                 _show(attempts, made, self._provider_name)
             timeout = min(self._head_timeout, job.deadline - time.monotonic())
-            if job.rescued and job.request.streaming:
+            if job.rescued and request.streaming:
                 timeout = min(timeout, self._fallback_after)
             if timeout <= 0:
                 error = AnswerTimeout("no time was left to send the request")

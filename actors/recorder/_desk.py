@@ -333,7 +333,7 @@ class Desk:
         now = time.monotonic()
         for append in appended:
             parcels = self.spool.number(append.records)
-            self._in_memory.update((parcel.number, parcel) for parcel in parcels)
+            self._in_memory.update([(parcel.number, parcel) for parcel in parcels])
             self._outside += parcels
             self._promises.append(Promise(append, parcels, now))
         self._admit()
@@ -350,7 +350,7 @@ class Desk:
         self.spool.marks.forget([n for n, p in known.items() if not (p.records or p.on_disk)])
         left: list[Promise] = []
         for promise in self._promises:
-            if any(parcel.number in self._in_memory for parcel in promise.parcels):
+            if [parcel for parcel in promise.parcels if parcel.number in self._in_memory]:
                 left.append(promise)
             else:
                 complete(promise.append.reply, True)

@@ -108,8 +108,9 @@ class RecordPolicy:
         """What is recorded of these, and perhaps logged."""
         if not self.content:
             records = [kept for record in records if (kept := _without_content(record))]
-        for record in records:
-            self.log(record)
+        if self.lines:
+            for record in records:
+                self.log(record)
         return records
 
     def end(self, record: InterceptionEnded) -> InterceptionEnded:

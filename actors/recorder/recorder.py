@@ -313,17 +313,18 @@ class Recorder(GatewayActor):
                 complete(flushed.reply, True)
 
     def _check_room(self) -> None:
-        if self._desks and not self._own.stuck:
+        if self._desks and not (own := self._own).stuck:
             try:
-                self._gauge.check(self._own.spool, self._own.written)
+                self._gauge.check(own.spool, own.written)
             except SpoolError as ex:
-                self._try_again(self._own.refused(ex))
+                self._try_again(own.refused(ex))
         self._note_state()
 
     def _note_state(self) -> None:
         if self._desks:
-            self._custody.state = self._own.state
-            self._custody.refusing = self._own.refusing or self._gauge.full
+            own = self._own
+            self._custody.state = own.state
+            self._custody.refusing = own.refusing or self._gauge.full
 
     def _try_again(self, delay: float | None) -> None:
         """Write once more after so many seconds, though nothing happens before."""

@@ -318,7 +318,7 @@ class LocalControlPlane(GatewayActor, KeepsRecords):
         if not starts and not batches and money is None:
             return True
         records = [spooled.record for message in batches for spooled in message.records()]
-        begun = [start.record for start in starts if start.record is not None]
+        begun = [record for start in starts if (record := start.record) is not None]
         try:
             written = self._store.write(begun, records, money)
         except DatabaseBusy as ex:
