@@ -13,7 +13,7 @@ from aigateway.actors.actor.base import Watcher
 from aigateway.actors.mcp.shelf import ToolShelf, ToolTroubles
 from aigateway.actors.providers.provider import ProviderLimits
 
-__all__ = ["GatewayPlan", "StartControlPlane", "StartHousekeeper", "StartMcp"]
+__all__ = ["GatewayPlan", "StartControlPlane", "StartHousekeeper", "StartMcp", "StartReporter"]
 
 StartControlPlane = Callable[[str, Watcher], pykka.ActorRef[Any]]
 """Starts the control plane actor for a role and a watcher."""
@@ -23,6 +23,9 @@ StartMcp = Callable[[str, Watcher], pykka.ActorRef[Any]]
 
 StartHousekeeper = Callable[[str, Watcher], pykka.ActorRef[Any]]
 """Starts the actor that keeps a local database in order, likewise."""
+
+StartReporter = Callable[[str, Watcher], pykka.ActorRef[Any]]
+"""Starts the actor that shows consoles how this process is, likewise."""
 
 
 @frozen(kw_only=True)
@@ -38,6 +41,8 @@ class GatewayPlan:
     """None: nobody can have MCP servers."""
     start_housekeeper: StartHousekeeper | None = None
     """None: there is nothing to keep in order."""
+    start_reporter: StartReporter | None = None
+    """None: there is no database on which consoles look."""
     tool_shelf: ToolShelf = field(factory=ToolShelf)
     """Where that actor lays tools for all to read."""
     tool_troubles: ToolTroubles = field(factory=ToolTroubles)

@@ -148,6 +148,8 @@ class Supervisor(GatewayActor):
             self._add("mcp", self._start_mcp)
         if self._plan.start_housekeeper is not None:
             self._add("housekeeper", self._start_housekeeper)
+        if self._plan.start_reporter is not None:
+            self._add("reporter", self._start_reporter)
         self._schedule_sweep()
 
     def release(self) -> None:
@@ -221,6 +223,10 @@ class Supervisor(GatewayActor):
     def _start_housekeeper(self) -> pykka.ActorRef[Any]:
         assert self._plan.start_housekeeper is not None
         return self._plan.start_housekeeper("housekeeper", self._watch)
+
+    def _start_reporter(self) -> pykka.ActorRef[Any]:
+        assert self._plan.start_reporter is not None
+        return self._plan.start_reporter("reporter", self._watch)
 
     def _watch(self, actor: GatewayActor, error: BaseException | None) -> None:
         # In the dying actor's own thread.

@@ -19,6 +19,7 @@ from aigateway.actors.plan import GatewayPlan
 from aigateway.actors.providers.bedrock.signing import preload
 from aigateway.actors.providers.provider import ProviderLimits
 from aigateway.actors.recorder.recorder import ControlPlaneChanged
+from aigateway.http.diagnosis.answering import Answering
 from aigateway.http.logs import configure
 from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.answers import plain
@@ -27,6 +28,7 @@ from aigateway.http.request.control_planes import (
     control_plane_starter,
     housekeeper_starter,
     mcp_starter,
+    reporter_starter,
 )
 from aigateway.http.request.gateway import FRONT, Gateway
 from aigateway.http.request.inbound import shown_path
@@ -99,10 +101,13 @@ class GatewayApp(falcon.App[falcon.Request, falcon.Response]):
     relayed keeps them as the provider sent them.
     """
 
-    def __init__(self, runtime: Runtime, settings: Settings, ways_out: WaysOut) -> None:
+    def __init__(
+        self, runtime: Runtime, settings: Settings, ways_out: WaysOut, answering: Answering
+    ) -> None:
         super().__init__(media_type="text/plain; charset=utf-8")
         self.runtime = runtime
         self.ways_out = ways_out
+        self.answering = answering
         self.gateway = Gateway(runtime, settings)
         self.req_options.strip_url_path_trailing_slash = False
         self.add_error_handler(Exception, self._unexpected)
@@ -182,16 +187,24 @@ def create_app(settings: Settings | None = None) -> GatewayApp:
         preload()
     tree = ActorTree()
     ways_out = WaysOut()
-    plan = make_plan(settings, tree, ways_out)
-    return GatewayApp(Runtime(plan, tree, give_up=ways_out.give_up), settings, ways_out)
+    answering = Answering()
+    plan = make_plan(settings, tree, ways_out, answering)
+    runtime = Runtime(plan, tree, give_up=ways_out.give_up)
+    return GatewayApp(runtime, settings, ways_out, answering)
 
 
-def make_plan(settings: Settings, tree: ActorTree, ways_out: WaysOut | None = None) -> GatewayPlan:
+def make_plan(
+    settings: Settings,
+    tree: ActorTree,
+    ways_out: WaysOut | None = None,
+    answering: Answering | None = None,
+) -> GatewayPlan:
     """What the supervisor is to build.  Raises SettingsError for wrong provider variables."""
 
     def connected() -> None:
         tell_quietly(tree.find("recorder"), ControlPlaneChanged())
 
+    answering = answering or Answering()
     shelf, troubles = ToolShelf(), ToolTroubles()
     return GatewayPlan(
         start_control_plane=control_plane_starter(
@@ -204,4 +217,5 @@ def make_plan(settings: Settings, tree: ActorTree, ways_out: WaysOut | None = No
         tool_shelf=shelf,
         tool_troubles=troubles,
         start_housekeeper=housekeeper_starter(settings),
+        start_reporter=reporter_starter(settings, answering, lambda: answering.address),
     )

@@ -37,7 +37,9 @@ ADDRESS = "127.0.0.1:4002"
 )
 @settings_options(
     only=(
+        "local",
         "local_db",
+        "url",
         "runtime_dir",
         "http_address",
         "trusted_proxies",
@@ -58,10 +60,11 @@ ADDRESS = "127.0.0.1:4002"
 def command(address: str, client_address: str | None, **flags: object) -> None:
     """Serve pages that show what runs, what was used, and how providers and actors are.
 
-    It reads the database of a gateway that runs with --local, and writes to it what is changed on
-    its pages. It asks the gateway on this machine through its sockets: give it the same --local-db
-    and --runtime-dir. It is a process of its own, which no request passes. The link that it prints
-    signs one browser in, once. With --oidc-issuer people sign in by an OpenID provider; the
+    It reads the database of gateways that run with --local, asks them through it how they are,
+    and writes to it what is changed on its pages: give it the same --local-db, on whichever
+    machine. For the gateway of a Coder deployment give it the same --url and --runtime-dir, on the
+    same machine. It is a process of its own, which no request passes. The link that it prints signs
+    one browser in, once. With --oidc-issuer people sign in by an OpenID provider; the
     client's secret is in CODER_AI_GATEWAY_OIDC_CLIENT_SECRET, or in the file that
     CODER_AI_GATEWAY_OIDC_CLIENT_SECRET_FILE names.
     """
@@ -91,6 +94,7 @@ def serve(address: str, settings: Settings, client_address: str) -> None:
         client_address=client_address,
         reach=reach,
         oidc=_oidc(settings),
+        coderd=bool(settings.url) and not settings.local,
     )
     tls = (settings.console_tls_cert_file, settings.console_tls_key_file) if reach.tls else None
     ConsoleServer(address, sources, changer("console"), _tell, tls).run()

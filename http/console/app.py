@@ -11,9 +11,9 @@ import falcon
 import structlog
 from attrs import field, frozen
 
+from aigateway.http.console.asking import OnTheBoard, ThisMachine
 from aigateway.http.console.door import Door
 from aigateway.http.console.entrance import Cookies, Entrance, Guard
-from aigateway.http.console.gateway import Gateway
 from aigateway.http.console.now import Observer, Pulses
 from aigateway.http.console.pages import Pages, Site
 from aigateway.http.console.people import People
@@ -44,6 +44,9 @@ class Sources:
     reach: Reach = field(factory=Reach)
     oidc: OidcSettings | None = None
     """Who signs people in; None: the link alone does."""
+    coderd: bool = False
+    """The gateway is one of a Coder deployment: there are no records, and it is asked through
+    the sockets in its ``runtime_dir``."""
 
 
 class ConsoleApp(falcon.App[falcon.Request, falcon.Response]):
@@ -54,15 +57,16 @@ class ConsoleApp(falcon.App[falcon.Request, falcon.Response]):
 
 def create_app(sources: Sources, door: Door) -> ConsoleApp:
     """The whole console, for one process."""
+    records = Records(sources.local_db)
     site = Site(
-        Records(sources.local_db),
-        Gateway(sources.runtime_dir),
+        records,
+        ThisMachine(sources.runtime_dir) if sources.coderd else OnTheBoard(records),
         Templates(),
         sources.client_address,
     )
 
     def live(owner: str | None) -> Callable[[], str]:
-        observer = Observer(site.records, site.gateway, owner=owner)
+        observer = Observer(site.records, site.gateways, owner=owner)
         return lambda: site.templates.page("_now.html", view=observer.look())
 
     cookies = Cookies(door, sources.reach, site.records, _oidc(sources.oidc))

@@ -1,84 +1,16 @@
-"""This machine's gateway, asked through its workers' sockets."""
+"""What all workers of all gateways know together."""
 
 from __future__ import annotations
 
-import threading
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from attrs import Factory, define, frozen
 
-from aigateway.http.diagnosis.workers import NoGateway, ask_all
+from aigateway.http.console.asking import Answers
 
-__all__ = ["Answers", "Gateway", "ProviderView", "Running", "merged_providers", "merged_requests"]
-
-_FRESH: Final = 0.8
-"""Seconds for which an answer serves all who look: a little less than the beat of a page."""
-
-_DIAL_PATIENCE: Final = 50.0
-"""Seconds: a provider may be asked twice, and its list read, each for 15 s."""
-
-
-@frozen
-class Answers:
-    """What the workers said to one question, by process id."""
-
-    workers: tuple[tuple[int, Mapping[str, Any]], ...] = ()
-    trouble: str = ""
-    """Why there is none."""
-
-    @property
-    def errors(self) -> list[tuple[int, str]]:
-        return [(pid, str(said["error"])) for pid, said in self.workers if said.get("error")]
-
-
-class Gateway:
-    """Asks each question once for all who want to know at the same moment."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = Path(folder)
-        self._lock = threading.Lock()
-        self._kept: dict[str, tuple[float, Answers]] = {}
-
-    def ask(self, command: str) -> Answers:
-        """What ``list``, ``requests`` or ``providers`` has for an answer."""
-        with self._lock:
-            at, kept = self._kept.get(command, (0.0, Answers()))
-            if at and time.monotonic() - at < _FRESH:
-                return kept
-            answers = self._asked(command)
-            self._kept[command] = (time.monotonic(), answers)
-            return answers
-
-    def command(self, question: dict[str, Any], worker: int) -> Mapping[str, Any]:
-        """What the worker with this process id says to a command; ``error`` when it cannot."""
-        try:
-            ((_pid, said),) = ask_all(self.folder, question, worker)
-        except NoGateway as ex:
-            return {"error": str(ex)}
-        with self._lock:
-            # What was kept is not so any more.
-            self._kept.clear()
-        return said
-
-    def dial(self, provider: str) -> Mapping[str, Any]:
-        """What a worker hears from a provider that it asks for its models; ``error`` when none
-        can."""
-        question = {"command": "dial", "provider": provider}
-        try:
-            _pid, said = next(ask_all(self.folder, question, None, _DIAL_PATIENCE))
-        except NoGateway as ex:
-            return {"error": str(ex)}
-        return said
-
-    def _asked(self, command: str) -> Answers:
-        try:
-            return Answers(tuple(ask_all(self.folder, {"command": command}, None)))
-        except NoGateway as ex:
-            return Answers(trouble=str(ex))
+__all__ = ["ProviderView", "Running", "merged_providers", "merged_requests"]
 
 
 @frozen
@@ -88,17 +20,19 @@ class Running:
     count: int
     stages: Mapping[str, int]
     oldest: Sequence[Mapping[str, Any]]
+    """Each with the ``host`` that serves it."""
+    hosts: int
 
 
 def merged_requests(answers: Answers) -> Running:
     """Those that run longest first."""
     stages: Counter[str] = Counter()
     lines: list[Mapping[str, Any]] = []
-    for _pid, said in answers.workers:
-        stages.update(said.get("stages", {}))
-        lines += said.get("oldest", ())
+    for each in answers.speaking:
+        stages.update(each.said.get("stages", {}))
+        lines += [{**line, "host": each.host} for line in each.said.get("oldest", ())]
     lines.sort(key=lambda line: -line["seconds"])
-    return Running(stages.total(), stages, lines)
+    return Running(stages.total(), stages, lines, len({each.host for each in answers.speaking}))
 
 
 @define
@@ -125,6 +59,8 @@ class ProviderView:
     longest."""
     circuits: list[Mapping[str, Any]] = Factory(list)
     """Those that are not closed."""
+    gateways: set[str] = Factory(set)
+    """Those that have it."""
 
     @property
     def state(self) -> str:
@@ -147,8 +83,8 @@ class ProviderView:
 def merged_providers(answers: Answers) -> list[ProviderView]:
     """Each provider once, in the order of the configuration."""
     views: dict[str, ProviderView] = {}
-    for _pid, said in answers.workers:
-        for told in said.get("providers", ()):
+    for each in answers.speaking:
+        for told in each.said.get("providers", ()):
             view = views.get(told["name"])
             if view is None:
                 view = views[told["name"]] = ProviderView(
@@ -159,6 +95,10 @@ def merged_providers(answers: Answers) -> list[ProviderView]:
                         )
                     }
                 )  # fmt: skip
+            elif not view.error:
+                # It may be set up differently in another gateway.
+                view.error, view.way_out = told["error"], told["way_out"]
+            view.gateways.add(each.gateway)
             _add(view, told["state"])
     return list(views.values())
 

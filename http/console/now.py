@@ -12,7 +12,8 @@ import structlog
 from attrs import define, field, frozen
 
 from aigateway.actors.control.local.schema import Database
-from aigateway.http.console.gateway import Answers, Gateway, Running, merged_requests
+from aigateway.http.console.asking import Answers, Gateways, Said
+from aigateway.http.console.gateway import Running, merged_requests
 from aigateway.http.console.records import (
     Away,
     Entry,
@@ -67,11 +68,13 @@ class View:
 
     running: Running
     elsewhere: Sequence[Entry]
-    """Those that run according to the records, where no gateway of this machine says more."""
+    """Those that run according to the records, where no gateway says more."""
     newest: Sequence[Entry]
     today: Today
     no_gateway: str
-    """Why no gateway of this machine answers; empty: one does."""
+    """Why no gateway answers; empty: one does."""
+    silent: Sequence[Said]
+    """Workers that should say something and do not."""
     no_records: str
     own: bool = False
     """It is of one user's requests, which the records know, and no gateway is asked for."""
@@ -82,7 +85,7 @@ class Observer:
     """Takes the looks.  Only one thread may at a time."""
 
     records: Records
-    gateway: Gateway
+    gateways: Gateways
     now: Callable[[], float] = time.time
     owner: str | None = None
     """The id of the user whose requests alone are looked at."""
@@ -92,7 +95,8 @@ class Observer:
     def look(self) -> View:
         """Look now; what cannot be read is told in the view."""
         own = self.owner is not None
-        answers = Answers() if own else self.gateway.ask("requests")
+        # What comes in time is in the next look.
+        answers = Answers() if own else self.gateways.ask("requests", patient=False)
         running = merged_requests(answers)
         elsewhere: Sequence[Entry] = ()
         newest: Sequence[Entry] = ()
@@ -110,7 +114,9 @@ class Observer:
                     self._sum_up(database)
         except Away as ex:
             trouble = str(ex)
-        return View(running, elsewhere, newest, self._today, answers.trouble, trouble, own)
+        return View(
+            running, elsewhere, newest, self._today, answers.trouble, answers.silent, trouble, own
+        )
 
     def _sum_up(self, database: Database) -> None:
         began = time.monotonic()

@@ -15,8 +15,9 @@ from aigateway.actors.control.local.looks import look_at_many, look_at_one
 from aigateway.actors.control.local.schema import moment_of, transaction
 from aigateway.actors.control.local.sessions import SessionFilter, described, find_sessions
 from aigateway.actors.control.local.timeline import timeline
+from aigateway.http.console.asking import Gateways
 from aigateway.http.console.forms import LONGEST, asked
-from aigateway.http.console.gateway import Gateway, merged_providers
+from aigateway.http.console.gateway import merged_providers
 from aigateway.http.console.now import Observer, Pulses
 from aigateway.http.console.records import (
     FILTERS,
@@ -41,6 +42,7 @@ from aigateway.http.console.spending import (
 from aigateway.http.console.templating import Templates
 from aigateway.http.console.templating import query as _query
 from aigateway.http.console.visitors import visitor_of
+from aigateway.http.diagnosis.report import as_text
 
 __all__ = ["Site", "Pages"]
 
@@ -65,7 +67,7 @@ class Site:
     """What all pages are made from."""
 
     records: Records
-    gateway: Gateway
+    gateways: Gateways
     templates: Templates
     client_address: str
     """Where clients find the gateway: scheme, host and port."""
@@ -139,7 +141,9 @@ class Pages:
     def on_get_now(self, req: falcon.Request, resp: falcon.Response) -> None:
         # A look of its own, since the pulse may be resting: the page is whole without scripts.
         owner = visitor_of(req).owner
-        view = Observer(self._site.records, self._site.gateway, owner=owner).look()
+        if owner is None:
+            self._site.gateways.expect()
+        view = Observer(self._site.records, self._site.gateways, owner=owner).look()
         self._note_now(req, [*view.newest, *view.elsewhere])
         self._show(req, resp, "now.html", view=view)
 
@@ -275,10 +279,10 @@ class Pages:
         resp.content_type = "text/plain; charset=utf-8"
         resp.data = found.text.encode(errors="replace")
 
-    # -- This machine's gateway
+    # -- The gateways
 
     def on_get_providers(self, req: falcon.Request, resp: falcon.Response) -> None:
-        answers = self._site.gateway.ask("providers")
+        answers = self._site.gateways.ask("providers")
         health: dict[str, Any] = {}
         trouble = ""
         try:
@@ -293,7 +297,18 @@ class Pages:
         )  # fmt: skip
 
     def on_get_actors(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._show(req, resp, "actors.html", answers=self._site.gateway.ask("list"))
+        self._show(req, resp, "actors.html", answers=self._site.gateways.ask("list"))
+
+    def on_get_trace(self, req: falcon.Request, resp: falcon.Response) -> None:
+        wanted = req.get_param("worker", required=True)
+        for each in self._site.gateways.ask("list").speaking:
+            if each.id == wanted:
+                said = self._site.gateways.trace(wanted)
+                problem = str(said.get("error") or "")
+                text = "" if problem else as_text(said)
+                self._show(req, resp, "trace.html", worker=each, problem=problem, text=text)
+                return
+        raise falcon.HTTPNotFound(title="No such worker", description="It may have ended.")
 
 
 def _while_here(stream: Generator[bytes], is_still_here: Callable[[], bool]) -> Generator[bytes]:

@@ -44,6 +44,7 @@ PAGES: Final = {
     "/requests/{id}/{kind}/{number:int}": Route("text", EVERYBODY),
     "/providers": Route("providers", SEE_ALL),
     "/actors": Route("actors", SEE_ALL),
+    "/actors/trace": Route("trace", SEE_ALL),
 }
 WRITES: Final = {
     "/actors/restart": Route("restart", ADMINS, ADMINS),

@@ -98,7 +98,7 @@ class Writes:
         self, req: falcon.Request, resp: falcon.Response, address: str,
         made: NewApiKey | None = None, problem: str = "", fields: Any = None,
     ) -> None:  # fmt: skip
-        answers = self._site.gateway.ask("providers")
+        answers = self._site.gateways.ask("providers")
         address, trouble = address[:LONGEST], ""
         user = visitor_of(req).user
         keys: list[ApiKey] = []
@@ -155,10 +155,11 @@ class Writes:
             problem, resp.status = "Say why: the audit log keeps it.", falcon.HTTP_400
         else:
             before = {name: actor[name] for name in ("state", "restarts", "last_error")}
-            subject = f"actor {actor['role']} of worker {actor['pid']}"
+            where = f" at {actor['host']}" if actor["host"] else ""
+            subject = f"actor {actor['role']} of worker {actor['pid']}{where}"
             self._note(req, Change("actor.restart", subject, before, {"reason": reason}))
-            answer = self._site.gateway.command(
-                {"command": "restart", "role": actor["role"]}, actor["pid"]
+            answer = self._site.gateways.command(
+                {"command": "restart", "role": actor["role"]}, actor["worker"]
             )
             done, problem = bool(answer.get("done")), str(answer.get("error", ""))
             if not done and not problem:
@@ -168,12 +169,12 @@ class Writes:
         )
 
     def _actor(self, req: falcon.Request) -> dict[str, Any]:
-        """The one that the address names, with the ``pid`` of its worker."""
-        worker, role = req.get_param_as_int("worker", required=True), req.get_param("role")
-        for pid, said in self._site.gateway.ask("list").workers:
-            for actor in said.get("actors", ()):
-                if pid == worker and actor["role"] == role:
-                    return {**actor, "pid": pid}
+        """The one that the address names, with the ``worker``, its ``pid`` and its ``host``."""
+        worker, role = req.get_param("worker", required=True), req.get_param("role")
+        for each in self._site.gateways.ask("list").speaking:
+            for actor in each.said.get("actors", ()):
+                if each.id == worker and actor["role"] == role:
+                    return {**actor, "worker": each.id, "pid": each.pid, "host": each.host}
         raise falcon.HTTPNotFound(title="No such actor", description="Its worker may have ended.")
 
     # -- Providers
@@ -187,7 +188,7 @@ class Writes:
         name = self._provider(req)
         self._note(req, Change("provider.test", f"provider {name}"))
         # One worker will do: all have the same keys and go the same way.
-        answer = self._site.gateway.dial(name)
+        answer = self._site.gateways.dial(name)
         self._site.templates.respond(
             req, resp, "test.html",
             name=name, dialled=answer.get("dialled", []), problem=str(answer.get("error", "")),
@@ -195,6 +196,8 @@ class Writes:
 
     def _provider(self, req: falcon.Request) -> str:
         name = req.get_param("name") or ""
-        if any(each.name == name for each in merged_providers(self._site.gateway.ask("providers"))):
+        if any(
+            each.name == name for each in merged_providers(self._site.gateways.ask("providers"))
+        ):
             return name
         raise falcon.HTTPNotFound(title="No such provider")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,15 +13,22 @@ import pykka
 from aigateway.actors.actor.base import Watcher
 from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.control.local.address import is_postgresql
+from aigateway.actors.control.local.board import Worker
 from aigateway.actors.control.local.cap_holders import Holder
 from aigateway.actors.control.local.housekeeper import Housekeeper
 from aigateway.actors.control.local.local import LocalControlPlane
 from aigateway.actors.control.local.price_files import load_pricing
+from aigateway.actors.control.local.reporter import Answer, Reporter
 from aigateway.actors.control.local.retention import Retention
 from aigateway.actors.control.messages import McpConfiguration, McpServer
 from aigateway.actors.mcp.offering import BadPattern, ToolFilter
 from aigateway.actors.mcp.shelf import ToolShelf, ToolTroubles
-from aigateway.actors.plan import StartControlPlane, StartHousekeeper, StartMcp
+from aigateway.actors.plan import (
+    StartControlPlane,
+    StartHousekeeper,
+    StartMcp,
+    StartReporter,
+)
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.settings import Settings, SettingsError
 from aigateway.http.settings._proxies import proxy_for
@@ -30,7 +39,13 @@ from aigateway.http.settings.version import own_version
 if TYPE_CHECKING:
     from aigateway.actors.control.coderd.dial import DialSettings
 
-__all__ = ["control_plane_starter", "dial_settings", "housekeeper_starter", "mcp_starter"]
+__all__ = [
+    "control_plane_starter",
+    "dial_settings",
+    "housekeeper_starter",
+    "mcp_starter",
+    "reporter_starter",
+]
 
 
 def control_plane_starter(
@@ -143,6 +158,32 @@ def housekeeper_starter(settings: Settings) -> StartHousekeeper | None:
     def start(role: str, watcher: Watcher) -> pykka.ActorRef[Any]:
         return Housekeeper.start(
             role, watcher, address=settings.local_db, retention=retention, pricing=pricing
+        )
+
+    return start
+
+
+def reporter_starter(
+    settings: Settings, answer: Answer, address: Callable[[], str]
+) -> StartReporter | None:
+    """A function that starts the actor that shows consoles how this process is; None without a
+    local database.  ``address`` is where the gateway listens, once it does."""
+    if not settings.local:
+        return None
+    # It outlives an actor, whose successor is the same worker to those who look.
+    itself = Holder()
+
+    def start(role: str, watcher: Watcher) -> pykka.ActorRef[Any]:
+        host = socket.gethostname()
+        worker = Worker(
+            id=itself.id,
+            gateway=f"{host}:{os.getppid()}",
+            host=host,
+            address=address() or settings.http_address,
+            pid=os.getpid(),
+        )
+        return Reporter.start(
+            role, watcher, address=settings.local_db, worker=worker, answer=answer
         )
 
     return start

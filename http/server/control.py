@@ -11,18 +11,11 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import attrs
-import pykka
 import structlog
 
-from aigateway.actors.actor.base import ask
-from aigateway.actors.recorder.messages import Redeliver
-from aigateway.actors.supervisor import ListActors, RestartActor
-from aigateway.http.diagnosis.serving import providers_now, requests_now
-from aigateway.http.request.call import Call
-from aigateway.http.request.runtime import Runtime
 from aigateway.http.settings.sockets import socket_path
 
 __all__ = ["ControlSocket"]
@@ -37,11 +30,12 @@ log = structlog.get_logger("ai-gateway")
 class ControlSocket:
     """Serves one worker's actors to operators on this machine."""
 
-    def __init__(self, folder: str, runtime: Runtime, calls: Collection[Call]) -> None:
-        """``calls`` are the requests that are being served."""
+    def __init__(
+        self, folder: str, answer: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    ) -> None:
+        """``answer`` is asked what a client of the socket asks."""
         self._path = socket_path(folder, os.getpid())
-        self._runtime = runtime
-        self._calls = calls
+        self._answer = answer
         self._listener: socket.socket | None = None
 
     def start(self) -> None:
@@ -91,38 +85,3 @@ class ControlSocket:
                 client.sendall(json.dumps(self._answer(question)).encode() + b"\n")
             except (OSError, ValueError) as ex:
                 log.debug("control socket", error=str(ex))
-
-    def _answer(self, question: dict[str, object]) -> dict[str, object]:
-        supervisor = self._runtime.supervisor
-        if supervisor is None:
-            return {"error": "this worker is stopping"}
-        try:
-            match question.get("command"):
-                case "list":
-                    infos = ask(supervisor, ListActors(), 5)
-                    return {"pid": os.getpid(), "actors": [attrs.asdict(info) for info in infos]}
-                case "restart":
-                    restart = RestartActor(str(question["role"]), bool(question.get("crash")))
-                    return {"pid": os.getpid(), "done": ask(supervisor, restart, 5)}
-                case "redeliver":
-                    recorder = self._runtime.tree.find("recorder")
-                    count = 0 if recorder is None else ask(recorder, Redeliver(), 5)
-                    return {"pid": os.getpid(), "records": count}
-                case "requests":
-                    return {"pid": os.getpid(), **requests_now(self._calls)}
-                case "providers":
-                    return {"pid": os.getpid(), "providers": providers_now(self._runtime.tree)}
-                case "dial":
-                    return {"pid": os.getpid(), "dialled": self._dial(str(question["provider"]))}
-                case unknown:
-                    return {"error": f"unknown command {unknown!r}"}
-        except (pykka.ActorDeadError, pykka.Timeout) as ex:
-            return {"error": f"the supervisor does not answer: {ex}"}
-
-    def _dial(self, name: str) -> list[dict[str, object]]:
-        """What comes of asking a provider for its models, with each of its keys."""
-        # Later: what it imports is of no use to requests.
-        from aigateway.http.diagnosis.dialling import dial_providers
-
-        configs = [each for each in self._runtime.tree.provider_configs() if each.name == name]
-        return [attrs.asdict(each) for each in dial_providers(configs, models=True)]

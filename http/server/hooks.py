@@ -50,15 +50,19 @@ def when_ready(server: Any) -> None:
     # Without a deployment there is nothing to name.
     deployment = {"coder_url": settings.url} if settings.url and not settings.local else {}
     for listener in server.LISTENERS:
-        host, port = listener.sock.getsockname()[:2]
         log.info(
             "standalone AI Gateway listening",
-            address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+            address=_address_of(listener),
             **deployment,
             tls=settings.uses_tls,
             workers=server.num_workers,
             pid=os.getpid(),
         )
+
+
+def _address_of(listener: Any) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def pre_request(_worker: Any, req: Any) -> None:
@@ -92,6 +96,12 @@ def post_worker_init(worker: Any) -> None:
     worker.diagnosis.start(folder)
     if isinstance(worker, EndingWorker):
         _know_ways_out(worker, app.ways_out)
+    app.answering.serve(
+        runtime,
+        app.gateway.calls,
+        lambda: worker.diagnosis.snapshot().as_dict(),
+        _address_of(worker.sockets[0]),
+    )
     runtime.start()
     if app.gateway.tracing is not None:
         app.gateway.tracing.start()
@@ -111,7 +121,7 @@ def post_worker_init(worker: Any) -> None:
         )
         worker.sampler.start()
     if folder:
-        worker.control_socket = ControlSocket(folder, runtime, app.gateway.calls)
+        worker.control_socket = ControlSocket(folder, app.answering)
         worker.control_socket.start()
     worker.diagnosis.remember()
     collect_seldom()

@@ -18,7 +18,8 @@ import pytest
 from console_process import ConsoleProcess
 from waiting import PATIENCE
 
-from aigateway.actors.control.local.schema import open_database
+from aigateway.actors.control.local.board import looked_at
+from aigateway.actors.control.local.schema import open_database, read_database
 
 
 def rows(page: str) -> list[list[str]]:
@@ -203,8 +204,8 @@ def test_empty_pages_say_what_to_do(empty: ConsoleProcess) -> None:
     assert "No such request" in empty.get("/requests").text
     for path in ("/providers", "/actors"):
         page = empty.get(path).text
-        assert "No gateway answers on this machine" in page
-        assert "--runtime-dir" in page
+        assert "No gateway answers" in page
+        assert "aigateway start --local" in page
     assert empty.get("/spend.csv").text.count("\n") == 1
 
 
@@ -221,11 +222,19 @@ def test_a_database_that_is_not_there_is_named(tmp_path: Path) -> None:
         console.get("/spend")
 
 
-def test_pages_without_what_anybody_said_only_read(console: ConsoleProcess, weeks: Path) -> None:
-    before = weeks.read_bytes()
+def test_pages_without_what_anybody_said_write_only_that_somebody_looks(
+    console: ConsoleProcess, weeks: Path
+) -> None:
+    def kept() -> list[str]:
+        with closing(read_database(weeks)) as database:
+            return [line for line in database.iterdump() if '"console_looks"' not in line]
+
+    before = kept()
     for path in ("/spend", "/people", "/policy", "/audit", "/setup", "/providers"):
         console.get(path)
-    assert weeks.read_bytes() == before
+    assert kept() == before
+    with closing(read_database(weeks)) as database:
+        assert looked_at(database) == {"providers"}
 
 
 def test_lines_for_clients_have_the_address_that_was_given(console: ConsoleProcess) -> None:

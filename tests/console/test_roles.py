@@ -41,6 +41,7 @@ def of(place: Place, name: str) -> dict[str, list[str]]:
         "/setup": ["/setup"],
         "/providers": ["/providers"],
         "/actors": ["/actors"],
+        "/actors/trace": ["/actors/trace?worker=1"],
         "/actors/restart": ["/actors/restart?worker=1&role=recorder"],
         "/providers/test": ["/providers/test?name=anthropic"],
         "/people": ["/people"],
@@ -97,7 +98,8 @@ def test_those_who_see_all_see_others(place: Place, route: str, role: Role) -> N
         status = place.get(place.cookie(role), path).status_code
         # There is no gateway here, and so neither actors nor providers.
         assert status == (200 if role in ROUTES[route].reads else 403) or (
-            status in (303, 404) and route in ("/", "/actors/restart", "/providers/test")
+            status in (303, 404)
+            and route in ("/", "/actors/trace", "/actors/restart", "/providers/test")
         )
 
 

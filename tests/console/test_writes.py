@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -65,6 +66,12 @@ def ask(gateway: GatewayProcess, key: str) -> int:
         headers={"X-Api-Key": key},
         timeout=PATIENCE,
     ).status_code
+
+
+def worker_id(console: ConsoleProcess) -> str:
+    """The only worker's, as addresses have it."""
+    (found,) = re.findall(r'href="/actors/trace\?worker=([^"]+)"', console.get("/actors").text)
+    return str(found)
 
 
 def form_token(console: ConsoleProcess, path: str) -> str:
@@ -141,7 +148,7 @@ def test_an_actor_is_restarted_with_a_reason(
     expect(page.get_by_role("status")).to_have_text("It is started again.")
     row = newest(gateway.database)
     assert row["action"] == "actor.restart"
-    assert row["subject"] == f"actor recorder of worker {pid}"
+    assert row["subject"] == f"actor recorder of worker {pid} at {socket.gethostname()}"
     assert row["before"]["restarts"] == 0
     assert row["after"] == {"reason": "It looked tired."}
     page.get_by_role("link", name="See the actors").click()
@@ -152,9 +159,9 @@ def test_an_actor_is_restarted_with_a_reason(
 def test_no_actor_is_restarted_without_a_reason(
     console: ConsoleProcess, gateway: GatewayProcess
 ) -> None:
-    (pid,) = gateway.worker_pids()
+    worker = worker_id(console)
     before = newest(gateway.database)
-    path = f"/actors/restart?worker={pid}&role=control-plane"
+    path = f"/actors/restart?worker={worker}&role=control-plane"
     answer = console.browser.post(
         console.url + path,
         data={"form_token": form_token(console, path), "reason": " "},
@@ -165,8 +172,8 @@ def test_no_actor_is_restarted_without_a_reason(
     assert "Say why" in answer.text
     assert newest(gateway.database) == before
     console.get("/actors/restart?worker=1&role=recorder", status=404)
-    console.get(f"/actors/restart?worker={pid}&role=nobody", status=404)
-    console.get("/actors/restart?worker=x&role=recorder", status=400)
+    console.get(f"/actors/restart?worker={worker}&role=nobody", status=404)
+    console.get("/actors/restart?role=recorder", status=400)
 
 
 def test_a_provider_is_tested_and_shows_its_models(
@@ -193,7 +200,7 @@ def test_a_provider_is_tested_and_shows_its_models(
 WRITES = (
     "/setup",
     "/keys/{key}",
-    "/actors/restart?worker={pid}&role=recorder",
+    "/actors/restart?worker={worker}&role=recorder",
     "/providers/test?name=anthropic",
 )
 
@@ -218,8 +225,7 @@ def test_nothing_is_changed_by_what_another_page_sends(
     headers: dict[str, str],
     status: int,
 ) -> None:
-    (pid,) = gateway.worker_pids()
-    path = path.format(pid=pid, key=gateway.key("grace").partition("-")[0])
+    path = path.format(worker=worker_id(console), key=gateway.key("grace").partition("-")[0])
     before = newest(gateway.database)
     if token is None:
         token = form_token(console, path)
@@ -237,8 +243,7 @@ def test_nothing_is_changed_by_what_another_page_sends(
 def test_nobody_changes_anything_without_signing_in(
     console: ConsoleProcess, gateway: GatewayProcess, path: str
 ) -> None:
-    (pid,) = gateway.worker_pids()
-    path = path.format(pid=pid, key=gateway.key("grace").partition("-")[0])
+    path = path.format(worker=worker_id(console), key=gateway.key("grace").partition("-")[0])
     token = form_token(console, path)
     answer = requests.post(
         console.url + path,
@@ -253,7 +258,9 @@ def test_without_records_for_the_audit_log_nothing_is_done(
     gateway: GatewayProcess, tmp_path: Path
 ) -> None:
     (pid,) = gateway.worker_pids()
-    with ConsoleProcess(tmp_path, tmp_path / "none.db", gateway.runtime_dir) as console:
+    coderd = ("--url", "http://coderd.example")
+    with ConsoleProcess(tmp_path, tmp_path / "none.db", gateway.runtime_dir, *coderd) as console:
+        assert f"Worker {pid}" in console.get("/actors").text
         path = f"/actors/restart?worker={pid}&role=recorder"
         answer = console.browser.post(
             console.url + path,

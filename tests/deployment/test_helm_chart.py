@@ -230,20 +230,22 @@ def test_the_console_is_a_container_beside_the_gateway_that_nobody_reaches_from_
     assert console["securityContext"] == gateway["securityContext"]
     assert "ports" not in console
     assert "--client-address=http://gw-aigateway.default:80" in console["args"]
-    # It sees the same database and the same gateway, and neither keys nor records that wait.
+    # It sees the same database, and neither keys nor records that wait.
     (variable,) = console["env"]
     assert variable in gateway["env"]
     mounts = [each["name"] for each in console["volumeMounts"]]
-    assert mounts == ["runtime", "tmp"]
-    coder = _pod({**CODER, **CONSOLE})["spec"]["containers"][1]
-    assert "env" not in coder
+    assert mounts == ["tmp"]
+    # Without one it asks the gateway beside it.
+    gateway, coder = _pod({**CODER, **CONSOLE})["spec"]["containers"]
+    (variable,) = coder["env"]
+    assert (variable["name"], variable in gateway["env"]) == ("CODER_URL", True)
+    assert "--runtime-dir=/run/aigateway" in coder["args"]
+    assert [each["name"] for each in coder["volumeMounts"]] == ["runtime", "tmp"]
 
 
 def test_the_console_starts_by_its_command_line_and_prints_its_link(tmp_path: Path) -> None:
     console = _pod({**LOCAL, **CONSOLE})["spec"]["containers"][1]
-    runtime = f"--runtime-dir={tmp_path}"
-    argv = [each.replace("--runtime-dir=/run/aigateway", runtime) for each in console["args"]]
-    argv = [each.replace("127.0.0.1:4002", "127.0.0.1:0") for each in argv]
+    argv = [each.replace("127.0.0.1:4002", "127.0.0.1:0") for each in console["args"]]
     assert argv != console["args"]
     running = subprocess.Popen(
         [sys.executable, "-m", "aigateway.http", *argv],

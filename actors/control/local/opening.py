@@ -74,6 +74,12 @@ def state_of(address: str) -> DatabaseState:
         connection.close()
 
 
+_NOTES = (
+    "'housekeeping', 'installation', 'gateway_workers', 'gateway_reports', 'console_looks',"
+    " 'console_commands'"
+)
+
+
 def rows_in(database: Database) -> dict[str, int]:
     """How many rows each of our tables has."""
     counts = {}
@@ -86,20 +92,20 @@ def rows_in(database: Database) -> dict[str, int]:
 
 def tables_of(database: Database) -> list[str]:
     """The names of the tables that hold what is kept, sorted: not those of notes (of migrations,
-    of housekeeping, of this installation), and not what is made of other tables: the indexes of
-    prompts and answers, sums of usage."""
+    of housekeeping, of this installation, between gateways and consoles), and not what is made of
+    other tables: the indexes of prompts and answers, sums of usage."""
     if isinstance(database, sqlite3.Connection):
         statement = (
             "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
             " AND name NOT LIKE 'prompt_search%' AND name NOT LIKE 'answer_search%'"
             " AND name NOT LIKE 'usage_%'"
-            " AND name NOT IN ('housekeeping', 'installation')"
+            f" AND name NOT IN ({_NOTES})"
         )
     else:
         statement = (
             "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
             " AND tablename NOT LIKE 'usage_%'"
-            " AND tablename NOT IN ('aigateway_migrations', 'housekeeping', 'installation')"
+            f" AND tablename NOT IN ('aigateway_migrations', {_NOTES})"
         )
     return sorted(name for (name,) in database.execute(statement).fetchall())
 
