@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import os
+import signal
 import sys
+import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from aigateway.http.cli._local_database import changer
-from aigateway.http.settings import Settings, load
+from aigateway.http.settings import Settings, SettingsError, load
 from aigateway.http.settings.flags import settings_options
 
 if TYPE_CHECKING:
     from aigateway.http.console.oidc import OidcSettings
+    from aigateway.http.console.reach import Reach
 
-__all__ = ["command", "serve"]
+__all__ = ["check", "command", "serve"]
 
 ADDRESS = "127.0.0.1:4002"
 
@@ -35,6 +41,7 @@ ADDRESS = "127.0.0.1:4002"
     help="The gateway's address as clients see it, for the page that sets them up."
     "  [default: made from --http-address]",
 )
+@click.option("--end-with-stdin", is_flag=True, hidden=True)
 @settings_options(
     only=(
         "local",
@@ -57,7 +64,9 @@ ADDRESS = "127.0.0.1:4002"
         "config",
     )
 )
-def command(address: str, client_address: str | None, **flags: object) -> None:
+def command(
+    address: str, client_address: str | None, end_with_stdin: bool, **flags: object
+) -> None:
     """Serve pages that show what runs, what was used, and how providers and actors are.
 
     It reads the database of gateways that run with --local, asks them through it how they are,
@@ -69,22 +78,20 @@ def command(address: str, client_address: str | None, **flags: object) -> None:
     CODER_AI_GATEWAY_OIDC_CLIENT_SECRET_FILE names.
     """
     settings = load(flags, os.environ, require_coderd=False)
-    serve(address, settings, client_address or "")
+    if end_with_stdin:
+        threading.Thread(target=_end_with_stdin, name="stdin", daemon=True).start()
+    serve(address, settings, client_address or "", alone=not end_with_stdin)
 
 
-def serve(address: str, settings: Settings, client_address: str) -> None:
-    """Listen until a signal comes.  Raises SettingsError, and ClickException without the extra."""
-    try:
-        import jinja2  # noqa: F401
-    except ImportError as ex:
-        raise click.ClickException(
-            f"the console needs the extra console: pip install 'aigateway[console]' ({ex})"
-        ) from ex
+def serve(address: str, settings: Settings, client_address: str, *, alone: bool = True) -> None:
+    """Listen until a signal comes.  Raises SettingsError.
+
+    ``alone``: somebody has it in a terminal of its own.
+    """
+    reach = check(settings, address)
     from aigateway.http.console.app import Sources
-    from aigateway.http.console.reach import reach_of
     from aigateway.http.console.server import ConsoleServer
 
-    reach = reach_of(settings, address)
     if not client_address:
         scheme = "https" if settings.uses_tls else "http"
         client_address = f"{scheme}://{_reachable(settings.http_address)}"
@@ -97,7 +104,7 @@ def serve(address: str, settings: Settings, client_address: str) -> None:
         coderd=bool(settings.url) and not settings.local,
     )
     tls = (settings.console_tls_cert_file, settings.console_tls_key_file) if reach.tls else None
-    ConsoleServer(address, sources, changer("console"), _tell, tls).run()
+    ConsoleServer(address, sources, changer("console"), partial(_tell, alone), tls).run()
 
 
 def _oidc(settings: Settings) -> OidcSettings | None:
@@ -112,6 +119,27 @@ def _oidc(settings: Settings) -> OidcSettings | None:
     return OidcSettings.of(settings)
 
 
+def check(settings: Settings, address: str, flag: str = "--address") -> Reach:
+    """Find out before anything is started whether there can be a console at ``address``, which
+    ``flag`` gives, and how it is reached.  Raises SettingsError."""
+    if importlib.util.find_spec("jinja2") is None:
+        raise SettingsError(
+            f"{flag}: the console needs the extra console: pip install 'aigateway[console]'"
+        )
+    from aigateway.http.console.reach import reach_of
+
+    return reach_of(settings, address, flag)
+
+
+def _end_with_stdin() -> None:
+    """With the gateway that this console belongs to, which holds the other end."""
+    with contextlib.suppress(OSError):
+        # Past Python's own reader, whose lock would be held when the process ends.
+        while os.read(0, 4096):
+            pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _reachable(address: str) -> str:
     """What listens on all addresses is called by one of them."""
     host, _, port = address.rpartition(":")
@@ -119,9 +147,11 @@ def _reachable(address: str) -> str:
     return f"{named}:{port}"
 
 
-def _tell(address: str, link: str) -> None:
+def _tell(alone: bool, address: str, link: str) -> None:
     click.echo(f"Console: {address}/")
     if link:
         click.echo(f"Sign in: {link}")
-    click.echo(f"{'The link works once. ' if link else ''}Ctrl-C ends the console.")
+    told = ["The link works once."] * bool(link) + ["Ctrl-C ends the console."] * alone
+    if told:
+        click.echo(" ".join(told))
     sys.stdout.flush()

@@ -49,14 +49,23 @@ def serve(read: Callable[[], Settings]) -> None:
     check_tls(settings)
     check_address(settings.http_address)
     raise_limit(settings.worker_connections)
+    console = None
+    if settings.console:
+        from aigateway.http.cli.console import check
+        from aigateway.http.server.console_service import ConsoleService
+
+        check(settings, settings.console, "--console")
+        console = ConsoleService(settings)
     metrics = None
     if settings.prometheus_enable:
         from aigateway.http.metrics.service import MetricsService
 
         metrics = MetricsService(settings.prometheus_address, settings.runtime_dir)
     try:
-        GatewayApplication(settings, _make_app, metrics, read).run()
+        GatewayApplication(settings, _make_app, metrics, read, console).run()
     finally:
+        if console is not None:
+            console.stop()
         if metrics is not None:
             metrics.stop()
 

@@ -92,15 +92,15 @@ def _is_loopback(address: str) -> bool:
         return False
 
 
-def reach_of(settings: Settings, address: str) -> Reach:
-    """How a console is reached that listens on ``address``.
+def reach_of(settings: Settings, address: str, flag: str = "--address") -> Reach:
+    """How a console is reached that listens on ``address``, which ``flag`` gives.
 
     Raises SettingsError where somebody on the way could read what it shows.
     """
     host, _, port = address.rpartition(":")
     if not port.isdecimal() or int(port) > 65535:
         raise SettingsError(
-            f"--address {address}: give HOST:PORT of a loopback address, such as 127.0.0.1:4002"
+            f"{flag} {address}: give HOST:PORT of a loopback address, such as 127.0.0.1:4002"
         )
     for problem in console_problems(settings):
         raise SettingsError(problem)
@@ -113,11 +113,11 @@ def reach_of(settings: Settings, address: str) -> Reach:
         )
     local = is_local_name(host)
     if not local:
-        _check_beyond(settings, address, origin, tls)
+        _check_beyond(settings, address, flag, origin, tls)
     return Reach(tls, origin, ClientAddresses(settings.trusted_proxies), local)
 
 
-def _check_beyond(settings: Settings, address: str, origin: str, tls: bool) -> None:
+def _check_beyond(settings: Settings, address: str, flag: str, origin: str, tls: bool) -> None:
     """Raises SettingsError for what is not enough beyond loopback addresses."""
     missing = []
     if not settings.oidc_issuer:
@@ -132,7 +132,7 @@ def _check_beyond(settings: Settings, address: str, origin: str, tls: bool) -> N
         )
     if missing:
         raise SettingsError(
-            f"--address {address}: without more the console listens on loopback addresses only,"
+            f"{flag} {address}: without more the console listens on loopback addresses only,"
             f" for example 127.0.0.1:4002. Beyond them it needs {'; '.join(missing)}. Or reach it"
             " through a tunnel: ssh -L 4002:127.0.0.1:4002 this-host"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import requests
 
 from aigateway.actors.upstream.adapter import PlainSession
 
-__all__ = ["DemoFailed", "GatewayProcess", "child_environment", "clean_environment"]
+__all__ = ["DemoFailed", "GatewayProcess", "child_environment"]
 
 START_LIMIT = 30.0
 """Seconds that the gateway may take until it is ready."""
@@ -40,7 +41,14 @@ class GatewayProcess:
     """
 
     def __init__(
-        self, folder: Path, *, imitation: str, provider_key: str, port: int = 0, workers: int = 1
+        self,
+        folder: Path,
+        *,
+        imitation: str,
+        provider_key: str,
+        port: int = 0,
+        workers: int = 1,
+        console: bool = False,
     ) -> None:
         self.database = folder / "records.db"
         self._log = folder / "gateway.log"
@@ -58,6 +66,8 @@ class GatewayProcess:
         command = [sys.executable, "-m", "aigateway.http", "start", "--local"]
         for flag, value in arguments.items():
             command += [flag, str(value)]
+        if console:
+            command += ["--console", "127.0.0.1:0"]
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
                 command,
@@ -89,6 +99,19 @@ class GatewayProcess:
                     late = f"the gateway was not ready after {START_LIMIT:.0f} s"
                     raise DemoFailed(f"{late}:\n{self.last_words()}")
                 time.sleep(_POLL)
+
+    def wait_for_link(self, given_up: Callable[[], bool] = lambda: False) -> str:
+        """The link that its console prints; empty when ``given_up`` says so.  Raises DemoFailed."""
+        deadline = time.monotonic() + START_LIMIT
+        while not given_up():
+            told = self._errors.read_text(errors="replace")
+            if found := re.search(r"^Sign in: (\S+)$", told, re.MULTILINE):
+                return found[1]
+            self.check()
+            if time.monotonic() > deadline:
+                raise DemoFailed(f"the console did not start:\n{self.last_words()}")
+            time.sleep(_POLL)
+        return ""
 
     def check(self) -> None:
         """Raise :class:`DemoFailed` when the gateway has ended."""
@@ -142,7 +165,7 @@ def _is_ready(session: requests.Session, url: str) -> bool:
         return False
 
 
-def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
+def _clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The caller's environment without what would configure a child."""
     foreign = ("CODER_", "GUNICORN_", "PROMETHEUS_")
     clean = {name: value for name, value in environ.items() if not name.startswith(foreign)}
@@ -156,7 +179,7 @@ def child_environment(
     environ: Mapping[str, str], imitation: str, provider_key: str
 ) -> dict[str, str]:
     """The clean environment with the imitation as provider of each kind."""
-    clean = clean_environment(environ)
+    clean = _clean_environment(environ)
     kinds = (("anthropic", imitation), ("openai", f"{imitation}/v1"), ("gemini", imitation))
     for number, (kind, url) in enumerate(kinds):
         prefix = f"CODER_AI_GATEWAY_PROVIDER_{number}"

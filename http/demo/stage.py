@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import secrets
 import shutil
 import tempfile
@@ -14,7 +15,6 @@ from typing import Self
 from aigateway.actors.control.local.api_keys import create_key
 from aigateway.actors.control.local.schema import open_database
 from aigateway.actors.values.records import timestamp
-from aigateway.http.demo.console import ConsoleProcess, can_be_shown
 from aigateway.http.demo.gateway import GatewayProcess
 from aigateway.http.demo.history import tell_history, tell_people
 from aigateway.http.demo.imitation import Request
@@ -31,7 +31,8 @@ class Stage:
 
     ``delay`` is the pause before each event of the imitation's streams in seconds, ``listen``
     keeps what the imitation is asked, ``keep`` leaves the folder, ``pages`` adds two weeks of
-    records and the console that shows them.  Enter it, then :meth:`open`.
+    records and the console that shows them, where its extra is installed.  Enter it, then
+    :meth:`open`.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Stage:
         self._options = (port, workers, delay)
         self._listen = listen
         self._keep = keep
-        self._pages = pages and can_be_shown()
+        self._pages = pages and importlib.util.find_spec("jinja2") is not None
         self._exits = contextlib.ExitStack()
         self.folder = Path(tempfile.mkdtemp(prefix="aigateway-demo-"))
         self.provider_key = f"provider-{secrets.token_hex(12)}"
@@ -86,14 +87,13 @@ class Stage:
                 provider_key=self.provider_key,
                 port=port,
                 workers=workers,
+                console=self._pages,
             )
         )
         self.records = self._exits.enter_context(RecordReader(database, timestamp(began)))
         self.gateway.wait_until_ready(given_up)
         if self._pages and self.gateway.url:
-            console = ConsoleProcess(self.folder, self.gateway.url)
-            self._exits.enter_context(console)
-            self.console_link = console.wait_for_link(given_up)
+            self.console_link = self.gateway.wait_for_link(given_up)
 
     def __enter__(self) -> Self:
         return self

@@ -22,6 +22,7 @@ from aigateway.http.settings.addresses import when_free
 
 if TYPE_CHECKING:
     from aigateway.http.metrics.service import MetricsService
+    from aigateway.http.server.console_service import ConsoleService
 
 __all__ = ["GatewayApplication", "check_address", "gunicorn_options"]
 
@@ -101,11 +102,13 @@ class GatewayApplication(BaseApplication):  # type: ignore[misc]
         make_app: Callable[[Settings], object],
         metrics: MetricsService | None = None,
         reread: Callable[[], Settings] | None = None,
+        console: ConsoleService | None = None,
     ) -> None:
         """``make_app`` is called in each worker process and makes what that serves; ``reread``
         makes the settings again for SIGHUP, and may raise SettingsError."""
         self.settings = settings
         self.metrics = metrics
+        self.console = console
         self.last_words = LastWords()
         self.watched_files = FileWatch(settings.watched_files)
         self._make_app = make_app

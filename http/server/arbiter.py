@@ -104,6 +104,9 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
         metrics = getattr(self.app, "metrics", None)
         if metrics is not None:
             metrics.watch()
+        console = getattr(self.app, "console", None)
+        if console is not None:
+            console.watch()
         self._watch_files()
         self._reload_in_turn()
 

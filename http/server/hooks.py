@@ -58,6 +58,9 @@ def when_ready(server: Any) -> None:
             workers=server.num_workers,
             pid=os.getpid(),
         )
+    console = getattr(server.app, "console", None)
+    if console is not None:
+        console.start(_address_of(server.LISTENERS[0]))
 
 
 def _address_of(listener: Any) -> str:
@@ -87,6 +90,9 @@ def post_worker_init(worker: Any) -> None:
     metrics = getattr(worker.app, "metrics", None)
     if metrics is not None:
         metrics.in_worker()
+    console = getattr(worker.app, "console", None)
+    if console is not None:
+        console.in_worker()
     app = worker.app.callable
     runtime = getattr(app, "runtime", None)
     if runtime is None:

@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 from urllib.parse import urlsplit
@@ -47,6 +48,7 @@ __all__ = [
     "WORDS",
     "choice",
     "number",
+    "optional_address",
     "split_address",
     "whole_number",
 ]
@@ -67,6 +69,8 @@ class Kind:
     may_hold_secret: bool = False
     empty: Any = None
     """What empty text means; None: it is as wrong as any other bad text."""
+    alone: str = ""
+    """What a flag without a value means; empty: it needs one."""
 
     def read(self, raw: Any) -> Any:
         """Convert ``raw``, text or a YAML value.  Raises ValueError with the reason."""
@@ -109,7 +113,13 @@ def _bool_yaml(value: Any) -> bool:
 
 
 BOOL = Kind(
-    "bool", "[true|false]", "true or false", _bool_text, _bool_yaml, lambda v: str(v).lower()
+    "bool",
+    "[true|false]",
+    "true or false",
+    _bool_text,
+    _bool_yaml,
+    lambda v: str(v).lower(),
+    alone="true",
 )
 
 
@@ -337,6 +347,28 @@ def _address(value: Any) -> str:
 
 
 ADDRESS = Kind("address", "HOST:PORT", "host:port, such as 127.0.0.1:4001", _address, _address)
+
+
+def optional_address(default: str) -> Kind:
+    """Where to listen, or nowhere; ``default`` where somebody only says that it is wanted."""
+
+    def from_text(text: str) -> str:
+        with suppress(ValueError):
+            return default if _bool_text(text) else ""
+        return _address(text)
+
+    def from_yaml(value: Any) -> str:
+        return (default if value else "") if isinstance(value, bool) else _address(value)
+
+    return Kind(
+        "optional address",
+        "[HOST:PORT]",
+        f"host:port, such as {default}, or true or false",
+        from_text,
+        from_yaml,
+        empty="",
+        alone="true",
+    )
 
 
 def _url(value: Any) -> str:

@@ -6,7 +6,7 @@ from functools import partial
 
 from attrs import frozen
 
-from aigateway.http.settings._kinds import PATH, STRING, URL, WORDS
+from aigateway.http.settings._kinds import PATH, STRING, URL, WORDS, optional_address
 from aigateway.http.settings._option import option
 
 __all__ = ["ConsoleOptions"]
@@ -18,6 +18,11 @@ _console = partial(option, group="Console")
 class ConsoleOptions:
     """What :class:`~.table.Settings` has of the console."""
 
+    console: str = _console(
+        optional_address("127.0.0.1:4002"),
+        help="Run the console beside the gateway, as a process of its own that listens there, at"
+        " 127.0.0.1:4002 unless an address is given. Needs the extra console.",
+    )
     console_url: str = _console(
         URL,
         help="The console's address as browsers see it: https:// and a name, no path. Needed where"

@@ -25,9 +25,9 @@ class _SettingsOption(click.Option):
         names = row.hidden_flags if hidden_names else row.flags
         self.group = row.group
         flag: dict[str, Any] = {}
-        if row.kind.name == "bool":
+        if row.kind.alone:
             # `--flag`, `--flag=false`: as in the reference.
-            flag = {"is_flag": False, "flag_value": "true"}
+            flag = {"is_flag": False, "flag_value": row.kind.alone}
         super().__init__(
             [(OLD_FLAG if hidden_names else "") + row.name, *names],
             metavar=row.kind.metavar,
@@ -148,4 +148,4 @@ def hide_secrets(
 
 
 def _takes_next(row: Option, following: str) -> bool:
-    return row.kind.name != "bool" or not following.startswith("-")
+    return not row.kind.alone or not following.startswith("-")

@@ -105,12 +105,15 @@ class GatewayProcess:
     def start(self, *, ready: bool = True) -> Self:
         """Start it and wait until it listens, and by default until it can serve."""
         self.log_file.unlink(missing_ok=True)
-        with open(self.folder / "stderr.txt", "ab") as stderr:
+        with (
+            open(self.folder / "stdout.txt", "ab") as stdout,
+            open(self.folder / "stderr.txt", "ab") as stderr,
+        ):
             self._process = subprocess.Popen(
                 self.start_command(),
                 env=self._environ,
                 cwd=self.folder,
-                stdout=subprocess.DEVNULL,
+                stdout=stdout,
                 stderr=stderr,
                 start_new_session=True,
             )
@@ -226,6 +229,9 @@ class GatewayProcess:
         except FileNotFoundError:
             return []
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+    def stdout(self) -> str:
+        return (self.folder / "stdout.txt").read_text()
 
     def stderr(self) -> str:
         path = self.folder / "stderr.txt"

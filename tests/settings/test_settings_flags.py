@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -46,6 +47,31 @@ def few(**flags: object) -> None:
 )
 def test_a_bool_flag_may_stand_alone_or_take_a_value(argv: list[str], value: bool) -> None:
     assert load_from_argv(["--local", *argv], {}).coderd_stream_reuse is value
+
+
+@pytest.mark.parametrize(
+    ("argv", "value"),
+    [
+        ([], ""),
+        (["--console"], "127.0.0.1:4002"),
+        (["--console", "--local"], "127.0.0.1:4002"),
+        (["--console", "localhost:5000"], "localhost:5000"),
+        (["--console=[::1]:0"], "[::1]:0"),
+        (["--console=false"], ""),
+    ],
+)
+def test_an_address_may_be_wanted_without_being_given(argv: list[str], value: str) -> None:
+    assert load_from_argv([*argv, "--url", "https://c", "--key", "k"], {}).console == value
+
+
+def test_an_address_that_may_be_wanted_is_an_address_in_yaml_too(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    for text, value in (("true", "127.0.0.1:4002"), ("false", ""), ("'[::1]:0'", "[::1]:0")):
+        file.write_text(f"ai_gateway: {{local: true, console: {text}}}")
+        assert load_from_argv(["--config", str(file)], {}).console == value
+    file.write_text("ai_gateway: {local: true, console: 4002}")
+    with pytest.raises(SettingsError, match="host:port"):
+        load_from_argv(["--config", str(file)], {})
 
 
 def test_short_flags_work() -> None:

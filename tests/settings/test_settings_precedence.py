@@ -79,6 +79,7 @@ def test_every_option_is_read_from_all_its_names(row: Option, tmp_path: Path) ->
         "duration": "7s",
         "size": "7KiB",
         "address": "127.0.0.9:7",
+        "optional address": "127.0.0.9:7",
         "url": "http://seven.example",
         "storage": "redis://seven:6379/0",
         "regex list": "seven",
