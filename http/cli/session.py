@@ -7,6 +7,7 @@ import json
 import click
 from attrs import asdict
 
+from aigateway.actors.control.local.cache_breaks import in_words
 from aigateway.actors.control.local.looks import look_at_one
 from aigateway.actors.control.local.schema import moment_of
 from aigateway.actors.control.local.sessions import CacheBreaks, SessionRow, Tokens, sessions_named
@@ -125,21 +126,8 @@ def _print_turn(turn: Turn, indent: str, full: bool) -> None:
         _print_text(indent, "error", f"{turn.error_type} {turn.error_message or ''}", full)
 
 
-_CAUSES = {
-    "model": "another model",
-    "provider": "another provider",
-    "key": "another key of the provider",
-    "tools": "other tools",
-    "system": "another system prompt",
-    "marks": "the client's marks of what is cached",
-    "pause": "a pause longer than the cache lives",
-    "unknown": "nothing that the client sent",
-}
-
-
 def _told(cache: Cache) -> str:
-    cause = cache.cause or ""
-    what = f"message {cache.place}" if cause == "message" else _CAUSES.get(cause, cause)
+    what = in_words(cache.cause or "", cache.place)
     cost = "" if cache.cost_nano_usd is None else f", {dollars(cache.cost_nano_usd)}"
     return (
         f"{what}; {cache.lost_tokens:,} of {cache.could_tokens:,} tokens were not read again{cost}"

@@ -10,6 +10,7 @@ import falcon
 from attrs import frozen
 
 from aigateway.actors.control.local.audit import Change, note_changes
+from aigateway.actors.control.local.cache_breaks import in_words
 from aigateway.actors.control.local.cap_holders import tills_in
 from aigateway.actors.control.local.looks import look_at_many, look_at_one
 from aigateway.actors.control.local.schema import moment_of, transaction
@@ -231,7 +232,10 @@ class Pages:
             if row.requests <= _MOST_TURNS:
                 tree = timeline(database, (row.user_id, row.session_id))
         self._note(req, "session", f"session {row.session_id}", row.user_id, row.username)
-        self._show(req, resp, "session.html", row=row, tree=tree, longest=_LONGEST_SAID)
+        self._show(
+            req, resp, "session.html",
+            row=row, tree=tree, longest=_LONGEST_SAID, in_words=in_words,
+        )  # fmt: skip
 
     # -- Requests
 

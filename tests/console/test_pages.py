@@ -246,3 +246,31 @@ def test_lines_for_clients_have_the_address_that_was_given(console: ConsoleProce
         '"baseURL": "https://gateway.example/anthropic/v1"',
     ):
         assert line in page
+
+
+def test_a_break_of_the_cache_is_marked_with_its_cause_and_what_it_cost(
+    weeks: Path, tmp_path: Path
+) -> None:
+    database = tmp_path / "broken.db"
+    database.write_bytes(weeks.read_bytes())
+    with closing(open_database(database)) as changed:
+        id, user, session, model = changed.execute(
+            "SELECT id, initiator_id, session_id, model FROM interceptions"
+            " WHERE session_id IS NOT NULL AND username = 'ada' ORDER BY started_at LIMIT 1"
+        ).fetchone()
+        changed.execute(
+            "INSERT INTO cache_turns (interception_id, user_id, session_id, agent_id, began, model,"
+            " provider_name, credential_hint, ttl, prompt_tokens, kept_tokens, read_tokens,"
+            " could_tokens, lost_tokens, cause, place, cost_nano_usd)"
+            " VALUES (?, ?, ?, '', 0, ?, 'p', '', 300, 50000, 50000, 1000, 41000, 40000,"
+            " 'message', 7, 180000000)",
+            (id, user, session, model),
+        )
+    with ConsoleProcess(tmp_path, database) as console:
+        page = console.get(f"/sessions/one?user={user}&session={session}").text
+    told = " ".join(unescape(re.sub(r"<[^>]+>", "", page)).split())
+    assert (
+        "Cache break: message 7. 40.0k of 41.0k tokens were not read again, which cost $0.18."
+        in told
+    )
+    assert "Cache breaks 1$0.18 for 40.0k tokens" in told

@@ -27,13 +27,13 @@ own (a title) is before none.  A turn without any before it lost nothing: it beg
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal, TypeAlias, get_args
 
 from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.prompt_parts import PromptParts
 
-__all__ = ["CAUSES", "LEAST", "CacheTurn", "Cause", "Verdict", "judge"]
+__all__ = ["CAUSES", "LEAST", "CacheTurn", "Cause", "Verdict", "in_words", "judge"]
 
 Cause: TypeAlias = Literal[
     "model", "provider", "key", "tools", "system", "message", "marks", "pause", "unknown"
@@ -147,3 +147,20 @@ def _cached(parts: PromptParts) -> int:
 def _is_marked(marks: Sequence[int], cached: int) -> bool:
     """Whether a mark finds so many cached parts: it stands at their end or a little behind it."""
     return any(0 <= mark - (cached - 1) <= _NEAR for mark in marks)
+
+
+_WORDS: Final[Mapping[str, str]] = {
+    "model": "another model",
+    "provider": "another provider",
+    "key": "another key of the provider",
+    "tools": "other tools",
+    "system": "another system prompt",
+    "marks": "the client's marks of what is cached",
+    "pause": "a pause longer than the cache lives",
+    "unknown": "nothing that the client sent",
+}
+
+
+def in_words(cause: str, place: int | None) -> str:
+    """What changed, for people; ``place`` is which message it was."""
+    return f"message {place}" if cause == "message" else _WORDS.get(cause, cause)

@@ -185,7 +185,8 @@ def test_one_that_died_is_followed_by_another_that_is_the_same_worker(
     first = reporters.start(address, edge)
     wait_until(lambda: line(either), "the worker is on the board")
     first.tell(Crash())
-    wait_until(lambda: not first.is_alive(), "it has died")
+    # Its watcher hears of it when it has let go of all that it had.
+    wait_until(lambda: reporters.deaths, "it has died")
     assert isinstance(reporters.deaths.pop(), RuntimeError)
     reporters.start(address, edge)
     board.look(either, ["list"], 30)
