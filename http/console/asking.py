@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -114,6 +114,10 @@ class Gateways(Protocol):
         """What the worker with this id does at this moment, as a
         :class:`~aigateway.http.diagnosis.snapshot.Snapshot` in JSON, or ``error``."""
 
+    def dumped(self, interception_id: str) -> Sequence[Mapping[str, Any]]:
+        """What was written of a request, on whichever machine, as
+        :func:`~aigateway.http.diagnosis.dumps.dumped` has it."""
+
     def dial(self, provider: str) -> Mapping[str, Any]:
         """What a worker hears from a provider that it asks for its models; ``error`` when none
         can."""
@@ -160,6 +164,9 @@ class ThisMachine:
         except NoGateway as ex:
             return {"error": str(ex)}
         return found[0] if found else {"error": "there is no such worker any more"}
+
+    def dumped(self, interception_id: str) -> Sequence[Mapping[str, Any]]:
+        return ()
 
     def dial(self, provider: str) -> Mapping[str, Any]:
         question = {"command": "dial", "provider": provider}
@@ -216,6 +223,15 @@ class OnTheBoard:
     def trace(self, worker: str) -> Mapping[str, Any]:
         return self._commanded(worker, {"command": "trace"}, _PATIENCE)
 
+    def dumped(self, interception_id: str) -> Sequence[Mapping[str, Any]]:
+        # One worker of each gateway will do: they have the same folder.
+        one_each = {each.gateway: each.id for each in self.ask("list").speaking}
+        question = {"command": "dump", "id": interception_id}
+        for said in self._commanded_all(list(one_each.values()), question, _PATIENCE):
+            if files := said.get("files"):
+                return list(files)
+        return ()
+
     def dial(self, provider: str) -> Mapping[str, Any]:
         speaking = self.ask("providers").speaking
         for each in speaking:
@@ -270,22 +286,33 @@ class OnTheBoard:
         self, worker: str, question: Mapping[str, Any], patience: float
     ) -> Mapping[str, Any]:
         try:
-            with self._records.writing() as database:
-                command = board.command(database, worker, question, patience)
-            until = time.monotonic() + patience
-            while time.monotonic() < until:
-                time.sleep(_POLL)
-                with self._records.reading() as database:
-                    said = board.answered(database, command)
-                if said is not None:
-                    break
-            else:
-                said = {"error": f"the worker did not answer within {patience:g} s"}
-            with self._records.writing() as database:
-                board.forget(database, command)
+            for said in self._commanded_all([worker], question, patience):
+                return said
         except Away as ex:
             return {"error": str(ex)}
-        return said
+        return {"error": f"the worker did not answer within {patience:g} s"}
+
+    def _commanded_all(
+        self, workers: Sequence[str], question: Mapping[str, Any], patience: float
+    ) -> Iterator[Mapping[str, Any]]:
+        """What they answer, as it comes; nothing of those that do not in time.  Raises Away."""
+        with self._records.writing() as database:
+            waiting = {board.command(database, each, question, patience) for each in workers}
+        asked = frozenset(waiting)
+        until = time.monotonic() + patience
+        try:
+            while waiting and time.monotonic() < until:
+                time.sleep(_POLL)
+                with self._records.reading() as database:
+                    found = {each: board.answered(database, each) for each in waiting}
+                for each, said in found.items():
+                    if said is not None:
+                        waiting.remove(each)
+                        yield said
+        finally:
+            with self._records.writing() as database:
+                for each in asked:
+                    board.forget(database, each)
 
 
 @frozen

@@ -54,6 +54,8 @@ class ProviderView:
     silent: int = 0
     """Workers in which its actor did not answer."""
     counters: Counter[str] = Factory(Counter)
+    fallback_reasons: Counter[str] = Factory(Counter)
+    """How often requests were handed to a fallback, by why."""
     keys: dict[str, list[Mapping[str, Any]]] = Factory(dict)
     """The rests of each key, by its masked form; of the same rest in several workers the
     longest."""
@@ -110,6 +112,7 @@ def _add(view: ProviderView, state: Mapping[str, Any] | None) -> None:
     for name in ("busy", "idle", "draining", "waiting", "retrying"):
         setattr(view, name, getattr(view, name) + state[name])
     view.counters.update(state["counters"])
+    view.fallback_reasons.update(state["fallback_reasons"])
     for key in state["keys"]:
         known = view.keys.get(key["hint"], [])
         view.keys[key["hint"]] = _longest([*known, *key["rests"]])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Final
 
 import falcon
-from attrs import frozen
+from attrs import field, frozen
 
 from aigateway.actors.control.local.audit import Change, note_changes
 from aigateway.actors.control.local.cache_breaks import in_words
@@ -45,7 +45,7 @@ from aigateway.http.console.templating import query as _query
 from aigateway.http.console.visitors import visitor_of
 from aigateway.http.diagnosis.report import as_text
 
-__all__ = ["Site", "Pages"]
+__all__ = ["Offered", "Pages", "Site"]
 
 _ROWS: Final = 50
 _SESSIONS: Final = 100
@@ -64,6 +64,15 @@ LOOK_EVERY: Final = 15.0
 
 
 @frozen
+class Offered:
+    """The models that a provider said it has."""
+
+    at: str
+    """When, RFC 3339 in UTC."""
+    models: Sequence[str]
+
+
+@frozen
 class Site:
     """What all pages are made from."""
 
@@ -72,6 +81,8 @@ class Site:
     templates: Templates
     client_address: str
     """Where clients find the gateway: scheme, host and port."""
+    offered: dict[str, Offered] = field(factory=dict)
+    """What providers said when they were tested last, by name."""
 
 
 class Pages:
@@ -298,6 +309,7 @@ class Pages:
         self._show(
             req, resp, "providers.html",
             answers=answers, providers=merged_providers(answers), health=health, no_records=trouble,
+            offered=self._site.offered,
         )  # fmt: skip
 
     def on_get_actors(self, req: falcon.Request, resp: falcon.Response) -> None:

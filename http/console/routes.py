@@ -49,6 +49,7 @@ PAGES: Final = {
 WRITES: Final = {
     "/actors/restart": Route("restart", ADMINS, ADMINS),
     "/providers/test": Route("test", ADMINS, ADMINS),
+    "/requests/{id}/raw": Route("raw", ADMINS, ADMINS),
     "/keys/{id}": Route("key", EVERYBODY, OWNERS),
     "/setup": Route("setup", EVERYBODY, OWNERS),
 }

@@ -7,6 +7,7 @@ table of changes.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import falcon
@@ -22,13 +23,15 @@ from aigateway.actors.control.local.api_keys import (
     revoke_key,
 )
 from aigateway.actors.control.local.audit import Change, note_changes
+from aigateway.actors.control.local.looks import look_at_one
 from aigateway.actors.control.local.people import NoSuch
 from aigateway.actors.control.local.schema import Database, transaction
+from aigateway.actors.values.records import timestamp
 from aigateway.http.console import clients
 from aigateway.http.console.forms import LONGEST, sent, tried
 from aigateway.http.console.gateway import merged_providers
-from aigateway.http.console.pages import Site
-from aigateway.http.console.records import Away
+from aigateway.http.console.pages import Offered, Site
+from aigateway.http.console.records import Away, detail
 from aigateway.http.console.visitors import Role, visitor_of
 
 __all__ = ["Writes"]
@@ -177,6 +180,31 @@ class Writes:
                     return {**actor, "worker": each.id, "pid": each.pid, "host": each.host}
         raise falcon.HTTPNotFound(title="No such actor", description="Its worker may have ended.")
 
+    # -- What was written of a request
+
+    def on_get_raw(self, req: falcon.Request, resp: falcon.Response, id: str) -> None:
+        self._raw(req, resp, id, None)
+
+    def on_post_raw(self, req: falcon.Request, resp: falcon.Response, id: str) -> None:
+        sent(req)
+        # APPSEC: there is a record, and with it somebody whose it is, and it is noted first.
+        self._raw(req, resp, id, lambda: self._site.gateways.dumped(id))
+
+    def _raw(
+        self, req: falcon.Request, resp: falcon.Response, id: str,
+        read: Callable[[], Sequence[Mapping[str, Any]]] | None,
+    ) -> None:  # fmt: skip
+        with self._site.records.reading() as database:
+            found = detail(database, id)
+        if found is None:
+            raise falcon.HTTPNotFound(title="No such request")
+        files = None
+        if read is not None:
+            whose = found.row["initiator_id"], found.entry.username
+            self._note(req, look_at_one("raw", f"request {id}", *whose))
+            files = read()
+        self._site.templates.respond(req, resp, "raw.html", entry=found.entry, files=files)
+
     # -- Providers
 
     def on_get_test(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -189,6 +217,9 @@ class Writes:
         self._note(req, Change("provider.test", f"provider {name}"))
         # One worker will do: all have the same keys and go the same way.
         answer = self._site.gateways.dial(name)
+        models = {each for told in answer.get("dialled", ()) for each in told["models"]}
+        if models:
+            self._site.offered[name] = Offered(timestamp(time.time()), sorted(models))
         self._site.templates.respond(
             req, resp, "test.html",
             name=name, dialled=answer.get("dialled", []), problem=str(answer.get("error", "")),

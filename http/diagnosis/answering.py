@@ -13,6 +13,7 @@ import pykka
 from aigateway.actors.actor.base import ask
 from aigateway.actors.recorder.messages import Redeliver
 from aigateway.actors.supervisor import ListActors, RestartActor, Supervisor
+from aigateway.http.diagnosis.dumps import dumped
 from aigateway.http.diagnosis.serving import providers_now, requests_now
 from aigateway.http.request.call import Call
 from aigateway.http.request.runtime import Runtime
@@ -80,6 +81,9 @@ class Answering:
                 return {"providers": providers_now(runtime.tree)}
             case "trace":
                 return self._snapshot()
+            case "dump":
+                folders = [config.dump_dir for config in runtime.tree.provider_configs()]
+                return {"files": dumped(folders, str(question["id"]))}
             case "dial":
                 return {"dialled": _dial(runtime, str(question["provider"]))}
             case unknown:

@@ -84,6 +84,7 @@ def _state(state: ProviderState) -> dict[str, object]:
         ],
         "circuits": [attrs.asdict(circuit) for circuit in state.circuits],
         "counters": _counters(state.counters),
+        "fallback_reasons": dict(state.counters.fallback_reasons),
     }
 
 

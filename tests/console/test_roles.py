@@ -43,6 +43,7 @@ def of(place: Place, name: str) -> dict[str, list[str]]:
         "/actors": ["/actors"],
         "/actors/trace": ["/actors/trace?worker=1"],
         "/actors/restart": ["/actors/restart?worker=1&role=recorder"],
+        "/requests/{id}/raw": [f"/requests/i-{name}/raw"],
         "/providers/test": ["/providers/test?name=anthropic"],
         "/people": ["/people"],
         "/people/{id}": [f"/people/{user}"],

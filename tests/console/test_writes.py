@@ -190,6 +190,13 @@ def test_a_provider_is_tested_and_shows_its_models(
     expect(page.locator(".models .sign").first).to_be_visible()
     row = newest(gateway.database)
     assert (row["action"], row["subject"]) == ("provider.test", "provider anthropic")
+    # And its card goes on telling.
+    page.goto(f"{console.url}/providers")
+    page.get_by_text("3 models, as it said").click()
+    expect(page.get_by_label("Models of anthropic").locator("li").nth(1)).to_have_text("claude-a")
+    page.get_by_role("link", name=re.compile("Test it.*anthropic")).click()
+    page.get_by_role("button", name="Test it").click()
+    expect(page.get_by_text("works")).to_be_visible()
     provider.play(answer({"error": "no"}, 401))
     page.get_by_role("button", name="Test it again").click()
     expect(page.get_by_text("The credentials were refused", exact=False)).to_be_visible()
