@@ -188,7 +188,10 @@ class Pages:
         with self._site.records.reading() as database:
             found = spending(database, by, days, filters, now, owner)
             since, _names = period(days, now)
-            unpriced = unpriced_models(database, since, filters, owner)
+            unpriced = []
+            # PERF: it sums up once more.
+            if found.total.tokens.unpriced:
+                unpriced = unpriced_models(database, since, filters, owner)
             options = choices(database, since, owner)
             caps = tills_in(database, now, owner)
         self._show(
