@@ -399,6 +399,8 @@ class Prompt:
     """The client asks it for an end of its own: no turn goes on from it."""
     compared: bool = True
     """It can be compared with others of its session by what is told of caches."""
+    are_items: bool = False
+    """Its messages are items of the Responses API, which is sent them again in other words."""
 
 
 @frozen

@@ -5,15 +5,20 @@ and its length, keyed.  What is not the prompt's is left out of them:
 
 - the marks that say what is to be cached, which move on with each turn;
 - whether a message's one text stands by itself or in a list, as some clients write it for a mark;
-- the head that Claude Code puts on its system prompt, which is another one each time.
+- the head that Claude Code puts on its system prompt, which is another one each time;
+- what items of the Responses API have besides what they say: ids, which a client may make again for
+  the same item, states, what is null, and the order of members, which is another when a client
+  sends an item that it was sent.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from typing import Final
+from typing import Any, Final
 from zlib import crc32
+
+import msgspec
 
 from aigateway.actors.codec.reading import Buffer, is_null
 from aigateway.actors.interception.conversation import Prompt
@@ -45,10 +50,11 @@ def fingerprint(key: bytes, prompt: Prompt) -> bytes:
     messages, lead = prompt.messages, prompt.leading
     if not (prompt.compared and messages) or len(messages) > MOST_MESSAGES:
         return b""
+    items = prompt.are_items
     read = [
-        _read(key, prompt.tools),
+        _read(key, prompt.tools, items),
         _read(key, prompt.system),
-        *[_read(key, each) for each in messages],
+        *[_read(key, each, items) for each in messages],
     ]
     first, read = read[:2], read[2:]
     leading, spoken = read[:lead], read[lead:]
@@ -89,28 +95,30 @@ class _Part:
     """For each mark in it, for how many seconds that is kept."""
 
 
-_known: dict[tuple[bytes, int, int], _Part] = {}
+_known: dict[tuple[bytes, int, int, bool], _Part] = {}
 _KNOWN_AT_MOST: Final = 16_384
 """Parts; some 4 MB."""
 
 
-def _read(key: bytes, part: Buffer) -> _Part:
+def _read(key: bytes, part: Buffer, is_item: bool = False) -> _Part:
     # PERF: a session sends its messages again with each turn, so most have been read before.  This
     # takes half a us of each, and 0.2 us for each 1,000 bytes.
     view = memoryview(part)
-    name = (key, crc32(view), view.nbytes)
+    name = (key, crc32(view), view.nbytes, is_item)
     found = _known.get(name)
     if found is None:
         if len(_known) >= _KNOWN_AT_MOST:
             _known.clear()
-        found = _known[name] = _read_first(key, bytes(view))
+        found = _known[name] = _read_first(key, bytes(view), is_item)
     return found
 
 
-def _read_first(key: bytes, text: bytes) -> _Part:
+def _read_first(key: bytes, text: bytes, is_item: bool) -> _Part:
     text, marks = without_marks(text)
     text = plain(text)
     lives = [_life(each) for each in marks if not each.rstrip(_ENDS).endswith(b"null")]
+    if is_item:
+        text = _said_by(text)
     told = crc32(text).to_bytes(4, "big") + len(text).to_bytes(8, "big")
     return _Part(_keyed(key, told), tuple(lives))
 
@@ -128,6 +136,30 @@ def plain(part: bytes) -> bytes:
         part = b"".join((_LISTED, part[len(_ALONE) : -2], b'"}]}'))
     return _HEAD.sub(b"", part, count=1)
 
+
+def _said_by(item: bytes) -> bytes:
+    """What an item says, always written in the same way; itself where it is none."""
+    try:
+        fields = _decode(item)
+    except _UNREADABLE:
+        return item
+    said = {name: value for name, value in fields.items() if name not in _NOT_SAID}
+    content = fields.get("content")
+    if isinstance(content, list):
+        said["content"] = [_spoken(each) if isinstance(each, dict) else each for each in content]
+    return _encode({name: value for name, value in said.items() if value is not None})
+
+
+def _spoken(part: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in part.items() if name not in _ON_TEXT or value}
+
+
+_NOT_SAID: Final = frozenset({"id", "status"})
+_ON_TEXT: Final = frozenset({"annotations", "logprobs"})
+"""What a provider says of a text, which is left out where there is nothing to say."""
+_UNREADABLE: Final = (msgspec.MsgspecError, RecursionError, UnicodeError)
+_decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
+_encode: Final = msgspec.json.Encoder(order="sorted").encode
 
 _ENDS: Final = b" \t\r\n,"
 

@@ -12,7 +12,7 @@ tell of the response as a whole, those with more of a part of it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import msgspec
@@ -50,6 +50,7 @@ from aigateway.actors.interception.conversation import (
     ASIDE,
     Conversation,
     Prompt,
+    PromptKind,
     Said,
     kind_of,
     last_said,
@@ -180,7 +181,9 @@ def _read_request(
         last, texts = last_said(Conversation(given), _said)
     prompt = "\n".join(texts) if texts else None
     said: str | None = kind
-    if prompt is not None and kind is None:
+    if said is None and text(last.get("type")) in _OWN_KINDS:
+        said = _OWN_KINDS[text(last["type"]) or ""]
+    elif prompt is not None and kind is None:
         said = kind_of(headers, text(fields.instructions) or "", prompt)
     return ClientRequest(
         id=id,
@@ -198,16 +201,55 @@ def _read_request(
             names_stored=read.names_stored,
             stored=read.stored,
         ),
-        written=Prompt(
+        written=_prompt(
+            fields,
             () if isinstance(given, str) else given,
-            fields.tools,
-            fields.instructions,
-            retention=fields.prompt_cache_retention,
             aside=said in ASIDE,
             # What is stored with the provider is not here to be compared.
             compared=not (read.goes_on or isinstance(given, str) or kind is not None),
         ),
     )
+
+
+def _prompt(fields: _Body, given: Sequence[Buffer], *, aside: bool, compared: bool) -> Prompt:
+    """The prompt of a conversation of items.
+
+    Codex has its tools and its instructions, in this order, in items at the beginning.
+    """
+    tools: Buffer = fields.tools
+    leading = 0
+    if is_null(tools) and _begins(given, _TOOLS_ITEM):
+        tools, given = given[0], given[1:]
+    if _is_empty(fields.instructions) and _begins(given, _INSTRUCTIONS_ITEM):
+        leading = 1
+    return Prompt(
+        given,
+        tools,
+        fields.instructions,
+        leading,
+        retention=fields.prompt_cache_retention,
+        aside=aside,
+        compared=compared,
+        are_items=True,
+    )
+
+
+_TOOLS_ITEM = re.compile(rb'\s*\{[^{}\[\]]*"type"\s*:\s*"additional_tools"')
+_INSTRUCTIONS_ITEM = re.compile(rb'\s*\{[^{}\[\]]*"role"\s*:\s*"(?:developer|system)"')
+
+
+def _begins(given: Sequence[Buffer], item: re.Pattern[bytes]) -> bool:
+    """Whether the first item says in front of what it holds that it is such a one."""
+    # PERF: it may be long, and to split it takes some 30 us.
+    return bool(given) and item.match(bytes(memoryview(given[0])[:_HEAD])) is not None
+
+
+def _is_empty(value: Buffer) -> bool:
+    return is_null(value) or bytes(memoryview(value)[:2]) == b'""'
+
+
+_HEAD = 256
+"""Bytes of an item in which it says what it is."""
 
 
 def _types(tools: Raw) -> list[str]:
@@ -229,20 +271,37 @@ def _number(value: Buffer | None) -> str:
 
 
 def _said(item: Object) -> Said:
-    if text(item.get("type")) in _CONTEXT:
+    kind = text(item.get("type"))
+    if kind in _CONTEXT:
         return Said("developer")
+    if kind == "agent_message":
+        texts = _texts_of(item)
+        # What it is given to do; others are news of those who work beside it.
+        return Said("user", texts) if texts and texts[0].startswith(_NEW_TASK) else _NEWS
     role = text(item.get("role")) or ""
     if role != "user":
         return Said(role)
+    return Said(role, _texts_of(item))
+
+
+def _texts_of(item: Object) -> list[str]:
     content = item.get("content")
     whole = text(content)
     if whole is not None:
-        return Said(role, [whole])
+        return [whole]
     parts = [members(part) for part in items(content)]
     said = [text(part.get("text")) for part in parts if text(part.get("type")) in _TEXT_PARTS]
-    return Said(role, [each for each in said if each is not None])
+    return [each for each in said if each is not None]
 
 
+_NEWS = Said("developer")
+_NEW_TASK = "Message Type: NEW_TASK"
+"""Codex 0.171: how an agent begins what another is to do.  What that is may be encrypted."""
+_OWN_KINDS: Mapping[str, PromptKind] = {
+    "agent_message": "agent",
+    "compaction_trigger": "compaction",
+}
+"""Items that, as the last of a conversation, no person has typed, and who has."""
 _CONTEXT = frozenset({"additional_context", "additional_tools", "configuration_update"})
 """Items that set a model up, of any role."""
 _TEXT_PARTS = frozenset({"input_text", "text"})
@@ -271,6 +330,7 @@ class ResponsesInterception(Relay):
     api: ClassVar[Api] = RESPONSES
 
     __slots__ = (
+        "_compacts",
         "_finished",
         "_items",
         "_keep_delta",
@@ -285,6 +345,7 @@ class ResponsesInterception(Relay):
 
     def __init__(self, request: ClientRequest) -> None:
         super().__init__(request)
+        self._compacts = request.prompt is None and request.prompt_kind == "compaction"
         self._msg_id = ""
         self._usage = RunningUsage()
         self._items = Items()
@@ -525,6 +586,10 @@ class ResponsesInterception(Relay):
             },
             metadata=self._metadata_of_call(whole=self._finished and bool(usage)),
         )
+
+    def _metadata_of_call(self, *, whole: bool) -> dict[str, object]:
+        told = super()._metadata_of_call(whole=whole)
+        return {**told, "iteration": "compaction"} if self._compacts else told
 
     def error_event(self, error_type: str, message: str) -> bytes:
         code = _EVENT_CODES.get(error_type, "server_error")

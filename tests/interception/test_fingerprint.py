@@ -176,6 +176,91 @@ def test_a_response_is_compared_by_tools_instructions_and_items() -> None:
     assert again.tools != found.tools
 
 
+def item(kind: str, id: str, **more: Any) -> dict[str, Any]:
+    """An item as Codex 0.171 writes it."""
+    return {"type": kind, "id": id, **more}
+
+
+def said(role: str, text: str, id: str) -> dict[str, Any]:
+    return item("message", id, role=role, content=[{"type": "input_text", "text": text}])
+
+
+def codex(*items: dict[str, Any]) -> Read:
+    return read({"model": "m", "input": list(items)}, RESPONSES)
+
+
+def test_codex_has_its_tools_and_its_instructions_in_items() -> None:
+    function = {"type": "custom", "name": "exec", "description": '"role":"user"'}
+    space = {"type": "namespace", "name": "functions", "tools": [function]}
+    tools = item("additional_tools", "at_1", role="developer", tools=[space])
+    base = said("developer", "You are Codex", "msg_1")
+    skills = said("developer", "<skills_instructions>", "msg_2")
+    one = said("user", "one", "msg_3")
+    whole = codex(tools, base, skills, one)
+    assert len(whole.messages) == 2
+    fewer = codex({**tools, "tools": []}, base, skills, one)
+    assert fewer.tools != whole.tools
+    assert fewer.all[1:] == whole.all[1:]
+    other = codex(tools, said("developer", "You are terse", "msg_1"), skills, one)
+    assert other.system != whole.system
+    assert (other.tools, other.messages) == (whole.tools, whole.messages)
+    assert codex(base, one).messages == whole.messages[1:]
+    # What stands in fields counts as before.
+    document = {"model": "m", "instructions": "be brief", "input": [base, one], "tools": [function]}
+    assert len(read(document, RESPONSES).messages) == 2
+    assert len(read({**document, "input": [tools, one]}, RESPONSES).messages) == 2
+    # An item that tools are added with later is one of the conversation.
+    assert len(codex(base, one, tools).messages) == 2
+    # Nothing to compare is no mistake.
+    assert codex(tools, base).messages == ()
+
+
+def test_an_item_is_the_same_under_another_id() -> None:
+    assert codex(said("user", "one", "msg_1")).all == codex(said("user", "one", "msg_2")).all
+    assert codex(said("user", "one", "msg_1")).all != codex(said("user", "two", "msg_1")).all
+
+
+@pytest.mark.parametrize(
+    ("told", "sent"),
+    [
+        (
+            {"id": "rs_1", "type": "reasoning", "summary": [], "encrypted_content": "gAAA",
+             "status": "completed"},
+            {"type": "reasoning", "id": "rs_1", "summary": [], "content": None,
+             "encrypted_content": "gAAA"},
+        ),
+        (
+            {"id": "msg_1", "type": "message", "status": "completed", "role": "assistant",
+             "content": [{"type": "output_text", "annotations": [], "text": "yes",
+                          "logprobs": []}]},
+            {"type": "message", "role": "assistant",
+             "content": [{"type": "output_text", "text": "yes"}]},
+        ),
+        (
+            {"id": "fc_1", "type": "function_call", "status": "completed", "call_id": "c",
+             "name": "look", "namespace": "mcp__files", "arguments": "{}"},
+            {"type": "function_call", "id": "fc_1", "name": "look", "namespace": "mcp__files",
+             "arguments": "{}", "call_id": "c"},
+        ),
+    ],
+    ids=["reasoning", "message", "call"],
+)  # fmt: skip
+def test_an_item_of_an_answer_is_the_same_when_the_client_sends_it(
+    told: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    assert codex(told).all == codex(sent).all
+    for name in sent.keys() - {"id", "content"}:
+        assert codex({**sent, name: "other"}).all != codex(sent).all
+
+
+def test_ids_in_other_apis_are_words_of_the_prompt() -> None:
+    def call(id: str) -> dict[str, Any]:
+        block = {"type": "tool_use", "id": id, "name": "Bash", "input": {}}
+        return {"role": "assistant", "content": [block]}
+
+    assert read(request(call("toolu_1"))).messages != read(request(call("toolu_2"))).messages
+
+
 @pytest.mark.parametrize(
     "more", [{"previous_response_id": "resp_1"}, {"conversation": "conv_1"}, {"input": "hello"}]
 )
@@ -204,6 +289,8 @@ def test_what_a_client_asks_for_itself_is_told_apart() -> None:
     title = "Please write a 5-10 word title for the following conversation: hi"
     assert read(request(user(title))).aside
     assert not read(request(user("one"))).aside
+    assert codex(user("one"), {"type": "compaction_trigger"}).aside
+    assert not codex(user("one"), {"type": "agent_message", "content": []}).aside
 
 
 def test_the_prompt_is_let_go_of_when_the_answer_begins() -> None:

@@ -642,6 +642,53 @@ def test_codex_says_who_spoke(headers: list[tuple[str, str]], prompt: str, kind:
     assert told.metadata == {"prompt_kind": kind}
 
 
+def agent_message(author: str, recipient: str, kind: str, *more: dict[str, str]) -> dict[str, Any]:
+    """What one of Codex's agents says to another; a task is encrypted by the provider."""
+    head = f"Message Type: {kind}\nTask name: {recipient}\nSender: {author}\nPayload:\n"
+    return {
+        "type": "agent_message",
+        "id": "amsg_1",
+        "author": author,
+        "recipient": recipient,
+        "content": [{"type": "input_text", "text": head}, *more],
+    }
+
+
+SPAWN_OUTPUT = {"type": "function_call_output", "call_id": "call_8", "output": "aborted"}
+TASK = agent_message(
+    "/root", "/root/helper", "NEW_TASK", {"type": "encrypted_content", "encrypted_content": "gAAA"}
+)
+NEWS = agent_message(
+    "/root/helper", "/root", "FINAL_ANSWER", {"type": "input_text", "text": "It is at noon."}
+)
+
+
+def test_the_task_of_an_agent_is_its_prompt() -> None:
+    given = [TYPED, SPAWN_OUTPUT, message("developer", "You are now a child."), TASK]
+    result = exchange("responses", {**RESPONSES_REQUEST, "input": given}, RESPONSES_STREAM)
+    (told,) = result.prompts
+    assert told.prompt.startswith("Message Type: NEW_TASK\nTask name: /root/helper")
+    assert told.metadata == {"prompt_kind": "agent"}
+
+
+@pytest.mark.parametrize(
+    ("given", "prompt", "call"),
+    [
+        ([TYPED, NEWS], "When is high tide?", None),
+        ([NEWS, TYPED], "When is high tide?", None),
+        ([TYPED, SPAWN_OUTPUT, NEWS], None, "call_8"),
+        ([TYPED, {"type": "reasoning", "summary": []}, NEWS], None, None),
+    ],
+)
+def test_what_agents_tell_each_other_is_no_prompt_and_no_result(
+    given: Any, prompt: str | None, call: str | None
+) -> None:
+    request = {**RESPONSES_REQUEST, "input": given}
+    result = exchange("responses", request, RESPONSES_STREAM)
+    assert [each.prompt for each in result.prompts] == ([] if prompt is None else [prompt])
+    assert open_one("responses", request).correlating_tool_call_id == call
+
+
 # -- compaction
 
 
@@ -697,3 +744,12 @@ def test_a_compaction_that_is_refused_is_told_in_the_apis_shape() -> None:
     assert result.client == body
     assert (result.outcome.error_type, result.outcome.error_message) == ("bad_request", "too long")
     assert result.records == []
+
+
+def test_a_compaction_that_a_conversation_ends_with_is_told_apart() -> None:
+    item = {"type": "compaction", "id": "cmp_1", "encrypted_content": "abc"}
+    given = [TYPED, {"type": "reasoning", "summary": []}, {"type": "compaction_trigger"}]
+    result = ask(True, {"input": given}, output=[item])
+    assert result.prompts == []
+    assert [each.metadata["iteration"] for each in result.tokens] == ["compaction"]
+    assert "iteration" not in ask(True, {"input": given[:1]}).tokens[0].metadata
