@@ -632,7 +632,7 @@ _TEXT = b"response.output_text."
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 
 
-_BROKEN = frozenset({"failed", "cancelled"})
+_BROKEN = frozenset({"failed", "cancelled", "interrupted"})
 """Those ends of a response before which the model was not done with what it had begun."""
 _FINALS = frozenset(
     {
@@ -647,8 +647,9 @@ _FINALS = frozenset(
 BEGINNINGS = frozenset({"response.created", "response.queued", "response.in_progress"})
 """Events that tell of a response of which nothing has come yet."""
 _BEGUN = frozenset(each.encode() for each in BEGINNINGS)
-_OVER = frozenset({"completed", "incomplete", "failed", "cancelled"})
-"""https://developers.openai.com/api/reference: the values of ``status`` that no others follow."""
+_OVER = frozenset({"completed", "incomplete", "failed", "cancelled", "interrupted"})
+"""https://developers.openai.com/api/reference: the values of ``status`` that no others follow; and
+what Codex 0.171 may ask for over a WebSocket."""
 
 
 def is_end(kind: str, response: Object) -> bool:

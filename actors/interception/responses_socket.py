@@ -75,7 +75,7 @@ __all__ = [
 
 CREATE: Final = "response.create"
 STEER: Final = "response.steer"
-HARMLESS: Final = frozenset({"response.cancel", "response.processed"})
+HARMLESS: Final = frozenset({"response.cancel", "response.interrupt", "response.processed"})
 """What a client may say that makes no model work."""
 
 BUSY: Final = "a response is still running on this connection, or on this stream_id"

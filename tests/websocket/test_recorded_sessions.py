@@ -188,6 +188,34 @@ def test_what_prepares_a_conversation_is_recorded_without_a_prompt(mine: Mine) -
     assert len(mine.rows("error_type")) == 2
 
 
+@pytest.mark.parametrize("kind", ["response.cancel", "response.interrupt"])
+def test_a_response_that_its_client_stops_ends_and_another_begins(mine: Mine, kind: str) -> None:
+    def answer(provider: SocketProvider, connection: ServerConnection, asked: Any) -> None:
+        events = response_events(f"resp_{len(provider.received)}", text="a b")
+        if len(provider.received) == 1:
+            events = events[:3]
+        elif asked["type"] == kind:
+            status = "interrupted" if kind.endswith("rupt") else "cancelled"
+            ended = {**completed("resp_1"), "type": f"response.{status}"}
+            events = [{**ended, "response": {**ended["response"], "status": status}}]
+        for each in events:
+            connection.send(json.dumps(each))
+
+    mine.sockets.script = answer
+    with mine.open() as session:
+        session.create("go right")
+        for _ in range(3):
+            session.next()
+        stop = {"type": kind, "response_id": "resp_1"}
+        session.connection.send(json.dumps(stop))
+        assert session.next()["response"]["id"] == "resp_1"
+        assert session.ask("go left")[-1]["response"]["status"] == "completed"
+    assert mine.sockets.received[1] == stop
+    told = mine.rows("input_tokens, output_tokens", "token_usages")
+    assert [tuple(each.values()) for each in told] == [(20, 12), (20, 12)]
+    assert [each["error_type"] for each in mine.rows("error_type")] == [None, None]
+
+
 def metadata(kind: str, **more: Any) -> str:
     """What Codex 0.171 says of a request, cut to what is read."""
     said = {"request_kind": kind, **more}
