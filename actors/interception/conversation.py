@@ -401,6 +401,8 @@ class Prompt:
     """It can be compared with others of its session by what is told of caches."""
     are_items: bool = False
     """Its messages are items of the Responses API, which is sent them again in other words."""
+    follows: str = ""
+    """The response whose prompt and output come in front of it."""
 
 
 @frozen

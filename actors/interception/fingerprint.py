@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 from zlib import crc32
 
@@ -25,7 +26,15 @@ from aigateway.actors.interception.conversation import Prompt
 from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.prompt_parts import CHECKSUM_SIZE, PromptParts, encoded
 
-__all__ = ["fingerprint", "plain", "without_marks"]
+__all__ = [
+    "MOST_MESSAGES",
+    "fingerprint",
+    "item_checksum",
+    "parts_behind",
+    "parts_of",
+    "plain",
+    "without_marks",
+]
 
 MOST_MESSAGES: Final = 4096
 """A longer conversation has no fingerprint."""
@@ -47,12 +56,18 @@ _LISTED: Final = b'{"role":"user","content":[{"type":"text","text":"'
 
 def fingerprint(key: bytes, prompt: Prompt) -> bytes:
     """The checksums of a prompt, for a record; empty for one that is too long or not all there."""
-    messages, lead = prompt.messages, prompt.leading
-    if not (prompt.compared and messages) or len(messages) > MOST_MESSAGES:
+    if not prompt.compared or prompt.follows or not 0 < len(prompt.messages) <= MOST_MESSAGES:
         return b""
-    items = prompt.are_items
+    return encoded(parts_of(key, prompt))
+
+
+def parts_of(key: bytes, prompt: Prompt) -> PromptParts:
+    """The checksums of a prompt."""
+    messages, lead, items, tools = prompt.messages, prompt.leading, prompt.are_items, prompt.tools
+    if items:
+        tools, lead, messages = _beginning(prompt)
     read = [
-        _read(key, prompt.tools, items),
+        _read(key, tools, items),
         _read(key, prompt.system),
         *[_read(key, each, items) for each in messages],
     ]
@@ -73,17 +88,81 @@ def fingerprint(key: bytes, prompt: Prompt) -> bytes:
     system = first[1].checksum
     if lead:
         system = _keyed(key, b"".join(each.checksum for each in leading))
-    return encoded(
-        PromptParts.of(
-            first[0].checksum,
-            system,
-            [each.checksum for each in spoken],
-            tuple(sorted(set(marks))),
-            prompt.explicit,
-            ttl,
-            prompt.aside,
-        )
+    return PromptParts.of(
+        first[0].checksum,
+        system,
+        [each.checksum for each in spoken],
+        tuple(sorted(set(marks))),
+        prompt.explicit,
+        ttl,
+        prompt.aside,
     )
+
+
+def parts_behind(key: bytes, before: PromptParts, prompt: Prompt) -> PromptParts:
+    """The checksums of a prompt of items that goes on from another one and its answer."""
+    nothing = {_read(key, each).checksum for each in _NOTHING}
+    tools, system, given = prompt.tools, prompt.system, prompt.messages
+    tools_before, system_before = before.head[:CHECKSUM_SIZE], before.head[CHECKSUM_SIZE:]
+    instructions = b""
+    if not before.first_message:
+        # It was only prepared: tools and instructions may still come.
+        found, lead, others = _beginning(prompt)
+        if tools_before in nothing:
+            tools, given = found, others
+        if system_before in nothing and lead and given is others:
+            instructions = _keyed(key, _read(key, given[0], True).checksum)
+            given = given[1:]
+    read = [_read(key, each, True) for each in given]
+    return PromptParts(
+        b"".join(
+            (
+                tools_before if is_null(tools) else _read(key, tools, True).checksum,
+                instructions
+                or (system_before if _is_empty(system) else _read(key, system).checksum),
+                before.joined[len(before.head) :],
+                *[each.checksum for each in read],
+            )
+        ),
+        (*before.marks, *[place for place, each in enumerate(read, len(before)) if each.lives]),
+        ttl=_LONG.get(bytes(prompt.retention), 0),
+        aside=prompt.aside,
+    )
+
+
+def item_checksum(key: bytes, item: Buffer) -> bytes:
+    """The checksum of an item, told by the provider or sent by a client."""
+    return _read(key, item, True).checksum
+
+
+def _beginning(prompt: Prompt) -> tuple[Buffer, int, Sequence[Buffer]]:
+    """Tools, how many messages are instructions, and messages of a prompt of items.
+
+    Codex has its tools and its instructions, in this order, in items at the beginning.
+    """
+    tools, lead, given = prompt.tools, 0, prompt.messages
+    if is_null(tools) and _begins(given, _TOOLS_ITEM):
+        tools, given = given[0], given[1:]
+    if _is_empty(prompt.system) and _begins(given, _INSTRUCTIONS_ITEM):
+        lead = 1
+    return tools, lead, given
+
+
+_TOOLS_ITEM: Final = re.compile(rb'\s*\{[^{}\[\]]*"type"\s*:\s*"additional_tools"')
+_INSTRUCTIONS_ITEM: Final = re.compile(rb'\s*\{[^{}\[\]]*"role"\s*:\s*"(?:developer|system)"')
+_NOTHING: Final = (b"", b"null", b'""')
+_FRONT: Final = 256
+"""Bytes of an item in which it says what it is."""
+
+
+def _begins(given: Sequence[Buffer], item: re.Pattern[bytes]) -> bool:
+    """Whether the first item says in front of what it holds that it is such a one."""
+    # PERF: it may be long, and to split it takes some 30 us.
+    return bool(given) and item.match(bytes(memoryview(given[0])[:_FRONT])) is not None
+
+
+def _is_empty(value: Buffer) -> bool:
+    return is_null(value) or bytes(memoryview(value)[:2]) in _NOTHING
 
 
 @frozen

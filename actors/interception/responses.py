@@ -12,7 +12,7 @@ tell of the response as a whole, those with more of a part of it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import ClassVar, NamedTuple
 
 import msgspec
@@ -152,10 +152,14 @@ def _by_members(readable: bytes) -> _Read:
 
 
 def read_responses_request(
-    id: str, readable: bytes, body: bytes, headers: Headers = ()
+    id: str, readable: bytes, body: bytes, headers: Headers = (), *, follows: str = ""
 ) -> ClientRequest:
-    """Read a request; ``readable`` is ``body`` without its content coding.  Raises NotJson."""
-    return _read_request(id, readable, body, headers)
+    """Read a request; ``readable`` is ``body`` without its content coding.
+
+    ``follows`` is the response that it goes on from, where its prompt may be known here.
+    Raises NotJson.
+    """
+    return _read_request(id, readable, body, headers, follows=follows)
 
 
 def read_compaction_request(
@@ -169,7 +173,13 @@ def read_compaction_request(
 
 
 def _read_request(
-    id: str, readable: bytes, body: bytes, headers: Headers, *, kind: str | None = None
+    id: str,
+    readable: bytes,
+    body: bytes,
+    headers: Headers,
+    *,
+    kind: str | None = None,
+    follows: str = "",
 ) -> ClientRequest:
     read = read_once(readable, _decode, _by_members)
     fields = read.body
@@ -185,6 +195,9 @@ def _read_request(
         said = _OWN_KINDS[text(last["type"]) or ""]
     elif prompt is not None and kind is None:
         said = kind_of(headers, text(fields.instructions) or "", prompt)
+    # What is stored with the provider is not here to be compared.
+    all_here = not read.goes_on or follows != ""
+    compared = all_here and kind is None and not isinstance(given, str)
     return ClientRequest(
         id=id,
         body=body,
@@ -201,55 +214,17 @@ def _read_request(
             names_stored=read.names_stored,
             stored=read.stored,
         ),
-        written=_prompt(
-            fields,
+        written=Prompt(
             () if isinstance(given, str) else given,
+            fields.tools,
+            fields.instructions,
+            retention=fields.prompt_cache_retention,
             aside=said in ASIDE,
-            # What is stored with the provider is not here to be compared.
-            compared=not (read.goes_on or isinstance(given, str) or kind is not None),
+            compared=compared,
+            are_items=True,
+            follows=follows if read.goes_on else "",
         ),
     )
-
-
-def _prompt(fields: _Body, given: Sequence[Buffer], *, aside: bool, compared: bool) -> Prompt:
-    """The prompt of a conversation of items.
-
-    Codex has its tools and its instructions, in this order, in items at the beginning.
-    """
-    tools: Buffer = fields.tools
-    leading = 0
-    if is_null(tools) and _begins(given, _TOOLS_ITEM):
-        tools, given = given[0], given[1:]
-    if _is_empty(fields.instructions) and _begins(given, _INSTRUCTIONS_ITEM):
-        leading = 1
-    return Prompt(
-        given,
-        tools,
-        fields.instructions,
-        leading,
-        retention=fields.prompt_cache_retention,
-        aside=aside,
-        compared=compared,
-        are_items=True,
-    )
-
-
-_TOOLS_ITEM = re.compile(rb'\s*\{[^{}\[\]]*"type"\s*:\s*"additional_tools"')
-_INSTRUCTIONS_ITEM = re.compile(rb'\s*\{[^{}\[\]]*"role"\s*:\s*"(?:developer|system)"')
-
-
-def _begins(given: Sequence[Buffer], item: re.Pattern[bytes]) -> bool:
-    """Whether the first item says in front of what it holds that it is such a one."""
-    # PERF: it may be long, and to split it takes some 30 us.
-    return bool(given) and item.match(bytes(memoryview(given[0])[:_HEAD])) is not None
-
-
-def _is_empty(value: Buffer) -> bool:
-    return is_null(value) or bytes(memoryview(value)[:2]) == b'""'
-
-
-_HEAD = 256
-"""Bytes of an item in which it says what it is."""
 
 
 def _types(tools: Raw) -> list[str]:

@@ -35,11 +35,13 @@ from attrs import evolve, frozen
 
 from aigateway.actors.codec.headers import HeaderList, Headers
 from aigateway.actors.codec.reading import (
+    Buffer,
     NotJson,
     Object,
     count,
     is_json,
     is_null,
+    items,
     members,
     text,
     values,
@@ -47,11 +49,13 @@ from aigateway.actors.codec.reading import (
 from aigateway.actors.codec.splice import add_member, object_members, set_each
 from aigateway.actors.interception._record_maker import ClientRequest
 from aigateway.actors.interception.error_bodies import error_body
+from aigateway.actors.interception.fingerprint import item_checksum
 from aigateway.actors.interception.interface import InvalidRequest
 from aigateway.actors.interception.masking import mask_body
 from aigateway.actors.interception.relay import Mode
 from aigateway.actors.interception.responses import ResponsesInterception, read_responses_request
 from aigateway.actors.interception.routes import RESPONSES, Api
+from aigateway.actors.values.prompt_parts import PromptParts
 
 __all__ = [
     "BUSY",
@@ -85,6 +89,7 @@ _DOCUMENT: Final = (("content-type", "application/json"),)
 _ERROR: Final = re.compile(rb'"type"\s*:\s*"error"')
 _FAILURE: Final = re.compile(rb'"type"\s*:\s*"(?:error|response\.failed)"')
 _FAILURES: Final = frozenset({"error", "response.failed"})
+_ITEM_DONE: Final = b'"response.output_item.done"'
 _CREATED: Final = re.compile(rb'"type"\s*:\s*"response\.created"')
 _TOLD: Final = {
     "session_id": "session-id",
@@ -166,15 +171,19 @@ def open_response(
 
     Without ``generate`` there is no output, and nobody said anything.  Raises InvalidRequest.
     """
+    fields = members(payload)
+    follows = ""
+    if is_null(fields.get("conversation")):
+        follows = text(fields.get("previous_response_id")) or ""
     try:
-        request = read_responses_request(id, payload, payload, headers)
+        request = read_responses_request(id, payload, payload, headers, follows=follows)
     except NotJson as ex:
         raise _invalid("the message is not a JSON object") from ex
     request = evolve(request, streaming=True)
-    fields = members(payload)
-    if bytes(fields.get("generate", b"")) == b"false":
+    generates = bytes(fields.get("generate", b"")) != b"false"
+    if not generates:
         request = evolve(request, prompt=None, prompt_kind=None)
-    return SocketResponse(request, lane)
+    return SocketResponse(request, lane, generates=generates)
 
 
 def steered_request(payload: bytes, model: str) -> bytes:
@@ -339,11 +348,29 @@ class SocketResponse(ResponsesInterception):
 
     api: ClassVar[Api] = RESPONSES
 
-    __slots__ = ("lane",)
+    __slots__ = ("_has_items", "_prompt_key", "generates", "lane", "parts")
 
-    def __init__(self, request: ClientRequest, lane: str | None = None) -> None:
+    def __init__(
+        self, request: ClientRequest, lane: str | None = None, *, generates: bool = True
+    ) -> None:
         super().__init__(request)
         self.lane = lane
+        self.generates = generates
+        """It is asked for output; else for preparing what others go on from."""
+        self.parts: PromptParts | None = None
+        """Checksums of its prompt and of the items that it has told; None: nobody wants them."""
+        self._prompt_key = b""
+        self._has_items = False
+
+    @property
+    def msg_id(self) -> str:
+        """Its id; nothing before it is told."""
+        return self._msg_id
+
+    def remember(self, key: bytes, parts: PromptParts) -> None:
+        """Put the checksums of its items, which are keyed with ``key``, behind those of its
+        prompt."""
+        self._prompt_key, self.parts = key, parts
 
     def receive_data(self, data: bytes, now: float) -> bytes:
         """Take a message; it goes to the client as it came."""
@@ -358,7 +385,24 @@ class SocketResponse(ResponsesInterception):
             line = data.replace(b"\n", b" ").replace(b"\r", b" ")
         self._last_piece = piece = b"data: " + line + b"\n\n"
         self._read_piece(piece, now)
+        if self.parts is not None:
+            self._add_items(self.parts, data)
         return data
+
+    def _add_items(self, parts: PromptParts, data: bytes) -> None:
+        """Take note of the items that an event tells."""
+        told: list[Buffer] = []
+        # PERF: most are deltas, in which there is no such word.
+        if _ITEM_DONE in data:
+            event = members(data)
+            if text(event.get("type")) == "response.output_item.done":
+                told = [event.get("item", b"")]
+        elif self._finished and not self._has_items:
+            told = list(items(members(members(data).get("response")).get("output")))
+        if told:
+            self._has_items = True
+            sums = [item_checksum(self._prompt_key, each) for each in told]
+            self.parts = evolve(parts, joined=b"".join((parts.joined, *sums)))
 
     def _begin_stream(self) -> None:
         if self._mode is Mode.WAITING:

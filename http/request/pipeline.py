@@ -337,10 +337,12 @@ class Pipeline:
         opened: Relay,
         credential: Credential,
         firewall: AgentFirewall | None,
+        read_parts: Callable[[bytes, Prompt], bytes] = fingerprint,
     ) -> Recording:
         """Have the start of an interception recorded; from then on its end has to be.
 
-        ``opened`` is what it was before anything was put around it.
+        ``opened`` is what it was before anything was put around it; ``read_parts`` makes the
+        checksums of its prompt, with their key.
         Raises the Answer of a request that may not be, or whose start cannot be recorded.
         """
         config, caller = call.provider, call.caller
@@ -361,7 +363,7 @@ class Pipeline:
             opened.keep_answers()
         if key and written is not None and policy.content:
             if in_session:
-                recording.prompt_parts = fingerprint(key, written)
+                recording.prompt_parts = read_parts(key, written)
             if policy.answers and self._told is not None:
                 _record_sent(self._told, recording, key, caller.user_id, written)
         self._runtime.inflight.record(recording)

@@ -34,6 +34,7 @@ from aigateway.actors.interception.responses_socket import (
     steered_request,
 )
 from aigateway.actors.interception.routes import RESPONSES
+from aigateway.actors.interception.socket_prompts import SocketPrompts
 from aigateway.actors.providers.messages import Opened
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.socket_session import LIMIT_REACHED, SocketSession, Turn
@@ -94,6 +95,7 @@ class SocketTurns:
     """The model of the last response in each lane, as the client asked for it."""
     _headers: dict[str | None, HeaderList] = field(factory=dict)
     """The headers of the last request in each lane."""
+    _prompts: SocketPrompts = field(factory=SocketPrompts)
 
     # -- messages
 
@@ -237,8 +239,9 @@ class SocketTurns:
             # Another one of the group cannot be asked on this connection.
             model = self.pipeline.choose_model(call, self.answering, RESPONSES, response.model)
         recording = self.pipeline.record(
-            call, RESPONSES, response, response, self.credential, self.firewall
-        )
+            call, RESPONSES, response, response, self.credential, self.firewall,
+            lambda key, prompt: self._prompts.fingerprint(key, prompt, response),
+        )  # fmt: skip
         if response.refusal is not None:
             recording.close()
             raise Answer(*response.refusal, "application/json", reason=Reason.BAD_REQUEST)
@@ -260,6 +263,8 @@ class SocketTurns:
         def over(outcome: str, sent: int) -> None:
             waited = time.monotonic() - waiting_since
             failed = response.outcome().error_type is not None
+            if not failed:
+                self._prompts.answered(response)
             self._end(call, response.status, Finished(outcome, sent, waited), failed=failed)
 
         return Turn(response, model, recording, begun, over)
