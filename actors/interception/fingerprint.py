@@ -7,8 +7,8 @@ and its length, keyed.  What is not the prompt's is left out of them:
 - whether a message's one text stands by itself or in a list, as some clients write it for a mark;
 - the head that Claude Code puts on its system prompt, which is another one each time;
 - what items of the Responses API have besides what they say: ids, which a client may make again for
-  the same item, states, what is null, and the order of members, which is another when a client
-  sends an item that it was sent.
+  the same item, states, notes on them, what is null, and the order of members, which is another
+  when a client sends an item that it was sent.
 """
 
 from __future__ import annotations
@@ -233,7 +233,8 @@ def _spoken(part: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in part.items() if name not in _ON_TEXT or value}
 
 
-_NOT_SAID: Final = frozenset({"id", "status"})
+_NOT_SAID: Final = frozenset({"id", "internal_chat_message_metadata_passthrough", "status"})
+"""The second is when and why Codex 0.171 made an item, which it writes for OpenAI alone."""
 _ON_TEXT: Final = frozenset({"annotations", "logprobs"})
 """What a provider says of a text, which is left out where there is nothing to say."""
 _UNREADABLE: Final = (msgspec.MsgspecError, RecursionError, UnicodeError)

@@ -216,7 +216,10 @@ def test_codex_has_its_tools_and_its_instructions_in_items() -> None:
 
 
 def test_an_item_is_the_same_under_another_id() -> None:
+    noted = {"turn_id": "01a2", "content_item_kinds": ["user.text"]}
+    again = {**said("user", "one", "msg_2"), "internal_chat_message_metadata_passthrough": noted}
     assert codex(said("user", "one", "msg_1")).all == codex(said("user", "one", "msg_2")).all
+    assert codex(said("user", "one", "msg_1")).all == codex(again).all
     assert codex(said("user", "one", "msg_1")).all != codex(said("user", "two", "msg_1")).all
 
 
