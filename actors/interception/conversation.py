@@ -120,6 +120,7 @@ _WRAPPERS = (
     "user_info",
     "additional_data",
     "project_layout",
+    "conversation-checkpoint",
 )
 _NAMES = "|".join(sorted(map(re.escape, _WRAPPERS), key=len, reverse=True))
 _ELEMENT = re.compile(
@@ -297,8 +298,19 @@ _GEMINI_CLI = (
     _Sign("client", prompt=("Analyze *only* the content and structure of your immediately",)),
 )
 
+# OpenCode 1.18.
+_OPENCODE = (
+    _Sign("title", system=("You are a title generator. You output ONLY a thread title.",)),
+    _Sign(
+        "summary",
+        system=("Summarize what was done in this conversation. Write like a pull request",),
+    ),
+    _Sign("compaction", prompt=("Here is the conversation so far:\n<conversation>",)),
+    _Sign("agent", header="x-parent-session-id"),
+)
+
 # NOTE(signs): each program has a table of its own; put it here and into _SIGNS.
-_SIGNS: tuple[_Sign, ...] = (*_CLAUDE_CODE, *_CODEX, *_GEMINI_CLI)
+_SIGNS: tuple[_Sign, ...] = (*_CLAUDE_CODE, *_CODEX, *_GEMINI_CLI, *_OPENCODE)
 """The first that fits counts."""
 
 # PERF: nearly no request has a sign, so all of one sort are looked for together.
@@ -306,7 +318,7 @@ _SIGN_HEADERS = frozenset(each.header for each in _SIGNS if each.header and not 
 _SIGN_PROMPTS = tuple(text for each in _SIGNS for text in (*each.prompt, *each.bare))
 _SIGN_SYSTEMS = tuple(text for each in _SIGNS for text in each.system)
 
-_KNOWN = ("claude-cli/", "codex", "geminicli")
+_KNOWN = ("claude-cli/", "codex", "geminicli", "opencode/")
 """Beginnings of the ``User-Agent`` of programs whose own requests have a sign here: one of
 theirs without any is a person's."""
 

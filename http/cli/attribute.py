@@ -8,7 +8,13 @@ from collections.abc import Callable
 
 import click
 
-from aigateway.actors.interception.attribution import BRANCH, COMMIT, PROJECT, REPOSITORY
+from aigateway.actors.interception.attribution import (
+    BRANCH,
+    COMMIT,
+    PROJECT,
+    REPOSITORY,
+    SESSION,
+)
 
 __all__ = ["command"]
 
@@ -16,7 +22,7 @@ _PROJECT = re.compile(r"[\w .:@/+=~#-]{1,128}", re.ASCII)
 
 
 @click.command(name="attribute")
-@click.argument("client", type=click.Choice(["claude-code", "codex"]))
+@click.argument("client", type=click.Choice(["claude-code", "codex", "gemini-cli"]))
 @click.option(
     "--project",
     metavar="NAME",
@@ -26,9 +32,9 @@ def command(client: str, project: str | None) -> None:
     """Print lines for a user to paste, so that requests say for which project, repository, branch
     and commit they are.
 
-    Which session and which agent asks both clients say by themselves, and Codex also the
-    repository and commit. The gateway keeps what it is told beside each request, and sends its
-    own headers to no provider.
+    Which session and which agent asks Claude Code and Codex say by themselves, and Codex also the
+    repository and commit. For Gemini CLI each start is a session. The gateway keeps what it is
+    told beside each request, and sends its own headers to no provider.
     """
     # It stands in a shell's quotes, in JSON and in TOML.
     if project is not None and not _PROJECT.fullmatch(project):
@@ -91,4 +97,26 @@ codex() {{
 {also}"""
 
 
-_CLIENTS: dict[str, Callable[[str | None], str]] = {"claude-code": _claude_code, "codex": _codex}
+def _gemini_cli(project: str | None) -> str:
+    fixed = [f"{PROJECT}: {project}"] if project else []
+    told = (
+        f"{SESSION}: $(date +%s)-$$",
+        *fixed,
+        f"{REPOSITORY}: $({_REMOTE})",
+        f"{BRANCH}: $({_ON_BRANCH})",
+        f"{COMMIT}: $({_AT_COMMIT})",
+    )
+    headers = ", ".join(told)
+    return f"""\
+# For ~/.bashrc or ~/.zshrc: where Gemini CLI is started says what it works on.
+gemini() {{
+  GEMINI_CLI_CUSTOM_HEADERS="{headers}" command gemini "$@"
+}}
+"""
+
+
+_CLIENTS: dict[str, Callable[[str | None], str]] = {
+    "claude-code": _claude_code,
+    "codex": _codex,
+    "gemini-cli": _gemini_cli,
+}

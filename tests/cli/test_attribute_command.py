@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import tomllib
 from pathlib import Path
@@ -107,6 +108,20 @@ def test_codex_is_told_project_and_branch_whatever_is_in_its_file(
     table = '[model_providers.aigateway]\nname = "aigateway"\n'
     pasted = tomllib.loads(table + line.partition("\n")[2])
     assert pasted["model_providers"]["aigateway"] == {"name": "aigateway", **fixed}
+
+
+def test_each_start_of_gemini_cli_is_a_session(repository: Path, tmp_path: Path) -> None:
+    script = printed("gemini-cli", "--project", "web shop")
+    told = run(script, "gemini", "GEMINI_CLI_CUSTOM_HEADERS", repository, tmp_path)
+    # Gemini CLI 0.61 takes a comma for the end of a header where another one's name follows.
+    found = read("\n".join(re.split(r",(?=\s*[^,:]+:)", told)))
+    assert (found.project, found.repository, found.branch) == (
+        "web shop",
+        "git.example/acme/shop",
+        "fix/size",
+    )
+    assert found.session_id is not None
+    assert found.commit is not None
 
 
 @pytest.mark.parametrize("project", ["$(id)", 'a"b', "a`b", "a\\b", "a\nb", "größe", ""])

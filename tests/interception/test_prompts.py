@@ -175,3 +175,32 @@ def test_gemini_cli_speaks_for_itself_at_times(system: str, prompt: str, kind: s
 
 def test_what_gemini_cli_says_of_the_machine_is_a_wrapper() -> None:
     assert is_wrapper("<session_context>\nThis is the Gemini CLI.\n</session_context>")
+
+
+OPENCODE = ("User-Agent", "opencode/1.18.33 ai-sdk/provider-utils/4.0.46 runtime/bun/1.3.14")
+TITLES = "You are a title generator. You output ONLY a thread title. Nothing else."
+SUMMARIES = "Summarize what was done in this conversation. Write like a pull request description."
+CODER = "You are OpenCode, the best coding agent on the planet."
+PARENT = ("X-Parent-Session-Id", "ses_1")
+
+
+@pytest.mark.parametrize(
+    ("more", "system", "prompt", "kind"),
+    [
+        ([], CODER, "count to ten", "user"),
+        ([], TITLES, "Generate a title for this conversation:\n\ncount to ten", "title"),
+        ([], SUMMARIES, "count to ten", "summary"),
+        ([], CODER, "Here is the conversation so far:\n<conversation>\n[User]: a", "compaction"),
+        ([PARENT], CODER, "count the files", "agent"),
+        ([PARENT], CODER, "Here is the conversation so far:\n<conversation>\n", "compaction"),
+    ],
+)
+def test_who_speaks_through_opencode_is_told(
+    more: list[tuple[str, str]], system: str, prompt: str, kind: str
+) -> None:
+    assert kind_of([OPENCODE, *more], system, prompt) == kind
+
+
+def test_what_opencode_keeps_of_a_conversation_is_a_wrapper() -> None:
+    kept = "<conversation-checkpoint>\n<summary>\na\n</summary>\n</conversation-checkpoint>"
+    assert is_wrapper(kept)
