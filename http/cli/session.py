@@ -107,6 +107,8 @@ def _print_turn(turn: Turn, indent: str, full: bool) -> None:
     click.echo(f"\n{indent}{printable('  '.join(told))}")
     if turn.cache is not None and turn.cache.cause is not None:
         click.echo(f"{indent}  cache break: {_told(turn.cache)}")
+    if turn.compacts:
+        click.echo(f"{indent}  compaction: the provider has made the conversation shorter")
     for prompt in turn.prompts:
         kind = "prompt" if prompt.kind in (None, "user") else f"prompt ({prompt.kind})"
         _print_text(indent, kind, prompt.text, full)

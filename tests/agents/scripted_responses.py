@@ -106,6 +106,8 @@ def _said(number: int, given: list[dict[str, Any]]) -> list[dict[str, Any]]:
         "encrypted_content": "gAAAAAB" + "x" * 40,
     }
     last = given[-1] if given else {}
+    if last.get("type") == "compaction_trigger":
+        return [{"type": "compaction", "id": f"cmp_{number}", "encrypted_content": "gAAAAAC"}]
     content = last.get("content") or []
     texts = [each.get("text", "") for each in content] if last.get("role") == "user" else []
     for line in "\n".join(texts).splitlines():

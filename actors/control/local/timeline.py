@@ -81,6 +81,8 @@ class Turn:
     tools: tuple[ToolCall, ...] = ()
     answers: tuple[str, ...] = field(default=(), repr=False)
     tokens: Tokens = NO_TOKENS
+    compacts: bool = False
+    """The provider has made the conversation shorter."""
     cache: Cache | None = None
     """None: turns cannot be compared by it."""
 
@@ -136,6 +138,11 @@ def timeline(connection: Database, key: SessionKey) -> Agent:
             ToolCall(tool, given, call_id, bool(injected), error, *results.of(id, tool, call_id))
         )
     tokens = tokens_by(connection, "i.id", [session])
+    compacting = {
+        id
+        for id, metadata in _rows(connection, key, "token_usages", "metadata")
+        if '"compaction"' in metadata and json.loads(metadata).get("iteration") == "compaction"
+    }
     caches = _caches(connection, key)
     found = connection.execute(
         """
@@ -180,6 +187,7 @@ def timeline(connection: Database, key: SessionKey) -> Agent:
                 tools=tuple(tools[id]),
                 answers=tuple(answers[id]),
                 tokens=tokens.get((id,), NO_TOKENS),
+                compacts=id in compacting,
                 cache=caches.get(id),
             )
         )

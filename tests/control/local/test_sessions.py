@@ -173,6 +173,19 @@ def test_what_happened_stands_in_its_order(ask: Ask, either: Database, records: 
     assert later.tokens.input_tokens == 0
 
 
+def test_a_turn_that_makes_the_conversation_shorter_is_told_apart(
+    ask: Ask, either: Database, records: Any
+) -> None:
+    for place, metadata in enumerate(
+        [{}, {"iteration": "message"}, {"iteration": "compaction"}, {"stop_reason": "compaction"}]
+    ):
+        ask("s-1", place, told=lambda id, told=metadata: [
+            records.tokens(id, metadata=told, record_id="1")
+        ])  # fmt: skip
+    tree = timeline(either, ("id-of-ada", "s-1"))
+    assert [turn.compacts for turn in tree.turns] == [False, False, True, False]
+
+
 def shape(agent: Agent) -> Any:
     return {(each.id, len(each.turns)): shape(each) for each in agent.agents}
 

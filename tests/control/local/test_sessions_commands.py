@@ -56,6 +56,7 @@ def run(address: str, records: Any, monkeypatch: pytest.MonkeyPatch) -> Run:
             records.end(first.id),
             records.sent(helper.id, {"role": "user", "content": [RESULT]}),
             records.prompt(helper.id, prompt="look around", record_id="1"),
+            records.tokens(helper.id, metadata={"iteration": "compaction"}, record_id="1"),
             records.end(helper.id, error_type="overloaded", error_message="too much"),
         ],
     )
@@ -76,7 +77,7 @@ def test_sessions_are_listed_with_what_they_were_for(run: Run) -> None:
     (ada,) = [line for line in lines if " ada " in line]
     assert "shop web fix/size" in ada
     assert "make it fit" in ada
-    assert "12,350" in ada
+    assert "12,365" in ada
     assert "\x1b" not in text
 
 
@@ -119,6 +120,7 @@ def test_a_session_is_shown_with_its_subagents_below_it(run: Run) -> None:
         "  tool result: 11 bytes, failed",
         "  answer: fits\\x1b[31m now",
         "subagent a-1",
+        "      compaction: the provider has made the conversation shorter",
         "      prompt: look around",
         "      error: overloaded too much",
     ):
