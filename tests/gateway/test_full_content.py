@@ -291,7 +291,7 @@ def test_a_session_of_sixty_turns_takes_about_its_own_size(start: Start) -> None
     # Two fifths of each turn's 6.6 KB is the model's, whose client sends it back.
     said: list[Row] = []
     for number in range(60):
-        text = f"{number} " + "".join(f"{number * n:x} " for n in range(600))[:2600]
+        text = f"{number} " + "".join(f"word{number * n % 997} " for n in range(400))[:2600]
         result = f"{number} " + "".join(f"{number + n:x};" for n in range(1000))[:4000]
         said.append(user(f"question {number}"))
         if number:
@@ -323,8 +323,8 @@ def test_a_session_of_sixty_turns_takes_about_its_own_size(start: Start) -> None
         empty = gateway.process.folder / "empty.db"
         open_address(str(empty)).close()
         grown = Path(gateway.address).stat().st_size - empty.stat().st_size
-        # Pages are not full, indexes and checksums come on top; all that was sent is 12 MB.
-        assert grown < 2.5 * size
+        # Answers come on top, pages that are not full, the search; all that was sent is 12 MB.
+        assert grown < 3 * size
 
 
 def test_a_policy_lowers_the_level_for_its_users(start: Start) -> None:
