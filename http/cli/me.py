@@ -134,7 +134,9 @@ def command() -> None:
 @click.option("--until", callback=moment, metavar="TIME", help="Begun before then.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, metavar="N",
               help="The latest N.")  # fmt: skip
-@click.option("--search", metavar="TEXT", help="List prompts instead that have all these words.")
+@click.option(
+    "--search", metavar="TEXT", help="List prompts and answers instead that have all these words."
+)
 @_asking
 def sessions(
     since: float | None,
@@ -153,7 +155,7 @@ def sessions(
     if as_json:
         click.echo(json.dumps(found, indent=2))
     elif not found:
-        click.echo(f"You have no such {'session' if search is None else 'prompt'}.")
+        click.echo(f"You have no such {'session' if search is None else 'prompt or answer'}.")
     elif search is not None:
         many_sessions.print_hits([_read(Hit, each) for each in found])
     else:
