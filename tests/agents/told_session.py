@@ -6,16 +6,18 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from gateway_process import GatewayProcess
+from gateway_process import GatewayProcess, wait_until
 
 __all__ = ["breaks", "kinds", "prompts", "session", "tools", "turns"]
 
 
 def session(gateway: GatewayProcess, id: str) -> dict[str, Any]:
-    """All of it, once its requests have ended."""
+    """All of it, once its requests have ended and their prompts are compared."""
     sql = "SELECT id FROM interceptions WHERE session_id = ?"
     for row in gateway.rows(sql, id):
         gateway.records(row["id"])
+    pending = "SELECT 1 FROM cache_pending"
+    wait_until(lambda: not gateway.rows(pending), "all turns are compared")
     done = gateway.command("session", id, "--json", "--local-db", str(gateway.database))
     assert done.returncode == 0, done.stderr
     told: dict[str, Any] = json.loads(done.stdout)
