@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import requests
 from gateway_process import GatewayProcess, Upstream, wait_until
-from imitation_provider import ScriptedProvider, answer
+from imitation_provider import ScriptedProvider, Steps, answer, event, stream
 
 from aigateway.actors.control.local.schema import read_database
 from aigateway.actors.control.local.sessions import sessions_named
@@ -20,6 +20,12 @@ SESSION = Path(__file__).with_name("claude_code_session.jsonl")
 """What Claude Code 2.1.197 sent in six turns, its long texts cut to their beginning and a checksum,
 and what a provider's cache did: input, read, written.  The second turn begins a subagent, the
 fourth and fifth have two tools less, then the conversation is compacted."""
+
+CODEX_SESSION = Path(__file__).with_name("codex_session.jsonl")
+"""What Codex 0.171 sent over HTTP in five turns, cut in the same way, with the names alone of its
+tools, and what a provider's cache did: input, of it read, output.  The second turn begins a
+subagent, which goes on from its conversation, the third waits for that; then the conversation is
+compacted."""
 
 MARK = {"type": "ephemeral"}
 SYSTEM = [{"type": "text", "text": "be brief", "cache_control": MARK}]
@@ -140,6 +146,57 @@ def test_a_session_of_claude_code_is_told_as_it_happened(
     assert helper.turns[0].cache is not None
     assert helper.turns[0].cache.cause is None
     assert row.cache.breaks == 2
+
+
+def responded(whole: int, read: int, made: int) -> Steps:
+    """A stream of the Responses API with this usage."""
+    usage = {
+        "input_tokens": whole,
+        "input_tokens_details": {"cached_tokens": read},
+        "output_tokens": made,
+        "total_tokens": whole + made,
+    }
+    response = {"id": "resp_1", "status": "completed", "output": [], "usage": usage}
+    done = {"type": "response.completed", "response": response}
+    return stream([event(done, done["type"])])
+
+
+def test_a_session_of_codex_is_told_as_it_happened(
+    any_gateway: GatewayProcess, provider: ScriptedProvider
+) -> None:
+    sent = [json.loads(line) for line in CODEX_SESSION.read_text("utf-8").splitlines()]
+    session = sent[0]["headers"]["session-id"]
+    for request in sent:
+        provider.play(responded(*request["usage"]))
+        body = json.dumps(request["body"], ensure_ascii=False, separators=(",", ":"))
+        answered = requests.post(
+            f"{any_gateway.url}/openai/v1/responses",
+            data=body.encode(),
+            headers={
+                **request["headers"],
+                "Authorization": f"Bearer {any_gateway.key()}",
+                "Content-Type": "application/json",
+            },
+            timeout=30,
+        )
+        assert answered.status_code == 200
+        any_gateway.records(answered.headers["X-AI-Gateway-Interception-Id"])
+    with closing(read_database(any_gateway.database)) as database:
+        (row,) = sessions_named(database, session)
+        tree = timeline(database, (row.user_id, session))
+    assert row.repositories == ("git.example/acme/shop",)
+    (helper,) = tree.agents
+    assert (len(tree.turns), len(helper.turns), helper.agents) == (9, 1, ())
+    assert [prompt.kind for turn in tree.turns for prompt in turn.prompts] == ["user"] * 5
+    assert [prompt.kind for prompt in helper.turns[0].prompts] == ["agent"]
+    assert [turn.compacts for turn in tree.turns].index(True) == 6
+    found = [(turn.cache.cause, turn.cache.place) for turn in tree.turns if turn.cache]
+    assert found == [*[(None, None)] * 7, ("message", 1), (None, None)]
+    (waited,) = any_gateway.rows(
+        "SELECT correlating_tool_call_id AS call FROM interceptions WHERE id = ?",
+        tree.turns[5].interception_id,
+    )
+    assert waited["call"] == sent[6]["body"]["input"][-2]["call_id"]
 
 
 def test_nothing_of_it_is_text(any_gateway: GatewayProcess, provider: ScriptedProvider) -> None:
