@@ -217,7 +217,9 @@ def plain(part: bytes) -> bytes:
 
 
 def _said_by(item: bytes) -> bytes:
-    """What an item says, always written in the same way; itself where it is none."""
+    """What an item says, always written in the same way; itself where it is none, or too long."""
+    if len(item) > _LONGEST:
+        return item
     try:
         fields = _decode(item)
     except _UNREADABLE:
@@ -233,6 +235,8 @@ def _spoken(part: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in part.items() if name not in _ON_TEXT or value}
 
 
+_LONGEST: Final = 256 * 1024
+"""Bytes of an item that is written again: it takes up to 5 ms, in which nobody else runs."""
 _NOT_SAID: Final = frozenset({"id", "internal_chat_message_metadata_passthrough", "status"})
 """The second is when and why Codex 0.171 made an item, which it writes for OpenAI alone."""
 _ON_TEXT: Final = frozenset({"annotations", "logprobs"})

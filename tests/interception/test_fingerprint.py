@@ -256,6 +256,12 @@ def test_an_item_of_an_answer_is_the_same_when_the_client_sends_it(
         assert codex({**sent, name: "other"}).all != codex(sent).all
 
 
+def test_a_long_item_is_compared_as_it_is_written() -> None:
+    one, two = (codex(said("user", "word " * 60_000, id)) for id in ("msg_1", "msg_2"))
+    assert one.all != two.all
+    assert one.all == codex(said("user", "word " * 60_000, "msg_1")).all
+
+
 def test_ids_in_other_apis_are_words_of_the_prompt() -> None:
     def call(id: str) -> dict[str, Any]:
         block = {"type": "tool_use", "id": id, "name": "Bash", "input": {}}
