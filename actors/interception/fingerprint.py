@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from zlib import crc32
 
 import msgspec
@@ -180,16 +180,51 @@ _KNOWN_AT_MOST: Final = 16_384
 
 
 def _read(key: bytes, part: Buffer, is_item: bool = False) -> _Part:
-    # PERF: a session sends its messages again with each turn, so most have been read before.  This
-    # takes half a us of each, and 0.2 us for each 1,000 bytes.
-    view = memoryview(part)
-    name = (key, crc32(view), view.nbytes, is_item)
-    found = _known.get(name)
+    # PERF: a session sends its messages again with each turn, so most have been read before.  They
+    # are found by their length and two places in them, and compared as a whole: 0.1 us for each
+    # 1,000 bytes, where a checksum takes 0.7.
+    text = bytes(part)
+    size = len(text)
+    middle = size // 2
+    name = (key, is_item, size, text[middle : middle + _PLACE], text[-_PLACE:])
+    held = _held.get(name)
+    if held is not None and held[0] == text:
+        return held[1]
+    sum_name = (key, crc32(text), size, is_item)
+    found = _known.get(sum_name)
     if found is None:
         if len(_known) >= _KNOWN_AT_MOST:
             _known.clear()
-        found = _known[name] = _read_first(key, bytes(view), is_item)
+        found = _known[sum_name] = _read_first(key, text, is_item)
+    _held.keep(name, text, found)
     return found
+
+
+_PLACE: Final = 24
+"""Bytes."""
+_Name: TypeAlias = tuple[bytes, bool, int, bytes, bytes]
+
+
+class _Held(dict[_Name, tuple[bytes, _Part]]):
+    """Parts with their texts."""
+
+    AT_MOST: Final = 16 * 1024 * 1024
+    """Bytes of texts.  Where sessions have more, some of their parts are known by a checksum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bytes = 0
+
+    def keep(self, name: _Name, text: bytes, part: _Part) -> None:
+        # The length is in the name: one that takes another's place is as long.
+        self._bytes += 0 if name in self else len(text)
+        if self._bytes > self.AT_MOST:
+            self.clear()
+            self._bytes = len(text)
+        self[name] = text, part
+
+
+_held = _Held()
 
 
 def _read_first(key: bytes, text: bytes, is_item: bool) -> _Part:

@@ -59,6 +59,23 @@ def request(*messages: Any, **more: Any) -> dict[str, Any]:
     return {"model": "m", "messages": list(messages), **more}
 
 
+def test_long_parts_that_differ_in_one_letter_anywhere_have_other_checksums() -> None:
+    """Also where one of them was read before, and again after the other one."""
+    text = "a long text of which much is the same " * 50
+    one = read(request(user(text))).messages
+    for place in range(0, len(text), 37):
+        other = f"{text[:place]}~{text[place + 1 :]}"
+        assert read(request(user(other))).messages != one
+        assert read(request(user(text))).messages == one
+
+
+def test_parts_are_the_same_however_many_others_were_read_meanwhile() -> None:
+    texts = [f"{at} {'x' * 3_000_000}" for at in range(8)]
+    first = [read(request(user(text))).messages for text in texts]
+    assert len({*first}) == 8
+    assert [read(request(user(text))).messages for text in texts] == first
+
+
 def test_equal_parts_have_equal_checksums_and_others_have_others() -> None:
     tools = [{"name": "Bash", "input_schema": {"type": "object"}}]
     first = read(request(user("one"), system="be brief", tools=tools))
