@@ -6,11 +6,12 @@ import contextlib
 import json
 import random
 import uuid
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from attrs import define, evolve, frozen
+from attrs import Factory, define, evolve, frozen
 
 from aigateway.actors.control.local.api_keys import (
     WantedKey,
@@ -18,11 +19,14 @@ from aigateway.actors.control.local.api_keys import (
     note_uses,
     revoke_key,
 )
+from aigateway.actors.control.local.cache_turns import compare_more
 from aigateway.actors.control.local.people import add_members, create_group, user_id_for
 from aigateway.actors.control.local.policies import apply
 from aigateway.actors.control.local.price_files import load_pricing
 from aigateway.actors.control.local.schema import open_database
 from aigateway.actors.control.local.store import Store
+from aigateway.actors.interception.conversation import Prompt
+from aigateway.actors.interception.fingerprint import fingerprint
 from aigateway.actors.values.attribution import Attribution
 from aigateway.actors.values.records import (
     Interception,
@@ -116,10 +120,14 @@ def tell_history(database: Path, now: float) -> None:
     Raises what a store raises.
     """
     dice = random.Random(_SEED)
-    with contextlib.closing(Store(database, 5.0, load_pricing())) as store:
-        for session in _sessions(dice, now):
+    pricing = load_pricing()
+    with contextlib.closing(Store(database, 5.0, pricing)) as store:
+        for session in _sessions(dice, now, store.prompt_key):
             starts, records = session.told()
             store.write(starts, records)
+    with contextlib.closing(open_database(database)) as opened:
+        while compare_more(opened, pricing):
+            pass
 
 
 _POLICY: Final = """\
@@ -162,7 +170,7 @@ def tell_people(database: Path, now: float) -> None:
         )
 
 
-def _sessions(dice: random.Random, now: float) -> Iterator[_Session]:
+def _sessions(dice: random.Random, now: float, key: bytes) -> Iterator[_Session]:
     for day in range(DAYS, -1, -1):
         # Every seventh day but one nobody works.
         share = 0.2 if day % 7 in (2, 3) else 1.0
@@ -173,7 +181,27 @@ def _sessions(dice: random.Random, now: float) -> Iterator[_Session]:
                 # On the last day some are quite new.
                 if day == 0:
                     began = now - dice.uniform(200, 3300)
-                yield _Session(habit, dice, began, now)
+                yield _Session(habit, dice, began, now, key)
+
+
+@define
+class _Sent:
+    """What one agent of a session has sent so far."""
+
+    messages: list[bytes] = Factory(list)
+    tools: int = 12
+    tokens: int = 0
+    """Of its last prompt, which the provider's cache has."""
+
+    def checksums(self, key: bytes) -> bytes:
+        """Of the prompt of its next turn, for a record."""
+        for role in ("user", "assistant") if self.messages else ("user",):
+            text = f"message {len(self.messages)}"
+            self.messages.append(json.dumps({"role": role, "content": text}).encode())
+        tools = json.dumps([{"name": f"tool_{number}"} for number in range(self.tools)]).encode()
+        return fingerprint(
+            key, Prompt(self.messages, tools, b'"You help."', control=b'{"type":"ephemeral"}')
+        )
 
 
 @define
@@ -182,6 +210,10 @@ class _Session:
     dice: random.Random
     at: float
     until: float
+    key: bytes
+    """What checksums of prompts are keyed with."""
+    sent: dict[str | None, _Sent] = Factory(lambda: defaultdict(_Sent))
+    """By agent."""
 
     def told(self) -> tuple[list[Interception], list[UsageRecord | InterceptionEnded]]:
         """Its interceptions and their records, up to the moment at which it is told."""
@@ -275,8 +307,12 @@ class _Session:
                 tool_call_id=f"call_{_uuid(dice).hex[:16]}",
                 record_id=_uuid(dice).hex,
             )
-        # Now and then a cache is missed: all of the context is read again.
-        cached = 0 if prompt and dice.random() < 0.5 else int(context * dice.uniform(0.86, 0.97))
+        sent = self.sent[start.attribution.agent_id]
+        # Now and then a tool is added, and all of the context is read again.
+        missed = bool(prompt and sent.messages) and dice.random() < 0.4
+        sent.tools += missed
+        cached = 0 if missed else sent.tokens
+        sent.tokens = context
         writes = self.habit.provider == "anthropic"
         fresh = context - cached
         yield TokenUsage(
@@ -289,7 +325,11 @@ class _Session:
             cache_write_input_tokens=fresh if writes else 0,
             record_id=_uuid(dice).hex,
         )
-        yield InterceptionEnded(id=start.id, ended_at=start.started_at + took)
+        yield InterceptionEnded(
+            id=start.id,
+            ended_at=start.started_at + took,
+            prompt_parts=sent.checksums(self.key),
+        )
 
 
 def _uuid(dice: random.Random) -> uuid.UUID:

@@ -19,7 +19,7 @@ from aigateway.http.demo.stage import Stage
 PICTURES = {
     "now": "/now",
     "session": "/sessions?user=ada",
-    "request": "/requests",
+    "request": "/requests?user=ada",
     "spend": "/spend?by=model",
     "people": "/people?keys=all",
     "policy": "/policy",
@@ -36,13 +36,18 @@ def take(page: Page, base: str, name: str, folder: Path) -> None:
     page.emulate_media(color_scheme="dark" if narrow else "light")
     page.goto(base + PICTURES[name])
     if name == "session":
-        page.get_by_role("row").nth(5).get_by_role("link").click()
-        page.locator(".step").first.wait_for()
+        # One with a break of the cache.
+        for number in range(1, page.get_by_role("row").count()):
+            page.goto(base + PICTURES[name])
+            page.get_by_role("row").nth(number).get_by_role("link").first.click()
+            page.locator(".step").first.wait_for()
+            if page.get_by_text("Cache breaks").count():
+                break
     if name == "request":
         # One with a prompt and a tool.
-        page.locator("tr", has_text="calls").filter(has_text="ada").filter(
-            has_text="·"
-        ).first.get_by_role("link").click()
+        page.locator("tr", has_text="calls").filter(has_text="·").first.get_by_role(
+            "link"
+        ).first.click()
         page.locator(".step").first.wait_for()
     if name == "policy":
         document = page.get_by_role("textbox", name="The document")

@@ -258,6 +258,7 @@ def test_a_break_of_the_cache_is_marked_with_its_cause_and_what_it_cost(
             "SELECT id, initiator_id, session_id, model FROM interceptions"
             " WHERE session_id IS NOT NULL AND username = 'ada' ORDER BY started_at LIMIT 1"
         ).fetchone()
+        changed.execute("DELETE FROM cache_turns WHERE session_id = ?", (session,))
         changed.execute(
             "INSERT INTO cache_turns (interception_id, user_id, session_id, agent_id, began, model,"
             " provider_name, credential_hint, ttl, prompt_tokens, kept_tokens, read_tokens,"
