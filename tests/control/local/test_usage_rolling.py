@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from waiting import wait_until
 
 from aigateway.actors.control.local.opening import open_address
 from aigateway.actors.control.local.postgres_store import PostgresStore
@@ -33,13 +34,19 @@ def store(address: str, either: Database) -> Iterator[Store | PostgresStore]:
     store.close()
 
 
-def roll(database: Database, now: float = NOW, rolling: Rolling | None = None) -> None:
-    """Sum up all that can be."""
+def roll(
+    database: Database, now: float = NOW, rolling: Rolling | None = None, *, patient: bool = True
+) -> None:
+    """Sum up all that can be; ``patient``: when transactions that are under way have ended, and
+    be they the server's own."""
     rolling = rolling or Rolling(again=0)
-    for _ in range(10_000):
-        if not rolling.step(database, now):
-            return
-    raise AssertionError("it has no end")
+
+    def done() -> bool:
+        while rolling.step(database, now):
+            pass
+        return not patient or not rolling.due(database, now)
+
+    wait_until(done, "all is summed up")
 
 
 def buckets(database: Database, span: Span | None = None) -> list[str]:
@@ -251,7 +258,7 @@ def test_a_change_by_a_transaction_that_is_under_way_counts_when_it_ends(
     other.execute("BEGIN")
     other.execute("UPDATE token_usages SET input_tokens = 5 WHERE interception_id = ?", (id,))
     either.execute("UPDATE interceptions SET model = 'renamed'")
-    roll(either)
+    roll(either, patient=False)
     assert_exact(either)
     other.execute("COMMIT")
     other.close()
