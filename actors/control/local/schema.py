@@ -281,14 +281,16 @@ def is_busy(ex: sqlite3.Error) -> bool:
 
 
 def _version(connection: sqlite3.Connection, file: Path) -> int:
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    application: int = connection.execute("PRAGMA application_id").fetchone()[0]
-    if application != APPLICATION_ID:
-        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if tables or version or application:
-            raise LocalDatabaseError(
-                f"--local-db {file}: this is another program's database; name another file"
-            )
+    # One statement: between two of them another process may have made the schema.
+    version: int
+    version, application, tables = connection.execute(
+        "SELECT user_version, application_id, (SELECT count(*) FROM sqlite_master)"
+        " FROM pragma_user_version, pragma_application_id"
+    ).fetchone()
+    if application != APPLICATION_ID and (tables or version or application):
+        raise LocalDatabaseError(
+            f"--local-db {file}: this is another program's database; name another file"
+        )
     if version > VERSION:
         raise LocalDatabaseError(
             f"--local-db {file}: the database has version {version}, this aigateway knows"
