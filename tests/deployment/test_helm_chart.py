@@ -49,7 +49,23 @@ KEPT = {
     "volumes": [{"name": "ca", "configMap": {"name": "company-ca"}}],
     "volumeMounts": [{"name": "ca", "mountPath": "/etc/ca", "readOnly": True}],
 }
-EXAMPLES = {"coder": CODER, "local": LOCAL, "bare": BARE, "kept": KEPT}
+TEAM_CONSOLE = {
+    "console": {
+        "enabled": True,
+        "url": "https://console.example.org",
+        "trustedProxies": ["10.0.0.0/8", "192.168.0.7"],
+        "oidc": {
+            "issuer": "https://id.example.org/realms/staff",
+            "clientId": "aigateway",
+            "clientSecret": {"name": "console-oidc"},
+            "userClaim": "preferred_username",
+            "admins": ["gateway admins", "root: #1"],
+            "viewers": ["finance"],
+        },
+    }
+}
+TEAM = {**LOCAL, **TEAM_CONSOLE}
+EXAMPLES = {"coder": CODER, "local": LOCAL, "bare": BARE, "kept": KEPT, "team": TEAM}
 
 
 def _helm(*argv: str, values: dict[str, Any]) -> subprocess.CompletedProcess[str]:
@@ -121,7 +137,9 @@ def test_what_is_rendered_follows_the_schemas_of_kubernetes(
 ) -> None:
     manifests = _rendered(values, version)
     for kind in ("ServiceMonitor", "PrometheusRule"):  # Prometheus Operator's own kinds
-        assert (manifests.pop(kind, None) is not None) is (values in (LOCAL, KEPT))
+        assert (manifests.pop(kind, None) is not None) is (
+            "metrics" in values and values is not BARE
+        )
     workload = "StatefulSet" if values is KEPT else "Deployment"
     assert {"ConfigMap", workload, "Service", "ServiceAccount"} <= manifests.keys()
     assert len(manifests.keys() & {"StatefulSet", "Deployment"}) == 1
@@ -241,6 +259,42 @@ def test_the_console_is_a_container_beside_the_gateway_that_nobody_reaches_from_
     assert (variable["name"], variable in gateway["env"]) == ("CODER_URL", True)
     assert "--runtime-dir=/run/aigateway" in coder["args"]
     assert [each["name"] for each in coder["volumeMounts"]] == ["runtime", "tmp"]
+
+
+def test_a_console_for_which_people_sign_in_is_on_the_service(tmp_path: Path) -> None:
+    console = _pod(TEAM)["spec"]["containers"][1]
+    (port,) = console["ports"]
+    manifests = _rendered(TEAM)
+    ports = {each["name"]: each for each in manifests["Service"]["spec"]["ports"]}
+    assert (ports["console"]["targetPort"], port["containerPort"]) == (port["name"], 4002)
+    admitted = manifests["NetworkPolicy"]["spec"]["ingress"][0]["ports"]
+    assert {"port": "console"} in admitted
+    secret = console["env"][1]
+    assert secret["valueFrom"] == {"secretKeyRef": {"name": "console-oidc", "key": "secret"}}
+    given = (each.removeprefix("--").split("=", 1) for each in console["args"][1:])
+    settings = load(
+        {name.replace("-", "_"): value for name, value in given} | {"local": True},
+        {secret["name"]: "planted", "CODER_AI_GATEWAY_LOCAL_DB": "gateway.db"},
+    )
+    assert settings.oidc_admins == ("gateway admins", "root: #1")
+    assert "ports" not in _pod({**LOCAL, **CONSOLE})["spec"]["containers"][1]
+    assert len(_rendered({**LOCAL, **CONSOLE})["Service"]["spec"]["ports"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("without", "text"),
+    [
+        ("url", "console.oidc needs console.url"),
+        ("trustedProxies", "console.oidc needs console.trustedProxies"),
+    ],
+)
+def test_what_a_sign_in_needs_is_asked_for(without: str, text: str) -> None:
+    left = {name: value for name, value in TEAM_CONSOLE["console"].items() if name != without}
+    assert text in _refusal({**LOCAL, "console": left})
+
+
+def test_a_sign_in_needs_a_database(tmp_path: Path) -> None:
+    assert "console.oidc needs local.databaseSecret.name" in _refusal({**CODER, **TEAM_CONSOLE})
 
 
 def test_the_console_starts_by_its_command_line_and_prints_its_link(tmp_path: Path) -> None:

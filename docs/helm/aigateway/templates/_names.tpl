@@ -38,6 +38,16 @@ true
 {{- end -}}
 {{- end -}}
 
+{{- /* Whether it is reached through the Service, for which people sign in. */ -}}
+{{- define "aigateway.consoleIsPublic" -}}
+{{- if and .Values.console.enabled .Values.console.oidc.issuer -}}
+{{- if not (include "aigateway.isLocal" .) -}}
+{{- fail "console.oidc needs local.databaseSecret.name: with a Coder deployment the console is reached by its link alone" -}}
+{{- end -}}
+true
+{{- end -}}
+{{- end -}}
+
 {{- /* The file that the gateway reads: what the chart decides stands above the values. */ -}}
 {{- define "aigateway.config" -}}
 {{- $gateway := deepCopy (.Values.config.ai_gateway | default dict) -}}
