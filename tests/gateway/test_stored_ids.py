@@ -122,7 +122,9 @@ def test_a_blocking_answer_is_its_users_from_then_on(
     gateway: GatewayProcess, provider: ScriptedProvider
 ) -> None:
     ask = {"model": "m", "input": ID}
-    assert call(gateway, "alice", "POST", "/responses", ask).json()["id"] == ID
+    answer = call(gateway, "alice", "POST", "/responses", ask)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["id"] == ID
     check_who_may(gateway, provider, ID)
 
 
