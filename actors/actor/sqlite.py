@@ -7,9 +7,10 @@ microseconds, but on a disk in trouble seconds, for each commit.
 from __future__ import annotations
 
 import sqlite3
-import sys
 import time
 from typing import Final
+
+from aigateway.actors.actor.aside import aside
 
 __all__ = ["Connection", "commit"]
 
@@ -35,34 +36,11 @@ def commit(connection: sqlite3.Connection) -> None:
     global _slow_until
     began = time.monotonic()
     try:
-        if began < _slow_until and isinstance(connection, Connection) and _greenlets():
-            _commit_aside(connection)
+        if began < _slow_until and isinstance(connection, Connection):
+            aside(lambda: connection.execute("COMMIT"))
         else:
             connection.execute("COMMIT")
     finally:
         now = time.monotonic()
         if now - began >= SLOW:
             _slow_until = now + SLOW_FOR
-
-
-def _greenlets() -> bool:
-    # Not known when this is imported: the main process does that too, which is never patched.
-    monkey = sys.modules.get("gevent.monkey")
-    return monkey is not None and bool(monkey.is_module_patched("_thread"))
-
-
-def _commit_aside(connection: sqlite3.Connection) -> None:
-    import gevent
-
-    error = gevent.get_hub().threadpool.apply(_committed, (connection,))
-    if error is not None:
-        raise error
-
-
-def _committed(connection: sqlite3.Connection) -> sqlite3.Error | None:
-    # gevent would print the traceback of an exception that leaves the thread.
-    try:
-        connection.execute("COMMIT")
-    except sqlite3.Error as ex:
-        return ex
-    return None

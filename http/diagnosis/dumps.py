@@ -4,13 +4,14 @@ shown."""
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import attrs
 from attrs import frozen
+
+from aigateway.actors.actor.aside import aside
 
 __all__ = ["dumped"]
 
@@ -20,8 +21,6 @@ _MOST: Final = 12
 """Files of one request."""
 _ID: Final = re.compile(r"[A-Za-z0-9-]{1,100}")
 _KINDS: Final = {"req": "request", "resp": "answer", "req_error": "error"}
-
-T = TypeVar("T")
 
 
 @frozen
@@ -44,7 +43,8 @@ def dumped(folders: Iterable[str], interception_id: str) -> list[dict[str, Any]]
     if _ID.fullmatch(interception_id) is None:
         return []
     wanted = sorted({folder for folder in folders if folder})
-    found = _aside(lambda: [each for folder in wanted for each in _read(folder, interception_id)])
+    # A folder with very many dumps takes a while to be read.
+    found = aside(lambda: [each for folder in wanted for each in _read(folder, interception_id)])
     found.sort(key=lambda file: (file.attempt, list(_KINDS.values()).index(file.kind)))
     return [attrs.asdict(file) for file in found[:_MOST]]
 
@@ -69,15 +69,3 @@ def _read(folder: str, interception_id: str) -> list[_File]:
             )
         )
     return files
-
-
-def _aside(do: Callable[[], T]) -> T:
-    """In a thread of the operating system, where threads are greenlets: a folder with very many
-    dumps takes a while to be read, and requests go on."""
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is None or not monkey.is_module_patched("_thread"):
-        return do()
-    import gevent
-
-    done: T = gevent.get_hub().threadpool.apply(do)
-    return done

@@ -8,11 +8,11 @@ of sessions slows nobody's request.
 from __future__ import annotations
 
 import sqlite3
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
@@ -20,6 +20,7 @@ import msgspec
 import structlog
 from attrs import asdict
 
+from aigateway.actors.actor.aside import aside
 from aigateway.actors.control.local.address import LocalDatabaseError, is_postgresql
 from aigateway.actors.control.local.cap_holders import tills_in
 from aigateway.actors.control.local.opening import database_errors, read_address
@@ -78,42 +79,37 @@ class OwnRecords:
         if not self._places.acquire(timeout=PATIENCE):
             return _problem(503, "others are looking at their records; ask again", 1)
         try:
-            found = self._aside(look)
+            found = self._read(look)
+        except _NoSuch as ex:
+            return _problem(404, str(ex))
+        except (ValueError, OverflowError) as ex:
+            # A time that no calendar has.
+            return _problem(400, str(ex))
+        except (LocalDatabaseError, OSError) as ex:
+            return _away(ex)
+        except database_errors() as ex:
+            return _away(ex)
         finally:
             self._places.release()
-        if isinstance(found, bytes):
-            return Answer(200, found, "application/json", (("Cache-Control", "no-store"),))
-        if isinstance(found, _NoSuch):
-            return _problem(404, str(found))
-        # A time that no calendar has.
-        if isinstance(found, (ValueError, OverflowError)):
-            return _problem(400, str(found))
-        log.warning("own records cannot be read", error=" ".join(str(found).split()))
-        return _problem(503, "the records cannot be read now", 5)
+        return Answer(200, found, "application/json", (("Cache-Control", "no-store"),))
 
-    def _aside(self, look: Callable[[Database], Any]) -> bytes | Exception:
-        monkey = sys.modules.get("gevent.monkey")
-        patched = monkey is not None and bool(monkey.is_module_patched("_thread"))
-        if not patched or is_postgresql(self._address):
-            return _looked(self._address, look)
-        import gevent
-
-        found: bytes | Exception = gevent.get_hub().threadpool.apply(_looked, (self._address, look))
-        return found
+    def _read(self, look: Callable[[Database], Any]) -> bytes:
+        looked = partial(_looked, self._address, look)
+        return looked() if is_postgresql(self._address) else aside(looked)
 
 
-def _looked(address: str, look: Callable[[Database], Any]) -> bytes | Exception:
-    """JSON, or why there is none: gevent would print an exception that leaves its thread."""
-    try:
-        with closing(read_address(address)) as database:
-            if isinstance(database, sqlite3.Connection):
-                # One snapshot for all of it, also while others go on writing.
-                database.execute("BEGIN")
-            return msgspec.json.encode(look(database)) + b"\n"
-    except (LocalDatabaseError, ValueError, OverflowError, OSError, _NoSuch) as ex:
-        return ex
-    except database_errors() as ex:
-        return ex
+def _away(ex: Exception) -> Answer:
+    log.warning("own records cannot be read", error=" ".join(str(ex).split()))
+    return _problem(503, "the records cannot be read now", 5)
+
+
+def _looked(address: str, look: Callable[[Database], Any]) -> bytes:
+    """JSON.  Raises what the database and ``look`` raise."""
+    with closing(read_address(address)) as database:
+        if isinstance(database, sqlite3.Connection):
+            # One snapshot for all of it, also while others go on writing.
+            database.execute("BEGIN")
+        return msgspec.json.encode(look(database)) + b"\n"
 
 
 def _look(path: str, query: str, caller: Caller, now: float) -> Callable[[Database], Any] | None:
