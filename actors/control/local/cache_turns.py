@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 
 from aigateway.actors.control.local.cache_breaks import CacheTurn, Verdict, judge
 from aigateway.actors.control.local.prices.cost import Pricing, Used
-from aigateway.actors.control.local.schema import Database, marks, moment_of, transaction
+from aigateway.actors.control.local.schema import Database, batches, marks, moment_of, transaction
 from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.prompt_parts import PromptParts, decoded
 from aigateway.actors.values.records import InterceptionEnded
@@ -150,12 +150,11 @@ def compared_now(connection: Database, sessions: Sequence[str]) -> list[JudgedTu
     if not pending(connection):
         return []
     found: list[Row] = []
-    for first in range(0, len(sessions), _LOOKED_AT):
-        some = sessions[first : first + _LOOKED_AT]
+    for some in batches(sessions, _LOOKED_AT):
         found += connection.execute(_OF_SESSIONS_SQL.format(marks(some)), some).fetchall()
     judged: list[JudgedTurn] = []
-    for first in range(0, len(found), _LOOKED_AT):
-        judged += _judged(connection, found[first : first + _LOOKED_AT], None)
+    for waiting in batches(found, _LOOKED_AT):
+        judged += _judged(connection, waiting, None)
     return judged
 
 

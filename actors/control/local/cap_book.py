@@ -34,7 +34,7 @@ from aigateway.actors.control.local.caps import (
     begin,
 )
 from aigateway.actors.control.local.costs import StoredRecord
-from aigateway.actors.control.local.schema import Database, like, marks
+from aigateway.actors.control.local.schema import Database, batches, like, marks
 from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.records import InterceptionEnded, timestamp
 
@@ -463,8 +463,7 @@ def _locked(
     """Those that there are, each with its name and the amount of its cap."""
     found: dict[TillKey, tuple[Till, tuple[str, int]]] = {}
     lock = "" if isinstance(database, sqlite3.Connection) else _LOCK_SQL
-    for first in range(0, len(keys), AT_ONCE):
-        some = keys[first : first + AT_ONCE]
+    for some in batches(keys, AT_ONCE):
         # PERF: SQLite takes half the time of (…) IN (VALUES …) where there is one.
         statement = _TILLS_SQL.format(" OR ".join([_KEY] * len(some))) + lock
         values = [each for key in some for each in key]
@@ -499,5 +498,4 @@ def _taken(database: Database, ids: Sequence[str], *, alone: bool) -> list[_Held
 def _pieces(ids: Sequence[str]) -> Iterable[Sequence[str]]:
     # What no text of a database can hold was never reserved for.
     known = [id for id in ids if id.isascii() and "\0" not in id]
-    for first in range(0, len(known), AT_ONCE):
-        yield known[first : first + AT_ONCE]
+    return batches(known, AT_ONCE)

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 
 from attrs import field, frozen
 
-from aigateway.actors.control.local.schema import Database, marks
+from aigateway.actors.control.local.schema import Database, batches, marks
 from aigateway.actors.interception.tool_results import ToolResult, results_in
 from aigateway.actors.values.records import SentContent
 
@@ -138,7 +138,7 @@ def results_by_turn(
 
 def _messages(connection: Database, names: Iterable[bytes]) -> dict[bytes, str]:
     found: dict[bytes, str] = {}
-    for some in _batches(names):
+    for some in batches([*names], _AT_ONCE):
         rows = connection.execute(
             "SELECT id, content FROM content_parts"
             f" WHERE kind = 'message' AND id IN ({marks(some)})",
@@ -150,12 +150,6 @@ def _messages(connection: Database, names: Iterable[bytes]) -> dict[bytes, str]:
 
 def _bytes(value: Any) -> bytes:
     return b"" if value is None else bytes(value)
-
-
-def _batches(names: Iterable[bytes]) -> Iterator[list[bytes]]:
-    left = list(names)
-    for at in range(0, len(left), _AT_ONCE):
-        yield left[at : at + _AT_ONCE]
 
 
 # -- forgetting
@@ -171,14 +165,14 @@ def forget_chains(connection: Database, interception_ids: Sequence[str]) -> None
     connection.execute(f"DELETE FROM content_turns WHERE {there}", interception_ids)
     parts: set[bytes] = set()
     while ends:
-        dead = [row for some in _batches(ends) for row in _unnamed(connection, some)]
+        dead = [row for some in batches([*ends], _AT_ONCE) for row in _unnamed(connection, some)]
         gone = {bytes(id) for id, _before, _part in dead}
-        for some in _batches(gone):
+        for some in batches([*gone], _AT_ONCE):
             connection.execute(f"DELETE FROM content_links WHERE id IN ({marks(some)})", some)
         parts |= {bytes(part) for _id, _before, part in dead}
         # Where chains of several that went met, the rest of them may have to go too.
         ends = {_bytes(before) for _id, before, _part in dead} - gone - {b""}
-    for some in _batches(parts):
+    for some in batches([*parts], _AT_ONCE):
         connection.execute(
             f"DELETE FROM content_parts WHERE id IN ({marks(some)})"
             " AND NOT EXISTS (SELECT 1 FROM content_links l WHERE l.part = content_parts.id)",
@@ -186,7 +180,7 @@ def forget_chains(connection: Database, interception_ids: Sequence[str]) -> None
         )
 
 
-def _unnamed(connection: Database, ends: list[bytes]) -> list[Row]:
+def _unnamed(connection: Database, ends: Sequence[bytes]) -> list[Row]:
     """Those of the links that nothing names, and those before them that only they name."""
     return connection.execute(
         f"""

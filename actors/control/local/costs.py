@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from aigateway.actors.control.local.prices.cost import Cost, Pricing, Used
-from aigateway.actors.control.local.schema import Database, marks, moment_of, transaction
+from aigateway.actors.control.local.schema import Database, batches, marks, moment_of, transaction
 from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.records import (
     Interception,
@@ -168,9 +168,8 @@ def _priced(
 
 def asked_in(connection: Database, ids: Sequence[str]) -> Iterator[tuple[str, Asked]]:
     """What was asked for by interceptions that are stored.  Raises what the database raises."""
-    for first in range(0, len(ids), _INTERCEPTIONS_AT_ONCE):
-        some = ids[first : first + _INTERCEPTIONS_AT_ONCE]
-        some = [each.encode(errors="replace").decode().replace("\0", "?") for each in some]
+    for batch in batches(ids, _INTERCEPTIONS_AT_ONCE):
+        some = [each.encode(errors="replace").decode().replace("\0", "?") for each in batch]
         for id, kind, name, model in connection.execute(_ASKED_SQL.format(marks(some)), some):
             yield id, Asked(kind, name, model)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from attrs import evolve, frozen
 
 from aigateway.actors.control.local.audit import Change, note_changes
-from aigateway.actors.control.local.schema import Database, marks, transaction
+from aigateway.actors.control.local.schema import Database, batches, marks, transaction
 from aigateway.actors.values.records import timestamp
 
 __all__ = [
@@ -159,8 +159,7 @@ def _created(user: User) -> Change:
 def _names_of(database: Database, values: Sequence[str], column: str) -> dict[str, str]:
     """The names of the users that have one of ``values`` in ``column``, by that value."""
     found: dict[str, str] = {}
-    for start in range(0, len(values), _AT_ONCE):
-        part = values[start : start + _AT_ONCE]
+    for part in batches(values, _AT_ONCE):
         rows = database.execute(
             f"SELECT {column}, name FROM users WHERE {column} IN ({marks(part)})", part
         )

@@ -14,11 +14,11 @@ import errno
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from aigateway.actors.actor.sqlite import Connection, commit
 from aigateway.actors.control.local.address import LocalDatabaseError
@@ -32,6 +32,7 @@ __all__ = [
     "VERSION",
     "Database",
     "LocalDatabaseError",
+    "batches",
     "is_busy",
     "like",
     "marks",
@@ -58,6 +59,8 @@ WAL_BYTES_KEPT = 64 * 1024 * 1024
 """What the WAL file is cut back to after a long reader made it grow."""
 
 
+T = TypeVar("T")
+
 Database: TypeAlias = "sqlite3.Connection | PostgresDatabase"
 """A connection to either kind of database.  Both execute the same SQL with ``?`` for values."""
 
@@ -65,6 +68,12 @@ Database: TypeAlias = "sqlite3.Connection | PostgresDatabase"
 def marks(values: Sized) -> str:
     """A mark for each of ``values``, as between the parentheses of ``IN (…)``."""
     return ", ".join("?" * len(values))
+
+
+def batches(values: Sequence[T], most: int) -> Iterator[Sequence[T]]:
+    """The values in their order, at most so many at a time, as for one statement each."""
+    for first in range(0, len(values), most):
+        yield values[first : first + most]
 
 
 def like(text: str) -> str:

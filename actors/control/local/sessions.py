@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 from attrs import field, frozen
 
 from aigateway.actors.control.local.cache_turns import compared_now
-from aigateway.actors.control.local.schema import Database, marks
+from aigateway.actors.control.local.schema import Database, batches, marks
 from aigateway.actors.control.local.session_parts import EXACT_ENOUGH
 from aigateway.actors.values.records import timestamp
 
@@ -221,8 +221,8 @@ def described(connection: Database, keys: Sequence[Iterable[Any]]) -> list[Sessi
     wanted = {(user, session) for user, session in keys}
     ids = list(dict.fromkeys(session for _user, session in wanted))
     rows: list[SessionRow] = []
-    for at in range(0, len(ids), _AT_ONCE):
-        rows += _described(connection, wanted, ids[at : at + _AT_ONCE])
+    for some in batches(ids, _AT_ONCE):
+        rows += _described(connection, wanted, some)
     rows.sort(key=lambda row: (row.last_at, row.session_id, row.user_id), reverse=True)
     return rows
 

@@ -25,7 +25,7 @@ from typing import Final
 
 from attrs import define, field
 
-from aigateway.actors.control.local.schema import Database, marks, transaction
+from aigateway.actors.control.local.schema import Database, batches, marks, transaction
 from aigateway.actors.control.local.usage_sums import (
     COLUMNS,
     COUNTS,
@@ -239,11 +239,9 @@ def _forget(connection: Database, buckets: list[str]) -> None:
 def _insert(connection: Database, bucket: str, sums: dict[tuple[str, ...], list[int]]) -> None:
     columns = ("bucket", *COLUMNS, *COUNTS)
     rows = [(bucket, *key, *counts) for key, counts in sums.items()]
-    for first in range(0, len(rows), _ROWS_AT_ONCE):
-        connection.executemany(
-            f"INSERT INTO usage_sums ({', '.join(columns)}) VALUES ({marks(columns)})",
-            rows[first : first + _ROWS_AT_ONCE],
-        )
+    statement = f"INSERT INTO usage_sums ({', '.join(columns)}) VALUES ({marks(columns)})"
+    for some in batches(rows, _ROWS_AT_ONCE):
+        connection.executemany(statement, some)
 
 
 def _is_known(connection: Database, bucket: str) -> bool:
