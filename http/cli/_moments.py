@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import click
 
-__all__ = ["minute", "moment", "seconds_of", "span"]
+__all__ = ["minute", "moment", "seconds_of", "span", "within_the_calendar"]
 
 _UNITS = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _SPAN = re.compile(r"([0-9]{1,12})([wdhms])")
@@ -47,6 +49,16 @@ def moment(_context: click.Context, _option: click.Parameter, text: str | None) 
             f'"{text}" is no time: write for example 2026-03-01, 2026-03-01T12:00:00Z,'
             " today, yesterday, or 7d for seven days ago"
         ) from ex
+
+
+@contextmanager
+def within_the_calendar() -> Iterator[None]:
+    """Around what makes dates of --since and --until.  Raises click.UsageError for those that no
+    date can be made of."""
+    try:
+        yield
+    except (ValueError, OverflowError, OSError) as ex:
+        raise click.UsageError(f"--since or --until is outside of the calendar: {ex}") from ex
 
 
 def minute(moment: str) -> str:

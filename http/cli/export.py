@@ -25,7 +25,7 @@ from aigateway.actors.control.local.export import (
 )
 from aigateway.actors.values.records import timestamp
 from aigateway.http.cli._local_database import database_options, note_look, reading
-from aigateway.http.cli._moments import moment
+from aigateway.http.cli._moments import moment, within_the_calendar
 from aigateway.http.settings.printable import csv_field
 
 __all__ = ["command"]
@@ -95,11 +95,9 @@ def command(
         raise click.UsageError("--since must be before --until")
     columns = COLUMNS[kind]
     line = _json_line(columns) if form == "jsonl" else _csv_line
-    try:
+    with within_the_calendar():
         first = timestamp(since) if since is not None else ""
         last = timestamp(until) if until is not None else None
-    except (ValueError, OverflowError, OSError) as ex:
-        raise click.UsageError(f"--since or --until is outside of the calendar: {ex}") from ex
     if kind not in WITHOUT_CONTENT:
         told = {"since": first or None, "until": last, "format": form}
         note_look(flags, Change("look.export", f"{kind} of all users", after=told))

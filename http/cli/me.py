@@ -26,7 +26,7 @@ from aigateway.http.cli import session as one_session
 from aigateway.http.cli import sessions as many_sessions
 from aigateway.http.cli import usage as sums
 from aigateway.http.cli._from_json import from_json
-from aigateway.http.cli._moments import moment
+from aigateway.http.cli._moments import moment, within_the_calendar
 from aigateway.http.settings.printable import printable
 
 __all__ = ["command"]
@@ -220,13 +220,11 @@ class _Usage:
 
 
 def _times(since: float | None, until: float | None) -> dict[str, str | None]:
-    try:
+    with within_the_calendar():
         return {
             name: None if at is None else timestamp(at)
             for name, at in (("since", since), ("until", until))
         }
-    except (ValueError, OverflowError, OSError) as ex:
-        raise click.UsageError(f"--since or --until is outside of the calendar: {ex}") from ex
 
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from aigateway.actors.control.local.prompt_search import Hit, phrases_of, search
 from aigateway.actors.control.local.sessions import SessionFilter, SessionRow, find_sessions
 from aigateway.actors.values.money import dollars
 from aigateway.http.cli._local_database import database_options, note_look, reading
-from aigateway.http.cli._moments import moment
+from aigateway.http.cli._moments import moment, within_the_calendar
 from aigateway.http.settings.printable import printable
 
 __all__ = ["command", "print_hits", "print_sessions"]
@@ -85,13 +85,11 @@ def command(
     with reading(flags) as connection:
         # One snapshot for all of it, also while a gateway goes on writing.
         connection.execute("BEGIN")
-        try:
+        with within_the_calendar():
             if search is not None:
                 hits = search_prompts(connection, search, wanted, limit)
             else:
                 rows = find_sessions(connection, wanted, limit)
-        except (ValueError, OverflowError, OSError) as ex:
-            raise click.UsageError(f"--since or --until is outside of the calendar: {ex}") from ex
     whose = [(row.user_id, row.username, row.prompt) for row in rows]
     note_look(flags, look_at_many("sessions", "first prompts of sessions", whose))
     found = [(hit.user_id, hit.username, hit.excerpt) for hit in hits]

@@ -12,7 +12,7 @@ from aigateway.actors.control.local.usage import GROUPS, UsageRow, usage_by, usa
 from aigateway.actors.values.money import dollars
 from aigateway.actors.values.records import timestamp
 from aigateway.http.cli._local_database import database_options, reading
-from aigateway.http.cli._moments import moment
+from aigateway.http.cli._moments import moment, within_the_calendar
 from aigateway.http.settings.printable import csv_field, printable
 
 if TYPE_CHECKING:
@@ -116,11 +116,9 @@ def command(
     with reading(flags) as connection:
         # One snapshot for both, also while a gateway goes on writing.
         connection.execute("BEGIN")
-        try:
+        with within_the_calendar():
             rows = usage_by(connection, by, since=since, until=until, limit=limit)
             total = usage_total(connection, since=since, until=until)
-        except (ValueError, OverflowError, OSError) as ex:
-            raise click.UsageError(f"--since or --until is outside of the calendar: {ex}") from ex
     if form == "json":
         _print_json(by, rows, total, since, until)
     elif form == "csv":
