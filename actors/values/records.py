@@ -33,6 +33,7 @@ __all__ = [
     "TokenUsage",
     "ToolUsage",
     "UsageRecord",
+    "moment_told",
     "timestamp",
 ]
 
@@ -226,6 +227,13 @@ def _second(seconds: int) -> str:
     except OSError as ex:
         # What the C library says is no trouble with a file or a socket.
         raise OverflowError(f"{seconds} s are outside of the calendar") from ex
+
+
+def moment_told(text: str) -> float:
+    """Unix seconds of a date, or of a time in RFC 3339, as a person writes it: without a zone it is
+    UTC.  Raises ValueError, and OverflowError for a time outside of the calendar."""
+    told = datetime.fromisoformat(text)
+    return (told if told.tzinfo is not None else told.replace(tzinfo=UTC)).timestamp()
 
 
 def timestamp(seconds: float) -> str:

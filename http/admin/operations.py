@@ -11,7 +11,6 @@ import binascii
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, TypeVar, get_args
 
 from attrs import asdict, field, frozen
@@ -46,6 +45,7 @@ from aigateway.actors.control.local.prices.listing import price_data, prices_of
 from aigateway.actors.control.local.schema import Database
 from aigateway.actors.control.local.usage import GROUPS, usage_by
 from aigateway.actors.values.policy import Per
+from aigateway.actors.values.records import moment_told
 from aigateway.http.admin.shapes import (
     cap_data,
     group_data,
@@ -316,8 +316,7 @@ def _moment(request: Request, name: str) -> float | None:
     if text is None:
         return None
     try:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        return moment_told(text)
     except (ValueError, OverflowError) as ex:
         raise BadInput(f"{name} must be a date or an RFC 3339 time") from ex
 

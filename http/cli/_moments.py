@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
+from aigateway.actors.values.records import moment_told
+
 __all__ = ["minute", "moment", "seconds_of", "span", "within_the_calendar"]
 
 _UNITS = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
@@ -40,10 +42,7 @@ def moment(_context: click.Context, _option: click.Parameter, text: str | None) 
     if ago is not None:
         return time.time() - ago
     try:
-        point = datetime.fromisoformat(text)
-        if point.tzinfo is None:
-            point = point.replace(tzinfo=UTC)
-        return point.timestamp()
+        return moment_told(text)
     except (ValueError, OverflowError) as ex:
         raise click.BadParameter(
             f'"{text}" is no time: write for example 2026-03-01, 2026-03-01T12:00:00Z,'

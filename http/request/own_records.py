@@ -11,7 +11,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
@@ -30,6 +29,7 @@ from aigateway.actors.control.local.sessions import SessionFilter, described, fi
 from aigateway.actors.control.local.timeline import timeline
 from aigateway.actors.control.local.usage import GROUPS, usage_by
 from aigateway.actors.control.messages import Caller
+from aigateway.actors.values.records import moment_told
 from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.answers import Answer, json_message
 from aigateway.http.request.call import Call
@@ -206,8 +206,7 @@ def _moment(given: Mapping[str, str], name: str) -> float | None:
     if name not in given:
         return None
     try:
-        read = datetime.fromisoformat(given[name])
-        return (read if read.tzinfo is not None else read.replace(tzinfo=UTC)).timestamp()
+        return moment_told(given[name])
     except (ValueError, OverflowError) as ex:
         raise _BadQuestion(f"{name} must be a date or an RFC 3339 time") from ex
 
