@@ -22,6 +22,7 @@ from aigateway.http.cli.actors import traces_as_text
 from aigateway.http.cli.check import Report, report_as_json, report_as_lines
 from aigateway.http.diagnosis.workers import NoGateway, ask_all, traces
 from aigateway.http.settings import Settings
+from aigateway.http.settings.addresses import reachable
 
 __all__ = ["actors", "environment", "log_tails", "metrics", "settings_files", "spools", "trace"]
 
@@ -75,9 +76,7 @@ def metrics(settings: Settings) -> str:
     """What Prometheus would get."""
     if not settings.prometheus_enable:
         return "# not enabled: --prometheus-enable\n"
-    host, _, port = settings.prometheus_address.rpartition(":")
-    # A gateway on all addresses is on this one too.
-    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}.get(host, host)
+    address = reachable(settings.prometheus_address)
     # Not at the top: it is slow to import.
     import requests
 
@@ -86,9 +85,9 @@ def metrics(settings: Settings) -> str:
     # A proxy of the environment is for other machines.
     with PlainSession() as session:
         try:
-            answer = session.get(f"http://{host}:{port}/metrics", timeout=SCRAPE_TIMEOUT)
+            answer = session.get(f"http://{address}/metrics", timeout=SCRAPE_TIMEOUT)
         except requests.RequestException as ex:
-            return f"# no answer from {host}:{port}: {type(ex).__name__}\n"
+            return f"# no answer from {address}: {type(ex).__name__}\n"
     return answer.text
 
 

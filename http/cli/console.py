@@ -15,6 +15,7 @@ import click
 
 from aigateway.http.cli._local_database import changer
 from aigateway.http.settings import Settings, SettingsError, load
+from aigateway.http.settings.addresses import reachable
 from aigateway.http.settings.flags import settings_options
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def serve(address: str, settings: Settings, client_address: str, *, alone: bool 
 
     if not client_address:
         scheme = "https" if settings.uses_tls else "http"
-        client_address = f"{scheme}://{_reachable(settings.http_address)}"
+        client_address = f"{scheme}://{reachable(settings.http_address)}"
     sources = Sources(
         local_db=settings.local_db,
         runtime_dir=settings.runtime_dir,
@@ -138,13 +139,6 @@ def _end_with_stdin() -> None:
         while os.read(0, 4096):
             pass
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _reachable(address: str) -> str:
-    """What listens on all addresses is called by one of them."""
-    host, _, port = address.rpartition(":")
-    named = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}.get(host, host)
-    return f"{named}:{port}"
 
 
 def _tell(alone: bool, address: str, link: str) -> None:

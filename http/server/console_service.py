@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 
 from aigateway.http.settings import OPTIONS, Settings
+from aigateway.http.settings.addresses import reachable
 
 __all__ = ["ConsoleService"]
 
@@ -44,7 +45,7 @@ class ConsoleService:
     def start(self, gateway_address: str) -> None:
         """The gateway listens at this HOST:PORT: start the console.  It prints its link itself."""
         scheme = "https" if self._settings.uses_tls else "http"
-        self._client_address = f"{scheme}://{_reachable(gateway_address)}"
+        self._client_address = f"{scheme}://{reachable(gateway_address)}"
         self._spawn()
 
     def in_worker(self) -> None:
@@ -121,10 +122,3 @@ def _environment(settings: Settings) -> dict[str, str]:
             value = getattr(settings, row.name)
             environ[row.envs[0]] = value if isinstance(value, str) else row.kind.show(value)
     return environ
-
-
-def _reachable(address: str) -> str:
-    """What listens on all addresses is called by one of them."""
-    host, _, port = address.rpartition(":")
-    named = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}.get(host, host)
-    return f"{named}:{port}"
