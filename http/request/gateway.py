@@ -11,6 +11,7 @@ from structlog.contextvars import bind_contextvars
 
 from aigateway.actors.codec.headers import Headers, values_of
 from aigateway.actors.interception.headers import UnsafeHeader, for_client
+from aigateway.actors.values.policy import content_level
 from aigateway.http.logs import write_line
 from aigateway.http.metrics.reasons import REASONS, Reason
 from aigateway.http.request.answers import Answer, plain
@@ -19,7 +20,6 @@ from aigateway.http.request.client_address import ClientAddresses
 from aigateway.http.request.cors import Cors, without_cors
 from aigateway.http.request.inbound import REQUEST_ID_HEADER, ClientVanished, Inbound, request_id_of
 from aigateway.http.request.pipeline import INTERCEPTION_HEADER, Pipeline
-from aigateway.http.request.policy import records_content
 from aigateway.http.request.refusals import dialect_of, shaped
 from aigateway.http.request.relay import AnyBody, Finished, Relayed
 from aigateway.http.request.runtime import STOPPING, Runtime, Stopping
@@ -184,7 +184,7 @@ class Gateway:
         answered = answer.status < 400
         if not answered:
             # An upstream's words may quote the request.
-            recorded = self.pipeline.settings.content != "none" and records_content(call.rules)
+            recorded = content_level(self.pipeline.settings.content, call.rules) != "none"
             own = answer.text or recorded
             call.trace.refused(said.status, said.body if own else b"")
         vanished = isinstance(answer.__cause__, ClientVanished)

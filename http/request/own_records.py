@@ -36,7 +36,6 @@ from aigateway.http.request.call import Call
 
 __all__ = ["OwnRecords"]
 
-PREFIX: Final = "/api/me/v1/"
 AT_ONCE: Final = 2
 """Questions that one worker process answers at the same time."""
 PATIENCE: Final = 2.0
@@ -65,13 +64,14 @@ class OwnRecords:
         self._address = address
         self._places = threading.BoundedSemaphore(AT_ONCE)
 
-    def answer(self, call: Call, caller: Caller, now: float) -> Answer:
-        """What ``caller`` hears.  ``now`` in Unix seconds."""
+    def answer(self, call: Call, caller: Caller, what: str, now: float) -> Answer:
+        """What ``caller`` hears of ``what``, the path below the own records'.  ``now`` in Unix
+        seconds."""
         if call.inbound.method != "GET":
             return _problem(405, "use GET")
         call.route = "me"
         try:
-            look = _look(call.inbound.path, call.inbound.query, caller, now)
+            look = _look(what, call.inbound.query, caller, now)
         except _BadQuestion as ex:
             return _problem(400, str(ex))
         if look is None:
@@ -112,18 +112,17 @@ def _looked(address: str, look: Callable[[Database], Any]) -> bytes:
         return msgspec.json.encode(look(database)) + b"\n"
 
 
-def _look(path: str, query: str, caller: Caller, now: float) -> Callable[[Database], Any] | None:
+def _look(what: str, query: str, caller: Caller, now: float) -> Callable[[Database], Any] | None:
     """What is to be read for a question; None: there is no such address."""
     owner = caller.user_id
-    rest = path.removeprefix(PREFIX)
-    if rest == "user":
+    if what == "user":
         _asked(query, ())
         told = {
             "id": owner, "name": caller.username, "key": caller.api_key_id,
             "groups": list(caller.groups), "project": caller.project,
         }  # fmt: skip
         return lambda _database: told
-    if rest == "sessions":
+    if what == "sessions":
         given = _asked(query, (*_TEXTS, "since", "until", "limit", "search"))
         wanted = SessionFilter(
             owner=owner,
@@ -141,13 +140,13 @@ def _look(path: str, query: str, caller: Caller, now: float) -> Callable[[Databa
         return lambda database: [
             asdict(each) for each in search_prompts(database, text, wanted, limit)
         ]
-    if rest.startswith("sessions/"):
+    if what.startswith("sessions/"):
         _asked(query, ())
-        session = unquote(rest.removeprefix("sessions/"))
+        session = unquote(what.removeprefix("sessions/"))
         if "\0" in session:
             raise _BadQuestion("a text has the character NUL")
         return lambda database: _session(database, owner, session)
-    if rest == "usage":
+    if what == "usage":
         given = _asked(query, ("by", "since", "until"))
         by = tuple(dict.fromkeys(given.get("by", "model").split(",")))
         since, until = _moment(given, "since"), _moment(given, "until")

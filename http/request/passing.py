@@ -30,7 +30,7 @@ from aigateway.actors.interception.vertex_paths import COUNTING, VertexPath
 from aigateway.actors.providers.bedrock.counting import COUNT_TOKENS, count_answer
 from aigateway.actors.providers.messages import Opened, Refused
 from aigateway.actors.providers.request import UpstreamRequest, model_for
-from aigateway.actors.values.policy import CallerRules
+from aigateway.actors.values.policy import CallerRules, content_level
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.admission import Target
@@ -44,7 +44,6 @@ from aigateway.http.request.policy import (
     check_models,
     check_unread,
     models_beside,
-    records_content,
     without_forbidden,
 )
 from aigateway.http.request.relay import (
@@ -132,7 +131,7 @@ class Passing:
             stored.check(caller, config.type, ids)
         url = address_for(config, target.rest, inbound.query)
         call.trace.passthrough(call.route, url, inbound.method)
-        if config.dump_dir and records_content(caller.rules):
+        if config.dump_dir and content_level(self._settings.content, caller.rules) != "none":
             from aigateway.http.request.dump import dump_of_passthrough
 
             call.dump = dump_of_passthrough(config.dump_dir, config.name, url)

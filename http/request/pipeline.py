@@ -214,7 +214,7 @@ class Pipeline:
 
         if self._records is None:
             self._records = OwnRecords(self.settings.local_db)
-        return self._records.answer(call, caller, time.time())
+        return self._records.answer(call, caller, call.inbound.path.removeprefix(_OWN), time.time())
 
     def let_in(self, caller: Caller, config: ProviderConfig, *, counted: bool = True) -> None:
         """Raise the Answer to who may not use this provider, or has no more in this minute."""

@@ -43,7 +43,6 @@ __all__ = [
     "check_unread",
     "may_list",
     "models_beside",
-    "records_content",
     "without_forbidden",
 ]
 
@@ -119,11 +118,6 @@ def without_forbidden(rules: CallerRules, config: ProviderConfig, body: bytes) -
 def _id_of(listed: msgspec.Raw) -> str:
     fields = members(bytes(listed))
     return text(fields.get("id")) or (text(fields.get("name")) or "").removeprefix("models/")
-
-
-def records_content(rules: CallerRules | None) -> bool:
-    """Whether what this caller and models say may be recorded, as far as the policy goes."""
-    return rules is None or rules.content is None or rules.content.value != "none"
 
 
 def _forbidden(rules: CallerRules, what: str, refused: Stated[str], reason: Reason) -> Answer:
