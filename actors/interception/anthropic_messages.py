@@ -164,6 +164,11 @@ class _Block:
     whole_input: str = "{}"
     """What the block's start said, for tools that take no input."""
 
+    @property
+    def adds(self) -> str:
+        """The member of a delta that adds to it."""
+        return self.type if self.type in ("thinking", "text") else "partial_json"
+
 
 class MessagesInterception(Relay):
     """One request to the Messages API and its answer."""
@@ -257,17 +262,16 @@ class MessagesInterception(Relay):
         if block is None:
             return
         delta = members(event.get("delta"))
-        part = delta.get(_DELTAS.get(block.type, "partial_json"))
+        part = delta.get(block.adds)
         block.content.write(text(part) or "")
 
     def _learn(self, piece: bytes, event: Object) -> None:
         """Know deltas again that only add to the block of this one."""
         block, pattern = self._blocks.get(count(event.get("index"))), self._pattern
         if block is not None and pattern is not None and pattern.learns:
-            name = _DELTAS.get(block.type, "partial_json")
-            said = text(members(event.get("delta")).get(name))
+            said = text(members(event.get("delta")).get(block.adds))
             if said is not None:
-                pattern.learn(piece, b'"%s"' % name.encode(), block.content, said)
+                pattern.learn(piece, b'"%s"' % block.adds.encode(), block.content, said)
 
     def _on_block_stop(self, event: Object, now: float) -> None:
         self._finish_block(count(event.get("index")), now)
@@ -439,8 +443,6 @@ class MessagesInterception(Relay):
         return b"event: error\ndata: " + data + b"\n\n"
 
 
-_DELTAS = {"thinking": "thinking", "text": "text"}
-"""The member of a delta that adds to a block, by the block's type; of tools it is another."""
 _TELL_USAGE = frozenset({"message_start", "message_delta"})
 _ANSWER = frozenset({"content", "stop_reason", "usage"})
 """Members of which every message has one: what has none is something else."""

@@ -350,7 +350,7 @@ class Desk:
         self.spool.marks.forget([n for n, p in known.items() if not (p.records or p.on_disk)])
         left: list[Promise] = []
         for promise in self._promises:
-            if [parcel for parcel in promise.parcels if parcel.number in self._in_memory]:
+            if any(parcel.number in self._in_memory for parcel in promise.parcels):
                 left.append(promise)
             else:
                 complete(promise.append.reply, True)

@@ -366,8 +366,7 @@ def _by_owner(records: Sequence[Kept]) -> Iterator[Sequence[Kept]]:
     """Records that stand together and are of one interception."""
     first, owner = 0, ""
     for index, record in enumerate(records):
-        # PERF: what owner_of does.
-        its_owner = record.id if isinstance(record, InterceptionEnded) else record.interception_id
+        its_owner = owner_of(record)
         if its_owner != owner:
             if index:
                 yield records[first:index]

@@ -24,10 +24,7 @@ def is_local_name(host: str) -> bool:
     name = host.rsplit(":", 1)[0] if ":" in host and not host.endswith("]") else host
     if name.lower() == "localhost":
         return True
-    try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return False
+    return _is_loopback(name.strip("[]"))
 
 
 @frozen

@@ -178,13 +178,14 @@ def _judged(
         known = _earlier(connection, who, last, _BEFORE + len(several))
         for work in several:
             rows = tokens[work.id]
+            used = _used(rows[0])
             parts = decoded(told[work.id])
-            turn = None if parts is None else _turn(work, parts, [_used(each) for each in rows])
+            turn = None if parts is None else _turn(work, parts, used, _used(rows[-1]))
             if turn is None:
                 continue
             earlier = [each for each in known if each.began < turn.began][-_BEFORE:]
             verdict = judge(turn, earlier)
-            cost = _cost(rows[0], work, verdict, pricing)
+            cost = _cost(rows[0], used, work, verdict, pricing)
             if not _has_cache(turn, earlier, cost):
                 verdict, cost = Verdict(turn.read_tokens), None
             known.append(turn)
@@ -209,9 +210,11 @@ def _used(row: Row) -> Used:
     return Used(given, made, read, written, {} if metadata == "{}" else json.loads(metadata))
 
 
-def _turn(work: _Work, parts: PromptParts, used: Sequence[Used]) -> CacheTurn | None:
-    """None: nothing is known of what the provider read."""
-    first, last = used[0], used[-1]
+def _turn(work: _Work, parts: PromptParts, first: Used, last: Used) -> CacheTurn | None:
+    """``first`` and ``last`` are what its first and its last round used.
+
+    None: nothing is known of what the provider read.
+    """
     if not first.all_input:
         return None
     kept, ttl = last.cache_read_input_tokens + last.cache_write_input_tokens, parts.ttl
@@ -261,12 +264,13 @@ def _earlier(
     return found[::-1]
 
 
-def _cost(tokens: Row, work: _Work, verdict: Verdict, pricing: Pricing | None) -> int | None:
+def _cost(
+    tokens: Row, used: Used, work: _Work, verdict: Verdict, pricing: Pricing | None
+) -> int | None:
     """Nano-dollars that reading what was lost would have saved; None: there is no price."""
     paid = tokens[6]
     if not verdict.lost_tokens or pricing is None or paid is None:
         return None
-    used = _used(tokens)
     written = min(used.cache_write_input_tokens, verdict.lost_tokens)
     read = Used(
         max(used.input_tokens - (verdict.lost_tokens - written), 0),

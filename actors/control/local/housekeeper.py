@@ -199,7 +199,7 @@ class Housekeeper(GatewayActor):
                 self._until = 0.0
                 return False
             self._until = now + LEASE
-        if unindexed(connection) and index_more(connection):
+        if index_more(connection):
             return True
         if compare:
             if compare_more(connection, self._pricing):
