@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
+from typing import TypeVar
 
 import structlog
 from opentelemetry._logs import Logger
@@ -39,12 +41,13 @@ PROBES = frozenset({"/healthz", "/readyz"})
 """Paths that are never traced."""
 TRACES_PATH = "/v1/traces"
 LOGS_PATH = "/v1/logs"
-HONEYCOMB = f"https://api.honeycomb.io{TRACES_PATH}"
-HONEYCOMB_EVENTS = f"https://api.honeycomb.io{LOGS_PATH}"
+HONEYCOMB = "https://api.honeycomb.io"
 _EVENTS_AT_ONCE = 16
 """Events in one message, each of 64 KB of texts or so: collectors take 4 MB by gRPC."""
 _EVENTS_WAITING = 256
 """Events that wait for the collector, at most; more are dropped."""
+
+E = TypeVar("E")
 
 _served: ContextVar[RequestTrace | None] = ContextVar("aigateway_trace", default=None)
 """The request that this greenlet or thread serves; only log lines are found by it."""
@@ -145,19 +148,29 @@ def _log_to_trace(level: str, message: str, fields: dict[str, str]) -> None:
 
 
 def _exporters(settings: Settings) -> list[SpanExporter]:
-    exporters: list[SpanExporter] = []
+    def by_grpc(endpoint: str) -> SpanExporter:
+        return _grpc_exporter(endpoint, settings.worker_class)
+
+    return _where_wanted(settings, TRACES_PATH, OTLPSpanExporter, by_grpc)
+
+
+def _where_wanted(
+    settings: Settings, path: str, by_http: Callable[..., E], by_grpc: Callable[[str], E]
+) -> list[E]:
+    """Exporters of one signal, which HTTP has at ``path``, to all who get it."""
+    exporters: list[E] = []
     if settings.trace:
         endpoint = settings.trace_endpoint.rstrip("/")
         if trace_protocol(os.environ) == "grpc":
-            exporters.append(_grpc_exporter(endpoint, settings.worker_class))
+            exporters.append(by_grpc(endpoint))
         elif endpoint:
-            exporters.append(OTLPSpanExporter(endpoint=endpoint + TRACES_PATH))
+            exporters.append(by_http(endpoint=endpoint + path))
         else:
             # Address, headers, certificates: the standard OTEL_EXPORTER_OTLP_* variables.
-            exporters.append(OTLPSpanExporter())
+            exporters.append(by_http())
     if settings.trace_honeycomb_api_key:
         team = {"x-honeycomb-team": settings.trace_honeycomb_api_key}
-        exporters.append(OTLPSpanExporter(endpoint=HONEYCOMB, headers=team))
+        exporters.append(by_http(endpoint=HONEYCOMB + path, headers=team))
     return exporters
 
 
@@ -174,23 +187,14 @@ def _event_provider(settings: Settings, resource: Resource) -> LoggerProvider:
 
 
 def _event_exporters(settings: Settings) -> list[LogRecordExporter]:
-    exporters: list[LogRecordExporter] = []
-    if settings.trace:
-        endpoint = settings.trace_endpoint.rstrip("/")
-        if trace_protocol(os.environ) == "grpc":
-            from opentelemetry.exporter.otlp.proto.grpc._log_exporter import (
-                OTLPLogExporter as GrpcLogExporter,
-            )
+    def by_grpc(endpoint: str) -> LogRecordExporter:
+        from opentelemetry.exporter.otlp.proto.grpc._log_exporter import (
+            OTLPLogExporter as GrpcLogExporter,
+        )
 
-            exporters.append(GrpcLogExporter(endpoint=endpoint or None))
-        elif endpoint:
-            exporters.append(OTLPLogExporter(endpoint=endpoint + LOGS_PATH))
-        else:
-            exporters.append(OTLPLogExporter())
-    if settings.trace_honeycomb_api_key:
-        team = {"x-honeycomb-team": settings.trace_honeycomb_api_key}
-        exporters.append(OTLPLogExporter(endpoint=HONEYCOMB_EVENTS, headers=team))
-    return exporters
+        return GrpcLogExporter(endpoint=endpoint or None)
+
+    return _where_wanted(settings, LOGS_PATH, OTLPLogExporter, by_grpc)
 
 
 def _grpc_exporter(endpoint: str, worker_class: str) -> SpanExporter:
