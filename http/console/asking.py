@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -123,27 +124,38 @@ class Gateways(Protocol):
         can."""
 
 
-class ThisMachine:
-    """This machine's gateway, asked through its workers' sockets.
+class _Kept:
+    """Asks each question once for all who want to know at the same moment."""
 
-    Asks each question once for all who want to know at the same moment.
-    """
+    def __init__(self) -> None:
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._answers: dict[str, tuple[float, Answers]] = {}
+
+    def asked(self, subject: str, ask: Callable[[], Answers]) -> Answers:
+        with self._locks[subject]:
+            at, kept = self._answers.get(subject, (0.0, Answers()))
+            if at and time.monotonic() - at < _FRESH:
+                return kept
+            answers = ask()
+            self._answers[subject] = (time.monotonic(), answers)
+            return answers
+
+    def forget(self) -> None:
+        """What was kept is not so any more."""
+        self._answers.clear()
+
+
+class ThisMachine:
+    """This machine's gateway, asked through its workers' sockets."""
 
     stored = False
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
-        self._lock = threading.Lock()
-        self._kept: dict[str, tuple[float, Answers]] = {}
+        self._kept = _Kept()
 
     def ask(self, subject: str, *, patient: bool = True) -> Answers:
-        with self._lock:
-            at, kept = self._kept.get(subject, (0.0, Answers()))
-            if at and time.monotonic() - at < _FRESH:
-                return kept
-            answers = self._asked(subject)
-            self._kept[subject] = (time.monotonic(), answers)
-            return answers
+        return self._kept.asked(subject, lambda: self._asked(subject))
 
     def expect(self) -> None:
         pass
@@ -153,9 +165,7 @@ class ThisMachine:
             ((_pid, said),) = ask_all(self.folder, dict(question), int(worker))
         except NoGateway as ex:
             return {"error": str(ex)}
-        with self._lock:
-            # What was kept is not so any more.
-            self._kept.clear()
+        self._kept.forget()
         return said
 
     def trace(self, worker: str) -> Mapping[str, Any]:
@@ -192,22 +202,11 @@ class OnTheBoard:
     def __init__(self, records: Records) -> None:
         self._records = records
         self._lock = threading.Lock()
-        self._locks = {subject: threading.Lock() for subject in board.SUBJECTS}
         self._looks: dict[str, _Look] = {}
-        self._kept: dict[str, tuple[float, Answers]] = {}
+        self._kept = _Kept()
 
     def ask(self, subject: str, *, patient: bool = True) -> Answers:
-        with self._locks[subject]:
-            at, kept = self._kept.get(subject, (0.0, Answers()))
-            if at and time.monotonic() - at < _FRESH:
-                return kept
-            try:
-                look = self._look([subject])[subject]
-                answers = self._heard(subject, look, patient)
-            except Away as ex:
-                answers = Answers(trouble=f"the gateways cannot be heard: {ex}")
-            self._kept[subject] = (time.monotonic(), answers)
-            return answers
+        return self._kept.asked(subject, lambda: self._asked(subject, patient))
 
     def expect(self) -> None:
         # Who asks is told.
@@ -216,8 +215,7 @@ class OnTheBoard:
 
     def command(self, question: Mapping[str, Any], worker: str) -> Mapping[str, Any]:
         said = self._commanded(worker, question, _PATIENCE)
-        # What was kept is not so any more.
-        self._kept.clear()
+        self._kept.forget()
         return said
 
     def trace(self, worker: str) -> Mapping[str, Any]:
@@ -239,6 +237,12 @@ class OnTheBoard:
                 question = {"command": "dial", "provider": provider}
                 return self._commanded(each.id, question, _DIAL_PATIENCE)
         return {"error": "no gateway has such a provider"}
+
+    def _asked(self, subject: str, patient: bool) -> Answers:
+        try:
+            return self._heard(subject, self._look([subject])[subject], patient)
+        except Away as ex:
+            return Answers(trouble=f"the gateways cannot be heard: {ex}")
 
     def _look(self, subjects: Sequence[str]) -> Mapping[str, _Look]:
         """Have it noted that somebody looks, when that is due."""
