@@ -7,8 +7,9 @@ import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
+from client_process import ClientProcess
 from system_programs import program
 
 __all__ = ["ClaudeCode"]
@@ -20,14 +21,14 @@ _QUIET = {
 }
 
 
-class ClaudeCode:
-    """One run of it in ``folder``; use it as a context manager, which ends it in good order."""
+class ClaudeCode(ClientProcess):
+    """One run of it in ``folder``."""
 
     def __init__(self, home: Path, folder: Path, environ: Mapping[str, str], *options: str) -> None:
         claude = program("claude", "npm install -g @anthropic-ai/claude-code")
         form = ["--input-format", "stream-json", "--output-format", "stream-json", "--verbose"]
         self.session_id = ""
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             [claude, "-p", *form, "--allowedTools", "Agent,Bash", *options],
             env={"PATH": os.environ["PATH"], "HOME": str(home), **_QUIET, **environ},
             cwd=folder,
@@ -35,6 +36,7 @@ class ClaudeCode:
             stdout=subprocess.PIPE,
             text=True,
         )
+        super().__init__(process)
 
     def turn(self, text: str) -> dict[str, Any]:
         """Type this; returns what it says when it is done."""
@@ -50,17 +52,3 @@ class ClaudeCode:
                 assert told["subtype"] == "success", told
                 return told
         raise AssertionError(f"Claude Code has ended with {self._process.wait(20)}")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(20)
-        finally:
-            self._process.kill()
-            self._process.stdout.close()
-            self._process.wait(20)

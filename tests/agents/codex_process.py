@@ -10,21 +10,22 @@ import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
+from client_process import ClientProcess
 from system_programs import program
 
 __all__ = ["Codex"]
 
 
-class Codex:
-    """One run of it in ``folder``; use it as a context manager, which ends it in good order."""
+class Codex(ClientProcess):
+    """One run of it in ``folder``."""
 
     def __init__(self, home: Path, folder: Path, environ: Mapping[str, str], *options: str) -> None:
         codex = program("codex", "npm install -g @openai/codex")
         self.folder = folder
         self._asked = 0
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             [codex, *options, "app-server"],
             env={"PATH": os.environ["PATH"], "HOME": str(home), "CODEX_HOME": str(home), **environ},
             cwd=folder,
@@ -33,6 +34,7 @@ class Codex:
             stderr=subprocess.DEVNULL,
             text=True,
         )
+        super().__init__(process)
         client = {"name": "codex-tui", "title": "Codex", "version": "0.171.0"}
         self.ask("initialize", clientInfo=client)
         self._send({"method": "initialized"})
@@ -81,17 +83,3 @@ class Codex:
         assert line, f"Codex has ended with {self._process.wait(20)}"
         message: dict[str, Any] = json.loads(line)
         return message
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(20)
-        finally:
-            self._process.kill()
-            self._process.stdout.close()
-            self._process.wait(20)

@@ -111,6 +111,23 @@ def test_a_break_is_named_with_its_cause_and_its_cost(
     assert broken["cost_nano_usd"] == 15_000 * (6250 - 500)
 
 
+def send_again(gateway: GatewayProcess, path: str, request: dict[str, Any]) -> None:
+    """Send what a client once sent, and wait until it is recorded."""
+    body = json.dumps(request["body"], ensure_ascii=False, separators=(",", ":"))
+    answered = requests.post(
+        f"{gateway.url}/{path}",
+        data=body.encode(),
+        headers={
+            **request["headers"],
+            "Authorization": f"Bearer {gateway.key()}",
+            "Content-Type": "application/json",
+        },
+        timeout=30,
+    )
+    assert answered.status_code == 200
+    gateway.records(answered.headers["X-AI-Gateway-Interception-Id"])
+
+
 def test_a_session_of_claude_code_is_told_as_it_happened(
     any_gateway: GatewayProcess, provider: ScriptedProvider
 ) -> None:
@@ -119,19 +136,7 @@ def test_a_session_of_claude_code_is_told_as_it_happened(
     for request in sent:
         fresh, read, write = request["usage"]
         provider.play(answer(told(read, write, fresh)))
-        body = json.dumps(request["body"], ensure_ascii=False, separators=(",", ":"))
-        answered = requests.post(
-            f"{any_gateway.url}/anthropic/v1/messages",
-            data=body.encode(),
-            headers={
-                **request["headers"],
-                "Authorization": f"Bearer {any_gateway.key()}",
-                "Content-Type": "application/json",
-            },
-            timeout=30,
-        )
-        assert answered.status_code == 200
-        any_gateway.records(answered.headers["X-AI-Gateway-Interception-Id"])
+        send_again(any_gateway, "anthropic/v1/messages", request)
     with closing(read_database(any_gateway.database)) as database:
         (row,) = sessions_named(database, session)
         tree = timeline(database, (row.user_id, session))
@@ -168,19 +173,7 @@ def test_a_session_of_codex_is_told_as_it_happened(
     session = sent[0]["headers"]["session-id"]
     for request in sent:
         provider.play(responded(*request["usage"]))
-        body = json.dumps(request["body"], ensure_ascii=False, separators=(",", ":"))
-        answered = requests.post(
-            f"{any_gateway.url}/openai/v1/responses",
-            data=body.encode(),
-            headers={
-                **request["headers"],
-                "Authorization": f"Bearer {any_gateway.key()}",
-                "Content-Type": "application/json",
-            },
-            timeout=30,
-        )
-        assert answered.status_code == 200
-        any_gateway.records(answered.headers["X-AI-Gateway-Interception-Id"])
+        send_again(any_gateway, "openai/v1/responses", request)
     with closing(read_database(any_gateway.database)) as database:
         (row,) = sessions_named(database, session)
         tree = timeline(database, (row.user_id, session))

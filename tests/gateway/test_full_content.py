@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import requests
-from gateway_process import GatewayProcess, Upstream, wait_until
+from gateway_process import GatewayProcess, Upstream, all_stopped, wait_until
 from imitation_provider import Reset, ScriptedProvider, WaitFor, answer, event, stream
 from postgres_server import PostgresServer, postgres_server
 
@@ -88,31 +88,24 @@ Start = Callable[..., Gateway]
 def start(
     request: pytest.FixtureRequest, tmp_path: Path, provider: ScriptedProvider
 ) -> Iterator[Start]:
-    running: list[GatewayProcess] = []
+    with all_stopped() as running:
 
-    def start(*options: str, level: str = "full", **more: Any) -> Gateway:
-        address = str(tmp_path / "gateway.db")
-        if request.param == "postgresql":
-            server: PostgresServer = request.getfixturevalue("postgres")
-            address = server.new_database()
-        upstreams = [
-            Upstream("anthropic", provider.url),
-            Upstream("openai", provider.url),
-            Upstream("gemini", provider.url),
-        ]
-        options = ("--local-db", address, "--content", level, *options)
-        gateway = GatewayProcess(tmp_path, upstreams, options, **more)
-        running.append(gateway)
-        return Gateway(gateway.start(), address, provider)
+        def start(*options: str, level: str = "full", **more: Any) -> Gateway:
+            address = str(tmp_path / "gateway.db")
+            if request.param == "postgresql":
+                server: PostgresServer = request.getfixturevalue("postgres")
+                address = server.new_database()
+            upstreams = [
+                Upstream("anthropic", provider.url),
+                Upstream("openai", provider.url),
+                Upstream("gemini", provider.url),
+            ]
+            options = ("--local-db", address, "--content", level, *options)
+            gateway = GatewayProcess(tmp_path, upstreams, options, **more)
+            running.append(gateway)
+            return Gateway(gateway.start(), address, provider)
 
-    yield start
-    try:
-        for gateway in running:
-            if gateway._process is not None:
-                gateway.stop()
-    finally:
-        for gateway in running:
-            gateway.kill()
+        yield start
 
 
 def messages(*said: Any, **more: Any) -> Row:

@@ -12,6 +12,13 @@ traceback or ended with an unexpected status.
 
 from __future__ import annotations
 
-from ._process import GatewayProcess, Upstream, free_port, message_of, wait_until
+from ._process import (
+    GatewayProcess,
+    Upstream,
+    all_stopped,
+    free_port,
+    message_of,
+    wait_until,
+)
 
-__all__ = ["GatewayProcess", "Upstream", "free_port", "message_of", "wait_until"]
+__all__ = ["GatewayProcess", "Upstream", "all_stopped", "free_port", "message_of", "wait_until"]

@@ -9,8 +9,8 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +21,7 @@ from waiting import PATIENCE, wait_until
 from aigateway.actors.control.local.api_keys import create_key
 from aigateway.actors.control.local.schema import open_database
 
-__all__ = ["GatewayProcess", "Upstream", "free_port", "wait_until"]
+__all__ = ["GatewayProcess", "Upstream", "all_stopped", "free_port", "wait_until"]
 
 
 def free_port() -> int:
@@ -271,3 +271,18 @@ def message_of(line: Mapping[str, Any]) -> str:
         if name in line:
             return str(line[name])
     return ""
+
+
+@contextmanager
+def all_stopped() -> Iterator[list[GatewayProcess]]:
+    """A list for gateways: those in it are stopped in good order at the end, where the test has
+    not done it, and killed in any case."""
+    running: list[GatewayProcess] = []
+    yield running
+    try:
+        for gateway in running:
+            if gateway._process is not None:
+                gateway.stop()
+    finally:
+        for gateway in running:
+            gateway.kill()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import requests
-from gateway_process import GatewayProcess, Upstream, wait_until
+from gateway_process import GatewayProcess, Upstream, all_stopped, wait_until
 from imitation_provider import ScriptedProvider, answer, error, event, stream
 from otlp_collector import Collector, Event, GrpcCollector
 
@@ -56,28 +56,26 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture
 def start(tmp_path: Path, provider: ScriptedProvider, collector: Collector) -> Iterator[Start]:
-    running: list[GatewayProcess] = []
+    with all_stopped() as running:
 
-    def start(*options: str, to: str = collector.url, **environ: str) -> GatewayProcess:
-        upstreams = [Upstream("anthropic", provider.url), Upstream("openai", provider.url)]
-        gateway = GatewayProcess(
-            tmp_path,
-            upstreams,
-            ["--trace", "--trace-endpoint", to, *options],
-            environ={"OTEL_BLRP_SCHEDULE_DELAY": "50", "OTEL_BSP_SCHEDULE_DELAY": "50", **environ},
-        )
-        running.append(gateway)
-        return gateway.start()
+        def start(*options: str, to: str = collector.url, **environ: str) -> GatewayProcess:
+            upstreams = [Upstream("anthropic", provider.url), Upstream("openai", provider.url)]
+            gateway = GatewayProcess(
+                tmp_path,
+                upstreams,
+                ["--trace", "--trace-endpoint", to, *options],
+                environ={
+                    "OTEL_BLRP_SCHEDULE_DELAY": "50",
+                    "OTEL_BSP_SCHEDULE_DELAY": "50",
+                    **environ,
+                },
+            )
+            running.append(gateway)
+            return gateway.start()
 
-    yield start
-    try:
-        for gateway in running:
-            if gateway._process is not None:
-                gateway.stop()
-            assert not [line for line in gateway.logs() if "opentelemetry" in json.dumps(line)]
-    finally:
-        for gateway in running:
-            gateway.kill()
+        yield start
+    for gateway in running:
+        assert not [line for line in gateway.logs() if "opentelemetry" in json.dumps(line)]
 
 
 def post(gateway: GatewayProcess, body: Any = ASKED, path: str = "/anthropic/v1/messages") -> str:

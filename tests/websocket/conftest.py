@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_process import GatewayProcess, Upstream
+from gateway_process import GatewayProcess, Upstream, all_stopped
 from socket_provider import SocketProvider
 from socket_rig import Mine, Start
 
@@ -47,20 +47,15 @@ def worker_class(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def start(tmp_path: Path, sockets: SocketProvider, worker_class: str) -> Iterator[Start]:
     """Starts a gateway with these options; the test stops it, or it is looked at and stopped."""
-    running: list[GatewayProcess] = []
+    with all_stopped() as running:
 
-    def start(*options: str, extra: dict[str, str] | None = None, **more: Any) -> GatewayProcess:
-        upstreams = [Upstream("openai", sockets.url, extra=extra or {})]
-        options = ("--worker-class", worker_class, *options)
-        gateway = GatewayProcess(tmp_path / f"gw{len(running)}", upstreams, options, **more)
-        running.append(gateway)
-        return gateway.start()
+        def start(
+            *options: str, extra: dict[str, str] | None = None, **more: Any
+        ) -> GatewayProcess:
+            upstreams = [Upstream("openai", sockets.url, extra=extra or {})]
+            options = ("--worker-class", worker_class, *options)
+            gateway = GatewayProcess(tmp_path / f"gw{len(running)}", upstreams, options, **more)
+            running.append(gateway)
+            return gateway.start()
 
-    yield start
-    try:
-        for gateway in running:
-            if gateway._process is not None:
-                gateway.stop()
-    finally:
-        for gateway in running:
-            gateway.kill()
+        yield start

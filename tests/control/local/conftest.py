@@ -17,7 +17,9 @@ from aigateway.actors.actor.base import new_reply
 from aigateway.actors.control.local.api_keys import NewApiKey, create_key
 from aigateway.actors.control.local.local import LocalControlPlane
 from aigateway.actors.control.local.opening import open_address
+from aigateway.actors.control.local.postgres_store import PostgresStore
 from aigateway.actors.control.local.schema import Database, open_database
+from aigateway.actors.control.local.store import Store
 from aigateway.actors.control.messages import (
     Authorize,
     Begin,
@@ -220,6 +222,14 @@ def either(address: str) -> Iterator[Database]:
     database = open_address(address)
     yield database
     database.close()
+
+
+@pytest.fixture
+def store(address: str, either: Database) -> Iterator[Store | PostgresStore]:
+    """What a gateway writes into :func:`either` with, without prices."""
+    store = PostgresStore(address, 1, 10) if "://" in address else Store(address, 1)
+    yield store
+    store.close()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import pytest
@@ -22,13 +22,6 @@ from aigateway.actors.values.attribution import Attribution
 AnyStore: TypeAlias = Store | PostgresStore
 NOON = 1_772_280_000.0
 Turns: TypeAlias = Callable[..., str]
-
-
-@pytest.fixture
-def store(address: str, either: Database) -> Iterator[AnyStore]:
-    store: AnyStore = PostgresStore(address, 1, 10) if "://" in address else Store(address, 1)
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
-
-import pytest
 
 from aigateway.actors.control.local.postgres_store import PostgresStore
 from aigateway.actors.control.local.prompt_search import index_more, search_prompts
@@ -30,13 +27,6 @@ AnyStore: TypeAlias = Store | PostgresStore
 NOW = 1_772_280_000.0
 TABLES = ("interceptions", "token_usages", "user_prompts", "tool_usages", "model_thoughts",
           "model_answers", "content_turns", "content_links", "content_parts")  # fmt: skip
-
-
-@pytest.fixture
-def store(address: str, either: Database) -> Iterator[AnyStore]:
-    store: AnyStore = PostgresStore(address, 1, 10) if "://" in address else Store(address, 1)
-    yield store
-    store.close()
 
 
 def put(store: AnyStore, records: Any, days: float, *, ended: bool = True, text: str = "x") -> str:

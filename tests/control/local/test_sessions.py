@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import pytest
@@ -19,13 +19,6 @@ AnyStore: TypeAlias = Store | PostgresStore
 NOON = 1_772_280_000.0
 
 Ask: TypeAlias = Callable[..., str]
-
-
-@pytest.fixture
-def store(address: str, either: Database) -> Iterator[AnyStore]:
-    store: AnyStore = PostgresStore(address, 1, 10) if "://" in address else Store(address, 1)
-    yield store
-    store.close()
 
 
 @pytest.fixture
