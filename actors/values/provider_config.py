@@ -169,13 +169,17 @@ class ProviderConfig:
     proxy: str = field(default="", repr=False)
     """Address of a proxy for this provider, with its scheme; empty: none."""
 
-    @property
-    def invokes_bedrock(self) -> bool:
-        """Whether it is called by Bedrock's own API, whatever its type."""
+    # PERF: each request asks for these.
+    invokes_bedrock: bool = field(init=False, eq=False, repr=False)
+    """Whether it is called by Bedrock's own API, whatever its type."""
+    speaks_openai: bool = field(init=False, eq=False, repr=False)
+
+    @invokes_bedrock.default
+    def _invokes_bedrock(self) -> bool:
         return self.bedrock is not None and self.bedrock.invokes
 
-    @property
-    def speaks_openai(self) -> bool:
+    @speaks_openai.default
+    def _speaks_openai(self) -> bool:
         return self.type in OPENAI_TYPES
 
     @property

@@ -190,10 +190,13 @@ class MalformedBody(Exception):
     """The body's chunks are not framed as HTTP frames them; the text says what is wrong."""
 
 
-def keep_request(headers: list[tuple[str, str]], source: Any) -> None:
-    """Remember the header list of the request that this thread or greenlet serves next, and
-    its ``source``, a :class:`~aigateway.http.server.parts.GatewayUnreader`."""
-    _kept.set((headers, source))
+def keep_request(_worker: Any, request: Any) -> None:
+    """gunicorn's hook before each request: remember its header list for the thread or greenlet
+    that serves it next, and what its body is read from."""
+    # Not every server's unreader is a :class:`~aigateway.http.server.parts.GatewayUnreader`,
+    # which the main process must not import.
+    unreader = request.unreader
+    _kept.set((request.headers, unreader if hasattr(unreader, "pace") else None))
 
 
 @define(eq=False)

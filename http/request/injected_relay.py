@@ -15,8 +15,14 @@ from aigateway.actors.upstream.errors import UpstreamCut
 from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.answers import Answer
 from aigateway.http.request.injection import Rounds
-from aigateway.http.request.relay import Body, OpenAnswer, Pieces, Relayed, relay_round
-from aigateway.http.request.upstream import refusal_answer
+from aigateway.http.request.relay import (
+    Body,
+    OpenAnswer,
+    Pieces,
+    Relayed,
+    refusal_answer,
+    relay_round,
+)
 
 __all__ = ["follow"]
 

@@ -34,8 +34,8 @@ from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.answers import api_error
 from aigateway.http.request.call import Call
 from aigateway.http.request.caps import hold_for, said_of
+from aigateway.http.request.relay import Upstream
 from aigateway.http.request.runtime import NoAnswer, Runtime, Stopping
-from aigateway.http.request.upstream import Upstream
 
 __all__ = ["Injector", "Rounds", "without_codings"]
 

@@ -51,11 +51,14 @@ from aigateway.http.request.relay import (
     OpenAnswer,
     Patience,
     Relayed,
+    Upstream,
+    address_for,
+    headers_for,
     passed,
     read_whole,
+    refusal_answer,
 )
 from aigateway.http.request.stored_ids import CreatedId, StoredIds
-from aigateway.http.request.upstream import Upstream, address_for, headers_for, refusal_answer
 from aigateway.http.settings import Settings
 
 __all__ = ["Passing"]

@@ -104,17 +104,21 @@ from aigateway.http.request.policy import (
     models_beside,
 )
 from aigateway.http.request.rate_limit import make_rate_limit
-from aigateway.http.request.relay import Body, OpenAnswer, Patience, Relayed, recorded
-from aigateway.http.request.runtime import NoAnswer, Runtime, retry_after
-from aigateway.http.request.sockets import Sockets
-from aigateway.http.request.stored_ids import StoredIds
-from aigateway.http.request.upstream import (
+from aigateway.http.request.relay import (
+    Body,
+    OpenAnswer,
+    Patience,
+    Relayed,
     Upstream,
     actor_headers,
     address_for,
     headers_for,
+    recorded,
     refusal_answer,
 )
+from aigateway.http.request.runtime import NoAnswer, Runtime, retry_after
+from aigateway.http.request.sockets import Sockets
+from aigateway.http.request.stored_ids import StoredIds
 from aigateway.http.settings import Settings
 
 if TYPE_CHECKING:

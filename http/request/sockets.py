@@ -60,12 +60,14 @@ from aigateway.http.request.relay import (
     OpenAnswer,
     Patience,
     Relayed,
+    actor_headers,
+    headers_for,
     read_whole,
+    refusal_answer,
 )
 from aigateway.http.request.runtime import Runtime
 from aigateway.http.request.socket_client import SocketClient
 from aigateway.http.request.socket_turns import Calls, SocketTurns
-from aigateway.http.request.upstream import actor_headers, headers_for, refusal_answer
 
 if TYPE_CHECKING:
     from aigateway.http.metrics.observer import RequestMetrics

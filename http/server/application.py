@@ -12,6 +12,7 @@ import structlog
 from gunicorn.app.base import BaseApplication
 
 from aigateway.http.logs import configure
+from aigateway.http.request.inbound import keep_request
 from aigateway.http.server import hooks
 from aigateway.http.server.arbiter import GatewayArbiter
 from aigateway.http.server.gunicorn_logs import GunicornLogger
@@ -57,7 +58,7 @@ def gunicorn_options(settings: Settings) -> dict[str, object]:
         "limit_request_fields": 200,
         "limit_request_field_size": 65536,
         "control_socket_disable": True,
-        "pre_request": hooks.pre_request,
+        "pre_request": keep_request,
         "post_worker_init": hooks.post_worker_init,
         "worker_exit": hooks.worker_exit,
         "child_exit": hooks.child_exit,

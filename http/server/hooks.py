@@ -15,7 +15,6 @@ from typing import Any
 import structlog
 from gunicorn.arbiter import Arbiter
 
-from aigateway.http.request.inbound import keep_request
 from aigateway.http.server.ending import STOP_SIGNALS, Ending, EndingWorker
 from aigateway.http.server.last_words import LOST
 from aigateway.http.server.orphans import end_with
@@ -25,7 +24,6 @@ __all__ = [
     "child_exit",
     "on_exit",
     "post_worker_init",
-    "pre_request",
     "when_ready",
     "worker_exit",
 ]
@@ -66,14 +64,6 @@ def when_ready(server: Any) -> None:
 def _address_of(listener: Any) -> str:
     host, port = listener.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def pre_request(_worker: Any, req: Any) -> None:
-    """Keep the parsed headers, which a WSGI environment cannot hold as they came, and what the
-    body is read from."""
-    # Not every server's unreader is ours (:class:`.parts.GatewayUnreader`), which the main
-    # process must not import.
-    keep_request(req.headers, req.unreader if hasattr(req.unreader, "pace") else None)
 
 
 def post_worker_init(worker: Any) -> None:
