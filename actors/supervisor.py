@@ -24,8 +24,8 @@ from aigateway.actors.control.messages import ProvidersChanged, SubscribeProvide
 from aigateway.actors.mcp.messages import GetMcpState, LeftOut
 from aigateway.actors.plan import GatewayPlan
 from aigateway.actors.providers.keypool import Rest
-from aigateway.actors.providers.messages import GetProviderState, ProviderState, Retire
 from aigateway.actors.providers.provider import Provider
+from aigateway.actors.providers.request import GetProviderState, ProviderState, Retire
 from aigateway.actors.recorder.custody import Custody
 from aigateway.actors.recorder.messages import ControlPlaneChanged, GetSpoolStats
 from aigateway.actors.recorder.recorder import Recorder

@@ -8,8 +8,7 @@ from attrs import evolve
 from aigateway.actors.actor.base import tell_quietly
 from aigateway.actors.actor.tree import ActorTree, provider_role
 from aigateway.actors.providers.jobs import Job
-from aigateway.actors.providers.messages import Perform
-from aigateway.actors.providers.request import AbandonedAttempt, can_stand_in, chain_of
+from aigateway.actors.providers.request import AbandonedAttempt, Perform, can_stand_in, chain_of
 from aigateway.actors.providers.steps import FallBack
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.actors.values.sharing import ranked

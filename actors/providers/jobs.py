@@ -11,10 +11,9 @@ from aigateway.actors.actor.base import Reply, complete, new_reply
 from aigateway.actors.interception.headers import Credential
 from aigateway.actors.providers.breaker import Ticket
 from aigateway.actors.providers.keypool import Walker
-from aigateway.actors.providers.messages import Opened, Perform, Refused
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.refusals import ProviderAnswer
-from aigateway.actors.providers.request import UpstreamRequest
+from aigateway.actors.providers.request import Opened, Perform, Refused, UpstreamRequest
 from aigateway.actors.upstream.errors import UpstreamError
 from aigateway.actors.upstream.exchange import Exchange
 from aigateway.actors.values.frozen import frozen

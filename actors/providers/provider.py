@@ -41,17 +41,19 @@ from aigateway.actors.providers.jobs import (
     Told,
     WorkerEnded,
 )
-from aigateway.actors.providers.messages import (
+from aigateway.actors.providers.request import (
     Converse,
     Drain,
     GetProviderState,
     GiveBack,
+    Maker,
     Perform,
     ProviderState,
     Refused,
     Retire,
+    maker_for,
+    model_for,
 )
-from aigateway.actors.providers.request import Maker, maker_for, model_for
 from aigateway.actors.providers.steps import Deliver, FallBack, Pause, Refuse, Send, Step
 from aigateway.actors.providers.strategy import Strategy
 from aigateway.actors.providers.worker import UpstreamWorker, open_answer

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from attrs import asdict, evolve
 
 from aigateway.actors.codec.headers import Headers
 from aigateway.actors.interception.interface import Interception
 from aigateway.actors.providers.bedrock.answer import BedrockInterception
-from aigateway.actors.providers.request import AbandonedAttempt
+from aigateway.actors.providers.request import AbandonedAttempt, Opened
 from aigateway.actors.recorder.ledger import Ledger, RecordPolicy
 from aigateway.actors.values.records import InterceptionEnded, Metadata, TokenUsage, UsageRecord
-
-if TYPE_CHECKING:
-    from aigateway.actors.providers.messages import Opened
 
 __all__ = ["PROVIDER_MODEL", "Recording", "RecordingTrace"]
 

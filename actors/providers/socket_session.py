@@ -58,9 +58,9 @@ from aigateway.actors.interception.responses_socket import (
     tells_failure,
 )
 from aigateway.actors.providers.jobs import Told
-from aigateway.actors.providers.messages import Opened
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.refusals import ProviderAnswer
+from aigateway.actors.providers.request import Opened
 from aigateway.actors.upstream.errors import GatewayEnds, Quiet, UpstreamCut
 from aigateway.actors.upstream.exchange import Exchange
 

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from attrs import frozen
 
-from aigateway.actors.providers.messages import Refused
+from aigateway.actors.providers.request import Refused
 from aigateway.actors.upstream.errors import (
     AnswerTimeout,
     BadHead,

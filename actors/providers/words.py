@@ -7,8 +7,8 @@ import math
 from aigateway.actors.interception import error_bodies
 from aigateway.actors.providers.beginning import BadStart
 from aigateway.actors.providers.jobs import Job
-from aigateway.actors.providers.messages import Refused
 from aigateway.actors.providers.refusals import ProviderAnswer
+from aigateway.actors.providers.request import Refused
 from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = ["Words"]

@@ -28,10 +28,9 @@ from aigateway.actors.providers.jobs import (
     Reported,
     Run,
 )
-from aigateway.actors.providers.messages import Converse, Drain, Opened, Refused
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.refusals import ProviderAnswer
-from aigateway.actors.providers.request import Attempts, Maker
+from aigateway.actors.providers.request import Attempts, Converse, Drain, Maker, Opened, Refused
 from aigateway.actors.upstream.connect import Connector
 from aigateway.actors.upstream.errors import (
     AnswerTimeout,

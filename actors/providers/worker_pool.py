@@ -17,7 +17,7 @@ from attrs import define
 
 from aigateway.actors.providers.jobs import Job
 from aigateway.actors.providers.keypool import Walker
-from aigateway.actors.providers.messages import Session, WorkerState
+from aigateway.actors.providers.request import Session, WorkerState
 
 __all__ = ["QUEUE", "QUEUE_WAIT", "Member", "WorkerPool"]
 

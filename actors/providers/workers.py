@@ -26,9 +26,8 @@ from aigateway.actors.providers.jobs import (
     Released,
     Run,
 )
-from aigateway.actors.providers.messages import Converse, Drain, GiveBack
 from aigateway.actors.providers.recording import Recording
-from aigateway.actors.providers.request import Maker
+from aigateway.actors.providers.request import Converse, Drain, GiveBack, Maker
 from aigateway.actors.providers.worker import UpstreamWorker, abandon
 from aigateway.actors.providers.worker_pool import Member, WorkerPool
 from aigateway.actors.upstream.connect import Connector

@@ -15,7 +15,7 @@ import attrs
 from aigateway.actors.actor.base import ask_quietly
 from aigateway.actors.actor.tree import ActorTree, provider_role
 from aigateway.actors.providers.counters import Counters
-from aigateway.actors.providers.messages import GetProviderState, ProviderState
+from aigateway.actors.providers.request import GetProviderState, ProviderState
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.diagnosis.snapshot import oldest
 from aigateway.http.request.call import Call

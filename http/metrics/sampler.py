@@ -24,7 +24,7 @@ from aigateway.actors.control.local.prices.cost import REASONS
 from aigateway.actors.control.messages import CallStats, CapStats, GetCallStats, Status
 from aigateway.actors.providers.breaker import GAUGE
 from aigateway.actors.providers.keypool import KeyState
-from aigateway.actors.providers.messages import GetProviderState, ProviderState
+from aigateway.actors.providers.request import GetProviderState, ProviderState
 from aigateway.actors.recorder.messages import GetSpoolStats
 from aigateway.actors.recorder.spool import DiskState, SpoolStats
 from aigateway.actors.values.money import NANO_IN_DOLLAR

@@ -22,7 +22,7 @@ from aigateway.actors.interception.masking import (
     mask_text,
     without_secrets,
 )
-from aigateway.actors.providers.messages import Opened, Refused
+from aigateway.actors.providers.request import Opened, Refused
 from aigateway.actors.upstream.errors import Quiet, UpstreamCut
 from aigateway.actors.upstream.exchange import Exchange
 

@@ -29,8 +29,8 @@ import structlog
 
 from aigateway.actors.codec.headers import Headers, is_secret_name, masked_query
 from aigateway.actors.interception.headers import GOVERNANCE_PREFIX, mask
-from aigateway.actors.providers.messages import Opened
 from aigateway.actors.providers.recording import Recording
+from aigateway.actors.providers.request import Opened
 from aigateway.actors.upstream.errors import UpstreamCut
 from aigateway.actors.upstream.exchange import AnswerCopy, Exchange
 from aigateway.http.request.relay import OpenAnswer, Patience

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 
-from aigateway.actors.providers.messages import Opened, Refused
+from aigateway.actors.providers.request import Opened, Refused
 from aigateway.actors.upstream.errors import UpstreamCut
 from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.answers import Answer

@@ -23,9 +23,8 @@ from aigateway.actors.interception.tool_rules import Rules
 from aigateway.actors.interception.tools import Tool
 from aigateway.actors.mcp.messages import CallTool, GetTools, LeftOut, ToolResult, ToolSet
 from aigateway.actors.mcp.shelf import user_key
-from aigateway.actors.providers.messages import Opened, Refused
 from aigateway.actors.providers.recording import Recording
-from aigateway.actors.providers.request import UpstreamRequest
+from aigateway.actors.providers.request import Opened, Refused, UpstreamRequest
 from aigateway.actors.upstream.errors import Quiet, UpstreamCut
 from aigateway.actors.upstream.exchange import Exchange
 from aigateway.actors.values.policy import CallerRules

@@ -28,8 +28,7 @@ from aigateway.actors.interception.routes import GEMINI, MESSAGES, Passthrough
 from aigateway.actors.interception.stored_ids import ids_in_body, ids_in_path
 from aigateway.actors.interception.vertex_paths import COUNTING, VertexPath
 from aigateway.actors.providers.bedrock.counting import COUNT_TOKENS, count_answer
-from aigateway.actors.providers.messages import Opened, Refused
-from aigateway.actors.providers.request import UpstreamRequest, model_for
+from aigateway.actors.providers.request import Opened, Refused, UpstreamRequest, model_for
 from aigateway.actors.values.policy import CallerRules, content_level
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.metrics.reasons import Reason

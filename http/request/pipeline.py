@@ -58,11 +58,11 @@ from aigateway.actors.interception.routes import (
 )
 from aigateway.actors.interception.stored_ids import ids_in_body
 from aigateway.actors.providers.bedrock.making import standing_credential
-from aigateway.actors.providers.messages import Refused
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.request import (
     KEY_OF_COMMAND,
     NO_CREDENTIAL,
+    Refused,
     UpstreamRequest,
     model_for,
     recorded_model,

@@ -37,9 +37,15 @@ from aigateway.actors.interception.headers import (
     without_account,
 )
 from aigateway.actors.interception.routes import MESSAGES
-from aigateway.actors.providers.messages import Opened, Perform, Refused
 from aigateway.actors.providers.recording import Recording
-from aigateway.actors.providers.request import UpstreamRequest, patience_of, url_for
+from aigateway.actors.providers.request import (
+    Opened,
+    Perform,
+    Refused,
+    UpstreamRequest,
+    patience_of,
+    url_for,
+)
 from aigateway.actors.upstream.errors import GatewayEnds, Quiet, Unsendable, UpstreamCut
 from aigateway.actors.upstream.exchange import Exchange
 from aigateway.actors.values.frozen import frozen

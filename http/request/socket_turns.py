@@ -35,8 +35,8 @@ from aigateway.actors.interception.responses_socket import (
 )
 from aigateway.actors.interception.routes import RESPONSES
 from aigateway.actors.interception.socket_prompts import SocketPrompts
-from aigateway.actors.providers.messages import Opened
 from aigateway.actors.providers.recording import Recording
+from aigateway.actors.providers.request import Opened
 from aigateway.actors.providers.socket_session import LIMIT_REACHED, SocketSession, Turn
 from aigateway.actors.recorder.ledger import new_interception_id
 from aigateway.actors.values.provider_config import ProviderConfig

@@ -44,8 +44,7 @@ from aigateway.actors.interception.headers import (
     identify,
 )
 from aigateway.actors.interception.routes import RESPONSES, Intercept
-from aigateway.actors.providers.messages import Opened, Refused
-from aigateway.actors.providers.request import UpstreamRequest
+from aigateway.actors.providers.request import Opened, Refused, UpstreamRequest
 from aigateway.actors.providers.socket_session import SessionRules, SocketSession
 from aigateway.actors.upstream.exchange import SWITCHED
 from aigateway.actors.values.provider_config import ProviderConfig

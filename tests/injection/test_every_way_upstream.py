@@ -28,7 +28,7 @@ from round_answers import (
     response,
 )
 
-from aigateway.actors.providers.messages import Refused
+from aigateway.actors.providers.request import Refused
 from aigateway.http.request.injection import Rounds
 
 SECRET = "aws-secret-of-the-gateway-0123456789"

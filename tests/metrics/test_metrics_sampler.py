@@ -17,7 +17,7 @@ from aigateway.actors.control.messages import Status
 from aigateway.actors.providers.breaker import CircuitStatus
 from aigateway.actors.providers.counters import Counters
 from aigateway.actors.providers.keypool import KeyStatus, Rest, Subject
-from aigateway.actors.providers.messages import GetProviderState, ProviderState
+from aigateway.actors.providers.request import GetProviderState, ProviderState
 from aigateway.actors.recorder.messages import GetSpoolStats
 from aigateway.actors.recorder.spool import SpoolStats
 from aigateway.actors.values.provider_config import ProviderConfig

@@ -16,7 +16,8 @@ from aigateway.actors.actor.tree import ActorTree, provider_role
 from aigateway.actors.interception.headers import BYOK, Credential
 from aigateway.actors.providers.breaker import BreakerConfig
 from aigateway.actors.providers.counters import Counters
-from aigateway.actors.providers.messages import (
+from aigateway.actors.providers.provider import Provider, ProviderLimits
+from aigateway.actors.providers.request import (
     Drain,
     GetProviderState,
     GiveBack,
@@ -24,9 +25,8 @@ from aigateway.actors.providers.messages import (
     Perform,
     ProviderState,
     Refused,
+    UpstreamRequest,
 )
-from aigateway.actors.providers.provider import Provider, ProviderLimits
-from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.actors.upstream.errors import UpstreamError
 from aigateway.actors.upstream.exchange import Exchange
 from aigateway.actors.values.provider_config import ProviderConfig

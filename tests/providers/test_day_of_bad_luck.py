@@ -29,7 +29,7 @@ from provider_rig import KEYS, PATIENCE, FakeRecording, Rig, running
 
 from aigateway.actors.actor.tree import ActorTree
 from aigateway.actors.providers.breaker import BreakerConfig
-from aigateway.actors.providers.messages import Opened, Refused
+from aigateway.actors.providers.request import Opened, Refused
 from aigateway.actors.upstream.errors import Quiet, UpstreamCut
 
 EVENTS = [event({"n": number}, "tick") for number in range(5)]

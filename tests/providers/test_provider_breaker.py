@@ -12,7 +12,7 @@ from imitation_provider import Stall, WaitFor, answer, error
 from provider_rig import BREAKER, OWN, PATIENCE, Rig, running, until
 
 from aigateway.actors.providers.breaker import CircuitBreaker
-from aigateway.actors.providers.messages import Opened, Refused
+from aigateway.actors.providers.request import Opened, Refused
 from aigateway.actors.values.provider_config import BreakerConfig
 
 

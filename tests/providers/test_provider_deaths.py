@@ -18,7 +18,7 @@ from imitation_provider import (
 from provider_rig import PATIENCE, FakeRecording, read_all, running, until
 
 from aigateway.actors.actor.base import ActorDied, Crash
-from aigateway.actors.providers.messages import GetProviderState, Opened, Refused, Retire
+from aigateway.actors.providers.request import GetProviderState, Opened, Refused, Retire
 from aigateway.actors.providers.worker import UpstreamWorker
 from aigateway.actors.upstream.kept import KeptConnection
 

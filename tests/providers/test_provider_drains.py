@@ -18,8 +18,8 @@ from imitation_provider import (
 )
 from provider_rig import OWN, PATIENCE, FakeRecording, running, until
 
-from aigateway.actors.providers.messages import Opened
 from aigateway.actors.providers.provider import ProviderLimits
+from aigateway.actors.providers.request import Opened
 
 EVENTS = [event({"n": 1}, "first"), event({"n": 2}, "second")]
 ONE = {"max_connections": 1}

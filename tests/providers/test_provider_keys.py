@@ -20,7 +20,7 @@ from imitation_provider import (
 from provider_rig import KEYS, OWN, PATIENCE, running
 
 from aigateway.actors.interception.conversation import Affinity
-from aigateway.actors.providers.messages import Opened
+from aigateway.actors.providers.request import Opened
 from aigateway.actors.upstream.errors import UpstreamCut
 
 FIRST_KEYS = Affinity("a")

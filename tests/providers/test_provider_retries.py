@@ -9,7 +9,7 @@ from imitation_provider import Close, Reset, Stall, answer, error
 from provider_rig import KEYS, OWN, PATIENCE, running, until
 
 from aigateway.actors.actor.base import ActorDied
-from aigateway.actors.providers.messages import Opened
+from aigateway.actors.providers.request import Opened
 
 
 @pytest.mark.parametrize("status", [408, 409, 500, 502, 503, 529])

@@ -19,7 +19,7 @@ from imitation_provider import (
 from provider_rig import KEYS, OWN, PATIENCE, FakeRecording, running, until
 
 from aigateway.actors.actor.base import fail
-from aigateway.actors.providers.messages import Opened, Refused, Retire
+from aigateway.actors.providers.request import Opened, Refused, Retire
 from aigateway.actors.providers.worker_pool import WorkerPool
 
 EVENTS = [event({"n": 1}, "first"), event({"n": 2}, "second")]

@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 
 from aigateway.actors.interception.interface import Interception
-from aigateway.actors.providers.messages import Opened
 from aigateway.actors.providers.recording import Recording
+from aigateway.actors.providers.request import Opened
 from aigateway.actors.recorder.ledger import Ledger
 from aigateway.actors.values.records import PromptUsage, TokenUsage, UsageRecord
 

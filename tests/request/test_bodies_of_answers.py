@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aigateway.actors.providers.messages import GiveBack, Opened
+from aigateway.actors.providers.request import GiveBack, Opened
 from aigateway.actors.upstream.errors import GatewayEnds, Quiet, UpstreamCut
 from aigateway.http.request.relay import (
     Body,
