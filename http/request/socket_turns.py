@@ -35,10 +35,9 @@ from aigateway.actors.interception.responses_socket import (
 )
 from aigateway.actors.interception.routes import RESPONSES
 from aigateway.actors.interception.socket_prompts import SocketPrompts
-from aigateway.actors.providers.recording import Recording
+from aigateway.actors.providers.recording import Recording, new_interception_id
 from aigateway.actors.providers.request import Opened
 from aigateway.actors.providers.socket_session import LIMIT_REACHED, SocketSession, Turn
-from aigateway.actors.recorder.ledger import new_interception_id
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.metrics.reasons import REASONS, Reason
 from aigateway.http.request.admission import authorize

@@ -10,7 +10,7 @@ from gateway_process import GatewayProcess, Upstream, message_of, wait_until
 from imitation_provider import ScriptedProvider
 
 from aigateway.actors.control.local.store import Store
-from aigateway.actors.recorder.ledger import new_interception_id
+from aigateway.actors.providers.recording import new_interception_id
 from aigateway.actors.values.records import Interception, InterceptionEnded, PromptUsage
 
 DAY = 86_400

@@ -9,9 +9,8 @@ from typing import Any, cast
 import pytest
 
 from aigateway.actors.interception.interface import Interception
-from aigateway.actors.providers.recording import Recording
+from aigateway.actors.providers.recording import Ledger, Recording
 from aigateway.actors.providers.request import Opened
-from aigateway.actors.recorder.ledger import Ledger
 from aigateway.actors.values.records import PromptUsage, TokenUsage, UsageRecord
 
 REGIONAL = "us.anthropic.claude-sonnet-4-5-20250929-v1:0"

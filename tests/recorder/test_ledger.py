@@ -12,8 +12,8 @@ from recorder_parts import PATIENCE, end, thought, wait_until
 
 from aigateway.actors.actor.base import ActorDied, Crash, GatewayActor, complete, fail
 from aigateway.actors.actor.tree import ActorTree
-from aigateway.actors.recorder import ledger as module
-from aigateway.actors.recorder.ledger import Ledger
+from aigateway.actors.providers import recording as module
+from aigateway.actors.providers.recording import Ledger
 from aigateway.actors.recorder.messages import Append
 
 

@@ -26,7 +26,7 @@ from aigateway.actors.control.messages import (  # noqa: E402
     Spooled,
     StoreRecords,
 )
-from aigateway.actors.recorder.ledger import new_interception_id  # noqa: E402
+from aigateway.actors.providers.recording import new_interception_id  # noqa: E402
 from aigateway.actors.values.records import (  # noqa: E402
     Interception,
     InterceptionEnded,

@@ -27,7 +27,7 @@ from aigateway.actors.control.messages import (
     Stored,
     StoreRecords,
 )
-from aigateway.actors.recorder.ledger import new_interception_id
+from aigateway.actors.providers.recording import new_interception_id
 from aigateway.actors.values.records import (
     ContentLink,
     ContentPart,

@@ -14,7 +14,7 @@ import pytest
 from aigateway.actors.control.local.postgres_store import PostgresStore
 from aigateway.actors.control.local.schema import Database
 from aigateway.actors.control.local.store import Store
-from aigateway.actors.recorder.ledger import new_interception_id
+from aigateway.actors.providers.recording import new_interception_id
 
 AnyStore: TypeAlias = Store | PostgresStore
 
