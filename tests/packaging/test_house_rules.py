@@ -52,7 +52,7 @@ ARROWS: dict[str, set[str]] = {
     "http/admin": {"http/settings"},
     "http/app": {
         "http/diagnosis", "http/logs", "http/metrics", "http/request", "http/server",
-        "http/settings",
+        "http/settings", "http/tracing",
     },
     "http/console": {"http/diagnosis", "http/request", "http/settings"},
     "http/demo": {"http/settings"},

@@ -390,7 +390,7 @@ def test_a_gateway_that_does_not_trace_never_imports_opentelemetry(
     # The client's own context is a header like any other.
     assert _sent(provider, "traceparent") == "00-" + "1" * 32 + "-" + "2" * 16 + "-01"
     imported = gateway.stderr()
-    assert "aigateway.http.request.gateway" in imported
+    assert "aigateway.http.app" in imported
     assert "opentelemetry" not in imported
 
 
