@@ -104,6 +104,8 @@ class Intercept:
     """The model, where the API has it in the path."""
     streaming: bool = False
     """Whether a stream is asked for, where the path says that."""
+    bedrock: bool = False
+    """Whether the path is one of Bedrock's own."""
 
 
 @frozen
@@ -192,14 +194,14 @@ _PATH = re.compile(r"/(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*", re.AS
 # once it is decoded, or decoded twice.
 _TREACHEROUS = re.compile(r"%(?:2[ef5]|5c|7f|[01][0-9a-f])", re.ASCII | re.IGNORECASE)
 _UNSAFE_IN_QUERY = re.compile(r"[\x00-\x20\x7f#]")
-_KEPT_PATH = 200
-"""Characters of a path up to which it is remembered what it leads to."""
+_KEPT = 512
+"""Of how many paths it is remembered what they lead to, and with their queries where that is.
+Servers take no more than 8 KiB for both."""
 _UNSAFE_IN_BASE = re.compile(r"[\x00-\x20\x7f]")
 
 
 def speaks_bedrock(path: str) -> bool:
     """Whether a path below a provider's name, or a route, is one of Bedrock's own."""
-    # PERF: here, since each request asks, and few are.
     return path.startswith("/model/")
 
 
@@ -208,6 +210,8 @@ def speaks_vertex(path: str) -> bool:
     return path.startswith("/v1/projects/")
 
 
+# PERF: nearly all requests have one of a few paths.
+@lru_cache(maxsize=_KEPT)
 def resolve(provider_type: str, method: str, rest: str) -> Intercept | Passthrough | None:
     """Say what happens to a request for ``/<provider><rest>``; ``None`` means 404.
 
@@ -215,12 +219,6 @@ def resolve(provider_type: str, method: str, rest: str) -> Intercept | Passthrou
     without the query.  Any method is accepted except those that are refused for every path
     (CONNECT, TRACE, TRACK).
     """
-    if len(rest) > _KEPT_PATH:
-        return _resolve(provider_type, method, rest)
-    return _resolve_again(provider_type, method, rest)
-
-
-def _resolve(provider_type: str, method: str, rest: str) -> Intercept | Passthrough | None:
     if provider_type == GEMINI and _is_plain(rest):
         return _resolve_gemini(method.upper(), rest)
     if provider_type == AZURE and rest.startswith(AZURE_ROOT) and _is_plain(rest):
@@ -296,13 +294,13 @@ def _resolve_bedrock(method: str, rest: str) -> Intercept | Passthrough | None:
     if path.call == COUNT:
         return Passthrough(path.route)
     api = CONVERSE if path.converses else MESSAGES
-    return Intercept(api, path.route, path.model, path.streaming)
+    return Intercept(api, path.route, path.model, path.streaming, bedrock=True)
 
 
 def _resolve_azure(method: str, rest: str) -> Intercept | Passthrough | None:
     """The same for a path of Azure's own: it leads where OpenAI's path of that call does."""
     path = azure_path(rest)
-    found = _resolve(AZURE, method, path.rest) if path is not None else None
+    found = resolve(AZURE, method, path.rest) if path is not None else None
     if path is None or not isinstance(found, Intercept):
         # Of a deployment there is nothing but calls.
         return None if path is not None and path.deployment else found
@@ -315,10 +313,8 @@ def _as_servers_read(path: str) -> str:
     return "/".join(segments).rstrip("/").lower()
 
 
-# PERF: nearly all requests have one of a few paths.
-_resolve_again = lru_cache(maxsize=512)(_resolve)
-
-
+# PERF: each request asks for its address twice; they are few, and 1.4 us each.
+@lru_cache(maxsize=_KEPT)
 def upstream_url(provider_type: str, base_url: str, rest: str, query: str = "") -> str:
     """Join a provider's base URL with the path below the provider's name.
 
@@ -328,12 +324,6 @@ def upstream_url(provider_type: str, base_url: str, rest: str, query: str = "") 
     :class:`InvalidBaseURL`, and ``ValueError`` for a path or query that cannot stand in a request
     line.
     """
-    if not query and len(rest) <= _KEPT_PATH:
-        return _url_again(provider_type, base_url, rest)
-    return _url(provider_type, base_url, rest, query)
-
-
-def _url(provider_type: str, base_url: str, rest: str, query: str = "") -> str:
     if not _PATH.fullmatch(rest) or _UNSAFE_IN_QUERY.search(query):
         raise ValueError("the request path or query contains characters that no URL may have")
     if query and provider_type == GEMINI:
@@ -353,10 +343,6 @@ def _url(provider_type: str, base_url: str, rest: str, query: str = "") -> str:
 def _with_query(address: str, *queries: str) -> str:
     query = "&".join(filter(None, queries))
     return f"{address}?{query}" if query else address
-
-
-# PERF: each request asks for its address twice; without a query they are few, and 1.4 us each.
-_url_again = lru_cache(maxsize=256)(_url)
 
 
 @lru_cache(maxsize=256)

@@ -54,7 +54,6 @@ from aigateway.actors.interception.routes import (
     Api,
     Intercept,
     Passthrough,
-    speaks_bedrock,
 )
 from aigateway.actors.interception.stored_ids import ids_in_body
 from aigateway.actors.providers.bedrock.making import standing_credential
@@ -248,7 +247,7 @@ class Pipeline:
         opened = self._open(call, route)
         interception: Interception = opened
         self.choose_model(call, config, route.api, interception.model)
-        if speaks_bedrock(route.route):
+        if route.bedrock:
             from aigateway.actors.providers.bedrock.native import NativeInterception
 
             interception = NativeInterception(opened, route.api)
