@@ -29,7 +29,6 @@ from aigateway.http.diagnosis.answering import Answering
 from aigateway.http.logs import configure, write_line
 from aigateway.http.metrics.reasons import REASONS, Reason
 from aigateway.http.request.answers import Answer, plain
-from aigateway.http.request.call import UNTRACED, Call, Trace
 from aigateway.http.request.client_address import ClientAddresses
 from aigateway.http.request.control_planes import (
     control_plane_starter,
@@ -40,8 +39,11 @@ from aigateway.http.request.control_planes import (
 from aigateway.http.request.cors import Cors, without_cors
 from aigateway.http.request.inbound import (
     REQUEST_ID_HEADER,
+    UNTRACED,
+    Call,
     ClientVanished,
     Inbound,
+    Trace,
     request_id_of,
     shown_path,
 )

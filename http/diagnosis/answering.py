@@ -15,7 +15,7 @@ from aigateway.actors.recorder.messages import Redeliver
 from aigateway.actors.supervisor import ListActors, RestartActor, Supervisor
 from aigateway.http.diagnosis.dumps import dumped
 from aigateway.http.diagnosis.serving import providers_now, requests_now
-from aigateway.http.request.call import Call
+from aigateway.http.request.inbound import Call
 from aigateway.http.request.runtime import Runtime
 
 __all__ = ["Answering"]

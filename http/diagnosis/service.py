@@ -27,7 +27,7 @@ from aigateway.http.diagnosis.report import as_text
 from aigateway.http.diagnosis.snapshot import Snapshot, take
 from aigateway.http.diagnosis.stacks import Process, native
 from aigateway.http.logs import ATTACHED, masked
-from aigateway.http.request.call import Call
+from aigateway.http.request.inbound import Call
 from aigateway.http.settings.sockets import trace_path
 
 __all__ = ["Diagnosis", "SIGNAL"]

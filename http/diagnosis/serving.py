@@ -18,7 +18,7 @@ from aigateway.actors.providers.counters import Counters
 from aigateway.actors.providers.request import GetProviderState, ProviderState
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.diagnosis.snapshot import oldest
-from aigateway.http.request.call import Call
+from aigateway.http.request.inbound import Call
 
 __all__ = ["providers_now", "requests_now"]
 

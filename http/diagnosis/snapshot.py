@@ -16,7 +16,7 @@ from attrs import frozen
 from aigateway.actors.actor.activity import ActorActivity, activities
 from aigateway.actors.actor.tree import ActorHistory, ActorTree
 from aigateway.http.diagnosis.stacks import Executing, Process, Stack
-from aigateway.http.request.call import Call
+from aigateway.http.request.inbound import Call
 
 __all__ = ["ActorLine", "OtherLine", "RequestLine", "Snapshot", "oldest", "take"]
 

@@ -33,8 +33,7 @@ from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.answers import Answer, json_message, plain
-from aigateway.http.request.call import Call
-from aigateway.http.request.inbound import BodyTooLarge
+from aigateway.http.request.inbound import BodyTooLarge, Call
 from aigateway.http.request.runtime import NoAnswer, Runtime, retry_after
 from aigateway.http.settings import Settings
 

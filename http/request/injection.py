@@ -31,8 +31,8 @@ from aigateway.actors.values.policy import CallerRules
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.answers import api_error
-from aigateway.http.request.call import Call
 from aigateway.http.request.caps import hold_for, said_of
+from aigateway.http.request.inbound import Call
 from aigateway.http.request.relay import Upstream
 from aigateway.http.request.runtime import NoAnswer, Runtime, Stopping
 

@@ -32,7 +32,7 @@ from aigateway.actors.control.messages import Caller
 from aigateway.actors.values.records import moment_told
 from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.answers import Answer, json_message
-from aigateway.http.request.call import Call
+from aigateway.http.request.inbound import Call
 
 __all__ = ["OwnRecords"]
 

@@ -34,9 +34,8 @@ from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.admission import Target
 from aigateway.http.request.answers import Answer, api_error, plain
-from aigateway.http.request.call import Call
 from aigateway.http.request.caps import capped, is_free, passed_refusal
-from aigateway.http.request.inbound import Inbound
+from aigateway.http.request.inbound import Call, Inbound
 from aigateway.http.request.injection import without_codings
 from aigateway.http.request.model_list import listed_models, no_such_model
 from aigateway.http.request.policy import (

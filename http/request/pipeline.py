@@ -86,12 +86,12 @@ from aigateway.http.request.admission import (
     too_large,
 )
 from aigateway.http.request.answers import Answer, api_error, json_message, plain
-from aigateway.http.request.call import Call
 from aigateway.http.request.caps import capped, hold_for, refusal_of, warning_of
 from aigateway.http.request.inbound import (
     Bodies,
     BodyTooLarge,
     BodyTooSlow,
+    Call,
     Inbound,
     MalformedBody,
     TooManyBodies,

@@ -42,7 +42,7 @@ from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.metrics.reasons import REASONS, Reason
 from aigateway.http.request.admission import authorize
 from aigateway.http.request.answers import Answer, api_error
-from aigateway.http.request.call import Call
+from aigateway.http.request.inbound import Call
 from aigateway.http.request.refusals import shaped
 from aigateway.http.request.relay import Finished
 from aigateway.http.request.runtime import STOPPING, Runtime, Stopping

@@ -51,8 +51,7 @@ from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.admission import Target
 from aigateway.http.request.answers import Answer, plain
-from aigateway.http.request.call import Call
-from aigateway.http.request.inbound import REQUEST_ID_HEADER
+from aigateway.http.request.inbound import REQUEST_ID_HEADER, Call
 from aigateway.http.request.relay import (
     CutAnswer,
     Finished,

@@ -18,8 +18,7 @@ from aigateway.http.diagnosis import snapshot
 from aigateway.http.diagnosis.report import as_text
 from aigateway.http.diagnosis.snapshot import Snapshot, take
 from aigateway.http.diagnosis.stacks import INNER, OUTER, Process
-from aigateway.http.request.call import Call
-from aigateway.http.request.inbound import Inbound
+from aigateway.http.request.inbound import Call, Inbound
 
 PATIENCE = 10.0
 

@@ -26,8 +26,7 @@ from aigateway.http.metrics.observer import RequestMetrics
 from aigateway.http.metrics.sampler import Sampler
 from aigateway.http.metrics.series import Series
 from aigateway.http.request.admission import Admission
-from aigateway.http.request.call import Call
-from aigateway.http.request.inbound import Inbound
+from aigateway.http.request.inbound import Call, Inbound
 
 
 class Teller(GatewayActor):
