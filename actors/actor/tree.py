@@ -91,6 +91,11 @@ class ActorTree:
         """The configuration of the provider with this name, running or not."""
         return self._providers.get(name)
 
+    def wait_for_providers(self, timeout: float) -> bool:
+        """Wait up to ``timeout`` seconds until the providers are known; False: they are not."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.providers_loaded, timeout)
+
     def provider_configs(self) -> tuple[ProviderConfig, ...]:
         return tuple(self._providers.values())
 
@@ -131,4 +136,7 @@ class ActorTree:
     def replace_providers(self, configs: tuple[ProviderConfig, ...]) -> None:
         """Swap the set of known providers in one step."""
         self._providers = {config.name: config for config in configs}
-        self.providers_loaded = True
+        if not self.providers_loaded:
+            with self._changed:
+                self.providers_loaded = True
+                self._changed.notify_all()

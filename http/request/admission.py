@@ -162,11 +162,24 @@ class Target:
     rest: str
 
 
-def find_route(call: Call, tree: ActorTree) -> tuple[Target, Intercept | Passthrough]:
-    """Say what is asked for, and note it in ``call``.  Raises an Answer when that is nothing."""
+STARTING_TIME = 5.0
+"""Seconds that a request waits for a worker process that has just begun to know its providers: they
+come milliseconds after the control plane that has let the request in."""
+
+
+def find_route(
+    call: Call, tree: ActorTree, max_wait: float
+) -> tuple[Target, Intercept | Passthrough]:
+    """Say what is asked for, and note it in ``call``.  Raises an Answer when that is nothing.
+
+    A process that knows no providers yet is waited for, but not longer than ``max_wait`` seconds.
+    """
     inbound = call.inbound
     path, name, rest = parts_of(inbound.path)
     config = tree.provider_config(name)
+    if config is None and not tree.providers_loaded:
+        tree.wait_for_providers(min(max_wait, STARTING_TIME))
+        config = tree.provider_config(name)
     if config is None and not tree.providers_loaded:
         raise plain(
             503,

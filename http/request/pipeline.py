@@ -204,7 +204,7 @@ class Pipeline:
         if self._own_records and call.inbound.path.startswith(_OWN):
             raise self._own(call, caller)
         call.begin("read")
-        target, route = find_route(call, self._runtime.tree)
+        target, route = find_route(call, self._runtime.tree, self.settings.max_wait)
         passed = isinstance(route, Passthrough)
         upgrade = not passed and call.inbound.wants_websocket
         # Of a WebSocket each request counts, and not that it was opened.
