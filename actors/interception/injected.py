@@ -40,8 +40,8 @@ from aigateway.actors.interception.interface import Outcome
 from aigateway.actors.interception.outcomes import CLIENT_GONE
 from aigateway.actors.interception.relay import Relay
 from aigateway.actors.interception.routes import Api
-from aigateway.actors.interception.tools import ToolResult, Tools
 from aigateway.actors.values.records import INVALID_ARGUMENTS, ToolUsage, UsageRecord
+from aigateway.actors.values.tools import ToolResult, Tools
 
 __all__ = ["InjectedCall", "InjectedInterception"]
 

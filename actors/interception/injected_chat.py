@@ -30,7 +30,7 @@ from aigateway.actors.interception._one_answer import edited, edited_elements, r
 from aigateway.actors.interception.injected import InjectedCall, InjectedInterception
 from aigateway.actors.interception.relay import Relay
 from aigateway.actors.interception.routes import CHAT_COMPLETIONS, Api
-from aigateway.actors.interception.tools import ToolResult
+from aigateway.actors.values.tools import ToolResult
 
 __all__ = ["InjectedChat"]
 

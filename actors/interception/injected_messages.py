@@ -33,7 +33,7 @@ from aigateway.actors.interception._one_answer import (
 from aigateway.actors.interception.injected import InjectedCall, InjectedInterception
 from aigateway.actors.interception.relay import Relay
 from aigateway.actors.interception.routes import MESSAGES, Api
-from aigateway.actors.interception.tools import ToolResult
+from aigateway.actors.values.tools import ToolResult
 
 __all__ = ["InjectedMessages"]
 

@@ -39,7 +39,7 @@ from aigateway.actors.interception.injected import InjectedCall, InjectedInterce
 from aigateway.actors.interception.relay import Relay
 from aigateway.actors.interception.responses import BEGINNINGS, is_end
 from aigateway.actors.interception.routes import RESPONSES, Api
-from aigateway.actors.interception.tools import ToolResult
+from aigateway.actors.values.tools import ToolResult
 
 __all__ = ["InjectedResponses"]
 

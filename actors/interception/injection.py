@@ -29,7 +29,7 @@ from aigateway.actors.interception.tool_schemas import (
     UnusableSchema,
     fit_tool,
 )
-from aigateway.actors.interception.tools import Tool, Tools, ToolSet
+from aigateway.actors.values.tools import Tool, Tools, ToolSet
 
 __all__ = ["Encodings", "Injected", "inject", "takes_tools"]
 

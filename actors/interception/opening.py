@@ -55,7 +55,7 @@ from aigateway.actors.interception.routes import (
     MODERATION,
     RESPONSES,
 )
-from aigateway.actors.interception.tools import ToolSet
+from aigateway.actors.values.tools import ToolSet
 
 __all__ = ["INJECTABLE", "decoded", "open_interception", "with_tools"]
 

@@ -11,18 +11,7 @@ Sans-IO below them: ``protocol`` (what is said), ``answers`` (what is read), ``d
 ``offering``.
 """
 
-from aigateway.actors.mcp.messages import (
-    CallTool,
-    GetMcpState,
-    GetTools,
-    McpLimits,
-    McpState,
-    ResultTexts,
-    ServerProblem,
-    Tool,
-    ToolResult,
-    ToolSet,
-)
+from aigateway.actors.mcp.messages import CallTool, GetMcpState, GetTools, McpLimits, McpState
 
 __all__ = [
     "CallTool",
@@ -30,9 +19,4 @@ __all__ = [
     "GetTools",
     "McpLimits",
     "McpState",
-    "ResultTexts",
-    "ServerProblem",
-    "Tool",
-    "ToolResult",
-    "ToolSet",
 ]

@@ -12,8 +12,9 @@ from aigateway.actors.control.messages import McpServer
 from aigateway.actors.mcp.definitions import CallOutcome, ToolDefinition
 from aigateway.actors.mcp.errors import McpError, RpcRefused, SessionLost
 from aigateway.actors.mcp.line import Cutter
-from aigateway.actors.mcp.messages import CallTool, ToolResult
+from aigateway.actors.mcp.messages import CallTool
 from aigateway.actors.mcp.protocol import HEADER_MISMATCH, Dialogue
+from aigateway.actors.values.tools import ToolResult
 
 __all__ = [
     "CALLERS",

@@ -15,8 +15,8 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from attrs import frozen
 
-from aigateway.actors.interception.tools import Tool
-from aigateway.actors.mcp.messages import LeftOut, ToolSet
+from aigateway.actors.mcp.messages import LeftOut
+from aigateway.actors.values.tools import Tool, ToolSet
 
 __all__ = ["ToolShelf", "ToolTroubles", "UserKey", "user_key"]
 

@@ -18,7 +18,7 @@ from aigateway.actors.mcp.calls import Close, Connect, Listen, TokenRefused
 from aigateway.actors.mcp.definitions import ToolDefinition
 from aigateway.actors.mcp.errors import McpError
 from aigateway.actors.mcp.line import Line, checked_url
-from aigateway.actors.mcp.messages import CallTool, GetTools, ServerProblem, Tool, ToolSet
+from aigateway.actors.mcp.messages import CallTool, GetTools
 from aigateway.actors.mcp.offering import BadPattern, ToolFilter, tool_ids
 from aigateway.actors.mcp.protocol import ClientInfo
 from aigateway.actors.mcp.session import McpSession
@@ -26,6 +26,7 @@ from aigateway.actors.mcp.shelf import UserKey
 from aigateway.actors.upstream.connect import Connectors
 from aigateway.actors.upstream.endpoint import Endpoint
 from aigateway.actors.upstream.errors import UpstreamError
+from aigateway.actors.values.tools import ServerProblem, Tool, ToolSet
 
 __all__ = ["KnownServer", "Sessions", "Shared", "UserTools", "Users", "Waiting", "assemble"]
 

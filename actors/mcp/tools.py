@@ -43,11 +43,10 @@ from aigateway.actors.mcp.messages import (
     LeftOut,
     McpLimits,
     McpState,
-    ServerProblem,
-    ToolResult,
 )
 from aigateway.actors.mcp.shelf import ToolShelf, ToolTroubles, UserKey, user_key
 from aigateway.actors.mcp.toolbox import KnownServer, Sessions, Shared, Users, UserTools, Waiting
+from aigateway.actors.values.tools import ServerProblem, ToolResult
 
 __all__ = [
     "Configured",

@@ -31,10 +31,10 @@ from aigateway.actors.upstream.waiting import patient
 
 if TYPE_CHECKING:
     from aigateway.actors.control.messages import Caller
-    from aigateway.actors.mcp.messages import ToolResult
     from aigateway.actors.providers.recording import Recording
     from aigateway.actors.values.policy import CallerRules
     from aigateway.actors.values.provider_config import ProviderConfig
+    from aigateway.actors.values.tools import ToolResult
     from aigateway.http.request.dump import Dump
     from aigateway.http.tracing.request import RequestTrace
 

@@ -20,8 +20,7 @@ from aigateway.actors.interception.opening import INJECTABLE, with_tools
 from aigateway.actors.interception.routes import GEMINI
 from aigateway.actors.interception.tool_refusals import refused_tools
 from aigateway.actors.interception.tool_rules import Rules
-from aigateway.actors.interception.tools import Tool
-from aigateway.actors.mcp.messages import CallTool, GetTools, LeftOut, ToolResult, ToolSet
+from aigateway.actors.mcp.messages import CallTool, GetTools, LeftOut
 from aigateway.actors.mcp.shelf import user_key
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.request import Opened, Refused, UpstreamRequest
@@ -29,6 +28,7 @@ from aigateway.actors.upstream.errors import Quiet, UpstreamCut
 from aigateway.actors.upstream.exchange import Exchange
 from aigateway.actors.values.policy import CallerRules
 from aigateway.actors.values.provider_config import ProviderConfig
+from aigateway.actors.values.tools import Tool, ToolResult, ToolSet
 from aigateway.http.metrics.reasons import Reason
 from aigateway.http.request.answers import api_error
 from aigateway.http.request.caps import hold_for, said_of

@@ -38,7 +38,6 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from aigateway.actors.mcp.messages import ToolResult
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.values.money import NANO_IN_DOLLAR
 from aigateway.actors.values.records import (
@@ -50,6 +49,7 @@ from aigateway.actors.values.records import (
     ToolUsage,
     UsageRecord,
 )
+from aigateway.actors.values.tools import ToolResult
 from aigateway.http.tracing import conventions as names
 from aigateway.http.tracing.events import messages_of
 

@@ -26,8 +26,8 @@ from aigateway.actors.interception.injected import InjectedInterception
 from aigateway.actors.interception.injection import Encodings, inject
 from aigateway.actors.interception.opening import with_tools
 from aigateway.actors.interception.tool_rules import rules_for
-from aigateway.actors.mcp import Tool, ToolResult, ToolSet
 from aigateway.actors.values.records import ToolUsage, UsageRecord
+from aigateway.actors.values.tools import Tool, ToolResult, ToolSet
 
 SCHEMA = b'{"type":"object","properties":{"a":{"type":"integer"}}}'
 TOOLS = ToolSet(

@@ -11,7 +11,6 @@ from aigateway.actors.interception import open_interception
 from aigateway.actors.interception.injected import InjectedInterception
 from aigateway.actors.interception.injection import Encodings
 from aigateway.actors.interception.opening import with_tools
-from aigateway.actors.mcp import Tool, ToolResult, ToolSet
 from aigateway.actors.values.records import (
     ModelThought,
     PromptUsage,
@@ -19,6 +18,7 @@ from aigateway.actors.values.records import (
     ToolUsage,
     UsageRecord,
 )
+from aigateway.actors.values.tools import Tool, ToolResult, ToolSet
 
 TOOLS = ToolSet((Tool("bmcp_s_add", "add", "s", "http://mcp/", "Add.", b'{"type":"object"}'),))
 CODEX = [("User-Agent", "codex_exec/0.171.0"), ("X-Openai-Subagent", "review")]

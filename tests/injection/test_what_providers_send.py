@@ -14,8 +14,8 @@ from aigateway.actors.interception import open_interception
 from aigateway.actors.interception.injected import InjectedInterception
 from aigateway.actors.interception.injection import Encodings, inject
 from aigateway.actors.interception.opening import with_tools
-from aigateway.actors.mcp import Tool, ToolResult, ToolSet
 from aigateway.actors.values.records import PromptUsage, TokenUsage, ToolUsage
+from aigateway.actors.values.tools import Tool, ToolResult, ToolSet
 
 SCHEMA = b'{"type":"object","properties":{}}'
 TOOLS = ToolSet((Tool("bmcp_s_add", "add", "s", "http://mcp/", "Add.", SCHEMA),))

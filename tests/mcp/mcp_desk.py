@@ -14,9 +14,10 @@ from aigateway.actors.control.messages import (
     McpServer,
     Unavailable,
 )
-from aigateway.actors.mcp import CallTool, GetTools, McpLimits, ToolResult, ToolSet
+from aigateway.actors.mcp import CallTool, GetTools, McpLimits
 from aigateway.actors.mcp.shelf import ToolShelf, user_key
 from aigateway.actors.mcp.tools import McpTools
+from aigateway.actors.values.tools import ToolResult, ToolSet
 
 __all__ = ["Desk"]
 

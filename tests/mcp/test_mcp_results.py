@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aigateway.actors.mcp import ToolResult
+from aigateway.actors.values.tools import ToolResult
 
 
 def result(*blocks: Any, **more: Any) -> ToolResult:

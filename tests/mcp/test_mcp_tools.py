@@ -12,9 +12,10 @@ from mcp_scripted_server import Exchange, ScriptedServer, eventually, tool
 
 from aigateway.actors.actor.base import ActorDied, Crash
 from aigateway.actors.control.messages import McpServer, Unavailable
-from aigateway.actors.mcp import GetMcpState, McpState, ServerProblem
+from aigateway.actors.mcp import GetMcpState, McpState
 from aigateway.actors.mcp.session import McpSession
 from aigateway.actors.mcp.tools import LoadIsDue, McpTools
+from aigateway.actors.values.tools import ServerProblem
 
 ECHO = "bmcp_s_echo"
 
