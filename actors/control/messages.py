@@ -23,7 +23,7 @@ from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.policy import CallerRules
 from aigateway.actors.values.provider_config import ProviderConfig
 from aigateway.actors.values.records import (
-    Interception,
+    InterceptionBegun,
     InterceptionEnded,
     TokenUsage,
     UsageRecord,
@@ -177,7 +177,7 @@ class Begin:
     ``again``: a control plane that died had it in hand, and may have stored it.
     """
 
-    record: Interception
+    record: InterceptionBegun
     reply: BeginReply = field(repr=False, eq=False)
     again: bool = False
     hold: Hold | None = None

@@ -25,10 +25,10 @@ from aigateway.actors.interception.interface import Interception
 from aigateway.actors.providers.bedrock.answer import BedrockInterception
 from aigateway.actors.providers.request import AbandonedAttempt, Opened
 from aigateway.actors.recorder.messages import Append
-from aigateway.actors.values import records as kinds
 from aigateway.actors.values.records import (
     INVALID_ARGUMENTS,
     RECORD_LINE,
+    InterceptionBegun,
     InterceptionEnded,
     Metadata,
     ModelAnswer,
@@ -79,7 +79,7 @@ def new_interception_id(now: float | None = None) -> str:
 record_log = structlog.get_logger("ai-gateway.records")
 
 _TYPES: Final[dict[type[Record], str]] = {
-    kinds.Interception: "interception_start",
+    InterceptionBegun: "interception_start",
     InterceptionEnded: "interception_end",
     TokenUsage: "token_usage",
     PromptUsage: "prompt_usage",
@@ -137,7 +137,7 @@ class RecordPolicy:
             fields[name] = timestamp(fields[name])
         if "id" in fields:
             fields["interception_id"] = fields.pop("id")
-        if isinstance(record, kinds.Interception):
+        if isinstance(record, InterceptionBegun):
             fields |= attrs.asdict(fields.pop("attribution"), filter=_is_shown)
         if isinstance(record, TokenUsage) and record.extra_token_types:
             fields["metadata"] = {**record.metadata, **record.extra_token_types}

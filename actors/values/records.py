@@ -23,7 +23,7 @@ __all__ = [
     "RECORD_LINE",
     "ContentLink",
     "ContentPart",
-    "Interception",
+    "InterceptionBegun",
     "InterceptionEnded",
     "ModelAnswer",
     "ModelThought",
@@ -48,7 +48,7 @@ Metadata: TypeAlias = Mapping[str, Json]
 
 
 @frozen(kw_only=True)
-class Interception:
+class InterceptionBegun:
     """One intercepted request, recorded before the upstream is called."""
 
     id: str
@@ -217,7 +217,7 @@ class SentContent:
 UsageRecord: TypeAlias = (
     TokenUsage | PromptUsage | ToolUsage | ModelThought | ModelAnswer | SentContent
 )
-Record: TypeAlias = Interception | InterceptionEnded | UsageRecord
+Record: TypeAlias = InterceptionBegun | InterceptionEnded | UsageRecord
 
 
 @functools.lru_cache(maxsize=8)

@@ -29,7 +29,7 @@ from aigateway.actors.interception.conversation import Prompt
 from aigateway.actors.interception.fingerprint import fingerprint
 from aigateway.actors.values.attribution import Attribution
 from aigateway.actors.values.records import (
-    Interception,
+    InterceptionBegun,
     InterceptionEnded,
     ModelThought,
     PromptUsage,
@@ -215,10 +215,10 @@ class _Session:
     sent: dict[str | None, _Sent] = Factory(lambda: defaultdict(_Sent))
     """By agent."""
 
-    def told(self) -> tuple[list[Interception], list[UsageRecord | InterceptionEnded]]:
+    def told(self) -> tuple[list[InterceptionBegun], list[UsageRecord | InterceptionEnded]]:
         """Its interceptions and their records, up to the moment at which it is told."""
         dice, habit = self.dice, self.habit
-        starts: list[Interception] = []
+        starts: list[InterceptionBegun] = []
         records: list[UsageRecord | InterceptionEnded] = []
         session = str(_uuid(dice))
         repository, branch = dice.choice(_PLACES)
@@ -247,9 +247,9 @@ class _Session:
             self.at += dice.uniform(20, 240)
         return starts, records
 
-    def _start(self, work: Attribution, model: str) -> Interception:
+    def _start(self, work: Attribution, model: str) -> InterceptionBegun:
         habit = self.habit
-        return Interception(
+        return InterceptionBegun(
             id=str(_uuid(self.dice)),
             initiator_id=user_id_for(habit.user),
             username=habit.user,
@@ -267,7 +267,7 @@ class _Session:
 
     def _records(
         self,
-        start: Interception,
+        start: InterceptionBegun,
         took: float,
         context: int,
         prompt: str,

@@ -609,7 +609,7 @@ def _begin(
         )
         if dropped and metrics is not None:
             metrics.attribution_dropped(dropped)
-    record = records.Interception(
+    record = records.InterceptionBegun(
         id=interception.id,
         initiator_id=caller.user_id,
         username=caller.username,

@@ -15,7 +15,7 @@ from aigateway.actors.control.local.audit import list_changes
 from aigateway.actors.control.local.opening import open_address
 from aigateway.actors.control.local.store import Store
 from aigateway.actors.values.attribution import Attribution
-from aigateway.actors.values.records import Interception, InterceptionEnded, PromptUsage
+from aigateway.actors.values.records import InterceptionBegun, InterceptionEnded, PromptUsage
 from aigateway.http.cli import cli
 
 
@@ -27,7 +27,7 @@ def database(tmp_path: Path) -> Path:
         for name in ("ada", "bob"):
             store.write(
                 [
-                    Interception(
+                    InterceptionBegun(
                         id=f"i-{name}", initiator_id=f"u-{name}", username=name, api_key_id="k",
                         provider="anthropic", provider_name="anthropic", model="m", client="c",
                         user_agent="a", started_at=long_ago,
@@ -136,7 +136,7 @@ def test_a_list_of_many_users_names_some(database: Path) -> None:
         for number in range(30):
             store.write(
                 [
-                    Interception(
+                    InterceptionBegun(
                         id=f"i-{number}", initiator_id=f"u-{number}", username=f"user{number:02}",
                         api_key_id="k", provider="anthropic", provider_name="anthropic",
                         model="m", client="c", user_agent="a", started_at=time.time(),

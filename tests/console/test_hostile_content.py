@@ -18,7 +18,7 @@ from aigateway.actors.control.local.policies import apply
 from aigateway.actors.control.local.store import Store
 from aigateway.actors.values.attribution import Attribution
 from aigateway.actors.values.records import (
-    Interception,
+    InterceptionBegun,
     InterceptionEnded,
     ModelAnswer,
     ModelThought,
@@ -44,7 +44,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleProcess
     """Every text that a client or a model can choose is hostile."""
     folder = tmp_path_factory.mktemp("hostile")
     at = time.time() - 60
-    start = Interception(
+    start = InterceptionBegun(
         id="one",
         initiator_id=ALL,
         username=ALL,

@@ -13,7 +13,7 @@ from console_process import ConsoleProcess
 from playwright.sync_api import Browser, Page, expect
 
 from aigateway.actors.control.local.store import Store
-from aigateway.actors.values.records import Interception, PromptUsage
+from aigateway.actors.values.records import InterceptionBegun, PromptUsage
 
 PAGES = (
     "/now",
@@ -38,7 +38,7 @@ def written(database: Path, prompt: str) -> None:
     with closing(Store(database, 5.0)) as store:
         store.write(
             [
-                Interception(
+                InterceptionBegun(
                     id=name, initiator_id="u", username="newcomer", api_key_id="k",
                     provider="anthropic", provider_name="anthropic", model="m", client="c",
                     user_agent="a", started_at=now,

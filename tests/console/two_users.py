@@ -19,7 +19,7 @@ from aigateway.actors.control.local.schema import Database
 from aigateway.actors.control.local.store import Store
 from aigateway.actors.values.attribution import Attribution
 from aigateway.actors.values.records import (
-    Interception,
+    InterceptionBegun,
     ModelAnswer,
     ModelThought,
     PromptUsage,
@@ -100,7 +100,7 @@ def told(store: Store, name: str, user_id: str, key: str, mark: str) -> None:
     now, id = time.time(), f"i-{name}"
     store.write(
         [
-            Interception(
+            InterceptionBegun(
                 id=id, initiator_id=user_id, username=name, api_key_id=key,
                 provider="anthropic", provider_name=f"p-{mark}", model=f"m-{mark}",
                 client=f"c-{mark}", client_session_id=f"s-{name}",

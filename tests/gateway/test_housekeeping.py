@@ -11,7 +11,7 @@ from imitation_provider import ScriptedProvider
 
 from aigateway.actors.control.local.store import Store
 from aigateway.actors.providers.recording import new_interception_id
-from aigateway.actors.values.records import Interception, InterceptionEnded, PromptUsage
+from aigateway.actors.values.records import InterceptionBegun, InterceptionEnded, PromptUsage
 
 DAY = 86_400
 
@@ -19,7 +19,7 @@ DAY = 86_400
 def put(path: Path, days: int, prompt: str) -> str:
     """Store a request of so many days ago."""
     at = time.time() - days * DAY
-    start = Interception(
+    start = InterceptionBegun(
         id=new_interception_id(), initiator_id="1", username="ada", api_key_id="k",
         provider="anthropic", provider_name="anthropic", model="m", client="c", user_agent="u",
         started_at=at,

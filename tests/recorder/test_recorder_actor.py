@@ -49,7 +49,7 @@ from aigateway.actors.recorder.messages import (
 )
 from aigateway.actors.recorder.recorder import _Tick, _Ticket
 from aigateway.actors.recorder.spool import DiskState, Spool, SpoolCorrupt, SpoolError
-from aigateway.actors.values.records import Interception
+from aigateway.actors.values.records import InterceptionBegun
 
 NEW = ControlPlaneChanged(replaced=True)
 
@@ -80,7 +80,7 @@ def stats(house: House) -> Any:
 
 
 def begin(house: House) -> Any:
-    record = Interception(
+    record = InterceptionBegun(
         id="i", initiator_id="u", username="ada", api_key_id="k", provider="p",
         provider_name="p", model="m", client="c", user_agent="a", started_at=1.0,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 from aigateway.actors.values.models import ModelList
 from aigateway.actors.values.provider_config import BedrockConfig, ProviderConfig
 from aigateway.actors.values.records import (
-    Interception,
+    InterceptionBegun,
     InterceptionEnded,
     ModelThought,
     PromptUsage,
@@ -56,7 +56,7 @@ def encode_record(record: Record) -> tuple[str, bytes]:
 # -- records
 
 
-def _interception(record: Interception) -> Message:
+def _interception(record: InterceptionBegun) -> Message:
     return pb.RecordInterceptionRequest(
         id=_text(record.id),
         initiator_id=_text(record.initiator_id),
@@ -137,7 +137,7 @@ def _model_thought(record: ModelThought) -> Message:
 
 
 _CONVERTERS: Final[dict[type[Any], tuple[str, Any]]] = {
-    Interception: ("RecordInterception", _interception),
+    InterceptionBegun: ("RecordInterception", _interception),
     InterceptionEnded: ("RecordInterceptionEnded", _interception_ended),
     TokenUsage: ("RecordTokenUsage", _token_usage),
     PromptUsage: ("RecordPromptUsage", _prompt_usage),

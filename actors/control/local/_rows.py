@@ -14,7 +14,7 @@ from aigateway.actors.control.local.content import CONTENT_SQL, content_rows
 from aigateway.actors.control.local.costs import PricedTokens, StoredRecord
 from aigateway.actors.control.local.schema import marks
 from aigateway.actors.values.records import (
-    Interception,
+    InterceptionBegun,
     InterceptionEnded,
     ModelAnswer,
     ModelThought,
@@ -90,7 +90,7 @@ def _json(metadata: Mapping[str, object]) -> str:
         return json.dumps(metadata)
 
 
-def start_row(record: Interception) -> Row:
+def start_row(record: InterceptionBegun) -> Row:
     metadata = record.metadata
     extra = {
         name: value

@@ -44,7 +44,7 @@ from aigateway.actors.control.messages import (
 )
 from aigateway.actors.values.caps import Hold
 from aigateway.actors.values.policy import Per
-from aigateway.actors.values.records import Interception
+from aigateway.actors.values.records import InterceptionBegun
 
 __all__ = ["BEAT", "LOOK_AGAIN", "CapQueue", "Start"]
 
@@ -72,7 +72,7 @@ class Start:
         return self.message.reply
 
     @property
-    def record(self) -> Interception | None:
+    def record(self) -> InterceptionBegun | None:
         """To be stored with it; a later round has none."""
         return self.message.record if isinstance(self.message, Begin) else None
 

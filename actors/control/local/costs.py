@@ -14,7 +14,7 @@ from aigateway.actors.control.local.prices.cost import Cost, Pricing, Used
 from aigateway.actors.control.local.schema import Database, batches, marks, moment_of, transaction
 from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.records import (
-    Interception,
+    InterceptionBegun,
     InterceptionEnded,
     TokenUsage,
     UsageRecord,
@@ -69,7 +69,7 @@ class Asked:
     model: str
 
     @classmethod
-    def by(cls, start: Interception) -> Asked:
+    def by(cls, start: InterceptionBegun) -> Asked:
         return cls(start.provider, start.provider_name or start.provider, start.model)
 
 
@@ -111,7 +111,7 @@ class Unpriced:
 
 
 def price_records(
-    starts: Sequence[Interception],
+    starts: Sequence[InterceptionBegun],
     records: Sequence[UsageRecord | InterceptionEnded],
     pricing: Pricing,
     asked: Callable[[Sequence[str]], Iterable[tuple[str, Asked]]],

@@ -51,7 +51,7 @@ from aigateway.actors.control.local.session_parts import PART_SQL, PartNotes, pa
 from aigateway.actors.control.local.store import DatabaseTrouble, Written
 from aigateway.actors.control.local.stored_ids import foreign_id, remember
 from aigateway.actors.control.messages import Caller, Denied
-from aigateway.actors.values.records import Interception, InterceptionEnded, UsageRecord
+from aigateway.actors.values.records import InterceptionBegun, InterceptionEnded, UsageRecord
 
 __all__ = ["PostgresStore"]
 
@@ -173,7 +173,7 @@ class PostgresStore:
 
     def write(
         self,
-        starts: Sequence[Interception],
+        starts: Sequence[InterceptionBegun],
         records: Sequence[UsageRecord | InterceptionEnded],
         money: Money | None = None,
     ) -> Written:
@@ -224,10 +224,10 @@ class PostgresStore:
 
 def _write_together(
     database: PostgresDatabase,
-    starts: Sequence[Interception],
+    starts: Sequence[InterceptionBegun],
     records: Sequence[StoredRecord],
     money: Money | None,
-    unnoted: Sequence[Interception],
+    unnoted: Sequence[InterceptionBegun],
     turns: Sequence[Row],
 ) -> Written:
     start_rows = [start_row(record) for record in starts]
@@ -268,7 +268,7 @@ def _insert(
     return database.executemany(_END_SQL, _with_metadata(database, ends)) if ends else None
 
 
-def _note_parts(database: PostgresDatabase, starts: Sequence[Interception]) -> None:
+def _note_parts(database: PostgresDatabase, starts: Sequence[InterceptionBegun]) -> None:
     if parts := part_rows(starts):
         database.executemany(PART_SQL, parts)
 
@@ -291,7 +291,7 @@ def _bad_ends(
 
 def _write_singly(
     database: PostgresDatabase,
-    starts: Sequence[Interception],
+    starts: Sequence[InterceptionBegun],
     records: Sequence[StoredRecord],
     money: Money | None,
     turns: Sequence[Row],

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 from attrs import frozen
 
-from aigateway.actors.values.records import Interception, timestamp
+from aigateway.actors.values.records import InterceptionBegun, timestamp
 
 __all__ = ["PART_SQL", "EXACT_ENOUGH", "Part", "PartNotes", "part_rows"]
 
@@ -38,7 +38,7 @@ PART_SQL: Final = """
 """
 
 
-def part_rows(starts: Iterable[Interception]) -> list[tuple[object, ...]]:
+def part_rows(starts: Iterable[InterceptionBegun]) -> list[tuple[object, ...]]:
     """The rows of the parts that ``starts`` belong to, one for each, in an order that is the same
     for all who write some of them at once.  Raises ValueError and OverflowError for bad times."""
     rows: dict[str, tuple[object, ...]] = {}
@@ -65,13 +65,13 @@ class PartNotes:
     def empty(cls) -> PartNotes:
         return cls({})
 
-    def unwritten(self, starts: Sequence[Interception]) -> list[Interception]:
+    def unwritten(self, starts: Sequence[InterceptionBegun]) -> list[InterceptionBegun]:
         """Those of ``starts`` whose parts are to be written."""
         return [
             start for start in starts if (part := _part_of(start)) and self._is_new(part, start)
         ]
 
-    def written(self, starts: Iterable[Interception]) -> None:
+    def written(self, starts: Iterable[InterceptionBegun]) -> None:
         """They are in the database."""
         if len(self._written) > _KEPT:
             self._written.clear()
@@ -79,12 +79,12 @@ class PartNotes:
             if part := _part_of(start):
                 self._written[part] = start.started_at
 
-    def _is_new(self, part: Part, start: Interception) -> bool:
+    def _is_new(self, part: Part, start: InterceptionBegun) -> bool:
         before = self._written.get(part)
         return before is None or abs(start.started_at - before) >= EXACT_ENOUGH
 
 
-def _part_of(start: Interception) -> Part | None:
+def _part_of(start: InterceptionBegun) -> Part | None:
     work = start.attribution
     if work.session_id is None:
         return None

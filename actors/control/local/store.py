@@ -52,7 +52,7 @@ from aigateway.actors.control.local.session_parts import PART_SQL, PartNotes, pa
 from aigateway.actors.control.local.stored_ids import foreign_id, remember
 from aigateway.actors.control.messages import Caller, Denied
 from aigateway.actors.values.frozen import frozen
-from aigateway.actors.values.records import Interception, InterceptionEnded, UsageRecord
+from aigateway.actors.values.records import InterceptionBegun, InterceptionEnded, UsageRecord
 
 __all__ = ["DatabaseBusy", "DatabaseTrouble", "Store", "Written"]
 
@@ -166,7 +166,7 @@ class Store:
 
     def write(
         self,
-        starts: Sequence[Interception],
+        starts: Sequence[InterceptionBegun],
         records: Sequence[UsageRecord | InterceptionEnded],
         money: Money | None = None,
     ) -> Written:
@@ -227,7 +227,7 @@ class Store:
 
     def _note_asked(
         self,
-        starts: Sequence[Interception],
+        starts: Sequence[InterceptionBegun],
         records: Sequence[UsageRecord | InterceptionEnded],
     ) -> None:
         # PERF: asking the database costs 10 us for each request.  What an interception asked
@@ -320,10 +320,10 @@ def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
 
 def _write_together(
     connection: sqlite3.Connection,
-    starts: Sequence[Interception],
+    starts: Sequence[InterceptionBegun],
     records: Sequence[StoredRecord],
     money: Money | None,
-    unnoted: Sequence[Interception],
+    unnoted: Sequence[InterceptionBegun],
     turns: Sequence[Row],
     own: OwnHolds,
 ) -> Written:
@@ -358,7 +358,7 @@ def _write_together(
 
 def _write_singly(
     connection: sqlite3.Connection,
-    starts: Sequence[Interception],
+    starts: Sequence[InterceptionBegun],
     records: Sequence[StoredRecord],
     money: Money | None,
     turns: Sequence[Row],

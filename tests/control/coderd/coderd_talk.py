@@ -29,7 +29,7 @@ from aigateway.actors.control.messages import (
     SubscribeProviders,
 )
 from aigateway.actors.values.records import (
-    Interception,
+    InterceptionBegun,
     InterceptionEnded,
     PromptUsage,
     UsageRecord,
@@ -134,12 +134,12 @@ class Talk(Generic[D]):
     def authorize(self, token: str, provider: str = "", model: str = "") -> Any:
         return self.begin_authorize(token, provider, model).get(timeout=PATIENCE)
 
-    def begin_interception(self, record: Interception) -> Reply[Any]:
+    def begin_interception(self, record: InterceptionBegun) -> Reply[Any]:
         reply = new_reply()
         self.ref.tell(Begin(record, reply))
         return reply
 
-    def start_interception(self, record: Interception) -> Any:
+    def start_interception(self, record: InterceptionBegun) -> Any:
         return self.begin_interception(record).get(timeout=PATIENCE)
 
     def mcp(self, user_id: str, token: str = "") -> Any:
@@ -186,7 +186,7 @@ class Talk(Generic[D]):
         return box
 
 
-def interception(**changes: Any) -> Interception:
+def interception(**changes: Any) -> InterceptionBegun:
     values = {
         "id": str(uuid.uuid4()),
         "initiator_id": str(uuid.uuid4()),
@@ -200,7 +200,7 @@ def interception(**changes: Any) -> Interception:
         "started_at": 1767225600.25,
         **changes,
     }
-    return Interception(**values)
+    return InterceptionBegun(**values)
 
 
 def prompt(owner: str, text: str = "hello") -> PromptUsage:

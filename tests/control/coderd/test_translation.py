@@ -22,7 +22,7 @@ from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 from aigateway.actors.values.models import ModelList
 from aigateway.actors.values.provider_config import BedrockConfig, ProviderConfig
 from aigateway.actors.values.records import (
-    Interception,
+    InterceptionBegun,
     InterceptionEnded,
     ModelThought,
     PromptUsage,
@@ -32,7 +32,7 @@ from aigateway.actors.values.records import (
 
 NOON = 1767268800.000001
 STAMP = Timestamp(seconds=1767268800, nanos=1000)
-FULL = Interception(
+FULL = InterceptionBegun(
     id="i",
     initiator_id="u",
     username="alice",
@@ -93,7 +93,7 @@ def test_an_interception_has_every_field() -> None:
 
 
 def test_what_an_interception_does_not_have_is_absent() -> None:
-    bare = Interception(
+    bare = InterceptionBegun(
         id="i",
         initiator_id="u",
         username="a",

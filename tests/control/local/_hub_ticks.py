@@ -19,14 +19,14 @@ from aigateway.actors.actor.base import new_reply  # noqa: E402
 from aigateway.actors.control.local.local import LocalControlPlane  # noqa: E402
 from aigateway.actors.control.local.schema import open_database  # noqa: E402
 from aigateway.actors.control.messages import Begin, GetStatus  # noqa: E402
-from aigateway.actors.values.records import Interception  # noqa: E402
+from aigateway.actors.values.records import InterceptionBegun  # noqa: E402
 
 locker = open_database(sys.argv[1])
 plane = LocalControlPlane.start("control-plane", None, sys.argv[1], lock_patience=60.0)
 plane.ask(GetStatus(), timeout=10)
 locker.execute("BEGIN IMMEDIATE")
 reply = new_reply()
-record = Interception(
+record = InterceptionBegun(
     id="i",
     initiator_id="u",
     username="ada",

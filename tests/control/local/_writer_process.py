@@ -28,7 +28,7 @@ from aigateway.actors.control.messages import (  # noqa: E402
 )
 from aigateway.actors.providers.recording import new_interception_id  # noqa: E402
 from aigateway.actors.values.records import (  # noqa: E402
-    Interception,
+    InterceptionBegun,
     InterceptionEnded,
     PromptUsage,
     TokenUsage,
@@ -46,8 +46,8 @@ class Inbox:
         self.stored.put(message)
 
 
-def start_record(interception: str) -> Interception:
-    return Interception(
+def start_record(interception: str) -> InterceptionBegun:
+    return InterceptionBegun(
         id=interception,
         initiator_id="u",
         username="ada",

@@ -31,7 +31,7 @@ from aigateway.actors.providers.recording import new_interception_id
 from aigateway.actors.values.records import (
     ContentLink,
     ContentPart,
-    Interception,
+    InterceptionBegun,
     InterceptionEnded,
     ModelAnswer,
     ModelThought,
@@ -48,7 +48,7 @@ NOON = 1_772_280_000.0
 class Records:
     """Makes records that are plain except for what a test names."""
 
-    def start(self, **changes: Any) -> Interception:
+    def start(self, **changes: Any) -> InterceptionBegun:
         values = {
             "id": new_interception_id(),
             "initiator_id": "11111111-1111-4111-8111-111111111111",
@@ -61,7 +61,7 @@ class Records:
             "user_agent": "claude-cli/2.0",
             "started_at": NOON,
         }
-        return Interception(**(values | changes))
+        return InterceptionBegun(**(values | changes))
 
     def tokens(self, interception: str, **changes: Any) -> TokenUsage:
         values = {
@@ -163,10 +163,10 @@ class Driver:
         self.ref.tell(Authorize(token, reply))
         return reply
 
-    def store(self, record: Interception) -> Any:
+    def store(self, record: InterceptionBegun) -> Any:
         return self.store_later(record).get(timeout=10)
 
-    def store_later(self, record: Interception) -> Any:
+    def store_later(self, record: InterceptionBegun) -> Any:
         reply = new_reply()
         self.ref.tell(Begin(record, reply))
         return reply

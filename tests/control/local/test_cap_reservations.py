@@ -21,7 +21,7 @@ from aigateway.actors.control.local.caps import Begun, Full, Verdict, Wait, till
 from aigateway.actors.control.local.schema import open_database
 from aigateway.actors.control.local.store import Store
 from aigateway.actors.values.policy import AppliedCap, Cap, Every, Per, Subject
-from aigateway.actors.values.records import Interception, InterceptionEnded
+from aigateway.actors.values.records import InterceptionBegun, InterceptionEnded
 
 NOON = 1_772_280_000.0
 DAY = 24 * 3600.0
@@ -83,8 +83,8 @@ class Reservations(RuleBasedStateMachine):
         """By cap and day, what each request has really cost."""
 
     class Records:
-        def start(self, id: str) -> Interception:
-            return Interception(
+        def start(self, id: str) -> InterceptionBegun:
+            return InterceptionBegun(
                 id=id, initiator_id="ada", username="ada", api_key_id="k", provider="anthropic",
                 provider_name="anthropic", model="m", client="c", user_agent="", started_at=NOON,
             )  # fmt: skip
