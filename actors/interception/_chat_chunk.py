@@ -36,7 +36,7 @@ __all__ = [
     "Chunk",
     "Function",
     "OpenCall",
-    "Said",
+    "Delta",
     "answer_in",
     "finish_reason",
     "read_call_part",
@@ -83,7 +83,7 @@ class CallPart(Struct):
         return raw.decode("utf-8", "replace") if raw.startswith((b"{", b"[")) else ""
 
 
-class Said(Struct):
+class Delta(Struct):
     """A message, or what a chunk adds to it."""
 
     content: Raw = _NULL
@@ -111,8 +111,8 @@ class Choice(Struct):
     """One of the answers that were ordered."""
 
     index: int = 0
-    delta: Said | None = None
-    message: Said | None = None
+    delta: Delta | None = None
+    message: Delta | None = None
     finish_reason: str | None = None
     usage: dict[str, Any] | None = None
     error: Any = None
@@ -189,12 +189,12 @@ def _choice(raw: Raw) -> Choice:
     )
 
 
-def _said(raw: Raw | None) -> Said | None:
+def _said(raw: Raw | None) -> Delta | None:
     if is_null(raw):
         return None
     fields = members(raw)
     calls = items(fields.get("tool_calls"))
-    return Said(
+    return Delta(
         content=fields.get("content", _NULL),
         refusal=text(fields.get("refusal")),
         reasoning_content=text(fields.get("reasoning_content")),
@@ -290,7 +290,7 @@ class OpenCall:
 # -- thoughts
 
 
-def thought_in(said: Said) -> tuple[str, str]:
+def thought_in(said: Delta) -> tuple[str, str]:
     """The text of a thought and the field that it stands in; both empty when there is none.
 
     Some write the same under two names for old and new clients: it counts once.  Text within
@@ -317,7 +317,7 @@ def thought_in(said: Said) -> tuple[str, str]:
     return "", ""
 
 
-def answer_in(said: Said, thought_in: str) -> str:
+def answer_in(said: Delta, thought_in: str) -> str:
     """The text of the answer; ``thought_in`` is the field of a thought that came with it."""
     if thought_in == "thought":
         return ""

@@ -16,7 +16,7 @@ from aigateway.actors.codec.reading import as_count, as_number, values
 from aigateway.actors.interception._chat_chunk import Chunk
 from aigateway.actors.interception.usage import RunningUsage
 
-__all__ = ["ChatUsage", "Tokens"]
+__all__ = ["ChatUsage", "ChatTokens"]
 
 # PERF: what is told is looked up here, and not each of these names in what is told: a usage has
 # a few fields of them.  Where several say the same the largest counts, since vendors write zeros
@@ -63,7 +63,7 @@ _SERVER_TOOLS = ("server_side_tool_usage", "server_side_tool_usage_details")
 
 
 @define
-class Tokens:
+class ChatTokens:
     """What is recorded of a completion's usage."""
 
     counts: dict[str, int]
@@ -108,7 +108,7 @@ class ChatUsage:
             return self._whole
         return self._of_choice.setdefault(choice, RunningUsage())
 
-    def tokens(self) -> Tokens:
+    def tokens(self) -> ChatTokens:
         """What has been used so far."""
         if self._whole:
             return _tokens(self._whole)
@@ -117,7 +117,7 @@ class ChatUsage:
         return _of_metrics(self._metrics)
 
 
-def _tokens(usage: RunningUsage) -> Tokens:
+def _tokens(usage: RunningUsage) -> ChatTokens:
     told = _told(usage)
     prompt = usage.count("prompt_tokens") or usage.count("input_tokens")
     completion = usage.count("completion_tokens") or usage.count("output_tokens")
@@ -150,7 +150,7 @@ def _tokens(usage: RunningUsage) -> Tokens:
         "cache_read_input_tokens": read,
         "cache_write_input_tokens": written,
     }
-    return Tokens(counts, extra, _metadata(usage))
+    return ChatTokens(counts, extra, _metadata(usage))
 
 
 def _told(usage: RunningUsage) -> dict[str, int]:
@@ -183,7 +183,7 @@ def _metadata(usage: RunningUsage) -> dict[str, Any]:
     return metadata
 
 
-def _joined(each: list[Tokens]) -> Tokens:
+def _joined(each: list[ChatTokens]) -> ChatTokens:
     """Of several choices: one prompt, and all that came of it."""
     first, *others = each
     for other in others:
@@ -194,9 +194,9 @@ def _joined(each: list[Tokens]) -> Tokens:
     return first
 
 
-def _of_metrics(metrics: Mapping[str, Any]) -> Tokens:
+def _of_metrics(metrics: Mapping[str, Any]) -> ChatTokens:
     """Where Bedrock's metrics are all there is; cached tokens are not among the input there."""
-    return Tokens(
+    return ChatTokens(
         {
             "input_tokens": as_count(metrics.get("inputTokenCount")),
             "output_tokens": as_count(metrics.get("outputTokenCount")),

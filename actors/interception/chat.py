@@ -29,15 +29,13 @@ from aigateway.actors.interception._chat_chunk import (
     CallPart,
     Choice,
     Chunk,
+    Delta,
     OpenCall,
     answer_in,
     read_chunk,
     thought_in,
 )
-from aigateway.actors.interception._chat_chunk import (
-    Said as SaidPart,
-)
-from aigateway.actors.interception._chat_usage import ChatUsage, Tokens
+from aigateway.actors.interception._chat_usage import ChatTokens, ChatUsage
 from aigateway.actors.interception._pattern import Pattern
 from aigateway.actors.interception._record_maker import NOTHING, TRUNCATED, ClientRequest, Text
 from aigateway.actors.interception.conversation import (
@@ -331,7 +329,7 @@ class ChatInterception(Relay):
         if choice.reason:
             self._finish_choice(index, now)
 
-    def _read_said(self, choice: int, said: SaidPart) -> None:
+    def _read_said(self, choice: int, said: Delta) -> None:
         """Take what is said beside the answer and its calls."""
         thought, name = thought_in(said)
         if thought:
@@ -498,7 +496,7 @@ class ChatInterception(Relay):
             self._record_tool(self._msg_id, now, by, tool="web_search", input="null")
         self._cited.clear()
 
-    def _record_usage(self, tokens: Tokens, now: float, *, whole: bool) -> None:
+    def _record_usage(self, tokens: ChatTokens, now: float, *, whole: bool) -> None:
         self._usage_recorded = True
         tier = {"service_tier": self._tier} if self._tier else {}
         self._record_tokens(

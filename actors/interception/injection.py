@@ -23,7 +23,7 @@ from aigateway.actors.codec.reading import (
 from aigateway.actors.codec.splice import object_members, set_member, spliced
 from aigateway.actors.interception.routes import CHAT_COMPLETIONS, MESSAGES, RESPONSES
 from aigateway.actors.interception.tool_keys import WayBack
-from aigateway.actors.interception.tool_rules import Rules, rules_for
+from aigateway.actors.interception.tool_rules import ToolRules, rules_for
 from aigateway.actors.interception.tool_schemas import (
     FittedTool,
     UnusableSchema,
@@ -69,7 +69,7 @@ class _Encoded:
     ways_back: Mapping[str, WayBack]
 
 
-def _ignore(_tool: Tool, _rules: Rules, _problem: str, *, left_out: bool) -> None:
+def _ignore(_tool: Tool, _rules: ToolRules, _problem: str, *, left_out: bool) -> None:
     pass
 
 
@@ -83,7 +83,7 @@ class Encodings:
         self._tell = tell
         self._kept: dict[tuple[str, str, int], _Encoded] = {}
 
-    def of(self, api: str, rules: Rules, tool_set: ToolSet) -> _Encoded:
+    def of(self, api: str, rules: ToolRules, tool_set: ToolSet) -> _Encoded:
         """The encoded set; the same set (the same object) gives the same bytes object."""
         key = (api, rules.name, id(tool_set))
         found = self._kept.get(key)
@@ -93,7 +93,7 @@ class Encodings:
             found = self._kept[key] = self._encode(api, rules, tool_set)
         return found
 
-    def _encode(self, api: str, rules: Rules, tool_set: ToolSet) -> _Encoded:
+    def _encode(self, api: str, rules: ToolRules, tool_set: ToolSet) -> _Encoded:
         each: list[tuple[Tool, bytes]] = []
         ways_back = {}
         for tool in sorted(tool_set.tools, key=lambda tool: tool.id):

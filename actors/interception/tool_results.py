@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from aigateway.actors.codec.reading import Buffer, boolean, items, members, text
 from aigateway.actors.values.frozen import frozen
 
-__all__ = ["ToolResult", "results_in"]
+__all__ = ["ToldResult", "results_in"]
 
 
 @frozen
-class ToolResult:
+class ToldResult:
     """What a client said that a tool has given."""
 
     tool_call_id: str
@@ -23,23 +23,23 @@ class ToolResult:
     failed: bool = False
 
 
-def results_in(message: bytes) -> list[ToolResult]:
+def results_in(message: bytes) -> list[ToldResult]:
     """Those of a message, or item, as it was sent.  One that was cut has none."""
     fields = members(message)
     kind = text(fields.get("type")) or ""
     if kind.endswith("_output"):
         call = text(fields.get("call_id")) or text(fields.get("id")) or ""
-        return [ToolResult(call, "", _size(fields.get("output")))]
+        return [ToldResult(call, "", _size(fields.get("output")))]
     if text(fields.get("role")) in ("tool", "function"):
         call = text(fields.get("tool_call_id")) or ""
-        return [ToolResult(call, text(fields.get("name")) or "", _size(fields.get("content")))]
+        return [ToldResult(call, text(fields.get("name")) or "", _size(fields.get("content")))]
     return [*_in_blocks(fields.get("content")), *_in_parts(fields.get("parts"))]
 
 
-def _in_blocks(content: Buffer | None) -> Iterator[ToolResult]:
+def _in_blocks(content: Buffer | None) -> Iterator[ToldResult]:
     for block in map(members, items(content)):
         if text(block.get("type")) == "tool_result":
-            yield ToolResult(
+            yield ToldResult(
                 text(block.get("tool_use_id")) or "",
                 "",
                 _size(block.get("content")),
@@ -47,7 +47,7 @@ def _in_blocks(content: Buffer | None) -> Iterator[ToolResult]:
             )
         elif result := members(block.get("toolResult")):
             # Converse.
-            yield ToolResult(
+            yield ToldResult(
                 text(result.get("toolUseId")) or "",
                 "",
                 _size(result.get("content")),
@@ -55,11 +55,11 @@ def _in_blocks(content: Buffer | None) -> Iterator[ToolResult]:
             )
 
 
-def _in_parts(parts: Buffer | None) -> Iterator[ToolResult]:
+def _in_parts(parts: Buffer | None) -> Iterator[ToldResult]:
     for part in map(members, items(parts)):
         result = members(part.get("functionResponse")) or members(part.get("function_response"))
         if result:
-            yield ToolResult(
+            yield ToldResult(
                 text(result.get("id")) or "",
                 text(result.get("name")) or "",
                 _size(result.get("response")),

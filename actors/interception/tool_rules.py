@@ -13,7 +13,7 @@ from attrs import frozen
 
 from aigateway.actors.interception.routes import MESSAGES
 
-__all__ = ["ANTHROPIC", "GEMINI", "OPENAI", "Rules", "rules_for"]
+__all__ = ["ANTHROPIC", "GEMINI", "OPENAI", "ToolRules", "rules_for"]
 
 _JSON_SCHEMA = frozenset(
     {
@@ -28,7 +28,7 @@ them, and the tool's server checks the arguments itself."""
 
 
 @frozen(kw_only=True)
-class Rules:
+class ToolRules:
     """What one API takes."""
 
     name: str
@@ -45,7 +45,7 @@ class Rules:
     """Pairs of type and format that are taken; None: any."""
 
 
-ANTHROPIC = Rules(
+ANTHROPIC = ToolRules(
     name="anthropic",
     keywords=_JSON_SCHEMA | {"prefixItems"},
     # "Property keys should match pattern '^[a-zA-Z0-9_.-]{1,64}$'"
@@ -54,7 +54,7 @@ ANTHROPIC = Rules(
 )
 """Schemas must be valid JSON Schema 2020-12, and the root has no anyOf, oneOf or allOf."""
 
-OPENAI = Rules(
+OPENAI = ToolRules(
     name="openai",
     # "array schema missing items": items are asked for, so tuples are told as those.
     keywords=_JSON_SCHEMA,
@@ -78,7 +78,7 @@ _FORMATS = frozenset(
     }
 )  # fmt: skip
 
-GEMINI = Rules(
+GEMINI = ToolRules(
     name="gemini",
     # "Unknown name … Cannot find field" for what its Schema object lacks.  Bounds on lengths
     # are in it, but many of them in one request are refused.
@@ -93,7 +93,7 @@ GEMINI = Rules(
 """Google's models, of which OpenAI's API is one of the entrances."""
 
 
-def rules_for(api: str, model: str) -> Rules:
+def rules_for(api: str, model: str) -> ToolRules:
     """The rules for requests to ``api`` for ``model``."""
     if api == MESSAGES:
         return ANTHROPIC

@@ -31,7 +31,7 @@ from aigateway.actors.interception.tool_keys import (
     wanted_names,
     way_back_of_branches,
 )
-from aigateway.actors.interception.tool_rules import Rules
+from aigateway.actors.interception.tool_rules import ToolRules
 
 __all__ = ["CUT", "FittedTool", "UnusableSchema", "fit_tool"]
 
@@ -76,7 +76,7 @@ class FittedTool:
     """What the tool's server should know."""
 
 
-def fit_tool(description: str, schema: bytes, rules: Rules) -> FittedTool:
+def fit_tool(description: str, schema: bytes, rules: ToolRules) -> FittedTool:
     """Fit a tool's description and its input schema, a JSON object.  Raises UnusableSchema."""
     written, way_back, notes = _fit_schema(schema, rules)
     limit = rules.longest_description
@@ -87,7 +87,7 @@ def fit_tool(description: str, schema: bytes, rules: Rules) -> FittedTool:
 
 
 @lru_cache(KEPT)
-def _fit_schema(schema: bytes, rules: Rules) -> tuple[bytes, WayBack | None, tuple[str, ...]]:
+def _fit_schema(schema: bytes, rules: ToolRules) -> tuple[bytes, WayBack | None, tuple[str, ...]]:
     try:
         document = msgspec.json.decode(schema)
     except (ValueError, RecursionError) as ex:
@@ -123,7 +123,7 @@ def _keys(node: object) -> set[str]:
 
 
 class _Writer:
-    def __init__(self, rules: Rules, names: dict[str, str]) -> None:
+    def __init__(self, rules: ToolRules, names: dict[str, str]) -> None:
         self._rules = rules
         self._names = names
         self._back = {name: key for key, name in names.items()}

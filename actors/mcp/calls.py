@@ -20,10 +20,10 @@ __all__ = [
     "CALLERS",
     "QUEUE",
     "SessionCall",
-    "Calls",
+    "CallQueue",
     "Close",
     "Connect",
-    "Job",
+    "QueuedCall",
     "Listen",
     "ListenerEnded",
     "SessionFailed",
@@ -106,7 +106,7 @@ QUEUE = 64
 
 
 @define(eq=False)
-class Job:
+class QueuedCall:
     """A call on its way."""
 
     call: SessionCall
@@ -143,38 +143,38 @@ class Job:
         complete(self.call.reply, self.failure(text))
 
 
-class Calls:
+class CallQueue:
     """First come, first served, ``CALLERS`` at a time."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Job] = deque()
-        self._running: list[Job] = []
+        self._waiting: deque[QueuedCall] = deque()
+        self._running: list[QueuedCall] = []
 
     def __bool__(self) -> bool:
         return bool(self._waiting or self._running)
 
     @property
-    def first(self) -> Job | None:
+    def first(self) -> QueuedCall | None:
         """The one to run next, if there is room for it."""
         return self._waiting[0] if self._waiting and len(self._running) < CALLERS else None
 
-    def add(self, job: Job) -> None:
+    def add(self, job: QueuedCall) -> None:
         """Put it last in the line; it fails at once when the line is too long."""
         if len(self._waiting) >= QUEUE:
             job.fail("too many calls wait for the server")
         else:
             self._waiting.append(job)
 
-    def run(self, job: Job, dialogue: Dialogue) -> None:
+    def run(self, job: QueuedCall, dialogue: Dialogue) -> None:
         """Take note that the first one is sent now."""
         self._waiting.remove(job)
         job.dialogue = dialogue
         self._running.append(job)
 
-    def end(self, job: Job) -> None:
+    def end(self, job: QueuedCall) -> None:
         self._running.remove(job)
 
-    def again(self, job: Job) -> None:
+    def again(self, job: QueuedCall) -> None:
         """Put one that was sent in vain first in the line."""
         job.retried = True
         self._waiting.appendleft(job)
@@ -202,7 +202,7 @@ class Calls:
         """When each of those that have no reply yet must have one."""
         return (job.call.deadline for job in self._open())
 
-    def _open(self) -> Iterator[Job]:
+    def _open(self) -> Iterator[QueuedCall]:
         return (job for job in (*self._waiting, *self._running) if not job.cutter.is_cut)
 
 

@@ -25,12 +25,12 @@ from aigateway.actors.actor.base import GatewayActor, Watcher, tell_quietly
 from aigateway.actors.control.messages import McpServer
 from aigateway.actors.mcp import conversation
 from aigateway.actors.mcp.calls import (
-    Calls,
+    CallQueue,
     Close,
     Connect,
-    Job,
     Listen,
     ListenerEnded,
+    QueuedCall,
     SessionCall,
     SessionFailed,
     SessionTools,
@@ -125,7 +125,7 @@ class _DiscoveryFailed:
 
 @frozen
 class _CallEnded:
-    job: Job
+    job: QueuedCall
     lost: McpError | None
     """Set: the server did not handle it, and there is no reply yet."""
 
@@ -177,7 +177,7 @@ class McpSession(GatewayActor):
         self._dialogue: Dialogue | None = None
         self._param_headers: dict[str, tuple[ParamHeader, ...]] = {}
         self._connecting: Cutter | None = None
-        self._calls = Calls()
+        self._calls = CallQueue()
         self._listening = Listening()
         self._relist_at: float | None = None
         self._listed_at = 0.0
@@ -272,7 +272,7 @@ class McpSession(GatewayActor):
     # -- calls
 
     def _take_call(self, call: SessionCall) -> None:
-        job = Job(call, self._server)
+        job = QueuedCall(call, self._server)
         if self._closing:
             job.fail(_ENDED)
         else:
@@ -297,7 +297,7 @@ class McpSession(GatewayActor):
             tool = evolve(job.call.tool, param_headers=headers)
             self._thread(self._call_in_thread, job, dialogue, tool)
 
-    def _call_in_thread(self, job: Job, dialogue: Dialogue, tool: ToolDefinition) -> None:
+    def _call_in_thread(self, job: QueuedCall, dialogue: Dialogue, tool: ToolDefinition) -> None:
         call, lost = job.call, None
         request: Outgoing | None = None
         try:

@@ -28,7 +28,7 @@ from aigateway.actors.upstream.endpoint import Endpoint
 from aigateway.actors.upstream.errors import UpstreamError
 from aigateway.actors.values.tools import ServerProblem, Tool, ToolSet
 
-__all__ = ["KnownServer", "Sessions", "Shared", "UserTools", "Users", "Waiting", "assemble"]
+__all__ = ["KnownServer", "SessionPool", "Shared", "UserTools", "Users", "Waiting", "assemble"]
 
 T = TypeVar("T", bound=Hashable)
 
@@ -179,7 +179,7 @@ HUNG_FOR = 300.0
 log = structlog.get_logger("ai-gateway.mcp")
 
 
-class Sessions:
+class SessionPool:
     """Starts and ends session actors; part of the McpTools actor's state."""
 
     def __init__(

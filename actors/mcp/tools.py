@@ -45,7 +45,7 @@ from aigateway.actors.mcp.messages import (
     McpState,
 )
 from aigateway.actors.mcp.shelf import ToolShelf, ToolTroubles, UserKey, user_key
-from aigateway.actors.mcp.toolbox import KnownServer, Sessions, Shared, Users, UserTools, Waiting
+from aigateway.actors.mcp.toolbox import KnownServer, SessionPool, Shared, Users, UserTools, Waiting
 from aigateway.actors.values.tools import ServerProblem, ToolResult
 
 __all__ = [
@@ -157,7 +157,7 @@ class McpTools(GatewayActor):
         self._shelf = shelf or ToolShelf()
         self._troubles = troubles or ToolTroubles()
         self._too_late = f"no answer within {self._limits.tools_wait:g} s"
-        self._sessions = Sessions(
+        self._sessions = SessionPool(
             role,
             self.actor_ref,
             self._watch_session,

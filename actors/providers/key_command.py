@@ -17,7 +17,7 @@ from aigateway.actors.providers.credentials import CredentialKeeper, Expiring, N
 from aigateway.actors.providers.request import KEY_OF_COMMAND, PlainMaker, UpstreamRequest
 from aigateway.actors.providers.said_keys import (
     COMMAND_TIMEOUT,
-    CommandFailed,
+    KeyCommandFailed,
     SaidKey,
     output_of,
     said_key,
@@ -43,7 +43,7 @@ class _Command(Expiring):
         """Run it.  Raises NoCredentials."""
         try:
             said = said_key(output_of(self._command.command), time.time())
-        except CommandFailed as ex:
+        except KeyCommandFailed as ex:
             raise NoCredentials(f"{self._command.variable}: {ex}") from ex
         self.expires_at = said.expires_at
         return said

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from attrs import field, frozen
 
-__all__ = ["COMMAND_TIMEOUT", "CommandFailed", "SaidKey", "output_of", "said_key"]
+__all__ = ["COMMAND_TIMEOUT", "KeyCommandFailed", "SaidKey", "output_of", "said_key"]
 
 COMMAND_TIMEOUT = 30.0
 """Seconds for a command that says a secret."""
@@ -24,7 +24,7 @@ _KEYS = ("accessToken", "access_token", "token", "key")
 _ENDS = ("expires_on", "expires_at", "expiration")
 
 
-class CommandFailed(Exception):
+class KeyCommandFailed(Exception):
     """The command has said nothing.
 
     APPSEC: neither what it writes nor its arguments are in the text.
@@ -43,26 +43,26 @@ class SaidKey:
 def output_of(command: str) -> str:
     """What the command writes, without the space around it.  No shell has a hand in it.
 
-    Raises CommandFailed.
+    Raises KeyCommandFailed.
     """
     try:
         argv = shlex.split(command)
     except ValueError as ex:
-        raise CommandFailed(f"it is not a command: {str(ex).lower()}") from ex
+        raise KeyCommandFailed(f"it is not a command: {str(ex).lower()}") from ex
     try:
         done = subprocess.run(
             argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=COMMAND_TIMEOUT
         )
     except subprocess.TimeoutExpired as ex:
-        raise CommandFailed(f"no answer within {COMMAND_TIMEOUT:g} s") from ex
+        raise KeyCommandFailed(f"no answer within {COMMAND_TIMEOUT:g} s") from ex
     except (OSError, ValueError, IndexError) as ex:
         reason = getattr(ex, "strerror", None) or "it is not a command"
-        raise CommandFailed(f"the command cannot be run: {reason}") from ex
+        raise KeyCommandFailed(f"the command cannot be run: {reason}") from ex
     if done.returncode != 0:
-        raise CommandFailed(f"the command failed with code {done.returncode}")
+        raise KeyCommandFailed(f"the command failed with code {done.returncode}")
     text = done.stdout.decode("utf-8", "replace").strip()
     if not text:
-        raise CommandFailed("the command wrote nothing")
+        raise KeyCommandFailed("the command wrote nothing")
     return text
 
 
@@ -71,17 +71,17 @@ def said_key(text: str, now: float) -> SaidKey:
     that ``az account get-access-token`` writes; and when it ends, where that or the key itself
     says so.
 
-    ``now`` is Unix seconds.  Raises CommandFailed for an object without a key.
+    ``now`` is Unix seconds.  Raises KeyCommandFailed for an object without a key.
     """
     if not text.startswith("{"):
         return SaidKey(text, _end_of_token(text))
     try:
         told = msgspec.json.decode(text, type=dict[str, Any])
     except msgspec.MsgspecError as ex:
-        raise CommandFailed("the command wrote JSON that cannot be read") from ex
+        raise KeyCommandFailed("the command wrote JSON that cannot be read") from ex
     key = next((told[name] for name in _KEYS if told.get(name)), None)
     if not isinstance(key, str):
-        raise CommandFailed(f"the command wrote JSON without a key ({', '.join(_KEYS)})")
+        raise KeyCommandFailed(f"the command wrote JSON without a key ({', '.join(_KEYS)})")
     ends = [_moment(told[name]) for name in _ENDS if name in told]
     if isinstance(seconds := told.get("expires_in"), int | float):
         ends.append(now + seconds)

@@ -25,7 +25,7 @@ from aigateway.http.admin.operations import OPERATIONS, Operation, Request
 from aigateway.http.admin.shapes import SCHEMAS, Schema
 from aigateway.http.settings.version import own_version
 
-__all__ = ["AdminServer", "Answer", "answer_to", "problem_of"]
+__all__ = ["AdminServer", "JsonAnswer", "answer_to", "problem_of"]
 
 LARGEST_BODY: Final = 8 * 1024 * 1024
 CLIENT_PATIENCE: Final = 30.0
@@ -35,7 +35,7 @@ log = structlog.get_logger("ai-gateway.admin")
 
 
 @frozen
-class Answer:
+class JsonAnswer:
     """A status and what is sent as JSON."""
 
     status: int
@@ -43,13 +43,13 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-def _error(status: int, code: str, message: str, *headers: tuple[str, str]) -> Answer:
-    return Answer(status, {"error": {"code": code, "message": message}}, headers)
+def _error(status: int, code: str, message: str, *headers: tuple[str, str]) -> JsonAnswer:
+    return JsonAnswer(status, {"error": {"code": code, "message": message}}, headers)
 
 
 def answer_to(
     address: str, pricing: Pricing, method: str, target: str, authorization: str, body: bytes
-) -> Answer:
+) -> JsonAnswer:
     """Do what a request asks on the database at ``address``.
 
     ``pricing`` says what models cost, ``authorization`` is the header of that name.
@@ -59,7 +59,7 @@ def answer_to(
         return _error(404, "not_found", f"the API is below {PREFIX}/")
     path = parts.path.removeprefix(PREFIX)
     if path == "/openapi.json" and method == "GET":
-        return Answer(200, document(own_version()))
+        return JsonAnswer(200, document(own_version()))
     allowed = [(each, found) for each in OPERATIONS if (found := _match(each, path)) is not None]
     try:
         with closing(open_address(address, create=False)) as database:
@@ -95,7 +95,7 @@ def answer_to(
             raise
         log.error("the admin API's database is away", address=shown(address), error=str(ex))
         return _error(503, "unavailable", "the database is not available", ("Retry-After", "5"))
-    return Answer(operation.status, data)
+    return JsonAnswer(operation.status, data)
 
 
 def _match(operation: Operation, path: str) -> dict[str, str] | None:
@@ -194,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve
 
-    def _answer(self) -> Answer:
+    def _answer(self) -> JsonAnswer:
         length = self.headers.get("Content-Length", "0")
         if "Transfer-Encoding" in self.headers or not (length.isascii() and length.isdigit()):
             self.close_connection = True
@@ -212,7 +212,7 @@ class _Handler(BaseHTTPRequestHandler):
             log.exception("a fault of the admin API's own")
             return _error(500, "fault", "the admin API failed; its log has the reason")
 
-    def _send(self, answer: Answer) -> None:
+    def _send(self, answer: JsonAnswer) -> None:
         body = json.dumps(answer.data, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
         self.send_response(answer.status)
         self.send_header("Content-Type", "application/json")

@@ -7,7 +7,7 @@ from itertools import chain, zip_longest
 from typing import Any
 
 from aigateway.http.demo._question import Question, words
-from aigateway.http.demo._reply import CREATED, Call, Reply
+from aigateway.http.demo._reply import CREATED, AskedCall, Reply
 from aigateway.http.demo._sse import DONE, data_event, groups
 
 __all__ = ["blocking", "error", "events", "failure_event"]
@@ -108,7 +108,7 @@ def _choice(index: int, reply: Reply) -> Object:
     }
 
 
-def _call(call: Call, arguments: str) -> Object:
+def _call(call: AskedCall, arguments: str) -> Object:
     function = {"name": call.name, "arguments": arguments}
     return {"id": f"call_{call.id}", "type": "function", "function": function}
 

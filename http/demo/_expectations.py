@@ -16,7 +16,7 @@ from aigateway.http.demo._question import (
     read_messages,
     read_responses,
 )
-from aigateway.http.demo._reply import Call, Reply, reply_to
+from aigateway.http.demo._reply import AskedCall, Reply, reply_to
 from aigateway.http.demo.records import Recorded, Usage
 
 __all__ = ["Expectation", "differences", "expect"]
@@ -70,7 +70,7 @@ def expect(path: str, body: bytes) -> Expectation:
     )
 
 
-def _asked(call: Call) -> Any:
+def _asked(call: AskedCall) -> Any:
     return call.arguments if call.custom else json.loads(call.arguments)
 
 

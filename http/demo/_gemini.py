@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from aigateway.http.demo._question import Question, words
-from aigateway.http.demo._reply import Call, Reply
+from aigateway.http.demo._reply import AskedCall, Reply
 from aigateway.http.demo._sse import compact, groups
 
 __all__ = ["blocking", "cached", "error", "events", "failure_event", "model"]
@@ -127,6 +127,6 @@ def _thought(text: str) -> Object:
     return {"text": text, "thought": True}
 
 
-def _call(call: Call) -> Object:
+def _call(call: AskedCall) -> Object:
     function = {"id": f"call_{call.id}", "name": call.name, "args": json.loads(call.arguments)}
     return {"functionCall": function, "thoughtSignature": "aW1pdGF0aW9u"}

@@ -14,7 +14,7 @@ from attrs import evolve, frozen
 
 from aigateway.http.demo._question import Question, Tool, words
 
-__all__ = ["CREATED", "Call", "Reply", "identifier", "reply_to"]
+__all__ = ["CREATED", "AskedCall", "Reply", "identifier", "reply_to"]
 
 CREATED = 1_750_000_000
 """Unix time at which every answer says it was made: the same question has the same answer."""
@@ -35,7 +35,7 @@ _LENGTH = re.compile(r"\b(\d{1,6}) words\b")
 
 
 @frozen
-class Call:
+class AskedCall:
     """A tool call that the model asks for."""
 
     id: str
@@ -57,7 +57,7 @@ class Reply:
     id: str
     text: str
     thought: str
-    calls: tuple[Call, ...]
+    calls: tuple[AskedCall, ...]
     truncated: bool
     search: str = ""
     """What the provider has looked for on the web, if it has."""
@@ -113,7 +113,7 @@ def _search(question: Question) -> str:
     return quoted[1] if quoted else _shortened(question.prompt)
 
 
-def _text(question: Question, calls: tuple[Call, ...], choice: int, search: str) -> str:
+def _text(question: Question, calls: tuple[AskedCall, ...], choice: int, search: str) -> str:
     if search and not calls:
         return f"I searched for “{search}”, but an imitation finds nothing."
     if calls:
@@ -130,7 +130,7 @@ def _text(question: Question, calls: tuple[Call, ...], choice: int, search: str)
     )
 
 
-def _thought(question: Question, calls: tuple[Call, ...]) -> str:
+def _thought(question: Question, calls: tuple[AskedCall, ...]) -> str:
     wish = f"a call of {calls[0].name}" if calls else "an answer"
     return f"The user wrote {len(words(question.prompt))} words and wants {wish}. I can do that."
 
@@ -140,14 +140,14 @@ def _shortened(text: str, most: int = 40) -> str:
     return "".join(found[:most]) + (" …" if len(found) > most else "")
 
 
-def _calls(question: Question, name: str) -> Iterator[Call]:
+def _calls(question: Question, name: str) -> Iterator[AskedCall]:
     """The tool calls that the question asks for, by ``tool_choice`` or in its prompt."""
     tools = _wanted(question)
     if len(tools) == 1 and "twice" in question.prompt.lower():
         tools *= 2
     for place, tool in enumerate(tools if question.parallel_tools else tools[:1]):
         arguments = _Arguments(question.prompt, place)
-        yield Call(
+        yield AskedCall(
             id=identifier(name, place),
             name=tool.name,
             arguments=arguments.free_text() if tool.custom else arguments.compact(tool.schema),

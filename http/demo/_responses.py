@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any
 
 from aigateway.http.demo._question import Question, words
-from aigateway.http.demo._reply import CREATED, Call, Reply
+from aigateway.http.demo._reply import CREATED, AskedCall, Reply
 from aigateway.http.demo._sse import groups, named_event
 
 __all__ = ["blocking", "events", "failure_event"]
@@ -117,7 +117,7 @@ def _items(reply: Reply) -> Iterator[Object]:
     yield from map(_call_item, reply.calls)
 
 
-def _call_item(call: Call) -> Object:
+def _call_item(call: AskedCall) -> Object:
     return {
         "id": f"{'ctc' if call.custom else 'fc'}_{call.id}",
         "type": "custom_tool_call" if call.custom else "function_call",

@@ -31,7 +31,7 @@ from aigateway.http.demo._question import (
 from aigateway.http.demo._reply import CREATED, identifier, reply_to
 from aigateway.http.demo._sse import compact
 
-__all__ = ["MODELS", "Answer", "Request", "answer"]
+__all__ = ["MODELS", "Imitated", "Request", "answer"]
 
 MODELS = {
     "anthropic": ("claude-imitation-large", "claude-imitation-small"),
@@ -78,7 +78,7 @@ class Request:
 
 
 @frozen
-class Answer:
+class Imitated:
     """What to send back: ``body`` whole, or ``events`` one by one."""
 
     status: int
@@ -89,7 +89,7 @@ class Answer:
     """After the last event the connection breaks."""
 
 
-def answer(request: Request, keys: Collection[str] | None = None) -> Answer:
+def answer(request: Request, keys: Collection[str] | None = None) -> Imitated:
     """Answer a request; ``keys`` are the API keys that are known (None: any key is)."""
     read = _ROUTES.get(request.path)
     if not request.key or (keys is not None and request.key not in keys):
@@ -108,11 +108,11 @@ def answer(request: Request, keys: Collection[str] | None = None) -> Answer:
         return _error(request, 400, str(ex), param=ex.param)
 
 
-def _json(status: int, value: Any, headers: Headers = ()) -> Answer:
-    return Answer(status, (("Content-Type", "application/json"), *headers), compact(value))
+def _json(status: int, value: Any, headers: Headers = ()) -> Imitated:
+    return Imitated(status, (("Content-Type", "application/json"), *headers), compact(value))
 
 
-def _error(request: Request, status: int, message: str, param: str | None = None) -> Answer:
+def _error(request: Request, status: int, message: str, param: str | None = None) -> Imitated:
     name = identifier(request.path, message)
     if request.speaks_google:
         told = _gemini.error(status, message)
@@ -129,7 +129,7 @@ def _ids(request: Request, name: str) -> Headers:
     return (("x-request-id", f"req_{name}"), ("openai-version", "2020-10-01"))
 
 
-def _models(request: Request) -> Answer:
+def _models(request: Request) -> Imitated:
     family = "anthropic" if request.speaks_anthropic else "openai"
     entry = _anthropic_model if request.speaks_anthropic else _openai_model
     entries = [entry(name) for name in MODELS[family]]
@@ -154,12 +154,12 @@ def _openai_model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": CREATED, "owned_by": "imitation"}
 
 
-def _count(request: Request) -> Answer:
+def _count(request: Request) -> Imitated:
     question = read_messages(request.body, needs_limit=False)
     return _json(200, {"input_tokens": question.input_tokens})
 
 
-def _planned_failure(request: Request, question: Question) -> Answer | None:
+def _planned_failure(request: Request, question: Question) -> Imitated | None:
     if found := _FAIL_WITH.search(question.prompt):
         return _error(request, int(found[1]), f"the imitation fails with {found[1]}, as asked")
     if not question.stream and _FAIL_MIDWAY.search(question.prompt):
@@ -172,7 +172,7 @@ def _streamed(
     question: Question,
     events: tuple[bytes, ...],
     failure: Callable[[int], bytes],
-) -> Answer:
+) -> Imitated:
     headers = (
         ("Content-Type", "text/event-stream; charset=utf-8"),
         ("Cache-Control", "no-cache"),
@@ -180,14 +180,14 @@ def _streamed(
     )
     middle = max(len(events) // 2, 1)
     if _FAIL_MIDWAY.search(question.prompt):
-        return Answer(200, headers, events=(*events[:middle], failure(middle)))
+        return Imitated(200, headers, events=(*events[:middle], failure(middle)))
     if _BREAK_OFF.search(question.prompt):
         piece = events[middle][: len(events[middle]) // 2]
-        return Answer(200, headers, events=(*events[:middle], piece), breaks_off=True)
-    return Answer(200, headers, events=events)
+        return Imitated(200, headers, events=(*events[:middle], piece), breaks_off=True)
+    return Imitated(200, headers, events=events)
 
 
-def _answer_messages(request: Request) -> Answer:
+def _answer_messages(request: Request) -> Imitated:
     question = read_messages(request.body)
     if failure := _planned_failure(request, question):
         return failure
@@ -198,7 +198,7 @@ def _answer_messages(request: Request) -> Answer:
     return _streamed(request, question, events, lambda _place: _messages.failure_event(reply))
 
 
-def _answer_chat(request: Request) -> Answer:
+def _answer_chat(request: Request) -> Imitated:
     question = read_chat(request.body)
     if failure := _planned_failure(request, question):
         return failure
@@ -209,7 +209,7 @@ def _answer_chat(request: Request) -> Answer:
     return _streamed(request, question, events, lambda _place: _chat.failure_event(replies[0]))
 
 
-def _answer_responses(request: Request) -> Answer:
+def _answer_responses(request: Request) -> Imitated:
     question = read_responses(request.body)
     if failure := _planned_failure(request, question):
         return failure
@@ -230,7 +230,7 @@ def _wants_array(request: Request) -> bool:
     return request.path.endswith(":streamGenerateContent") and "alt=sse" not in request.query
 
 
-def _answer_google(request: Request) -> Answer:
+def _answer_google(request: Request) -> Imitated:
     found = _GOOGLE.fullmatch(request.path)
     kind, name, method = found.groups() if found else ("", "", "")
     asked = (request.method, kind, bool(name), method)
@@ -258,7 +258,7 @@ def _answer_google(request: Request) -> Answer:
     return _error(request, 404, f"the imitation provider has no {request.path}")
 
 
-def _generate(request: Request, model: str, *, stream: bool) -> Answer:
+def _generate(request: Request, model: str, *, stream: bool) -> Imitated:
     question = read_gemini(request.body, model, stream=stream)
     if failure := _planned_failure(request, question):
         return failure
@@ -272,7 +272,7 @@ def _generate(request: Request, model: str, *, stream: bool) -> Answer:
     return evolve(answer, headers=(("Content-Type", kind),))
 
 
-_ROUTES: Mapping[str, Callable[[Request], Answer]] = {
+_ROUTES: Mapping[str, Callable[[Request], Imitated]] = {
     "/v1/messages": _answer_messages,
     "/v1/messages/count_tokens": _count,
     "/v1/chat/completions": _answer_chat,

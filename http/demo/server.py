@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-from aigateway.http.demo.imitation import Answer, Request, answer
+from aigateway.http.demo.imitation import Imitated, Request, answer
 
 __all__ = ["ImitationServer"]
 
@@ -135,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = _answer
 
-    def _stream(self, reply: Answer, events: tuple[bytes, ...]) -> None:
+    def _stream(self, reply: Imitated, events: tuple[bytes, ...]) -> None:
         for event in events:
             if self.server.delay:
                 self.server.stopping.wait(self.server.delay)

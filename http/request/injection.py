@@ -19,7 +19,7 @@ from aigateway.actors.interception.interface import Interception
 from aigateway.actors.interception.opening import INJECTABLE, with_tools
 from aigateway.actors.interception.routes import GEMINI
 from aigateway.actors.interception.tool_refusals import refused_tools
-from aigateway.actors.interception.tool_rules import Rules
+from aigateway.actors.interception.tool_rules import ToolRules
 from aigateway.actors.mcp.messages import CallTool, GetTools, LeftOut
 from aigateway.actors.mcp.shelf import user_key
 from aigateway.actors.providers.recording import Recording
@@ -172,7 +172,7 @@ class Injector:
 
     # -- definitions that providers do not take
 
-    def _changed(self, tool: Tool, rules: Rules, problem: str, *, left_out: bool) -> None:
+    def _changed(self, tool: Tool, rules: ToolRules, problem: str, *, left_out: bool) -> None:
         """How a definition goes out, if it does."""
         server = tool.server_id
         if left_out:

@@ -14,7 +14,7 @@ from typing import Final
 
 from attrs import field, frozen
 
-from aigateway.actors.providers.said_keys import CommandFailed, output_of, said_key
+from aigateway.actors.providers.said_keys import KeyCommandFailed, output_of, said_key
 from aigateway.actors.values.provider_config import KeyCommand
 from aigateway.http.settings._option import PROVIDER_PREFIXES, Option
 from aigateway.http.settings.errors import SettingsError
@@ -83,7 +83,7 @@ def resolve(environ: Mapping[str, str], variables: Collection[str]) -> Resolved:
                     commands[name] = KeyCommand(
                         command=value, variable=companion, expires_at=said.expires_at
                     )
-            except CommandFailed as ex:
+            except KeyCommandFailed as ex:
                 raise SettingsError(f"{companion}: {ex}") from ex
         # A list may have a line for each.
         found[name] = ",".join(text.split()) if name.endswith("S") else text

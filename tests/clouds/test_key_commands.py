@@ -19,7 +19,7 @@ from azure_stub import AzureStub, entra_token
 from gateway_process import GatewayProcess, Upstream, wait_until
 from imitation_provider import ReceivedRequest, ScriptedProvider, Steps, answer, error
 
-from aigateway.actors.providers.said_keys import CommandFailed, SaidKey, said_key
+from aigateway.actors.providers.said_keys import KeyCommandFailed, SaidKey, said_key
 
 VERSION = "2024-10-21"
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "Good morning."}]}
@@ -259,6 +259,6 @@ def test_a_token_says_itself_when_it_ends() -> None:
 
 @pytest.mark.parametrize("text", ["{", '{"expires_on":1}', '{"key":7}'])
 def test_json_without_a_key_is_a_failure(text: str) -> None:
-    with pytest.raises(CommandFailed) as caught:
+    with pytest.raises(KeyCommandFailed) as caught:
         said_key(text, 0.0)
     assert text not in str(caught.value)

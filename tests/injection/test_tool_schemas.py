@@ -17,7 +17,7 @@ from aigateway.actors.interception.tool_rules import (
     ANTHROPIC,
     GEMINI,
     OPENAI,
-    Rules,
+    ToolRules,
     rules_for,
 )
 from aigateway.actors.interception.tool_schemas import (
@@ -31,15 +31,15 @@ ALL = (ANTHROPIC, OPENAI, GEMINI)
 each_provider = pytest.mark.parametrize("rules", ALL, ids=lambda rules: rules.name)
 
 
-def fitted(schema: Any, rules: Rules = ANTHROPIC, description: str = "A tool.") -> FittedTool:
+def fitted(schema: Any, rules: ToolRules = ANTHROPIC, description: str = "A tool.") -> FittedTool:
     return fit_tool(description, json.dumps(schema).encode(), rules)
 
 
-def shown(schema: Any, rules: Rules = ANTHROPIC) -> Any:
+def shown(schema: Any, rules: ToolRules = ANTHROPIC) -> Any:
     return json.loads(fitted(schema, rules).schema)
 
 
-def refusals(tool: FittedTool, rules: Rules) -> list[str]:
+def refusals(tool: FittedTool, rules: ToolRules) -> list[str]:
     validate = VALIDATORS[rules.name]
     return list(validate("bmcp_s_t", tool.description, json.loads(tool.schema)))
 
@@ -50,7 +50,7 @@ def sent(tool: FittedTool, arguments: Any) -> Any:
     return json.loads(tool.way_back.arguments(written) if tool.way_back else written)
 
 
-def of_one(schema: Any, rules: Rules = ANTHROPIC) -> Any:
+def of_one(schema: Any, rules: ToolRules = ANTHROPIC) -> Any:
     """What becomes of the schema of one property."""
     return shown({"type": "object", "properties": {"p": schema}}, rules)["properties"]["p"]
 
@@ -60,7 +60,7 @@ def of_one(schema: Any, rules: Rules = ANTHROPIC) -> Any:
 
 @each_provider
 @pytest.mark.parametrize("server", SERVERS)
-def test_no_provider_refuses_a_tool_of_a_real_servers_kind(server: str, rules: Rules) -> None:
+def test_no_provider_refuses_a_tool_of_a_real_servers_kind(server: str, rules: ToolRules) -> None:
     tool = fitted(SERVERS[server], rules, "x" * 3000)
     assert refusals(tool, rules) == []
 
@@ -275,7 +275,7 @@ def test_keys_are_mapped_back_in_branches_lists_and_maps() -> None:
 
 
 @each_provider
-def test_keys_are_mapped_back_however_deep_a_schema_contains_itself(rules: Rules) -> None:
+def test_keys_are_mapped_back_however_deep_a_schema_contains_itself(rules: ToolRules) -> None:
     schema = {
         "type": "object",
         "properties": {"node": {"$ref": "#/$defs/N"}},
@@ -393,7 +393,7 @@ def test_a_property_keeps_what_it_says_beside_a_reference() -> None:
 
 
 @each_provider
-def test_a_schema_that_grows_without_bound_is_cut(rules: Rules) -> None:
+def test_a_schema_that_grows_without_bound_is_cut(rules: ToolRules) -> None:
     names = [f"n{number}" for number in range(12)]
     everything = {name: {"$ref": f"#/$defs/{name}"} for name in names}
     schema = {

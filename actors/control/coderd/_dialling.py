@@ -18,7 +18,7 @@ from aigateway.actors.control.coderd.versions import ApiVersion
 from aigateway.actors.control.coderd.wire.rpc_client import RpcClient
 from aigateway.actors.control.rpc_results import Run
 
-__all__ = ["Connected", "Dialling", "Disconnected", "Fatal", "News", "Unreachable"]
+__all__ = ["Connected", "Dialling", "Disconnected", "Fatal", "News", "DialFailed"]
 
 log = structlog.get_logger("ai-gateway.coderd")
 
@@ -42,7 +42,7 @@ class Disconnected:
 
 
 @frozen
-class Unreachable:
+class DialFailed:
     """An attempt has failed; another one follows."""
 
     reason: str
@@ -55,7 +55,7 @@ class Fatal:
     reason: str
 
 
-News: TypeAlias = Connected | Disconnected | Unreachable | Fatal
+News: TypeAlias = Connected | Disconnected | DialFailed | Fatal
 
 
 class Dialling:
@@ -112,7 +112,7 @@ class Dialling:
             except Exception as ex:
                 # Whatever it is, a gateway without coderd is worse.
                 log.exception("dialing coderd failed")
-                self._report(Unreachable(f"dial coderd: {ex!r}"))
+                self._report(DialFailed(f"dial coderd: {ex!r}"))
             else:
                 if self._live_through(channel, version):
                     backoff.reset()
@@ -122,7 +122,7 @@ class Dialling:
         if isinstance(ex, UpgradeRefused):
             error = f"unexpected HTTP response dialing coderd: {error}"
         log.warning("coderd client failed to dial", error=error)
-        self._report(Unreachable(error))
+        self._report(DialFailed(error))
 
     def _report_fatal(self, ex: DialError) -> None:
         error = f"dial coderd: {ex}"

@@ -51,11 +51,11 @@ from aigateway.actors.control.coderd._authorizing import Authorizing, coderd_awa
 from aigateway.actors.control.coderd._calls import Calls
 from aigateway.actors.control.coderd._dialling import (
     Connected,
+    DialFailed,
     Dialling,
     Disconnected,
     Fatal,
     News,
-    Unreachable,
 )
 from aigateway.actors.control.coderd._mcp_servers import McpServers
 from aigateway.actors.control.coderd._provider_feed import Finish, ProviderFeed
@@ -317,7 +317,7 @@ class CoderdConnection(GatewayActor):
             news.session.flush()
             self._detail = f"connection lost: {news.reason}"
             self._calls.disconnected(news.session, news.reason)
-        elif isinstance(news, Unreachable):
+        elif isinstance(news, DialFailed):
             self._detail = news.reason
             self._calls.unreachable(news.reason)
         else:

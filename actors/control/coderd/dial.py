@@ -13,7 +13,7 @@ from aigateway.actors.control.coderd._channel import Channel, open_channel
 from aigateway.actors.control.coderd._upgrade import DialError, UpgradeRefused, Validation
 from aigateway.actors.control.coderd.extra_headers import (
     BadHeader,
-    CommandFailed,
+    HeaderCommandFailed,
     headers_of_command,
     is_one_line,
 )
@@ -92,7 +92,7 @@ class DialSettings:
             return dict(self.headers)
         try:
             found = headers_of_command(self.header_command, self.address, self.timeout)
-        except (CommandFailed, BadHeader) as ex:
+        except (HeaderCommandFailed, BadHeader) as ex:
             raise DialError(f"--header-command (CODER_HEADER_COMMAND): {ex}") from ex
         again = {name.lower() for name in found}
         kept = {name: value for name, value in self.headers.items() if name.lower() not in again}

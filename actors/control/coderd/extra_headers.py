@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterable
 
-__all__ = ["BadHeader", "CommandFailed", "headers_of", "headers_of_command", "is_one_line"]
+__all__ = ["BadHeader", "HeaderCommandFailed", "headers_of", "headers_of_command", "is_one_line"]
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -34,7 +34,7 @@ class BadHeader(ValueError):
     """It is no header, or one that the dial sets itself; the text shows no value."""
 
 
-class CommandFailed(Exception):
+class HeaderCommandFailed(Exception):
     """The command gave no headers; the text shows nothing that it wrote."""
 
 
@@ -63,7 +63,7 @@ def headers_of_command(command: str, url: str, timeout: float) -> dict[str, str]
     """Run ``command`` in a shell and read the headers that it writes, one a line.
 
     It finds the deployment's address in ``CODER_URL``, as the reference's does.  ``timeout`` in
-    seconds.  Raises CommandFailed and BadHeader.
+    seconds.  Raises HeaderCommandFailed and BadHeader.
     """
     # Not at the top: hardly anybody has one.
     import subprocess
@@ -79,10 +79,10 @@ def headers_of_command(command: str, url: str, timeout: float) -> dict[str, str]
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise CommandFailed(f"it did not end within {timeout:g} s") from None
+        raise HeaderCommandFailed(f"it did not end within {timeout:g} s") from None
     except (OSError, ValueError) as ex:
-        raise CommandFailed(f"it could not be run: {type(ex).__name__}") from None
+        raise HeaderCommandFailed(f"it could not be run: {type(ex).__name__}") from None
     if done.returncode:
-        raise CommandFailed(f"it ended with exit code {done.returncode}")
+        raise HeaderCommandFailed(f"it ended with exit code {done.returncode}")
     text = done.stdout.decode("utf-8", "replace")
     return headers_of(line for line in text.splitlines() if line.strip())

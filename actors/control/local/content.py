@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 from attrs import field, frozen
 
 from aigateway.actors.control.local.schema import Database, batches, marks
-from aigateway.actors.interception.tool_results import ToolResult, results_in
+from aigateway.actors.interception.tool_results import ToldResult, results_in
 from aigateway.actors.values.records import SentContent
 
 __all__ = ["CONTENT_SQL", "Part", "content_rows", "forget_chains", "parts_of", "results_by_turn"]
@@ -88,7 +88,7 @@ def parts_of(connection: Database, interception_id: str) -> list[Part]:
 
 def results_by_turn(
     connection: Database, user_id: str, session_id: str
-) -> Mapping[str, Sequence[ToolResult]]:
+) -> Mapping[str, Sequence[ToldResult]]:
     """The results of tools that each request of a session was the first one to bring, by its id."""
     turns = connection.execute(
         """
@@ -116,7 +116,7 @@ def results_by_turn(
     ).fetchall()
     chain = {bytes(id): (_bytes(before), bytes(part)) for id, before, part in links}
     contents = _messages(connection, {part for _before, part in chain.values()})
-    told: defaultdict[str, list[ToolResult]] = defaultdict(list)
+    told: defaultdict[str, list[ToldResult]] = defaultdict(list)
     seen: set[bytes] = set()
     seen_parts: set[bytes] = set()
     for id, last in turns:

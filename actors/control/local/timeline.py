@@ -13,7 +13,7 @@ from aigateway.actors.control.local.cache_turns import compared_now
 from aigateway.actors.control.local.content import results_by_turn
 from aigateway.actors.control.local.schema import Database
 from aigateway.actors.control.local.sessions import NO_TOKENS, SessionKey, Tokens, tokens_by
-from aigateway.actors.interception.tool_results import ToolResult
+from aigateway.actors.interception.tool_results import ToldResult
 
 __all__ = ["Agent", "Cache", "Prompt", "ToolCall", "Turn", "timeline"]
 
@@ -226,8 +226,8 @@ class _Results:
     """The results of a session's calls, each for the call that asked for it."""
 
     def __init__(self, connection: Database, key: SessionKey) -> None:
-        self._of_call: dict[str, ToolResult] = {}
-        self._of_name: defaultdict[str, list[tuple[str, ToolResult]]] = defaultdict(list)
+        self._of_call: dict[str, ToldResult] = {}
+        self._of_name: defaultdict[str, list[tuple[str, ToldResult]]] = defaultdict(list)
         for turn, results in results_by_turn(connection, *key).items():
             for each in results:
                 if each.tool_call_id:
