@@ -294,7 +294,7 @@ def _count(
     elif call.stage == "relay" and not call.upgraded and how.outcome != "refused":
         metrics.passed_through(call.provider_name, call.route, call.inbound.method)
     if call.provider is not None and (call.recorded or not call.upgraded):
-        # A session's time is no request's.
+        # A session's time is not a request's.
         call.stages[call.stage] = max(0.0, seconds - sum(call.stages.values()))
         metrics.times.add(call.provider_name, call.stages, overhead)
 

@@ -28,7 +28,7 @@ _DISPOSITION = b"content-disposition"
 
 
 class NotMultipart(ValueError):
-    """The body is no form, or one that two servers may read in two ways; the text says why."""
+    """The body is not a form, or one that two servers may read in two ways; the text says why."""
 
 
 @frozen
@@ -42,7 +42,7 @@ class Part:
 
 
 def boundary_of(content_type: str) -> bytes:
-    """What separates the parts, by the value of a Content-Type; empty where it is no form.
+    """What separates the parts, by the value of a Content-Type; empty where it is not a form.
 
     Raises :class:`NotMultipart` for a form without a usable boundary.
     """
@@ -86,7 +86,7 @@ def parts_of(body: bytes, boundary: bytes) -> list[Part]:
 def with_value(
     body: bytes, boundary: bytes, name: str, value: bytes, *, add: bool = False
 ) -> bytes:
-    """The body with this value in each field of that name that is no file.
+    """The body with this value in each field of that name that is not a file.
 
     ``add``: where there is none it gets one.  Raises :class:`NotMultipart`.
     """

@@ -145,7 +145,7 @@ def text(data: Buffer | None) -> str | None:
 
 
 def count(data: Buffer | None) -> int:
-    """Read a number of tokens: not negative, at most 2^63 - 1, 0 when it is no number."""
+    """Read a number of tokens: not negative, at most 2^63 - 1, 0 when it is not a number."""
     return as_count(_scalar_of(data))
 
 
@@ -186,7 +186,7 @@ def values(data: Buffer | None) -> dict[str, Any]:
         return _values.decode(data)
     except (ValueError, RecursionError):
         pass
-    # A number that is no number anywhere, or half a character: the rest can be read.
+    # A number that is not a number anywhere, or half a character: the rest can be read.
     return {name: _value(each, _DEPTH) for name, each in members(data).items()}
 
 

@@ -156,7 +156,7 @@ def set_member(document: bytes, value: bytes, *path: str) -> bytes:
 
 def add_member(document: bytes, value: bytes, name: str) -> bytes:
     """Give an object that has no member ``name`` one, as its first, with the value ``value``
-    (JSON).  Raises :class:`ValueError` when the document is no object."""
+    (JSON).  Raises :class:`ValueError` when the document is not an object."""
     return _with_first(document, 0, value, (name,))
 
 

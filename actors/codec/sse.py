@@ -77,7 +77,7 @@ _FIELD = re.compile(rb"(?:event|data|id|retry)?[:\r\n]")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _DATA_LINE = re.compile(rb"(?:\A|(?<=[\r\n]))data:([^\r\n]*)(?:\r\n|\n|\r)")
 _NEXT_DATA = re.compile(rb"(?:\A|[\r\n])data: ?[^\r\n ]")
-"""A further line of data that says something: an empty one is no event."""
+"""A further line of data that says something: an empty one is not an event."""
 
 
 class EventReader:
@@ -112,7 +112,8 @@ class EventReader:
         self._has_cr = False
         self._after_cr = False
         self._looked = 0
-        """How far what waits has been searched for what is no event, or several; -1: it is one."""
+        """How far what waits has been searched for what is not an event, or several; -1: it is
+        one."""
         self.by_line = False
         """Whether events end with one line end."""
         self.overflowed = b""

@@ -143,7 +143,7 @@ _decoder = msgspec.json.Decoder(Chunk)
 
 
 def read_chunk(data: Buffer) -> Chunk | None:
-    """Read a chunk or a completion; ``None`` when it is no JSON object."""
+    """Read a chunk or a completion; ``None`` when it is not a JSON object."""
     try:
         return _decoder.decode(data)
     except (ValueError, RecursionError):

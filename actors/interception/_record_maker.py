@@ -61,7 +61,7 @@ class ClientRequest:
     refusal: tuple[int, bytes] | None = None
     opening: Opening = NO_OPENING
     written: Prompt | None = None
-    """The prompt as it is written; None where it is no conversation."""
+    """The prompt as it is written; None where it is not a conversation."""
 
 
 class RecordMaker:

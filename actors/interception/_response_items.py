@@ -269,8 +269,8 @@ def commentary_of(message: Object) -> list[str]:
 
 
 def answer_of(message: Object) -> str:
-    """What a message says to whoever asked, a refusal among it; nothing where that is a commentary
-    or was not the model's."""
+    """What a message says to the one that asked, a refusal among it; nothing where that is a
+    commentary or was not the model's."""
     role = text(message.get("role"))
     if role not in (None, "assistant") or text(message.get("phase")) == "commentary":
         return ""

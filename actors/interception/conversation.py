@@ -398,7 +398,7 @@ class Prompt:
     messages: Sequence[Buffer]
     tools: Buffer = Raw(b"")
     system: Buffer = Raw(b"")
-    """Where it is no message."""
+    """Where it is not a message."""
     leading: int = 0
     """How many of the messages are instructions before anybody speaks."""
     control: Buffer = Raw(b"null")

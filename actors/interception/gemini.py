@@ -84,7 +84,7 @@ def read_gemini_request(
     ``model`` and ``streaming`` are what the path says.  Also tells what the answer's calls are to
     be called where they have no ids.
     """
-    # Any value will do for each field, so nothing is unexpected but a body that is no object.
+    # Any value will do for each field, so nothing is unexpected but a body that is not an object.
     fields = read_once(readable, _body.decode, lambda _no_object: _Body())
     contents = Conversation(_listed(fields.contents))
     last, texts = last_said(contents, _said)

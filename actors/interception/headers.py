@@ -327,7 +327,7 @@ class _Body(msgspec.Struct):
     metadata: _Metadata | None = None
 
 
-# Broken JSON, bottomless nesting, and text that is no UTF-8.
+# Broken JSON, bottomless nesting, and text that is not UTF-8.
 _UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeError)
 
 _body_decoder = msgspec.json.Decoder(_Body)
@@ -484,7 +484,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re
 
 
 class UnsafeHeader(ValueError):
-    """A header could be read as more than one (CR, LF, NUL), or its name is no token.
+    """A header could be read as more than one (CR, LF, NUL), or its name is not a token.
 
     The text contains neither the value nor a name that is not a token.
     """

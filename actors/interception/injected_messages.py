@@ -239,7 +239,7 @@ def _content_of(pieces: Sequence[bytes]) -> list[bytes]:
     for (index, part), texts in parts.items():
         block, whole = blocks.get(index, {}), "".join(texts)
         if part == "partial_json":
-            # What is no JSON was refused; the provider wants an object nevertheless.
+            # What is not JSON was refused; the provider wants an object nevertheless.
             if whole.strip():
                 good = is_json(whole.encode()) and whole.lstrip().startswith("{")
                 block["input"] = msgspec.Raw(whole.encode() if good else b"{}")

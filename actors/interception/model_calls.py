@@ -95,7 +95,7 @@ def _of_form(body: bytes, parts: list[Part]) -> tuple[str, str | None, bool]:
         if part.name == "model" and told.get("model", value) != value:
             raise NotMultipart("it names two models")
         told[part.name] = value
-    # Beside a recording it is no prompt: it shows how words are spelt.
+    # Beside a recording it is not a prompt: it shows how words are spelt.
     asks = not any(part.is_file and part.name == "file" for part in parts)
     streaming = told.get("stream", "").strip().lower() in ("true", "1")
     return told.get("model", ""), told.get("prompt") if asks else None, streaming

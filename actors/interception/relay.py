@@ -1,7 +1,7 @@
 """What all APIs share: relaying an answer and reading it on the side.
 
 Theory of operation.  An answer is one of three things: an event stream, a JSON body, or an
-error (a status that is no success).  The head says which, and the first bytes of a body may
+error (a status that is not a success).  The head says which, and the first bytes of a body may
 overrule it, since providers and proxies mislabel.
 
 *Event streams* are cut into events (:mod:`.sse`).  Bytes leave as they came, with two
@@ -315,7 +315,7 @@ class Relay(RecordMaker, ABC):
         return parse_event(piece)
 
     def _note_odd_event(self, data: bytes, *, may_cost: bool = True) -> None:
-        """Note an event whose data is no JSON object.
+        """Note an event whose data is not a JSON object.
 
         It is counted when it cannot be read; ``may_cost`` says that it may have told usage.
         """
@@ -473,7 +473,7 @@ class Relay(RecordMaker, ABC):
         last_words = b""
         tells = self._editable and self._tells_cuts and not self._failed
         if tells and is_junk(held := self._outlet.take()):
-            # Half an event is of no use to anybody; what is no event may be.
+            # Half an event is of no use to anybody; what is not an event may be.
             last_words = held
             self._stray.note_lines(held)
         if stray := self._stray_outcome():
@@ -660,7 +660,7 @@ class Outlet:
 
 
 class Stray:
-    """What came in a stream and is no event of its API, a line of its own each.
+    """What came in a stream and is not an event of its API, a line of its own each.
 
     Should the stream end early, it may say why.
     """

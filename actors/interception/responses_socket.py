@@ -137,7 +137,7 @@ def headers_of(handshake: HeaderList, asked: ClientMessage) -> HeaderList:
 def read_client_message(payload: bytes) -> ClientMessage:
     """Read what a message asks for.
 
-    Raises InvalidRequest for what is no JSON object, or can be understood in two ways: of a name
+    Raises InvalidRequest for what is not a JSON object, or can be understood in two ways: of a name
     that is written twice a provider may take the one that nobody has looked at.
     """
     if not is_json(payload) or not payload.lstrip().startswith(b"{"):

@@ -81,7 +81,7 @@ GEMINI: Api = "gemini"
 """Also the name of the provider type that speaks it."""
 GEMINI_EMBEDDING: Api = "gemini-embedding"
 MODEL_CALL: Api = "model-call"
-"""A call of a model that is no conversation: for embeddings, images, sound, ranks."""
+"""A call of a model that is not a conversation: for embeddings, images, sound, ranks."""
 MODERATION: Api = "moderation"
 """One that costs nothing."""
 CONVERSE: Api = "converse"
@@ -185,7 +185,7 @@ _EMBEDDING = frozenset({"embedContent", "batchEmbedContents"})
 _GEMINI_MODELS = frozenset({"/v1/models", "/v1alpha/models", "/v1beta/models"})
 _GEMINI_CACHES = re.compile(r"/(?:v1|v1alpha|v1beta)/cachedContents(/[A-Za-z0-9._~-]+)?")
 
-# CONNECT is no path, and TRACE and TRACK make an upstream echo the request, key included.
+# CONNECT is not a path, and TRACE and TRACK make an upstream echo the request, key included.
 _REFUSED_METHODS = frozenset({"CONNECT", "TRACE", "TRACK"})
 
 # RFC 3986, section 3.3: the characters of a path, and of one percent-encoded byte.

@@ -8,8 +8,8 @@ told again, and prompts that begin alike share the beginning.  What is not the p
 of what is to be cached, which move on with each turn) is left out as it is from a
 :func:`~aigateway.actors.interception.fingerprint.fingerprint`.
 
-APPSEC: names are of 128 bits of SHA-256.  Whoever could make two texts of one name could hide the
-second behind the first.
+APPSEC: names are of 128 bits of SHA-256.  Somebody who could make two texts of one name could hide
+the second behind the first.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class SocketPrompts:
 
     def fingerprint(self, key: bytes, prompt: Prompt, response: SocketResponse) -> bytes:
         """The checksums of a prompt that ``response`` will answer, for a record; empty where
-        they are not known, for a prompt that is too long, and for what is no turn."""
+        they are not known, for a prompt that is too long, and for what is not a turn."""
         if not prompt.compared:
             return b""
         if not prompt.follows:

@@ -83,7 +83,7 @@ class WayBack:
     def arguments(self, written: str) -> str:
         """The arguments as the server expects them; values keep their text.
 
-        What is no JSON object comes back as it is.
+        What is not a JSON object comes back as it is.
         """
         data = written.encode("utf-8", "surrogatepass").strip()
         if not data.startswith(b"{") or not is_json(data):

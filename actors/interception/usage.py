@@ -44,7 +44,7 @@ class RunningUsage:
 
     def __init__(self) -> None:
         self.fields: dict[str, Any] = {}
-        """The last value of each field that is no object."""
+        """The last value of each field that is not an object."""
         self.groups: dict[str, dict[str, Any]] = {}
         """The same of each field inside of an object, ``cache_creation`` for example."""
 

@@ -67,7 +67,7 @@ class SessionLost(McpError):
 
 
 class BadAnswer(McpError):
-    """The server answered something that is no MCP."""
+    """The server answered something that is not MCP."""
 
 
 class RpcRefused(McpError):
@@ -89,7 +89,7 @@ class NoCommonVersion(McpError):
 
 
 class BadArguments(McpError):
-    """What the model gave as arguments is no JSON object; nothing was sent."""
+    """What the model gave as arguments is not a JSON object; nothing was sent."""
 
 
 def quoted(text: str) -> str:

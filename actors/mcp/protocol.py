@@ -221,7 +221,7 @@ class Dialogue:
     def _outside(
         self, method: str, headers: tuple[tuple[str, str], ...], expect: Expect
     ) -> Outgoing:
-        """A request that is no JSON-RPC."""
+        """A request that is not JSON-RPC."""
         headers = (*headers, *self._own_headers())
         return Outgoing(method, headers, b"", None, expect, self.session_id is not None)
 

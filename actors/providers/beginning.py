@@ -1,6 +1,6 @@
 """How an answer begins, and whether that is the beginning of an answer at all.
 
-A 200 is no promise: it may hold an error event, a proxy's page, or nothing.  Where another
+A 200 is not a promise: it may hold an error event, a proxy's page, or nothing.  Where another
 provider could answer instead, this is fed with an answer's first bytes before any of them is
 relayed: of a stream up to its first event, of a blocking answer all that comes within
 :data:`HOLD_LIMIT`.  Bytes in, a verdict out; no I/O.

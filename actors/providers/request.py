@@ -376,7 +376,7 @@ def body_for(config: ProviderConfig, request: UpstreamRequest, model: str) -> by
             edited = set_each(body, name, "model")
             if deployment is not None and find_member(edited, "model") is None:
                 with contextlib.suppress(ValueError):
-                    # What is no object is the provider's to complain about.
+                    # What is not an object is the provider's to complain about.
                     edited = add_member(edited, name, "model")
         return encode(edited, coding) if edited != body else request.body
     except DecodingError as ex:

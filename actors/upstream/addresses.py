@@ -55,8 +55,8 @@ class Addresses:
             self._lock.release()
 
     def worked(self, address: Address) -> None:
-        """Try this one first from now on; once it is no address of the name any more, those of its
-        family."""
+        """Try this one first from now on; once it is not an address of the name any more, those
+        of its family."""
         self._worked = address
         if self._known[0] != address:
             self._known = _in_order(self._known, address)

@@ -48,7 +48,7 @@ class Connector:
 
         ``ca_file`` replaces the system's certificate authorities, ``tls`` all that is made of
         it.  Both hold for a proxy that is spoken to by TLS too.  Raises ConnectFailed when a file
-        cannot be read or ``proxy`` is no address of a proxy.
+        cannot be read or ``proxy`` is not an address of a proxy.
         """
         self.endpoint = endpoint
         self.opened = 0

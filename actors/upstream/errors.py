@@ -117,7 +117,7 @@ class AnswerTimeout(UpstreamError):
 
 
 class HeadCut(UpstreamError):
-    """The connection broke, or what came was no HTTP, before the answer's head was complete."""
+    """The connection broke, or what came was not HTTP, before the answer's head was complete."""
 
 
 class BadHead(HeadCut):

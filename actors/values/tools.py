@@ -53,7 +53,7 @@ class ToolResult:
         return msgspec.json.encode(result)
 
     def as_texts(self) -> ResultTexts:
-        """The result as texts; what is no text is described or reported as an error."""
+        """The result as texts; what is not text is described or reported as an error."""
         if self.transport_error is not None:
             return ResultTexts((f"Error: calling tool: {self.transport_error}",), True)
         texts: list[str] = []

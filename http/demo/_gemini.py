@@ -74,7 +74,7 @@ def events(question: Question, reply: Reply, *, array: bool) -> Iterator[bytes]:
         if not array:
             yield b"data: " + compact(chunk) + b"\r\n\r\n"
             continue
-        # Readable, as Google writes whatever is no event.
+        # Readable, as Google writes whatever is not an event.
         written = json.dumps(chunk, indent=2, ensure_ascii=False).encode()
         end = b"\n]\n" if place == len(chunks) - 1 else b""
         yield (b",\r\n" if place else b"[") + written + end

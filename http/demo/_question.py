@@ -120,7 +120,7 @@ def _required(request: Mapping[str, Json], name: str, kind: type | tuple[type, .
 
 
 def _objects(value: Json) -> list[Mapping[str, Json]]:
-    """The objects of a list, or none when it is no list."""
+    """The objects of a list, or none when it is not a list."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 

@@ -73,7 +73,7 @@ def _no_password() -> str:
 
 
 def authorities_problem(path: str) -> str:
-    """Why ``path`` is no file of certificates in PEM form; empty when it is."""
+    """Why ``path`` is not a file of certificates in PEM form; empty when it is."""
     problem = _unreadable(path)
     if not problem:
         try:

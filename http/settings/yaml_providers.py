@@ -37,7 +37,7 @@ _KNOWN: Final = frozenset(
 def provider_variables(value: Any, environ: Mapping[str, str], where: str) -> dict[str, str]:
     """The variables that the list ``value`` stands for; ``where`` names it in errors.
 
-    Raises SettingsError for what is no list of providers, and where ``environ`` has numbered
+    Raises SettingsError for what is not a list of providers, and where ``environ`` has numbered
     providers as well.
     """
     if value is None:

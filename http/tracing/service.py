@@ -56,7 +56,7 @@ log = structlog.get_logger("ai-gateway.tracing")
 
 
 class Tracing:
-    """Makes one :class:`RequestTrace` for each request that is no probe."""
+    """Makes one :class:`RequestTrace` for each request that is not a probe."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

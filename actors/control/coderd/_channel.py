@@ -33,7 +33,7 @@ _GOODBYE_PATIENCE: Final = 1.0
 
 
 class ChannelError(Exception):
-    """The connection broke, or the peer sent what is no byte stream."""
+    """The connection broke, or the peer sent what is not a byte stream."""
 
 
 class Channel:

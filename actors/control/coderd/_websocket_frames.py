@@ -27,7 +27,7 @@ _WHOLE: Final = _FINAL | BINARY
 
 
 class TextMessage(ValueError):
-    """The server sent text, which is no byte stream."""
+    """The server sent text, which is not a byte stream."""
 
     def __init__(self) -> None:
         super().__init__("the peer sent a text message")

@@ -31,7 +31,7 @@ _OURS = frozenset(
 
 
 class BadHeader(ValueError):
-    """It is no header, or one that the dial sets itself; the text shows no value."""
+    """It is not a header, or one that the dial sets itself; the text shows no value."""
 
 
 class HeaderCommandFailed(Exception):

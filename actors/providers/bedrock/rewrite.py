@@ -170,7 +170,7 @@ def rewrite_body(body: bytes, *, model: str, betas: tuple[str, ...]) -> bytes:
 
     ``model`` is the one that AWS computes with.  ``betas`` are the flags of the client's
     headers; those in its body are added, and those that belong to fields of its tools.  A body
-    that is no object is returned as it is: Bedrock will say so.
+    that is not an object is returned as it is: Bedrock will say so.
     """
     fields = members(body)
     rules = _rules(model)
