@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -13,7 +12,7 @@ from aigateway.http.settings.errors import SettingsError
 from aigateway.http.settings.near import near_names, suggestion
 from aigateway.http.settings.table import GROUPS, OPTIONS
 
-__all__ = ["SettingsCommand", "hide_secrets", "parse_flags", "settings_options"]
+__all__ = ["SettingsCommand", "parse_flags", "settings_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -112,40 +111,3 @@ def parse_flags(argv: Sequence[str]) -> dict[str, Any]:
     except click.UsageError as ex:
         raise SettingsError(ex.format_message()) from None
     return dict(context.params)
-
-
-def hide_secrets(
-    argv: Sequence[str], environ: Mapping[str, str]
-) -> tuple[list[str], dict[str, str]]:
-    """Move flags that hold secrets from ``argv`` to ``environ``, with the same effect.
-
-    For a process that is about to execute the gateway with these arguments: everybody on the
-    machine may read a process's arguments, only its owner its environment.
-    """
-    rows = {flag: row for row in OPTIONS for flag in (*row.flags, *row.hidden_flags)}
-    left: list[str] = []
-    hidden = dict(environ)
-    given: set[str] = set()
-    rest = deque(argv)
-    while rest:
-        argument = rest.popleft()
-        flag, equals, value = argument.partition("=")
-        row = rows.get(flag)
-        taken = [argument]
-        if row is not None and not equals and rest and _takes_next(row, rest[0]):
-            value = rest.popleft()
-            taken.append(value)
-        if row is not None and (row.secret or row.kind.may_hold_secret):
-            if row.kind.is_list and row.name in given:
-                value = f"{hidden[row.envs[0]]},{value}"
-            given.add(row.name)
-            hidden[row.envs[0]] = value
-            for name in row.old_envs:
-                hidden.pop(name, None)
-        else:
-            left += taken
-    return left, hidden
-
-
-def _takes_next(row: Option, following: str) -> bool:
-    return not row.kind.alone or not following.startswith("-")

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import click
 import pytest
-from attrs import evolve
 from click.testing import CliRunner
 
 from aigateway.http.settings import SettingsError, load, load_from_argv
 from aigateway.http.settings.flags import (
     SettingsCommand,
-    hide_secrets,
     parse_flags,
     settings_options,
 )
@@ -118,40 +116,6 @@ def test_help_shows_every_option_that_is_not_hidden_with_names_and_default() -> 
     assert "--aibridge-" not in text
     assert "circuit-breaker-max-requests" not in text
     assert text.index("Gateway:") < text.index("TLS:") < text.index("Other options:")
-
-
-def test_secrets_move_from_the_arguments_to_the_environment() -> None:
-    argv = [
-        *("--key", "planted", "--workers", "3", "--local", "--ai-gateway-openai-key=planted2"),
-        *("--rate-limit-storage", "redis://u:planted3@h/0", "-l", "--key", "--verbose=false"),
-        *("--aibridge-anthropic-key", "planted4"),
-    ]
-    left, environ = hide_secrets(argv, {"CODER_AIBRIDGE_OPENAI_KEY": "old", "A": "b"})
-    assert left == ["--workers", "3", "--local", "-l", "--key", "--verbose=false"]
-    assert environ == {
-        "A": "b",
-        "CODER_AI_GATEWAY_KEY": "planted",
-        "CODER_AI_GATEWAY_OPENAI_KEY": "planted2",
-        "CODER_AI_GATEWAY_RATE_LIMIT_STORAGE": "redis://u:planted3@h/0",
-        "CODER_AI_GATEWAY_ANTHROPIC_KEY": "planted4",
-    }
-
-
-def test_a_secret_that_is_given_several_times_moves_as_a_whole() -> None:
-    argv = ["--local", "--header", "a=planted1", "--header=b=planted2"]
-    left, environ = hide_secrets(argv, {"CODER_HEADER": "old=1"})
-    assert left == ["--local"]
-    assert environ == {"CODER_HEADER": "a=planted1,b=planted2"}
-    assert load_from_argv(left, environ).header == ("a=planted1", "b=planted2")
-
-
-def test_hiding_secrets_keeps_the_meaning() -> None:
-    argv = ["--local", "--key", "planted", "--ai-gateway-openai-key", "o", "--workers=4"]
-    given = {"CODER_AI_GATEWAY_OPENAI_KEY": "other"}
-    before = load_from_argv(argv, given)
-    after = load_from_argv(*hide_secrets(argv, given))
-    assert evolve(before, sources={}) == evolve(after, sources={})
-    assert (after.key, after.openai_key, after.workers) == ("planted", "o", 4)
 
 
 def test_settings_load_without_the_libraries_that_serve() -> None:
