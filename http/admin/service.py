@@ -146,7 +146,7 @@ _TYPES: Final[dict[str, Callable[[Any], bool]]] = {
 }
 
 
-def problem_of(value: Any, schema: Schema, path: str = "") -> str | None:
+def problem_of(value: object, schema: Schema, path: str = "") -> str | None:
     """Why ``value``, which stands at ``path`` of a body, is not as ``schema`` says; None: it is.
 
     Knows as much of JSON Schema as bodies' schemas use.

@@ -13,7 +13,7 @@ __all__ = ["from_json"]
 T = TypeVar("T")
 
 
-def from_json(cls: type[T], data: Any) -> T:
+def from_json(cls: type[T], data: object) -> T:
     """What ``attrs.asdict`` made ``data`` of.  Fields that are not known here are left out: a
     newer gateway may tell more.  Raises TypeError and ValueError for what is none."""
     if not isinstance(data, dict):

@@ -59,7 +59,7 @@ def show(as_json: bool, **flags: object) -> None:
 @click.argument("file", type=click.File("rb"))
 @click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON.")
 @database_options
-def diff(file: Any, as_json: bool, **flags: object) -> None:
+def diff(file: object, as_json: bool, **flags: object) -> None:
     """Show what would change if FILE were applied; - is standard input.
 
     Changes nothing. Exit code 1 when something would change.
@@ -82,7 +82,7 @@ def diff(file: Any, as_json: bool, **flags: object) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON; needs --yes.")
 @database_options
-def apply(file: Any, yes: bool, as_json: bool, **flags: object) -> None:
+def apply(file: object, yes: bool, as_json: bool, **flags: object) -> None:
     """Show what FILE changes, ask, and let it hold from now on; - is standard input.
 
     It takes the place of the whole policy before it. Comments in it are kept.
@@ -121,7 +121,7 @@ def _read(file: Any) -> tuple[str, Policy]:
         raise click.UsageError(printable(f"{_name(file)}: {ex}")) from ex
 
 
-def _name(file: Any) -> str:
+def _name(file: object) -> str:
     return getattr(file, "name", STDIN)
 
 

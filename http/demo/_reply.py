@@ -186,7 +186,7 @@ class _Arguments:
         value = self._object(schema, 0)
         return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
-    def _value(self, schema: Any, depth: int) -> Any:
+    def _value(self, schema: object, depth: int) -> Any:
         if not isinstance(schema, Mapping) or depth > _DEPTH:
             return None
         for name in ("const", "default"):
@@ -201,7 +201,7 @@ class _Arguments:
         kind = kind[0] if isinstance(kind, list) and kind else kind
         return self._of_kind(kind, schema, depth)
 
-    def _of_kind(self, kind: Any, schema: Mapping[str, Any], depth: int) -> Any:
+    def _of_kind(self, kind: object, schema: Mapping[str, Any], depth: int) -> Any:
         match kind:
             case "string":
                 return next(self._quotes, "example")

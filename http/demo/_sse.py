@@ -11,12 +11,12 @@ __all__ = ["DONE", "compact", "data_event", "groups", "named_event"]
 DONE = b"data: [DONE]\n\n"
 
 
-def compact(value: Any) -> bytes:
+def compact(value: object) -> bytes:
     """JSON without spaces."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def data_event(value: Any) -> bytes:
+def data_event(value: object) -> bytes:
     """An event without a name, as Chat Completions has them."""
     return b"data: " + compact(value) + b"\n\n"
 

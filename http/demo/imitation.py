@@ -108,7 +108,7 @@ def answer(request: Request, keys: Collection[str] | None = None) -> Imitated:
         return _error(request, 400, str(ex), param=ex.param)
 
 
-def _json(status: int, value: Any, headers: Headers = ()) -> Imitated:
+def _json(status: int, value: object, headers: Headers = ()) -> Imitated:
     return Imitated(status, (("Content-Type", "application/json"), *headers), compact(value))
 
 

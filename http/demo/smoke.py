@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import requests
 from attrs import field, frozen
@@ -135,7 +135,7 @@ def open_with(stage: Stage, given_up: Callable[[], bool]) -> None:
                 _send(session, url, stage.user_key, _json(case.body), case.headers)
 
 
-def _json(value: Any) -> bytes:
+def _json(value: object) -> bytes:
     # With spaces, as clients write it: what the gateway encodes again would be seen.
     return json.dumps(value).encode()
 

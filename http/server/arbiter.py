@@ -249,7 +249,7 @@ class GatewayArbiter(Arbiter):  # type: ignore[misc]
         return bool(self.WORKERS)
 
 
-def _is_replaced(worker: Any) -> bool:
+def _is_replaced(worker: object) -> bool:
     return getattr(worker, "replaced", False)
 
 

@@ -28,7 +28,7 @@ def _read() -> Settings:
     return load({}, os.environ)
 
 
-def on_starting(server: Any) -> None:
+def on_starting(server: object) -> None:
     """Before anything else: the main process stops and reloads as the gateway's own does."""
     take_over(server, _SETTINGS)
     raise_limit(_SETTINGS.worker_connections)

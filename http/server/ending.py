@@ -149,15 +149,15 @@ class EndingWorker:
         # The main process held them back until there are handlers.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
-    def handle_exit(self, _sig: int, _frame: Any) -> None:
+    def handle_exit(self, _sig: int, _frame: object) -> None:
         """SIGTERM."""
         self.end(Ending.REPLACED)
 
-    def handle_int(self, _sig: int, _frame: Any) -> None:
+    def handle_int(self, _sig: int, _frame: object) -> None:
         """SIGINT."""
         self.end(Ending.STOPPING)
 
-    def handle_quit(self, _sig: int, _frame: Any) -> None:
+    def handle_quit(self, _sig: int, _frame: object) -> None:
         """SIGQUIT."""
         if self._finished:
             # All records are on disk; what is left to do is to send them.

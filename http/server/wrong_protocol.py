@@ -32,7 +32,7 @@ def begins_tls(first: bytes | bytearray) -> bool:
     return first[:2] == _HANDSHAKE
 
 
-def note_tls(sock: Any) -> None:
+def note_tls(sock: object) -> None:
     """A client has begun TLS where there is none."""
     _tell(
         "a client speaks TLS, but this listener has none: give it an http:// address, "
@@ -41,7 +41,7 @@ def note_tls(sock: Any) -> None:
     )
 
 
-def note_plain(ex: Exception, sock: Any) -> None:
+def note_plain(ex: Exception, sock: object) -> None:
     """A handshake has failed with ``ex``; no more is done unless that was no handshake."""
     if isinstance(ex, ssl.SSLError) and ex.reason in _PLAIN:
         text = "a client speaks plain HTTP, but this listener has TLS: give it an https:// address"

@@ -106,7 +106,7 @@ def _bool_text(text: str) -> bool:
     raise ValueError
 
 
-def _bool_yaml(value: Any) -> bool:
+def _bool_yaml(value: object) -> bool:
     if isinstance(value, bool):
         return value
     raise ValueError
@@ -139,7 +139,7 @@ def whole_number(least: int = 0) -> Kind:
             raise ValueError
         return checked(int(text))
 
-    def from_yaml(value: Any) -> int:
+    def from_yaml(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError
         return checked(value)
@@ -155,7 +155,7 @@ def number(least: float = 0.0) -> Kind:
             raise ValueError
         return value
 
-    def from_yaml(value: Any) -> float:
+    def from_yaml(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError
         return checked(float(value))
@@ -187,7 +187,7 @@ def _duration_text(text: str) -> float:
     return total
 
 
-def _duration_yaml(value: Any) -> float:
+def _duration_yaml(value: object) -> float:
     if value == 0 and not isinstance(value, bool):
         return 0.0
     raise ValueError
@@ -205,7 +205,7 @@ def _duration_show(seconds: float) -> str:
 
 
 def _more_than_zero(convert: Callable[[Any], float]) -> Callable[[Any], float]:
-    def checked(value: Any) -> float:
+    def checked(value: object) -> float:
         seconds = convert(value)
         if seconds <= 0:
             raise ValueError
@@ -257,7 +257,7 @@ def _size_text(text: str) -> int:
     return int(match[1]) * _SIZES[match[2].lower()]
 
 
-def _size_yaml(value: Any) -> int:
+def _size_yaml(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError
     return value
@@ -283,7 +283,7 @@ SIZE = Kind(
 # -- text
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError
     if "\0" in value:
@@ -294,7 +294,7 @@ def _text(value: Any) -> str:
 STRING = Kind("str", "TEXT", "text", _text, _text, empty="")
 
 
-def _path(value: Any) -> str:
+def _path(value: object) -> str:
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     return os.path.expanduser(_text(value))
@@ -306,7 +306,7 @@ PATH = Kind("path", "PATH", "a path", _path, _path, empty="")
 def choice(*names: str) -> Kind:
     """One of ``names``."""
 
-    def one_of(value: Any) -> str:
+    def one_of(value: object) -> str:
         if value not in names:
             raise ValueError
         return str(value)
@@ -317,7 +317,7 @@ def choice(*names: str) -> Kind:
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
-def _header(value: Any) -> str:
+def _header(value: object) -> str:
     if not _TOKEN.fullmatch(_text(value)):
         raise ValueError
     return str(value)
@@ -341,7 +341,7 @@ def split_address(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _address(value: Any) -> str:
+def _address(value: object) -> str:
     split_address(_text(value))
     return str(value)
 
@@ -357,7 +357,7 @@ def optional_address(default: str) -> Kind:
             return default if _bool_text(text) else ""
         return _address(text)
 
-    def from_yaml(value: Any) -> str:
+    def from_yaml(value: object) -> str:
         return (default if value else "") if isinstance(value, bool) else _address(value)
 
     return Kind(
@@ -371,7 +371,7 @@ def optional_address(default: str) -> Kind:
     )
 
 
-def _url(value: Any) -> str:
+def _url(value: object) -> str:
     text = _text(value).strip()
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -390,7 +390,7 @@ URL = Kind(
 )
 
 
-def _proxy(value: Any) -> str:
+def _proxy(value: object) -> str:
     text = _text(value).strip()
     try:
         Proxy.of(text)
@@ -402,7 +402,7 @@ def _proxy(value: Any) -> str:
 PROXY = Kind("proxy", "URL", "the address of a proxy", _proxy, _proxy, _show_url, empty="")
 
 
-def _database(value: Any) -> str:
+def _database(value: object) -> str:
     if not isinstance(value, str) or not is_postgresql(value.strip()):
         return _path(value)
     address = value.strip()
@@ -427,7 +427,7 @@ DATABASE = Kind(
 _STORAGES = ("memory", "redis", "rediss", "redis+unix", "redis+sentinel", "redis+cluster")
 
 
-def _storage(value: Any) -> str:
+def _storage(value: object) -> str:
     scheme, separator, _rest = _text(value).strip().partition("://")
     if not separator or scheme not in _STORAGES:
         raise ValueError
@@ -448,7 +448,7 @@ STORAGE = Kind(
 # -- regular expressions
 
 
-def _regex(value: Any) -> str:
+def _regex(value: object) -> str:
     try:
         re.compile(_text(value))
     except re.error as ex:
@@ -461,7 +461,7 @@ def _regexes_text(text: str) -> tuple[str, ...]:
     return tuple(_regex(part) for row in csv.reader([text]) for part in row if part)
 
 
-def _regexes_yaml(value: Any) -> tuple[str, ...]:
+def _regexes_yaml(value: object) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
         raise TypeError
     return tuple(_regex(part) for part in value if part)
@@ -479,7 +479,7 @@ REGEXES = Kind(
 )
 
 
-def _networks(value: Any) -> tuple[IPv4Network | IPv6Network, ...]:
+def _networks(value: object) -> tuple[IPv4Network | IPv6Network, ...]:
     words = _words(value)
     try:
         return tuple(ip_network(word) for word in words if word)
@@ -499,7 +499,7 @@ NETWORKS = Kind(
 )
 
 
-def _origins(value: Any) -> tuple[str, ...]:
+def _origins(value: object) -> tuple[str, ...]:
     return tuple(_origin(word) for word in _words(value) if word)
 
 
@@ -536,7 +536,7 @@ ORIGINS = Kind(
 # -- lists of models
 
 
-def _models(value: Any) -> ModelList | None:
+def _models(value: object) -> ModelList | None:
     try:
         return parse_models(_text(value))
     except BadModelList as ex:
@@ -553,7 +553,7 @@ MODELS = Kind(
 )
 
 
-def _group(value: Any) -> tuple[tuple[str, int], ...]:
+def _group(value: object) -> tuple[tuple[str, int], ...]:
     try:
         return read_group(_text(value))
     except BadGroup as ex:

@@ -91,7 +91,7 @@ class Option:
         text = self.default if self.default_from is None else self.default_from(environ)
         return self.kind.read(text)
 
-    def show(self, value: Any) -> str:
+    def show(self, value: object) -> str:
         """``value`` as a user would write it; a secret is masked."""
         if self.secret and value:
             return "********"

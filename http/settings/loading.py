@@ -221,7 +221,7 @@ def _read(row: Option, source: Source, raw: Any) -> Any:
         raise SettingsError(f"{source.name}: {shown} {ex}") from None
 
 
-def _without_effect(row: Option, source: Source, value: Any) -> Iterator[OptionWarning]:
+def _without_effect(row: Option, source: Source, value: object) -> Iterator[OptionWarning]:
     if row.no_effect and source.kind != "default":
         shown = f": {row.show(value)}" if row.kind.is_list else ""
         yield OptionWarning(f"{row.no_effect}{shown}", source.name)

@@ -17,7 +17,7 @@ They become the variables of numbered providers, so the same rules hold.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from aigateway.http.settings._indexed_env import FIELDS
 from aigateway.http.settings._option import PROVIDER_PREFIXES
@@ -34,7 +34,7 @@ _KNOWN: Final = frozenset(
 )
 
 
-def provider_variables(value: Any, environ: Mapping[str, str], where: str) -> dict[str, str]:
+def provider_variables(value: object, environ: Mapping[str, str], where: str) -> dict[str, str]:
     """The variables that the list ``value`` stands for; ``where`` names it in errors.
 
     Raises SettingsError for what is not a list of providers, and where ``environ`` has numbered
@@ -56,7 +56,7 @@ def provider_variables(value: Any, environ: Mapping[str, str], where: str) -> di
     }
 
 
-def _fields(entry: Any, where: str) -> dict[str, str]:
+def _fields(entry: object, where: str) -> dict[str, str]:
     if not isinstance(entry, dict) or not entry:
         raise SettingsError(f"{where} must be a mapping with a type")
     found = {}
@@ -68,7 +68,7 @@ def _fields(entry: Any, where: str) -> dict[str, str]:
     return found
 
 
-def _text(value: Any, where: str) -> str:
+def _text(value: object, where: str) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):

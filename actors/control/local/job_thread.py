@@ -40,7 +40,7 @@ class JobThread:
         name: str,
         do: Callable[[Any], Any],
         tell: Callable[[Any], object],
-        trial: Any,
+        trial: object,
     ) -> None:
         self.trouble: str | None = "it was not reached yet"
         self.resting = False
@@ -58,7 +58,7 @@ class JobThread:
     def free(self) -> bool:
         return self.job is None and not self.resting
 
-    def give(self, job: Any) -> None:
+    def give(self, job: object) -> None:
         self.job, self.given_at = job, time.monotonic()
         self._jobs.put(job)
 

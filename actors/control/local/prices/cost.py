@@ -237,7 +237,7 @@ def _names(metadata: Mapping[str, Any], asked: str, kind: str) -> list[str]:
     return [asked, answering] if kind == "bedrock" else [answering, asked]
 
 
-def _whole(told: Any) -> int:
+def _whole(told: object) -> int:
     return told if isinstance(told, int) and not isinstance(told, bool) and told > 0 else 0
 
 

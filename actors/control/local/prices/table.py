@@ -223,7 +223,7 @@ def _fits(name: str, parts: Sequence[str]) -> bool:
     return at <= end
 
 
-def read_table(document: Any, *, packaged: bool = False, version: str = "") -> PriceTable:
+def read_table(document: object, *, packaged: bool = False, version: str = "") -> PriceTable:
     """A table from what a YAML or JSON document holds.
 
     ``version`` is that of a table that does not name one.  ``packaged`` admits what only the
@@ -248,7 +248,7 @@ def read_table(document: Any, *, packaged: bool = False, version: str = "") -> P
     return PriceTable(told, entries, vendors, top.get("source", ""))
 
 
-def _entry(told: Any, where: str) -> ModelPrice:
+def _entry(told: object, where: str) -> ModelPrice:
     own = ("model", "names", "provider", "over", "tiers", "geo", "since", "hours")
     fields = _mapping(told, where, (*own, *KINDS))
     model = fields.get("model")
@@ -281,7 +281,7 @@ def _entry(told: Any, where: str) -> ModelPrice:
     )
 
 
-def _tier(told: Any, where: str) -> ModelPrice:
+def _tier(told: object, where: str) -> ModelPrice:
     # An empty one says that the tier costs what all others cost.
     fields = _mapping(told, where, ("over", *KINDS))
     return ModelPrice("", "", (), _prices(fields, where), _over(fields, where))
@@ -315,7 +315,7 @@ def _geo(fields: Mapping[str, Any], where: str) -> dict[str, Decimal]:
     return {str(place): _decimal(each, f"{where}.geo.{place}") for place, each in told.items()}
 
 
-def _decimal(told: Any, where: str) -> Decimal:
+def _decimal(told: object, where: str) -> Decimal:
     number = None
     if isinstance(told, (int, float, str)) and not isinstance(told, bool):
         try:
@@ -357,7 +357,7 @@ def _hours(fields: Mapping[str, Any], where: str) -> tuple[int, int] | None:
     return first * 60 + minute, last * 60 + end
 
 
-def _mapping(told: Any, where: str, known: Iterable[str] = ()) -> Mapping[Any, Any]:
+def _mapping(told: object, where: str, known: Iterable[str] = ()) -> Mapping[Any, Any]:
     if not isinstance(told, Mapping):
         raise BadPrices(f"{where}: must be a mapping")
     known = tuple(known)
