@@ -14,7 +14,8 @@ import requests
 
 from aigateway.actors.interception.headers import Credential, centralized
 from aigateway.actors.providers.credentials import CredentialKeeper, Expiring, NoCredentials
-from aigateway.actors.providers.request import KEY_OF_COMMAND, PlainMaker, UpstreamRequest
+from aigateway.actors.providers.making import KEY_OF_COMMAND, PlainMaker
+from aigateway.actors.providers.request import UpstreamRequest
 from aigateway.actors.providers.said_keys import (
     COMMAND_TIMEOUT,
     KeyCommandFailed,
@@ -63,7 +64,7 @@ class KeyOfCommand:
         command = config.key_command
         assert command is not None
         source = _Command(command)
-        self._keeper = CredentialKeeper(
+        self.keeper = CredentialKeeper(
             source,
             name=config.name,
             what="the provider's key",
@@ -77,49 +78,24 @@ class KeyOfCommand:
     def current(self) -> str:
         """The key.  Waits for the command where there is none; raises KeyAway."""
         try:
-            return self._keeper.current(COMMAND_TIMEOUT + 1.0).key
+            return self.keeper.current(COMMAND_TIMEOUT + 1.0).key
         except NoCredentials as ex:
             raise KeyAway(f"the provider's key cannot be had: {ex}") from ex
 
-    def renew(self, since: float) -> bool:
-        """The provider refuses the key that was there at ``since`` (monotonic time)."""
-        return self._keeper.renew(since)
-
-    @property
-    def renewals(self) -> tuple[int, int]:
-        """How often another one has come, and how often none."""
-        return self._keeper.renewals
-
-    def close(self) -> None:
-        """Run the command no more."""
-        self._keeper.close()
-
 
 class CommandMaker(PlainMaker):
-    """For providers whose key a command says; see :class:`~.request.Maker`."""
+    """For providers whose key a command says; see :class:`~.making.Maker`."""
 
     def __init__(self, config: ProviderConfig, noted: Callable[[str], None] | None = None) -> None:
         super().__init__(config)
         self.standing = KEY_OF_COMMAND
         self._key = KeyOfCommand(config, next(iter(config.keys), ""), noted)
+        self.keeper = self._key.keeper
 
     def make(
         self, request: UpstreamRequest, model: str, credential: Credential | None
     ) -> requests.PreparedRequest:
-        """See :class:`~.request.Maker`."""
+        """See :class:`~.making.Maker`."""
         if credential is self.standing:
             credential = centralized(self._config.type, self._key.current())
         return super().make(request, model, credential)
-
-    def renew(self, since: float) -> bool:
-        """See :class:`~.request.Maker`."""
-        return self._key.renew(since)
-
-    @property
-    def renewals(self) -> tuple[int, int]:
-        """See :class:`~.request.Maker`."""
-        return self._key.renewals
-
-    def close(self) -> None:
-        """See :class:`~.request.Maker`."""
-        self._key.close()

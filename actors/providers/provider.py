@@ -41,17 +41,16 @@ from aigateway.actors.providers.jobs import (
     Told,
     WorkerEnded,
 )
+from aigateway.actors.providers.making import Maker, maker_for
 from aigateway.actors.providers.request import (
     Converse,
     Drain,
     GetProviderState,
     GiveBack,
-    Maker,
     Perform,
     ProviderState,
     Refused,
     Retire,
-    maker_for,
     model_for,
 )
 from aigateway.actors.providers.steps import Deliver, FallBack, Pause, Refuse, Send, Step

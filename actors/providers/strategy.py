@@ -53,9 +53,10 @@ from aigateway.actors.providers.keypool import (
     Subject,
     Walker,
 )
+from aigateway.actors.providers.making import Maker
 from aigateway.actors.providers.pauses import Pauses
 from aigateway.actors.providers.refusals import ProviderAnswer
-from aigateway.actors.providers.request import Maker, Perform, Refused
+from aigateway.actors.providers.request import Perform, Refused
 from aigateway.actors.providers.steps import Deliver, FallBack, Pause, Refuse, Send, Step, reason_of
 from aigateway.actors.providers.words import Words
 from aigateway.actors.providers.worker import refusal_of

@@ -28,9 +28,10 @@ from aigateway.actors.providers.jobs import (
     Reported,
     Run,
 )
+from aigateway.actors.providers.making import Maker
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.refusals import ProviderAnswer
-from aigateway.actors.providers.request import Attempts, Converse, Drain, Maker, Opened, Refused
+from aigateway.actors.providers.request import Attempts, Converse, Drain, Opened, Refused
 from aigateway.actors.upstream.connect import Connector
 from aigateway.actors.upstream.errors import (
     AnswerTimeout,

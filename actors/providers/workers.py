@@ -26,8 +26,9 @@ from aigateway.actors.providers.jobs import (
     Released,
     Run,
 )
+from aigateway.actors.providers.making import Maker
 from aigateway.actors.providers.recording import Recording
-from aigateway.actors.providers.request import Converse, Drain, GiveBack, Maker
+from aigateway.actors.providers.request import Converse, Drain, GiveBack
 from aigateway.actors.providers.worker import UpstreamWorker, abandon
 from aigateway.actors.providers.worker_pool import Member, WorkerPool
 from aigateway.actors.upstream.connect import Connector

@@ -20,7 +20,8 @@ from aigateway.actors.interception.headers import Credential, centralized
 from aigateway.actors.interception.vertex_paths import COUNTING
 from aigateway.actors.providers.bedrock.making import BedrockMaker, standing_credential
 from aigateway.actors.providers.bedrock.rewrite import invoke_path
-from aigateway.actors.providers.request import UpstreamRequest, maker_for, url_for
+from aigateway.actors.providers.making import maker_for
+from aigateway.actors.providers.request import UpstreamRequest, url_for
 from aigateway.actors.upstream.adapter import PlainSession
 from aigateway.actors.upstream.errors import UpstreamError
 from aigateway.actors.values.provider_config import ProviderConfig

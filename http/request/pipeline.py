@@ -57,20 +57,14 @@ from aigateway.actors.interception.routes import (
 )
 from aigateway.actors.interception.stored_ids import ids_in_body
 from aigateway.actors.providers.bedrock.making import standing_credential
+from aigateway.actors.providers.making import KEY_OF_COMMAND, NO_CREDENTIAL
 from aigateway.actors.providers.recording import (
     Ledger,
     Recording,
     RecordPolicy,
     new_interception_id,
 )
-from aigateway.actors.providers.request import (
-    KEY_OF_COMMAND,
-    NO_CREDENTIAL,
-    Refused,
-    UpstreamRequest,
-    model_for,
-    recorded_model,
-)
+from aigateway.actors.providers.request import Refused, UpstreamRequest, model_for, recorded_model
 from aigateway.actors.recorder.recorder import Begin
 from aigateway.actors.values import records
 from aigateway.actors.values.attribution import NO_ATTRIBUTION

@@ -97,7 +97,7 @@ def test_a_request_is_signed_and_nothing_says_the_secret() -> None:
     request = as_received("POST", URL, [("Content-Type", "text/x"), *found], b"{}")
     problem = signature_problem(request, "the-secret", region="us-west-2", service="bedrock")
     assert problem is None
-    signer.close()
+    signer.keeper.close()
 
 
 def test_mantle_is_another_service() -> None:
@@ -300,7 +300,7 @@ def test_a_role_is_assumed_with_its_external_id(
     for part in (b"Action=AssumeRole", b"ExternalId=ext-7", b"role%2Fbedrock"):
         assert part in asked.body
     assert signature_problem(asked, "own-secret", region="eu-west-1", service="sts") is None
-    signer.close()
+    signer.keeper.close()
 
 
 def test_a_role_that_may_not_be_assumed_is_told(

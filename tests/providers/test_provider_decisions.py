@@ -19,8 +19,9 @@ from aigateway.actors.providers import pauses
 from aigateway.actors.providers.agenda import Agenda
 from aigateway.actors.providers.counters import Counters
 from aigateway.actors.providers.jobs import Job
+from aigateway.actors.providers.making import PlainMaker
 from aigateway.actors.providers.refusals import ProviderAnswer
-from aigateway.actors.providers.request import Perform, PlainMaker, UpstreamRequest
+from aigateway.actors.providers.request import Perform, UpstreamRequest
 from aigateway.actors.providers.steps import Deliver, FallBack, Pause, Refuse, Send, Step
 from aigateway.actors.providers.strategy import Strategy
 from aigateway.actors.providers.worker_pool import Member, WorkerPool

@@ -27,13 +27,8 @@ from aigateway.actors.providers.bedrock.rewrite import (
 from aigateway.actors.providers.bedrock.signing import CHAIN_HINT, Signer
 from aigateway.actors.providers.credentials import NoCredentials
 from aigateway.actors.providers.key_command import KeyOfCommand
-from aigateway.actors.providers.request import (
-    KEY_OF_COMMAND,
-    UpstreamRequest,
-    body_for,
-    framed,
-    url_for,
-)
+from aigateway.actors.providers.making import KEY_OF_COMMAND, KeptMaker, body_for, framed
+from aigateway.actors.providers.request import UpstreamRequest, url_for
 from aigateway.actors.upstream.errors import NotMade, NotSupported
 from aigateway.actors.values.provider_config import ProviderConfig
 
@@ -55,8 +50,8 @@ def standing_credential(config: ProviderConfig) -> Credential:
     return Credential((), CENTRALIZED, "", mask(shown) if shown else CHAIN_HINT)
 
 
-class BedrockMaker:
-    """For Bedrock; see :class:`~aigateway.actors.providers.request.Maker`.
+class BedrockMaker(KeptMaker):
+    """For Bedrock; see :class:`~aigateway.actors.providers.making.Maker`.
 
     Each request gets its signature when it is sent, so one that waited has a fresh one.
     """
@@ -65,18 +60,19 @@ class BedrockMaker:
         assert config.bedrock is not None
         self._config = config
         self._bedrock = config.bedrock
-        self.standing: Credential | None = standing_credential(config)
+        self.standing = standing_credential(config)
         self.converted = config.bedrock.invokes
         self._signer: Signer | None = None
         self._token = None
         if config.key_command is not None:
             self._token = KeyOfCommand(config, config.bedrock.bearer_token, noted)
+            self.keeper = self._token.keeper
         self._lock = threading.Lock()
 
     def make(
         self, request: UpstreamRequest, model: str, credential: Credential | None
     ) -> requests.PreparedRequest:
-        """See :class:`~aigateway.actors.providers.request.Maker`.
+        """See :class:`~aigateway.actors.providers.making.Maker`.
 
         ``credential`` is not needed: the signature depends on what is signed.
         """
@@ -132,35 +128,17 @@ class BedrockMaker:
             raise NotMade(f"create anthropic client: {ex}") from ex
         return framed(method, url, headers, signature, body)
 
-    def renew(self, since: float) -> bool:
-        """See :class:`~aigateway.actors.providers.request.Maker`."""
-        if self._token is not None:
-            return self._token.renew(since)
-        if self._signer is None:
-            # Signed with a token of the settings: there was no signer.
-            return False
-        return self._signer.renew(since)
-
-    @property
-    def renewals(self) -> tuple[int, int]:
-        """See :class:`~aigateway.actors.providers.request.Maker`."""
-        if self._token is not None:
-            return self._token.renewals
-        return self._signer.renewals if self._signer is not None else (0, 0)
-
     def close(self) -> None:
-        """Stop renewing credentials."""
-        if self._token is not None:
-            self._token.close()
+        """See :class:`~aigateway.actors.providers.making.Maker`."""
         with self._lock:
-            if self._signer is not None:
-                self._signer.close()
+            super().close()
 
     def _ready_signer(self) -> Signer:
         """Raises NoCredentials."""
         with self._lock:
             if self._signer is None:
                 self._signer = Signer(self._config)
+                self.keeper = self._signer.keeper
             return self._signer
 
 

@@ -89,14 +89,14 @@ class Signer:
         self.config = config
         self._region = region_of(config)
         self._service = SERVICES[config.bedrock.protocol or "invoke-model"]
-        self._keeper = keeper or keeper_for(config.bedrock, self._region, name=config.name)
+        self.keeper = keeper or keeper_for(config.bedrock, self._region, name=config.name)
 
     def signature(
         self, method: str, url: str, headers: Headers, body: bytes
     ) -> list[tuple[str, str]]:
         """The headers that sign one request.  May wait for AWS; raises NoCredentials."""
         return sign(
-            self._keeper.current(),
+            self.keeper.current(),
             region=self._region,
             service=self._service,
             method=method,
@@ -104,19 +104,3 @@ class Signer:
             headers=headers,
             body=body,
         )
-
-    def renew(self, since: float) -> bool:
-        """AWS refuses credentials that were used at ``since``: have others fetched.
-
-        False: there are none.
-        """
-        return self._keeper.renew(since)
-
-    @property
-    def renewals(self) -> tuple[int, int]:
-        """How often other credentials have come, and how often none."""
-        return self._keeper.renewals
-
-    def close(self) -> None:
-        """Stop renewing credentials."""
-        self._keeper.close()

@@ -19,7 +19,8 @@ from aigateway.actors.interception.vertex_paths import (
     vertex_path,
 )
 from aigateway.actors.providers.credentials import NoCredentials
-from aigateway.actors.providers.request import UpstreamRequest, framed, url_for
+from aigateway.actors.providers.making import KeptMaker, framed
+from aigateway.actors.providers.request import UpstreamRequest, url_for
 from aigateway.actors.providers.vertex.tokens import tokens_of
 from aigateway.actors.upstream.errors import KeyAway, NotSupported, Unsendable
 from aigateway.actors.values.provider_config import ProviderConfig
@@ -37,22 +38,20 @@ _OF_ANTHROPIC = frozenset({"anthropic-version", "content-encoding"})
 """Headers whose content goes into the body, or that say something of the client's body."""
 
 
-class VertexMaker:
-    """See :class:`~aigateway.actors.providers.request.Maker`."""
-
-    converted = False
+class VertexMaker(KeptMaker):
+    """See :class:`~aigateway.actors.providers.making.Maker`."""
 
     def __init__(self, config: ProviderConfig, noted: Callable[[str], None] | None = None) -> None:
         assert config.vertex is not None
         self._config = config
         self._vertex = config.vertex
-        self.standing: Credential | None = GOOGLE_CREDENTIAL
-        self._tokens = tokens_of(config, noted)
+        self.standing = GOOGLE_CREDENTIAL
+        self.keeper = self._tokens = tokens_of(config, noted)
 
     def make(
         self, request: UpstreamRequest, model: str, credential: Credential | None
     ) -> requests.PreparedRequest:
-        """See :class:`~aigateway.actors.providers.request.Maker`."""
+        """See :class:`~aigateway.actors.providers.making.Maker`."""
         path = vertex_path(request.rest)
         headers, body = request.headers, request.body
         if path is None:
@@ -96,16 +95,3 @@ class VertexMaker:
             return [("Authorization", f"Bearer {self._tokens.current().key}")]
         except NoCredentials as ex:
             raise KeyAway(f"Google's token cannot be had: {ex}") from ex
-
-    def renew(self, since: float) -> bool:
-        """See :class:`~aigateway.actors.providers.request.Maker`."""
-        return self._tokens.renew(since)
-
-    @property
-    def renewals(self) -> tuple[int, int]:
-        """See :class:`~aigateway.actors.providers.request.Maker`."""
-        return self._tokens.renewals
-
-    def close(self) -> None:
-        """Fetch no more tokens."""
-        self._tokens.close()
