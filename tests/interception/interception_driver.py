@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from attrs import frozen
@@ -49,17 +49,6 @@ def begin(
         headers.append(("Content-Encoding", encoding))
     interception.begin_answer(status, headers)
     return interception
-
-
-def in_pieces(data: bytes, sizes: Iterable[int]) -> list[bytes]:
-    """Cut ``data`` into reads of these sizes; the last one is what is left."""
-    pieces = []
-    for size in sizes:
-        if not data:
-            break
-        pieces.append(data[:size])
-        data = data[size:]
-    return [*pieces, data] if data else pieces
 
 
 @frozen

@@ -18,17 +18,8 @@ from interception_answers import (
     call_delta,
     chat_chunk,
 )
-from interception_driver import (
-    JSON,
-    NOW,
-    Exchange,
-    begin,
-    chunk,
-    exchange,
-    finish,
-    in_pieces,
-    open_one,
-)
+from interception_driver import JSON, NOW, Exchange, begin, chunk, exchange, finish, open_one
+from pieces import in_pieces
 
 from aigateway.actors.interception import Outcome
 

@@ -27,9 +27,9 @@ from interception_driver import (
     chunk,
     exchange,
     finish,
-    in_pieces,
     open_one,
 )
+from pieces import in_pieces
 
 from aigateway.actors.interception import Outcome
 

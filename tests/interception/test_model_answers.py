@@ -30,9 +30,9 @@ from interception_driver import (
     chunk,
     event,
     finish,
-    in_pieces,
     open_one,
 )
+from pieces import in_pieces
 
 from aigateway.actors.values.records import ModelAnswer
 

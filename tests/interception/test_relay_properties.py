@@ -31,9 +31,9 @@ from interception_driver import (
     chunk,
     event,
     exchange,
-    in_pieces,
     open_one,
 )
+from pieces import in_pieces
 from test_splice import documents
 
 from aigateway.actors.codec.sse import EventReader, parse_event

@@ -8,17 +8,8 @@ from typing import Any
 
 import pytest
 from interception_answers import BODIES, REQUESTS, STREAMS
-from interception_driver import (
-    APIS,
-    EVENT_STREAM,
-    JSON,
-    NOW,
-    Exchange,
-    begin,
-    exchange,
-    in_pieces,
-    open_one,
-)
+from interception_driver import APIS, EVENT_STREAM, JSON, NOW, Exchange, begin, exchange, open_one
+from pieces import in_pieces
 
 pytestmark = pytest.mark.parametrize("api", APIS)
 

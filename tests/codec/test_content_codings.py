@@ -12,7 +12,7 @@ import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
-from interception_driver import in_pieces
+from pieces import in_pieces
 
 from aigateway.actors.codec import decoding
 from aigateway.actors.codec.decoding import (

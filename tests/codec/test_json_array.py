@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from interception_driver import in_pieces
+from pieces import in_pieces
 
 from aigateway.actors.codec.json_array import ArrayReader, element_of
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from interception_driver import in_pieces
+from pieces import in_pieces
 
 from aigateway.actors.codec.sse import EventReader, parse_event
 
