@@ -23,6 +23,7 @@ from bench.processes import CHECKOUT, in_order
 from bench.report import compared, comparison, draw_plots, report, write_docs
 from bench.results import RESULTS, Measurement, Results, results_folder
 from bench.scenarios import Scenario, all_scenarios
+from bench.scenarios.growth import DIMENSIONS
 from bench.systems import (
     Interpreter,
     Revision,
@@ -47,6 +48,7 @@ _LONG = (
     "prompts",
     "keys",
     "many-streams",
+    "growth",
     "injected",
     "watched",
     "caps",
@@ -73,6 +75,7 @@ def main() -> None:
     python -m bench run blocking -s aigateway -s nginx --rounds 1 --seconds 5
     python -m bench compare HEAD~20              this revision beside an older one
     python -m bench soak --minutes 60            memory and file descriptors over time
+    python -m bench soak --agents 40             ... under coding agents
     python -m bench chaos --minutes 3 --seed 1   break everything; is a record lost?
     python -m bench report                       tables and plots again, from the newest result
     python -m bench report --docs                ... into docs/performance.md
@@ -81,8 +84,8 @@ def main() -> None:
     is. Results go to bench/results/<time>-run/: result.json, report.md and plots. Plots
     need the extra: pip install 'aigateway[bench]'.
 
-    Exit status: 0; 1 when a record was lost, aigateway could not be measured, a comparison is
-    over its limit, or chaos found anything wrong; 130 after Ctrl-C.
+    Exit status: 0; 1 when a record was lost, a soak found growth, aigateway could not be
+    measured, a comparison is over its limit, or chaos found anything wrong; 130 after Ctrl-C.
     """
 
 
@@ -164,6 +167,8 @@ _HOW = [
                  help="Mean seconds from an answer to its next request."),
     click.option("--agent-events", default=_DEFAULTS.agent_events, show_default=True,
                  help="Texts of an answer to it."),
+    click.option("--growth", multiple=True, type=click.Choice([each.name for each in DIMENSIONS]),
+                 help="What becomes more in the growth scenario; may be repeated. Default: all."),
     click.option("--part-events", default=_DEFAULTS.part_events, show_default=True,
                  help="Texts that a part of the gateway is shown."),
     click.option("--part-appends", default=_DEFAULTS.part_appends, show_default=True,
@@ -289,16 +294,26 @@ def compare(
 @click.option("--open-streams", default=_DEFAULTS.soak_streams, show_default=True)
 @_how
 def soak(minutes: float, rate: float, open_streams: int, **how: Any) -> None:
-    """Run one steady load for long; plot memory and file descriptors.
+    """Run one steady load for long; plot memory and file descriptors of each process.
 
-    One round, and aigateway only, unless --rounds and --system say otherwise.
+    With --agents the load is that many coding agents; without, blocking requests and open
+    streams. One round, and aigateway only, unless --rounds and --system say otherwise.
+    Of 10 minutes and more growth is judged: it fails the run, as a lost record does.
     """
     given = click.get_current_context().get_parameter_source
-    if given("rounds") is click.core.ParameterSource.DEFAULT:
+    default = click.core.ParameterSource.DEFAULT
+    if given("rounds") is default:
         how["rounds"] = 1
+    agents = 0 if given("agents") is default else how["agents"][0]
     how["systems"] = how["systems"] or tuple(n for n in _SYSTEMS if n.startswith("aigateway"))
     systems, options, folder = _settings(how)
-    options = attrs.evolve(options, soak_minutes=minutes, soak_rate=rate, soak_streams=open_streams)
+    options = attrs.evolve(
+        options,
+        soak_minutes=minutes,
+        soak_rate=rate,
+        soak_streams=open_streams,
+        soak_agents=agents,
+    )
     _campaign([s for s in all_scenarios() if s.name == "soak"], systems, options, folder)
 
 
@@ -349,28 +364,34 @@ def upstream(port: int, **how: Any) -> None:
 
 
 @main.command("report")
-@click.argument("result", required=False, type=click.Path(path_type=Path))
+@click.argument("results", nargs=-1, metavar="[RESULT]...", type=click.Path(path_type=Path))
 @click.option("--docs", is_flag=True, help="Rewrite the numbers of docs/performance.md.")
 @click.option("--page", type=click.Path(path_type=Path), default=PAGE, hidden=True)
-def report_command(result: Path | None, docs: bool, page: Path) -> None:
-    """Write the report of RESULT again: a result.json or its folder; default: the newest."""
-    file = _newest() if result is None else result
-    file = file / "result.json" if file.is_dir() else file
-    try:
-        results = Results.load(file)
-    except (OSError, ValueError, KeyError, TypeError) as ex:
-        raise click.ClickException(f"{file} is no result of a run: {ex}") from ex
+def report_command(results: Sequence[Path], docs: bool, page: Path) -> None:
+    """Write the report of RESULT again: a result.json or its folder; default: the newest.
+
+    Of several results, as of soaks that ran beside each other, one report in the folder of the
+    first.
+    """
+    files = [each / "result.json" if each.is_dir() else each for each in results or [_newest()]]
+    file, found = files[0], []
+    for each in files:
+        try:
+            found.append(Results.load(each))
+        except (OSError, ValueError, KeyError, TypeError) as ex:
+            raise click.ClickException(f"{each} is no result of a run: {ex}") from ex
+    all_of_them = Results.joined(found)
     if docs:
         try:
             pictures = page.parent / page.stem
             pictures.mkdir(exist_ok=True)
-            names = draw_plots(results, pictures)
-            write_docs(results, page, [f"{page.stem}/{name}" for name in names])
+            names = draw_plots(all_of_them, pictures)
+            write_docs(all_of_them, page, [f"{page.stem}/{name}" for name in names])
         except (OSError, ValueError) as ex:
             raise click.ClickException(str(ex)) from ex
         click.echo(f"{page} has the numbers of {file}")
     else:
-        click.echo(_write_report(results, file.parent))
+        click.echo(_write_report(all_of_them, file.parent))
 
 
 def _newest() -> Path:
@@ -449,10 +470,12 @@ def _finish(results: Results, *, all_ours: bool = False, worse: bool = False) ->
     """Exit; ``all_ours``: each system is this project's, so that no failure is a peer's."""
     for text in results.lost:
         click.echo(f"RECORD LOST: {text}", err=True)
+    for text in results.faults:
+        click.echo(f"FAILED: {text}", err=True)
     ours = [text for text in results.failed if all_ours or " on aigateway" in text]
     for text in ours:
         click.echo(f"FAILED: {text}", err=True)
     if results.interrupted:
         click.echo("interrupted", err=True)
         sys.exit(INTERRUPTED)
-    sys.exit(1 if results.lost or ours or worse else 0)
+    sys.exit(1 if results.lost or results.faults or ours or worse else 0)

@@ -62,6 +62,8 @@ class Options:
     """Mean seconds from an answer to the next request."""
     agent_events: int = 60
     """Texts of an answer."""
+    growth: tuple[str, ...] = ()
+    """What becomes more in the growth scenario, by name; empty: each thing in turn."""
     part_events: int = 20_000
     """Texts that a part of the gateway is shown."""
     part_appends: int = 5_000
@@ -76,6 +78,8 @@ class Options:
     soak_rate: float = 50.0
     """Blocking requests per second of the soak."""
     soak_streams: int = 50
+    soak_agents: int = 0
+    """Coding agents of the soak, in the place of its requests and streams."""
     upstream_processes: int = 1
     seed: int = field(default=1)
 

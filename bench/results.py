@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -41,8 +41,12 @@ class Measurement:
     """Records that were lost, in words; None when the system keeps none."""
     records: dict[str, int] = field(factory=dict)
     """What the control plane had stored at the end."""
+    faults: list[str] = field(factory=list)
+    """What makes the run fail though there are numbers."""
     series: list[list[float]] = field(factory=list)
     """Seconds, private bytes and open files, for plots over time."""
+    processes: dict[str, list[list[float]]] = field(factory=dict)
+    """The same of each process, by name."""
     commands: list[str] = field(factory=list)
     drivers: list[str] = field(factory=list)
     failure: str = ""
@@ -86,6 +90,15 @@ class Results:
             f"{m.scenario} {m.variant} on {m.system}, round {m.round}: {text}"
             for m in self.measurements
             for text in m.lost or ()
+        ]
+
+    @property
+    def faults(self) -> list[str]:
+        """Everything that makes the run fail besides, with where it happened."""
+        return [
+            f"{m.scenario} {m.variant} on {m.system}, round {m.round}: {text}"
+            for m in self.measurements
+            for text in m.faults
         ]
 
     @property
@@ -137,3 +150,23 @@ class Results:
         value = json.loads(file.read_text())
         measurements = [Measurement(**entry) for entry in value.pop("measurements")]
         return cls(**value, measurements=measurements)
+
+    @classmethod
+    def joined(cls, several: Sequence[Self]) -> Self:
+        """One of several runs that belong together; what is said about the first holds for all."""
+        first = several[0]
+        about = {
+            **first.about,
+            "command": "` and `".join(each.about["command"] for each in several),
+            "began": min(each.about["began"] for each in several),
+        }
+        if ends := [each.about["ended"] for each in several if "ended" in each.about]:
+            about["ended"] = max(ends)
+        return cls(
+            about,
+            {name: facts for each in several for name, facts in each.systems.items()},
+            {name: facts for each in several for name, facts in each.scenarios.items()},
+            [entry for each in several for entry in each.left_out],
+            [measurement for each in several for measurement in each.measurements],
+            any(each.interrupted for each in several),
+        )

@@ -22,6 +22,7 @@ from bench.stand import Stand
 from bench.systems import Running, StartFailed, Surroundings
 from bench.systems.packages import Program
 from bench.upstream import Upstream
+from bench.window import by_process
 
 __all__ = ["measure"]
 
@@ -53,7 +54,7 @@ def measure(step: Step, options: Options, wrk: Program | None, keep: Path | None
                 measurement = _measure(step, options, wrk, folder, base, exits)
         except (StartFailed, DriverFailed, TooFewFiles) as ex:
             measurement = Measurement(**base, failure=str(ex))
-        if keep is not None and (measurement.lost or measurement.failure):
+        if keep is not None and (measurement.lost or measurement.faults or measurement.failure):
             name = f"{step.scenario.name}-{step.variant.value:g}-{step.system.name}-{step.round}"
             shutil.copytree(
                 folder, keep / name, ignore_dangling_symlinks=True, copy_function=_copy_file
@@ -84,7 +85,7 @@ def _measure(
         Surroundings(
             folder,
             upstream.ports,
-            options.workers,
+            step.scenario.workers(options),
             users=step.scenario.users(options),
             metrics=step.scenario.metrics,
         )
@@ -101,7 +102,9 @@ def _measure(
         warnings=[*outcome.warnings, *_disturbances(outcome)],
         lost=lost,
         records=records,
+        faults=list(outcome.faults),
         series=[[s.at, s.private_bytes, s.open_files] for s in outcome.series],
+        processes=by_process(outcome.series),
         commands=running.commands,
         drivers=sorted(set(stand.drivers)),
     )

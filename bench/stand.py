@@ -102,6 +102,13 @@ class Stand:
             endpoints = [(api, _with_key(endpoint, own, place)) for api, endpoint in endpoints]
         return self._write(endpoints, tokens, stream, keys)
 
+    def sending(self, request: bytes, running: Running | None = None) -> Target:
+        """This one whole HTTP request."""
+        file = self._folder / f"request-{self._next()}.http"
+        file.write_bytes(request)
+        port = (running or self.running).endpoints["messages"].port
+        return Target(port, (str(file),))
+
     def slow_target(self, *, tokens: int) -> Target:
         """Blocking requests to the slow provider."""
         assert self.running.slow is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from attrs import frozen
 
@@ -13,7 +13,7 @@ from bench.machine import CpuTimes, cpu_seconds, open_files, private_bytes
 from bench.processes import Child
 from bench.upstream import Counters, Upstream
 
-__all__ = ["Observed", "Sample", "Window"]
+__all__ = ["Observed", "Sample", "Window", "by_process"]
 
 
 @frozen
@@ -24,6 +24,8 @@ class Sample:
     """Seconds since the window was opened."""
     private_bytes: int
     open_files: int
+    processes: Mapping[int, tuple[int, int]] = {}
+    """Private bytes and open files of each, by process id."""
 
 
 @frozen
@@ -143,7 +145,9 @@ class Window:
     def _take(self) -> None:
         pids = self._pids()
         at = time.monotonic() - self._began
-        self._samples.append(Sample(at, private_bytes(pids), open_files(pids)))
+        each = {pid: (private_bytes([pid]), open_files([pid])) for pid in pids}
+        private, files = (sum(values[n] for values in each.values()) for n in (0, 1))
+        self._samples.append(Sample(at, private, files, each))
 
 
 @frozen
@@ -154,3 +158,16 @@ class _Reading:
     own: float
     machine: CpuTimes
     counters: Counters
+
+
+def by_process(samples: Sequence[Sample]) -> dict[str, list[list[float]]]:
+    """Seconds, private bytes and open files of each process over time.
+
+    The first is ``main``, the others are ``worker 1`` and so on, as they were seen first.
+    """
+    found: dict[int, list[list[float]]] = {}
+    for sample in samples:
+        for pid, (private, files) in sorted(sample.processes.items()):
+            found.setdefault(pid, []).append([sample.at, private, files])
+    names = ("main", *(f"worker {number}" for number in range(1, len(found))))
+    return dict(zip(names, found.values(), strict=False))

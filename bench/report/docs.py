@@ -1,7 +1,7 @@
 """The numbers of docs/performance.md, rewritten between markers from a result.
 
-Coding agents come first and have a place of their own, so that a run of that scenario alone
-leaves the others' numbers as they are, and a run without it its.
+Some scenarios have a place of their own, so that a run of such a one alone leaves the others'
+numbers as they are, and a run without it its.
 """
 
 from __future__ import annotations
@@ -13,12 +13,18 @@ from bench.report.markdown import circumstances, finding, findings, verdict
 from bench.results import Results
 from bench.scenarios import all_scenarios
 
-__all__ = ["AGENTS", "BEGIN", "END", "write_docs"]
+__all__ = ["BEGIN", "END", "OWN", "write_docs"]
 
 BEGIN = "<!-- numbers: begin (python -m bench report --docs) -->"
 END = "<!-- numbers: end -->"
-AGENTS = ("<!-- agents: begin (python -m bench report --docs) -->", "<!-- agents: end -->")
-_AGENTS = "agents"
+OWN = {
+    name: (
+        f"<!-- {name}: begin (python -m bench report --docs) -->",
+        f"<!-- {name}: end -->",
+    )
+    for name in ("agents", "growth", "soak")
+}
+"""Markers of the scenarios that have a place of their own, and pictures of that name."""
 
 
 def write_docs(results: Results, page: Path, plots: Sequence[str]) -> None:
@@ -27,19 +33,24 @@ def write_docs(results: Results, page: Path, plots: Sequence[str]) -> None:
     Raises ValueError when the markers are not there.
     """
     text = page.read_text()
-    own = [link for link in plots if Path(link).stem == _AGENTS]
     head = [*circumstances(results), *verdict(results)]
     for scenario in all_scenarios():
-        if scenario.name == _AGENTS and results.variants(_AGENTS):
+        if scenario.name in OWN and results.variants(scenario.name):
+            own = [link for link in plots if _is_of(link, scenario.name)]
             # Its title is the page's own.
             lines = [*finding(results, scenario)[2:], *_pictures(own), *head]
-            text = _replaced(text, *AGENTS, lines, page)
-    if any(m.scenario != _AGENTS for m in results.measurements):
-        lines = [*head, *findings(results, without=[_AGENTS])]
-        if others := [link for link in plots if link not in own]:
+            text = _replaced(text, *OWN[scenario.name], lines, page)
+    if any(m.scenario not in OWN for m in results.measurements):
+        lines = [*head, *findings(results, without=tuple(OWN))]
+        others = [link for link in plots if not any(_is_of(link, name) for name in OWN)]
+        if others:
             lines += ["## Plots", "", *_pictures(others)]
         text = _replaced(text, BEGIN, END, lines, page)
     page.write_text(text)
+
+
+def _is_of(link: str, scenario: str) -> bool:
+    return Path(link).stem.partition("-")[0] == scenario
 
 
 def _pictures(links: Sequence[str]) -> list[str]:

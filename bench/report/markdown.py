@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from bench.report.growth import growth_tables
 from bench.report.tables import base_system, ratio, scenario_tables, table
 from bench.report.targets import target_table
 from bench.results import Results
 from bench.scenarios import Column, Scenario, all_scenarios
+from bench.scenarios.growth import Growth
 
 __all__ = ["circumstances", "finding", "findings", "report", "verdict"]
 
@@ -52,9 +54,17 @@ def finding(results: Results, scenario: Scenario) -> list[str]:
     facts = results.scenarios[scenario.name]
     return [
         *(f"## {facts['title']}", "", facts["about"], ""),
-        *scenario_tables(results, scenario),
+        *_tables(results, scenario),
         *_left_out(results, scenario),
     ]
+
+
+def _tables(results: Results, scenario: Scenario) -> list[str]:
+    return (
+        growth_tables(results)
+        if isinstance(scenario, Growth)
+        else scenario_tables(results, scenario)
+    )
 
 
 def verdict(results: Results) -> list[str]:
@@ -67,6 +77,8 @@ def verdict(results: Results) -> list[str]:
     elif any(m.lost is not None for m in results.measurements):
         checked = sum(m.records.get("interceptions", 0) for m in results.measurements)
         lines += [f"No record was lost: {checked:,} requests were checked one by one.", ""]
+    if faults := results.faults:
+        lines += ["**This run failed.**", "", *(f"- {t}" for t in faults), ""]
     if failed := results.failed:
         lines += ["Not measured:", "", *(f"- {t.splitlines()[0]}" for t in failed), ""]
     return lines

@@ -1,4 +1,4 @@
-"""Plots as SVG: latency against concurrency, CPU per request, gaps between events, soak."""
+"""Plots as SVG: latency against concurrency, CPU per request, gaps between events, growth, soak."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.report.tables import base_system
+from bench.report.growth import draw_growth
 from bench.results import Results
 from bench.scenarios.agents import CLASSES
 
@@ -38,6 +38,7 @@ def draw_plots(results: Results, folder: Path) -> list[str]:
         ("throughput.svg", _throughput),
         ("cpu.svg", _cpu),
         ("gap.svg", _gap),
+        ("growth.svg", draw_growth),
         ("soak.svg", _soak),
     )
     return [name for name, draw in plots if _draw(results, folder / name, draw)]
@@ -191,18 +192,23 @@ def _bars(
 
 
 def _soak(results: Results, figure: Any) -> bool:
-    runs = [m for m in results.measurements if m.scenario == "soak" and m.series]
+    """A line for each process."""
+    runs = [m for m in results.measurements if m.scenario == "soak" and m.processes]
     if not runs:
         return False
     memory = figure.add_subplot(2, 1, 1, title="Soak", ylabel="private MB")
     files = figure.add_subplot(2, 1, 2, ylabel="file descriptors", xlabel="minutes")
     for run in runs:
-        minutes = [entry[0] / 60 for entry in run.series]
-        label = f"{results.systems[run.system]['title']}, round {run.round}"
-        colour = _COLOURS.get(run.system) if run.system != base_system(results) else None
-        memory.plot(minutes, [entry[1] / 1e6 for entry in run.series], label=label, color=colour)
-        files.plot(minutes, [entry[2] for entry in run.series], color=colour)
+        title = f"{results.systems[run.system]['title']}, round {run.round}"
+        for name, series in run.processes.items():
+            minutes = [entry[0] / 60 for entry in series]
+            style = "--" if name == "main" else "-"
+            of_it = memory.plot(
+                minutes, [entry[1] / 1e6 for entry in series], style, label=f"{title}: {name}"
+            )
+            colour = of_it[0].get_color()
+            files.plot(minutes, [entry[2] for entry in series], style, color=colour)
     for axes in (memory, files):
         axes.set_ylim(bottom=0)
-    memory.legend(fontsize=7)
+    memory.legend(fontsize=7, ncols=2)
     return True

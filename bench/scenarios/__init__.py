@@ -6,9 +6,10 @@ from bench.scenarios.agents import Agents
 from bench.scenarios.base import Column, Outcome, Scenario, Variant
 from bench.scenarios.blocking import Blocking, FixedRate, KeyFlood, Prompts
 from bench.scenarios.caps import Caps
+from bench.scenarios.growth import Growth
 from bench.scenarios.injected import Injected
 from bench.scenarios.inside import Inside
-from bench.scenarios.mixed import Neighbour, Soak, StartUp
+from bench.scenarios.mixed import Neighbour, StartUp
 from bench.scenarios.parts import (
     BodyReading,
     CoderdCalls,
@@ -17,6 +18,7 @@ from bench.scenarios.parts import (
     RecorderAppends,
     Sessions,
 )
+from bench.scenarios.soak import Soak
 from bench.scenarios.streaming import Disconnects, ManyStreams, Streams
 from bench.scenarios.turns import Turns
 from bench.scenarios.watched import Watched
@@ -38,6 +40,7 @@ def all_scenarios() -> list[Scenario]:
         Neighbour(),
         Inside(),
         StartUp(),
+        Growth(),
         Watched(),
         Caps(),
         Turns(),

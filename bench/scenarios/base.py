@@ -64,6 +64,8 @@ class Outcome:
     histograms: Mapping[str, Histogram] = field(factory=dict)
     errors: Mapping[str, int] = field(factory=dict)
     warnings: Sequence[str] = ()
+    faults: Sequence[str] = ()
+    """What makes the run fail though there are numbers."""
     series: Sequence[Sample] = ()
 
 
@@ -88,6 +90,10 @@ class Scenario(ABC):
     def users(self, options: Options) -> int:
         """Keys that have to exist."""
         return 1
+
+    def workers(self, options: Options) -> int:
+        """Worker processes of the system."""
+        return options.workers
 
     def files(self, options: Options) -> int:
         """Connections that one process may have; 0: no more than usual."""

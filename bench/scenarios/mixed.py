@@ -1,10 +1,10 @@
-"""A slow provider beside a fast one, start-up, and a long run."""
+"""A slow provider beside a fast one, and start-up."""
 
 from __future__ import annotations
 
 import time
 
-from bench.load import CallsSpec, StreamsSpec
+from bench.load import CallsSpec
 from bench.options import Options
 from bench.scenarios.base import (
     Column,
@@ -18,7 +18,7 @@ from bench.scenarios.base import (
 from bench.stand import Stand
 from bench.systems import System
 
-__all__ = ["Neighbour", "Soak", "StartUp"]
+__all__ = ["Neighbour", "StartUp"]
 
 _CALM = 1.0
 """Seconds from a system's first answer until its memory at rest is read."""
@@ -124,79 +124,3 @@ class StartUp(Scenario):
                 **noise_numbers(window.observed),
             }
         )
-
-
-class Soak(Scenario):
-    name = "soak"
-    title = "Soak"
-    about = (
-        "{soak_minutes:g} minutes of {soak_rate:g} blocking requests per second and {soak_streams}"
-        " open streams. Memory and file descriptors are plotted over time; growth is from the"
-        " second quarter's median to the last quarter's."
-    )
-    columns = (
-        Column("private_mb", "private MB, peak"),
-        Column("private_growth_mb", "growth MB", 1),
-        Column("files", "file descriptors, peak"),
-        Column("files_growth", "growth"),
-        Column("p99_ms", "p99 ms", 2),
-        Column("gap_p99_ms", "gap p99 ms", 1),
-    )
-
-    def run(self, stand: Stand, variant: Variant) -> Outcome:
-        options = stand.options
-        seconds = options.soak_minutes * 60
-        calls = CallsSpec(
-            target=stand.target(options.apis, tokens=options.tokens),
-            seconds=seconds,
-            rate=options.soak_rate,
-        )
-        streams = StreamsSpec(
-            target=stand.target(options.apis, tokens=options.tokens, stream=True),
-            streams=options.soak_streams,
-            events=options.events,
-            ramp=min(options.ramp, seconds / 4),
-            seconds=seconds,
-        )
-        with (
-            stand.window(min(5.0, seconds / 20)) as window,
-            stand.driver(calls) as first,
-            stand.driver(streams) as second,
-        ):
-            blocking, streaming = first.wait(), second.wait()
-        stand.settle()
-        observed = window.observed
-        load = [sample for sample in observed.samples if sample.at < seconds]
-        return Outcome(
-            numbers={
-                "private_mb": observed.peak_private_mb,
-                "private_growth_mb": _growth([s.private_bytes / 1e6 for s in load]),
-                "files": observed.peak_open_files,
-                "files_growth": _growth([s.open_files for s in load]),
-                "requests": blocking.numbers["ok"],
-                "events": streaming.numbers["events"],
-                "events_lost": streaming.numbers["events_lost"],
-                **latency_numbers(blocking.histograms["latency"]),
-                **latency_numbers(streaming.histograms["gap"], "gap_"),
-                **noise_numbers(observed),
-            },
-            histograms={
-                "latency": blocking.histograms["latency"],
-                "gap": streaming.histograms["gap"],
-            },
-            errors={**blocking.errors, **{f"stream: {k}": v for k, v in streaming.errors.items()}},
-            warnings=[
-                *driver_warnings(blocking, observed, seconds),
-                *driver_warnings(streaming, observed, seconds),
-            ],
-            series=observed.samples,
-        )
-
-
-def _growth(values: list[float]) -> float:
-    """From the median of the second quarter to that of the last; caches have filled by then."""
-    quarter = len(values) // 4
-    if not quarter:
-        return 0.0
-    early, late = sorted(values[quarter : 2 * quarter]), sorted(values[-quarter:])
-    return late[len(late) // 2] - early[len(early) // 2]

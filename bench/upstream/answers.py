@@ -54,9 +54,25 @@ class Answers:
     input_tokens: int
     output_tokens: int
     stream_tokens: int
+    whole: bytes = b""
+    """A stream of Messages that is sent in one piece."""
 
 
-def answers_for(answer_bytes: int, events: int, agents: bool = False) -> Answers:
+_PIECES: tuple[tuple[dict[str, object], dict[str, object]], ...] = (
+    ({"type": "text", "text": ""}, {"type": "text_delta", "text": _DELTA_TEXT}),
+    (
+        {"type": "thinking", "thinking": ""},
+        {"type": "thinking_delta", "thinking": _DELTA_TEXT},
+    ),
+    (
+        {"type": "tool_use", "id": "toolu_stream", "name": "Tool1", "input": {}},
+        {"type": "input_json_delta", "partial_json": " " * len(_DELTA_TEXT)},
+    ),
+)
+"""What a stream that comes at once consists of: its block and each of its events."""
+
+
+def answers_for(answer_bytes: int, events: int, agents: bool = False, at_once: int = 0) -> Answers:
     """Prepare what a behaviour asks for.
 
     With ``agents``, streams of Messages think before the text and call a tool after it.
@@ -72,6 +88,7 @@ def answers_for(answer_bytes: int, events: int, agents: bool = False) -> Answers
         input_tokens=_INPUT_TOKENS,
         output_tokens=output_tokens,
         stream_tokens=events,
+        whole=_messages_at_once(events, at_once) if at_once else b"",
     )
 
 
@@ -210,27 +227,50 @@ def _chat_stream(events: int) -> Stream:
     )
 
 
-def _messages_stream(events: int, agents: bool) -> Stream:
-    def event(kind: str, **fields: object) -> bytes:
-        body = _compact({"type": kind, **fields})
-        return b"event: %b\ndata: %b\n\n" % (kind.encode(), body)
+_MESSAGE: dict[str, object] = {
+    "id": "msg_stream",
+    "type": "message",
+    "role": "assistant",
+    "model": _MODEL["messages"],
+    "content": [],
+    "stop_reason": None,
+    "stop_sequence": None,
+    "usage": {
+        "input_tokens": _INPUT_TOKENS,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": 0,
+        # Zero, so that it does not matter whether a reader adds it to the final count.
+        "output_tokens": 0,
+    },
+}
 
-    message: dict[str, object] = {
-        "id": "msg_stream",
-        "type": "message",
-        "role": "assistant",
-        "model": _MODEL["messages"],
-        "content": [],
-        "stop_reason": None,
-        "stop_sequence": None,
-        "usage": {
-            "input_tokens": _INPUT_TOKENS,
-            "cache_creation_input_tokens": 0,
-            "cache_read_input_tokens": 0,
-            # Zero, so that it does not matter whether a reader adds it to the final count.
-            "output_tokens": 0,
-        },
-    }
+
+def _event(kind: str, **fields: object) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), _compact({"type": kind, **fields}))
+
+
+def _messages_at_once(events: int, kind: int) -> bytes:
+    """Head, all events, and the last chunk, in chunks of about 16 KB."""
+    content, delta = _PIECES[kind - 1]
+    one = _event("content_block_delta", index=0, delta=delta)
+    stop = {"stop_reason": "end_turn", "stop_sequence": None}
+    body = b"".join(
+        (
+            _event("message_start", message=_MESSAGE),
+            _event("content_block_start", index=0, content_block=content),
+            one * events,
+            _event("content_block_stop", index=0),
+            _event("message_delta", delta=stop, usage={"output_tokens": events}),
+            _event("message_stop"),
+        )
+    )
+    size = 16384
+    chunks = (_chunk(body[at : at + size]) for at in range(0, len(body), size))
+    return _STREAM_HEAD + b"".join(chunks) + _LAST_CHUNK
+
+
+def _messages_stream(events: int, agents: bool) -> Stream:
+    event = _event
 
     def block(index: int, content: dict[str, object], *deltas: dict[str, object]) -> bytes:
         return b"".join(
@@ -241,7 +281,7 @@ def _messages_stream(events: int, agents: bool) -> Stream:
             )
         )
 
-    start = event("message_start", message=message)
+    start = event("message_start", message=_MESSAGE)
     if agents:
         thought = {"type": "thinking_delta", "thinking": _WORDS}
         signed = {"type": "signature_delta", "signature": "c2lnbmVk" * 30}

@@ -34,6 +34,9 @@ class Behaviour:
     """Microseconds from the request to the answer's first byte."""
     agents: int = 0
     """1: streams of Messages also think and call a tool."""
+    at_once: int = 0
+    """Streams of Messages come in one piece, as fast as they are taken: 1: of text, 2: of
+    thinking, 3: of a tool's arguments; 0: event by event."""
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:

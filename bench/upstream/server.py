@@ -61,7 +61,10 @@ class _Side:
             self._version = version
             self.behaviour = self._board.behaviour(self._index)
             self.answers = answers_for(
-                self.behaviour.answer_bytes, self.behaviour.events, bool(self.behaviour.agents)
+                self.behaviour.answer_bytes,
+                self.behaviour.events,
+                bool(self.behaviour.agents),
+                self.behaviour.at_once,
             )
 
 
@@ -160,7 +163,7 @@ class _Connection:
         self._busy = False
         self._stream: Stream | None = None
         self._answer: Any = b""
-        self._unsent = b""
+        self._unsent: bytes | memoryview = b""
         self._last = False  # whether the unsent bytes are the answer's last
         self._left = self._seq = self._interval = self._next_at = self._tokens = 0
         self._usage = False
@@ -265,6 +268,11 @@ class _Connection:
             self._send(answers.blocking[self._answer] % side.count[_REQUESTS], last=True)
             return
         side.count[_STREAMS] += 1
+        if side.answers.whole and self._answer == "messages":
+            side.count[_EVENTS] += side.behaviour.events
+            self._tokens = side.answers.stream_tokens
+            self._send(side.answers.whole, last=True)
+            return
         self._seq = 0
         self._left = side.behaviour.events
         self._tokens = side.answers.stream_tokens
@@ -300,7 +308,7 @@ class _Connection:
 
     def _send(self, data: bytes, last: bool) -> None:
         if self._unsent:
-            self._unsent += data
+            self._unsent = bytes(self._unsent) + data
             self._last = last
             return
         try:
@@ -311,7 +319,8 @@ class _Connection:
             self._gone()
             return
         if sent < len(data):
-            self._unsent = data[sent:]
+            # A view: what comes at once is megabytes, of which the kernel takes a part each time.
+            self._unsent = memoryview(data)[sent:]
             self._last = last
             self._server.watch_writes(self._sock, True)
         elif last:

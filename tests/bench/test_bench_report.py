@@ -13,7 +13,7 @@ from bench.machine import CpuTimes, ProcessTable
 from bench.options import Options
 from bench.plan import plan
 from bench.report import draw_plots, report, write_docs
-from bench.report.docs import AGENTS, BEGIN, END
+from bench.report.docs import BEGIN, END, OWN
 from bench.results import Measurement, Results
 from bench.scenarios import all_scenarios
 from bench.scenarios.agents import CLASSES
@@ -114,7 +114,7 @@ def test_the_page_changes_between_its_markers_only(tmp_path: Path) -> None:
 
 def test_a_run_of_agents_leaves_the_other_numbers_as_they_are(tmp_path: Path) -> None:
     page = tmp_path / "performance.md"
-    page.write_text(f"{AGENTS[0]}\nold\n{AGENTS[1]}\n{BEGIN}\nothers\n{END}\n")
+    page.write_text(f"{OWN['agents'][0]}\nold\n{OWN['agents'][1]}\n{BEGIN}\nothers\n{END}\n")
     numbers = {"cpu_ms_per_turn": 3.25} | {f"ttfb_{n}_p50_ms": 1.0 + n for n in range(CLASSES)}
     results = attrs.evolve(
         _results(),
@@ -132,7 +132,7 @@ def test_a_run_of_agents_leaves_the_other_numbers_as_they_are(tmp_path: Path) ->
     assert "old" not in text
     assert "**9 agents**" in text
     assert "| 3.25" in text
-    assert text.index("![agents](agents.svg)") < text.index(AGENTS[1])
+    assert text.index("![agents](agents.svg)") < text.index(OWN["agents"][1])
     assert text.endswith(f"{BEGIN}\nothers\n{END}\n")
 
 
