@@ -24,9 +24,15 @@ from aigateway.actors.codec.splice import (
     delete_member,
 )
 from aigateway.actors.codec.sse import parse_event
-from aigateway.actors.interception._chat_chunk import OpenCall, finish_reason, read_call_part
+from aigateway.actors.interception._chat_chunk import (
+    CallPart,
+    OpenCall,
+    finish_reason,
+    read_call_part,
+)
 from aigateway.actors.interception._chat_message import message_of, with_whole_calls
 from aigateway.actors.interception._one_answer import edited, edited_elements, replaced
+from aigateway.actors.interception._pattern import Pattern
 from aigateway.actors.interception.injected import InjectedCall, InjectedInterception
 from aigateway.actors.interception.relay import Relay
 from aigateway.actors.interception.routes import CHAT_COMPLETIONS, Api
@@ -51,8 +57,17 @@ class InjectedChat(InjectedInterception):
         super()._begin_round(relay)
         self._pieces: list[bytes] = []
         self._open: dict[int, OpenCall] = {}
+        self._pattern = Pattern()
+        self._pattern_shown = False
 
     # -- streams
+
+    def _shown_of(self, piece: bytes) -> bytes:
+        # PERF: the arguments of a call may come in thousands of parts.
+        if self._pattern.fits(piece):
+            self._pieces.append(piece)
+            return piece if self._pattern_shown else b""
+        return super()._shown_of(piece)
 
     def _is_plain(self, piece: bytes) -> bool:
         if not self._role_said or b'"tool_calls"' in piece or b'_tokens"' in piece:
@@ -69,7 +84,9 @@ class InjectedChat(InjectedInterception):
             self._id, self._created = event.get("id"), event.get("created")
         self._read_usage(event)
         choices = items(event["choices"])
-        before = piece
+        before, told_role = piece, self._role_said
+        self._pattern.forget()
+        self._parts_read: list[tuple[OpenCall, CallPart]] = []
         piece = edited(piece, lambda chunk: edited_elements(chunk, self._edit_choice, "choices"))
         ends = not choices
         for choice in choices:
@@ -77,9 +94,23 @@ class InjectedChat(InjectedInterception):
                 self._stop_reason, ends = reason, True
         if self._parts.hides and ends:
             return self._keep_back(piece)
-        if piece != before and not items(members(parse_event(piece)[1]).get("choices")):
-            return b""
-        return self._as_of_first(piece)
+        gone = piece != before and not items(members(parse_event(piece)[1]).get("choices"))
+        shown = b"" if gone else self._as_of_first(piece)
+        if told_role and len(choices) == 1 and not ends and b'_tokens"' not in before:
+            self._learn(before, shown)
+        return shown
+
+    def _learn(self, piece: bytes, shown: bytes) -> None:
+        """Know chunks again that add to the same call, and go to the client whole or not at all."""
+        if len(self._parts_read) != 1 or (shown and shown != piece) or not self._pattern.learns:
+            return
+        call, part = self._parts_read[0]
+        if part.name and not (part.id and (part.id, part.name) == (call.id, call.name)):
+            # Its text decides whether the next such part begins another call.
+            return
+        name = b'"arguments"' if part.custom is None else b'"input"'
+        self._pattern.learn(piece, name, call.arguments, part.arguments)
+        self._pattern_shown = bool(shown)
 
     def _edit_choice(self, choice: bytes) -> bytes | None:
         """The choice without what is not for the client; None when nothing is left."""
@@ -109,6 +140,7 @@ class InjectedChat(InjectedInterception):
                 self._parts.show(index)
                 self._client_has_calls = True
         known.add(part)
+        self._parts_read.append((known, part))
         number = self._parts.of(index)
         if number is None:
             return None

@@ -325,7 +325,7 @@ class ResponsesInterception(Relay):
         self._usage = RunningUsage()
         self._items = Items()
         self._thinking = Thinking()
-        self._keep_delta = self._thinking.deltas.append
+        self._keep_delta = self._thinking.keep
         self._saying = Saying()
         self._output_read = False
         self._usage_recorded = False

@@ -505,6 +505,26 @@ def test_what_is_told_of_one_part_of_a_thought_takes_nothing_from_another() -> N
     ]
 
 
+MANY = [f"{number} drops, " for number in range(20_000)]
+"""More than are kept unread."""
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        b"",
+        event("response.reasoning_text.done", output_index=0, content_index=0, text="".join(MANY)),
+        event("response.reasoning_text.done", text="".join(MANY)),
+        item_done(0, {**OPEN, "content": [{**SAID, "text": "".join(MANY)}]}),
+    ],
+    ids=["by deltas alone", "by an event", "by an event without a place", "by its item"],
+)
+def test_a_thought_of_very_many_deltas_is_recorded_once_and_whole(told: bytes) -> None:
+    deltas = b"".join(delta_of(0, text, content_index=0) for text in MANY)
+    result = stream(RESPONSE_CREATED, deltas, told, COMPLETED)
+    assert thoughts(result) == [("".join(MANY), "reasoning_text")]
+
+
 @pytest.mark.parametrize(
     ("last", "end"),
     [
