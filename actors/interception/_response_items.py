@@ -312,7 +312,7 @@ class Thinking:
     they are read.
     """
 
-    MANY = 2048
+    MANY = 1024
     """Deltas after which those are read that say what they belong to: some milliseconds."""
     MOST = 16_384
     """Others that are kept; at some 250 bytes each that is as long as a text may be."""
