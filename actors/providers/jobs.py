@@ -15,7 +15,7 @@ from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.refusals import ProviderAnswer
 from aigateway.actors.providers.request import Opened, Perform, Refused, UpstreamRequest
 from aigateway.actors.upstream.errors import UpstreamError
-from aigateway.actors.upstream.exchange import Exchange
+from aigateway.actors.upstream.exchange import Exchange, UpstreamConnection
 from aigateway.actors.values.frozen import frozen
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Expire",
     "Failed",
     "Job",
+    "Lent",
     "Reap",
     "Released",
     "Reported",
@@ -124,8 +125,11 @@ class Run:
     """
 
     job: Job = field(repr=False)
+    connection: UpstreamConnection | None = None
+    """One that is there already."""
     before: Exchange | None = None
-    """An answer to discard first: the one that made the provider try again."""
+    """An answer to discard first, the one that made the provider try again.  If its connection
+    can be used then, that is the one."""
 
 
 @frozen
@@ -184,6 +188,14 @@ class Failed:
 
 
 @frozen
+class Lent:
+    """The exchange is out with its request, and the worker has nothing to do."""
+
+    worker: pykka.ActorRef[Any] = field(repr=False)
+    exchange: Exchange
+
+
+@frozen
 class Reported:
     """The client gets an answer with this status."""
 
@@ -213,7 +225,7 @@ class Drained:
 class Told:
     """An error message of a session says something of the key with which that was opened."""
 
-    worker: pykka.ActorRef[Any] = field(repr=False)
+    exchange: Exchange = field(repr=False)
     answer: ProviderAnswer
     model: str
     """By the provider's own name."""

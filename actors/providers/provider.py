@@ -33,6 +33,7 @@ from aigateway.actors.providers.jobs import (
     Expire,
     Failed,
     Job,
+    Lent,
     Reap,
     Released,
     Reported,
@@ -61,7 +62,6 @@ from aigateway.actors.providers.workers import (
     ProviderLimits,
     WorkerConfig,
     Workers,
-    let_go_of_exchanges,
 )
 from aigateway.actors.upstream.connect import Connector
 from aigateway.actors.upstream.endpoint import Endpoint
@@ -148,8 +148,8 @@ class Provider(GatewayActor):
         paused = [item.job for item in self._alarm.clear() if isinstance(item, Resume)]
         for job in (*waiting, *paused):
             fail(job.reply, ActorDied(f"{self.role} stopped", sent=job.sent))
-        let_go_of_exchanges(self.actor_inbox)
         if self._usable:
+            self._workers.let_go_of_exchanges(self.actor_inbox, time.monotonic())
             self._workers.retire_sessions()
             self._workers.stop_all()
             self._maker.close()
@@ -164,6 +164,12 @@ class Provider(GatewayActor):
                 # The one who gave it to be drained holds it no more.
                 if not self._workers.is_draining(message.worker):
                     self._take_back(message)
+            case Lent():
+                now = time.monotonic()
+                self._workers.lend(message.worker, message.exchange, now)
+                if self._pool.waiting:
+                    # For want of a worker.
+                    self._next(now)
             case Reported():
                 self._strategy.report(message.ticket, message.status, time.monotonic())
             case Answered():
@@ -174,16 +180,16 @@ class Provider(GatewayActor):
                 self._take_back(message)
             case Drain():
                 self._workers.drain(message)
+                self._next(time.monotonic())
             case Converse():
                 self._workers.converse(message)
                 if self._retired:
                     message.session.retire()
+                self._next(time.monotonic())
             case Told():
-                member = self._pool.find(message.worker)
-                if member is not None and member.walker is not None:
-                    self._strategy.told(
-                        member.walker, message.answer, message.model, time.monotonic()
-                    )
+                walker = self._pool.walker_of(message.exchange)
+                if walker is not None:
+                    self._strategy.told(walker, message.answer, message.model, time.monotonic())
             case Drained():
                 self._counters.drains_complete += message.to_the_end
                 self._take_back(message)
@@ -259,8 +265,10 @@ class Provider(GatewayActor):
         match step:
             case Deliver():
                 name = self._config.name
-                opened = open_answer(worker, self.actor_ref, name, self._maker, job, exchange)
-                if not job.settle(opened):
+                opened = open_answer(None, self.actor_ref, name, self._maker, job, exchange)
+                if job.settle(opened):
+                    self._workers.lend(worker, exchange, now)
+                else:
                     self._workers.discard(worker, exchange)
             case Send():
                 if not self._workers.try_again(worker, job, exchange):
@@ -299,7 +307,7 @@ class Provider(GatewayActor):
         if member is not None:
             # The strategy has ended its walk, or will.
             member.walker = None
-            self._workers.free(member, now, connected=False)
+            self._workers.free(member, now)
         self._follow(job, step, now)
         self._next(now)
 
@@ -341,7 +349,7 @@ class Provider(GatewayActor):
 
     def _next(self, now: float) -> None:
         """Somebody may be free: serve who waits longest, else see whether all is done."""
-        job = self._pool.next_waiting()
+        job = self._pool.next_waiting() if self._pool.has_room else None
         if job is not None:
             self._place(job, now)
         elif self._retired:
@@ -381,7 +389,8 @@ class Provider(GatewayActor):
         if self._usable:
             self._workers.stop_idle(time.monotonic())
         paused = self._usable and self._strategy.paused
-        if not len(self._pool) and not self._pool.waiting and not paused:
+        pool = self._pool
+        if not len(pool) and not pool.out and not pool.waiting and not paused:
             self.stop()
 
     # -- later
@@ -425,11 +434,12 @@ class Provider(GatewayActor):
         workers = self._pool.states()
         tally: Mapping[str, int] = {
             name: sum(worker.state == name for worker in workers)
-            for name in ("busy", "idle", "draining", "session")
+            for name in ("busy", "draining", "session")
         }
+        pool = self._pool
         state = ProviderState(
-            self._config.name, tally["busy"], tally["idle"], tally["draining"],
-            self._pool.waiting, workers, sessions=tally["session"], counters=self._counters.copy(),
+            self._config.name, tally["busy"] + pool.out, pool.kept, tally["draining"],
+            pool.waiting, workers, sessions=tally["session"], counters=self._counters.copy(),
         )  # fmt: skip
         if not self._usable:
             return state

@@ -260,7 +260,9 @@ class Opened:
     """The answer's head is there; the exchange now belongs to the one who got this."""
 
     exchange: Exchange
-    worker: pykka.ActorRef[Any] = field(repr=False)
+    worker: pykka.ActorRef[Any] | None = field(repr=False)
+    """Who has asked, and waits for the exchange, since the answer came whole with its head; None:
+    nobody waits for it."""
     provider: pykka.ActorRef[Any] = field(repr=False)
     """To whom the exchange is given back, even when the provider was replaced meanwhile."""
     provider_name: str
@@ -287,8 +289,8 @@ class Opened:
             exchange.close()
 
     def converse(self, session: Session) -> bool:
-        """Have the worker run a session on the exchange; False when nobody will."""
-        return tell_quietly(self.provider, Converse(self.worker, session))
+        """Have a worker run a session on the exchange; False when nobody will."""
+        return tell_quietly(self.provider, Converse(session))
 
     def drain(self, recording: Recording) -> bool:
         """Have the exchange read to its end for the usage it carries; False when nobody will."""
@@ -349,15 +351,15 @@ class Perform:
 class GiveBack:
     """The holder is done with an exchange, whatever state it is in."""
 
-    worker: pykka.ActorRef[Any] = field(repr=False)
+    worker: pykka.ActorRef[Any] | None = field(repr=False)
+    """Who waits for it, if anybody does."""
     exchange: Exchange
 
 
 @frozen
 class Converse:
-    """Run this session on the worker's connection.  The exchange is the session's."""
+    """Run this session on the connection of its exchange."""
 
-    worker: pykka.ActorRef[Any] = field(repr=False)
     session: Session = field(repr=False)
 
 
@@ -365,7 +367,8 @@ class Converse:
 class Drain:
     """The client has gone: read the exchange to its end for the usage it carries."""
 
-    worker: pykka.ActorRef[Any] = field(repr=False)
+    worker: pykka.ActorRef[Any] | None = field(repr=False)
+    """Who waits for it, if anybody does."""
     exchange: Exchange
     recording: Recording = field(repr=False)
 
@@ -379,7 +382,7 @@ class Retire:
 class WorkerState:
     role: str
     state: str
-    """idle, busy (its exchange is out), draining or session."""
+    """idle, busy (it asks for an answer), draining or session."""
     exchanges: int
 
 
@@ -389,7 +392,9 @@ class ProviderState:
 
     name: str
     busy: int
+    """Connections on which a request waits for its answer, or reads it."""
     idle: int
+    """Connections that are kept for the next one."""
     draining: int
     waiting: int
     """Requests that wait for a connection."""

@@ -402,7 +402,7 @@ class SocketSession:
         if status:
             answer = ProviderAnswer(status, (), payload, True, time.time(), None)
             model = turn.model if turn is not None else ""
-            tell_quietly(opened.provider, Told(opened.worker, answer, model))
+            tell_quietly(opened.provider, Told(self.exchange, answer, model))
         shown = mask_error(payload, self._rules.keys)
         if shown == payload:
             return payload

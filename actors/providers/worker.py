@@ -1,14 +1,15 @@
-"""The upstream worker: owns one connection, runs one exchange at a time.
+"""The upstream worker: asks for one answer at a time, and owns the connection until it is there.
 
 A worker may block: on connecting, on sending, on the answer's head, on draining.  That is
-what it is for; its provider never does.
+what it is for; its provider never does.  An exchange that its request holds needs no worker: the
+next one may have it meanwhile.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import Any, TypeAlias
 
 import pykka
 import requests
@@ -24,6 +25,7 @@ from aigateway.actors.providers.jobs import (
     Drained,
     Failed,
     Job,
+    Lent,
     Released,
     Reported,
     Run,
@@ -51,11 +53,13 @@ that the connection can be used again."""
 DISCARD_TIME = 1.0
 """Seconds for that."""
 
+_Told: TypeAlias = Answered | Failed | Lent | Reported | Released | Drained
+
 log = structlog.get_logger("ai-gateway.provider")
 
 
 class UpstreamWorker(GatewayActor):
-    """One connection to the upstream of ``provider``."""
+    """Asks the upstream of ``provider``."""
 
     def __init__(
         self,
@@ -80,23 +84,22 @@ class UpstreamWorker(GatewayActor):
         self._idle_timeout = idle_timeout
         self._drain_timeout = drain_timeout
         self._fallback_after = fallback_after or math.inf
-        self._lent: Exchange | None = None
         self.job: Job | None = None
         """The request in hand: what to settle if the worker dies."""
 
     def receive(self, message: object) -> None:
-        # Whatever is told, the exchange that was out is back or comes along.
-        self._lent = None
         match message:
             case Run():
                 self.job = message.job
+                self._connection.connection = message.connection
                 if message.before is not None:
-                    _discard(message.before)
-                    message.before.detach()
+                    self._take_over(message.before)
                 self._run(message.job)
                 self.job = None
             case Discard():
+                self._connection.connection = message.exchange.connection
                 _discard(message.exchange)
+                self._connection.let_go()
                 self._tell_provider(Released(self.actor_ref, message.exchange))
             case Drain():
                 self._drain(message)
@@ -110,15 +113,17 @@ class UpstreamWorker(GatewayActor):
                 raise TypeError(f"worker: unknown message {type(message).__name__}")
 
     def release(self) -> None:
-        # A connection whose exchange is out belongs to its holder.
-        if self._lent is None or self._lent.detached:
-            self._connection.close()
+        self._connection.close()
         kept = []
         while not self.actor_inbox.empty():
             envelope = self.actor_inbox.get()
             match envelope.message:
                 case Run() as message:
                     self.job = message.job
+                    if message.connection is not None:
+                        message.connection.close()
+                    if message.before is not None:
+                        message.before.close()
                 case Drain() | Abandon() as message:
                     abandon(message.exchange, message.recording)
                 case Discard() as message:
@@ -132,6 +137,14 @@ class UpstreamWorker(GatewayActor):
 
     # -- one exchange
 
+    def _take_over(self, before: Exchange) -> None:
+        """Get rid of an answer, and use its connection if that is clean then."""
+        self._connection.connection = before.connection
+        _discard(before)
+        if not before.reusable:
+            self._connection.close()
+        before.detach()
+
     def _run(self, job: Job) -> None:
         sent_before, job.sent = job.sent, True
         job.begun_at = job.begun_at or time.monotonic()
@@ -142,12 +155,12 @@ class UpstreamWorker(GatewayActor):
             self._connection.close()
             self._tell_provider(Failed(self.actor_ref, job, ex))
             return
-        self._lent = exchange
         bad = None
         if job.rescued and 200 <= exchange.status < 300:
             bad = self._look(exchange, job)
         if bad is not None or exchange.status in job.ask_back:
             answer = _heard(exchange, job, bad)
+            self._connection.let_go()
             self._tell_provider(Answered(self.actor_ref, job, exchange, answer))
         else:
             self._open(job, exchange)
@@ -236,12 +249,18 @@ class UpstreamWorker(GatewayActor):
         if job.ticket is not None:
             # Before the client can ask again.
             self._tell_provider(Reported(job.ticket, exchange.status))
+        self._connection.let_go()
+        worker: pykka.ActorRef[Any] | None = self.actor_ref
+        if not exchange.complete:
+            # PERF: of one that is whole there is nothing to wait for, so the worker comes back
+            # with it, and the message is spared.
+            worker = None
+            self._tell_provider(Lent(self.actor_ref, exchange))
         opened = open_answer(
-            self.actor_ref, self._provider, self._provider_name, self._maker, job, exchange
+            worker, self._provider, self._provider_name, self._maker, job, exchange
         )
         if not job.settle(opened):
-            exchange.close()
-            self._tell_provider(Released(self.actor_ref, exchange))
+            opened.give_back()
 
     # -- a client has gone
 
@@ -278,13 +297,13 @@ class UpstreamWorker(GatewayActor):
 
     # -- the provider may be dead
 
-    def _tell_provider(self, message: Answered | Failed | Reported | Released | Drained) -> None:
+    def _tell_provider(self, message: _Told) -> None:
         try:
             self._provider.tell(message)
         except pykka.ActorDeadError:
             self._settle(message)
 
-    def _settle(self, message: Answered | Failed | Reported | Released | Drained) -> None:
+    def _settle(self, message: _Told) -> None:
         """Do what is left to do when nobody decides any more."""
         match message:
             case Failed(job=job, error=error) if job.sent:
@@ -342,7 +361,7 @@ def _read_small(exchange: Exchange) -> tuple[bytes, bool]:
 
 
 def open_answer(
-    worker: pykka.ActorRef[Any],
+    worker: pykka.ActorRef[Any] | None,
     provider: pykka.ActorRef[Any],
     provider_name: str,
     maker: Maker,

@@ -1,10 +1,11 @@
-"""A provider's workers and the requests that wait for one.  Decides nothing but order, and
-does no I/O: the time is passed in, and the caller starts, stops and tells the workers.
+"""A provider's workers, its connections, and the requests that wait for one.  Decides nothing but
+order, and does no I/O: the time is passed in, and the caller starts, stops and tells the workers.
 
-A worker is *idle*, *busy* (it runs an exchange, or its exchange is out with a request),
-*draining* (it reads on after a client has gone) or in a *session*.  Of the idle ones the last
-used comes first, so that surplus connections grow cold and are reaped; those whose connection is
-closed come after all others.
+A worker is *idle*, *busy* (it asks for an answer), *draining* (it reads on after a client has
+gone) or in a *session*.  It has a connection for as long as it is not idle.  An exchange that is
+*out* with a request has the connection to itself, and no worker.  Of idle workers and of
+connections that are kept the last used comes first, so that surplus ones grow cold and are
+reaped.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from attrs import define
 from aigateway.actors.providers.jobs import Job
 from aigateway.actors.providers.keypool import Walker
 from aigateway.actors.providers.request import Session, WorkerState
+from aigateway.actors.upstream.exchange import Exchange, UpstreamConnection
 
 __all__ = ["QUEUE", "QUEUE_WAIT", "Member", "WorkerPool"]
 
@@ -44,19 +46,21 @@ class Member:
     session: Session | None = None
     """What it runs, in that state."""
     walker: Walker | None = None
-    """The walk of the request whose exchange is out; counted when it comes back."""
+    """The walk of the request that it has; counted when its exchange is over."""
 
 
 class WorkerPool:
     """Who is there, who is free, who waits."""
 
-    def __init__(self, max_workers: int, *, queue: int = QUEUE, wait: float = QUEUE_WAIT) -> None:
-        self._max_workers = max_workers
+    def __init__(self, connections: int, *, queue: int = QUEUE, wait: float = QUEUE_WAIT) -> None:
+        """``connections`` may be in use at once."""
+        self._connections = connections
         self._queue = queue
         self._wait = wait
         self._members: dict[str, Member] = {}
-        self._warm: list[Member] = []
-        self._cold: list[Member] = []
+        self._idle: list[Member] = []
+        self._kept: list[tuple[float, UpstreamConnection]] = []
+        self._out: dict[Exchange, Walker | None] = {}
         self._waiting: deque[tuple[float, Job]] = deque()
         self.draining = 0
 
@@ -68,9 +72,24 @@ class WorkerPool:
         return len(self._waiting)
 
     @property
+    def out(self) -> int:
+        """Exchanges that are out."""
+        return len(self._out)
+
+    @property
+    def kept(self) -> int:
+        """Connections that wait for their next request."""
+        return len(self._kept)
+
+    @property
+    def in_use(self) -> int:
+        """Connections that somebody has."""
+        return len(self._members) - len(self._idle) + len(self._out)
+
+    @property
     def has_room(self) -> bool:
-        """Whether one more worker may be started."""
-        return len(self._members) < self._max_workers
+        """Whether one more may be in use."""
+        return self.in_use < self._connections
 
     def find(self, ref: _Ref) -> Member | None:
         return self._members.get(ref.actor_urn)
@@ -86,21 +105,20 @@ class WorkerPool:
         return member
 
     def take(self) -> Member | None:
-        """The best idle worker, busy from now on."""
-        free = self._warm or self._cold
-        if not free:
+        """The idle worker that was the last to work, busy from now on."""
+        if not self._idle:
             return None
-        member = free.pop()
+        member = self._idle.pop()
         member.state = "busy"
         return member
 
-    def free(self, member: Member, now: float, *, connected: bool) -> None:
-        """Its exchange is over.  ``connected``: its connection can be used again."""
+    def free(self, member: Member, now: float) -> None:
+        """It has nothing to do."""
         self._leave(member)
         member.state = "idle"
         member.session = None
         member.since = now
-        (self._warm if connected else self._cold).append(member)
+        self._idle.append(member)
 
     def drain(self, member: Member) -> None:
         """It reads on for its usage from now on."""
@@ -125,7 +143,7 @@ class WorkerPool:
 
     def take_idle(self, before: float) -> list[Member]:
         """Take out those that have been idle since ``before``, to be stopped."""
-        old = [m for m in (*self._warm, *self._cold) if m.since <= before]
+        old = [m for m in self._idle if m.since <= before]
         for member in old:
             self.remove(member.ref)
         return old
@@ -135,7 +153,42 @@ class WorkerPool:
         if member.state == "draining":
             self.draining -= 1
         elif member.state == "idle":
-            (self._warm if member in self._warm else self._cold).remove(member)
+            self._idle.remove(member)
+
+    # -- exchanges that are out, and connections that are kept
+
+    def lend(self, exchange: Exchange, walker: Walker | None) -> None:
+        """It is out from now on; ``walker`` is that of its request."""
+        self._out[exchange] = walker
+
+    def is_out(self, exchange: Exchange) -> bool:
+        return exchange in self._out
+
+    def end_loan(self, exchange: Exchange) -> Walker | None:
+        """It is back."""
+        return self._out.pop(exchange)
+
+    def walker_of(self, exchange: Exchange) -> Walker | None:
+        """The walk of an exchange that is out or in a session."""
+        for member in self._members.values():
+            if member.session is not None and member.session.exchange is exchange:
+                return member.walker
+        return self._out.get(exchange)
+
+    def keep(self, connection: UpstreamConnection, now: float) -> None:
+        """It can be used again."""
+        self._kept.append((now, connection))
+
+    def take_kept(self) -> UpstreamConnection | None:
+        """The one that was used last."""
+        return self._kept.pop()[1] if self._kept else None
+
+    def take_cold(self, before: float) -> list[UpstreamConnection]:
+        """Take out those that have been kept since ``before``, to be closed."""
+        cold = [connection for since, connection in self._kept if since <= before]
+        if cold:
+            self._kept = [entry for entry in self._kept if entry[0] > before]
+        return cold
 
     # -- requests that wait
 

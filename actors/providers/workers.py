@@ -6,6 +6,7 @@ is done.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from itertools import count
@@ -23,9 +24,11 @@ from aigateway.actors.providers.jobs import (
     Discard,
     Drained,
     Job,
+    Lent,
     Released,
     Run,
 )
+from aigateway.actors.providers.keypool import Walker
 from aigateway.actors.providers.making import Maker
 from aigateway.actors.providers.recording import Recording
 from aigateway.actors.providers.request import Converse, Drain, GiveBack
@@ -40,7 +43,6 @@ __all__ = [
     "WorkerConfig",
     "Workers",
     "abandon_elsewhere",
-    "let_go_of_exchanges",
 ]
 
 Placed: TypeAlias = Literal["running", "queued", "full", "died"]
@@ -93,10 +95,10 @@ class Workers:
         ``died``: it was given to one that is dead, and is the caller's again.
         """
         pool = self.pool
-        member = pool.take() or self._start()
+        member = self._hire() if pool.has_room else None
         if member is not None:
             return "running" if self._run(member, job, None) else "died"
-        if len(pool) and pool.enqueue(job, now):
+        if pool.in_use and pool.enqueue(job, now):
             return "queued"
         self._counters.queue_full += 1
         return "full"
@@ -121,8 +123,13 @@ class Workers:
     def drain(self, message: Drain) -> None:
         """Let the worker read on, or give the answer up when too many do already."""
         exchange = message.exchange
-        member = self.pool.find(message.worker)
-        if exchange.detached or member is None or member.state != "busy":
+        if message.worker is None:
+            member = self._hire_for(exchange)
+        else:
+            member = self.pool.find(message.worker)
+            if exchange.detached or (member is not None and member.state != "busy"):
+                member = None
+        if member is None:
             abandon_elsewhere(message)
         elif self.pool.draining >= self._config.limits.drains:
             self._counters.drains_refused += 1
@@ -132,14 +139,31 @@ class Workers:
         else:
             self._counters.drains += 1
             self.pool.drain(member)
-            _pass_on(message)
+            if not tell_quietly(member.ref, message):
+                abandon_elsewhere(message)
 
     def converse(self, message: Converse) -> None:
-        """Let the worker run a session."""
-        member = self.pool.find(message.worker)
-        if member is not None and member.state == "busy":
-            self.pool.converse(member, message.session)
-        _pass_on_session(message)
+        """Let a worker run a session."""
+        session = message.session
+        member = self._hire_for(session.exchange)
+        if member is not None:
+            self.pool.converse(member, session)
+            if tell_quietly(member.ref, message):
+                return
+        _elsewhere(session.abandon)
+
+    def _hire_for(self, exchange: Exchange) -> Member | None:
+        """Somebody to see to an exchange that was out; None when it was not, or when nobody is
+        there."""
+        if not self.pool.is_out(exchange):
+            return None
+        walker = self.pool.end_loan(exchange)
+        member = self._hire()
+        if member is not None:
+            member.walker = walker
+        else:
+            self._walked(walker)
+        return member
 
     def retire_sessions(self) -> None:
         """Let sessions end as soon as nothing runs on them."""
@@ -151,63 +175,111 @@ class Workers:
         job.attempts += 1
         member.exchanges += 1
         member.walker = job.walker
-        if tell_quietly(member.ref, Run(job, before)):
+        connection = self.pool.take_kept() if before is None else None
+        if tell_quietly(member.ref, Run(job, connection, before)):
             return True
         self._counters.unsent += 1
         self.pool.remove(member.ref)
+        if connection is not None:
+            connection.close()
         if before is not None:
             before.close()
         return False
 
     # -- back from work
 
-    def take_back(self, worker: _Ref, exchange: Exchange, now: float) -> bool:
-        """An exchange is over; returns whether a worker is free for another.
+    def lend(self, worker: _Ref, exchange: Exchange, now: float) -> None:
+        """The exchange is out with its request, and the worker has nothing to do."""
+        walker = None
+        member = self.pool.find(worker)
+        if member is not None:
+            walker, member.walker = member.walker, None
+            self.pool.free(member, now)
+        self.pool.lend(exchange, walker)
 
-        May be told twice of the same one.
+    def take_back(self, worker: _Ref | None, exchange: Exchange, now: float) -> bool:
+        """An exchange is over; returns whether there is room for another.
+
+        ``worker``: who waited for it, or had it.  May be told twice of the same one.
         """
         if exchange.detached:
             return False
-        member = self.pool.find(worker)
-        reusable = exchange.reusable and member is not None
-        if not reusable:
+        if worker is None:
+            if not self.pool.is_out(exchange):
+                # A worker has it: the one who gave it away holds it no more.
+                return False
+            self._walked(self.pool.end_loan(exchange))
+        elif (member := self.pool.find(worker)) is not None:
+            self.free(member, now)
+        else:
             exchange.close()
-        exchange.detach()
-        if member is None:
+            exchange.detach()
             return False
         self._counters.connections_reused += exchange.reused
-        self.free(member, now, connected=reusable)
+        if exchange.reusable:
+            self.pool.keep(exchange.connection, now)
+        else:
+            exchange.close()
+        exchange.detach()
         return True
 
-    def is_draining(self, worker: _Ref) -> bool:
-        member = self.pool.find(worker)
+    def is_draining(self, worker: _Ref | None) -> bool:
+        member = self.pool.find(worker) if worker is not None else None
         return member is not None and member.state == "draining"
 
-    def free(self, member: Member, now: float, *, connected: bool) -> None:
-        """The worker has nothing to do."""
+    def free(self, member: Member, now: float) -> None:
+        """The worker has nothing to do, and what it had is over."""
         self._end_walk(member, answered=True)
-        self.pool.free(member, now, connected=connected)
+        self.pool.free(member, now)
 
     def _end_walk(self, member: Member, *, answered: bool) -> None:
         walker, member.walker = member.walker, None
+        self._walked(walker, answered=answered)
+
+    def _walked(self, walker: Walker | None, *, answered: bool = True) -> None:
         if walker is not None:
             self._counters.walked(walker.end(answered=answered))
 
     # -- coming and going
 
     def stop_idle(self, before: float) -> None:
-        """Stop those who have been idle since ``before``."""
+        """Stop those who have been idle since ``before``, and close what was not used since."""
         for member in self.pool.take_idle(before):
             member.ref.stop(block=False)
+        for connection in self.pool.take_cold(before):
+            connection.close()
 
     def stop_all(self) -> None:
         """Stop everybody as soon as they are done with what they have in hand."""
         for ref in self.pool.refs():
             ref.stop(block=False)
+        for connection in self.pool.take_cold(math.inf):
+            connection.close()
+
+    def let_go_of_exchanges(self, inbox: Any, now: float) -> None:
+        """Of those on their way back to a provider that is dying; replies are not touched."""
+        envelopes = []
+        while not inbox.empty():
+            envelope = inbox.get()
+            envelopes.append(envelope)
+            match envelope.message:
+                case Lent() as message:
+                    self.lend(message.worker, message.exchange, now)
+                case Drain() as message:
+                    self.drain(message)
+                case Converse() as message:
+                    self.converse(message)
+                    message.session.retire()
+                case Answered() | GiveBack() | Released() | Drained() as message:
+                    message.exchange.close()
+        for envelope in envelopes:
+            inbox.put(envelope)
+
+    def _hire(self) -> Member | None:
+        """Somebody who has nothing to do, or is new; None when the system starts nobody."""
+        return self.pool.take() or self._start()
 
     def _start(self) -> Member | None:
-        if not self.pool.has_room:
-            return None
         config = self._config
         role = f"{config.role}/worker-{next(self._numbers)}"
         try:
@@ -230,41 +302,18 @@ class Workers:
         return self.pool.add(ref, role)
 
 
-def let_go_of_exchanges(inbox: Any) -> None:
-    """Of those on their way back to a provider that is dying; replies are not touched."""
-    envelopes = []
-    while not inbox.empty():
-        envelope = inbox.get()
-        envelopes.append(envelope)
-        match envelope.message:
-            case Drain() as message:
-                _pass_on(message)
-            case Converse() as message:
-                _pass_on_session(message)
-                message.session.retire()
-            case Answered() | GiveBack() | Released() | Drained() as message:
-                message.exchange.close()
-    for envelope in envelopes:
-        inbox.put(envelope)
-
-
-def _pass_on(message: Drain) -> None:
-    """Let the worker drain if it still can."""
-    if message.exchange.detached or not tell_quietly(message.worker, message):
-        abandon_elsewhere(message)
-
-
-def _pass_on_session(message: Converse) -> None:
-    """Let the worker run it if it still can.  Abandoning may wait."""
-    if not tell_quietly(message.worker, message):
-        session = message.session
-        threading.Thread(target=session.abandon, name="abandon", daemon=True).start()
-
-
 def abandon_elsewhere(message: Drain) -> None:
-    """End an answer whose worker is gone; recording may wait, so it gets a thread of its own."""
-    args = (message.exchange, message.recording)
-    threading.Thread(target=_abandon, args=args, name="abandon", daemon=True).start()
+    """End an answer to which no worker can see."""
+    _elsewhere(_abandon, message.exchange, message.recording)
+
+
+def _elsewhere(task: Callable[..., None], *args: object) -> None:
+    """Do what may wait, for the disk or a client, in a thread of its own; here where the system
+    gives no more of them."""
+    try:
+        threading.Thread(target=task, args=args, name="abandon", daemon=True).start()
+    except RuntimeError:
+        task(*args)
 
 
 def _abandon(exchange: Exchange, recording: Recording) -> None:

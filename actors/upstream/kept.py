@@ -93,6 +93,10 @@ class KeptConnection:
             exchange.read_head(max(until - time.monotonic(), 0.001))
         return exchange
 
+    def let_go(self) -> None:
+        """The connection is the exchange's from now on, and whoever holds that sees to it."""
+        self.connection = None
+
     def is_alive(self) -> bool:
         """Whether the next request needs no new connection, as far as can be seen."""
         return self.connection is not None and self.connection.is_alive()

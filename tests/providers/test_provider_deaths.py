@@ -30,6 +30,16 @@ def gone(ref: pykka.ActorRef[Any]) -> bool:
     return not ref.is_alive()
 
 
+def kill_workers() -> None:
+    """Let all workers of this process die."""
+    for ref in pykka.ActorRegistry.get_by_class(UpstreamWorker):
+        ref.tell(Crash())
+
+
+def no_thread(*_args: object, **_options: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 def opened_by(reply: Any) -> Opened:
     opened = reply.get(timeout=PATIENCE)
     assert isinstance(opened, Opened), opened
@@ -77,40 +87,61 @@ def test_a_worker_that_dies_with_a_request_is_replaced_and_the_request_refused(
 def test_a_worker_that_dies_before_it_has_the_request_does_not_matter(scripted_provider):
     scripted_provider.otherwise = answer("ok")
     with running(scripted_provider.url, **ONE) as rig:
-        idle = rig.open()
-        rig.finish(idle)
+        assert rig.call() == (200, b"ok")
         rig.settle()
-        idle.worker.tell(Crash())
+        kill_workers()
         assert rig.call() == (200, b"ok")
         assert rig.settle().idle == 1
 
 
-def test_a_worker_that_dies_while_its_exchange_is_out_leaves_it_to_its_holder(scripted_provider):
+def test_an_exchange_that_is_out_does_not_need_the_worker_that_asked_for_it(scripted_provider):
     gate = threading.Event()
     scripted_provider.play(stream([EVENTS[0], WaitFor(gate), EVENTS[1]]))
     scripted_provider.play(answer("ok"))
     with running(scripted_provider.url, **ONE) as rig:
         opened = rig.open()
-        opened.worker.tell(Crash())
+        kill_workers()
         until(lambda: rig.state.workers == ())
         gate.set()
         assert rig.finish(opened) == b"".join(EVENTS)
-        # There is no worker for the connection any more, so it is closed.
-        scripted_provider.wait_until_idle()
         assert rig.call() == (200, b"ok")
+        assert rig.settle().counters.connections_opened == 1
 
 
-def test_a_drain_whose_worker_is_dead_ends_the_records(scripted_provider):
-    scripted_provider.play([*stream(EVENTS, end=False), Stall()])
+def test_a_drain_gets_a_new_worker_when_none_is_there(scripted_provider):
+    gate = threading.Event()
+    scripted_provider.play(stream([EVENTS[0], WaitFor(gate), EVENTS[1]]))
     with running(scripted_provider.url) as rig:
         opened = rig.open()
-        opened.worker.tell(Crash())
+        kill_workers()
         until(lambda: rig.state.workers == ())
         recording = FakeRecording()
         rig.drain(opened, recording)
+        gate.set()
         assert recording.closed.wait(PATIENCE)
+        assert recording.received == b"".join(EVENTS)
+        assert rig.settle().counters.drains_complete == 1
+
+
+def test_a_drain_for_which_the_system_has_no_thread_ends_the_records(
+    scripted_provider, monkeypatch
+):
+    scripted_provider.play([*stream(EVENTS, end=False), Stall()])
+    scripted_provider.play(answer("ok"))
+    with running(scripted_provider.url, **ONE) as rig:
+        opened = rig.open()
+        kill_workers()
+        until(lambda: rig.state.workers == ())
+        recording = FakeRecording()
+        with monkeypatch.context() as patch:
+            patch.setattr(UpstreamWorker, "start", no_thread)
+            patch.setattr("aigateway.actors.providers.workers.threading.Thread", no_thread)
+            rig.drain(opened, recording)
+            assert recording.closed.wait(PATIENCE)
         assert recording.told == ["lost client", "close"]
         assert scripted_provider.requests[0].client_left.wait(PATIENCE)
+        # Its connection is there for others.
+        assert rig.call() == (200, b"ok")
 
 
 def test_a_fault_while_draining_ends_the_records_and_only_the_worker(scripted_provider):
@@ -129,11 +160,7 @@ def test_a_system_without_threads_refuses_and_recovers(scripted_provider, monkey
     scripted_provider.otherwise = answer("ok")
     with running(scripted_provider.url) as rig:
         with monkeypatch.context() as patch:
-
-            def start(*_args: object, **_options: object) -> None:
-                raise RuntimeError("can't start new thread")
-
-            patch.setattr(UpstreamWorker, "start", start)
+            patch.setattr(UpstreamWorker, "start", no_thread)
             assert rig.refuse().status == 503
         assert rig.call() == (200, b"ok")
 
@@ -146,17 +173,16 @@ def test_a_retired_provider_ends_when_its_last_exchange_is_back(scripted_provide
     scripted_provider.play(stream([EVENTS[0], WaitFor(gate), EVENTS[1]]))
     scripted_provider.otherwise = answer("ok")
     with running(scripted_provider.url) as rig:
-        idle = rig.open(), rig.open()
-        rig.finish(idle[1])
-        streaming = idle[0]
+        streaming = rig.open()
+        assert rig.call() == (200, b"ok")
         rig.ref.tell(Retire())
-        until(lambda: len(rig.state.workers) == 1)
+        until(lambda: rig.state.workers == () and rig.state.idle == 0)
+        assert rig.state.busy == 1
         # Who still found it is served.
         assert rig.call() == (200, b"ok")
         gate.set()
         rig.finish(streaming)
         until(lambda: gone(rig.ref))
-        until(lambda: gone(streaming.worker))
     scripted_provider.wait_until_idle()
 
 
@@ -201,7 +227,7 @@ def test_a_stopped_provider_leaves_running_requests_to_their_workers(scripted_pr
         with pytest.raises(pykka.ActorDeadError):
             rig.give_back(opened)
         opened.exchange.close()
-        until(lambda: gone(opened.worker))
+        until(lambda: not pykka.ActorRegistry.get_by_class(UpstreamWorker))
     scripted_provider.wait_until_idle()
 
 

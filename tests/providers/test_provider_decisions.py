@@ -80,27 +80,38 @@ def ref(number: int) -> Any:
     return SimpleNamespace(actor_urn=f"urn:{number}")
 
 
+def connection(name: str) -> Any:
+    return SimpleNamespace(name=name)
+
+
 def fill(pool: WorkerPool, count: int) -> list[Member]:
     return [pool.add(ref(number), f"worker-{number}") for number in range(count)]
 
 
-def test_the_last_used_connection_is_used_first_and_a_closed_one_last():
+def test_the_last_used_connection_and_the_last_worker_come_first():
     pool = WorkerPool(10)
-    a, b, c, d = fill(pool, 4)
-    assert pool.take() is None
-    for member, connected in ((a, True), (b, False), (c, True), (d, False)):
-        pool.free(member, NOW, connected=connected)
-    assert [pool.take() for _ in range(5)] == [c, a, d, b, None]
+    a, b, c = fill(pool, 3)
+    assert pool.take() is pool.take_kept() is None
+    connections = [connection(name) for name in "xyz"]
+    for member, kept in zip((a, c, b), connections, strict=True):
+        pool.free(member, NOW)
+        pool.keep(kept, NOW)
+    assert [pool.take() for _ in range(4)] == [b, c, a, None]
+    assert [pool.take_kept() for _ in range(4)] == [*reversed(connections), None]
 
 
 def test_those_idle_for_long_are_taken_out():
     pool = WorkerPool(10)
     members = fill(pool, 3)
-    for member, since in zip(members, (NOW, NOW + 5, NOW + 9), strict=True):
-        pool.free(member, since, connected=True)
+    connections = [connection(name) for name in "xyz"]
+    for member, kept, since in zip(members, connections, (NOW, NOW + 5, NOW + 9), strict=True):
+        pool.free(member, since)
+        pool.keep(kept, since)
     assert pool.take_idle(NOW + 5) == members[:2]
-    assert len(pool) == 1
+    assert pool.take_cold(NOW + 5) == connections[:2]
+    assert (len(pool), pool.kept) == (1, 1)
     assert pool.take() is members[2]
+    assert pool.take_kept() is connections[2]
 
 
 def test_a_queue_is_bounded_in_length_and_time_and_by_each_deadline():
@@ -117,7 +128,14 @@ def test_a_queue_is_bounded_in_length_and_time_and_by_each_deadline():
     assert pool.next_expiry() is None
 
 
-STEPS = ["add", "take", "warm", "cold", "drain", "remove", "idle"]
+STEPS = ["add", "take", "free", "lend", "return", "drain", "remove", "idle"]
+
+
+class Lent:
+    """Stands for an exchange that is out."""
+
+    def __init__(self) -> None:
+        self.walker = SimpleNamespace()
 
 
 @given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 7)), max_size=60))
@@ -125,22 +143,33 @@ def test_a_pool_always_knows_who_does_what(steps):
     pool = WorkerPool(5)
     known: dict[int, Member] = {}
     states: dict[int, str] = {}
+    out: list[Any] = []
     for now, (step, number) in enumerate(steps):
         member = known.get(number)
         match step:
             case "add" if member is None and pool.has_room:
                 known[number] = pool.add(ref(number), f"worker-{number}")
                 states[number] = "busy"
-            case "take":
+            case "take" if pool.has_room:
                 taken = pool.take()
                 assert (taken is None) is ("idle" not in states.values())
                 if taken is not None:
                     place = next(n for n, m in known.items() if m is taken)
                     assert states[place] == "idle"
                     states[place] = "busy"
-            case "warm" | "cold" if member is not None and states[number] != "idle":
-                pool.free(member, now, connected=step == "warm")
+            case "free" if member is not None and states[number] != "idle":
+                pool.free(member, now)
                 states[number] = "idle"
+            case "lend" if states.get(number) == "busy":
+                assert member is not None
+                pool.free(member, now)
+                states[number] = "idle"
+                out.append(Lent())
+                pool.lend(out[-1], out[-1].walker)
+            case "return" if out:
+                back = out.pop(number % len(out))
+                assert pool.walker_of(back) is pool.end_loan(back) is back.walker
+                assert not pool.is_out(back)
             case "drain" if states.get(number) == "busy":
                 assert member is not None
                 pool.drain(member)
@@ -154,7 +183,10 @@ def test_a_pool_always_knows_who_does_what(steps):
                     place = next(n for n, m in known.items() if m is old)
                     assert states.pop(place) == "idle"
                     del known[place]
-        assert len(pool) == len(known) <= 5
+        assert len(pool) == len(known)
+        busy = len(states) - list(states.values()).count("idle")
+        assert pool.in_use == busy + len(out) <= 5
+        assert all(pool.is_out(each) for each in out)
         assert pool.draining == list(states.values()).count("draining")
         assert sorted(state.state for state in pool.states()) == sorted(states.values())
         assert all((pool.find(ref(n)) is known.get(n)) for n in range(8))

@@ -39,25 +39,75 @@ def opened_by(reply: Any) -> Opened:
 # -- coming and going
 
 
-def test_workers_are_started_when_needed_and_the_last_used_is_used_first(scripted_provider):
-    scripted_provider.otherwise = answer("ok")
+def test_connections_are_opened_when_needed_and_the_last_used_is_used_first(scripted_provider):
+    gate = threading.Event()
+    for _ in range(3):
+        scripted_provider.play(stream([EVENTS[0], WaitFor(gate)]))
+    scripted_provider.play(answer("ok"))
     with running(scripted_provider.url) as rig:
         opened = [rig.open() for _ in range(3)]
-        assert rig.state.busy == 3
+        connections = [each.exchange.connection for each in opened]
+        assert (rig.state.busy, rig.state.idle) == (3, 0)
+        gate.set()
         for exchange in opened:
             rig.finish(exchange)
         assert rig.settle().idle == 3
         last = rig.open()
-        assert last.worker == opened[-1].worker
+        assert last.exchange.connection is connections[-1]
+        assert (rig.state.busy, rig.state.idle) == (1, 2)
         rig.finish(last)
-        state = rig.settle()
-    assert [worker.exchanges for worker in state.workers] == [1, 1, 2]
-    assert state.workers[0].role == "provider/anthropic/worker-1"
-    counters = state.counters
+        counters = rig.settle().counters
     assert (counters.connections_opened, counters.connections_reused) == (3, 1)
 
 
-def test_a_worker_with_an_open_connection_is_preferred(scripted_provider):
+def test_as_many_streams_as_connections_are_open_at_once_with_the_workers_that_ask(
+    scripted_provider,
+):
+    gate, late = threading.Event(), threading.Event()
+    for _ in range(8):
+        scripted_provider.play(stream([EVENTS[0], WaitFor(gate), EVENTS[1]]))
+    scripted_provider.otherwise = [WaitFor(late), *answer("ok")]
+    with running(scripted_provider.url, max_connections=8) as rig:
+        opened = [rig.open() for _ in range(8)]
+        state = rig.state
+        # Each of them was there for the next request as soon as its answer had begun.
+        assert [(worker.state, worker.exchanges) for worker in state.workers] == [("idle", 8)]
+        assert state.workers[0].role == "provider/anthropic/worker-1"
+        assert (state.busy, state.idle) == (8, 0)
+        # The connections are what is limited.
+        ninth = rig.tell()
+        assert rig.state.waiting == 1
+        gate.set()
+        for each in opened:
+            assert rig.finish(each) == b"".join(EVENTS)
+        until(lambda: rig.state.waiting == 0)
+        assert (rig.state.busy, rig.state.idle) == (1, 7)
+        late.set()
+        assert rig.finish(opened_by(ninth)) == b"ok"
+        state = rig.settle()
+    assert (state.counters.connections_opened, state.idle) == (8, 8)
+
+
+def test_streams_outlive_the_worker_that_asked_for_them(scripted_provider, monkeypatch):
+    monkeypatch.setattr("aigateway.actors.providers.provider.REAP_EVERY", 0.02)
+    monkeypatch.setattr("aigateway.actors.providers.provider.IDLE_SECONDS", 0.02)
+    gate = threading.Event()
+    for _ in range(2):
+        scripted_provider.play(stream([EVENTS[0], WaitFor(gate), EVENTS[1]]))
+    with running(scripted_provider.url) as rig:
+        opened = [rig.open() for _ in range(2)]
+        until(lambda: rig.state.workers == ())
+        assert rig.state.busy == 2
+        drained = FakeRecording()
+        rig.drain(opened[1], drained)
+        gate.set()
+        assert rig.finish(opened[0]) == b"".join(EVENTS)
+        assert drained.closed.wait(PATIENCE)
+        assert drained.received == b"".join(EVENTS)
+        rig.settle()
+
+
+def test_an_open_connection_is_preferred(scripted_provider):
     scripted_provider.play(answer("ok"))
     scripted_provider.play(answer("ok", framing="close"))
     scripted_provider.play(answer("ok"))
@@ -69,14 +119,15 @@ def test_a_worker_with_an_open_connection_is_preferred(scripted_provider):
         assert rig.settle().counters.connections_opened == 2
 
 
-def test_idle_workers_are_stopped_after_a_while(scripted_provider, monkeypatch):
+def test_idle_workers_are_stopped_and_idle_connections_closed_after_a_while(
+    scripted_provider, monkeypatch
+):
     monkeypatch.setattr("aigateway.actors.providers.provider.REAP_EVERY", 0.02)
     monkeypatch.setattr("aigateway.actors.providers.provider.IDLE_SECONDS", 0.02)
     scripted_provider.otherwise = answer("ok")
     with running(scripted_provider.url) as rig:
-        worker = rig.open()
-        rig.finish(worker)
-        until(lambda: rig.state.workers == () and gone(worker.worker))
+        rig.finish(rig.open())
+        until(lambda: rig.state.workers == () and rig.state.idle == 0)
         scripted_provider.wait_until_idle()
         assert rig.call() == (200, b"ok")
 
@@ -103,15 +154,15 @@ def test_a_misconfigured_provider_says_so_and_lives(scripted_provider, tmp_path)
 # -- giving back
 
 
-def test_an_exchange_given_back_twice_frees_its_worker_once(scripted_provider):
+def test_an_exchange_given_back_twice_frees_its_connection_once(scripted_provider):
     scripted_provider.otherwise = answer("ok")
     with running(scripted_provider.url) as rig:
         first = rig.open()
         rig.finish(first)
         rig.give_back(first)
-        # If the worker were free twice, both requests would run on its connection.
+        # If it were free twice, both requests would run on it.
         second, third = rig.open(), rig.open()
-        assert second.worker != third.worker
+        assert second.exchange.connection is not third.exchange.connection
         rig.give_back(first)
         assert rig.state.busy == 2
         assert rig.finish(second) == b"ok"
