@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from attrs import field, frozen
+from attrs import field
+
+from aigateway.actors.values.frozen import frozen
 
 __all__ = ["RpcAnswer", "Failure", "RpcResult", "Refusal", "Run"]
 

@@ -33,7 +33,7 @@ import time
 from collections.abc import Callable
 from typing import TypeAlias, TypeVar
 
-from attrs import field, frozen
+from attrs import field
 
 from aigateway.actors.actor.base import (
     ActorDied,
@@ -75,6 +75,7 @@ from aigateway.actors.control.messages import (
     StoreRecords,
     SubscribeProviders,
 )
+from aigateway.actors.values.frozen import frozen
 from aigateway.actors.values.provider_config import ProviderConfig
 
 __all__ = ["CoderdConnection", "ConnectionSettings"]

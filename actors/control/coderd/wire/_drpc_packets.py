@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from ._protocol import InputBuffer, LocalProtocolError, RemoteProtocolError
+from ._varints import decode_varint, encode_varint
 
 __all__ = [
     "CANCEL",
@@ -47,7 +48,6 @@ MAX_PACKET: Final = 4 * 1024 * 1024
 _SPLIT: Final = 64 * 1024
 _DONE: Final = 0x01
 _CONTROL: Final = 0x80
-_MAX_UINT64: Final = 0xFFFFFFFFFFFFFFFF
 
 _INVOKE: Final = bytes((INVOKE << 1 | _DONE,))
 _MESSAGE: Final = bytes((MESSAGE << 1 | _DONE,))
@@ -64,33 +64,6 @@ class Packet(NamedTuple):
     control: bool
 
 
-def _encode_varint(number: int) -> bytes:
-    if number < 0x80:
-        return bytes((number,))
-    groups = bytearray()
-    while number >= 0x80:
-        groups.append(number & 0x7F | 0x80)
-        number >>= 7
-    groups.append(number)
-    return bytes(groups)
-
-
-def _decode_varint(data: bytes | bytearray, at: int) -> tuple[int, int]:
-    """Return a number and the offset behind it.
-
-    Raises IndexError when it is cut off, RemoteProtocolError when it does not end.
-    """
-    number = 0
-    for shift in range(0, 70, 7):
-        byte = data[at]
-        at += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            # Ten groups hold 70 bits; the surplus is dropped, as the Go reader does.
-            return number & _MAX_UINT64, at
-    raise RemoteProtocolError("DRPC number longer than ten bytes")
-
-
 def encode_frame(
     kind: int, stream: int, message: int, data: bytes, *, done: bool = True, control: bool = False
 ) -> bytes:
@@ -99,9 +72,9 @@ def encode_frame(
     return b"".join(
         (
             bytes((first,)),
-            _encode_varint(stream),
-            _encode_varint(message),
-            _encode_varint(len(data)),
+            encode_varint(stream),
+            encode_varint(message),
+            encode_varint(len(data)),
             data,
         )
     )
@@ -130,7 +103,7 @@ def encode_message(stream: int, message: int, data: bytes) -> bytes:
 def _named(rpc: str) -> bytes:
     """What follows the stream's id in the Invoke frame of a call."""
     name = rpc.encode()
-    return _encode_varint(1) + _encode_varint(len(name)) + name
+    return encode_varint(1) + encode_varint(len(name)) + name
 
 
 def encode_request(stream: int, rpc: str, data: bytes) -> bytes:
@@ -142,8 +115,8 @@ def encode_request(stream: int, rpc: str, data: bytes) -> bytes:
         invoke = encode_frame(INVOKE, stream, 1, rpc.encode())
         return invoke + encode_message(stream, 2, data) + encode_frame(CLOSE_SEND, stream, 3, b"")
     # PERF: one of these for each call.
-    number = _encode_varint(stream)
-    size = _encode_varint(len(data))
+    number = encode_varint(stream)
+    size = encode_varint(len(data))
     return b"".join(
         (
             *(_INVOKE, number, _named(rpc)),
@@ -175,6 +148,11 @@ class PacketReader(InputBuffer):
 
         Raises RemoteProtocolError.
         """
+        fields = self.next_fields()
+        return None if fields is None else Packet(*fields)
+
+    def next_fields(self) -> tuple[int, int, int, bytes, bool] | None:
+        """The same as what a :class:`Packet` is made of, which takes longer to make."""
         while self._at != len(self._data) and (frame := self._next_frame()) is not None:
             first, stream, message, data = frame
             if stream < self._stream or (stream == self._stream and message < self._message):
@@ -190,7 +168,7 @@ class PacketReader(InputBuffer):
                 # Nothing may be added to a finished packet.
                 self._message = message + 1
                 self._kind = None
-                return Packet(kind, stream, message, data, control)
+                return kind, stream, message, data, control
         return None
 
     def _next_frame(self) -> tuple[int, int, int, bytes] | None:
@@ -201,13 +179,16 @@ class PacketReader(InputBuffer):
             # has carried more than 127 calls.
             first, stream, at = data[at], data[at + 1], at + 2
             if stream >= 0x80:
-                stream, at = _decode_varint(data, at - 1)
+                if (high := data[at]) < 0x80:
+                    stream, at = stream & 0x7F | high << 7, at + 1
+                else:
+                    stream, at = decode_varint(data, at - 1)
             message, at = data[at], at + 1
             if message >= 0x80:
-                message, at = _decode_varint(data, at - 1)
+                message, at = decode_varint(data, at - 1)
             length, at = data[at], at + 1
             if length >= 0x80:
-                length, at = _decode_varint(data, at - 1)
+                length, at = decode_varint(data, at - 1)
         except IndexError:
             return None
         if length > MAX_PACKET:
@@ -259,7 +240,7 @@ def encode_metadata(metadata: Mapping[str, str]) -> bytes:
 
 
 def _encode_field(number: int, data: bytes) -> bytes:
-    return bytes((number << 3 | 2,)) + _encode_varint(len(data)) + data
+    return bytes((number << 3 | 2,)) + encode_varint(len(data)) + data
 
 
 def decode_metadata(data: bytes) -> dict[str, str]:
@@ -282,7 +263,7 @@ def _decode_fields(data: bytes) -> list[tuple[int, bytes]]:
     while at < len(data):
         tag = data[at]
         try:
-            length, start = _decode_varint(data, at + 1)
+            length, start = decode_varint(data, at + 1)
         except IndexError:
             length, start = len(data), at + 1
         if tag & 7 != 2 or start + length > len(data):

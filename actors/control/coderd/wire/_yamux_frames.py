@@ -56,6 +56,8 @@ HEADER_SIZE: Final = 12
 MAX_UINT32: Final = 0xFFFFFFFF
 
 _HEADER = struct.Struct(">BBHII")
+_WORDS = struct.Struct(">III")
+"""The same three words; the first is 0 for a Data frame without flags."""
 
 
 Frame: TypeAlias = tuple[int, int, int, int, bytes]
@@ -115,6 +117,26 @@ class FrameReader(InputBuffer):
         self._at = at + len(body)
         missing = self._missing = self._missing - len(body)
         return kind, flags, stream_id, missing if kind == MORE else length, body
+
+    def next_plain(self) -> tuple[int, bytes] | None:
+        """Take a Data frame that has no flags and is there as a whole: its stream's id and body.
+
+        None for all else, which is left for :meth:`next`.
+        """
+        data, at = self._data, self._at
+        start = at + HEADER_SIZE
+        if self._missing or len(data) <= start:
+            return None
+        first, stream_id, length = _WORDS.unpack_from(data, at)
+        end = start + length
+        if first or len(data) < end:
+            return None
+        self._at = end
+        return stream_id, bytes(data[start:end])
+
+    def put_back(self, body: bytes) -> None:
+        """The frame with this body, the last that was taken, was not plain after all."""
+        self._at -= HEADER_SIZE + len(body)
 
 
 class FrameQueue:

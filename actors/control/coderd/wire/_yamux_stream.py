@@ -99,9 +99,23 @@ class Stream:
         self._unconsumed -= count
         self._consumed += count
         if self._consumed >= _GIVE_BACK and not self._ended:
-            self._output.add(encode_frame(WINDOW_UPDATE, 0, self.id, self._consumed))
-            self._receive_window += self._consumed
-            self._consumed = 0
+            self._give_back()
+
+    def pass_on(self, count: int) -> bool:
+        """``count`` bytes were announced, handed out and consumed; False, and nothing is changed,
+        if the peer may not send them."""
+        if count > self._receive_window or self._ended:
+            return False
+        self._receive_window -= count
+        self._consumed += count
+        if self._consumed >= _GIVE_BACK:
+            self._give_back()
+        return True
+
+    def _give_back(self) -> None:
+        self._output.add(encode_frame(WINDOW_UPDATE, 0, self.id, self._consumed))
+        self._receive_window += self._consumed
+        self._consumed = 0
 
     def end(self) -> None:
         """The peer's FIN has come."""

@@ -39,7 +39,9 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from attrs import define, frozen
+from attrs import define
+
+from aigateway.actors.values.frozen import frozen
 
 from ._drpc_packets import (
     CANCEL,
@@ -177,32 +179,25 @@ class Client:
 
         Raises RemoteProtocolError; the transport is of no use after that.
         """
-        while (packet := self._reader.next_packet()) is not None:
-            event = self._read(packet)
-            if event is not None:
-                return event
+        while (fields := self._reader.next_fields()) is not None:
+            kind, call, _, data, control = fields
+            if call not in self._open:
+                if call > self._last:
+                    raise RemoteProtocolError(f"answer to call {call}, which was not made")
+            elif kind == MESSAGE:
+                return Message(call, data)
+            elif kind in (CLOSE_SEND, CLOSE):
+                del self._open[call]
+                return Ended(call)
+            elif kind == ERROR:
+                del self._open[call]
+                return Failed(call, *decode_error(data))
+            elif kind == CANCEL:
+                del self._open[call]
+                return Failed(call, 0, "the server cancelled the call")
+            elif not control:
+                raise RemoteProtocolError(f"DRPC packet of kind {kind} from a server")
         return NEED_DATA
-
-    def _read(self, packet: Packet) -> ClientEvent | None:
-        call = packet.stream
-        if call > self._last:
-            raise RemoteProtocolError(f"answer to call {call}, which was not made")
-        if call not in self._open:
-            return None
-        if packet.kind == MESSAGE:
-            return Message(call, packet.data)
-        if packet.kind in (CLOSE_SEND, CLOSE):
-            del self._open[call]
-            return Ended(call)
-        if packet.kind == ERROR:
-            del self._open[call]
-            return Failed(call, *decode_error(packet.data))
-        if packet.kind == CANCEL:
-            del self._open[call]
-            return Failed(call, 0, "the server cancelled the call")
-        if packet.control:
-            return None
-        raise RemoteProtocolError(f"DRPC packet of kind {packet.kind} from a server")
 
 
 @define

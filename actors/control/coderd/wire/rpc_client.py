@@ -18,7 +18,9 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from attrs import define, field, frozen
+from attrs import define, field
+
+from aigateway.actors.values.frozen import frozen
 
 from . import _yamux_events as yamux_events
 from . import drpc, yamux
@@ -161,8 +163,13 @@ class RpcClient:
         call = _Call(self._next_call, rpc, request, streaming, metadata)
         self._next_call += 1
         self._calls[call.number] = call
-        self._queue[call.number] = call
-        self._place_queued(now)
+        if self._queue:
+            self._queue[call.number] = call
+            self._place_queued(now)
+        elif (transport := self._free_transport(now)) is None:
+            self._queue[call.number] = call
+        else:
+            self._place(call, transport)
         return call.number
 
     def give_up(self, number: int, now: float) -> None:
@@ -181,12 +188,14 @@ class RpcClient:
             transport = self._free_transport(now)
             if transport is None:
                 return
-            call = self._queue.pop(next(iter(self._queue)))
-            call.transport = transport
-            call.drpc_id = transport.client.call(call.rpc, call.request, call.metadata)
-            call.request = b""
-            transport.calls[call.drpc_id] = call
-            self._session.send(transport.stream_id, transport.client.data_to_send())
+            self._place(self._queue.pop(next(iter(self._queue))), transport)
+
+    def _place(self, call: _Call, transport: _Transport) -> None:
+        call.transport = transport
+        call.drpc_id = transport.client.call(call.rpc, call.request, call.metadata)
+        call.request = b""
+        transport.calls[call.drpc_id] = call
+        self._session.send(transport.stream_id, transport.client.data_to_send())
 
     def _free_transport(self, now: float) -> _Transport | None:
         if self._idle:
@@ -251,11 +260,17 @@ class RpcClient:
         Raises RemoteProtocolError when the session is broken; a broken stream only costs
         the calls on it, which are Lost.
         """
+        session = self._session
         while not self._events:
-            event = self._session.next_event()
-            if isinstance(event, NeedData):
-                return NEED_DATA
-            self._handle(event, now)
+            if (found := session.next_body()) is not None:
+                transport = self._transports.get(found[0])
+                if transport is not None:
+                    self._read(transport, found[1], now)
+            else:
+                event = session.next_event()
+                if isinstance(event, NeedData):
+                    return NEED_DATA
+                self._handle(event, now)
             if self._queue:
                 self._place_queued(now)
         return self._events.popleft()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from aigateway.actors.control.coderd.wire import NEED_DATA, LocalProtocolError, RemoteProtocolError
 from aigateway.actors.control.coderd.wire import _drpc_packets as packets
+from aigateway.actors.control.coderd.wire._varints import decode_varint, encode_varint
 from aigateway.actors.control.coderd.wire.drpc import (
     MAX_PACKET,
     Called,
@@ -114,10 +115,10 @@ def test_an_error_carries_a_code_and_a_text(server: Server) -> None:
 
 @pytest.mark.parametrize("number", [0, 1, 127, 128, 300, 16384, 2**32, 2**63, 2**64 - 1])
 def test_numbers_are_read_as_they_are_written(number: int) -> None:
-    written = packets._encode_varint(number)
-    assert packets._decode_varint(written, 0) == (number, len(written))
+    written = encode_varint(number)
+    assert decode_varint(written, 0) == (number, len(written))
     with pytest.raises(IndexError):
-        packets._decode_varint(written[:-1], 0)
+        decode_varint(written[:-1], 0)
 
 
 # -- calls
@@ -300,7 +301,7 @@ def test_a_packet_of_4_mib_is_read_and_one_byte_more_is_not(split: int) -> None:
 
 def test_a_frame_that_announces_more_than_4_mib_is_refused_at_once() -> None:
     reader = packets.PacketReader()
-    reader.receive_data(bytes.fromhex("050101") + packets._encode_varint(MAX_PACKET + 1))
+    reader.receive_data(bytes.fromhex("050101") + encode_varint(MAX_PACKET + 1))
     with pytest.raises(RemoteProtocolError, match="at most 4194304 allowed"):
         reader.next_packet()
 

@@ -564,3 +564,70 @@ def test_any_bytes_at_all_raise_remote_errors_only(
                     session.advance(now)
         except LocalProtocolError:
             pass
+
+
+# -- whole bodies
+
+
+def test_a_whole_body_is_taken_at_once_and_its_window_given_back(opened: Session) -> None:
+    half = INITIAL_WINDOW // 2
+    opened.receive_data(frame(DATA, 0, 1, body=b"x" * half) + frame(DATA, 0, 1, body=b"rest")[:-1])
+    assert opened.next_body() == (1, b"x" * half)
+    assert output(opened) == frame(WINDOW, 0, 1, half)
+    assert opened.next_body() is None
+    assert drain(opened) == [events.DataReceived(1, b"res")]
+    opened.receive_data(b"t" + frame(DATA, FIN, 1, body=b"end"))
+    assert opened.next_body() is None
+    assert drain(opened) == [
+        events.DataReceived(1, b"t"),
+        events.DataReceived(1, b"end"),
+        events.StreamEnded(1),
+    ]
+
+
+def test_what_came_before_a_whole_body_is_told_first(opened: Session) -> None:
+    opened.receive_data(
+        frame(WINDOW, SYN, 2) + frame(DATA, FIN, 1, body=b"a") + frame(DATA, 0, 2, body=b"b")
+    )
+    assert opened.next_event() == events.StreamOpened(2)
+    assert opened.next_body() is None
+    assert opened.next_event() == events.DataReceived(1, b"a")
+    assert opened.next_body() is None
+    assert opened.next_event() == events.StreamEnded(1)
+    assert opened.next_body() == (2, b"b")
+
+
+def taken(session: Session, data: bytes, *, whole: bool) -> list[object]:
+    """What a session tells of these bytes, all of which is consumed."""
+    session.receive_data(data)
+    found: list[object] = []
+    try:
+        while True:
+            if whole and (body := session.next_body()) is not None:
+                found.append(body)
+                continue
+            event = session.next_event()
+            if event is NEED_DATA:
+                return found
+            if isinstance(event, events.DataReceived):
+                session.consume(event.stream_id, len(event.data))
+                found.append((event.stream_id, event.data))
+            else:
+                found.append(event)
+    except RemoteProtocolError as ex:
+        return [*found, str(ex)]
+
+
+@given(st.lists(junk_frames(), max_size=20), st.lists(st.integers(1, 60), min_size=1))
+def test_whole_bodies_say_what_events_say(junk: list[bytes], sizes: list[int]) -> None:
+    sessions = [Session("client", 0.0), Session("client", 0.0)]
+    for session in sessions:
+        for _ in range(3):
+            session.open(0.0)
+    endless = (size for _ in range(1 << 30) for size in sizes)
+    for piece in cut(b"".join(junk), endless):
+        told = [taken(one, piece, whole=one is sessions[0]) for one in sessions]
+        assert told[0] == told[1]
+        assert output(sessions[0]) == output(sessions[1])
+        if sessions[0].ended:
+            return
