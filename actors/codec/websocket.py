@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import struct
+from functools import lru_cache
 from typing import Final
 
 from attrs import frozen
@@ -46,6 +47,8 @@ _MASKED: Final = 0x80
 _RESERVED: Final = 0x70
 _OPCODES: Final = frozenset({CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG})
 _WHOLE: Final = (_FINAL | TEXT, _FINAL | BINARY)
+_FEW: Final = 512
+"""Bytes of a payload from which on it is mixed in four parts."""
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 _FRAGMENT: Final = 64
@@ -76,9 +79,21 @@ def encode_frame(opcode: int, payload: bytes, mask: bytes = b"") -> bytes:
 def _with_mask(payload: bytes, mask: bytes) -> bytes:
     """Masked, or unmasked: twice is none."""
     size = len(payload)
-    repeated = (mask * (size // 4 + 1))[:size]
-    mixed = int.from_bytes(payload, "little") ^ int.from_bytes(repeated, "little")
-    return mixed.to_bytes(size, "little")
+    if size < _FEW:
+        repeated = (mask * (size // 4 + 1))[:size]
+        mixed = int.from_bytes(payload, "little") ^ int.from_bytes(repeated, "little")
+        return mixed.to_bytes(size, "little")
+    # PERF: each fourth byte is mixed with the same one.  Half the time of one large number.
+    done = bytearray(payload)
+    for at, byte in enumerate(mask):
+        done[at::4] = done[at::4].translate(_mixed_with(byte))
+    return bytes(done)
+
+
+@lru_cache(maxsize=256)
+def _mixed_with(byte: int) -> bytes:
+    """What becomes of each byte."""
+    return bytes([other ^ byte for other in range(256)])
 
 
 def close_frame(code: int | None, reason: str = "", mask: bytes = b"") -> bytes:

@@ -182,3 +182,12 @@ def test_a_handshake_is_answered_as_a_library_answers_it() -> None:
     )
     answer = ServerProtocol().accept(Request("/", headers))
     assert answer.headers["Sec-WebSocket-Accept"] == accept_key(key)
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 125, 511, 512, 513, 514, 515, 4096, 70_001])
+def test_each_byte_of_a_masked_payload_is_mixed_with_its_own_of_the_mask(size: int) -> None:
+    payload = bytes(at * 7 % 256 for at in range(size))
+    frame = encode_frame(BINARY, payload, MASK)
+    mixed = bytes(byte ^ MASK[at % 4] for at, byte in enumerate(payload))
+    assert frame.endswith(MASK + mixed)
+    assert read([frame], masked=True) == [Message(BINARY, payload)]
