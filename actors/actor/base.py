@@ -56,6 +56,7 @@ __all__ = [
     "complete",
     "fail",
     "new_reply",
+    "new_lock",
     "new_turn",
     "tell_quietly",
 ]
@@ -136,6 +137,11 @@ new_turn: Callable[[], Turn] = _ThreadTurn
 """Makes one; which kind is known when this module is imported, since gevent patches first."""
 _greenlets = False
 """Whether threads are greenlets."""
+new_lock: Callable[[], threading.Lock] = threading.Lock
+"""Makes a lock for moments in which nobody waits for anything.
+
+PERF: a greenlet that never waits is never interrupted by another one, so what keeps threads of the
+system apart will do where those are greenlets, too; 0.3 us less than gevent's for each moment."""
 
 _monkey = sys.modules.get("gevent.monkey")
 if _monkey is not None and _monkey.is_module_patched("_thread"):
@@ -143,6 +149,7 @@ if _monkey is not None and _monkey.is_module_patched("_thread"):
 
     _this_thread = _monkey.get_original("_thread", "get_ident")
     new_turn = _GreenletTurn
+    new_lock = _monkey.get_original("_thread", "allocate_lock")
     _greenlets = True
 
 

@@ -19,11 +19,12 @@ import contextlib
 import mmap
 import os
 import struct
-import threading
 from collections.abc import Callable, Iterable
 from enum import Enum
 from pathlib import Path
 from typing import Final
+
+from aigateway.actors.actor.base import new_lock
 
 __all__ = ["PARCEL_BITS", "Fate", "Marks"]
 
@@ -47,6 +48,10 @@ class Fate(Enum):
     STORED = "stored"
 
 
+# PERF: an enumeration looks its members up by a call.
+_IS_FLYING, _IS_STORED, _IS_HERE = Fate.FLYING, Fate.STORED, Fate.HERE
+
+
 class Marks:
     """The marks of one spool; without ``path`` they last as long as this object.
 
@@ -55,7 +60,7 @@ class Marks:
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._bytes: mmap.mmap | bytearray = bytearray(SIZE)
         self._free: list[int] = []
         self._records: dict[int, dict[int, int]] = {}
@@ -93,20 +98,23 @@ class Marks:
 
     def depart(self, seq: int) -> bool:
         """It will be sent now; False when there is no room for one more mark: do not send it."""
+        parcel = seq >> PARCEL_BITS
         with self._lock:
-            places = self._records.setdefault(seq >> PARCEL_BITS, {})
+            places = self._records.get(parcel)
+            if places is None:
+                places = self._records[parcel] = {}
             at = places.get(seq)
             if at is None:
                 if not self._free:
                     return False
                 at = places[seq] = self._free.pop()
             self._put(at, seq, _SENT)
-            self._fates[seq] = Fate.FLYING
+            self._fates[seq] = _IS_FLYING
             return True
 
     def arrive(self, seq: int) -> None:
         """It was stored."""
-        self._land(seq, Fate.STORED)
+        self._land(seq, _IS_STORED)
 
     def refused(self, seq: int) -> None:
         """This attempt did not store it."""
@@ -118,16 +126,19 @@ class Marks:
 
     def _land(self, seq: int, fate: Fate) -> None:
         with self._lock:
-            at = self._records.get(seq >> PARCEL_BITS, {}).get(seq)
+            places = self._records.get(seq >> PARCEL_BITS)
+            at = None if places is None else places.get(seq)
             if at is not None:
-                if fate is Fate.HERE:
+                if fate is _IS_STORED:
+                    self._put(at, seq, _STORED)
+                    self._fates[seq] = fate
+                elif fate is _IS_HERE:
                     self._drop(seq)
                 else:
-                    self._put(at, seq, _STORED if fate is Fate.STORED else _SENT)
+                    self._put(at, seq, _SENT)
                     self._fates[seq] = fate
-                    if fate is Fate.DOUBTFUL:
-                        self._doubtful.add(seq)
-            listeners = self._listeners.pop(seq, ())
+                    self._doubtful.add(seq)
+            listeners = self._listeners.pop(seq, ()) if self._listeners else ()
         for listener in listeners:
             listener()
 
@@ -143,8 +154,8 @@ class Marks:
 
     def fate(self, seq: int) -> Fate:
         if seq >> PARCEL_BITS in self._whole:
-            return Fate.STORED
-        return self._fates.get(seq, Fate.HERE)
+            return _IS_STORED
+        return self._fates.get(seq, _IS_HERE)
 
     def doubtful(self, seq: int) -> bool:
         """Whether some attempt may have stored it."""
