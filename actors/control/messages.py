@@ -333,6 +333,8 @@ class McpConfiguration:
     """The MCP servers of one user, with the user's tokens."""
 
     servers: tuple[McpServer, ...] = ()
+    for_all: bool = field(default=False, eq=False)
+    """Whether it is the same for every user, now."""
 
 
 @frozen

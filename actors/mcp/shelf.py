@@ -40,10 +40,14 @@ class ToolShelf:
 
     def __init__(self) -> None:
         self._sets: dict[UserKey, _Shelved] = {}
+        self._nobody: _Shelved | None = None
 
     def find(self, key: UserKey, now: float) -> ToolSet | None:
         """The user's set; None when the actor has to be asked."""
         shelved = self._sets.get(key)
+        if shelved is not None and now < shelved.fresh_until:
+            return shelved.tool_set
+        shelved = self._nobody
         return shelved.tool_set if shelved is not None and now < shelved.fresh_until else None
 
     # -- for the actor
@@ -51,11 +55,20 @@ class ToolShelf:
     def put(self, key: UserKey, tool_set: ToolSet, fresh_until: float) -> None:
         self._sets[key] = _Shelved(tool_set, fresh_until)
 
+    def nobody_has_any(self, tool_set: ToolSet, fresh_until: float) -> None:
+        """Who has no set of their own has this empty one."""
+        self._nobody = _Shelved(tool_set, fresh_until)
+
+    def somebody_may_have(self) -> None:
+        """Who has no set of their own asks."""
+        self._nobody = None
+
     def drop(self, key: UserKey) -> None:
         self._sets.pop(key, None)
 
     def clear(self) -> None:
         self._sets.clear()
+        self._nobody = None
 
 
 KEPT = 2000

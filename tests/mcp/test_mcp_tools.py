@@ -11,11 +11,11 @@ from mcp_desk import Desk
 from mcp_scripted_server import Exchange, ScriptedServer, eventually, tool
 
 from aigateway.actors.actor.base import ActorDied, Crash
-from aigateway.actors.control.messages import McpServer, Unavailable
+from aigateway.actors.control.messages import McpConfiguration, McpServer, Unavailable
 from aigateway.actors.mcp import GetMcpState, McpState
 from aigateway.actors.mcp.session import McpSession
 from aigateway.actors.mcp.tools import LoadIsDue, McpTools
-from aigateway.actors.values.tools import ServerProblem
+from aigateway.actors.values.tools import ServerProblem, ToolSet
 
 ECHO = "bmcp_s_echo"
 
@@ -273,6 +273,39 @@ def test_a_fresh_set_lies_where_it_is_found_without_a_question(desk):
     assert desk.tools() is first
     eventually(lambda: desk.shelved() is first)
     assert len(desk.asked) == 2
+
+
+def test_where_no_user_has_servers_one_look_will_do_for_all_for_a_while(server):
+    with Desk() as desk:
+        desk.configuration = McpConfiguration(for_all=True)
+        assert desk.shelved("bob") is None
+        assert desk.ids("ann") == []
+        assert desk.shelved("bob") == desk.shelved("ann") == ToolSet()
+        desk.configure(McpServer("s", server.url))
+        desk.now += 9.9
+        assert desk.shelved("bob") == ToolSet()
+        desk.now += 0.1
+        assert desk.shelved("bob") is None
+        assert desk.ids("bob") == [ECHO]
+        assert desk.shelved("carol") is None
+
+
+def test_once_a_user_has_servers_nobody_is_taken_to_have_none(server):
+    with Desk() as desk:
+        desk.configuration = McpConfiguration(for_all=True)
+        desk.tools("ann")
+        desk.configure(McpServer("s", server.url))
+        assert desk.shelved("bob") == ToolSet()
+        assert desk.ids("bob") == [ECHO]
+        assert desk.shelved("bob") == desk.tools("bob")
+        assert desk.shelved("carol") is None
+
+
+def test_that_a_user_has_no_servers_says_nothing_of_others():
+    with Desk() as desk:
+        assert desk.ids("ann") == []
+        assert desk.shelved("ann") == ToolSet()
+        assert desk.shelved("bob") is None
 
 
 def test_a_set_without_a_server_that_failed_lies_there_for_a_short_time(desk, server):

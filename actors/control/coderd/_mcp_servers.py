@@ -58,7 +58,9 @@ class McpServers:
             servers = _coder_server(found.coder_mcp_config, message.session_token)
         external = list(found.external_auth_mcp_configs)
         if not external:
-            self._conclude(message, servers)
+            # coderd does not look at the user before it says which servers there are.
+            nobody = not found.HasField("coder_mcp_config")
+            self._conclude(message, servers, for_all=nobody)
             return
         request = pb.GetMCPServerAccessTokensBatchRequest(
             user_id=message.user_id, mcp_server_config_ids=sorted({item.id for item in external})
@@ -91,9 +93,11 @@ class McpServers:
                 servers += _external_server(config, found.access_tokens, found.errors)
         self._conclude(message, servers)
 
-    def _conclude(self, message: GetMcpConfiguration, servers: list[McpServer]) -> None:
+    def _conclude(
+        self, message: GetMcpConfiguration, servers: list[McpServer], *, for_all: bool = False
+    ) -> None:
         ordered = tuple(sorted(servers, key=lambda server: server.id))
-        self._answer(message, McpConfiguration(ordered))
+        self._answer(message, McpConfiguration(ordered, for_all))
 
 
 def _coder_server(config: pb.MCPServerConfig, token: str) -> list[McpServer]:

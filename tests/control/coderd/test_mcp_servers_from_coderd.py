@@ -32,7 +32,8 @@ def config(id: str, **fields: str) -> pb.MCPServerConfig:
 
 
 def test_nobody_has_configured_anything(talk: Talk) -> None:
-    assert talk.mcp(USER, "token") == McpConfiguration()
+    found = talk.mcp(USER, "token")
+    assert (found, found.for_all) == (McpConfiguration(), True)
     assert talk.coderd.calls("GetMCPServerConfigs") == [pb.GetMCPServerConfigsRequest(user_id=USER)]
     assert talk.coderd.deployment.count_calls("GetMCPServerAccessTokensBatch") == 0
 
@@ -42,7 +43,8 @@ def test_coderds_own_server_takes_the_users_token(talk: Talk) -> None:
     assert talk.mcp(USER, "tok-alice-secret") == McpConfiguration(
         (McpServer("coder", "https://coder.example/mcp", "tok-alice-secret"),)
     )
-    assert talk.mcp(USER, "") == McpConfiguration()
+    found = talk.mcp(USER, "")
+    assert (found, found.for_all) == (McpConfiguration(), False)
 
 
 def test_external_servers_come_with_their_tokens_in_order(talk: Talk) -> None:
