@@ -10,9 +10,9 @@ import pytest
 
 HERE = Path(__file__).parent
 MODULES = [
-    "test_upstream_exchanges.py",
-    "test_upstream_proxies.py",
-    "test_upstream_sending.py",
+    "../upstream/test_upstream_exchanges.py",
+    "../upstream/test_upstream_proxies.py",
+    "../upstream/test_upstream_sending.py",
     "test_provider_keys.py",
     "test_provider_retries.py",
     "test_provider_breaker.py",
@@ -37,7 +37,7 @@ def test_everything_holds_where_threads_are_greenlets():
     # In this one process: another would not be patched.
     command = [sys.executable, "-c", RUN, "-n", "0", "-q", "-x", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [*command, *(str(HERE / name) for name in MODULES)],
+        [*command, *(str((HERE / name).resolve()) for name in MODULES)],
         capture_output=True,
         text=True,
         timeout=230,
