@@ -194,7 +194,8 @@ class House:
             flight.marks.lost(flight.seq)
             stored = Stored(retry={flight.seq: "gone"}, away=True)
         # A recorder that was replaced hears of nothing; it is in the marks.
-        flight.desk.answered(flight.batch, stored, self.clocks.now)
+        if flight.desk in worker.desks:
+            flight.desk.answered(flight.batch, stored, self.clocks.now)
         self.work(worker)
 
     def restart_recorder(self, worker: Worker) -> None:
