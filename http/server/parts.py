@@ -11,7 +11,6 @@ response object; under another server the functions here do nothing.
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Sequence
@@ -50,49 +49,30 @@ _ACTED_UPON: Final = frozenset(
     {"EXPECT", "X-FORWARDED-PROTO", "X-FORWARDED-PROTOCOL", "X-FORWARDED-SSL"}
 )
 """Headers that gunicorn acts upon when it reads them."""
-_FRAMING: Final = frozenset({"CONTENT-LENGTH", "TRANSFER-ENCODING"})
 _LINE: Final = ("method", "uri", "path", "query", "fragment", "version")
 """What a request line says."""
 _KEPT_LINE: Final = 200
 _KEPT_LINES: Final = 256
 """Length and number of the request lines that are remembered, in this process."""
-_lines: dict[bytes, dict[str, Any]] = {}
+_lines: dict[bytes, tuple[tuple[str, Any], ...]] = {}
 
 
 class GatewayRequest(Request):  # type: ignore[misc]  # gunicorn has no types
     """A request that is read as gunicorn reads it, only quicker."""
 
     body: Any
-    _closes: bool | None = None
-
-    def parse(self, unreader: Any) -> bytes:
-        """Read the head, and return what has come behind it."""
-        if self.cfg.proxy_protocol == "off" and not self._use_fast:
-            data: bytes = unreader.read()
-            if not data:
-                raise StopIteration
-            # PERF: mostly the head is there at once, and need not be copied from buffer to buffer.
-            size = data.find(b"\r\n")
-            end = data.find(b"\r\n\r\n", size)
-            line = data[:size]
-            if 0 < size < end and size <= (self.limit_request_line or size) and b"\n" not in line:
-                self.parse_request_line(line)
-                self.headers = self.parse_headers(data[size + 2 : end])
-                return data[end + 4 :]
-            unreader.unread(data)
-        behind: bytes = super().parse(unreader)
-        return behind
 
     def parse_request_line(self, line_bytes: bytes) -> None:
         """Read method, target and version; a line that was read before is known."""
         known = _lines.get(line_bytes)
         if known is not None:
-            self.__dict__.update(known)
+            for name, value in known:
+                setattr(self, name, value)
             return
         super().parse_request_line(line_bytes)
         # A query may hold a secret, and is seldom the same twice.
         if len(line_bytes) <= _KEPT_LINE and b"?" not in line_bytes and len(_lines) < _KEPT_LINES:
-            _lines[line_bytes] = {name: getattr(self, name) for name in _LINE}
+            _lines[bytes(line_bytes)] = tuple((name, getattr(self, name)) for name in _LINE)
 
     def parse_headers(self, data: bytes, from_trailer: bool = False) -> list[tuple[str, str]]:
         """The header lines in ``data`` as upper-case names and values, in order."""
@@ -110,28 +90,12 @@ class GatewayRequest(Request):  # type: ignore[misc]  # gunicorn has no types
 
     def set_body_reader(self) -> None:
         """Decide how the body is read: chunks are counted as soon as their size is known."""
-        # PERF: nearly all bodies are of a length that is told once.
-        framing = [header for header in self.headers if header[0] in _FRAMING]
-        if len(framing) == 1:
-            name, length = framing[0]
-            if name == "CONTENT-LENGTH" and length.isascii() and length.isdecimal():
-                self.body = MeasuredBody(LengthReader(self.unreader, int(length)))
-                return
         super().set_body_reader()
         reader = self.body.reader
         if isinstance(reader, ChunkedReader):
             self.body.reader = CountedChunks(self, self.unreader)
         elif isinstance(reader, LengthReader):
             self.body = MeasuredBody(reader)
-
-    def should_close(self) -> bool:
-        """Whether the connection ends behind this request."""
-        # PERF: asked three times for each, and what headers say of it does not change.
-        if self.must_close:
-            return True
-        if self._closes is None:
-            self._closes = bool(super().should_close())
-        return self._closes
 
     def _knows_schemes(self) -> bool:
         """Whether the headers that tell the scheme are those that are looked out for here."""
@@ -284,85 +248,6 @@ def _date_line(second: int) -> str:
     return _dated[1]
 
 
-def create(
-    req: Any,
-    sock: Any,
-    client: Any,
-    server: Any,
-    cfg: Any,
-    response_class: Any = None,
-    response_args: tuple[Any, ...] = (),
-) -> tuple[Any, dict[str, Any]]:
-    """The response and the WSGI environment of a request.
-
-    PERF: gunicorn's own makes the same in a dozen steps, of which some are for nobody here.
-    """
-    environ = None
-    if response_class is None and isinstance(client, tuple) and isinstance(server, tuple):
-        environ = _plain_environ(req, sock, client, server, cfg)
-    if environ is None:
-        made: tuple[Any, dict[str, Any]] = _create(
-            req, sock, client, server, cfg, response_class, response_args
-        )
-        return made
-    return GatewayResponse(req, sock, cfg), environ
-
-
-_create = wsgi.create
-_SCRIPT: Final = "HTTP_SCRIPT_NAME"
-
-
-def _plain_environ(
-    req: Any, sock: Any, client: tuple[Any, ...], server: tuple[Any, ...], cfg: Any
-) -> dict[str, Any] | None:
-    """None when there is something about the request that only gunicorn knows what to do with."""
-    if req._expected_100_continue or req.proxy_protocol_info or _SCRIPT[5:] in os.environ:
-        return None
-    path, (major, minor) = req.path, req.version
-    environ = {
-        "wsgi.errors": wsgi.WSGIErrorsWrapper(cfg),
-        "wsgi.version": (1, 0),
-        "wsgi.multithread": False,
-        "wsgi.multiprocess": cfg.workers > 1,
-        "wsgi.run_once": False,
-        "wsgi.file_wrapper": wsgi.FileWrapper,
-        "wsgi.input_terminated": True,
-        "wsgi.input": req.body,
-        "wsgi.url_scheme": req.scheme,
-        "gunicorn.socket": sock,
-        "SERVER_SOFTWARE": wsgi.SERVER_SOFTWARE,
-        "SERVER_PROTOCOL": f"HTTP/{major}.{minor}",
-        "SERVER_NAME": server[0],
-        "SERVER_PORT": str(server[1]),
-        "REMOTE_ADDR": client[0],
-        "REMOTE_PORT": str(client[1]),
-        "REQUEST_METHOD": req.method,
-        "RAW_URI": req.uri,
-        "SCRIPT_NAME": "",
-        "PATH_INFO": util.unquote_to_wsgi_str(path) if "%" in path else path,
-        "QUERY_STRING": req.query,
-    }
-    repeated: dict[str, list[str]] = {}
-    for name, value in req.headers:
-        key = _variable(name)
-        if key not in environ:
-            environ[key] = value
-        else:
-            repeated.setdefault(key, [environ[key]]).append(value)
-    for key, values in repeated.items():
-        environ[key] = ",".join(values)
-    return None if _SCRIPT in environ else environ
-
-
-# PERF: the same names come with every request.
-@lru_cache(maxsize=1024)
-def _variable(name: str) -> str:
-    """Where the environment has a header's value."""
-    if name in ("CONTENT-TYPE", "CONTENT-LENGTH"):
-        return name.replace("-", "_")
-    return f"HTTP_{name.replace('-', '_')}"
-
-
 def close_behind(start_response: Any) -> None:
     """Close the connection behind this answer: WSGI servers own the Connection header."""
     response = getattr(start_response, "__self__", None)
@@ -404,7 +289,6 @@ def use_own_parts(config: Any) -> None:
     """
     vars(config).update({name: setting.get() for name, setting in config.settings.items()})
     wsgi.Response = GatewayResponse
-    wsgi.create = create
     # What an application may write errors to: it asks logging for its outputs each time.
     wsgi.WSGIErrorsWrapper = cache(wsgi.WSGIErrorsWrapper)
     RequestParser.mesg_class = GatewayRequest
