@@ -30,13 +30,15 @@ from aigateway.http.settings.trace_protocol import trace_protocol
 from aigateway.http.settings.version import own_version
 from aigateway.http.tracing.request import CostOf, RequestTrace
 
-__all__ = ["FLUSH_TIMEOUT", "TRACER", "Tracing"]
+__all__ = ["FLUSH_TIMEOUT", "PROBES", "TRACER", "Tracing"]
 
 SERVICE = "coder-ai-gateway"
 """The reference's service name; OTEL_SERVICE_NAME sets another."""
 TRACER = "ai-gateway"
 FLUSH_TIMEOUT = 5.0
 """Seconds that a process that ends waits for the collector."""
+PROBES = frozenset({"/healthz", "/readyz"})
+"""Paths that are never traced."""
 TRACES_PATH = "/v1/traces"
 LOGS_PATH = "/v1/logs"
 HONEYCOMB = "https://api.honeycomb.io"
@@ -92,10 +94,10 @@ class Tracing:
             if self._settings.trace_logs:
                 tap_logs(_log_to_trace)
 
-    def begin(self, environ: dict[str, object], *, probe: bool) -> RequestTrace | None:
+    def begin(self, environ: dict[str, object]) -> RequestTrace | None:
         """A trace for the request of this WSGI environment, None for a probe."""
         trace = None
-        if not probe:
+        if environ.get("PATH_INFO") not in PROBES:
             self.start()
             assert self._tracer is not None
             trace = RequestTrace.of_request(self._tracer, environ, self._cost_of, self._events)
