@@ -26,7 +26,7 @@ from attrs import define, field
 
 from aigateway.actors.actor.base import tell_quietly
 from aigateway.actors.control.coderd._calls import Calls, RpcCall
-from aigateway.actors.control.coderd._record_requests import RecordError, encode_record
+from aigateway.actors.control.coderd._translation import RecordError, encode_record
 from aigateway.actors.control.marks import PARCEL_BITS, Fate, Marks
 from aigateway.actors.control.messages import (
     Accepted,

@@ -13,8 +13,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigateway.actors.control.coderd._record_requests import RecordError, encode_record
-from aigateway.actors.control.coderd._translation import provider_configs
+from aigateway.actors.control.coderd._translation import (
+    RecordError,
+    encode_record,
+    provider_configs,
+)
 from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
 from aigateway.actors.values.models import ModelList
 from aigateway.actors.values.provider_config import BedrockConfig, ProviderConfig
@@ -298,63 +301,8 @@ def test_times_are_exact_to_the_microsecond(seconds: float) -> None:
     assert 0 <= stamp.nanos < 1e9
 
 
-texts = st.text(st.characters(codec="utf-8"), max_size=300)
-counts = st.integers(-(1 << 63), (1 << 63) - 1)
-
-
-@given(texts, texts, counts, counts, st.integers(-(10**9), 1 << 40))
-def test_any_values_are_read_as_they_were_by_the_library(
-    text: str, other: str, count: int, more: int, seconds: int
-) -> None:
-    record = TokenUsage(
-        interception_id=text,
-        msg_id=other,
-        input_tokens=count,
-        output_tokens=more,
-        cache_write_input_tokens=-count % 1000,
-        created_at=seconds,
-    )
-    assert pb.RecordTokenUsageRequest.FromString(
-        encode_record(record)[1]
-    ) == pb.RecordTokenUsageRequest(
-        interception_id=text,
-        msg_id=other,
-        input_tokens=count,
-        output_tokens=more,
-        cache_write_input_tokens=-count % 1000,
-        created_at=Timestamp(seconds=seconds),
-    )
-    end = InterceptionEnded(id=text, ended_at=seconds, error_message=other)
-    assert pb.RecordInterceptionEndedRequest.FromString(
-        encode_record(end)[1]
-    ) == pb.RecordInterceptionEndedRequest(
-        id=text, ended_at=Timestamp(seconds=seconds), error_message=other or None
-    )
-
-
-@given(st.dictionaries(texts, st.one_of(texts, counts, st.booleans()), max_size=4))
-def test_any_metadata_are_read_as_they_were(metadata: dict[str, Any]) -> None:
-    assert unpack(thought(metadata).metadata) == {
-        key: float(value) if type(value) is int else value for key, value in metadata.items()
-    }
-
-
-def test_a_value_is_not_taken_for_another_that_equals_it() -> None:
-    for value in (1, True, 1.0, 0, False, 0.0):
-        found = unpack(thought({"k": value}).metadata)["k"]
-        assert (found, type(found) is bool) == (value, type(value) is bool)
-
-
 @pytest.mark.parametrize(
-    "change",
-    [
-        {"input_tokens": 1 << 64},
-        {"input_tokens": -(1 << 63) - 1},
-        {"output_tokens": "many"},
-        {"created_at": math.inf},
-        {"msg_id": b"bytes"},
-        {"msg_id": 7},
-    ],
+    "change", [{"input_tokens": 1 << 64}, {"output_tokens": "many"}, {"created_at": math.inf}]
 )
 def test_what_no_message_can_hold_is_named(change: dict[str, Any]) -> None:
     values = {
