@@ -18,7 +18,7 @@ import msgspec
 from attrs import field, frozen
 
 from aigateway.actors.codec.headers import Headers, first_of, has_any
-from aigateway.actors.interception.headers import OWN_PREFIX, ClientInfo
+from aigateway.actors.interception.headers import OWN_PREFIX, Program
 from aigateway.actors.values.attribution import Attribution
 
 __all__ = [
@@ -89,7 +89,7 @@ _read_metadata = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def attribution_of(
-    headers: Headers, info: ClientInfo, *, project: str = "", may_choose: bool = True
+    headers: Headers, info: Program, *, project: str = "", may_choose: bool = True
 ) -> tuple[Attribution, tuple[str, ...]]:
     """What a request says of the work that it is part of, and which of it was dropped.
 

@@ -62,7 +62,7 @@ __all__ = [
     "UNKNOWN",
     "AgentFirewall",
     "BadAgentFirewall",
-    "ClientInfo",
+    "Program",
     "Credential",
     "Kind",
     "Presented",
@@ -245,7 +245,7 @@ BodyReader: TypeAlias = Callable[[], bytes]
 
 
 @frozen
-class ClientInfo:
+class Program:
     """The program that sent a request."""
 
     client: str
@@ -334,7 +334,7 @@ _body_decoder = msgspec.json.Decoder(_Body)
 _user_id_decoder = msgspec.json.Decoder(dict[str, Any])
 
 
-def identify(headers: Headers, body_reader: BodyReader) -> ClientInfo:
+def identify(headers: Headers, body_reader: BodyReader) -> Program:
     """Name the program and the session of a request.
 
     ``body_reader`` returns the request's body; it is called only when the session may stand
@@ -349,15 +349,15 @@ def identify(headers: Headers, body_reader: BodyReader) -> ClientInfo:
         or has_any(headers, _MARKERS)
     ):
         # PERF: 1.6 us less than asking for each of them.
-        return ClientInfo(UNKNOWN)
+        return Program(UNKNOWN)
     for program in _PROGRAMS:
         if (
             user_agent.startswith(program.user_agents)
             or (program.originator and program.originator == originator)
             or (program.marker and first_of(headers, program.marker))
         ):
-            return ClientInfo(program.name, _session(program, headers, body_reader))
-    return ClientInfo(UNKNOWN)
+            return Program(program.name, _session(program, headers, body_reader))
+    return Program(UNKNOWN)
 
 
 def _session(program: _Program, headers: Headers, body_reader: BodyReader) -> str | None:

@@ -53,7 +53,7 @@ __all__ = [
     "LoadIsDue",
     "McpTools",
     "ResultReply",
-    "SessionEnded",
+    "SessionOver",
     "Sweep",
     "TellingReply",
 ]
@@ -75,7 +75,7 @@ class LoadIsDue:
 
 
 @frozen
-class SessionEnded:
+class SessionOver:
     urn: str
     error: BaseException | None
 
@@ -207,7 +207,7 @@ class McpTools(GatewayActor):
             case LoadIsDue():
                 self._timer = None
                 self._give_up_loads()
-            case SessionEnded():
+            case SessionOver():
                 self._session_ended(message)
             case Sweep():
                 self._sweep()
@@ -487,9 +487,9 @@ class McpTools(GatewayActor):
 
     def _watch_session(self, actor: GatewayActor, error: BaseException | None) -> None:
         # In the dying session's own thread.
-        self._tell(SessionEnded(actor.actor_urn, error))
+        self._tell(SessionOver(actor.actor_urn, error))
 
-    def _session_ended(self, message: SessionEnded) -> None:
+    def _session_ended(self, message: SessionOver) -> None:
         place = self._sessions.ended(message.urn)
         if place is None:
             return

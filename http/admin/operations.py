@@ -55,7 +55,7 @@ from aigateway.http.admin.shapes import (
     user_data,
 )
 
-__all__ = ["LARGEST_PAGE", "OPERATIONS", "BadInput", "Operation", "Request"]
+__all__ = ["LARGEST_PAGE", "OPERATIONS", "BadInput", "Operation", "OperationCall"]
 
 LARGEST_PAGE = 1000
 _PAGE = 100
@@ -70,7 +70,7 @@ class BadInput(ValueError):
 
 
 @frozen
-class Request:
+class OperationCall:
     """What an operation is asked for."""
 
     who: str
@@ -91,7 +91,7 @@ class Operation:
     """Below ``/api/admin/v1``, with names in braces."""
     name: str
     does: str
-    run: Callable[[Database, Request], Any]
+    run: Callable[[Database, OperationCall], Any]
     answers: str
     """The schema of its answer."""
     takes: str | None = None
@@ -104,14 +104,14 @@ class Operation:
 # -- pages
 
 
-def _limit(request: Request) -> int:
+def _limit(request: OperationCall) -> int:
     text = request.query.get("limit", str(_PAGE))
     if not (text.isascii() and text.isdigit() and len(text) < 5 and 1 <= int(text) <= LARGEST_PAGE):
         raise BadInput(f"limit must be a whole number from 1 to {LARGEST_PAGE}")
     return int(text)
 
 
-def _after(request: Request) -> tuple[str, str] | None:
+def _after(request: OperationCall) -> tuple[str, str] | None:
     """Where the page before has ended, as :func:`_cursor` wrote it."""
     text = request.query.get("after")
     if text is None:
@@ -130,7 +130,7 @@ def _cursor(place: tuple[str, str]) -> str:
 
 
 def _page(
-    request: Request,
+    request: OperationCall,
     found: Sequence[T],
     place: Callable[[T], tuple[str, str]],
     data: Callable[[T], Any],
@@ -147,21 +147,21 @@ def _page(
 # -- users
 
 
-def _list_users(database: Database, request: Request) -> Any:
+def _list_users(database: Database, request: OperationCall) -> Any:
     found = list_users(database, request.query.get("group"))
     return _page(request, found, lambda user: (user.name, user.id), user_data)
 
 
-def _create_user(database: Database, request: Request) -> Any:
+def _create_user(database: Database, request: OperationCall) -> Any:
     wanted = (request.body["name"], request.body.get("id"))
     return user_data(create_users(database, [wanted], who=request.who)[0])
 
 
-def _show_user(database: Database, request: Request) -> Any:
+def _show_user(database: Database, request: OperationCall) -> Any:
     return user_data(find_user(database, request.path["user"]))
 
 
-def _change_user(database: Database, request: Request) -> Any:
+def _change_user(database: Database, request: OperationCall) -> Any:
     disabled = request.body["disabled"]
     set_disabled(database, request.path["user"], disabled, who=request.who)
     return user_data(find_user(database, request.path["user"]))
@@ -170,29 +170,29 @@ def _change_user(database: Database, request: Request) -> Any:
 # -- groups
 
 
-def _list_groups(database: Database, request: Request) -> Any:
+def _list_groups(database: Database, request: OperationCall) -> Any:
     found = list_groups(database)
     return _page(request, found, lambda group: (group.name, group.id), group_data)
 
 
-def _create_group(database: Database, request: Request) -> Any:
+def _create_group(database: Database, request: OperationCall) -> Any:
     return group_data(create_group(database, request.body["name"], who=request.who))
 
 
-def _show_group(database: Database, request: Request) -> Any:
+def _show_group(database: Database, request: OperationCall) -> Any:
     return group_data(find_group(database, request.path["group"]))
 
 
-def _delete_group(database: Database, request: Request) -> Any:
+def _delete_group(database: Database, request: OperationCall) -> Any:
     return group_data(delete_group(database, request.path["group"], who=request.who))
 
 
-def _add_member(database: Database, request: Request) -> Any:
+def _add_member(database: Database, request: OperationCall) -> Any:
     group, user = request.path["group"], request.path["user"]
     return group_data(add_members(database, group, [user], who=request.who))
 
 
-def _remove_member(database: Database, request: Request) -> Any:
+def _remove_member(database: Database, request: OperationCall) -> Any:
     group, user = request.path["group"], request.path["user"]
     return group_data(remove_members(database, group, [user], who=request.who))
 
@@ -200,7 +200,7 @@ def _remove_member(database: Database, request: Request) -> Any:
 # -- keys
 
 
-def _list_keys(database: Database, request: Request) -> Any:
+def _list_keys(database: Database, request: OperationCall) -> Any:
     user, group = request.query.get("user"), request.query.get("group")
     found = list_keys(
         database,
@@ -210,7 +210,7 @@ def _list_keys(database: Database, request: Request) -> Any:
     return _page(request, found, lambda key: (key.created_at, key.id), key_data)
 
 
-def _create_key(database: Database, request: Request) -> Any:
+def _create_key(database: Database, request: OperationCall) -> Any:
     body = request.body
     stated = ("models", "requests_per_minute", "tokens_per_minute", "caps")
     rules = rules_text({name: body[name] for name in stated if name in body})
@@ -221,11 +221,11 @@ def _create_key(database: Database, request: Request) -> Any:
     return {**key_data(made.key), "key": made.token}
 
 
-def _show_key(database: Database, request: Request) -> Any:
+def _show_key(database: Database, request: OperationCall) -> Any:
     return key_data(find_key(database, request.path["key"]))
 
 
-def _revoke_key(database: Database, request: Request) -> Any:
+def _revoke_key(database: Database, request: OperationCall) -> Any:
     key_id = request.path["key"]
     if not revoke_key(database, key_id, who=request.who):
         raise NoSuch(f'there is no key "{key_id}"')
@@ -235,21 +235,21 @@ def _revoke_key(database: Database, request: Request) -> Any:
 # -- policy and changes
 
 
-def _show_policy(database: Database, _request: Request) -> Any:
+def _show_policy(database: Database, _request: OperationCall) -> Any:
     return policy_data(newest(database))
 
 
-def _apply_policy(database: Database, request: Request) -> Any:
+def _apply_policy(database: Database, request: OperationCall) -> Any:
     document, over = request.body["document"], request.body["over"]
     return policy_data(apply(database, document, over=over, who=request.who))
 
 
-def _compare_policy(database: Database, request: Request) -> Any:
+def _compare_policy(database: Database, request: OperationCall) -> Any:
     new, stored = read_policy(request.body["document"]), newest(database)
     return {"over": stored.version, "changes": differences(read_policy(stored.document), new)}
 
 
-def _list_changes(database: Database, request: Request) -> Any:
+def _list_changes(database: Database, request: OperationCall) -> Any:
     limit = _limit(request)
     found = list_changes(database, limit + 1, _after(request))
     shown = found[:limit]
@@ -260,7 +260,7 @@ def _list_changes(database: Database, request: Request) -> Any:
 # -- prices, caps and usage
 
 
-def _list_prices(_database: Database, request: Request) -> Any:
+def _list_prices(_database: Database, request: OperationCall) -> Any:
     if not (model := request.query.get("model")):
         raise BadInput("model must name a model")
     pricing = request.pricing
@@ -275,7 +275,7 @@ def _list_prices(_database: Database, request: Request) -> Any:
     )
 
 
-def _list_unpriced(database: Database, request: Request) -> Any:
+def _list_unpriced(database: Database, request: OperationCall) -> Any:
     since = _moment(request, "since")
     found = unpriced(database, request.pricing, time.time() - _MONTH if since is None else since)
     return _page(
@@ -289,7 +289,7 @@ def _list_unpriced(database: Database, request: Request) -> Any:
     )
 
 
-def _list_caps(database: Database, request: Request) -> Any:
+def _list_caps(database: Database, request: OperationCall) -> Any:
     per = request.query.get("per")
     if per not in (None, *_SCOPES):
         raise BadInput(f"per must be one of {', '.join(_SCOPES)}")
@@ -299,7 +299,7 @@ def _list_caps(database: Database, request: Request) -> Any:
     )
 
 
-def _sum_usage(database: Database, request: Request) -> Any:
+def _sum_usage(database: Database, request: OperationCall) -> Any:
     by = tuple(dict.fromkeys(request.query.get("by", "user").split(",")))
     since, until = (_moment(request, name) for name in ("since", "until"))
     if since is not None and until is not None and since >= until:
@@ -310,7 +310,7 @@ def _sum_usage(database: Database, request: Request) -> Any:
     )
 
 
-def _moment(request: Request, name: str) -> float | None:
+def _moment(request: OperationCall, name: str) -> float | None:
     """Unix seconds of a date or a time of the query; without a zone it is UTC."""
     text = request.query.get(name)
     if text is None:

@@ -21,7 +21,7 @@ from aigateway.actors.control.local.people import AlreadyThere, NoSuch, StillNee
 from aigateway.actors.control.local.policies import PolicyChanged
 from aigateway.actors.control.local.prices.cost import Pricing
 from aigateway.http.admin.openapi import PREFIX, document
-from aigateway.http.admin.operations import OPERATIONS, Operation, Request
+from aigateway.http.admin.operations import OPERATIONS, Operation, OperationCall
 from aigateway.http.admin.shapes import SCHEMAS, Schema
 from aigateway.http.settings.version import own_version
 
@@ -112,7 +112,7 @@ def _request(
     names: dict[str, str],
     query: str,
     body: bytes,
-) -> Request:
+) -> OperationCall:
     """Raises ValueError for what the operation does not take."""
     known = {*operation.query, *(("limit", "after") if operation.paged else ())}
     given = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
@@ -132,7 +132,7 @@ def _request(
             raise ValueError(problem)
         if "\\u0000" in json.dumps(fields):
             raise ValueError("a text has the character NUL")
-    return Request(f"admin key {admin.id}: {admin.name}", pricing, names, given, fields)
+    return OperationCall(f"admin key {admin.id}: {admin.name}", pricing, names, given, fields)
 
 
 _TYPES: Final[dict[str, Callable[[Any], bool]]] = {

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, zip_longest
 from typing import Any
 
-from aigateway.http.demo._question import Question, words
-from aigateway.http.demo._reply import CREATED, AskedCall, Reply
+from aigateway.http.demo._question import ReadRequest, words
+from aigateway.http.demo._reply import CREATED, AskedCall, Script
 from aigateway.http.demo._sse import DONE, data_event, groups
 
 __all__ = ["blocking", "error", "events", "failure_event"]
@@ -26,12 +26,12 @@ def error(status: int, message: str, _request_id: str, param: str | None = None)
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def failure_event(reply: Reply) -> bytes:
+def failure_event(reply: Script) -> bytes:
     """The event of a stream that fails midway."""
     return data_event(error(500, "the imitation fails midway, as asked", reply.id))
 
 
-def blocking(question: Question, replies: Sequence[Reply]) -> Object:
+def blocking(question: ReadRequest, replies: Sequence[Script]) -> Object:
     """The whole answer, with a choice per reply."""
     return {
         "id": f"chatcmpl-{replies[0].id}",
@@ -45,7 +45,7 @@ def blocking(question: Question, replies: Sequence[Reply]) -> Object:
     }
 
 
-def events(question: Question, replies: Sequence[Reply]) -> Iterator[bytes]:
+def events(question: ReadRequest, replies: Sequence[Script]) -> Iterator[bytes]:
     """The answer as a stream, with the choices interleaved."""
     opening = {
         "id": f"chatcmpl-{replies[0].id}",
@@ -65,7 +65,7 @@ def events(question: Question, replies: Sequence[Reply]) -> Iterator[bytes]:
     yield DONE
 
 
-def _usage(question: Question, replies: Sequence[Reply]) -> Object:
+def _usage(question: ReadRequest, replies: Sequence[Script]) -> Object:
     output = sum(reply.output_tokens for reply in replies)
     return {
         "prompt_tokens": question.input_tokens,
@@ -85,13 +85,13 @@ def _usage(question: Question, replies: Sequence[Reply]) -> Object:
     }
 
 
-def _finish_reason(reply: Reply) -> str:
+def _finish_reason(reply: Script) -> str:
     if reply.truncated:
         return "length"
     return "tool_calls" if reply.calls else "stop"
 
 
-def _choice(index: int, reply: Reply) -> Object:
+def _choice(index: int, reply: Script) -> Object:
     message: Object = {
         "role": "assistant",
         "content": reply.text or None,
@@ -113,7 +113,7 @@ def _call(call: AskedCall, arguments: str) -> Object:
     return {"id": f"call_{call.id}", "type": "function", "function": function}
 
 
-def _deltas(index: int, reply: Reply) -> Iterator[Object]:
+def _deltas(index: int, reply: Script) -> Iterator[Object]:
     def choice(delta: Object, reason: str | None = None) -> Object:
         return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
 

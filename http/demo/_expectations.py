@@ -10,13 +10,13 @@ from attrs import frozen
 
 from aigateway.actors.interception.gemini_paths import model_path
 from aigateway.http.demo._question import (
-    Question,
+    ReadRequest,
     read_chat,
     read_gemini,
     read_messages,
     read_responses,
 )
-from aigateway.http.demo._reply import AskedCall, Reply, reply_to
+from aigateway.http.demo._reply import AskedCall, Script, reply_to
 from aigateway.http.demo.records import Recorded, Usage
 
 __all__ = ["Expectation", "differences", "expect"]
@@ -74,7 +74,7 @@ def _asked(call: AskedCall) -> Any:
     return call.arguments if call.custom else json.loads(call.arguments)
 
 
-def _searches(question: Question, reply: Reply) -> Iterator[tuple[str, Any, str]]:
+def _searches(question: ReadRequest, reply: Script) -> Iterator[tuple[str, Any, str]]:
     """What the provider's own tool is recorded as."""
     if not reply.search:
         return
@@ -86,7 +86,7 @@ def _searches(question: Question, reply: Reply) -> Iterator[tuple[str, Any, str]
         yield "web_search_call", {"type": "search", "query": reply.search}, ""
 
 
-def _usage(question: Question, reply: Reply) -> Usage:
+def _usage(question: ReadRequest, reply: Script) -> Usage:
     cached, written = question.cached_tokens, question.cache_written_tokens
     return Usage(
         input=question.input_tokens - cached - written,

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from aigateway.http.demo._question import Question, words
-from aigateway.http.demo._reply import AskedCall, Reply
+from aigateway.http.demo._question import ReadRequest, words
+from aigateway.http.demo._reply import AskedCall, Script
 from aigateway.http.demo._sse import compact, groups
 
 __all__ = ["blocking", "cached", "error", "events", "failure_event", "model"]
@@ -60,14 +60,14 @@ def cached(name: str, asked: Mapping[str, Any]) -> Object:
     }
 
 
-def blocking(question: Question, reply: Reply) -> Object:
+def blocking(question: ReadRequest, reply: Script) -> Object:
     """The whole answer."""
     thought = [_thought(reply.thought)] if reply.thought else []
     text = [{"text": reply.text}] if reply.text else []
     return _chunk(question, reply, [*thought, *text, *map(_call, reply.calls)], last=True)
 
 
-def events(question: Question, reply: Reply, *, array: bool) -> Iterator[bytes]:
+def events(question: ReadRequest, reply: Script, *, array: bool) -> Iterator[bytes]:
     """The answer as a stream: of events, or in one array."""
     chunks = list(_chunks(question, reply))
     for place, chunk in enumerate(chunks):
@@ -86,7 +86,7 @@ def failure_event(*, array: bool) -> bytes:
     return b",\r\n" + failure + b"]\n" if array else b"data: " + failure + b"\r\n\r\n"
 
 
-def _chunks(question: Question, reply: Reply) -> Iterator[Object]:
+def _chunks(question: ReadRequest, reply: Script) -> Iterator[Object]:
     for text in groups(words(reply.thought), 8):
         yield _chunk(question, reply, [_thought(text)])
     for text in groups(words(reply.text), 3):
@@ -96,7 +96,9 @@ def _chunks(question: Question, reply: Reply) -> Iterator[Object]:
     yield _chunk(question, reply, [{"text": ""}], last=True)
 
 
-def _chunk(question: Question, reply: Reply, parts: list[Object], *, last: bool = False) -> Object:
+def _chunk(
+    question: ReadRequest, reply: Script, parts: list[Object], *, last: bool = False
+) -> Object:
     candidate: Object = {"content": {"parts": parts, "role": "model"}, "index": 0}
     if last:
         candidate["finishReason"] = "MAX_TOKENS" if reply.truncated else "STOP"
@@ -110,7 +112,7 @@ def _chunk(question: Question, reply: Reply, parts: list[Object], *, last: bool 
     }
 
 
-def _usage(question: Question, reply: Reply, *, last: bool) -> Object:
+def _usage(question: ReadRequest, reply: Script, *, last: bool) -> Object:
     usage = {"promptTokenCount": question.input_tokens}
     if question.cached_tokens:
         usage["cachedContentTokenCount"] = question.cached_tokens

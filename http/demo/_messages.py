@@ -8,8 +8,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from aigateway.http.demo._question import Question, words
-from aigateway.http.demo._reply import Reply
+from aigateway.http.demo._question import ReadRequest, words
+from aigateway.http.demo._reply import Script
 from aigateway.http.demo._sse import groups, named_event
 
 __all__ = ["blocking", "error", "events", "failure_event"]
@@ -36,12 +36,12 @@ def error(status: int, message: str, request_id: str, _param: str | None = None)
     }
 
 
-def failure_event(reply: Reply) -> bytes:
+def failure_event(reply: Script) -> bytes:
     """The event of a stream that fails midway."""
     return named_event(error(529, "the imitation fails midway, as asked", reply.id))
 
 
-def blocking(question: Question, reply: Reply) -> Object:
+def blocking(question: ReadRequest, reply: Script) -> Object:
     """The whole answer."""
     return {
         **_opening(question, reply),
@@ -51,7 +51,7 @@ def blocking(question: Question, reply: Reply) -> Object:
     }
 
 
-def events(question: Question, reply: Reply) -> Iterator[bytes]:
+def events(question: ReadRequest, reply: Script) -> Iterator[bytes]:
     """The answer as a stream."""
     opening = {
         **_opening(question, reply),
@@ -71,7 +71,7 @@ def events(question: Question, reply: Reply) -> Iterator[bytes]:
     yield named_event({"type": "message_stop"})
 
 
-def _opening(question: Question, reply: Reply) -> Object:
+def _opening(question: ReadRequest, reply: Script) -> Object:
     return {
         "id": f"msg_{reply.id}",
         "type": "message",
@@ -84,7 +84,7 @@ def _opening(question: Question, reply: Reply) -> Object:
     }
 
 
-def _usage(question: Question, reply: Reply, output_tokens: int) -> Object:
+def _usage(question: ReadRequest, reply: Script, output_tokens: int) -> Object:
     searches: Object = {"server_tool_use": {"web_search_requests": 1}} if reply.search else {}
     cached, written = question.cached_tokens, question.cache_written_tokens
     return {
@@ -98,13 +98,13 @@ def _usage(question: Question, reply: Reply, output_tokens: int) -> Object:
     }
 
 
-def _stop_reason(reply: Reply) -> str:
+def _stop_reason(reply: Script) -> str:
     if reply.truncated:
         return "max_tokens"
     return "tool_use" if reply.calls else "end_turn"
 
 
-def _blocks(reply: Reply) -> Iterator[Object]:
+def _blocks(reply: Script) -> Iterator[Object]:
     if reply.thought:
         # Opaque to clients, who must send it back unchanged.
         seal = hashlib.sha512(reply.thought.encode()).digest()
@@ -119,7 +119,7 @@ def _blocks(reply: Reply) -> Iterator[Object]:
         yield {"type": "tool_use", "id": f"toolu_{call.id}", "name": call.name, "input": value}
 
 
-def _search(reply: Reply) -> Iterator[Object]:
+def _search(reply: Script) -> Iterator[Object]:
     call = f"srvtoolu_{reply.id}"
     asked = {"query": reply.search}
     yield {"type": "server_tool_use", "id": call, "name": "web_search", "input": asked}

@@ -13,8 +13,8 @@ from attrs import frozen
 __all__ = [
     "CACHED",
     "BadQuestion",
-    "Question",
-    "Tool",
+    "ReadRequest",
+    "OfferedTool",
     "count_tokens",
     "read_chat",
     "read_gemini",
@@ -41,7 +41,7 @@ class BadQuestion(Exception):
 
 
 @frozen(kw_only=True)
-class Tool:
+class OfferedTool:
     """A tool on offer; ``custom`` ones take free text instead of JSON arguments."""
 
     name: str
@@ -50,7 +50,7 @@ class Tool:
 
 
 @frozen(kw_only=True)
-class Question:
+class ReadRequest:
     """One request, read.  Tokens are words."""
 
     api: str
@@ -60,7 +60,7 @@ class Question:
     tool_result: str | None
     """What a tool said, when that is what the request ends with."""
     stream: bool
-    tools: tuple[Tool, ...]
+    tools: tuple[OfferedTool, ...]
     tool_choice: str | None
     """Name of the tool that must be called; empty: any of them; None: as the prompt says."""
     parallel_tools: bool
@@ -172,7 +172,7 @@ def _written(total: int, cached: int) -> int:
     return total - cached - 1 if total > cached else 0
 
 
-def read_messages(body: bytes, *, needs_limit: bool = True) -> Question:
+def read_messages(body: bytes, *, needs_limit: bool = True) -> ReadRequest:
     """Read a request of Anthropic's Messages API.  Raises :class:`BadQuestion`.
 
     ``max_tokens`` must be there unless ``needs_limit`` is false: only counting goes without.
@@ -190,7 +190,7 @@ def read_messages(body: bytes, *, needs_limit: bool = True) -> Question:
         cached = fixed + seen if before else 0
         written = _written(total, cached)
     choice = _dict(request.get("tool_choice"))
-    return Question(
+    return ReadRequest(
         api="messages",
         model=model,
         prompt=_last_prompt(messages, "text"),
@@ -222,11 +222,11 @@ def _has_breakpoint(value: Json) -> bool:
     return isinstance(value, list) and any(map(_has_breakpoint, value))
 
 
-def _messages_tools(request: Mapping[str, Json]) -> Iterator[Tool]:
+def _messages_tools(request: Mapping[str, Json]) -> Iterator[OfferedTool]:
     for tool in _objects(request.get("tools")):
         # Anthropic's own tools have a type and no schema, and run on its side.
         if isinstance(tool.get("name"), str) and "input_schema" in tool:
-            yield Tool(name=tool["name"], schema=_dict(tool["input_schema"]))
+            yield OfferedTool(name=tool["name"], schema=_dict(tool["input_schema"]))
 
 
 def _tool_result(messages: Sequence[Mapping[str, Json]]) -> str | None:
@@ -243,14 +243,14 @@ def _said(content: Json) -> str:
     return " ".join(_texts([block.get("text") for block in _objects(content)]))
 
 
-def read_chat(body: bytes) -> Question:
+def read_chat(body: bytes) -> ReadRequest:
     """Read a request of OpenAI's Chat Completions API.  Raises :class:`BadQuestion`."""
     request = read_object(body)
     model = _required(request, "model", str)
     messages = _objects(_required(request, "messages", list))
     choice = request.get("tool_choice")
     tools = [
-        Tool(name=function["name"], schema=_dict(function.get("parameters")))
+        OfferedTool(name=function["name"], schema=_dict(function.get("parameters")))
         for tool in _objects(request.get("tools"))
         if isinstance((function := _dict(tool.get("function"))).get("name"), str)
     ]
@@ -260,7 +260,7 @@ def read_chat(body: bytes) -> Question:
     count = request.get("n")
     total = max(count_tokens(said) + count_tokens(request.get("tools")), 1)
     cached = count_tokens(said[: len(_before_last_answer(messages))])
-    return Question(
+    return ReadRequest(
         api="chat",
         model=model,
         prompt=_last_prompt(messages, "text"),
@@ -279,7 +279,7 @@ def read_chat(body: bytes) -> Question:
     )
 
 
-def read_responses(body: bytes) -> Question:
+def read_responses(body: bytes) -> ReadRequest:
     """Read a request of OpenAI's Responses API.  Raises :class:`BadQuestion`."""
     request = read_object(body)
     model = _required(request, "model", str)
@@ -287,7 +287,7 @@ def read_responses(body: bytes) -> Question:
     items = [{"role": "user", "content": given}] if isinstance(given, str) else _objects(given)
     choice = request.get("tool_choice")
     tools = [
-        Tool(
+        OfferedTool(
             name=tool["name"],
             schema=_dict(tool.get("parameters")),
             custom=tool.get("type") == "custom",
@@ -302,7 +302,7 @@ def read_responses(body: bytes) -> Question:
     before = _before_last_answer(items)
     total = max(fixed + count_tokens([_content(item) for item in items]), 1)
     cached = (fixed if before else 0) + count_tokens(list(map(_content, before)))
-    return Question(
+    return ReadRequest(
         api="responses",
         model=model,
         prompt=_last_prompt(items, "input_text") or _last_prompt(items, "text"),
@@ -327,7 +327,7 @@ def _content(item: Mapping[str, Json]) -> Json:
     return list(itertools.chain(item.get(name) for name in fields))
 
 
-def read_gemini(body: bytes, model: str, *, stream: bool) -> Question:
+def read_gemini(body: bytes, model: str, *, stream: bool) -> ReadRequest:
     """Read a request of Google's Gemini API, whose path says the rest.
 
     Raises :class:`BadQuestion`.
@@ -339,7 +339,7 @@ def read_gemini(body: bytes, model: str, *, stream: bool) -> Question:
     ]
     offered = _objects(request.get("tools"))
     tools = [
-        Tool(name=each["name"], schema=_schema_of(each))
+        OfferedTool(name=each["name"], schema=_schema_of(each))
         for tool in offered
         for each in _objects(tool.get("functionDeclarations"))
         if isinstance(each.get("name"), str)
@@ -352,7 +352,7 @@ def read_gemini(body: bytes, model: str, *, stream: bool) -> Question:
     before = _before_last_answer(turns)
     cached = fixed + count_tokens(said[: len(before)]) if before else 0
     kept = CACHED if request.get("cachedContent") else 0
-    return Question(
+    return ReadRequest(
         api="gemini",
         model=model,
         prompt=_last_prompt([{**turn, "content": _texts_of(turn)} for turn in turns], "text"),

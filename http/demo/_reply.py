@@ -12,9 +12,9 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from aigateway.http.demo._question import Question, Tool, words
+from aigateway.http.demo._question import OfferedTool, ReadRequest, words
 
-__all__ = ["CREATED", "AskedCall", "Reply", "identifier", "reply_to"]
+__all__ = ["CREATED", "AskedCall", "Script", "identifier", "reply_to"]
 
 CREATED = 1_750_000_000
 """Unix time at which every answer says it was made: the same question has the same answer."""
@@ -51,7 +51,7 @@ class AskedCall:
 
 
 @frozen(kw_only=True)
-class Reply:
+class Script:
     """One answer, before it takes the shape of an API."""
 
     id: str
@@ -79,7 +79,7 @@ def identifier(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
-def reply_to(question: Question, choice: int = 0) -> Reply:
+def reply_to(question: ReadRequest, choice: int = 0) -> Script:
     """The answer to a question; ``choice`` counts the answers when several are asked for."""
     name = identifier(question.api, question.model, question.prompt, question.tool_result, choice)
     calls = tuple(_calls(question, name))
@@ -89,13 +89,13 @@ def reply_to(question: Question, choice: int = 0) -> Reply:
     if calls and question.api != "messages":
         text = ""
     thought = _thought(question, calls) if question.thinks else ""
-    reply = Reply(id=name, text=text, thought=thought, calls=calls, truncated=False, search=search)
+    reply = Script(id=name, text=text, thought=thought, calls=calls, truncated=False, search=search)
     if question.limit is None or reply.output_tokens <= question.limit:
         return reply
     return _truncated(reply, question.limit)
 
 
-def _truncated(reply: Reply, limit: int) -> Reply:
+def _truncated(reply: Script, limit: int) -> Script:
     thought = words(reply.thought)[:limit]
     text = words(reply.text)[: limit - len(thought)]
     return evolve(
@@ -103,7 +103,7 @@ def _truncated(reply: Reply, limit: int) -> Reply:
     )
 
 
-def _search(question: Question) -> str:
+def _search(question: ReadRequest) -> str:
     """What to look for on the web: what stands in quotes, or the whole prompt."""
     if not question.may_search or question.tool_result is not None:
         return ""
@@ -113,7 +113,7 @@ def _search(question: Question) -> str:
     return quoted[1] if quoted else _shortened(question.prompt)
 
 
-def _text(question: Question, calls: tuple[AskedCall, ...], choice: int, search: str) -> str:
+def _text(question: ReadRequest, calls: tuple[AskedCall, ...], choice: int, search: str) -> str:
     if search and not calls:
         return f"I searched for “{search}”, but an imitation finds nothing."
     if calls:
@@ -130,7 +130,7 @@ def _text(question: Question, calls: tuple[AskedCall, ...], choice: int, search:
     )
 
 
-def _thought(question: Question, calls: tuple[AskedCall, ...]) -> str:
+def _thought(question: ReadRequest, calls: tuple[AskedCall, ...]) -> str:
     wish = f"a call of {calls[0].name}" if calls else "an answer"
     return f"The user wrote {len(words(question.prompt))} words and wants {wish}. I can do that."
 
@@ -140,7 +140,7 @@ def _shortened(text: str, most: int = 40) -> str:
     return "".join(found[:most]) + (" …" if len(found) > most else "")
 
 
-def _calls(question: Question, name: str) -> Iterator[AskedCall]:
+def _calls(question: ReadRequest, name: str) -> Iterator[AskedCall]:
     """The tool calls that the question asks for, by ``tool_choice`` or in its prompt."""
     tools = _wanted(question)
     if len(tools) == 1 and "twice" in question.prompt.lower():
@@ -155,7 +155,7 @@ def _calls(question: Question, name: str) -> Iterator[AskedCall]:
         )
 
 
-def _wanted(question: Question) -> list[Tool]:
+def _wanted(question: ReadRequest) -> list[OfferedTool]:
     if question.tool_result is not None or not question.tools:
         return []
     if question.tool_choice is not None:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
-from aigateway.http.demo._question import Question, words
-from aigateway.http.demo._reply import CREATED, AskedCall, Reply
+from aigateway.http.demo._question import ReadRequest, words
+from aigateway.http.demo._reply import CREATED, AskedCall, Script
 from aigateway.http.demo._sse import groups, named_event
 
 __all__ = ["blocking", "events", "failure_event"]
@@ -15,7 +15,7 @@ __all__ = ["blocking", "events", "failure_event"]
 Object = dict[str, Any]
 
 
-def failure_event(reply: Reply, sequence_number: int) -> bytes:
+def failure_event(reply: Script, sequence_number: int) -> bytes:
     """The event of a stream that fails midway."""
     return named_event(
         {
@@ -28,7 +28,7 @@ def failure_event(reply: Reply, sequence_number: int) -> bytes:
     )
 
 
-def blocking(question: Question, reply: Reply) -> Object:
+def blocking(question: ReadRequest, reply: Script) -> Object:
     """The whole answer."""
     status = "incomplete" if reply.truncated else "completed"
     return {
@@ -48,14 +48,14 @@ def blocking(question: Question, reply: Reply) -> Object:
     }
 
 
-def events(question: Question, reply: Reply) -> Iterator[bytes]:
+def events(question: ReadRequest, reply: Script) -> Iterator[bytes]:
     """The answer as a stream."""
     numbers = count()
     for event in _events(question, reply):
         yield named_event({**event, "sequence_number": next(numbers)})
 
 
-def _events(question: Question, reply: Reply) -> Iterator[Object]:
+def _events(question: ReadRequest, reply: Script) -> Iterator[Object]:
     begun = _response(question, reply, "in_progress")
     yield {"type": "response.created", "response": begun}
     yield {"type": "response.in_progress", "response": begun}
@@ -65,7 +65,7 @@ def _events(question: Question, reply: Reply) -> Iterator[Object]:
     yield {"type": f"response.{ended['status']}", "response": ended}
 
 
-def _response(question: Question, reply: Reply, status: str) -> Object:
+def _response(question: ReadRequest, reply: Script, status: str) -> Object:
     return {
         "id": f"resp_{reply.id}",
         "object": "response",
@@ -95,7 +95,7 @@ def _response(question: Question, reply: Reply, status: str) -> Object:
     }
 
 
-def _items(reply: Reply) -> Iterator[Object]:
+def _items(reply: Script) -> Iterator[Object]:
     if reply.thought:
         summary = [{"type": "summary_text", "text": reply.thought}]
         yield {"id": f"rs_{reply.id}", "type": "reasoning", "summary": summary}

@@ -21,7 +21,7 @@ from attrs import evolve, field, frozen
 from aigateway.http.demo import _chat, _gemini, _messages, _responses
 from aigateway.http.demo._question import (
     BadQuestion,
-    Question,
+    ReadRequest,
     read_chat,
     read_gemini,
     read_messages,
@@ -31,7 +31,7 @@ from aigateway.http.demo._question import (
 from aigateway.http.demo._reply import CREATED, identifier, reply_to
 from aigateway.http.demo._sse import compact
 
-__all__ = ["MODELS", "Imitated", "Request", "answer"]
+__all__ = ["MODELS", "Imitated", "HeardRequest", "answer"]
 
 MODELS = {
     "anthropic": ("claude-imitation-large", "claude-imitation-small"),
@@ -49,7 +49,7 @@ Headers = tuple[tuple[str, str], ...]
 
 
 @frozen
-class Request:
+class HeardRequest:
     """A request without its transport; header names are lower case."""
 
     method: str
@@ -89,7 +89,7 @@ class Imitated:
     """After the last event the connection breaks."""
 
 
-def answer(request: Request, keys: Collection[str] | None = None) -> Imitated:
+def answer(request: HeardRequest, keys: Collection[str] | None = None) -> Imitated:
     """Answer a request; ``keys`` are the API keys that are known (None: any key is)."""
     read = _ROUTES.get(request.path)
     if not request.key or (keys is not None and request.key not in keys):
@@ -112,7 +112,7 @@ def _json(status: int, value: object, headers: Headers = ()) -> Imitated:
     return Imitated(status, (("Content-Type", "application/json"), *headers), compact(value))
 
 
-def _error(request: Request, status: int, message: str, param: str | None = None) -> Imitated:
+def _error(request: HeardRequest, status: int, message: str, param: str | None = None) -> Imitated:
     name = identifier(request.path, message)
     if request.speaks_google:
         told = _gemini.error(status, message)
@@ -123,13 +123,13 @@ def _error(request: Request, status: int, message: str, param: str | None = None
     return _json(status, shape(status, message, name, param), (*_ids(request, name), *retry))
 
 
-def _ids(request: Request, name: str) -> Headers:
+def _ids(request: HeardRequest, name: str) -> Headers:
     if request.path.startswith("/v1/messages"):
         return (("request-id", f"req_{name}"),)
     return (("x-request-id", f"req_{name}"), ("openai-version", "2020-10-01"))
 
 
-def _models(request: Request) -> Imitated:
+def _models(request: HeardRequest) -> Imitated:
     family = "anthropic" if request.speaks_anthropic else "openai"
     entry = _anthropic_model if request.speaks_anthropic else _openai_model
     entries = [entry(name) for name in MODELS[family]]
@@ -154,12 +154,12 @@ def _openai_model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": CREATED, "owned_by": "imitation"}
 
 
-def _count(request: Request) -> Imitated:
+def _count(request: HeardRequest) -> Imitated:
     question = read_messages(request.body, needs_limit=False)
     return _json(200, {"input_tokens": question.input_tokens})
 
 
-def _planned_failure(request: Request, question: Question) -> Imitated | None:
+def _planned_failure(request: HeardRequest, question: ReadRequest) -> Imitated | None:
     if found := _FAIL_WITH.search(question.prompt):
         return _error(request, int(found[1]), f"the imitation fails with {found[1]}, as asked")
     if not question.stream and _FAIL_MIDWAY.search(question.prompt):
@@ -168,8 +168,8 @@ def _planned_failure(request: Request, question: Question) -> Imitated | None:
 
 
 def _streamed(
-    request: Request,
-    question: Question,
+    request: HeardRequest,
+    question: ReadRequest,
     events: tuple[bytes, ...],
     failure: Callable[[int], bytes],
 ) -> Imitated:
@@ -187,7 +187,7 @@ def _streamed(
     return Imitated(200, headers, events=events)
 
 
-def _answer_messages(request: Request) -> Imitated:
+def _answer_messages(request: HeardRequest) -> Imitated:
     question = read_messages(request.body)
     if failure := _planned_failure(request, question):
         return failure
@@ -198,7 +198,7 @@ def _answer_messages(request: Request) -> Imitated:
     return _streamed(request, question, events, lambda _place: _messages.failure_event(reply))
 
 
-def _answer_chat(request: Request) -> Imitated:
+def _answer_chat(request: HeardRequest) -> Imitated:
     question = read_chat(request.body)
     if failure := _planned_failure(request, question):
         return failure
@@ -209,7 +209,7 @@ def _answer_chat(request: Request) -> Imitated:
     return _streamed(request, question, events, lambda _place: _chat.failure_event(replies[0]))
 
 
-def _answer_responses(request: Request) -> Imitated:
+def _answer_responses(request: HeardRequest) -> Imitated:
     question = read_responses(request.body)
     if failure := _planned_failure(request, question):
         return failure
@@ -225,12 +225,12 @@ def _answer_responses(request: Request) -> Imitated:
 _GOOGLE = re.compile(r"/v1(?:beta)?/(models|cachedContents)(?:/([^/:]+))?(?::([A-Za-z]+))?")
 
 
-def _wants_array(request: Request) -> bool:
+def _wants_array(request: HeardRequest) -> bool:
     """Who does not ask for events gets a stream as one array, of errors too."""
     return request.path.endswith(":streamGenerateContent") and "alt=sse" not in request.query
 
 
-def _answer_google(request: Request) -> Imitated:
+def _answer_google(request: HeardRequest) -> Imitated:
     found = _GOOGLE.fullmatch(request.path)
     kind, name, method = found.groups() if found else ("", "", "")
     asked = (request.method, kind, bool(name), method)
@@ -258,7 +258,7 @@ def _answer_google(request: Request) -> Imitated:
     return _error(request, 404, f"the imitation provider has no {request.path}")
 
 
-def _generate(request: Request, model: str, *, stream: bool) -> Imitated:
+def _generate(request: HeardRequest, model: str, *, stream: bool) -> Imitated:
     question = read_gemini(request.body, model, stream=stream)
     if failure := _planned_failure(request, question):
         return failure
@@ -272,7 +272,7 @@ def _generate(request: Request, model: str, *, stream: bool) -> Imitated:
     return evolve(answer, headers=(("Content-Type", kind),))
 
 
-_ROUTES: Mapping[str, Callable[[Request], Imitated]] = {
+_ROUTES: Mapping[str, Callable[[HeardRequest], Imitated]] = {
     "/v1/messages": _answer_messages,
     "/v1/messages/count_tokens": _count,
     "/v1/chat/completions": _answer_chat,

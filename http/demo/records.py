@@ -11,7 +11,7 @@ from attrs import field, frozen
 
 from aigateway.actors.control.local.schema import read_database
 
-__all__ = ["RecordReader", "Recorded", "ToolCall", "Usage"]
+__all__ = ["RecordReader", "Recorded", "RecordedCall", "Usage"]
 
 
 @frozen
@@ -25,7 +25,7 @@ class Usage:
 
 
 @frozen
-class ToolCall:
+class RecordedCall:
     """A tool call that was recorded."""
 
     tool: str
@@ -50,7 +50,7 @@ class Recorded:
     error: str | None
     usage: Usage = Usage()
     prompts: tuple[str, ...] = ()
-    tools: tuple[ToolCall, ...] = ()
+    tools: tuple[RecordedCall, ...] = ()
     thoughts: tuple[str, ...] = ()
     message_ids: frozenset[str] = field(factory=frozenset)
 
@@ -120,7 +120,7 @@ class RecordReader:
             usage=Usage(*(sum(record[f"{name}_tokens"] for record in tokens) for name in columns)),
             prompts=tuple(record["prompt"] for record in prompts),
             tools=tuple(
-                ToolCall(record["tool"], record["input"], record["tool_call_id"])
+                RecordedCall(record["tool"], record["input"], record["tool_call_id"])
                 for record in tools
             ),
             thoughts=tuple(record["content"] for record in self._of("model_thoughts", row["id"])),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-from aigateway.http.demo.imitation import Imitated, Request, answer
+from aigateway.http.demo.imitation import HeardRequest, Imitated, answer
 
 __all__ = ["ImitationServer"]
 
@@ -30,7 +30,7 @@ class ImitationServer:
         keys: Collection[str] | None = None,
         delay: float = 0.0,
         port: int = 0,
-        heard: Callable[[Request], None] | None = None,
+        heard: Callable[[HeardRequest], None] | None = None,
     ) -> None:
         self._server = _Server(("127.0.0.1", port), keys, delay, heard)
         self._thread = threading.Thread(
@@ -68,7 +68,7 @@ class _Server(ThreadingHTTPServer):
         address: tuple[str, int],
         keys: Collection[str] | None,
         delay: float,
-        heard: Callable[[Request], None] | None,
+        heard: Callable[[HeardRequest], None] | None,
     ) -> None:
         self.keys = keys
         self.delay = delay
@@ -111,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def _answer(self) -> None:
-        request = Request(
+        request = HeardRequest(
             method=self.command,
             path=self.path.partition("?")[0],
             headers={name.lower(): value for name, value in self.headers.items()},

@@ -20,7 +20,7 @@ from attrs import field, frozen
 from aigateway.actors.upstream.adapter import PlainSession
 from aigateway.http.demo._cases import CASES, OPENING, Case
 from aigateway.http.demo._expectations import differences, expect
-from aigateway.http.demo.imitation import Request
+from aigateway.http.demo.imitation import HeardRequest
 from aigateway.http.demo.records import Recorded
 from aigateway.http.demo.stage import USERNAME, Stage
 
@@ -154,7 +154,7 @@ def _answer_problems(case: Case, direct: _Reply, relayed: _Reply) -> Iterator[st
 
 
 def _upstream_problems(stage: Stage, case: Case, body: bytes) -> Iterator[str]:
-    heard: Request = stage.heard[-1]
+    heard: HeardRequest = stage.heard[-1]
     if heard.key != stage.provider_key or heard.path != case.upstream_path:
         yield "the imitation did not get the request with the provider's key"
     if any(stage.user_key in value for value in heard.headers.values()):

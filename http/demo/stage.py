@@ -17,7 +17,7 @@ from aigateway.actors.control.local.schema import open_database
 from aigateway.actors.values.records import timestamp
 from aigateway.http.demo.gateway import GatewayProcess
 from aigateway.http.demo.history import tell_history, tell_people
-from aigateway.http.demo.imitation import Request
+from aigateway.http.demo.imitation import HeardRequest
 from aigateway.http.demo.records import RecordReader
 from aigateway.http.demo.server import ImitationServer
 
@@ -58,7 +58,7 @@ class Stage:
         self.user_key = ""
         self.console_link = ""
         """Signs a browser in; empty: there is no console."""
-        self.heard: list[Request] = []
+        self.heard: list[HeardRequest] = []
         """What the imitation was asked, when that is kept."""
 
     def open(self, given_up: Callable[[], bool] = lambda: False) -> None:

@@ -22,7 +22,7 @@ from attrs import define, field, frozen
 
 from aigateway.actors.control.local.address import password_of
 from aigateway.http.logs.lines import (
-    Entry,
+    LogEntry,
     Renderer,
     SecretMask,
     format_exception,
@@ -273,7 +273,7 @@ def _write(
         return
     if level == "debug" and state.filters and not _matches(state.filters, name, message):
         return
-    entry = Entry(
+    entry = LogEntry(
         at=time.time(),
         level=level,
         name=name,

@@ -27,7 +27,7 @@ from aigateway.actors.values.frozen import frozen
 __all__ = [
     "MASK",
     "SHORTEST",
-    "Entry",
+    "LogEntry",
     "Renderer",
     "SecretMask",
     "format_exception",
@@ -38,7 +38,7 @@ __all__ = [
 
 
 @frozen(kw_only=True)
-class Entry:
+class LogEntry:
     """What is logged: ``at`` in Unix seconds, ``level`` debug|info|warning|error|critical."""
 
     at: float
@@ -52,14 +52,14 @@ class Entry:
     """Other lines that belong to it."""
 
 
-Renderer: TypeAlias = Callable[[Entry], str]
+Renderer: TypeAlias = Callable[[LogEntry], str]
 
 _SHORT_LEVELS = {"warning": "warn", "critical": "crit"}
 _BARE = re.compile(r"[^\s\"'=\\\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-def human_line(entry: Entry) -> str:
+def human_line(entry: LogEntry) -> str:
     """``2026-01-31 12:00:00.000 [info]  name: message  k=v  k=v``, times in UTC.
 
     The lines of a traceback, and what else is attached, follow indented.
@@ -75,7 +75,7 @@ def human_line(entry: Entry) -> str:
     return line
 
 
-def json_line(entry: Entry) -> str:
+def json_line(entry: LogEntry) -> str:
     """An object with ``ts``, ``level``, ``msg``, ``logger_names`` and ``fields``."""
     fields = _fields(entry)
     if entry.exception:
@@ -91,7 +91,7 @@ def json_line(entry: Entry) -> str:
     )
 
 
-def stackdriver_line(entry: Entry) -> str:
+def stackdriver_line(entry: LogEntry) -> str:
     """An object with the special fields that Google's logging agent knows.
 
     https://cloud.google.com/logging/docs/structured-logging
@@ -109,7 +109,7 @@ def stackdriver_line(entry: Entry) -> str:
     return _json(line)
 
 
-def _fields(entry: Entry) -> dict[str, object]:
+def _fields(entry: LogEntry) -> dict[str, object]:
     fields = dict(entry.fields)
     if entry.attached:
         fields["attached"] = entry.attached

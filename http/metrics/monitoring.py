@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import yaml
 
-from aigateway.http.metrics.questions import QUESTIONS, Alert, Question
+from aigateway.http.metrics.questions import QUESTIONS, Alert, Panel
 from aigateway.http.metrics.reference import written_between
 
 __all__ = ["BEGIN", "END", "main", "written"]
@@ -49,7 +49,7 @@ def _alerts() -> str:
     return yaml.safe_dump(document, sort_keys=False, width=1000)
 
 
-def _rule(question: Question, alert: Alert) -> dict[str, Any]:
+def _rule(question: Panel, alert: Alert) -> dict[str, Any]:
     return {
         "alert": alert.name,
         "expr": alert.query,
@@ -77,7 +77,7 @@ def _dashboard() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _panel(number: int, question: Question) -> dict[str, Any]:
+def _panel(number: int, question: Panel) -> dict[str, Any]:
     row, column = divmod(number, 24 // _WIDTH)
     target = {
         "refId": "A",

@@ -8,7 +8,7 @@ from attrs import field, frozen
 
 from aigateway.http.metrics.series import PREFIX
 
-__all__ = ["QUESTIONS", "Alert", "Question"]
+__all__ = ["QUESTIONS", "Alert", "Panel"]
 
 
 @frozen(kw_only=True)
@@ -27,7 +27,7 @@ class Alert:
 
 
 @frozen
-class Question:
+class Panel:
     """A panel of the dashboard; its title is the question."""
 
     title: str
@@ -49,7 +49,7 @@ _FAILED = f'sum by (provider) (rate({_ENDED}{{status="failed"}}[5m]))'
 _OWN_TROUBLE = "capacity|control_plane|fault|not_recorded|provider_misconfigured"
 
 QUESTIONS: Final = (
-    Question(
+    Panel(
         "Is it there, and in which version?",
         f"count by (version) ({PREFIX}_build_info)",
         legend="{{version}}",
@@ -61,13 +61,13 @@ QUESTIONS: Final = (
             text="No gateway is scraped: it does not run, or Prometheus does not find it.",
         ),
     ),
-    Question(
+    Panel(
         "How much is asked of which provider?",
         f"sum by (provider) (rate({_ENDED}[5m]))",
         legend="{{provider}}",
         unit="reqps",
     ),
-    Question(
+    Panel(
         "Does it fail?",
         _FAILED,
         legend="{{provider}}",
@@ -81,7 +81,7 @@ QUESTIONS: Final = (
             "log, and at the provider's status.",
         ),
     ),
-    Question(
+    Panel(
         "What does the gateway refuse, and why?",
         f"sum by (reason) (increase({PREFIX}_requests_refused_total[5m])) > 0",
         legend="{{reason}}",
@@ -94,7 +94,7 @@ QUESTIONS: Final = (
             text="Requests are refused for a reason that is not their own: {{ $labels.reason }}.",
         ),
     ),
-    Question(
+    Panel(
         "Is a provider misconfigured?",
         f'{PREFIX}_provider_info{{status="error"}} > 0',
         legend="{{provider_name}}",
@@ -106,7 +106,7 @@ QUESTIONS: Final = (
             text="{{ $labels.provider_name }} is not in use; `aigateway actors` says why.",
         ),
     ),
-    Question(
+    Panel(
         "Which circuits are open?",
         f"{PREFIX}_circuit_breaker_state > 0",
         legend="{{provider}} {{endpoint}} {{model}}",
@@ -118,13 +118,13 @@ QUESTIONS: Final = (
             text="{{ $labels.provider }} has not recovered for {{ $labels.model }}.",
         ),
     ),
-    Question(
+    Panel(
         "Which keys rest, and for how long still?",
         f"{PREFIX}_key_pool_rest_until_timestamp_seconds - time() > 0",
         legend="{{provider}} {{key}} {{subject}}",
         unit="s",
     ),
-    Question(
+    Panel(
         "Does the provider refuse a key?",
         f"sum by (provider) (increase({PREFIX}_key_pool_exhaustions_total"
         '{outcome="auth_failed"}[5m])) > 0',
@@ -138,12 +138,12 @@ QUESTIONS: Final = (
             text="{{ $labels.provider }} accepts none of its keys: put a good one in their place.",
         ),
     ),
-    Question(
+    Panel(
         "Which providers do others stand in for, and why?",
         f"sum by (provider, reason) (increase({PREFIX}_provider_fallbacks_total[5m])) > 0",
         legend="{{provider}} {{reason}}",
     ),
-    Question(
+    Panel(
         "Are records stuck?",
         f"{PREFIX}_spool_oldest_seconds",
         unit="s",
@@ -155,7 +155,7 @@ QUESTIONS: Final = (
             text="Records are not delivered: is the control plane there, and is the disk full?",
         ),
     ),
-    Question(
+    Panel(
         "Were records given up?",
         f"{PREFIX}_dead_letters",
         alert=Alert(
@@ -166,7 +166,7 @@ QUESTIONS: Final = (
             text="Records were refused and set aside; `aigateway actors` sends them again.",
         ),
     ),
-    Question(
+    Panel(
         "Can records be kept?",
         f'sum by (state) ({PREFIX}_state_disk{{state!="ok"}}) > 0',
         legend="{{state}}",
@@ -178,7 +178,7 @@ QUESTIONS: Final = (
             text="The disk with the state folder is {{ $labels.state }}.",
         ),
     ),
-    Question(
+    Panel(
         "Is the control plane away?",
         f"{PREFIX}_coderd_connected == 0",
         alert=Alert(
@@ -189,14 +189,14 @@ QUESTIONS: Final = (
             text="Nobody new is let in: the Coder deployment, or the database, is away.",
         ),
     ),
-    Question(
+    Panel(
         "Does it take long to answer?",
         _p99("coderd_rpc_seconds", "rpc"),
         legend="{{rpc}}",
         unit="s",
     ),
-    Question("Do requests wait for it?", f"{PREFIX}_coderd_waiting > 0"),
-    Question(
+    Panel("Do requests wait for it?", f"{PREFIX}_coderd_waiting > 0"),
+    Panel(
         "Is it at its limit?",
         f"sum by (for) ({PREFIX}_requests_waiting) > 0",
         legend="{{for}}",
@@ -208,17 +208,15 @@ QUESTIONS: Final = (
             text="Requests wait for a place: raise --ai-gateway-max-concurrency, or add replicas.",
         ),
     ),
-    Question("What does the gateway itself cost?", _p99("overhead_seconds"), unit="s"),
-    Question(
-        "Where does the time go?", _p99("stage_seconds", "stage"), legend="{{stage}}", unit="s"
-    ),
-    Question(
+    Panel("What does the gateway itself cost?", _p99("overhead_seconds"), unit="s"),
+    Panel("Where does the time go?", _p99("stage_seconds", "stage"), legend="{{stage}}", unit="s"),
+    Panel(
         "Is an actor the bottleneck?",
         _p99("actor_wait_seconds", "role"),
         legend="{{role}}",
         unit="s",
     ),
-    Question(
+    Panel(
         "Do actors die?",
         f"sum by (role) (increase({PREFIX}_actor_restarts_total[1h])) > 0",
         legend="{{role}}",
@@ -230,7 +228,7 @@ QUESTIONS: Final = (
             text="{{ $labels.role }} dies again and again: report the traceback in the log.",
         ),
     ),
-    Question(
+    Panel(
         "Did the last reload of the providers fail?",
         f"{PREFIX}_providers_last_reload_timestamp_seconds"
         f" - {PREFIX}_providers_last_reload_success_timestamp_seconds > 0",
@@ -244,23 +242,23 @@ QUESTIONS: Final = (
             text="Providers are those of before: the log says why they could not be loaded.",
         ),
     ),
-    Question(
+    Panel(
         "Which tools of MCP servers are left out?",
         f"sum by (server, reason) ({PREFIX}_mcp_tools_left_out_total) > 0",
         legend="{{server}} {{reason}}",
     ),
-    Question(
+    Panel(
         "Which tokens are spent?",
         f"sum by (provider, type) (rate({PREFIX}_tokens_total[5m]))",
         legend="{{provider}} {{type}}",
     ),
-    Question(
+    Panel(
         "What does it cost, in dollars an hour?",
         f"sum by (price) (rate({PREFIX}_cost_dollars_total[1h])) * 3600",
         legend="{{price}}",
         unit="currencyUSD",
     ),
-    Question(
+    Panel(
         "Is something spent that has no price?",
         f"sum by (reason) (increase({PREFIX}_unpriced_token_records_total[1h])) > 0",
         legend="{{reason}}",
@@ -274,7 +272,7 @@ QUESTIONS: Final = (
             "`aigateway prices check` names the models, --prices gives them a price.",
         ),
     ),
-    Question(
+    Panel(
         "Which caps are nearly spent?",
         f"max by (per, subject, every) ({PREFIX}_cap_spent_ratio) > 0.75",
         legend="{{per}} {{subject}} {{every}}",
@@ -288,19 +286,19 @@ QUESTIONS: Final = (
             "is nearly spent: what would pass it is refused until the next one begins.",
         ),
     ),
-    Question(
+    Panel(
         "What do caps stop?",
         f"sum by (per, reason) (increase({PREFIX}_cap_refusals_total[5m])) > 0",
         legend="{{per}} {{reason}}",
     ),
-    Question("Do calls wait for their caps?", f"{PREFIX}_cap_waiting_calls > 0"),
-    Question("How many WebSockets are open?", f"{PREFIX}_websocket_sessions"),
-    Question(
+    Panel("Do calls wait for their caps?", f"{PREFIX}_cap_waiting_calls > 0"),
+    Panel("How many WebSockets are open?", f"{PREFIX}_websocket_sessions"),
+    Panel(
         "Which WebSockets are refused, and why?",
         f"sum by (reason) (increase({PREFIX}_websocket_handshakes_refused_total[5m])) > 0",
         legend="{{reason}}",
     ),
-    Question(
+    Panel(
         "Is the local database kept in order?",
         f"sum by (kind) (increase({PREFIX}_old_requests_deleted_total[1h]))",
         legend="{{kind}} deleted",
@@ -312,7 +310,7 @@ QUESTIONS: Final = (
             text="Nothing that is old enough is deleted, and the database grows: the log says why.",
         ),
     ),
-    Question(
+    Panel(
         "Do its processes run out of files?",
         "process_open_fds / process_max_fds",
         legend="{{process}} {{pid}}",
@@ -325,7 +323,7 @@ QUESTIONS: Final = (
             text="Process {{ $labels.pid }} is near its limit of open files: raise it.",
         ),
     ),
-    Question(
+    Panel(
         "How much memory does it take?",
         'sum by (process) (process_resident_memory_bytes{process!=""})',
         legend="{{process}}",

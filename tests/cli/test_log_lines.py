@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from aigateway.http.logs.lines import (
     MASK,
-    Entry,
+    LogEntry,
     SecretMask,
     format_exception,
     human_line,
@@ -24,8 +24,8 @@ AT = 1767225600.123456
 """2026-01-01 00:00:00.123456 UTC"""
 
 
-def entry(message: str = "message", **fields: Any) -> Entry:
-    return Entry(at=AT, level="info", name="ai-gateway", message=message, fields=fields)
+def entry(message: str = "message", **fields: Any) -> LogEntry:
+    return LogEntry(at=AT, level="info", name="ai-gateway", message=message, fields=fields)
 
 
 def test_the_human_form_is_time_level_name_message_fields() -> None:
@@ -41,7 +41,7 @@ def test_the_human_form_is_time_level_name_message_fields() -> None:
     [("debug", "debug"), ("warning", "warn"), ("error", "error"), ("critical", "crit")],
 )
 def test_the_human_form_shortens_long_levels(level: str, shown: str) -> None:
-    line = human_line(Entry(at=AT, level=level, name="n", message="m"))
+    line = human_line(LogEntry(at=AT, level=level, name="n", message="m"))
     assert f" [{shown}]  n: m" in line
 
 
@@ -76,7 +76,7 @@ def test_the_human_form_of_a_field(value: Any, shown: str) -> None:
 
 def test_a_traceback_follows_indented() -> None:
     line = human_line(
-        Entry(at=AT, level="error", name="n", message="m", exception="Traceback\n  ValueError")
+        LogEntry(at=AT, level="error", name="n", message="m", exception="Traceback\n  ValueError")
     )
     assert line.splitlines()[1:] == ["    Traceback", "      ValueError"]
 
@@ -93,7 +93,7 @@ def test_the_json_form_has_the_fields_apart() -> None:
 
 def test_the_stackdriver_form_has_googles_names() -> None:
     line = stackdriver_line(
-        Entry(at=AT, level="warning", name="n", message="m", fields={"a": 1}, exception="trace")
+        LogEntry(at=AT, level="warning", name="n", message="m", fields={"a": 1}, exception="trace")
     )
     assert json.loads(line) == {
         "severity": "WARNING",
@@ -106,7 +106,7 @@ def test_the_stackdriver_form_has_googles_names() -> None:
 
 
 def test_a_traceback_is_a_field_of_the_json_form() -> None:
-    line = json_line(Entry(at=AT, level="error", name="n", message="m", exception="trace"))
+    line = json_line(LogEntry(at=AT, level="error", name="n", message="m", exception="trace"))
     assert json.loads(line)["fields"] == {"exception": "trace"}
 
 
@@ -129,7 +129,7 @@ def test_no_value_is_too_odd_for_a_line(form: Any, value: Any) -> None:
 @given(st.text(), st.text(), st.text())
 def test_nothing_in_an_entry_can_end_its_line(message: str, key: str, value: str) -> None:
     for form in (human_line, json_line, stackdriver_line):
-        line = form(Entry(at=AT, level="info", name="n", message=message, fields={key: value}))
+        line = form(LogEntry(at=AT, level="info", name="n", message=message, fields={key: value}))
         assert len(line.splitlines()) == 1 or form is not human_line
         assert "\n" not in line
         assert "\r" not in line

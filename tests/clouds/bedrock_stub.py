@@ -93,7 +93,7 @@ class BedrockStub:
             asked.pop(field, None)
         headers = {"x-api-key": "any", "anthropic-version": "2023-06-01"}
         reply = imitation.answer(
-            imitation.Request(
+            imitation.HeardRequest(
                 method="POST", path="/v1/messages", headers=headers, body=json.dumps(asked).encode()
             )
         )

@@ -156,7 +156,7 @@ class VertexStub:
         path = "/v1/messages/count_tokens" if counts else "/v1/messages"
         headers = {"x-api-key": "any", "anthropic-version": "2023-06-01"}
         reply = imitation.answer(
-            imitation.Request(
+            imitation.HeardRequest(
                 method="POST", path=path, headers=headers, body=json.dumps(asked).encode()
             )
         )

@@ -19,9 +19,9 @@ from aigateway.http.demo._cases import CASES
 from aigateway.http.demo._expectations import differences, expect
 from aigateway.http.demo.gateway import DemoFailed, GatewayProcess, child_environment
 from aigateway.http.demo.history import tell_people
-from aigateway.http.demo.imitation import Request, answer
+from aigateway.http.demo.imitation import HeardRequest, answer
 from aigateway.http.demo.interrupts import Interrupts
-from aigateway.http.demo.records import Recorded, RecordReader, ToolCall, Usage
+from aigateway.http.demo.records import Recorded, RecordedCall, RecordReader, Usage
 from aigateway.http.demo.server import ImitationServer
 from aigateway.http.demo.smoke import run_cases
 
@@ -80,7 +80,7 @@ def test_what_belongs_to_an_interception_is_read_together(database, reader):
     newest, other = reader.newest(5)
     assert (newest.id, newest.model, newest.error) == ("a", "big", None)
     assert newest.usage == Usage(3, 30, 300, 3000)
-    assert newest.tools == (ToolCall("t", "{}", "c"),)
+    assert newest.tools == (RecordedCall("t", "{}", "c"),)
     assert newest.prompts == ("why",)
     assert newest.message_ids == {"m"}
     assert (other.id, other.error, other.usage) == ("b", "timeout", Usage())
@@ -160,7 +160,7 @@ def recorded_as_expected(expectation):
         usage=expectation.usage,
         prompts=(expectation.prompt,),
         tools=tuple(
-            ToolCall(name, json.dumps(arguments), call)
+            RecordedCall(name, json.dumps(arguments), call)
             for name, arguments, call in expectation.tools
         ),
         thoughts=expectation.thoughts,
@@ -182,7 +182,7 @@ def test_right_records_make_no_difference_and_wrong_ones_are_named():
         ({"prompts": ()}, "prompts"),
         ({"usage": Usage(1, 2)}, "tokens"),
         ({"tools": right.tools[:1]}, "tool calls"),
-        ({"tools": (ToolCall("get_weather", "no json", "c"),)}, "tool calls"),
+        ({"tools": (RecordedCall("get_weather", "no json", "c"),)}, "tool calls"),
         ({"thoughts": ()}, "thoughts"),
         ({"message_ids": frozenset({"other"})}, "message ids"),
         ({"error": "timeout"}, "error"),
@@ -198,7 +198,7 @@ def test_expectations_are_what_the_imitation_says(case):
     """Worked out a second way: from the blocking answer's own JSON."""
     body = json.dumps({**case.body, "stream": False}).encode()
     path = case.upstream_path.replace(":streamGenerateContent", ":generateContent")
-    reply = answer(Request("POST", path, {"x-api-key": "k"}, body))
+    reply = answer(HeardRequest("POST", path, {"x-api-key": "k"}, body))
     told = json.loads(reply.body)
     expectation = expect(case.upstream_path, body)
     if path.endswith(":generateContent"):

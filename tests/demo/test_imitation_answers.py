@@ -9,7 +9,7 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigateway.http.demo.imitation import Request, answer
+from aigateway.http.demo.imitation import HeardRequest, answer
 from aigateway.http.demo.server import ImitationServer
 
 PATHS = ["/v1/messages", "/v1/messages/count_tokens", "/v1/chat/completions", "/v1/responses"]
@@ -30,7 +30,7 @@ values = st.recursive(
 
 def post(path: str, body: object, keys=None):
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return answer(Request("POST", path, {"authorization": "Bearer k"}, data), keys)
+    return answer(HeardRequest("POST", path, {"authorization": "Bearer k"}, data), keys)
 
 
 @given(st.sampled_from(PATHS), values, st.dictionaries(names, values))
@@ -64,7 +64,7 @@ def test_a_broken_request_is_refused_in_the_apis_shape(path, body, complaint):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_only_posts_are_taken(path):
-    assert answer(Request("GET", path, {"x-api-key": "k"})).status == 405
+    assert answer(HeardRequest("GET", path, {"x-api-key": "k"})).status == 405
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_only_posts_are_taken(path):
     [{}, {"authorization": "Basic known"}, {"authorization": "Bearer other"}, {"x-api-key": "no"}],
 )
 def test_a_key_is_needed_and_must_be_known(headers):
-    assert answer(Request("POST", "/v1/responses", headers), {"known"}).status == 401
+    assert answer(HeardRequest("POST", "/v1/responses", headers), {"known"}).status == 401
 
 
 def test_a_prompt_decides_how_long_the_answer_is():

@@ -74,7 +74,7 @@ class Ask:
         """A right answer: a stream's events, or the one document."""
         headers = {"x-api-key": "k", "authorization": "Bearer k"}
         body = json.dumps(self.body).encode()
-        found = imitation.answer(imitation.Request("POST", PATH[self.api], headers, body))
+        found = imitation.answer(imitation.HeardRequest("POST", PATH[self.api], headers, body))
         return list(found.events) if found.events is not None else [found.body]
 
     @property

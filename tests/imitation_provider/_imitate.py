@@ -21,7 +21,7 @@ def imitate(keys: Collection[str] | None = None) -> Callable[[ReceivedRequest], 
 
     def script(request: ReceivedRequest) -> list[Step]:
         reply = imitation.answer(
-            imitation.Request(
+            imitation.HeardRequest(
                 method=request.method,
                 path=request.target.partition("?")[0],
                 headers={name.lower(): value for name, value in request.headers},

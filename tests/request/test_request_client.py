@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigateway.actors.interception.headers import ClientInfo, identify
+from aigateway.actors.interception.headers import Program, identify
 
 Pairs = list[tuple[str, str]]
 
@@ -85,7 +85,7 @@ def test_each_program_and_its_session_are_recognised(
 ) -> None:
     without_session = client == "Claude Code" and session is None
     reader = (lambda: b"{}") if without_session else unread
-    assert identify(headers, reader) == ClientInfo(client, session)
+    assert identify(headers, reader) == Program(client, session)
 
 
 def in_user_id(user_id: object) -> bytes:

@@ -18,7 +18,14 @@ from aigateway.actors.control.local.schema import Database, batches, marks
 from aigateway.actors.interception.tool_results import ToldResult, results_in
 from aigateway.actors.values.records import SentContent
 
-__all__ = ["CONTENT_SQL", "Part", "content_rows", "forget_chains", "parts_of", "results_by_turn"]
+__all__ = [
+    "CONTENT_SQL",
+    "StoredPart",
+    "content_rows",
+    "forget_chains",
+    "parts_of",
+    "results_by_turn",
+]
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -57,7 +64,7 @@ def content_rows(record: SentContent) -> Iterator[tuple[str, Row]]:
 
 
 @frozen
-class Part:
+class StoredPart:
     """A part of what was sent, as :class:`~aigateway.actors.values.records.ContentPart` has it."""
 
     kind: str
@@ -66,7 +73,7 @@ class Part:
     content: str = field(repr=False)
 
 
-def parts_of(connection: Database, interception_id: str) -> list[Part]:
+def parts_of(connection: Database, interception_id: str) -> list[StoredPart]:
     """All that was sent with a request, in its order; what is not there any more is left out."""
     found = connection.execute(
         """
@@ -83,7 +90,7 @@ def parts_of(connection: Database, interception_id: str) -> list[Part]:
         """,
         (interception_id,),
     )
-    return [Part(*row) for row in found.fetchall()]
+    return [StoredPart(*row) for row in found.fetchall()]
 
 
 def results_by_turn(
