@@ -15,13 +15,12 @@ from collections.abc import Sequence
 from math import prod
 
 from attrs import frozen
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from aigateway.actors.control.call_counters import BOUNDS
 from aigateway.actors.control.local.prices.cost import REASONS as UNPRICED
 from aigateway.actors.control.local.retention import KINDS
 from aigateway.actors.interception.attribution import DROPPED
-from aigateway.http.metrics.batch_histogram import BatchHistogram
 from aigateway.http.metrics.label_values import LabelValues
 from aigateway.http.metrics.reasons import REASONS
 
@@ -36,6 +35,7 @@ __all__ = [
     "REST_REASONS",
     "STAGE_BUCKETS",
     "WORKER_PROCESSES",
+    "BatchHistogram",
     "Description",
     "Series",
 ]
@@ -75,6 +75,18 @@ ROUTES: Factor = (5, "routes")
 WORKER_PROCESSES: Factor = (16, "worker processes")
 USERS: Factor = (1000, "users")
 USES: Factor = (12, "models and clients of a user")
+
+
+class BatchHistogram(Histogram):
+    """prometheus-client's histogram, which by itself takes one observation at a time."""
+
+    def add(self, counts: Sequence[int], amount: float) -> None:
+        """Add as many observations to each bucket, the endless one last, and their sum."""
+        # NOTE: there is no public way to do this; `observe` does the same for one of them.
+        self._sum.inc(amount)
+        for bucket, count in zip(self._buckets, counts, strict=True):
+            if count:
+                bucket.inc(count)
 
 
 @frozen

@@ -11,8 +11,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping
 
-from aigateway.http.metrics.batch_histogram import BatchHistogram
-from aigateway.http.metrics.series import STAGE_BUCKETS, Series
+from aigateway.http.metrics.series import STAGE_BUCKETS, BatchHistogram, Series
 
 __all__ = ["StageTimes"]
 
