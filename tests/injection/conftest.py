@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,29 +7,17 @@ from pathlib import Path
 import pytest
 from gateway_process import GatewayProcess, Upstream
 from imitation_provider import ScriptedProvider
+from mcp_process import SDK_SERVER, mcp_server
 
 TESTS = Path(__file__).parents[1]
-SDK_SERVER = TESTS / "mcp" / "mcp_sdk_server.py"
 # Peers of neighbours: an MCP server that does what a test says, and both coderds.
 sys.path += [str(TESTS / "mcp"), str(TESTS / "gateway")]
 
 
 @pytest.fixture(scope="session")
 def mcp_url() -> Iterator[str]:
-    """The official Python SDK's server, with its tools add, broken, slow and others."""
-    with subprocess.Popen(
-        [sys.executable, str(SDK_SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            port = process.stdout.readline().strip()
-            assert port, "the server did not start"
-            yield f"http://127.0.0.1:{port.decode()}/mcp"
-        finally:
-            # The server ends when its standard input does.
-            process.stdin.close()
-            process.wait(10)
+    with mcp_server(SDK_SERVER) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

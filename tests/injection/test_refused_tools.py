@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 import requests
 from gateway_process import GatewayProcess, Upstream, message_of
 from imitation_provider import ScriptedProvider, answer, stream
+from mcp_process import mcp_server
 from round_answers import (
     completion,
     completion_chunks,
@@ -111,18 +110,8 @@ def test_a_refusal_names_injected_tools_by_place_or_name(
 
 @pytest.fixture(scope="module")
 def odd_url() -> Iterator[str]:
-    with subprocess.Popen(
-        [sys.executable, str(ODD_SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            port = process.stdout.readline().strip()
-            assert port, "the server did not start"
-            yield f"http://127.0.0.1:{port.decode()}/mcp"
-        finally:
-            process.stdin.close()
-            process.wait(10)
+    with mcp_server(ODD_SERVER) as url:
+        yield url
 
 
 @contextmanager

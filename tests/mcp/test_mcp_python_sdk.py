@@ -4,38 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 from mcp_desk import Desk
+from mcp_process import SDK_SERVER, mcp_server
 from mcp_scripted_server import eventually
 
 from aigateway.actors.control.messages import McpServer
 
-SCRIPT = Path(__file__).with_name("mcp_sdk_server.py")
 
-
-@contextlib.contextmanager
-def sdk_server(*options: str) -> Iterator[str]:
-    """Run the server; yields its address."""
-    with subprocess.Popen(
-        [sys.executable, str(SCRIPT), *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            port = process.stdout.readline().strip()
-            assert port, "the server did not start"
-            yield f"http://127.0.0.1:{port.decode()}/mcp"
-        finally:
-            # The server ends when its standard input does.
-            process.stdin.close()
-            process.wait(10)
+def sdk_server(*options: str) -> AbstractContextManager[str]:
+    return mcp_server(SDK_SERVER, *options)
 
 
 MODES = {

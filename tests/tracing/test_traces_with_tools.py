@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 from gateway_process import GatewayProcess, Upstream, message_of, wait_until
 from imitation_provider import ScriptedProvider, Step, Tell, WaitFor, answer, event, stream
+from mcp_process import SDK_SERVER, mcp_server
 from otlp_collector import Collector
 
-SDK_SERVER = Path(__file__).parents[1] / "mcp" / "mcp_sdk_server.py"
 HTTP = "POST /anthropic/v1/messages"
 CALLS = [
     {"type": "tool_use", "id": "t1", "name": "bmcp_sdk_add", "input": {"a": 20_001, "b": 3}},
@@ -26,16 +23,8 @@ CALLS = [
 
 @pytest.fixture(scope="module")
 def mcp_url() -> Iterator[str]:
-    """The official Python SDK's server; it ends with its standard input."""
-    with subprocess.Popen(
-        [sys.executable, str(SDK_SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        port = process.stdout.readline().strip().decode()
-        yield f"http://127.0.0.1:{port}/mcp"
-        process.stdin.close()
-        process.wait(10)
+    with mcp_server(SDK_SERVER) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+from click.testing import CliRunner, Result
 from postgres_server import PostgresServer, postgres_server
 
 from aigateway.actors.actor.base import new_reply
@@ -198,6 +200,23 @@ def database(path: Path) -> Iterator[sqlite3.Connection]:
     connection = open_database(path)
     yield connection
     connection.close()
+
+
+@pytest.fixture
+def commands_on(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Callable[..., Result]]:
+    """Makes what runs commands on a database; nothing but click's own exits is allowed."""
+
+    def on(address: str) -> Callable[..., Result]:
+        monkeypatch.setenv("CODER_AI_GATEWAY_LOCAL_DB", address)
+        monkeypatch.delenv("CODER_CONFIG_PATH", raising=False)
+        return invoke
+
+    def invoke(command: click.Command, *arguments: str, **options: Any) -> Result:
+        result = CliRunner().invoke(command, arguments, **options)
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        return result
+
+    return on
 
 
 @pytest.fixture(scope="session")

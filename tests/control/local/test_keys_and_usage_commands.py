@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from aigateway.actors.control.local.store import Store
 from aigateway.http.cli.keys import command as keys
@@ -26,17 +26,8 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def run(path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command on the test's database; nothing but click's own exits is allowed."""
-    monkeypatch.setenv("CODER_AI_GATEWAY_LOCAL_DB", str(path))
-    monkeypatch.delenv("CODER_CONFIG_PATH", raising=False)
-
-    def invoke(command: click.Command, *arguments: str) -> Result:
-        result = CliRunner().invoke(command, arguments)
-        assert result.exception is None or isinstance(result.exception, SystemExit)
-        return result
-
-    return invoke
+def run(path: Path, commands_on: Callable[[str], Run]) -> Run:
+    return commands_on(str(path))
 
 
 # -- keys

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from aigateway.actors.control.local.audit import list_changes
 from aigateway.actors.control.local.opening import open_address
@@ -25,15 +25,13 @@ POLICY = "everybody: {models: [claude-*]}\ngroups: {lab: {content: none}}\n"
 
 
 @pytest.fixture
-def run(address: str, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(address: str, commands_on: Callable[[str], Run]) -> Run:
     """Run a command on a database of either kind."""
-    monkeypatch.setenv("CODER_AI_GATEWAY_LOCAL_DB", address)
-    monkeypatch.delenv("CODER_CONFIG_PATH", raising=False)
     open_address(address).close()
+    run = commands_on(address)
 
     def invoke(command: click.Command, *arguments: str, code: int = 0, typed: str = "") -> Result:
-        result = CliRunner().invoke(command, arguments, input=typed)
-        assert result.exception is None or isinstance(result.exception, SystemExit)
+        result = run(command, *arguments, input=typed)
         assert result.exit_code == code, result.output
         return result
 

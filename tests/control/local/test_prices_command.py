@@ -8,9 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from aigateway.actors.control.local.price_files import load_pricing
 from aigateway.actors.control.local.store import Store
@@ -25,16 +24,8 @@ OWN = "version: acme\nmodels:\n- {model: house-model, input: 1, output: 2}\n"
 
 
 @pytest.fixture
-def run(path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setenv("CODER_AI_GATEWAY_LOCAL_DB", str(path))
-    monkeypatch.delenv("CODER_CONFIG_PATH", raising=False)
-
-    def invoke(command: click.Command, *arguments: str) -> Result:
-        result = CliRunner().invoke(command, arguments)
-        assert result.exception is None or isinstance(result.exception, SystemExit)
-        return result
-
-    return invoke
+def run(path: Path, commands_on: Callable[[str], Run]) -> Run:
+    return commands_on(str(path))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +30,15 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def run(address: str, monkeypatch: pytest.MonkeyPatch, records: Any) -> Run:
+def run(address: str, commands_on: Callable[[str], Run], records: Any) -> Run:
     """Run it on a database with requests of 5, 45 and 100 days ago."""
-    monkeypatch.setenv("CODER_AI_GATEWAY_LOCAL_DB", address)
-    monkeypatch.delenv("CODER_CONFIG_PATH", raising=False)
     open_address(address).close()
     store = PostgresStore(address, 1, 10) if "://" in address else Store(address, 1)
     for days in (5, 45, 100):
         start = records.start(started_at=time.time() - days * DAY)
         store.write([start], [records.prompt(start.id), records.end(start.id)])
     store.close()
-
-    def invoke(*arguments: str) -> Result:
-        result = CliRunner().invoke(command, arguments)
-        assert result.exception is None or isinstance(result.exception, SystemExit)
-        return result
-
-    return invoke
+    return partial(commands_on(address), command)
 
 
 def left(database: Database) -> tuple[int, int]:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -30,10 +29,8 @@ RESULT = {
 
 
 @pytest.fixture
-def run(address: str, records: Any, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command on a database with two sessions; nothing but click's own exits is allowed."""
-    monkeypatch.setenv("CODER_AI_GATEWAY_LOCAL_DB", address)
-    monkeypatch.delenv("CODER_CONFIG_PATH", raising=False)
+def run(address: str, records: Any, commands_on: Callable[[str], Run]) -> Run:
+    """Run a command on a database with two sessions."""
     open_address(address).close()
     store = PostgresStore(address, 1, 10) if "://" in address else Store(address, 1)
     work = {"project": "shop", "repository": "git.example/acme/web", "branch": "fix/size"}
@@ -61,13 +58,7 @@ def run(address: str, records: Any, monkeypatch: pytest.MonkeyPatch) -> Run:
         ],
     )
     store.close()
-
-    def invoke(command: click.Command, *arguments: str) -> Result:
-        result = CliRunner().invoke(command, arguments)
-        assert result.exception is None or isinstance(result.exception, SystemExit)
-        return result
-
-    return invoke
+    return commands_on(address)
 
 
 def test_sessions_are_listed_with_what_they_were_for(run: Run) -> None:
