@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
@@ -81,6 +82,19 @@ DEFAULT_CLIENT = {
 }  # fmt: skip
 """What would speak HTTP through requests' own adapter."""
 
+MAX_AT_THE_TOP = 15
+"""Rooms and files of ``http``: its map is seen at a glance."""
+PROGRAMS = (
+    "aigateway.http.__main__",
+    "aigateway.http.cli.*",
+    "aigateway.http.metrics.listener",
+    "aigateway.http.metrics.monitoring",
+    "aigateway.http.server.conf",
+    "aigateway.http.server.thread_worker",
+    "aigateway.http.server.workers",
+    "aigateway.http.settings.__main__",
+)
+"""What is started or found by its name."""
 MAX_LINES = 700
 """From here on a module is split."""
 VAGUE = {"common", "helper", "helpers", "misc", "util", "utils"}
@@ -231,6 +245,24 @@ def test_no_module_is_longer_than_one_subject_can_be() -> None:
         if path not in GENERATED and (lines := path.read_text().count("\n")) > MAX_LINES
     ]
     assert wrong == []
+
+
+def test_the_top_of_http_is_seen_at_a_glance() -> None:
+    top = [path for path in (CHECKOUT / "http").iterdir() if (path / "__init__.py").exists()]
+    top += (CHECKOUT / "http").glob("*.py")
+    assert len(top) <= MAX_AT_THE_TOP
+
+
+def test_each_module_is_imported_by_another() -> None:
+    """What nobody imports is of no use, unless it is a program."""
+    alone = [
+        module
+        for module in sorted(_modules())
+        if not any(fnmatch(module, program) for program in PROGRAMS)
+        and not _graph().find_children(module)
+        and not _graph().find_modules_that_directly_import(module)
+    ]
+    assert alone == []
 
 
 def test_no_module_is_a_drawer_for_everything() -> None:
