@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 HELD_SIGNALS = STOP_SIGNALS | {signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP}
-"""Those that a worker must not get before it is ready: see :class:`.GatewayArbiter`."""
+"""Those that a worker must not get before it is ready: see :class:`.arbiter.GatewayArbiter`."""
 FLUSH_TIMEOUT = 10.0
 """Seconds for the spool to empty when a worker ends; what is left waits for the next start."""
 STOP_TIMEOUT = 3.0

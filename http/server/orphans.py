@@ -1,7 +1,7 @@
 """No worker process outlives its main process by more than the work it has in hand.
 
 It would keep the address, so that the next start finds it in use.  A worker that serves also
-looks at its parent each second (:meth:`.EndingWorker.notify`); before that it looks nowhere.
+looks at its parent each second (:meth:`.ending.EndingWorker.notify`); before that it looks nowhere.
 """
 
 from __future__ import annotations

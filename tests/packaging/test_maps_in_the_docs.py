@@ -23,6 +23,8 @@ PATH = re.compile(r"(?:actors|http|tests|bench|docs)/[\w./-]*|\.ci/\w+|[\w-]+\.p
 NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 PLACED = re.compile(r"((?:`[\w.]+`(?:,| and)? )+)in `([\w/]+/[\w/]+\.py)`")
 """Names in a module."""
+REFERENCE = re.compile(r":(?:class|func|mod|meth|data):`~?(aigateway\.|\.+)([\w.]+)`")
+"""What a docstring refers to in another module, by its whole name or by the end of it."""
 OF_OTHERS = {"Upgrade", "X-Accel-Buffering"}
 
 
@@ -49,6 +51,8 @@ def _names(path: Path) -> frozenset[str]:
                     look(node.body, f"{inside}{node.name}.")
                 case ast.FunctionDef():
                     names.add(f"{inside}{node.name}")
+                case ast.Assign(targets=[ast.Name("__all__")]):
+                    names.update(ast.literal_eval(node.value))
                 case ast.Assign():
                     names.update(f"{inside}{ast.unparse(target)}" for target in node.targets)
                 case ast.AnnAssign():
@@ -59,9 +63,13 @@ def _names(path: Path) -> frozenset[str]:
 
 
 @cache
+def _sources() -> list[Path]:
+    return [p for folder in ("actors", "http") for p in sorted((CHECKOUT / folder).rglob("*.py"))]
+
+
+@cache
 def _names_of_all() -> frozenset[str]:
-    sources = [p for folder in ("actors", "http") for p in (CHECKOUT / folder).rglob("*.py")]
-    return frozenset().union(*map(_names, sources))
+    return frozenset().union(*map(_names, _sources()))
 
 
 def _wrong_in(passage: str) -> list[str]:
@@ -107,6 +115,30 @@ def test_each_room_is_on_the_map() -> None:
     }
     names = {path.name if path.parent.name == "http" else path.stem for path in rooms}
     assert names - {"__init__"} - words == set()
+
+
+def _is_there(referred: str) -> bool:
+    """``package.module``, or a name behind it."""
+    parts = referred.split(".")
+    for size in range(len(parts), 0, -1):
+        ends = ("/".join(parts[:size]) + ".py", "/".join([*parts[:size], "__init__.py"]))
+        name = ".".join(parts[size:])
+        for path in _sources():
+            if f"/{path.relative_to(CHECKOUT)}".endswith(tuple(f"/{end}" for end in ends)) and (
+                not name or name in _names(path)
+            ):
+                return True
+    return False
+
+
+def test_docstrings_refer_to_what_is_there() -> None:
+    wrong = [
+        f"{path.relative_to(CHECKOUT)}: {whole + referred}"
+        for path in _sources()
+        for whole, referred in REFERENCE.findall(path.read_text())
+        if not _is_there(referred)
+    ]
+    assert wrong == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))

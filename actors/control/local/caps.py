@@ -73,7 +73,7 @@ class Window:
     end: float
     starts_at: str
     ends_at: str
-    """As :func:`~.schema.timestamp` writes them."""
+    """As :func:`~.records.timestamp` writes them."""
 
 
 @functools.lru_cache(maxsize=64)
