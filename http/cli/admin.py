@@ -160,18 +160,15 @@ def _data(key: AdminKey) -> dict[str, Any]:
 
 
 def _show(keys: list[AdminKey]) -> None:
-    from rich.table import Table
-    from rich.text import Text
+    from aigateway.http.cli._tables import print_table
 
-    from aigateway.http.cli._tables import console, table_box
-
-    table = Table("id", "name", "state", "created", box=table_box())
-    for key in keys:
-        active = key.revoked_at is None
-        table.add_row(
-            Text(key.id),
-            Text(printable(key.name)),
-            Text("active" if active else "revoked", style="green" if active else "red"),
-            Text(minute(key.created_at)),
+    rows = [
+        (
+            key.id,
+            key.name,
+            ("active", "green") if key.revoked_at is None else ("revoked", "red"),
+            minute(key.created_at),
         )
-    console().print(table)
+        for key in keys
+    ]
+    print_table(("id", "name", "state", "created"), rows)

@@ -10,7 +10,6 @@ import click
 from aigateway.actors.control.local.cap_holders import CapRow, tills_in
 from aigateway.actors.values.money import dollars
 from aigateway.http.cli._local_database import database_options, reading
-from aigateway.http.settings.printable import printable
 
 __all__ = ["command"]
 
@@ -56,18 +55,12 @@ def _data(row: CapRow) -> dict[str, str | int | float]:
 
 
 def _print_table(rows: list[CapRow]) -> None:
-    from rich.table import Table
-    from rich.text import Text
+    from aigateway.http.cli._tables import print_table
 
-    from aigateway.http.cli._tables import console, table_box
-
-    table = Table("per", "name", "every", box=table_box())
-    for heading in ("spent", "of", "full", "reserved", "running", "resets at"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        shown = (
+    cells = [
+        (
             row.scope,
-            printable(row.name),
+            row.name,
             row.every,
             dollars(row.spent),
             dollars(row.cap),
@@ -76,5 +69,7 @@ def _print_table(rows: list[CapRow]) -> None:
             f"{row.running:,}",
             f"{row.resets_at[:19]}Z",
         )
-        table.add_row(*map(Text, shown))
-    console().print(table)
+        for row in rows
+    ]
+    numbers = ("spent", "of", "full", "reserved", "running", "resets at")
+    print_table(("per", "name", "every"), cells, numbers=numbers)

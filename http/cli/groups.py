@@ -125,17 +125,10 @@ def _print(group: Group, as_json: bool, said: str) -> None:
 
 
 def _show(groups: list[Group]) -> None:
-    from rich.table import Table
-    from rich.text import Text
+    from aigateway.http.cli._tables import print_table
 
-    from aigateway.http.cli._tables import console, table_box
-
-    table = Table("group", "id", "members", "created", box=table_box())
-    for group in groups:
-        table.add_row(
-            Text(printable(group.name)),
-            Text(group.id),
-            Text(f"{len(group.members):,}"),
-            Text(minute(group.created_at)),
-        )
-    console().print(table)
+    rows = [
+        (group.name, group.id, f"{len(group.members):,}", minute(group.created_at))
+        for group in groups
+    ]
+    print_table(("group", "id", "members", "created"), rows)

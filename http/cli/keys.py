@@ -263,25 +263,20 @@ def _id_of(given: str) -> str:
 
 
 def _show(keys: list[ApiKey]) -> None:
-    from rich.table import Table
-    from rich.text import Text
+    from aigateway.http.cli._tables import print_table
 
-    from aigateway.http.cli._tables import console, table_box
-
-    table = Table(
-        "id", "user", "user id", "state", "created", "expires", "last used", box=table_box()
-    )
     now = time.time()
     colours = {"active": "green", "expired": "yellow", "disabled": "yellow", "revoked": "red"}
-    for key in keys:
-        state = key.state(now)
-        table.add_row(
-            Text(key.id),
-            Text(printable(key.username)),
-            Text(key.user_id),
-            Text(state, style=colours[state]),
-            Text(minute(key.created_at)),
-            Text(minute(key.expires_at) if key.expires_at else "never"),
-            Text(minute(key.last_used_at) if key.last_used_at else "never"),
+    rows = [
+        (
+            key.id,
+            key.username,
+            key.user_id,
+            (key.state(now), colours[key.state(now)]),
+            minute(key.created_at),
+            minute(key.expires_at) if key.expires_at else "never",
+            minute(key.last_used_at) if key.last_used_at else "never",
         )
-    console().print(table)
+        for key in keys
+    ]
+    print_table(("id", "user", "user id", "state", "created", "expires", "last used"), rows)

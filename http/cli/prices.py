@@ -98,19 +98,20 @@ def check(since: float | None, as_json: bool, **flags: Any) -> None:
     elif not found:
         click.echo(f"Everything that was used has a price. Tables: {pricing.version}.")
     else:
-        from rich.table import Table
-        from rich.text import Text
+        from aigateway.http.cli._tables import print_table
 
-        from aigateway.http.cli._tables import console, table_box
-
-        table = Table("provider", "model", "has no price for", box=table_box())
-        for heading in ("records", "tokens"):
-            table.add_column(heading, justify="right")
-        for each in found:
-            names = (each.provider_name, each.model, _missing(each))
-            numbers = (f"{each.records:,}", f"{each.tokens:,}")
-            table.add_row(*(Text(printable(text)) for text in (*names, *numbers)))
-        console().print(table)
+        rows = [
+            (
+                each.provider_name,
+                each.model,
+                _missing(each),
+                f"{each.records:,}",
+                f"{each.tokens:,}",
+            )
+            for each in found
+        ]
+        texts = ("provider", "model", "has no price for")
+        print_table(texts, rows, numbers=("records", "tokens"))
         click.echo(f"Tables: {pricing.version}. --prices gives prices to what has none.")
     if found:
         raise SystemExit(1)
@@ -160,10 +161,7 @@ def _missing(each: Unpriced) -> str:
 
 
 def _print_prices(found: list[tuple[str, ModelPrice]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from aigateway.http.cli._tables import console, table_box
+    from aigateway.http.cli._tables import print_table
 
     rows = [
         (price.key if not label else "", label, prices)
@@ -175,13 +173,11 @@ def _print_prices(found: list[tuple[str, ModelPrice]]) -> None:
         for kind in (*TOKEN_KINDS, *REQUEST_KINDS)
         if any(kind in prices for _name, _label, prices in rows)
     ]
-    table = Table("price", "when", box=table_box())
-    for kind in kinds:
-        table.add_column(kind.replace("_", " "), justify="right")
-    for name, label, prices in rows:
-        amounts = (amount(kind, prices[kind]) if kind in prices else "" for kind in kinds)
-        table.add_row(*(Text(printable(each)) for each in (name, label, *amounts)))
-    console().print(table)
+    cells = [
+        (name, label, *(amount(kind, prices[kind]) if kind in prices else "" for kind in kinds))
+        for name, label, prices in rows
+    ]
+    print_table(("price", "when"), cells, numbers=[kind.replace("_", " ") for kind in kinds])
 
 
 def _lines(price: ModelPrice) -> list[tuple[str, Prices]]:

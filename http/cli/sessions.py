@@ -143,18 +143,18 @@ def print_sessions(rows: list[SessionRow]) -> None:
 
 def print_hits(hits: list[Hit]) -> None:
     """As a table."""
-    from rich.table import Table
-    from rich.text import Text
+    from aigateway.http.cli._tables import print_table
 
-    from aigateway.http.cli._tables import console, table_box
-
-    table = Table("at", "user", "session", "prompt or answer", box=table_box())
-    for hit in hits:
-        at = hit.created_at[:16].replace("T", " ")
-        text = hit.excerpt if hit.what == "prompt" else f"{hit.what}: {hit.excerpt}"
-        cells = (at, hit.username, hit.session_id or "", text)
-        table.add_row(*(Text(printable(cell)) for cell in cells))
-    console().print(table)
+    rows = [
+        (
+            hit.created_at[:16].replace("T", " "),
+            hit.username,
+            hit.session_id or "",
+            hit.excerpt if hit.what == "prompt" else f"{hit.what}: {hit.excerpt}",
+        )
+        for hit in hits
+    ]
+    print_table(("at", "user", "session", "prompt or answer"), rows)
 
 
 def _broken(row: SessionRow) -> str:

@@ -126,18 +126,16 @@ def _print(users: list[User], as_json: bool, said: str) -> None:
 
 
 def _show(users: list[User]) -> None:
-    from rich.table import Table
-    from rich.text import Text
+    from aigateway.http.cli._tables import print_table
 
-    from aigateway.http.cli._tables import console, table_box
-
-    table = Table("user", "id", "state", "groups", "created", box=table_box())
-    for user in users:
-        table.add_row(
-            Text(printable(user.name)),
-            Text(user.id),
-            Text(user.state, style="green" if user.disabled_at is None else "yellow"),
-            Text(printable(", ".join(user.groups))),
-            Text(minute(user.created_at)),
+    rows = [
+        (
+            user.name,
+            user.id,
+            (user.state, "green" if user.disabled_at is None else "yellow"),
+            ", ".join(user.groups),
+            minute(user.created_at),
         )
-    console().print(table)
+        for user in users
+    ]
+    print_table(("user", "id", "state", "groups", "created"), rows)
