@@ -10,6 +10,7 @@ import openai
 import pytest
 from gateway_process import GatewayProcess
 from imitation_provider import ScriptedProvider, answer, cut, stream
+from last_request import LastRequest
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from round_answers import Call, completion, completion_chunks
 
@@ -22,13 +23,12 @@ QUESTION: dict[str, Any] = {
 both = pytest.mark.parametrize("streaming", [True, False], ids=["stream", "blocking"])
 
 
-class Gpt:
-    """An SDK client, and what the provider and the records say of its last request."""
+class Gpt(LastRequest):
+    streamed = staticmethod(completion_chunks)
+    blocking = staticmethod(completion)
 
     def __init__(self, gateway: GatewayProcess, provider: ScriptedProvider) -> None:
-        self.gateway, self.provider = gateway, provider
-        self.seen = len(provider.requests)
-        self.id = ""
+        super().__init__(gateway, provider)
         self.chunks: list[Any] = []
         self.sdk = openai.OpenAI(
             base_url=f"{gateway.url}/openai/v1", api_key=gateway.key(), max_retries=0, timeout=30
@@ -50,21 +50,6 @@ class Gpt:
             self.chunks.append(chunk)
             state.handle_chunk(chunk)
         return state.current_completion_snapshot
-
-    def plan(self, streaming: bool, *rounds: dict[str, Any]) -> None:
-        for number, one in enumerate(rounds, 1):
-            if streaming:
-                self.provider.play(stream(completion_chunks(**one, number=number)))
-            else:
-                self.provider.play(answer(completion(**one, number=number)))
-
-    @property
-    def sent(self) -> list[dict[str, Any]]:
-        return [request.json() for request in self.provider.requests[self.seen :]]
-
-    @property
-    def records(self) -> dict[str, Any]:
-        return self.gateway.records(self.id)
 
 
 @pytest.fixture

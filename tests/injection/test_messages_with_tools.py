@@ -13,6 +13,7 @@ import pytest
 import requests
 from gateway_process import GatewayProcess, wait_until
 from imitation_provider import ScriptedProvider, WaitFor, answer, cut, stream
+from last_request import LastRequest
 from round_answers import Call, message, message_stream
 
 ADD: Call = ("toolu_1", "bmcp_sdk_add", {"a": 2, "b": 3})
@@ -29,13 +30,12 @@ def provider(rounds_provider: ScriptedProvider) -> ScriptedProvider:
     return rounds_provider
 
 
-class Claude:
-    """An SDK client, and what the provider and the records say of its last request."""
+class Claude(LastRequest):
+    streamed = staticmethod(message_stream)
+    blocking = staticmethod(message)
 
     def __init__(self, gateway: GatewayProcess, provider: ScriptedProvider) -> None:
-        self.gateway, self.provider = gateway, provider
-        self.seen = len(provider.requests)
-        self.id = ""
+        super().__init__(gateway, provider)
         self.sdk = anthropic.Anthropic(
             base_url=f"{gateway.url}/anthropic", api_key=gateway.key(), max_retries=0, timeout=30
         )
@@ -50,28 +50,12 @@ class Claude:
         self.id = raw.headers["x-ai-gateway-interception-id"]
         return raw.parse()
 
-    @property
-    def sent(self) -> list[dict[str, Any]]:
-        return [request.json() for request in self.provider.requests[self.seen :]]
-
-    @property
-    def records(self) -> dict[str, Any]:
-        return self.gateway.records(self.id)
-
 
 @pytest.fixture
 def claude(tooled_gateway: GatewayProcess, provider: ScriptedProvider) -> Iterator[Claude]:
     made = Claude(tooled_gateway, provider)
     yield made
     made.sdk.close()
-
-
-def _plan(provider: ScriptedProvider, streaming: bool, *rounds: dict[str, Any]) -> None:
-    for number, one in enumerate(rounds, 1):
-        if streaming:
-            provider.play(stream(message_stream(**one, number=number)))
-        else:
-            provider.play(answer(message(**one, number=number)))
 
 
 both = pytest.mark.parametrize("streaming", [True, False], ids=["stream", "blocking"])
@@ -81,7 +65,7 @@ both = pytest.mark.parametrize("streaming", [True, False], ids=["stream", "block
 def test_a_called_tool_is_run_and_the_client_sees_one_answer(
     claude: Claude, provider: ScriptedProvider, streaming: bool
 ) -> None:
-    _plan(provider, streaming, {"text": "Let me see.", "calls": [ADD]}, {"text": "It is 5."})
+    claude.plan(streaming, {"text": "Let me see.", "calls": [ADD]}, {"text": "It is 5."})
     whole = claude.ask(streaming)
     texts = [block.text for block in whole.content if block.type == "text"]
     assert texts == (["Let me see.", "It is 5."] if streaming else ["It is 5."])
@@ -106,7 +90,7 @@ def test_a_called_tool_is_run_and_the_client_sees_one_answer(
 def test_all_is_recorded_once(
     claude: Claude, provider: ScriptedProvider, streaming: bool, mcp_url: str
 ) -> None:
-    _plan(provider, streaming, {"calls": [ADD]}, {"text": "It is 5."})
+    claude.plan(streaming, {"calls": [ADD]}, {"text": "It is 5."})
     claude.ask(streaming)
     records = claude.records
     assert records["error_type"] is None
@@ -131,7 +115,7 @@ def test_every_call_of_an_answer_is_run(
         ("toolu_2", "bmcp_sdk_add", {"a": 4, "b": 5}),
         ("toolu_3", "bmcp_sdk_broken", {}),
     ]
-    _plan(provider, streaming, {"calls": calls}, {"text": "Done."})
+    claude.plan(streaming, {"calls": calls}, {"text": "Done."})
     assert claude.ask(streaming).stop_reason == "end_turn"
     results = claude.sent[1]["messages"][-1]["content"]
     assert [each["tool_use_id"] for each in results] == ["toolu_1", "toolu_2", "toolu_3"]
@@ -144,7 +128,7 @@ def test_every_call_of_an_answer_is_run(
 
 def test_independent_calls_run_at_the_same_time(claude: Claude, provider: ScriptedProvider) -> None:
     calls: list[Call] = [(f"toolu_{n}", "bmcp_sdk_slow", {"seconds": 1.5}) for n in range(4)]
-    _plan(provider, True, {"calls": calls}, {"text": "Done."})
+    claude.plan(True, {"calls": calls}, {"text": "Done."})
     began = time.monotonic()
     claude.ask(True)
     assert time.monotonic() - began < 5
@@ -155,7 +139,7 @@ def test_the_clients_own_calls_are_the_clients(
     claude: Claude, provider: ScriptedProvider, streaming: bool
 ) -> None:
     own: Call = ("toolu_9", "mine", {"x": 1})
-    _plan(provider, streaming, {"text": "Both.", "calls": [ADD, own]})
+    claude.plan(streaming, {"text": "Both.", "calls": [ADD, own]})
     whole = claude.ask(streaming, tools=[OWN])
     assert [block.type for block in whole.content] == ["text", "tool_use"]
     assert (whole.content[1].name, whole.content[1].input) == ("mine", {"x": 1})
@@ -171,7 +155,7 @@ def test_the_limit_ends_with_an_answer(
     claude: Claude, provider: ScriptedProvider, streaming: bool
 ) -> None:
     rounds = [{"calls": [(f"toolu_{n}", "bmcp_sdk_add", {"a": n, "b": 1})]} for n in range(3)]
-    _plan(provider, streaming, *rounds, {"text": "Enough."})
+    claude.plan(streaming, *rounds, {"text": "Enough."})
     whole = claude.ask(streaming)
     assert whole.content[0].text == "Enough."
     assert [one["tool_choice"]["type"] for one in claude.sent] == ["auto"] * 3 + ["none"]
@@ -182,7 +166,7 @@ def test_a_model_that_calls_beyond_the_limit_is_stopped(
     claude: Claude, provider: ScriptedProvider, streaming: bool
 ) -> None:
     rounds = [{"calls": [(f"toolu_{n}", "bmcp_sdk_add", {"a": n, "b": 1})]} for n in range(4)]
-    _plan(provider, streaming, *rounds)
+    claude.plan(streaming, *rounds)
     whole = claude.ask(streaming)
     assert (whole.content, whole.stop_reason) == ([], "end_turn")
     errors = [each["invocation_error"] for each in claude.records["tool_usages"]]
@@ -206,10 +190,10 @@ def test_text_streams_through_before_the_tool_is_run(
 
 
 def test_pings_come_while_a_tool_runs(
-    tooled_gateway: GatewayProcess, provider: ScriptedProvider
+    claude: Claude, tooled_gateway: GatewayProcess, provider: ScriptedProvider
 ) -> None:
     slow: Call = ("toolu_1", "bmcp_sdk_slow", {"seconds": 1.5})
-    _plan(provider, True, {"calls": [slow]}, {"text": "Done."})
+    claude.plan(True, {"calls": [slow]}, {"text": "Done."})
     body = requests.post(
         f"{tooled_gateway.url}/anthropic/v1/messages",
         json={**QUESTION, "stream": True},
@@ -261,11 +245,11 @@ def test_a_continuation_that_breaks_off_never_looks_complete(
 
 
 def test_a_client_that_leaves_ends_the_loop_after_the_running_call(
-    tooled_gateway: GatewayProcess, provider: ScriptedProvider
+    claude: Claude, tooled_gateway: GatewayProcess, provider: ScriptedProvider
 ) -> None:
     slow: Call = ("toolu_1", "bmcp_sdk_slow", {"seconds": 2})
     seen = len(provider.requests)
-    _plan(provider, True, {"text": "Hold on.", "calls": [slow]})
+    claude.plan(True, {"text": "Hold on.", "calls": [slow]})
     with requests.post(
         f"{tooled_gateway.url}/anthropic/v1/messages",
         json={**QUESTION, "stream": True},
@@ -284,11 +268,11 @@ def test_a_client_that_leaves_ends_the_loop_after_the_running_call(
 
 
 def test_a_blocking_client_that_leaves_ends_the_loop_too(
-    tooled_gateway: GatewayProcess, provider: ScriptedProvider
+    claude: Claude, tooled_gateway: GatewayProcess, provider: ScriptedProvider
 ) -> None:
     slow: Call = ("toolu_1", "bmcp_sdk_slow", {"seconds": 2})
     seen = len(provider.requests)
-    _plan(provider, False, {"calls": [slow]})
+    claude.plan(False, {"calls": [slow]})
     with pytest.raises(requests.Timeout):
         requests.post(
             f"{tooled_gateway.url}/anthropic/v1/messages",
@@ -350,13 +334,13 @@ def test_an_error_of_the_first_round_passes_as_it_is(
 
 
 def test_small_fast_models_get_no_tools(claude: Claude, provider: ScriptedProvider) -> None:
-    _plan(provider, False, {"text": "hi"})
+    claude.plan(False, {"text": "hi"})
     claude.ask(False, model="claude-haiku-4-5")
     assert "tools" not in claude.sent[0]
 
 
 def test_the_tools_actor_may_be_restarted(claude: Claude, provider: ScriptedProvider) -> None:
-    _plan(provider, True, {"calls": [ADD]}, {"text": "It is 5."})
+    claude.plan(True, {"calls": [ADD]}, {"text": "It is 5."})
     claude.ask(True)
     options = ["--runtime-dir", str(claude.gateway.runtime_dir)]
     done = claude.gateway.command("actors", *options, "restart", "mcp")
@@ -365,5 +349,5 @@ def test_the_tools_actor_may_be_restarted(claude: Claude, provider: ScriptedProv
         lambda: "mcp" in claude.gateway.command("actors", *options).stdout,
         "the actor is back",
     )
-    _plan(provider, True, {"calls": [ADD]}, {"text": "It is 5."})
+    claude.plan(True, {"calls": [ADD]}, {"text": "It is 5."})
     assert claude.ask(True).content[0].text == "It is 5."

@@ -11,6 +11,7 @@ import pytest
 import requests
 from gateway_process import GatewayProcess, wait_until
 from imitation_provider import ScriptedProvider, answer, cut, stream
+from last_request import LastRequest
 from round_answers import Call, response, response_events
 
 ADD: Call = ("call_1", "bmcp_sdk_add", {"a": 2, "b": 3})
@@ -19,13 +20,12 @@ QUESTION: dict[str, Any] = {"model": "gpt-x", "input": "2+3?"}
 both = pytest.mark.parametrize("streaming", [True, False], ids=["stream", "blocking"])
 
 
-class Codex:
-    """An SDK client, and what the provider and the records say of its last request."""
+class Codex(LastRequest):
+    streamed = staticmethod(response_events)
+    blocking = staticmethod(response)
 
     def __init__(self, gateway: GatewayProcess, provider: ScriptedProvider) -> None:
-        self.gateway, self.provider = gateway, provider
-        self.seen = len(provider.requests)
-        self.id = ""
+        super().__init__(gateway, provider)
         self.events: list[Any] = []
         self.sdk = openai.OpenAI(
             base_url=f"{gateway.url}/openai/v1", api_key=gateway.key(), max_retries=0, timeout=30
@@ -40,21 +40,6 @@ class Codex:
             self.id = running._raw_stream.response.headers["x-ai-gateway-interception-id"]
             self.events = list(running)
             return running.get_final_response()
-
-    def plan(self, streaming: bool, *rounds: dict[str, Any]) -> None:
-        for number, one in enumerate(rounds, 1):
-            if streaming:
-                self.provider.play(stream(response_events(**one, number=number)))
-            else:
-                self.provider.play(answer(response(**one, number=number)))
-
-    @property
-    def sent(self) -> list[dict[str, Any]]:
-        return [request.json() for request in self.provider.requests[self.seen :]]
-
-    @property
-    def records(self) -> dict[str, Any]:
-        return self.gateway.records(self.id)
 
 
 @pytest.fixture
