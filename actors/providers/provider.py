@@ -78,6 +78,9 @@ MAX_DEATHS = 2
 
 log = structlog.get_logger("ai-gateway.provider")
 
+REMIND = 60.0
+"""Seconds between log lines about requests that wait for a connection."""
+
 
 class Provider(GatewayActor):
     """One configured provider and its upstream workers."""
@@ -99,6 +102,7 @@ class Provider(GatewayActor):
         self._patience = config.connect_timeout + config.first_byte_timeout
         self._counters = Counters()
         self._pool = WorkerPool(config.max_connections)
+        self._said_full_at = -REMIND
         self._alarm: Alarm[Reap | Expire | Resume] = Alarm(self._ring)
         self._expiry_planned = False
         self._retired = False
@@ -329,11 +333,21 @@ class Provider(GatewayActor):
     def _place(self, job: Job, now: float) -> None:
         match self._workers.place(job, now):
             case "queued":
+                self._say_full(now)
                 self._plan_expiry(now)
             case "full":
                 self._drop_waiting(job, now)
             case "died":
                 self._settle_orphan(job, now)
+
+    def _say_full(self, now: float) -> None:
+        if now - self._said_full_at >= REMIND:
+            self._said_full_at = now
+            log.warning(
+                "all connections to a provider are in use, requests wait for one",
+                provider=self._config.name,
+                connections=self._config.max_connections,
+            )
 
     def _drop_waiting(self, job: Job, now: float) -> None:
         text = "all upstream connections are in use, try again later"

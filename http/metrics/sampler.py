@@ -82,9 +82,11 @@ class Sampler:
         places: Places,
         calls: Collection[Served],
         tools_left_out: Callable[[], Mapping[tuple[str, str], int]] = dict,
+        full_house: Callable[[], bool] = bool,
     ) -> None:
         """``status`` asks for the control plane's; ``calls`` are the requests being served;
-        ``tools_left_out`` tells how often, by MCP server and reason."""
+        ``tools_left_out`` tells how often, by MCP server and reason; ``full_house`` whether the
+        worker has as many connections of clients as it may."""
         self._series = metrics.series
         self._times = metrics.times
         self._tree = tree
@@ -92,6 +94,7 @@ class Sampler:
         self._places = places
         self._calls = calls
         self._tools_left_out = tools_left_out
+        self._full_house = full_house
         self._totals = _Totals()
         self._gauges = _Gauges()
         self._urns: dict[str, str] = {}
@@ -133,6 +136,7 @@ class Sampler:
             call.stage in CONTROL_PLANE_STAGES for call in list(self._calls)
         )
         self._series.requests_running.set(self._places.running)
+        self._series.connections_full.set(self._full_house())
         for what, count in waiting.items():
             self._series.requests_waiting.labels(what).set(count)
         self._coderd()

@@ -398,6 +398,10 @@ class Series:
             (len(KINDS), "kinds"),
         )
         self.requests_running = self._gauge("requests_running", "Requests being served")
+        self.connections_full = self._gauge(
+            "connections_full",
+            "Workers that take no connection: they have as many as --worker-connections allows",
+        )
         self.requests_waiting = self._gauge(
             "requests_waiting",
             "Requests that wait: for a place, for the control_plane, for a connection to the "

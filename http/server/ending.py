@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from aigateway.http.server.full_house import FullHouse
 from aigateway.http.server.orphans import end_with
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class EndingWorker:
     alive: bool
     app: Any
     cfg: Any
+    full_house: FullHouse
     ppid: int
     tmp: Any
 

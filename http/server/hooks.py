@@ -114,6 +114,7 @@ def post_worker_init(worker: Any) -> None:
             app.gateway.admission,
             app.gateway.calls,
             runtime.plan.tool_troubles.counts,
+            lambda: worker.full_house.full,
         )
         worker.sampler.start()
     if folder:

@@ -19,6 +19,7 @@ from gunicorn.sock import ssl_context
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from aigateway.http.server.ending import BACKLOG, LINGER, Ending, EndingWorker, has_bytes
+from aigateway.http.server.full_house import FullHouse
 from aigateway.http.server.open_files import OUT_OF_FILES, PAUSE, FileShortage
 from aigateway.http.server.parts import use_own_parts
 from aigateway.http.server.quiet_errors import QuietErrors
@@ -68,6 +69,7 @@ class GatewayThreadWorker(QuietErrors, EndingWorker, ThreadWorker):  # type: ign
         """Connections whose request has ended but that a thread still has in hand, for the rest
         of a body or for their clients to close, and since when (monotonic time)."""
         self._shortage = FileShortage()
+        self.full_house = FullHouse(self.worker_connections)
         self._accept_after = 0.0
         self._tls: ssl.SSLContext | None = None
 
@@ -85,9 +87,9 @@ class GatewayThreadWorker(QuietErrors, EndingWorker, ThreadWorker):  # type: ign
         while self.alive:
             self.notify()
             now = time.monotonic()
-            self.set_accept_enabled(
-                self.nr_conns < self.worker_connections and now >= self._accept_after
-            )
+            full = self.nr_conns >= self.worker_connections
+            self.full_house.look(full)
+            self.set_accept_enabled(not full and now >= self._accept_after)
             self.pause(PAUSE if now < self._accept_after else 1.0)
         self.set_accept_enabled(False)
         for listener in self.sockets:

@@ -20,6 +20,7 @@ from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 
 from aigateway.http.server.ending import BACKLOG, LINGER, Ending, EndingWorker, has_bytes
+from aigateway.http.server.full_house import FullHouse
 from aigateway.http.server.open_files import OUT_OF_FILES, PAUSE, FileShortage
 from aigateway.http.server.parts import use_own_parts
 from aigateway.http.server.quiet_errors import QuietErrors
@@ -125,6 +126,7 @@ class GatewayWorker(QuietErrors, EndingWorker, GeventWorker):  # type: ignore[mi
         self._woken = Event()
         self._servers: list[StreamServer] = []
         self._shortage = FileShortage()
+        self.full_house = FullHouse(self.worker_connections)
         self._connections: dict[Any, _Connection] = {}
         use_own_parts(self.cfg)
         super().init_process()
@@ -143,6 +145,7 @@ class GatewayWorker(QuietErrors, EndingWorker, GeventWorker):  # type: ignore[mi
             server.start()
         while self.alive:
             self.notify()
+            self.full_house.look(any(server.pool.full() for server in self._servers))
             self.pause(1.0)
         for server in self._servers:
             if self.ending >= Ending.STOPPING:

@@ -54,8 +54,14 @@ class Process:
         self.admission = Admission(1, 5, 30.0)
         self._registry = CollectorRegistry()
         self.metrics = RequestMetrics(Series(self._registry), initiators=True)
+        self.full = False
         self.sampler = Sampler(
-            self.metrics, self.tree, lambda: self.status, self.admission, self.calls
+            self.metrics,
+            self.tree,
+            lambda: self.status,
+            self.admission,
+            self.calls,
+            full_house=lambda: self.full,
         )
         self.over = threading.Event()
         self._refs: list[Any] = []
@@ -130,6 +136,13 @@ def test_requests_wait_for_different_things(process: Process) -> None:
         for what in ("place", "control_plane", "connection", "retry")
     }
     assert waiting == {"place": 1, "control_plane": 3, "connection": 5, "retry": 1}
+
+
+def test_a_worker_that_takes_no_connection_is_counted(process: Process) -> None:
+    for full in (False, True, False):
+        process.full = full
+        process.sampler.sample()
+        assert process.value("connections_full") == int(full)
 
 
 RESTS = Rest("k", None, "unauthorized", 60.0)

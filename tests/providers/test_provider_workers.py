@@ -17,6 +17,7 @@ from imitation_provider import (
     stream,
 )
 from provider_rig import KEYS, OWN, PATIENCE, FakeRecording, running, until
+from structlog.testing import capture_logs
 
 from aigateway.actors.actor.base import fail
 from aigateway.actors.providers.request import Opened, Refused, Retire
@@ -238,8 +239,12 @@ def test_requests_wait_for_a_connection_in_their_order(scripted_provider):
     scripted_provider.otherwise = lambda request: answer(request.body)
     with running(scripted_provider.url, **ONE) as rig:
         first = rig.tell()
-        waiting = [rig.tell(body=b"%d" % number) for number in range(3)]
-        assert rig.state.waiting == 3
+        with capture_logs() as logs:
+            waiting = [rig.tell(body=b"%d" % number) for number in range(3)]
+            assert rig.state.waiting == 3
+        # That they wait is said, and once.
+        (told,) = (line for line in logs if "requests wait for one" in line["event"])
+        assert (told["provider"], told["connections"]) == ("anthropic", 1)
         gate.set()
         assert rig.finish(opened_by(first)) == b"first"
         for number, reply in enumerate(waiting):
