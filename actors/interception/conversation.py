@@ -375,9 +375,9 @@ _SIZE = 16
 class Opening:
     """What a request's body says about where it belongs."""
 
-    first: bytes = b""
-    """A digest of the first thing that the user said in the conversation; empty where a later
-    request need not repeat it."""
+    first: Buffer = b""
+    """The first thing that the user said in the conversation, as it is written; empty where a
+    later request need not repeat it."""
     bound: bool = False
     """It names something that one account alone knows."""
     stays: bool = False
@@ -466,12 +466,12 @@ def opening_of_messages(messages: Conversation, container: Raw, readable: bytes)
     named = not is_null(container) and (
         text(container) is not None or text(members(container).get("id")) is not None
     )
-    return Opening(_digest(_first_said(messages)), named or _has_any(readable, _FILE))
+    return Opening(_first_said(messages), named or _has_any(readable, _FILE))
 
 
 def opening_of_completion(messages: Conversation) -> Opening:
     """What a request for a completion says: it names nothing that is stored."""
-    return Opening(_digest(_first_said(messages)))
+    return Opening(_first_said(messages))
 
 
 def opening_of_response(
@@ -497,14 +497,22 @@ def opening_of_gemini(contents: Conversation, *, cached: bool) -> Opening:
     a request that had no conversation."""
     if cached:
         return Opening(b"", bound=True, stays=True, names_stored=True)
-    return Opening(_digest(_first_said(contents)))
+    return Opening(_first_said(contents))
 
 
-def affinity_of(session_id: str | None, user_id: str, opening: Opening) -> Affinity:
+def affinity_of(
+    session_id: str | None, user_id: str, opening: Opening, *, alone: bool = False
+) -> Affinity:
     """Where a request belongs: to the session that its client names, else to the user's
-    conversation that begins like this one, else to the user."""
-    session = _session(session_id, user_id, opening.first)
-    return Affinity(session, opening.bound, opening.stays)
+    conversation that begins like this one, else to the user.
+
+    ``alone`` says that there is but one place, whatever the session.
+    """
+    if alone:
+        # PERF: most providers have one key.
+        return Affinity("", bound=True) if opening.bound else NO_AFFINITY
+    first = b"" if session_id else _digest(opening.first)
+    return Affinity(_session(session_id, user_id, first), opening.bound, opening.stays)
 
 
 def is_about_stored(route: str) -> bool:
@@ -541,7 +549,8 @@ def _first_said(messages: Conversation) -> Buffer:
 
 def _digest(data: Buffer) -> bytes:
     # PERF: OpenSSL's SHA-256 takes a third of BLAKE2's time, which is 2 us for each 1,000 bytes.
-    return sha256(memoryview(data)).digest()[:_SIZE]
+    seen = memoryview(data)
+    return sha256(seen).digest()[:_SIZE] if seen.nbytes else b""
 
 
 def _has_any(readable: bytes, sought: tuple[_Sought, ...]) -> bool:

@@ -52,6 +52,7 @@ from aigateway.actors.codec.sse import (
     sniff,
 )
 from aigateway.actors.interception._record_maker import ClientRequest, RecordMaker
+from aigateway.actors.interception.conversation import NO_OPENING
 from aigateway.actors.interception.error_bodies import error_body
 from aigateway.actors.interception.interface import Outcome
 from aigateway.actors.interception.outcomes import (
@@ -233,6 +234,7 @@ class Relay(RecordMaker, ABC):
         """The head of the upstream's answer has arrived."""
         self._body = b""
         self.written = None
+        self.opening = NO_OPENING
         self._status = status
         self._mode = Mode.ERROR if not self._answered else Mode.UNDECIDED
         content_type = joined(headers, "content-type").partition(";")[0].strip().lower()

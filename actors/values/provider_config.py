@@ -173,6 +173,12 @@ class ProviderConfig:
     invokes_bedrock: bool = field(init=False, eq=False, repr=False)
     """Whether it is called by Bedrock's own API, whatever its type."""
     speaks_openai: bool = field(init=False, eq=False, repr=False)
+    alone: bool = field(init=False, eq=False, repr=False)
+    """It has one key at most, and nobody answers in its place."""
+
+    @alone.default
+    def _alone(self) -> bool:
+        return len(self.keys) <= 1 and not self.group and not self.fallback
 
     @invokes_bedrock.default
     def _invokes_bedrock(self) -> bool:

@@ -405,7 +405,7 @@ class Pipeline:
             provider=config.name,
             route=call.route,
             model=interception.model,
-            affinity=affinity_of(call.session_id, caller.user_id, opening),
+            affinity=affinity_of(call.session_id, caller.user_id, opening, alone=config.alone),
             api=route.api,
             streaming=interception.streaming,
             attempts=call.dump,

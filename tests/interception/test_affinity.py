@@ -23,6 +23,7 @@ from aigateway.actors.interception.routes import (
     MESSAGES,
     RESPONSES,
 )
+from aigateway.actors.values.provider_config import ProviderConfig
 
 USER = {"role": "user", "content": "hello"}
 SAID = {"role": "user", "parts": [{"text": "hello"}]}
@@ -46,6 +47,32 @@ def test_requests_of_a_conversation_belong_together_without_a_sessions_name(api:
     assert affinity(api, {"model": "m", name: [system, *turns]}) == first
     assert affinity(api, {"model": "m", name: turns[:1]}, user="v") != first
     assert affinity(api, {"model": "m", name: turns[2:]}) != first
+
+
+def test_where_there_is_one_place_only_nobody_asks_what_belongs_to_it() -> None:
+    body = json.dumps({"model": "m", "messages": [USER], "container": "c"}).encode()
+    bound = open_interception(MESSAGES, id="i", body=body).opening
+    assert affinity_of("s", "u", bound, alone=True) == Affinity(bound=True)
+    body = json.dumps({"model": "m", "messages": [USER]}).encode()
+    free = open_interception(MESSAGES, id="i", body=body).opening
+    assert affinity_of("s", "u", free, alone=True) == Affinity()
+
+
+@pytest.mark.parametrize(
+    ("more", "alone"),
+    [
+        ({}, True),
+        ({"keys": ("k",)}, True),
+        ({"keys": ("k", "l")}, False),
+        ({"fallback": ("other",)}, False),
+        ({"group": (("other", 1),)}, False),
+    ],
+)
+def test_a_provider_of_one_key_that_nobody_stands_in_for_is_alone(
+    more: dict[str, Any], alone: bool
+) -> None:
+    config = ProviderConfig(name="p", type="openai", base_url="http://p/v1", **more)
+    assert config.alone is alone
 
 
 def test_what_goes_on_from_a_stored_response_goes_where_that_is() -> None:
