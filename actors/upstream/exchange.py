@@ -38,7 +38,13 @@ from aigateway.actors.upstream.errors import (
     UpstreamError,
 )
 from aigateway.actors.upstream.sending import READ_SIZE, send_request
-from aigateway.actors.upstream.waiting import Receiver, is_cooperative, patient
+from aigateway.actors.upstream.waiting import (
+    Looking,
+    Receiver,
+    is_cooperative,
+    looking_at,
+    patient,
+)
 
 __all__ = [
     "MAX_HEAD",
@@ -107,6 +113,7 @@ class UpstreamConnection:
         self.duplex: Duplex | None = None
         """Once it was switched."""
         self.cooperative = is_cooperative(sock)
+        self._looking: Looking | None = None
         self.exchanges = 0
         self.idle_until = math.inf
         """Monotonic time from which on it is not used again."""
@@ -123,7 +130,10 @@ class UpstreamConnection:
             return False
         try:
             if self.cooperative:
-                return _is_quiet(sock._sock)  # type: ignore[attr-defined]
+                if self._looking is None:
+                    self._looking = looking_at(sock)
+                # PERF: one system call and no exception, where peeking raises one each time.
+                return sock.fileno() >= 0 and not self._looking.poll(0)
             if _TCP_INFO is not None and sock.family != socket.AF_UNIX:
                 state = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0]
                 if state != _ESTABLISHED:
@@ -521,18 +531,6 @@ def idle_limit(headers: Iterable[tuple[str, str]]) -> float:
             told = float(found[1])
             return told - min(max(1.0, told / 10), told / 2)
     return IDLE_LIMIT
-
-
-def _is_quiet(sock: socket.socket) -> bool:
-    """Whether a socket that never blocks has nothing to say, not even that it is closed.
-
-    It is the inner socket of a cooperative one.  PERF: one system call instead of two.
-    """
-    try:
-        sock.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
-        return True
-    return False
 
 
 def _text_of(error: Exception) -> str:

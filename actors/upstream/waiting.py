@@ -9,12 +9,21 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-__all__ = ["Receiver", "is_cooperative", "patient", "time_left", "waiter_for"]
+__all__ = [
+    "Looking",
+    "Receiver",
+    "is_cooperative",
+    "looking_at",
+    "patient",
+    "time_left",
+    "waiter_for",
+]
 
 
 def time_left(deadline: float) -> float:
@@ -28,6 +37,25 @@ def time_left(deadline: float) -> float:
 def is_cooperative(sock: object) -> bool:
     """Whether ``sock`` belongs to greenlets: who waits on it waits with the event loop."""
     return hasattr(sock, "_read_event") and hasattr(sock, "hub")
+
+
+class Looking(Protocol):
+    """Of ``select``, where that was not made to wait with the event loop."""
+
+    def poll(self, milliseconds: int, /) -> list[tuple[int, int]]:
+        """What there is to be read, which may be that the peer has closed."""
+
+
+def looking_at(sock: socket.socket) -> Looking:
+    """What tells at any time whether ``sock``, which belongs to greenlets, has anything to say.
+
+    Not for longer than the socket is open: it knows only its descriptor.
+    """
+    from gevent import monkey
+
+    looking: select.poll = monkey.get_original("select", "poll")()
+    looking.register(sock, select.POLLIN)
+    return looking
 
 
 def waiter_for(sock: socket.socket) -> Callable[[], object] | None:
