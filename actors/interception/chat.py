@@ -483,6 +483,9 @@ class ChatInterception(Relay):
 
     def _record_rest(self, now: float, *, whole: bool) -> None:
         """Record what nothing in the answer itself ends."""
+        if not (self._thoughts or self._texts or self._ran or self._cited):
+            # PERF: mostly there is nothing, and it is asked twice.
+            return
         for choice in list(self._thoughts):
             self._finish_thought(choice, now, whole=whole)
         for choice in list(self._texts):

@@ -21,7 +21,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 from urllib.parse import unquote_plus
 
@@ -101,6 +101,8 @@ REQUEST_ID_HEADER = "X-Coder-AI-Governance-Request-Id"
 _KEY_HEADERS = frozenset(
     {"authorization", "x-api-key", GOOGLE_KEY_HEADER.lower(), AZURE_KEY_HEADER.lower()}
 )
+_OWN_HEADERS = frozenset({BYOK_HEADER.lower(), REQUEST_ID_HEADER.lower()})
+_TOKEN_HEADERS = _OWN_HEADERS | _KEY_HEADERS
 
 
 @frozen
@@ -136,7 +138,7 @@ def extract(headers: Headers) -> Presented | None:
     No header stays that holds the Coder token, whatever its name.
     """
     request_id = first_of(headers, REQUEST_ID_HEADER)
-    removed = {BYOK_HEADER.lower(), REQUEST_ID_HEADER.lower()}
+    removed = _OWN_HEADERS
     token = first_of(headers, BYOK_HEADER)
     byok = bool(token)
     if not byok:
@@ -146,7 +148,7 @@ def extract(headers: Headers) -> Presented | None:
             or first_of(headers, GOOGLE_KEY_HEADER)
             or first_of(headers, AZURE_KEY_HEADER)
         )
-        removed |= _KEY_HEADERS
+        removed = _TOKEN_HEADERS
     if not token:
         return None
     # PERF: to look first whether it is there at all takes 2 us less for each request.  No
@@ -539,7 +541,8 @@ def for_upstream(
 
     Raises :class:`UnsafeHeader`.
     """
-    sent = [header for header in headers if _travels(header[0], own_key, passthrough)]
+    travels = _TRAVELS[own_key, passthrough]
+    sent = [header for header in headers if travels(header[0])]
     removed = _named_by_connection(headers).union([same_name(name) for name, _ in (*auth, *actor)])
     if removed:
         sent = [header for header in sent if same_name(header[0]) not in removed]
@@ -556,8 +559,6 @@ def for_upstream(
     return _checked(sent)
 
 
-# PERF: the same names come with every request; asking four times for each takes 1.4 us more.
-@lru_cache(maxsize=1024)
 def _travels(name: str, own_key: bool, passthrough: bool) -> bool:
     """Whether a header of this name may go upstream, by the rules that are the same for all."""
     key = same_name(name)
@@ -568,6 +569,17 @@ def _travels(name: str, own_key: bool, passthrough: bool) -> bool:
         or is_secret_name(name)
         or names_user(name)
     )
+
+
+# PERF: the same names come with every request; asking four times for each takes 1.4 us more, and
+# remembering them by three things instead of one 0.3.
+_TRAVELS = {
+    (own_key, passthrough): lru_cache(maxsize=1024)(
+        partial(_travels, own_key=own_key, passthrough=passthrough)
+    )
+    for own_key in (False, True)
+    for passthrough in (False, True)
+}
 
 
 def for_client(headers: Headers) -> list[tuple[str, str]]:
@@ -594,6 +606,9 @@ def agent_firewall(headers: Headers) -> AgentFirewall | None:
     missing, repeated or malformed: the session must be a UUID, the sequence number a decimal
     from 0 to 2³¹-1.
     """
+    # PERF: nearly no request has them.
+    if not has_any(headers, _AGENT_FIREWALL):
+        return None
     sessions = [value for value in values_of(headers, AGENT_FIREWALL_SESSION) if value]
     sequences = [value for value in values_of(headers, AGENT_FIREWALL_SEQUENCE) if value]
     if not sessions and not sequences:
