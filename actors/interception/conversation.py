@@ -375,9 +375,9 @@ _SIZE = 16
 class Opening:
     """What a request's body says about where it belongs."""
 
-    first: Buffer = b""
-    """The first thing that the user said in the conversation, as it is written; empty where a
-    later request need not repeat it."""
+    conversation: Conversation | None = None
+    """Which begins with what tells it from others; None where a later request need not repeat
+    that."""
     bound: bool = False
     """It names something that one account alone knows."""
     stays: bool = False
@@ -466,12 +466,12 @@ def opening_of_messages(messages: Conversation, container: Raw, readable: bytes)
     named = not is_null(container) and (
         text(container) is not None or text(members(container).get("id")) is not None
     )
-    return Opening(_first_said(messages), named or _has_any(readable, _FILE))
+    return Opening(messages, named or _has_any(readable, _FILE))
 
 
 def opening_of_completion(messages: Conversation) -> Opening:
     """What a request for a completion says: it names nothing that is stored."""
-    return Opening(_first_said(messages))
+    return Opening(messages)
 
 
 def opening_of_response(
@@ -489,15 +489,15 @@ def opening_of_response(
     """
     sought = _IN_ITEMS if _PLAIN_TOOLS.issuperset(tools) else (*_IN_ITEMS, *_IN_TOOLS)
     bound = goes_on or _has_any(readable, sought)
-    return Opening(b"", bound, stays=True, names_stored=names_stored, stored=stored)
+    return Opening(None, bound, stays=True, names_stored=names_stored, stored=stored)
 
 
 def opening_of_gemini(contents: Conversation, *, cached: bool) -> Opening:
     """What a request to Gemini's API says; it may name what is ``cached``, which was put there by
     a request that had no conversation."""
     if cached:
-        return Opening(b"", bound=True, stays=True, names_stored=True)
-    return Opening(_first_said(contents))
+        return Opening(None, bound=True, stays=True, names_stored=True)
+    return Opening(contents)
 
 
 def affinity_of(
@@ -511,7 +511,9 @@ def affinity_of(
     if alone:
         # PERF: most providers have one key.
         return Affinity("", bound=True) if opening.bound else NO_AFFINITY
-    first = b"" if session_id else _digest(opening.first)
+    first = b""
+    if not session_id and opening.conversation is not None:
+        first = _digest(_first_said(opening.conversation))
     return Affinity(_session(session_id, user_id, first), opening.bound, opening.stays)
 
 
@@ -549,8 +551,7 @@ def _first_said(messages: Conversation) -> Buffer:
 
 def _digest(data: Buffer) -> bytes:
     # PERF: OpenSSL's SHA-256 takes a third of BLAKE2's time, which is 2 us for each 1,000 bytes.
-    seen = memoryview(data)
-    return sha256(seen).digest()[:_SIZE] if seen.nbytes else b""
+    return sha256(memoryview(data)).digest()[:_SIZE]
 
 
 def _has_any(readable: bytes, sought: tuple[_Sought, ...]) -> bool:

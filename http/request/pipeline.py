@@ -452,6 +452,8 @@ class Pipeline:
         """Whether everybody who may answer takes ``stream_options``."""
         if config is None or not config.stream_options:
             return False
+        if config.alone:
+            return True
         names = (*config.fallback, *(name for name, _ in config.group))
         others = map(self._runtime.tree.provider_config, names)
         return all(other is None or other.stream_options for other in others)
