@@ -19,7 +19,7 @@ import socket
 import termios
 import time
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Protocol
 
 import httptools
 
@@ -117,6 +117,17 @@ class UpstreamConnection:
         self.exchanges = 0
         self.idle_until = math.inf
         """Monotonic time from which on it is not used again."""
+        self.waiting_since = math.inf
+        """When its exchange began to wait for more; infinity: nobody waits."""
+        self.patience = math.inf
+        """Seconds after which the watch over silence ends that wait."""
+        self._watched = False
+
+    def watch(self) -> None:
+        """Have the watch over silence know it.  PERF: once, not for each of its exchanges."""
+        if not self._watched:
+            self._watched = True
+            silence.watch(self)
 
     def is_alive(self) -> bool:
         """Whether it can carry another request, as far as can be seen without waiting.
@@ -249,10 +260,8 @@ class Exchange:
         "_keep_alive",
         "_parser",
         "_parts",
-        "_patience",
         "_turn_began",
         "_upgrade",
-        "_waiting_since",
         "broken",
         "complete",
         "copy",
@@ -277,8 +286,7 @@ class Exchange:
         self._closed_well = False
         self._fault = ""
         self._interrupted = ""
-        self._patience = math.inf
-        self._waiting_since = math.inf
+        connection.patience = connection.waiting_since = math.inf
         self._turn_began = 0.0
         self.status = 0
         self.reason = ""
@@ -335,16 +343,17 @@ class Exchange:
     def set_quiet(self, seconds: float) -> None:
         """Let :meth:`read` raise Quiet after about this many seconds without data; after
         infinity, never."""
-        sock = self._connection.sock
-        if self._connection.cooperative and seconds >= silence.SHORTEST:
-            if self._patience == math.inf:
-                silence.watch(self)
+        connection = self._connection
+        sock = connection.sock
+        if connection.cooperative and seconds >= silence.SHORTEST:
+            if connection.patience == math.inf:
+                connection.watch()
                 sock.settimeout(None)
-            self._patience = seconds
+            connection.patience = seconds
         else:
-            self._patience = math.inf
-            duplex = self._connection.duplex
-            if duplex is not None and not self._connection.cooperative:
+            connection.patience = math.inf
+            duplex = connection.duplex
+            if duplex is not None and not connection.cooperative:
                 duplex.patience = seconds
                 return
             sock.settimeout(None if seconds == math.inf else seconds)
@@ -393,7 +402,7 @@ class Exchange:
         Nothing else would: while there is something to read and room to write, neither waits.
         """
         now = self.last_data_at
-        if now - self._waiting_since > _WAIT:
+        if now - self._connection.waiting_since > _WAIT:
             self._turn_began = now
         elif now - self._turn_began > TURN:
             time.sleep(0)
@@ -416,8 +425,9 @@ class Exchange:
             raise self._cut(f"the upstream took no more: {_text_of(ex)}") from ex
 
     def _receive(self) -> bytes:
-        self._waiting_since = time.monotonic()
-        return self._connection.incoming.recv(READ_SIZE)
+        connection = self._connection
+        connection.waiting_since = time.monotonic()
+        return connection.incoming.recv(READ_SIZE)
 
     def _feed(self, data: bytes) -> None:
         self.touched = self.touched or bool(data)
@@ -505,22 +515,11 @@ class Exchange:
         if self.detached:
             return
         self.detached = True
-        self._waiting_since = math.inf
+        self._connection.waiting_since = math.inf
         if self.copy is not None:
             self.copy.close()
         # The parser knows the exchange: without this only the garbage collector would end them.
         del self._parser
-
-    # -- for the watch over silent answers
-
-    def silent_since(self) -> float:
-        return self._waiting_since
-
-    def patience(self) -> float:
-        return self._patience
-
-    def socket(self) -> Any:
-        return self._connection.sock
 
 
 def idle_limit(headers: Iterable[tuple[str, str]]) -> float:

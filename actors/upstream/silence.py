@@ -26,16 +26,13 @@ for with a timer, as one is with plain threads."""
 
 
 class Watched(Protocol):
-    """Somebody who may be waiting on a socket."""
+    """A connection on which somebody may be waiting."""
 
-    def silent_since(self) -> float:
-        """When the wait began (monotonic time), infinity when nobody waits for long."""
-
-    def patience(self) -> float:
-        """Seconds after which the wait is interrupted."""
-
-    def socket(self) -> Any:
-        """The socket that is waited on."""
+    sock: Any
+    waiting_since: float
+    """When the wait began (monotonic time), infinity when nobody waits for long."""
+    patience: float
+    """Seconds after which the wait is interrupted."""
 
 
 def watch(reader: Watched) -> None:
@@ -77,7 +74,7 @@ def _look() -> None:
         pause.wait(TICK)
         now = time.monotonic()
         for reader in list(_READERS):
-            if now - reader.silent_since() >= reader.patience():
-                sock = reader.socket()
+            if now - reader.waiting_since >= reader.patience:
+                sock = reader.sock
                 # Nothing happens unless a greenlet is waiting there right now.
                 sock.hub.cancel_wait(sock._read_event, TimeoutError("timed out"))
