@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from request_bodies import BOUNDARY as B
+from request_bodies import FILE, form
 
 from aigateway.actors.codec.multipart import (
     NotMultipart,
@@ -10,20 +12,6 @@ from aigateway.actors.codec.multipart import (
     parts_of,
     with_value,
 )
-
-B = b"xYz"
-
-
-def form(*parts: tuple[str, bytes], end: bytes = b"--\r\n", before: bytes = b"") -> bytes:
-    written = b"".join(
-        b"--" + B + b"\r\nContent-Disposition: form-data; " + head.encode() + b"\r\n\r\n" + value
-        + b"\r\n"
-        for head, value in parts
-    )  # fmt: skip
-    return before + written + b"--" + B + end
-
-
-FILE = 'name="file"; filename="a.wav"\r\nContent-Type: audio/wav'
 
 
 def fields(body: bytes) -> list[tuple[str, bool, bytes]]:

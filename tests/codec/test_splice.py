@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from request_bodies import documents, json_values
 
 from aigateway.actors.codec.splice import (
     delete_member,
@@ -16,44 +17,6 @@ from aigateway.actors.codec.splice import (
     set_member,
     spliced,
 )
-
-_blanks = st.text(" \t\r\n", max_size=3).map(str.encode)
-_numbers = st.sampled_from(
-    [b"0", b"-0", b"1E400", b"1e-7", b"0.10", b"123456789012345678901234567890", b"-1.5E+03"]
-)
-_strings = st.one_of(
-    st.text(max_size=8).map(lambda s: json.dumps(s).encode()),
-    st.text(st.characters(exclude_characters='"\\', min_codepoint=32), max_size=8).map(
-        lambda s: json.dumps(s, ensure_ascii=False).encode("utf-8", "replace")
-    ),
-    st.sampled_from([rb'"\ud83d"', rb'"\""', rb'"\\"', rb'"}{]["', rb'"\/\u0041"', b'"a"', b'"b"']),
-)
-_atoms = st.one_of(_numbers, _strings, st.sampled_from([b"true", b"false", b"null"]))
-
-
-def _array(parts: list[tuple[bytes, bytes, bytes]]) -> bytes:
-    return b"[" + b",".join(a + value + b for a, value, b in parts) + b"]"
-
-
-def _object(parts: list[tuple[bytes, tuple[bytes, bytes], tuple[bytes, bytes]]]) -> bytes:
-    written = [a + name + b + b":" + c + value for a, (name, b), (c, value) in parts]
-    return b"{" + b",".join(written) + b"}"
-
-
-def _objects(values: Any) -> Any:
-    return st.lists(
-        st.tuples(_blanks, st.tuples(_strings, _blanks), st.tuples(_blanks, values)), max_size=4
-    ).map(_object)
-
-
-_values = st.recursive(
-    _atoms,
-    lambda inner: st.one_of(
-        st.lists(st.tuples(_blanks, inner, _blanks), max_size=4).map(_array), _objects(inner)
-    ),
-    max_leaves=15,
-)
-documents = st.builds(lambda a, o, b: a + o + b, _blanks, _objects(_values), _blanks)
 
 
 def load(document: bytes) -> Any:
@@ -144,7 +107,7 @@ def test_a_deleted_member_is_the_only_one_gone(document: bytes, name: str) -> No
     assert after == before
 
 
-@given(documents, _values)
+@given(documents, json_values)
 def test_nested_members_are_set_in_their_object(document: bytes, inner: bytes) -> None:
     outer = set_member(document, inner, "a")
     assume(isinstance(load(inner), dict))

@@ -16,7 +16,7 @@ from interception_driver import (
     finish,
     open_one,
 )
-from test_multipart import FILE, form
+from request_bodies import FILE, form
 
 from aigateway.actors.interception import InvalidRequest
 from aigateway.actors.interception.estimate import LONGEST_OUTPUT, MADE_PICTURE, most_used

@@ -34,7 +34,7 @@ from interception_driver import (
     open_one,
 )
 from pieces import in_pieces
-from test_splice import documents
+from request_bodies import documents
 
 from aigateway.actors.codec.sse import EventReader, parse_event
 from aigateway.actors.interception import InvalidRequest, open_interception
