@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import msgspec
 import pytest
 from hypothesis import given
@@ -20,6 +21,7 @@ from aigateway.actors.interception import (
     open_interception,
     responses,
 )
+from aigateway.actors.interception.conversation import affinity_of
 from aigateway.actors.interception.routes import (
     CHAT_COMPLETIONS,
     COMPACTION,
@@ -119,7 +121,10 @@ def _said(api: Api, body: bytes) -> dict[str, Any] | tuple[int, bytes]:
     except InvalidRequest as ex:
         return ex.status, ex.body
     found = {name: getattr(opened, name) for name in ("_prompt", "_prompt_kind", "model")}
-    found |= {name: getattr(opened, name) for name in ("streaming", "refusal", "opening")}
+    found |= {name: getattr(opened, name) for name in ("streaming", "refusal")}
+    opening = opened.opening
+    found["opening"] = attrs.evolve(opening, conversation=None)
+    found["belongs"] = affinity_of(None, "user", opening)
     found["call"] = opened.correlating_tool_call_id
     found["body"] = opened.upstream_body()
     if isinstance(opened, chat.ChatInterception):
