@@ -92,6 +92,9 @@ TURN = 0.002
 """Seconds of work on one answer after which other requests have their turn."""
 _WAIT = 0.0002
 """Seconds from which on a read counts as one that has waited, and so has given way."""
+_NEXT_TURN = 1e-9
+"""Seconds of sleep that let everybody on.  With 0 gevent resumes the sleeper up to a thousand times
+before it looks who else may read or write; a timer that is due at once waits for that look."""
 
 
 class AnswerCopy(Protocol):
@@ -405,7 +408,7 @@ class Exchange:
         if now - self._connection.waiting_since > _WAIT:
             self._turn_began = now
         elif now - self._turn_began > TURN:
-            time.sleep(0)
+            time.sleep(_NEXT_TURN)
             self._turn_began = time.monotonic()
 
     @property

@@ -6,8 +6,10 @@ Run by ``test_providers_under_gevent.py`` in a process of its own.
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
+from contextlib import ExitStack, suppress
 
 import pytest
 from imitation_provider import Close, Stall, WaitFor, answer, event, stream
@@ -107,18 +109,27 @@ def test_an_answer_that_arrives_faster_than_it_is_read_lets_others_on(
 ):
     gate = threading.Event()
     scripted_provider.play(stream([ONE, WaitFor(gate), TWO]))
-    with running(scripted_provider.url) as rig:
+    with ExitStack() as stack, running(scripted_provider.url) as rig:
         exchange = rig.open().exchange
         assert exchange.read() == ONE
         turns: list[float] = []
-        over = threading.Event()
+        asking, answering = (stack.enter_context(end) for end in socket.socketpair())
+
+        def answers() -> None:
+            with suppress(OSError):
+                while said := answering.recv(1):
+                    answering.send(said)
 
         def others() -> None:
-            while not over.is_set():
-                turns.append(time.monotonic())
-                time.sleep(0)
+            # They wait for what arrives, as requests do, and not for a turn alone.
+            with suppress(OSError):
+                asking.send(b"?")
+                while asking.recv(1):
+                    turns.append(time.monotonic())
+                    asking.send(b"?")
 
-        threading.Thread(target=others, daemon=True).start()
+        for each in (answers, others):
+            threading.Thread(target=each, daemon=True).start()
         chunk = b"1f4\r\n" + b"x" * 500 + b"\r\n"
 
         class Torrent:
@@ -131,7 +142,7 @@ def test_an_answer_that_arrives_faster_than_it_is_read_lets_others_on(
         until = time.monotonic() + 20 * TURN
         while time.monotonic() < until:
             assert exchange.read() == b"x" * 500
-        over.set()
+        asking.shutdown(socket.SHUT_RDWR)
         gate.set()
         # On a busy machine a turn takes longer; without turns nobody would have come.
         assert len(turns) >= 3
