@@ -76,8 +76,9 @@ def _table_of(
     results: Results, scenario: Scenario, variant: str
 ) -> tuple[list[str], list[list[str]]]:
     head, rows = ["system"], []
-    compared = [c for c in scenario.columns if c.better and _peers(results, scenario.name, variant)]
-    for column in scenario.columns:
+    measured = [c for c in scenario.columns if _is_measured(results, scenario.name, variant, c)]
+    compared = [c for c in measured if c.better and _peers(results, scenario.name, variant)]
+    for column in measured:
         head.append(column.title)
         if column in compared:
             head.append("ratio")
@@ -87,7 +88,7 @@ def _table_of(
         if not results.of(scenario.name, variant, system):
             continue
         row = [facts["title"]]
-        for column in scenario.columns:
+        for column in measured:
             spread = results.spread(scenario.name, variant, system, column.key)
             row.append(spread_text(_meaningful(column, spread), column.digits))
             if column in compared:
@@ -98,6 +99,11 @@ def _table_of(
                 row.append("" if none else spread_text(added, column.digits, sign=True))
         rows.append(row)
     return head, rows
+
+
+def _is_measured(results: Results, scenario: str, variant: str, column: Column) -> bool:
+    """Whether any system has this number; a scenario may have kinds with other numbers."""
+    return any(results.spread(scenario, variant, name, column.key) for name in results.systems)
 
 
 def _peers(results: Results, scenario: str, variant: str) -> bool:
