@@ -31,6 +31,7 @@ __all__ = [
     "kind_of",
     "made_at",
     "owner_of",
+    "size_of",
     "storable",
 ]
 
@@ -75,6 +76,14 @@ def encode(records: Sequence[Kept | None]) -> bytes:
     return _encode(
         [(_KINDS[type(record)], record) if record is not None else None for record in records]
     )
+
+
+def size_of(records: Sequence[Kept]) -> int | None:
+    """About how many bytes these take on disk; None for what cannot be encoded."""
+    try:
+        return len(_encode(records))
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def encode_left(records: Sequence[Spooled]) -> bytes:

@@ -35,6 +35,7 @@ from aigateway.actors.recorder._encoding import (
     kind_of,
     made_at,
     owner_of,
+    size_of,
     storable,
 )
 from aigateway.actors.recorder._spool_file import (
@@ -134,6 +135,8 @@ class Spool(SpoolFile):
 
     def number(self, new: Sequence[Kept]) -> list[Parcel]:
         """Records as parcels that a later :meth:`write` will put on the disk."""
+        if (parcel := self._numbered(new)) is not None:
+            return [parcel]
         parcels = [parcel for some in _by_owner(new) for parcel, _ in self._pack(some)]
         for parcel in parcels:
             parcel.on_disk = False
@@ -181,6 +184,27 @@ class Spool(SpoolFile):
         for parcel in changes.held:
             parcel.on_disk = True
             marks.forget_stored(parcel.number)
+
+    def _numbered(self, records: Sequence[Kept]) -> Parcel | None:
+        """Records as one parcel, if they are all of one interception, and as they should be.
+
+        PERF: as nearly all are; what :meth:`_pack` does takes 3 us more.
+        """
+        if not 0 < len(records) <= PARCEL_SIZE:
+            return None
+        owner = owner_of(records[0])
+        for record in records:
+            if isinstance(record, InterceptionEnded):
+                if record.id != owner:
+                    return None
+            elif record.interception_id != owner or not record.record_id:
+                return None
+        size = size_of(records)
+        if size is None:
+            return None
+        number = next(self._numbers)
+        made = made_at(records[0])
+        return Parcel(number, owner, number_all(number, records), size, made, on_disk=False)
 
     def _pack(self, records: Sequence[Kept]) -> Iterator[tuple[Parcel, bytes]]:
         for first in range(0, len(records), PARCEL_SIZE):

@@ -242,5 +242,7 @@ def timestamp(seconds: float) -> str:
     All such texts have the same length (until the year 9999), so they sort by time.
     Raises OverflowError or ValueError for a time outside of the calendar.
     """
-    whole, micros = divmod(round(seconds * 1_000_000), 1_000_000)
-    return f"{_second(whole)}.{micros:06d}Z"
+    micros = round(seconds * 1_000_000)
+    whole = micros // 1_000_000
+    # PERF: with leading zeros by str, 0.2 us less than by a format; a request has four times.
+    return f"{_second(whole)}.{str(micros - (whole - 1) * 1_000_000)[1:]}Z"

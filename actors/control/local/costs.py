@@ -28,10 +28,10 @@ __all__ = [
     "StoredRecord",
     "Unpriced",
     "asked_in",
+    "count_costs",
     "price_records",
     "recost",
     "unpriced",
-    "unpriced_among",
 ]
 
 _INTERCEPTIONS_AT_ONCE = 500
@@ -130,18 +130,18 @@ def price_records(
     return [_priced(each, known, pricing) for each in records]
 
 
-def unpriced_among(records: Iterable[StoredRecord]) -> Iterator[str]:
-    """For each token record that was asked for its cost and has none, the reason."""
+def count_costs(
+    records: Iterable[StoredRecord], costs: Counter[str], unpriced: Counter[str]
+) -> None:
+    """Add what records cost to ``costs``, in nano-dollars by the price's name, and those that were
+    asked for their cost and have none to ``unpriced``, by the reason."""
     for each in records:
-        if isinstance(each, PricedTokens) and each.cost.unpriced is not None:
-            yield each.cost.unpriced
-
-
-def count_costs(records: Iterable[StoredRecord], costs: Counter[str]) -> None:
-    """Add what records cost to ``costs``, in nano-dollars by the price's name."""
-    for each in records:
-        if isinstance(each, PricedTokens) and each.cost.nano_usd and each.cost.price:
-            costs[each.cost.price] += each.cost.nano_usd
+        if isinstance(each, PricedTokens):
+            cost = each.cost
+            if cost.unpriced is not None:
+                unpriced[cost.unpriced] += 1
+            elif cost.nano_usd and cost.price:
+                costs[cost.price] += cost.nano_usd
 
 
 def _priced(

@@ -35,7 +35,6 @@ from aigateway.actors.control.local.costs import (
     asked_in,
     count_costs,
     price_records,
-    unpriced_among,
 )
 from aigateway.actors.control.local.policies import BadStoredPolicy, PolicyInForce
 from aigateway.actors.control.local.postgres import (
@@ -197,8 +196,7 @@ class PostgresStore:
         self._parts.written(start for start in unnoted if written.has_begun(start.id))
         if written.verdicts:
             self._holds.made()
-        self.unpriced.update(unpriced_among(rows))
-        count_costs(rows, self.costs)
+        count_costs(rows, self.costs, self.unpriced)
         return written
 
     def look_after_holds(

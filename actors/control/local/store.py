@@ -37,7 +37,6 @@ from aigateway.actors.control.local.costs import (
     asked_in,
     count_costs,
     price_records,
-    unpriced_among,
 )
 from aigateway.actors.control.local.policies import BadStoredPolicy, PolicyInForce
 from aigateway.actors.control.local.prices.cost import Pricing
@@ -198,8 +197,7 @@ class Store:
             raise self._failed(ex) from ex
         if written.verdicts:
             self._holds.made()
-        self.unpriced.update(unpriced_among(rows))
-        count_costs(rows, self.costs)
+        count_costs(rows, self.costs, self.unpriced)
         self._note_asked(starts, records)
         return written
 

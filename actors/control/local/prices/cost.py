@@ -40,6 +40,9 @@ _PICO_IN_NANO = 1000
 _MOST = 10**18
 """A thousand million dollars: a database's whole numbers have 63 bits."""
 
+_FOUND_AT_MOST = 1024
+"""Prices of models that are kept at hand."""
+
 _VENDORS = {
     "bedrock": "aws",
     "copilot": "github-copilot",
@@ -212,6 +215,8 @@ def _per_token(prices: Prices, kind: str) -> int:
 
 
 def _tiers(metadata: Mapping[str, Any]) -> list[str]:
+    if "service_tier" not in metadata and "speed" not in metadata:
+        return []
     found = []
     for name, usual in (("service_tier", _USUAL_TIERS), ("speed", frozenset({"", "standard"}))):
         told = metadata.get(name)
@@ -241,7 +246,7 @@ def _whole(told: object) -> int:
     return told if isinstance(told, int) and not isinstance(told, bool) and told > 0 else 0
 
 
-@frozen
+@frozen(eq=False)
 class _Sellers:
     """Whose prices those of one provider may be, the likeliest first."""
 
@@ -264,6 +269,10 @@ class Pricing:
     """Type and address of each provider, by its name."""
     _known: dict[tuple[str, str], _Sellers] = field(factory=dict, init=False, eq=False, repr=False)
     """By type and name of a provider."""
+    _found: dict[tuple[object, ...], ModelPrice | None] = field(
+        factory=dict, init=False, eq=False, repr=False
+    )
+    """By who sells, what was asked for, the minute, and the names of what answered."""
 
     @property
     def version(self) -> str:
@@ -310,6 +319,21 @@ class Pricing:
         return self._price(_names(used.metadata, model, sellers.kind), model, sellers, moment)
 
     def _price(
+        self, names: list[str], model: str, sellers: _Sellers, moment: float
+    ) -> ModelPrice | None:
+        # PERF: the same few models come again and again, and prices change by the minute.
+        key = (sellers, model, moment // 60, *names)
+        try:
+            return self._found[key]
+        except KeyError:
+            pass
+        price = self._looked_up(names, model, sellers, moment)
+        if len(self._found) >= _FOUND_AT_MOST:
+            self._found.clear()
+        self._found[key] = price
+        return price
+
+    def _looked_up(
         self, names: list[str], model: str, sellers: _Sellers, moment: float
     ) -> ModelPrice | None:
         price = None
