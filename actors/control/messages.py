@@ -173,7 +173,8 @@ class Begin:
     With a ``hold`` what it may cost is reserved under its caps, and the answer may take as long as
     other calls do; only our own control plane can do that.
 
-    A request tells it to the recorder, which hands it on to the present control plane.
+    A request tells it to the control plane; while that is being restarted, or records cannot be
+    kept, to the recorder, which waits for the next one, or refuses.
     ``again``: a control plane that died had it in hand, and may have stored it.
     """
 

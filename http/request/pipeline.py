@@ -65,7 +65,6 @@ from aigateway.actors.providers.recording import (
     new_interception_id,
 )
 from aigateway.actors.providers.request import Refused, UpstreamRequest, model_for, recorded_model
-from aigateway.actors.recorder.recorder import Begin
 from aigateway.actors.values import records
 from aigateway.actors.values.attribution import NO_ATTRIBUTION
 from aigateway.actors.values.policy import CONTENT_LEVELS, CallerRules, content_level
@@ -639,7 +638,7 @@ def _begin(
         patience += max_wait
     answer: BeginAnswer
     try:
-        answer = runtime.ask("recorder", lambda reply: Begin(record, reply, hold=hold), patience)
+        answer = runtime.begin(record, hold, patience)
     except NoAnswer as ex:
         answer = Unavailable(str(ex))
     if isinstance(answer, Accepted):
