@@ -31,8 +31,8 @@ class RpcCall:
     """One call; ``done`` runs in the actor's thread."""
 
     rpc: str
-    request: Callable[[ApiVersion], bytes]
-    """Made when the version that coderd speaks is known."""
+    request: bytes | Callable[[ApiVersion], bytes]
+    """Made, if it has to be, when the version that coderd speaks is known."""
     done: Callable[[RpcResult], None]
     timeout: float
     """Seconds for coderd to answer."""
@@ -108,9 +108,10 @@ class Calls:
             if call.sent:
                 timeout = min(timeout, max(0.0, call.expires - time.monotonic()))
             call.sent += 1
+            request = call.request
             session.call(
                 call.rpc,
-                call.request(session.version),
+                request if isinstance(request, bytes) else request(session.version),
                 timeout,
                 partial(self._answered, call, session),
                 can_wait=not call.patient,
@@ -144,7 +145,8 @@ class Calls:
             if again and time.monotonic() < call.expires:
                 self._place(call)
                 return
-        self._end(call, outcome)
+        self._counters.add(call.rpc, outcome, time.monotonic() - call.asked)
+        call.done(outcome)
 
     def _conclude(self, call: RpcCall, outcome: RpcResult) -> None:
         if call._alarm is not None:

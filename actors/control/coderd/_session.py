@@ -225,8 +225,14 @@ class Session:
         news: list[Callable[[], None]] = []
         try:
             with self._lock:
-                for call in calls:
-                    self._begin(call, news)
+                if self.ended or not self._client.accepts_calls:
+                    reason = self._ended or self._cut or "coderd is going away"
+                    lost = Failure(reason, sent=False)
+                    news += [partial(call.done, lost) for call in calls]
+                else:
+                    now = time.monotonic()
+                    for call in calls:
+                        self._begin(call, now, news)
                 self._set_alarm()
                 self._send_queued()
         except ChannelError as ex:
@@ -237,27 +243,24 @@ class Session:
         """Send what was flushed, say goodbye and end.  Does not wait for it."""
         self._finish("the connection was closed here")
 
-    def _begin(self, call: _Call, news: list[Callable[[], None]]) -> None:
+    def _begin(self, call: _Call, now: float, news: list[Callable[[], None]]) -> None:
         """Give a call to the client, with the lock held."""
-        if self.ended or not self._client.accepts_calls:
-            reason = self._ended or self._cut or "coderd is going away"
-            news.append(partial(call.done, Failure(reason, sent=False)))
-            return
         streaming = call.signal is not None
-        call.since = time.monotonic()
+        call.since = now
         try:
-            number = self._client.call(call.rpc, call.request, call.since, streaming=streaming)
+            number = self._client.call(call.rpc, call.request, now, streaming=streaming)
         except LocalProtocolError as ex:
             news.append(partial(call.done, Refusal(f"invalid request: {ex}")))
             return
         if streaming:
             self._watching += 1
         elif not self._someone_waits():
-            self._quiet_since = call.since
+            self._quiet_since = now
         self._waiting[number] = call
         call.request = b""
-        call.due = call.since + call.timeout
-        self._first_due = min(self._first_due, call.due)
+        call.due = due = now + call.timeout
+        if due < self._first_due:
+            self._first_due = due
 
     def _someone_waits(self) -> bool:
         """Whether any call waits for its answer."""

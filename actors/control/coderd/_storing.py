@@ -149,7 +149,7 @@ class Storing:
             return
         call = RpcCall(
             rpc=rpc,
-            request=lambda _version: data,
+            request=data,
             done=lambda outcome: self._started(message, call, outcome),
             timeout=self._start_timeout,
         )
@@ -217,7 +217,7 @@ class Storing:
         seq = spooled.seq
         fate = marks.fate(seq)
         if fate is Fate.STORED:
-            self._arrived(parcel)
+            self._arrived(parcel, seq)
             return
         if fate is Fate.FLYING:
             # Sent by the control plane before this one.
@@ -228,7 +228,7 @@ class Storing:
         try:
             rpc, data = encode_record(spooled.record)
         except RecordError as ex:
-            self._reject(parcel, str(ex))
+            self._reject(parcel, seq, str(ex))
             return
         doubtful = marks.doubtful(seq)
         if not marks.depart(seq):
@@ -239,25 +239,26 @@ class Storing:
         self._calls.ask(
             RpcCall(
                 rpc=rpc,
-                request=lambda _version: data,
-                done=lambda outcome: self._answered(parcel, outcome, doubtful),
+                request=data,
+                done=partial(self._answered, parcel, spooled, doubtful),
                 timeout=self._timeout,
                 patient=False,
             )
         )
 
-    def _answered(self, parcel: _Parcel, outcome: RpcResult, doubtful: bool) -> None:
+    def _answered(
+        self, parcel: _Parcel, spooled: Spooled, doubtful: bool, outcome: RpcResult
+    ) -> None:
         self._moving -= 1
         parcel.flying = False
-        spooled, marks = parcel.first(), parcel.marks
-        seq = spooled.seq
+        seq, marks = spooled.seq, parcel.marks
         if isinstance(outcome, RpcAnswer) or (doubtful and _has_ended(spooled, outcome)):
             marks.arrive(seq)
-            self._arrived(parcel)
+            self._arrived(parcel, seq)
         elif isinstance(outcome, Refusal) and is_wrong(outcome.text):
             # Wrong in itself: those behind it may be right.
             marks.refused(seq)
-            self._reject(parcel, outcome.text)
+            self._reject(parcel, seq, outcome.text)
         elif isinstance(outcome, Failure) and outcome.broken and self._ended is None:
             marks.lost(seq)
             self._later(_DOUBT, partial(self._give_up, parcel, outcome.text))
@@ -282,16 +283,16 @@ class Storing:
 
     # -- what became of the first record of a parcel
 
-    def _arrived(self, parcel: _Parcel) -> None:
-        parcel.done.append(parcel.first().seq)
-        self._next(parcel)
+    def _arrived(self, parcel: _Parcel, seq: int) -> None:
+        parcel.done.append(seq)
+        self._next(parcel, seq)
 
-    def _reject(self, parcel: _Parcel, reason: str) -> None:
-        parcel.rejected[parcel.first().seq] = reason
-        self._next(parcel)
+    def _reject(self, parcel: _Parcel, seq: int, reason: str) -> None:
+        parcel.rejected[seq] = reason
+        self._next(parcel, seq)
 
-    def _next(self, parcel: _Parcel) -> None:
-        del parcel.waiting[next(iter(parcel.waiting))]
+    def _next(self, parcel: _Parcel, seq: int) -> None:
+        del parcel.waiting[seq]
         if not parcel.waiting:
             parcel.report({})
             self._forget(parcel)

@@ -25,6 +25,8 @@ __all__ = [
     "MESSAGE",
     "Packet",
     "PacketReader",
+    "WHOLE_CLOSE_SEND",
+    "WHOLE_MESSAGE",
     "decode_error",
     "decode_metadata",
     "encode_error",
@@ -52,6 +54,9 @@ _CONTROL: Final = 0x80
 _INVOKE: Final = bytes((INVOKE << 1 | _DONE,))
 _MESSAGE: Final = bytes((MESSAGE << 1 | _DONE,))
 _CLOSE_SEND: Final = bytes((CLOSE_SEND << 1 | _DONE,))
+WHOLE_MESSAGE: Final = _MESSAGE[0]
+WHOLE_CLOSE_SEND: Final = _CLOSE_SEND[0]
+"""How frames begin that are these packets."""
 
 
 class Packet(NamedTuple):
@@ -106,16 +111,15 @@ def _named(rpc: str) -> bytes:
     return encode_varint(1) + encode_varint(len(name)) + name
 
 
-def encode_request(stream: int, rpc: str, data: bytes) -> bytes:
+def encode_request(stream: int, number: bytes, rpc: str, data: bytes) -> bytes:
     """Encode Invoke, Message and CloseSend, which is all that a usual call sends.
 
-    Raises LocalProtocolError above 4 MiB.
+    ``number`` is the stream's id, encoded.  Raises LocalProtocolError above 4 MiB.
     """
     if len(data) > _SPLIT:
         invoke = encode_frame(INVOKE, stream, 1, rpc.encode())
         return invoke + encode_message(stream, 2, data) + encode_frame(CLOSE_SEND, stream, 3, b"")
     # PERF: one of these for each call.
-    number = encode_varint(stream)
     size = encode_varint(len(data))
     return b"".join(
         (
@@ -170,6 +174,16 @@ class PacketReader(InputBuffer):
                 self._kind = None
                 return kind, stream, message, data, control
         return None
+
+    def pass_over(self, stream: int, message: int) -> bool:
+        """Somebody has read a whole packet with these ids.  False: it may not come now, and is
+        still to be received."""
+        if self._kind is not None or self._at != len(self._data):
+            return False
+        if stream < self._stream or (stream == self._stream and message < self._message):
+            return False
+        self._stream, self._message = stream, message + 1
+        return True
 
     def _next_frame(self) -> tuple[int, int, int, bytes] | None:
         """Return the first byte, both ids and the data of a frame that is there as a whole."""

@@ -19,6 +19,8 @@ def encode_varint(number: int) -> bytes:
         return _SHORT[number]
     if number < 0x4000:
         return bytes((number & 0x7F | 0x80, number >> 7))
+    if number < 0x200000:
+        return bytes((number & 0x7F | 0x80, number >> 7 & 0x7F | 0x80, number >> 14))
     if 1 << 28 <= number < 1 << 35:
         # Nanoseconds, and seconds of today.
         return bytes(

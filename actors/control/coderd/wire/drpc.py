@@ -52,6 +52,8 @@ from ._drpc_packets import (
     INVOKE_METADATA,
     MAX_PACKET,
     MESSAGE,
+    WHOLE_CLOSE_SEND,
+    WHOLE_MESSAGE,
     Packet,
     PacketReader,
     decode_error,
@@ -63,6 +65,7 @@ from ._drpc_packets import (
     encode_request,
 )
 from ._protocol import NEED_DATA, LocalProtocolError, NeedData, RemoteProtocolError
+from ._varints import encode_varint
 
 __all__ = [
     "MAX_PACKET",
@@ -128,6 +131,8 @@ class Client:
     def __init__(self) -> None:
         self._reader = PacketReader()
         self._last = 0
+        self._number = b""
+        """The id of the last call as it stands in its packets."""
         self._open: dict[int, int] = {}
         """The last message id sent, for each call that is not over."""
         self._output: list[bytes] = []
@@ -140,6 +145,7 @@ class Client:
     def call(self, rpc: str, request: bytes, metadata: Mapping[str, str] | None = None) -> int:
         """Queue a call and return its id.  Raises LocalProtocolError above 4 MiB."""
         call = self._last + 1
+        self._number = encode_varint(call)
         if metadata:
             self._output += [
                 encode_frame(INVOKE_METADATA, call, 1, encode_metadata(metadata)),
@@ -148,7 +154,7 @@ class Client:
                 encode_frame(CLOSE_SEND, call, 4, b""),
             ]
         else:
-            self._output.append(encode_request(call, rpc, request))
+            self._output.append(encode_request(call, self._number, rpc, request))
         self._last = call
         self._open[call] = 4 if metadata else 3
         return call
@@ -180,24 +186,55 @@ class Client:
         Raises RemoteProtocolError; the transport is of no use after that.
         """
         while (fields := self._reader.next_fields()) is not None:
-            kind, call, _, data, control = fields
-            if call not in self._open:
-                if call > self._last:
-                    raise RemoteProtocolError(f"answer to call {call}, which was not made")
-            elif kind == MESSAGE:
-                return Message(call, data)
-            elif kind in (CLOSE_SEND, CLOSE):
-                del self._open[call]
-                return Ended(call)
-            elif kind == ERROR:
-                del self._open[call]
-                return Failed(call, *decode_error(data))
-            elif kind == CANCEL:
-                del self._open[call]
-                return Failed(call, 0, "the server cancelled the call")
-            elif not control:
-                raise RemoteProtocolError(f"DRPC packet of kind {kind} from a server")
+            event = self._read(*fields)
+            if event is not None:
+                return event
         return NEED_DATA
+
+    def whole_answer(self, data: bytes) -> tuple[int, bytes | None] | None:
+        """Take bytes that are a Message or an Ended event and no more: the call, and the answer
+        or None at its end.
+
+        None for all else, which is left to be received.
+
+        PERF: nearly all that coderd sends at once; 2 us less for each.
+        """
+        call, number = self._last, self._number
+        at = len(number) + 1
+        if data[1:at] != number or len(data) < at + 2 or call not in self._open:
+            return None
+        message, length = data[at], data[at + 1]
+        if length >= 0x80 or message >= 0x80 or at + 2 + length != len(data):
+            return None
+        if data[0] == WHOLE_MESSAGE:
+            if self._reader.pass_over(call, message):
+                return call, data[at + 2 :]
+        elif data[0] == WHOLE_CLOSE_SEND and self._reader.pass_over(call, message):
+            del self._open[call]
+            return call, None
+        return None
+
+    def _read(
+        self, kind: int, call: int, _message: int, data: bytes, control: bool
+    ) -> ClientEvent | None:
+        if call not in self._open:
+            if call > self._last:
+                raise RemoteProtocolError(f"answer to call {call}, which was not made")
+            return None
+        if kind == MESSAGE:
+            return Message(call, data)
+        if kind in (CLOSE_SEND, CLOSE):
+            del self._open[call]
+            return Ended(call)
+        if kind == ERROR:
+            del self._open[call]
+            return Failed(call, *decode_error(data))
+        if kind == CANCEL:
+            del self._open[call]
+            return Failed(call, 0, "the server cancelled the call")
+        if control:
+            return None
+        raise RemoteProtocolError(f"DRPC packet of kind {kind} from a server")
 
 
 @define

@@ -127,7 +127,7 @@ class RpcClient:
     @property
     def accepts_calls(self) -> bool:
         """Whether :meth:`call` is allowed: the session lives and the peer is not leaving."""
-        return not (self._session.ended or self._session.going_away)
+        return self._session.takes_streams
 
     @property
     def deadline(self) -> float | None:
@@ -154,7 +154,7 @@ class RpcClient:
 
         Raises LocalProtocolError unless ``accepts_calls``, and for requests over 4 MiB.
         """
-        if not self.accepts_calls:
+        if not self._session.takes_streams:
             raise LocalProtocolError(f"cannot call {rpc}: {self._session!r}")
         if len(request) > drpc.MAX_PACKET:
             raise LocalProtocolError(
@@ -305,10 +305,15 @@ class RpcClient:
         self._queue.clear()
 
     def _read(self, transport: _Transport, data: bytes, now: float) -> None:
-        transport.client.receive_data(data)
+        client = transport.client
         try:
-            while not isinstance(event := transport.client.next_event(), NeedData):
-                self._read_event(transport, event)
+            whole = client.whole_answer(data)
+            if whole is not None:
+                self._read_answer(transport, *whole)
+            else:
+                client.receive_data(data)
+                while not isinstance(event := client.next_event(), NeedData):
+                    self._read_event(transport, event)
         except RemoteProtocolError as ex:
             self._session.reset(transport.stream_id)
             self._detach(transport, f"the server broke the protocol: {ex}")
@@ -326,17 +331,26 @@ class RpcClient:
             self._idle.append(transport)
 
     def _read_event(self, transport: _Transport, event: drpc.ClientEvent) -> None:
-        call = transport.calls[event.call]
         if isinstance(event, drpc.Message):
+            self._read_answer(transport, event.call, event.data)
+        elif isinstance(event, drpc.Ended):
+            self._read_answer(transport, event.call, None)
+        else:
+            call = transport.calls.pop(event.call)
+            if self._calls.pop(call.number, None) is not None:
+                self._events.append(ErrorAnswered(call.number, event.code, event.text))
+
+    def _read_answer(self, transport: _Transport, drpc_id: int, answer: bytes | None) -> None:
+        """An answer, or None: the end of the call."""
+        call = transport.calls[drpc_id]
+        if answer is not None:
             if call.streaming or self._calls.pop(call.number, None) is not None:
-                self._events.append(Answered(call.number, event.data))
+                self._events.append(Answered(call.number, answer))
             return
-        del transport.calls[event.call]
+        del transport.calls[drpc_id]
         if self._calls.pop(call.number, None) is None:
             return
-        if isinstance(event, drpc.Failed):
-            self._events.append(ErrorAnswered(call.number, event.code, event.text))
-        elif call.streaming:
+        if call.streaming:
             self._events.append(Finished(call.number))
         else:
             self._events.append(Lost(call.number, "the server ended the call without an answer"))

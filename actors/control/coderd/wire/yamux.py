@@ -115,9 +115,9 @@ class Session:
         return self._why_not_open() is None
 
     @property
-    def going_away(self) -> bool:
-        """Whether the peer takes no new streams."""
-        return self._peer_refuses
+    def takes_streams(self) -> bool:
+        """Whether the session lives and the peer takes new streams."""
+        return self._end_reason is None and not self._peer_refuses
 
     @property
     def stream_count(self) -> int:
@@ -198,7 +198,11 @@ class Session:
 
     def send(self, stream_id: int, data: bytes) -> None:
         """Queue bytes on a stream; what exceeds the peer's window waits for it."""
-        self._writable(stream_id).send(data)
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.finishing or stream_id in self._unaccepted:
+            # Which says what is wrong.
+            stream = self._writable(stream_id)
+        stream.send(data)
 
     def finish(self, stream_id: int, now: float) -> None:
         """Send FIN when everything queued on the stream has left; reading goes on."""

@@ -448,3 +448,87 @@ def test_a_call_survives_any_cut_of_its_bytes(request: bytes, cuts: list[int]) -
     for start, end in pairwise(edges):
         got += server_events(server, data[start:end])
     assert got == [Called(1, RPC, {"k": "v"}), Message(1, request), Ended(1)]
+
+
+# -- whole answers
+
+
+def test_a_whole_answer_is_taken_at_once_and_so_is_its_end() -> None:
+    client = Client()
+    for call in range(1, 300):
+        assert client.call(RPC, b"request") == call
+        answer = packets.encode_frame(packets.MESSAGE, call, 1, b"answer")
+        assert client.whole_answer(answer) == (call, b"answer")
+        end = packets.encode_frame(packets.CLOSE_SEND, call, 2, b"")
+        assert client.whole_answer(end) == (call, None)
+        assert client.idle
+    assert client_events(client) == []
+
+
+def test_what_is_not_one_whole_answer_is_left_to_be_received(client: Client) -> None:
+    whole = packets.encode_frame(packets.MESSAGE, 1, 1, b"answer")
+    for data in (
+        b"",
+        whole[:1],
+        whole[:-1],
+        whole + whole,
+        packets.encode_frame(packets.MESSAGE, 1, 1, b"x", done=False),
+        packets.encode_frame(packets.MESSAGE, 2, 1, b"to a call that was not made"),
+        packets.encode_frame(packets.ERROR, 1, 1, packets.encode_error(7, "no")),
+        packets.encode_frame(packets.MESSAGE, 1, 1, b"x" * 200),
+    ):
+        assert client.whole_answer(data) is None
+    assert client_events(client, whole[:-1]) == []
+    assert client.whole_answer(packets.encode_frame(packets.CLOSE_SEND, 1, 2, b"")) is None
+    assert client_events(client, whole[-1:]) == [Message(1, b"answer")]
+    # Ids must grow.
+    assert client.whole_answer(whole) is None
+    with pytest.raises(RemoteProtocolError, match="ids must grow"):
+        client_events(client, whole)
+
+
+def test_an_answer_to_an_earlier_call_is_not_taken_for_one_to_the_last() -> None:
+    client = Client()
+    client.call(RPC, b"first")
+    client.call(RPC, b"second", {"meta": "data"})
+    late = packets.encode_frame(packets.MESSAGE, 1, 1, b"late")
+    assert client.whole_answer(late) is None
+    assert client_events(client, late) == [Message(1, b"late")]
+    client.call(RPC, b"third", {"meta": "data"})
+    assert client.whole_answer(packets.encode_frame(packets.MESSAGE, 3, 1, b"")) == (3, b"")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([1, 2, 2, 2, 3, 4, 5, 6, 6, 20]),
+            st.integers(0, 4),
+            st.integers(0, 3),
+            st.binary(max_size=3),
+            st.booleans(),
+        ),
+        max_size=8,
+    )
+)
+def test_whole_answers_say_what_events_say(
+    frames: list[tuple[int, int, int, bytes, bool]],
+) -> None:
+    clients = [Client(), Client()]
+    for client in clients:
+        for _ in range(3):
+            client.call(RPC, b"request")
+    told: list[list[object]] = [[], []]
+    for kind, stream, message, data, done in frames:
+        frame = packets.encode_frame(kind, stream, message, data, done=done)
+        for client, found in zip(clients, told, strict=True):
+            if client is clients[0] and (whole := client.whole_answer(frame)) is not None:
+                call, answer = whole
+                found.append(Ended(call) if answer is None else Message(call, answer))
+                continue
+            try:
+                found += client_events(client, frame)
+            except RemoteProtocolError as ex:
+                found.append(str(ex))
+        assert told[0] == told[1]
+        if told[0] and isinstance(told[0][-1], str):
+            return

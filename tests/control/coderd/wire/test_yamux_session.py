@@ -382,7 +382,7 @@ def test_an_ended_session_is_not_probed(client: Session) -> None:
 
 def test_a_peer_that_goes_away_gets_no_new_streams(opened: Session) -> None:
     assert feed(opened, frame(GO_AWAY, 0, 0, 0)) == [events.PeerGoingAway()]
-    assert opened.going_away
+    assert not opened.takes_streams
     with pytest.raises(LocalProtocolError, match="going away"):
         opened.open(0.0)
     opened.send(1, b"the open ones go on")
