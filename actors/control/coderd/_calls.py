@@ -28,7 +28,10 @@ _ATTEMPTS = 3
 
 @define(eq=False, kw_only=True)
 class RpcCall:
-    """One call; ``done`` runs in the actor's thread."""
+    """One call that somebody waits for; ``done`` runs in the actor's thread.
+
+    It waits for a coderd that is away, and starts again when that goes away in the middle.
+    """
 
     rpc: str
     request: bytes | Callable[[ApiVersion], bytes]
@@ -36,9 +39,6 @@ class RpcCall:
     done: Callable[[RpcResult], None]
     timeout: float
     """Seconds for coderd to answer."""
-    patient: bool = True
-    """Wait for a coderd that is away, and start again when it goes away in the middle.  Nobody
-    waits for the answer of one that is not patient, so it may be held back for a moment."""
     sent: int = 0
     """How often it was sent; more than once means that coderd may have acted on it before."""
     broken: int = 0
@@ -73,6 +73,26 @@ class Calls:
         call.asked = time.monotonic()
         call.expires = call.asked + self._max_wait
         self._place(call)
+
+    def send(
+        self, rpc: str, request: bytes, timeout: float, done: Callable[[RpcResult], None]
+    ) -> None:
+        """Make a call whose answer nobody waits for: once, if coderd is there now.
+
+        It may be held back for a moment.  ``done`` runs as for :meth:`ask`.
+        """
+        if self._session is None:
+            reason = self._final or f"coderd is away: {self._why_away}"
+            self._run(partial(self._sent, rpc, time.monotonic(), done, Failure(reason, sent=False)))
+            return
+        done = partial(self._sent, rpc, time.monotonic(), done)
+        self._session.call(rpc, request, timeout, done, can_wait=True)
+
+    def _sent(
+        self, rpc: str, asked: float, done: Callable[[RpcResult], None], outcome: RpcResult
+    ) -> None:
+        self._counters.add(rpc, outcome, time.monotonic() - asked)
+        done(outcome)
 
     def connected(self, session: Session) -> None:
         """Send what has waited, in the order in which it came."""
@@ -114,12 +134,9 @@ class Calls:
                 request if isinstance(request, bytes) else request(session.version),
                 timeout,
                 partial(self._answered, call, session),
-                can_wait=not call.patient,
             )
         elif self._final is not None:
             self._conclude(call, Failure(self._final, sent=call.sent > 0))
-        elif not call.patient:
-            self._conclude(call, Failure(f"coderd is away: {self._why_away}", sent=False))
         else:
             self._wait(call)
 
@@ -135,7 +152,7 @@ class Calls:
             )
 
     def _answered(self, call: RpcCall, session: Session, outcome: RpcResult) -> None:
-        if isinstance(outcome, Failure) and (outcome.away or outcome.silent) and call.patient:
+        if isinstance(outcome, Failure) and (outcome.away or outcome.silent):
             # Lost with its session, or with what the line carried as it stood still.
             lost = self._session is not session or session.ended
             if lost:
@@ -145,8 +162,7 @@ class Calls:
             if again and time.monotonic() < call.expires:
                 self._place(call)
                 return
-        self._counters.add(call.rpc, outcome, time.monotonic() - call.asked)
-        call.done(outcome)
+        self._end(call, outcome)
 
     def _conclude(self, call: RpcCall, outcome: RpcResult) -> None:
         if call._alarm is not None:

@@ -236,15 +236,8 @@ class Storing:
             return
         self._moving += 1
         parcel.flying = True
-        self._calls.ask(
-            RpcCall(
-                rpc=rpc,
-                request=data,
-                done=partial(self._answered, parcel, spooled, doubtful),
-                timeout=self._timeout,
-                patient=False,
-            )
-        )
+        done = partial(self._answered, parcel, spooled, doubtful)
+        self._calls.send(rpc, data, self._timeout, done)
 
     def _answered(
         self, parcel: _Parcel, spooled: Spooled, doubtful: bool, outcome: RpcResult

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import cast
 
 import structlog
-from attrs import define, evolve, field
+from attrs import define, field
 
 from aigateway.actors.control.call_counters import CallCounters
 from aigateway.actors.control.coderd._alarms import Alarm, Alarms
@@ -177,7 +177,7 @@ def test_a_record_that_a_line_swallows_goes_back_to_where_it_came_from() -> None
     session, outcomes = StubSession(), list[RpcResult]()
     calls = make_calls(StubAlarms())
     calls.connected(session.seen())
-    calls.ask(evolve(make_call(outcomes), patient=False))
+    calls.send("/x", b"", 1.0, outcomes.append)
     session.asked[0](Failure("no answer", silent=True))
     assert outcomes == [Failure("no answer", silent=True)]
 
@@ -186,9 +186,26 @@ def test_a_call_that_nobody_waits_for_is_not_made_again() -> None:
     session, outcomes = StubSession(), list[RpcResult]()
     calls = make_calls(StubAlarms())
     calls.connected(session.seen())
-    calls.ask(evolve(make_call(outcomes), patient=False))
+    calls.send("/x", b"", 1.0, outcomes.append)
     session.asked[0](Failure("broken", broken=True))
     assert outcomes == [Failure("broken", broken=True)]
+
+
+def test_a_call_that_nobody_waits_for_does_not_wait_for_a_coderd_that_is_away() -> None:
+    outcomes = list[RpcResult]()
+    calls = make_calls(StubAlarms())
+    calls.send("/x", b"", 1.0, outcomes.append)
+    calls.unreachable("no route")
+    calls.send("/x", b"", 1.0, outcomes.append)
+    calls.give_up("the key was refused")
+    calls.send("/x", b"", 1.0, outcomes.append)
+    texts = [outcome.text for outcome in outcomes if isinstance(outcome, Failure)]
+    assert texts == [
+        "coderd is away: coderd has not been reached yet",
+        "coderd is away: no route",
+        "the key was refused",
+    ]
+    assert not any(outcome.sent for outcome in outcomes if isinstance(outcome, Failure))
 
 
 def test_only_a_call_that_nobody_waits_for_may_be_held_back() -> None:
@@ -196,7 +213,7 @@ def test_only_a_call_that_nobody_waits_for_may_be_held_back() -> None:
     calls = make_calls(StubAlarms())
     calls.connected(session.seen())
     calls.ask(make_call(outcomes))
-    calls.ask(evolve(make_call(outcomes), patient=False))
+    calls.send("/x", b"", 1.0, outcomes.append)
     assert session.held == [False, True]
 
 
