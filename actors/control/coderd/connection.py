@@ -231,6 +231,7 @@ class CoderdConnection(GatewayActor):
         # PERF: what is asked of coderd leaves in one message with what those ask who wait here.
         if self.actor_inbox.empty() or self._unflushed >= _FLUSH_AFTER:
             self._unflushed = 0
+            self._storing.tell()
             if self._session is not None:
                 self._session.flush_pressing()
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import queue
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from attrs import evolve
@@ -15,9 +16,10 @@ from fake_coderd import FakeCoderd
 
 from aigateway.actors.actor.base import Crash, Reply, new_reply
 from aigateway.actors.actor.tree import ActorTree
-from aigateway.actors.control.coderd._storing import is_wrong
+from aigateway.actors.control.coderd._calls import Calls
+from aigateway.actors.control.coderd._storing import Storing, is_wrong
 from aigateway.actors.control.coderd.wire import coderd_pb2 as pb
-from aigateway.actors.control.marks import Fate
+from aigateway.actors.control.marks import PARCEL_BITS, Fate
 from aigateway.actors.control.messages import (
     Accepted,
     Begin,
@@ -25,6 +27,7 @@ from aigateway.actors.control.messages import (
     Stored,
     StoreRecords,
 )
+from aigateway.actors.control.rpc_results import Refusal, RpcAnswer, RpcResult
 from aigateway.actors.recorder.messages import Append, Flushed
 from aigateway.actors.recorder.recorder import Recorder
 from aigateway.actors.values.records import InterceptionEnded, TokenUsage
@@ -476,3 +479,79 @@ def test_records_survive_a_coderd_that_comes_and_goes(coderd: FakeCoderd) -> Non
             assert distinct == [str(number) for number in range(20)]
         total = len(coderd.deployment.stored())
         assert 200 <= total <= 200 + 3 * 32
+
+
+class Told:
+    """Takes what is told, as a recorder does."""
+
+    def __init__(self) -> None:
+        self.stored: list[Stored] = []
+
+    def tell(self, message: Stored) -> None:
+        self.stored.append(message)
+
+
+class HeldCalls:
+    """Keeps calls until a test answers them."""
+
+    def __init__(self) -> None:
+        self.open: list[Callable[[RpcResult], None]] = []
+
+    def send(
+        self, _rpc: str, _request: bytes, _timeout: float, done: Callable[[RpcResult], None]
+    ) -> None:
+        self.open.append(done)
+
+    def answer_all(self, outcome: RpcResult) -> None:
+        answered, self.open = self.open, []
+        for done in answered:
+            done(outcome)
+
+
+def held_storing() -> tuple[Storing, HeldCalls]:
+    calls = HeldCalls()
+    storing = Storing(
+        cast(Calls, calls),
+        lambda _begin, _answer: None,
+        lambda action: action(),
+        lambda _seconds, _action: None,
+        timeout=1.0,
+        start_timeout=1.0,
+        parallel=4,
+    )
+    return storing, calls
+
+
+def parcel_of_one(number: int) -> tuple[Spooled, ...]:
+    return (Spooled(number << PARCEL_BITS, prompt(owner(), "hello")),)
+
+
+def test_what_is_known_in_one_turn_is_told_in_one_message() -> None:
+    (storing, calls), one, other = held_storing(), Told(), Told()
+    storing.store(StoreRecords((parcel_of_one(1), parcel_of_one(2)), cast(Any, one), ticket="a"))
+    storing.store(StoreRecords((parcel_of_one(3),), cast(Any, one), ticket="b"))
+    storing.store(StoreRecords((parcel_of_one(4),), cast(Any, other), ticket="a"))
+    assert len(calls.open) == 4
+    calls.open.pop(1)(Refusal("invalid prompt"))
+    calls.answer_all(RpcAnswer(b""))
+    assert (one.stored, other.stored) == ([], [])
+    storing.tell()
+    storing.tell()
+    assert one.stored == [
+        Stored((1 << PARCEL_BITS,), {}, {2 << PARCEL_BITS: "invalid prompt"}),
+        Stored((3 << PARCEL_BITS,), {}),
+    ]
+    assert [stored.ticket for stored in one.stored] == ["a", "b"]
+    assert other.stored == [Stored((4 << PARCEL_BITS,), {})]
+
+
+def test_at_the_end_what_is_known_is_told_and_what_becomes_known_at_once() -> None:
+    (storing, calls), told, ended = held_storing(), Told(), list[str]()
+    storing.store(StoreRecords((parcel_of_one(1), parcel_of_one(2)), cast(Any, told)))
+    calls.open.pop(0)(RpcAnswer(b""))
+    storing.release("stopped", lambda: ended.append("ended"), died=False)
+    assert told.stored == [Stored((1 << PARCEL_BITS,), {})]
+    assert ended == []
+    calls.answer_all(RpcAnswer(b""))
+    assert told.stored[1:] == [Stored((2 << PARCEL_BITS,), {})]
+    assert ended == ["ended"]
