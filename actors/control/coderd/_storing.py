@@ -52,6 +52,7 @@ session often ends a moment later, with whatever is on its way."""
 _ENDED_BEFORE: Final = ("end interception: ", "no rows in result set")
 """How coderd's refusal of an end begins, and what stands in it, when there is nothing to end: the
 interception has an end, or does not exist."""
+_HERE: Final = Fate.HERE
 _FEW: Final = 4
 """Interceptions that move at once while there is no queue: what is in the air is in doubt when
 the connection breaks."""
@@ -219,34 +220,33 @@ class Storing:
             ended()
 
     def _move(self) -> None:
-        while self._ready and self._moving < self._allowed:
-            self._go_on(self._ready.popleft())
-
-    @property
-    def _allowed(self) -> int:
-        """Parcels that may move now: the more, the longer the queue."""
-        return min(self._parallel, _FEW + len(self._ready) // 2)
+        ready, parallel = self._ready, self._parallel
+        # The more may move, the longer the queue.
+        while ready and self._moving < parallel and self._moving < _FEW + len(ready) // 2:
+            self._go_on(ready.popleft())
 
     def _go_on(self, parcel: _Parcel) -> None:
         """Send the first record of a parcel, unless that is wrong or has been sent."""
         spooled, marks = parcel.first(), parcel.marks
         seq = spooled.seq
         fate = marks.fate(seq)
-        if fate is Fate.STORED:
-            self._arrived(parcel, seq)
-            return
-        if fate is Fate.FLYING:
-            # Sent by the control plane before this one.
-            landed = partial(self._run, partial(self._landed, parcel))
-            if not marks.on_landing(seq, landed):
-                self._ready.appendleft(parcel)
-            return
+        # PERF: an enumeration finds its members by a call, and nearly all records are here.
+        if fate is not _HERE:
+            if fate is Fate.STORED:
+                self._arrived(parcel, seq)
+                return
+            if fate is Fate.FLYING:
+                # Sent by the control plane before this one.
+                landed = partial(self._run, partial(self._landed, parcel))
+                if not marks.on_landing(seq, landed):
+                    self._ready.appendleft(parcel)
+                return
         try:
             rpc, data = encode_record(spooled.record)
         except RecordError as ex:
             self._reject(parcel, seq, str(ex))
             return
-        doubtful = marks.doubtful(seq)
+        doubtful = fate is not _HERE and marks.doubtful(seq)
         if not marks.depart(seq):
             self._send_back(parcel, "too much waits to be deleted from the spool", away=True)
             return
