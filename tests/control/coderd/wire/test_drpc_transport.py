@@ -113,7 +113,9 @@ def test_an_error_carries_a_code_and_a_text(server: Server) -> None:
     assert server.data_to_send() == bytes.fromhex("0701010a 00000000000003e9") + b"no"
 
 
-@pytest.mark.parametrize("number", [0, 1, 127, 128, 300, 16384, 2**32, 2**63, 2**64 - 1])
+@pytest.mark.parametrize(
+    "number", [0, 1, 127, 128, 300, 16383, 16384, 2**21 - 1, 2**21, 2**32, 2**63, 2**64 - 1]
+)
 def test_numbers_are_read_as_they_are_written(number: int) -> None:
     written = encode_varint(number)
     assert decode_varint(written, 0) == (number, len(written))
