@@ -360,7 +360,7 @@ class McpTools(GatewayActor):
         if answer.servers or not answer.for_all:
             self._shelf.somebody_may_have()
         else:
-            # PERF: a user's first request takes an eighth less.
+            # PERF: two questions less for each user's first request.
             self._shelf.nobody_has_any(user.tool_set, self._clock() + NOBODY_FOR)
         self._repeat_refused(user)
         self._finish_when_all_told(user)
