@@ -186,13 +186,14 @@ class Gateway:
             _count(self.metrics, call, how, failed, seconds, overhead)
 
     def _relay(self, front: _Front, call: Call, relayed: Relayed) -> None:
-        body = relayed.body
+        # What is kept for as long as the answer takes is not all of it.
+        body, status = relayed.body, relayed.status
 
         def finished(how: Finished) -> None:
             self._leave(call)
             if how.outcome == "refused":
                 _note(call, Reason.STOPPING)
-            self._over(call, how.status or relayed.status, how, failed=body.failed)
+            self._over(call, how.status or status, how, failed=body.failed)
             call.trace.finished(how.outcome)
 
         def instead(status: int, data: bytes) -> bool:
@@ -206,9 +207,9 @@ class Gateway:
 
         body.finished, body.instead = finished, instead
         call.trace.relaying()
-        status = f"{relayed.status} {relayed.reason or 'Unknown'}"
+        line = f"{status} {relayed.reason or 'Unknown'}"
         headers = _headers(call, relayed)
-        front.exactly(status, without_cors(headers) if self._cors is not None else headers, body)
+        front.exactly(line, without_cors(headers) if self._cors is not None else headers, body)
 
     def _answer(self, front: _Front, resp: falcon.Response, call: Call, answer: Answer) -> None:
         """The gateway answers by itself."""

@@ -363,7 +363,8 @@ class Provider(GatewayActor):
 
     def _next(self, now: float) -> None:
         """Somebody may be free: serve who waits longest, else see whether all is done."""
-        job = self._pool.next_waiting() if self._pool.has_room else None
+        pool = self._pool
+        job = pool.next_waiting() if pool.waiting and pool.has_room else None
         if job is not None:
             self._place(job, now)
         elif self._retired:

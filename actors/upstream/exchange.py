@@ -259,6 +259,8 @@ class Exchange:
         "_closed_well",
         "_connection",
         "_fault",
+        "_framed",
+        "_idle_limit",
         "_interrupted",
         "_keep_alive",
         "_parser",
@@ -294,6 +296,9 @@ class Exchange:
         self.status = 0
         self.reason = ""
         self.headers: Headers = ()
+        self._framed: bool | None = None
+        """What headers that are forgotten said of the body's end, and below of the connection's."""
+        self._idle_limit: float | None = None
         self.complete = False
         """The end of the body was proven by its framing."""
         self.broken = False
@@ -454,7 +459,10 @@ class Exchange:
 
     def _end(self) -> None:
         self.complete = True
-        self._connection.idle_until = time.monotonic() + idle_limit(self.headers)
+        limit = self._idle_limit
+        if limit is None:
+            limit = idle_limit(self.headers)
+        self._connection.idle_until = time.monotonic() + limit
 
     def _receive_early(self, data: bytes) -> bool:
         """Take what came while the request was sent; an error means: send no more."""
@@ -472,14 +480,17 @@ class Exchange:
         self.broken = True
         if self._interrupted:
             raise GatewayEnds(self._interrupted)
-        for name, value in self.headers:
-            name = name.lower()
-            if name == "content-length" or (
-                name == "transfer-encoding" and "chunked" in value.lower()
-            ):
-                raise UpstreamCut("the upstream closed the connection inside its answer")
+        if _is_framed(self.headers) if self._framed is None else self._framed:
+            raise UpstreamCut("the upstream closed the connection inside its answer")
         self._closed_well = True
         return b""
+
+    def forget_headers(self) -> None:
+        """Nobody reads them any more, and the answer may take long."""
+        if not self.complete:
+            self._framed = _is_framed(self.headers)
+            self._idle_limit = idle_limit(self.headers)
+            self.headers = ()
 
     def unread(self, data: bytes) -> None:
         """Let :meth:`read` return this next: what it returned before, perhaps edited."""
@@ -523,6 +534,15 @@ class Exchange:
             self.copy.close()
         # The parser knows the exchange: without this only the garbage collector would end them.
         del self._parser
+
+
+def _is_framed(headers: Headers) -> bool:
+    """Whether they tell where the body ends."""
+    for name, value in headers:
+        name = name.lower()
+        if name == "content-length" or (name == "transfer-encoding" and "chunked" in value.lower()):
+            return True
+    return False
 
 
 def idle_limit(headers: Iterable[tuple[str, str]]) -> float:

@@ -259,7 +259,7 @@ class Rounds:
     recording: Recording
     token: str
     request: UpstreamRequest
-    """The first round's; of the others only the body is another."""
+    """The first round's without its body; each other round has one of its own."""
     config: ProviderConfig
     headers: Headers
     """Of the newest round's answer."""

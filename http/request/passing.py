@@ -276,6 +276,8 @@ def _relayed(
     def error_body(status: int, message: str) -> bytes:
         return api_error(config.type, status, message, reason=Reason.PROVIDER).body
 
+    # A long answer does not need it.
+    call.inbound.body = b""
     exchange = opened.exchange
     body = Body(answer, passed(answer, watch), error_body)
     return Relayed(exchange.status, exchange.reason, exchange.headers, body)

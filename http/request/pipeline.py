@@ -285,6 +285,9 @@ class Pipeline:
             interception.keepalives = answering.keepalive_ping > 0
         patience = Patience.with_provider(answering, route.api, self.settings.keepalive_ping)
         headers = recording.begin_answer(result, asked=(config.name, call.model))
+        # Neither is needed any more, and a stream may take long.
+        call.inbound.body = b""
+        result.exchange.forget_headers()
         answer = OpenAnswer(result, patience, recording)
         if (refusal := _refusal(interception, answered=True)) is not None:
             answer.drop("the upstream's answer cannot be relayed")
@@ -297,7 +300,7 @@ class Pipeline:
                 loop=interception,
                 recording=recording,
                 token=presented.token,
-                request=request,
+                request=evolve(request, body=b""),
                 config=config,
                 headers=headers,
                 rules=capped(caller, credential),

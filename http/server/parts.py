@@ -186,6 +186,8 @@ class GatewayResponse(Response):  # type: ignore[misc]  # gunicorn has no types
         if not self.headers_sent:
             head = self._head()
             self.headers_sent = True
+            # The rest of the answer may take long.
+            self.headers.clear()
             if len(arg) > _JOINED_UP_TO:
                 self._send(head)
                 head = b""

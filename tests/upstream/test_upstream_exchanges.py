@@ -188,6 +188,38 @@ def test_a_cut_body_is_told_after_what_had_come(scripted_provider, kept, start, 
         exchange.read()
 
 
+@pytest.mark.parametrize("start", [LENGTH, CHUNKED + b"9\r\n", b"HTTP/1.1 200 OK\r\n\r\n"])
+def test_an_answer_whose_headers_are_forgotten_ends_as_they_said(scripted_provider, kept, start):
+    arrived = threading.Event()
+    scripted_provider.play([start + b"hel", WaitFor(arrived), Close()])
+    exchange = begin(kept)
+    exchange.forget_headers()
+    assert exchange.headers == ()
+    exchange.set_quiet(PATIENCE)
+    assert exchange.read() == b"hel"
+    arrived.set()
+    if start.endswith(b"OK\r\n\r\n"):
+        assert exchange.read() == b""
+    else:
+        with pytest.raises(UpstreamCut):
+            exchange.read()
+
+
+@pytest.mark.parametrize(("told", "seconds"), [(b"60", 54), (b"0", 0)])
+def test_how_long_a_connection_may_be_idle_outlives_the_headers(
+    scripted_provider, kept, told, seconds
+):
+    arrived = threading.Event()
+    head = LENGTH.replace(b"\r\n", b"\r\nKeep-Alive: timeout=" + told + b"\r\n", 1)
+    scripted_provider.play([head + b"hel", WaitFor(arrived), b"lo"])
+    exchange = begin(kept)
+    exchange.forget_headers()
+    arrived.set()
+    assert read_all(exchange) == b"hello"
+    left = exchange.connection.idle_until - exchange.last_data_at
+    assert left == pytest.approx(seconds, abs=0.5)
+
+
 def test_broken_framing_is_told_after_what_was_good(scripted_provider, kept):
     scripted_provider.play([CHUNKED + chunk(b"good") + b"no chunk\r\n", Close()])
     exchange = begin(kept)
