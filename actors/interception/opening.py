@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Final, TypeAlias
 
 from attrs import evolve
@@ -92,7 +93,17 @@ def open_interception(
             return GeminiInterception(
                 *read_gemini_request(id, readable, body, headers, model=model, streaming=streaming)
             )
-        request, made = _read(api, id, readable, body, content_encoding, headers, ask_usage)
+        made: _Maker
+        if api == CHAT_COMPLETIONS:
+            request, withholds, choices = read_chat_request(
+                id, readable, body, content_encoding, headers, ask_usage=ask_usage
+            )
+            made = partial(ChatInterception, withholds=withholds, choices=choices)
+        elif api in _OF_BODIES:
+            read, made = _OF_BODIES[api]
+            request = read(id, readable, body, headers)
+        else:
+            raise ValueError(f"unknown API {api!r}")
         if model:
             # Only where the path names the model it may say that a stream is asked for, too.
             request = evolve(request, model=model, streaming=streaming or request.streaming)
@@ -117,27 +128,6 @@ _OF_BODIES: Final[
     MODERATION: (read_model_call, ModerationInterception),
     GEMINI_EMBEDDING: (read_model_call, GeminiEmbeddingInterception),
 }
-
-
-def _read(
-    api: str,
-    id: str,
-    readable: bytes,
-    body: bytes,
-    content_encoding: str,
-    headers: Headers,
-    ask_usage: bool,
-) -> tuple[ClientRequest, _Maker]:
-    """The request, and what makes its interception of it."""
-    if api == CHAT_COMPLETIONS:
-        request, withholds, choices = read_chat_request(
-            id, readable, body, content_encoding, headers, ask_usage=ask_usage
-        )
-        return request, lambda request: ChatInterception(request, withholds, choices)
-    if api not in _OF_BODIES:
-        raise ValueError(f"unknown API {api!r}")
-    read, made = _OF_BODIES[api]
-    return read(id, readable, body, headers), made
 
 
 def with_tools(
