@@ -124,8 +124,10 @@ class ManyStreams(Scenario):
         return [Variant(f"{options.many_streams} streams", options.many_streams)]
 
     def files(self, options: Options) -> int:
-        # A connection on each side of each stream, should one worker get all of them.
-        return 2 * options.many_streams
+        # The driver and the imitation have one for each stream, a worker two for each of its own:
+        # half as many again as its share, or all that there are.
+        streams = options.many_streams
+        return max(streams, math.ceil(2 * streams * min(1.0, 1.5 / options.workers)))
 
     def run(self, stand: Stand, variant: Variant) -> Outcome:
         options, count = stand.options, int(variant.value)
