@@ -385,7 +385,8 @@ class Recording:
         """Feed bytes of the answer; returns what goes to the client."""
         interception = self.interception
         out = interception.receive_data(arrived, time.time())
-        self._collect()
+        if records := interception.take_records():
+            self._keep(records)
         return out
 
     def end(self, *, framed: bool) -> bytes:
@@ -434,17 +435,19 @@ class Recording:
             trace.ended()
 
     def _collect(self) -> None:
-        records = self.interception.take_records()
-        if records:
-            if self._provider_model or self.provider_name:
-                records = [self._with_answerer(record) for record in records]
-            self.tokens += [each for each in records if isinstance(each, TokenUsage)]
-            if self._observe is not None:
-                self._observe(records)
-            records = self._policy.kept(records)
-            self.ledger.add(records)
-            if self.trace is not None:
-                self.trace.found(records)
+        if records := self.interception.take_records():
+            self._keep(records)
+
+    def _keep(self, records: list[UsageRecord]) -> None:
+        if self._provider_model or self.provider_name:
+            records = [self._with_answerer(record) for record in records]
+        self.tokens += [each for each in records if isinstance(each, TokenUsage)]
+        if self._observe is not None:
+            self._observe(records)
+        records = self._policy.kept(records)
+        self.ledger.add(records)
+        if self.trace is not None:
+            self.trace.found(records)
 
     def _with_answerer(self, record: UsageRecord) -> UsageRecord:
         """Tokens cost what the model that was called costs, with whom it was called; what the

@@ -389,8 +389,10 @@ class Exchange:
                 return b""
             if self.broken:
                 raise UpstreamCut("the framing of the upstream's answer is broken")
+            connection = self._connection
+            began = connection.waiting_since = time.monotonic()
             try:
-                arrived = self._receive()
+                arrived = connection.incoming.recv(READ_SIZE)
             except TimeoutError as ex:
                 raise Quiet from ex
             except (OSError, ValueError) as ex:
@@ -398,23 +400,17 @@ class Exchange:
                 raise self._cut(f"the upstream broke off: {_text_of(ex)}") from ex
             if not arrived:
                 return self._closed()
-            self.last_data_at = time.monotonic()
-            self._let_others_on()
+            now = self.last_data_at = time.monotonic()
+            if now - began > _WAIT:
+                self._turn_began = now
+            elif now - self._turn_began > TURN:
+                # While there is something to read and room to write, neither waits, and nobody else
+                # has a turn.
+                time.sleep(_NEXT_TURN)
+                self._turn_began = time.monotonic()
             if self.status == SWITCHED:
                 return arrived
             self._feed(arrived)
-
-    def _let_others_on(self) -> None:
-        """Give way when what arrives has kept this greenlet, or thread, busy for its turn.
-
-        Nothing else would: while there is something to read and room to write, neither waits.
-        """
-        now = self.last_data_at
-        if now - self._connection.waiting_since > _WAIT:
-            self._turn_began = now
-        elif now - self._turn_began > TURN:
-            time.sleep(_NEXT_TURN)
-            self._turn_began = time.monotonic()
 
     @property
     def switched(self) -> bool:

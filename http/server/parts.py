@@ -179,6 +179,13 @@ class GatewayResponse(Response):  # type: ignore[misc]  # gunicorn has no types
 
     def write(self, arg: bytes) -> None:
         """Send a piece of the body, and the head if it is the first one."""
+        if self.headers_sent and self.chunked and arg:
+            # PERF: the next piece of a stream, at three calls less.
+            self.sent += len(arg)
+            data = b"%X\r\n%b\r\n" % (len(arg), arg)
+            if (sent := self.sock.send(data)) < len(data):
+                self.sock.sendall(memoryview(data)[sent:])
+            return
         if not self._is_plain(arg):
             super().write(arg)
             return
