@@ -29,6 +29,7 @@ from functools import lru_cache
 from hashlib import blake2b, sha256
 from typing import Literal, TypeAlias
 
+from attrs import field
 from msgspec import Raw
 
 from aigateway.actors.codec.headers import Headers, first_of, has_any
@@ -371,6 +372,30 @@ _SIZE = 16
 """Bytes of a session's digest: more than enough to tell sessions apart."""
 
 
+_Sought: TypeAlias = tuple[bytes, re.Pattern[bytes]]
+"""A name between quotes, and what follows where it is a member's."""
+
+
+class Naming:
+    """Whether a body names something that one account alone knows.
+
+    PERF: it is looked for when that is asked, since it costs nearly as much as reading the body:
+    where there is one key it is asked when that is refused.
+    """
+
+    __slots__ = ("_found", "_readable", "_sought")
+
+    def __init__(self, readable: bytes, sought: tuple[_Sought, ...]) -> None:
+        self._readable, self._sought = readable, sought
+        self._found: bool | None = None
+
+    def __bool__(self) -> bool:
+        if self._found is None:
+            self._found = _has_any(self._readable, self._sought)
+            self._readable = b""
+        return self._found
+
+
 @frozen
 class Opening:
     """What a request's body says about where it belongs."""
@@ -378,8 +403,8 @@ class Opening:
     conversation: Conversation | None = None
     """Which begins with what tells it from others; None where a later request need not repeat
     that."""
-    bound: bool = False
-    """It names something that one account alone knows."""
+    binding: bool | Naming = field(default=False, eq=bool, repr=False)
+    """Whether it names something that one account alone knows."""
     stays: bool = False
     """Later requests of its conversation may."""
     names_stored: bool = False
@@ -423,10 +448,14 @@ class Affinity:
 
     session: str = ""
     """The same for all requests of a session, in every process; empty: none is known."""
-    bound: bool = False
-    """Send it with the key of its session or not at all."""
+    binding: bool | Naming = field(default=False, eq=bool, repr=False)
+    """Whether to send it with the key of its session or not at all."""
     stays: bool = False
     """Its session has the same key in all processes, however busy that is."""
+
+    @property
+    def bound(self) -> bool:
+        return bool(self.binding)
 
 
 NO_AFFINITY = Affinity()
@@ -438,7 +467,6 @@ _STORED = ("/responses/", "/conversations", "/cachedContents")
 # looked at there, and names that may stand anywhere are found only in bodies that may have them.
 # The pattern is tried where a name was found.  Inside a string quotes are escaped, so a name that
 # stands between bare quotes in front of a colon is a member's.
-_Sought: TypeAlias = tuple[bytes, re.Pattern[bytes]]
 
 
 def _sought(name: bytes, value: bytes) -> _Sought:
@@ -466,7 +494,7 @@ def opening_of_messages(messages: Conversation, container: Raw, readable: bytes)
     named = not is_null(container) and (
         text(container) is not None or text(members(container).get("id")) is not None
     )
-    return Opening(messages, named or _has_any(readable, _FILE))
+    return Opening(messages, named or Naming(readable, _FILE))
 
 
 def opening_of_completion(messages: Conversation) -> Opening:
@@ -488,15 +516,15 @@ def opening_of_response(
     conversation cannot be told by its beginning.
     """
     sought = _IN_ITEMS if _PLAIN_TOOLS.issuperset(tools) else (*_IN_ITEMS, *_IN_TOOLS)
-    bound = goes_on or _has_any(readable, sought)
-    return Opening(None, bound, stays=True, names_stored=names_stored, stored=stored)
+    binding = goes_on or Naming(readable, sought)
+    return Opening(None, binding, stays=True, names_stored=names_stored, stored=stored)
 
 
 def opening_of_gemini(contents: Conversation, *, cached: bool) -> Opening:
     """What a request to Gemini's API says; it may name what is ``cached``, which was put there by
     a request that had no conversation."""
     if cached:
-        return Opening(None, bound=True, stays=True, names_stored=True)
+        return Opening(None, binding=True, stays=True, names_stored=True)
     return Opening(contents)
 
 
@@ -510,11 +538,11 @@ def affinity_of(
     """
     if alone:
         # PERF: most providers have one key.
-        return Affinity("", bound=True) if opening.bound else NO_AFFINITY
+        return NO_AFFINITY if opening.binding is False else Affinity("", opening.binding)
     first = b""
     if not session_id and opening.conversation is not None:
         first = _digest(_first_said(opening.conversation))
-    return Affinity(_session(session_id, user_id, first), opening.bound, opening.stays)
+    return Affinity(_session(session_id, user_id, first), opening.binding, opening.stays)
 
 
 def is_about_stored(route: str) -> bool:

@@ -249,7 +249,7 @@ class KeyPool:
         """The keys that may serve a request, the one that should first."""
         session = affinity.session
         order = self._sessions.order(session, self._inflight, now, stays=affinity.stays)
-        if not affinity.bound or not session:
+        if not session or not affinity.bound:
             return order
         account = self._sessions.account(session, now)
         return order[:1] if account is None else [account]

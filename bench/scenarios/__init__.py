@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.scenarios.agents import Agents
 from bench.scenarios.base import Column, Outcome, Scenario, Variant
-from bench.scenarios.blocking import Blocking, FixedRate, KeyFlood, Prompts
+from bench.scenarios.blocking import AgentRequest, Blocking, FixedRate, KeyFlood, Prompts
 from bench.scenarios.caps import Caps
 from bench.scenarios.growth import Growth
 from bench.scenarios.injected import Injected
@@ -34,6 +34,7 @@ def all_scenarios() -> list[Scenario]:
         FixedRate(),
         Streams(),
         ManyStreams(),
+        AgentRequest(),
         Prompts(),
         KeyFlood(),
         Disconnects(),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bench.conversations import conversation
 from bench.load import CallsSpec, LoadResult, Target
 from bench.options import Options
+from bench.payloads import raw_request
 from bench.scenarios.base import (
     Column,
     Outcome,
@@ -19,7 +21,7 @@ from bench.stand import Stand
 from bench.systems import System
 from bench.window import Observed
 
-__all__ = ["Blocking", "FixedRate", "KeyFlood", "Prompts"]
+__all__ = ["AgentRequest", "Blocking", "FixedRate", "KeyFlood", "Prompts"]
 
 _SATURATION = (
     Column("requests_per_s", "requests/s", better="high"),
@@ -29,6 +31,8 @@ _SATURATION = (
     Column("p99_ms", "p99 ms", 2),
     Column("private_mb", "private MB"),
 )
+_AGENT_BYTES = (100_000, 455_000)
+"""An agent's request after some turns, and late in a session."""
 
 
 def _costs(load: LoadResult, observed: Observed) -> dict[str, float]:
@@ -95,6 +99,28 @@ class Prompts(Scenario):
     def run(self, stand: Stand, variant: Variant) -> Outcome:
         target = stand.target(stand.options.apis, tokens=int(variant.value))
         return _saturate(stand, target, 16)
+
+
+class AgentRequest(Scenario):
+    name = "agent-request"
+    title = "A request of a coding agent"
+    about = (
+        "As at saturation with 16 connections; each request is a coding agent's conversation of"
+        " this size, with 40 tools, thinking, results of tools and pictures. The answer is no"
+        " stream: what is measured is the request."
+    )
+    columns = _SATURATION
+    versus = "KB"
+
+    def variants(self, options: Options) -> list[Variant]:
+        return [Variant(f"{size // 1000} KB", size) for size in _AGENT_BYTES]
+
+    def run(self, stand: Stand, variant: Variant) -> Outcome:
+        endpoint = stand.running.endpoints["messages"]
+        size = int(variant.value)
+        asked = conversation(1, turns=40, first=20_000, last=size, model=endpoint.model)
+        body = asked.body(asked.turns - 1).replace(b'"stream":true,', b"", 1)
+        return _saturate(stand, stand.sending(raw_request(endpoint, body)), 16)
 
 
 class KeyFlood(Scenario):

@@ -52,7 +52,7 @@ def test_requests_of_a_conversation_belong_together_without_a_sessions_name(api:
 def test_where_there_is_one_place_only_nobody_asks_what_belongs_to_it() -> None:
     body = json.dumps({"model": "m", "messages": [USER], "container": "c"}).encode()
     bound = open_interception(MESSAGES, id="i", body=body).opening
-    assert affinity_of("s", "u", bound, alone=True) == Affinity(bound=True)
+    assert affinity_of("s", "u", bound, alone=True) == Affinity(binding=True)
     body = json.dumps({"model": "m", "messages": [USER]}).encode()
     free = open_interception(MESSAGES, id="i", body=body).opening
     assert affinity_of("s", "u", free, alone=True) == Affinity()
@@ -149,7 +149,7 @@ def test_what_one_account_alone_knows_binds_a_request(
     for separators in ((",", ":"), (" , ", " : ")):
         body = encode(json.dumps(document, separators=separators).encode(), coding)
         interception = open_interception(api, id="i", body=body, content_encoding=coding)
-        assert interception.opening.bound
+        assert interception.opening.binding
 
 
 FREE = [
@@ -186,5 +186,5 @@ def test_a_large_body_is_read_in_time_that_grows_with_its_size_alone() -> None:
     assert len(body) > 12_000_000
     began = time.process_time()
     interception = open_interception(RESPONSES, id="i", body=body)
-    assert not interception.opening.bound
+    assert not interception.opening.binding
     assert time.process_time() - began < 5

@@ -12,7 +12,7 @@ from aigateway.actors.providers.keypool import Key, KeyPool, Subject, Walker
 KEYS = tuple(f"sk-key-{number}-0123456789abcd" for number in range(4))
 LONGEST = 300.0
 SUBJECTS = [Subject.model("a"), Subject.model("b"), Subject.route("a"), Subject.route("/v1/models")]
-SESSIONS = [Affinity(), Affinity("one"), Affinity("two"), Affinity("one", bound=True)]
+SESSIONS = [Affinity(), Affinity("one"), Affinity("two"), Affinity("one", binding=True)]
 WALL = 1_764_000_000.0
 
 

@@ -420,7 +420,7 @@ def test_a_key_that_was_refused_is_asked_about_its_success():
 
 def test_a_bound_request_takes_no_other_key_and_no_other_provider():
     strategy, _ = decide(fallback="spare")
-    bound = Affinity("session", bound=True)
+    bound = Affinity("session", binding=True)
     for status in (403, 429):
         step = answered(
             strategy, begin(strategy, affinity=bound, model=str(status)), status, (), NOW
@@ -435,7 +435,7 @@ def test_a_bound_request_takes_no_other_key_and_no_other_provider():
 @pytest.mark.parametrize(("seconds", "waits"), [("10", True), ("11", False)])
 def test_a_bound_request_waits_once_for_a_key_that_is_back_soon(seconds, waits):
     strategy, _ = decide()
-    bound = Affinity("session", bound=True)
+    bound = Affinity("session", binding=True)
     limited = [("Retry-After", seconds)]
     answered(strategy, begin(strategy, affinity=bound), 429, limited, NOW)
     job, step = strategy.begin(make_perform(affinity=bound), "m", math.inf, NOW)

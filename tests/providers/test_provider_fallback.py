@@ -151,7 +151,7 @@ def test_zero_seconds_mean_never_on_time_alone(scripted_provider, other_provider
         assert (opened.exchange.status, rig.finish(opened)) == (404, b"ok")
 
 
-BOUND = Affinity("session", bound=True)
+BOUND = Affinity("session", binding=True)
 
 
 @pytest.mark.parametrize("changes", [{"credential": OWN}, {"affinity": BOUND}])
