@@ -395,6 +395,10 @@ class Naming:
             self._readable = b""
         return self._found
 
+    def forget_body(self) -> None:
+        """It will not be asked for any more."""
+        self._readable = b""
+
 
 @frozen
 class Opening:
@@ -456,6 +460,11 @@ class Affinity:
     @property
     def bound(self) -> bool:
         return bool(self.binding)
+
+    def forget_body(self) -> None:
+        """The request's only answer has begun: nothing depends on this any more."""
+        if isinstance(self.binding, Naming):
+            self.binding.forget_body()
 
 
 NO_AFFINITY = Affinity()

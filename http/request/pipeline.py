@@ -307,6 +307,7 @@ class Pipeline:
                 max_wait=self.settings.max_wait,
             )
             return follow(rounds, answer)
+        request.affinity.forget_body()
         return Relayed(
             result.exchange.status,
             result.exchange.reason,
