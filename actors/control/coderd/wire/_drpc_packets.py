@@ -12,7 +12,6 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from ._protocol import InputBuffer, LocalProtocolError, RemoteProtocolError
-from ._varints import decode_varint, encode_varint
 
 __all__ = [
     "CANCEL",
@@ -29,11 +28,13 @@ __all__ = [
     "WHOLE_MESSAGE",
     "decode_error",
     "decode_metadata",
+    "decode_varint",
     "encode_error",
     "encode_frame",
     "encode_message",
     "encode_metadata",
     "encode_request",
+    "encode_varint",
 ]
 
 INVOKE: Final = 1
@@ -50,6 +51,9 @@ MAX_PACKET: Final = 4 * 1024 * 1024
 _SPLIT: Final = 64 * 1024
 _DONE: Final = 0x01
 _CONTROL: Final = 0x80
+_MAX_UINT64: Final = 0xFFFFFFFFFFFFFFFF
+_SHORT: Final = tuple(bytes((number,)) for number in range(0x80))
+"""Numbers of one byte."""
 
 _INVOKE: Final = bytes((INVOKE << 1 | _DONE,))
 _MESSAGE: Final = bytes((MESSAGE << 1 | _DONE,))
@@ -67,6 +71,39 @@ class Packet(NamedTuple):
     message: int
     data: bytes
     control: bool
+
+
+def encode_varint(number: int) -> bytes:
+    """Encode a number that is not negative."""
+    # PERF: two of these for each call; streams carry very many.
+    if number < 0x80:
+        return _SHORT[number]
+    if number < 0x4000:
+        return bytes((number & 0x7F | 0x80, number >> 7))
+    if number < 0x200000:
+        return bytes((number & 0x7F | 0x80, number >> 7 & 0x7F | 0x80, number >> 14))
+    groups = bytearray()
+    while number >= 0x80:
+        groups.append(number & 0x7F | 0x80)
+        number >>= 7
+    groups.append(number)
+    return bytes(groups)
+
+
+def decode_varint(data: bytes | bytearray, at: int) -> tuple[int, int]:
+    """Return a number and the offset behind it.
+
+    Raises IndexError when it is cut off, RemoteProtocolError when it does not end.
+    """
+    number = 0
+    for shift in range(0, 70, 7):
+        byte = data[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            # Ten groups hold 70 bits; the surplus is dropped, as the Go reader does.
+            return number & _MAX_UINT64, at
+    raise RemoteProtocolError("a number longer than ten bytes")
 
 
 def encode_frame(

@@ -63,9 +63,9 @@ from ._drpc_packets import (
     encode_message,
     encode_metadata,
     encode_request,
+    encode_varint,
 )
 from ._protocol import NEED_DATA, LocalProtocolError, NeedData, RemoteProtocolError
-from ._varints import encode_varint
 
 __all__ = [
     "MAX_PACKET",

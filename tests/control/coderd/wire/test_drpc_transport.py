@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from aigateway.actors.control.coderd.wire import NEED_DATA, LocalProtocolError, RemoteProtocolError
 from aigateway.actors.control.coderd.wire import _drpc_packets as packets
-from aigateway.actors.control.coderd.wire._varints import decode_varint, encode_varint
+from aigateway.actors.control.coderd.wire._drpc_packets import decode_varint, encode_varint
 from aigateway.actors.control.coderd.wire.drpc import (
     MAX_PACKET,
     Called,
