@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,3 +42,23 @@ def left_over(marked_environ: dict[str, str]) -> Callable[[], list[str]]:
         return found
 
     return find
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Runs a command of the bench, which measures one thing into ``tmp_path``; returns that."""
+
+    def run(*arguments: str) -> dict[str, Any]:
+        done = subprocess.run(
+            [sys.executable, "-m", "bench", *arguments, "--results", str(tmp_path)],
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+            timeout=110,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        found: dict[str, Any]
+        (found,) = json.loads((tmp_path / "result.json").read_text())["measurements"]
+        return found
+
+    return run

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anthropic
 import attrs
@@ -58,20 +58,13 @@ def test_a_stream_in_one_piece_is_whole(tmp_path: Path, kind: int, block: str) -
     assert (counted.answers, counted.events, counted.output_tokens) == (2, 40_000, 40_000)
 
 
-def test_growth_is_measured_point_by_point_and_every_record_is_there(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "bench", "run", "growth", "-s", "aigateway"),
-            *("--growth", "tools", "--rounds", "1", "--seconds", "0.1"),
-            *("--results", str(tmp_path)),
-        ],
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-        timeout=110,
+def test_growth_is_measured_point_by_point_and_every_record_is_there(
+    tmp_path: Path, measured: Callable[..., dict[str, Any]]
+) -> None:
+    tools = measured(
+        *("run", "growth", "-s", "aigateway", "--growth", "tools"),
+        *("--rounds", "1", "--seconds", "0.1"),
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (tools,) = json.loads((tmp_path / "result.json").read_text())["measurements"]
     assert (tools["variant"], tools["failure"], tools["lost"]) == ("tools", "", [])
     numbers = tools["numbers"]
     assert all(numbers[f"tools.cpu_us@{count}"] > 0 for count in (0, 10, 50, 100, 500))
@@ -200,21 +193,14 @@ def test_samples_are_told_apart_by_process() -> None:
     }
 
 
-def test_a_soak_of_agents_samples_every_process_and_loses_nothing(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "bench", "soak", "--minutes", "0.05", "--agents", "4"),
-            *("--agent-turns", "6", "--agent-last-kb", "60", "--agent-think", "0.1"),
-            *("--agent-events", "5", "-s", "aigateway", "--workers", "1"),
-            *("--results", str(tmp_path)),
-        ],
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-        timeout=110,
+def test_a_soak_of_agents_samples_every_process_and_loses_nothing(
+    tmp_path: Path, measured: Callable[..., dict[str, Any]]
+) -> None:
+    soak = measured(
+        *("soak", "--minutes", "0.05", "--agents", "4", "--agent-turns", "6"),
+        *("--agent-last-kb", "60", "--agent-think", "0.1", "--agent-events", "5"),
+        *("-s", "aigateway", "--workers", "1"),
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (soak,) = json.loads((tmp_path / "result.json").read_text())["measurements"]
     assert (soak["failure"], soak["lost"], soak["faults"]) == ("", [], [])
     assert soak["numbers"]["turns"] > 4
     assert soak["numbers"]["answers_changed"] == 0

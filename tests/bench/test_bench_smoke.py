@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 CHECKOUT = Path(__file__).parents[2]
 TINY = [
@@ -71,7 +72,9 @@ def test_a_short_run_leaves_a_report_and_no_process(
     assert "\n| record p99 ms | " in report
 
 
-def test_agents_get_every_byte_and_leave_a_record_of_every_turn(tmp_path: Path) -> None:
+def test_agents_get_every_byte_and_leave_a_record_of_every_turn(
+    measured: Callable[..., dict[str, Any]],
+) -> None:
     options = [
         "--agents",
         "2",
@@ -82,10 +85,7 @@ def test_agents_get_every_byte_and_leave_a_record_of_every_turn(tmp_path: Path) 
         "--agent-events",
         "3",
     ]
-    command = _bench("run", "agents", *TINY, *options, "--results", str(tmp_path))
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=110)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (agents,) = json.loads((tmp_path / "result.json").read_text())["measurements"]
+    agents = measured("run", "agents", *TINY, *options)
     numbers = agents["numbers"]
     assert agents["lost"] == []
     assert agents["errors"] == {}
@@ -97,12 +97,9 @@ def test_agents_get_every_byte_and_leave_a_record_of_every_turn(tmp_path: Path) 
     assert numbers["ttfb_p50_ms"] > 0
 
 
-def test_very_many_streams_say_what_each_takes(tmp_path: Path) -> None:
+def test_very_many_streams_say_what_each_takes(measured: Callable[..., dict[str, Any]]) -> None:
     options = ["--many-streams", "30", "--many-interval-ms", "100", "--many-ramp", "0.3"]
-    command = _bench("run", "many-streams", *TINY, *options, "--results", str(tmp_path))
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=110)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (many,) = json.loads((tmp_path / "result.json").read_text())["measurements"]
+    many = measured("run", "many-streams", *TINY, *options)
     assert (many["failure"], many["lost"], many["errors"]) == ("", [], {})
     numbers = many["numbers"]
     assert (numbers["events_lost"], numbers["streams_unfinished"]) == (0, 0)
