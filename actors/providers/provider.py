@@ -67,6 +67,7 @@ from aigateway.actors.upstream.connect import Connector
 from aigateway.actors.upstream.endpoint import Endpoint
 from aigateway.actors.upstream.errors import ConnectFailed
 from aigateway.actors.values.provider_config import ProviderConfig
+from aigateway.actors.values.reminder import Reminder
 
 __all__ = ["Provider", "ProviderLimits"]
 
@@ -77,9 +78,6 @@ MAX_DEATHS = 2
 """Workers that may die with one request in hand before it is given up."""
 
 log = structlog.get_logger("ai-gateway.provider")
-
-REMIND = 60.0
-"""Seconds between log lines about requests that wait for a connection."""
 
 
 class Provider(GatewayActor):
@@ -102,7 +100,8 @@ class Provider(GatewayActor):
         self._patience = config.connect_timeout + config.first_byte_timeout
         self._counters = Counters()
         self._pool = WorkerPool(config.max_connections)
-        self._said_full_at = -REMIND
+        self._full = Reminder()
+        """Of requests that wait for a connection."""
         self._alarm: Alarm[Reap | Expire | Resume] = Alarm(self._ring)
         self._expiry_planned = False
         self._retired = False
@@ -341,8 +340,7 @@ class Provider(GatewayActor):
                 self._settle_orphan(job, now)
 
     def _say_full(self, now: float) -> None:
-        if now - self._said_full_at >= REMIND:
-            self._said_full_at = now
+        if self._full.is_due(now):
             log.warning(
                 "all connections to a provider are in use, requests wait for one",
                 provider=self._config.name,

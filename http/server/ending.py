@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from aigateway.http.server.full_house import FullHouse
 from aigateway.http.server.orphans import end_with
+from aigateway.http.server.shortage import FullHouse
 
 if TYPE_CHECKING:
     from aigateway.http.request.runtime import Runtime

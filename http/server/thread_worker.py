@@ -19,10 +19,10 @@ from gunicorn.sock import ssl_context
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from aigateway.http.server.ending import BACKLOG, LINGER, Ending, EndingWorker, has_bytes
-from aigateway.http.server.full_house import FullHouse
-from aigateway.http.server.open_files import OUT_OF_FILES, PAUSE, FileShortage
+from aigateway.http.server.open_files import OUT_OF_FILES, PAUSE
 from aigateway.http.server.parts import use_own_parts
 from aigateway.http.server.quiet_errors import QuietErrors
+from aigateway.http.server.shortage import FileShortage, FullHouse
 from aigateway.http.server.wrong_protocol import begins_tls, note_plain, note_tls
 
 __all__ = ["GatewayThreadWorker"]

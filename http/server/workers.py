@@ -21,10 +21,10 @@ from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
 from aigateway.http.server.ending import BACKLOG, LINGER, Ending, EndingWorker, has_bytes
-from aigateway.http.server.full_house import FullHouse
-from aigateway.http.server.open_files import OUT_OF_FILES, PAUSE, FileShortage
+from aigateway.http.server.open_files import OUT_OF_FILES, PAUSE
 from aigateway.http.server.parts import use_own_parts
 from aigateway.http.server.quiet_errors import QuietErrors
+from aigateway.http.server.shortage import FileShortage, FullHouse
 from aigateway.http.server.wrong_protocol import note_plain
 
 __all__ = ["GatewayWorker"]
